@@ -87,7 +87,7 @@ impl EndedEarly {
     /// Why, for the end of a sentence.
     pub const fn because(self) -> &'static str {
         match self {
-            Self::Overdue => "as it may be stopped no longer (--max-stop)",
+            Self::Overdue => "as it may be stopped no longer",
             Self::Suspended => "because fragscope was suspended",
             Self::Lost => "because the process that held it was ended",
         }

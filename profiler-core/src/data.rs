@@ -42,8 +42,8 @@ impl Words {
     }
 }
 
-/// The words of writable data of files, with the anonymous part behind it (`.bss`): Python's own,
-/// or everyone else's. Only what is resident is read.
+/// The words of writable data of files, with the anonymous part behind it (`.bss`): of those that by their
+/// paths may be Python's own, where to look first, or of all others. Only what is resident is read.
 pub(crate) fn words<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -92,6 +92,12 @@ pub(crate) fn behind_file(residency: &ResidencyMap, place: RemoteAddr) -> u64 {
     u64::MAX
 }
 
+/// Whether a file of this path may be Python or come with it: a guess that settles an order. What is Python,
+/// `profiler-target` finds out by what is in files.
+fn may_be_python(path: &str) -> bool {
+    path.contains("python")
+}
+
 /// Neighbouring ranges are one, so that no structure is cut at a change of its pages' state.
 fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = Vec::new();
@@ -99,7 +105,7 @@ fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
     for mapping in residency.mappings() {
         let range = mapping.range;
         let of_python = match &mapping.kind {
-            MappingKind::File(path) => path.contains("python"),
+            MappingKind::File(path) => may_be_python(path),
             // `.bss` follows the file's data directly.
             MappingKind::Anonymous => {
                 before.is_some_and(|(end, of_python)| end == range.start() && of_python)

@@ -311,12 +311,13 @@ fn sentence(before: &FragReport, after: &FragReport, found: &Difference) -> Stri
         text += &format!("; {}", parts.join(", "));
     }
     text.push('.');
-    if let Some(malloc) = found.facts.iter().find(|fact| fact.name == "malloc") {
-        let known = |side: &Option<String>| side.clone().unwrap_or_else(|| "unknown".to_owned());
+    let [malloc_before, malloc_after] = [malloc(before), malloc(after)];
+    if malloc_before != malloc_after {
+        let known = |side: Option<String>| side.unwrap_or_else(|| "unknown".to_owned());
         text += &format!(
             " malloc is {}, before {}.",
-            known(&malloc.after),
-            known(&malloc.before)
+            known(malloc_after),
+            known(malloc_before)
         );
     }
     if let Some(change) = found

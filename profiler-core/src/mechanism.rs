@@ -1,8 +1,33 @@
-//! The declaration of every mechanism: what it is called in files and to people, when it is found, and what
-//! follows in a sentence.
+//! The declaration of every mechanism: what it is called in files and to people, when it is found, what
+//! follows in a sentence, and what is known of its bytes.
+
+/// What the bytes of a finding are.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Subject {
+    /// Heap memory that holds nothing live: the finding explains a part of that.
+    FreeHeap,
+    /// Memory that is wasted beside that.
+    OtherWaste,
+    /// Nothing that is wasted.
+    NoWaste,
+}
+
+/// How it is known what the remedy of a mechanism returns.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Returned {
+    /// By the walk, if at all: no remedy of it is played.
+    Walked,
+    /// By the walk, and playing the remedy may refute it.
+    Refutable,
+    /// Only by playing the remedy: what is free may not be what it frees, and it can cost memory.
+    Played,
+}
 
 /// What is declared of a mechanism.
 struct Declaration {
+    code: u8,
+    subject: Subject,
+    returned: Returned,
     key: &'static str,
     label: &'static str,
     help: &'static str,
@@ -10,10 +35,14 @@ struct Declaration {
     short: &'static str,
 }
 
-/// Declares [`Mechanism`], one row for each: its variant, key, label, when it is found, the cause as a
-/// sentence has it after an amount, and the verdict in three words.
+/// Declares [`Mechanism`], one row for each: its variant, its number in saved sessions (which never changes; a
+/// new one gets the next), what its bytes are and how it is known what its remedy returns, its key, label, when
+/// it is found, the cause as a sentence has it after an amount, and the verdict in three words.
 macro_rules! mechanisms {
-    ($($id:ident, $key:literal, $label:literal, $help:literal, $cause:literal, $short:literal;)*) => {
+    ($(
+        $id:ident = $code:literal, $subject:ident, $returned:ident,
+        $key:literal, $label:literal, $help:literal, $cause:literal, $short:literal;
+    )*) => {
         /// A kind of fragmentation or growth that a finding is about.
         #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
         pub enum Mechanism {
@@ -27,6 +56,9 @@ macro_rules! mechanisms {
             const fn declaration(self) -> &'static Declaration {
                 match self {
                     $(Self::$id => &Declaration {
+                        code: $code,
+                        subject: Subject::$subject,
+                        returned: Returned::$returned,
                         key: $key,
                         label: $label,
                         help: $help,
@@ -40,75 +72,104 @@ macro_rules! mechanisms {
 }
 
 mechanisms! {
-    PinnedPages, "pinned_pages", "pinned pages",
+    PinnedPages = 3, FreeHeap, Refutable,
+        "pinned_pages", "pinned pages",
         "free bytes on pages that live blocks keep",
         "free memory is pinned by live blocks", "fragmented: pinned";
-    Untrimmed, "untrimmed", "untrimmed pages",
+    Untrimmed = 4, FreeHeap, Refutable,
+        "untrimmed", "untrimmed pages",
         "whole free pages that a trim, or the allocator's own purge, returns",
         "free pages are not returned", "not trimmed";
-    PinnedTop, "pinned_top", "pinned top",
+    PinnedTop = 6, FreeHeap, Walked,
+        "pinned_top", "pinned top",
         "free pages below a few blocks at the end of the heap",
         "a block at the end of the heap pins free memory", "fragmented: top";
-    Caches, "caches", "caches",
+    Caches = 2, FreeHeap, Played,
+        "caches", "caches",
         "freed blocks in the allocator's caches",
         "freed blocks are kept in malloc's caches", "fragmented: caches";
-    ArenaSprawl, "arena_sprawl", "many arenas",
+    ArenaSprawl = 1, FreeHeap, Played,
+        "arena_sprawl", "many arenas",
         "free memory in thread arenas; once predicted, only where sharing them helps",
         "thread arenas hold free memory", "fragmented: arenas";
-    SparsePools, "sparse_pools", "sparse pools",
+    SparsePools = 7, FreeHeap, Walked,
+        "sparse_pools", "sparse pools",
         "room in Python's own pools and arenas",
         "Python's own pools are sparse", "fragmented: pymalloc";
-    DynamicMmapThreshold, "dynamic_mmap_threshold", "grown mmap threshold",
+    DynamicMmapThreshold = 0, FreeHeap, Played,
+        "dynamic_mmap_threshold", "grown mmap threshold",
         "free chunks above 128 KiB, where the mmap threshold has grown by itself",
         "large blocks stay in the heap", "fragmented: large";
-    KeptTop, "kept_top", "grown trim threshold",
+    KeptTop = 5, FreeHeap, Played,
+        "kept_top", "grown trim threshold",
         "the ends of arenas, where the trim threshold has grown by itself",
         "the ends of arenas stay since the trim threshold has grown", "fragmented: kept top";
-    StuckPages, "stuck_pages", "stuck pages",
+    StuckPages = 8, FreeHeap, Walked,
+        "stuck_pages", "stuck pages",
         "whole free pages that no trim or purge returns",
         "whole pages are free, and nothing is known to return them", "fragmented: stuck";
-    HugePages, "huge_pages", "huge pages",
+    HugePages = 9, OtherWaste, Walked,
+        "huge_pages", "huge pages",
         "more than half of RSS is heap in transparent huge pages, which are resident whole",
         "huge pages are resident whole, written or not", "huge pages";
-    LazilyFreed, "lazily_freed", "lazily freed pages",
+    LazilyFreed = 10, FreeHeap, Walked,
+        "lazily_freed", "lazily freed pages",
         "given back with `MADV_FREE`, and counted until the kernel needs memory",
         "pages were given back, and count until the kernel needs memory", "freed lazily";
-    PrivateHeap, "private_heap", "a library's own heap",
+    PrivateHeap = 11, OtherWaste, Walked,
+        "private_heap", "a library's own heap",
         "free memory in a heap that a library has for itself",
         "a library keeps free memory in a heap of its own", "fragmented: library";
-    Unexplained, "unexplained", "unexplained free memory",
+    Unexplained = 12, FreeHeap, Walked,
+        "unexplained", "unexplained free memory",
         "more than a fifth of RSS is free but resident, and nothing above says why",
         "free memory stays resident for no known reason", "fragmented: unknown";
-    MostlyLive, "mostly_live", "in use",
+    MostlyLive = 13, NoWaste, Walked,
+        "mostly_live", "in use",
         "most of RSS is live: no allocator changes that",
         "the memory is in use", "in use";
-    NotTheHeap, "not_the_heap", "not the heap",
+    NotTheHeap = 14, NoWaste, Walked,
+        "not_the_heap", "not the heap",
         "most of RSS is not malloc's at all",
         "the memory is not in the heap", "not the heap";
-    NotSure, "not_sure", "no verdict",
+    NotSure = 15, NoWaste, Walked,
+        "not_sure", "no verdict",
         "malloc's heap could not be walked",
         "not enough was read for a verdict", "no verdict";
 }
 
 impl Mechanism {
-    /// Those whose remedies are played.
-    pub const PREDICTED: [Self; 6] = [
-        Self::DynamicMmapThreshold,
-        Self::ArenaSprawl,
-        Self::Caches,
-        Self::PinnedPages,
-        Self::Untrimmed,
-        Self::KeptTop,
-    ];
+    /// Its number in saved sessions.
+    pub const fn code(self) -> u8 {
+        self.declaration().code
+    }
 
-    /// Those of whose remedies nobody knows what they return until they were played: what is free may not be what
-    /// they free, and they can cost memory.
-    pub const ASSUMED: [Self; 4] = [
-        Self::DynamicMmapThreshold,
-        Self::ArenaSprawl,
-        Self::Caches,
-        Self::KeptTop,
-    ];
+    /// The one of this number.
+    pub fn of_code(code: u8) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|mechanism| mechanism.code() == code)
+    }
+
+    /// Those whose remedies are played.
+    pub fn predicted() -> impl Iterator<Item = Self> {
+        let all = Self::ALL.iter().copied();
+        all.filter(|mechanism| mechanism.is_predicted())
+    }
+
+    /// Whether its remedies are played.
+    pub const fn is_predicted(self) -> bool {
+        !matches!(self.declaration().returned, Returned::Walked)
+    }
+
+    /// Whether nobody knows what its remedies return until they were played.
+    pub const fn is_assumed(self) -> bool {
+        matches!(self.declaration().returned, Returned::Played)
+    }
+
+    /// What the bytes of a finding about it are.
+    pub(crate) const fn subject(self) -> Subject {
+        self.declaration().subject
+    }
 
     /// The name in JSON.
     pub const fn name(self) -> &'static str {
@@ -150,5 +211,34 @@ mod tests {
         let (_, chapter) = document.split_once("## Mechanisms").expect("a chapter");
         let rows = chapter.lines().filter(|line| line.starts_with("| `"));
         assert_eq!(rows.count(), Mechanism::ALL.len(), "and no other");
+    }
+
+    #[test]
+    fn each_has_a_number_of_its_own_which_the_format_of_saved_sessions_lists() {
+        let document = include_str!("../../docs/snapshot-format.md");
+        let all = Mechanism::ALL.iter();
+        let mut listed: Vec<_> = all.map(|one| (one.code(), one.name())).collect();
+        listed.sort_unstable();
+        let numbers: Vec<u8> = listed.iter().map(|(code, _)| *code).collect();
+        let expected: Vec<u8> = (0..listed.len() as u8).collect();
+        assert_eq!(numbers, expected);
+        let listed = listed.iter().map(|(code, name)| format!("{code} {name}"));
+        let row = listed.collect::<Vec<_>>().join(", ");
+        assert!(document.contains(&format!("| 1: {row} |")), "{row}");
+        // Those of the first version stay.
+        let first = [0, 1, 2, 3, 4, 5].map(Mechanism::of_code);
+        let names = first.map(|one| one.expect("a mechanism").name());
+        assert_eq!(
+            names,
+            [
+                "dynamic_mmap_threshold",
+                "arena_sprawl",
+                "caches",
+                "pinned_pages",
+                "untrimmed",
+                "kept_top"
+            ]
+        );
+        assert_eq!(Mechanism::of_code(expected.len() as u8), None);
     }
 }

@@ -4,6 +4,7 @@
 //! what follows from it.
 
 use crate::report::Mechanism;
+use crate::tuning::Tuning;
 use crate::units::{bytes, nanoseconds};
 use crate::worth;
 
@@ -185,11 +186,11 @@ impl Prediction {
     pub fn title(&self) -> String {
         match (&self.version, self.path.is_some()) {
             (Some(version), true) => {
-                let settings = self.candidate.split_once(' ');
-                let settings = settings.map_or("", |(_, settings)| settings);
-                format!("{} {version} {settings}", self.allocator)
-                    .trim_end()
-                    .to_owned()
+                let allocator = format!("{} {version}", self.allocator);
+                match Tuning::named(&self.candidate) {
+                    Some(tuning) => format!("{allocator} {}", tuning.title),
+                    None => allocator,
+                }
             }
             _ => self.candidate.clone(),
         }
@@ -345,6 +346,28 @@ mod tests {
         assert_eq!(needs(24, 26, 28).band(), "24.0 to 28.0 MiB");
         assert_eq!(needs(24, 24, 24).band(), "24.0 MiB");
         assert_eq!(needs(24, 24, 2048).band(), "24.0 MiB to 2.0 GiB");
+    }
+
+    #[test]
+    fn another_allocator_is_called_by_its_version_with_what_is_set_of_it() {
+        let title = |candidate: &str| {
+            let prediction = Prediction {
+                candidate: candidate.into(),
+                allocator: "jemalloc".into(),
+                version: Some("5.3.0".into()),
+                path: Some("libjemalloc.so.2".into()),
+                ..Prediction::default()
+            };
+            prediction.title()
+        };
+        assert_eq!(title("jemalloc"), "jemalloc 5.3.0");
+        assert_eq!(title("jemalloc background"), "jemalloc 5.3.0 background");
+        let own = Prediction {
+            candidate: "arena_max=2".into(),
+            version: Some("2.36".into()),
+            ..Prediction::default()
+        };
+        assert_eq!(own.title(), "arena_max=2");
     }
 
     #[test]

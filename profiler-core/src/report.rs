@@ -215,8 +215,7 @@ impl Finding {
     /// Whether it is only assumed that its remedy returns anything of it.
     pub(crate) fn is_assumed(&self) -> bool {
         let mut evidence = self.evidence.iter();
-        Mechanism::ASSUMED.contains(&self.mechanism)
-            && !evidence.any(|one| one.key == PREDICTED_BYTES)
+        self.mechanism.is_assumed() && !evidence.any(|one| one.key == PREDICTED_BYTES)
     }
 
     /// What it is about: how much memory, and how much of that its remedy returns.

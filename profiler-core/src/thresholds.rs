@@ -114,7 +114,7 @@ mod tests {
     use crate::metrics::Metric;
 
     fn report(rss: u64, free: Option<u64>) -> FragReport {
-        let mut report = FragReport::default();
+        let mut report = FragReport::from_sample(&Default::default());
         report.kernel.rss_bytes = rss;
         report.metrics = vec![Metric {
             id: MetricId::FragmentationBytes,

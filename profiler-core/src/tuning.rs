@@ -1,5 +1,5 @@
-//! Changes of an allocator's settings that are worth trying, each declared once: the remedies of findings
-//! and the candidates of the lab are made from these.
+//! Changes of an allocator's settings that are worth trying, and calls of it that are worth making, each
+//! declared once: the remedies of findings and the candidates of the lab are made from these.
 //!
 //! Settings are those of glibc's manual ("Memory Allocation Tunables"), jemalloc 5's `MALLOC_CONF`,
 //! mimalloc 2's and 3's environment options, and gperftools' `TCMALLOC_*` variables.
@@ -9,43 +9,82 @@ use std::fmt::{self, Display};
 use crate::allocator::{Allocator, Assignment, Environment};
 use crate::report::Mechanism;
 
-/// A change of the settings of one allocator.
+/// A change of the settings of one allocator, or a call of it.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Tuning {
-    /// What candidates with it are called.
-    pub name: &'static str,
+    /// What it is called, beside its allocator where that is not glibc.
+    pub title: &'static str,
     /// Whose settings these are.
     pub allocator: Allocator,
     /// What it sets.
     pub sets: &'static [Assignment],
     /// What is set besides where it is played, so that nothing else changes against the baseline.
     pub holds: &'static [Assignment],
+    /// What the program calls.
+    pub calls: Option<Call>,
     /// The mechanism of a heap under glibc that it undoes; `None` where none is known.
     pub undoes: Option<Mechanism>,
     /// What it costs, in words.
     pub price: &'static str,
 }
 
+/// A call of an allocator's own.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Call {
+    /// As a program in C has it.
+    pub in_c: &'static str,
+    /// As Python has it.
+    pub in_python: &'static str,
+}
+
+impl Call {
+    /// What to do, in words: when it is to be called.
+    pub fn step(&self, when: &str) -> String {
+        format!("call {} {when}: {}", self.in_c, self.in_python)
+    }
+}
+
 impl Tuning {
     const fn new(
-        name: &'static str,
+        title: &'static str,
         allocator: Allocator,
         sets: &'static [Assignment],
         price: &'static str,
     ) -> Self {
         Self {
-            name,
+            title,
             allocator,
             sets,
             holds: &[],
+            calls: None,
             undoes: None,
             price,
         }
     }
 
+    /// What candidates with it are called.
+    pub fn name(&self) -> String {
+        match self.allocator {
+            Allocator::Glibc => self.title.to_owned(),
+            other => format!("{} {}", other.name(), self.title),
+        }
+    }
+
+    /// The one that a candidate of this name is.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|tuning| tuning.name() == name)
+    }
+
     const fn undoes(self, mechanism: Mechanism) -> Self {
         Self {
             undoes: Some(mechanism),
+            ..self
+        }
+    }
+
+    const fn calls(self, call: Call) -> Self {
+        Self {
+            calls: Some(call),
             ..self
         }
     }
@@ -56,8 +95,12 @@ impl Tuning {
 }
 
 impl Display for Tuning {
-    /// The variables that it sets where nothing else is set, such as `MALLOC_ARENA_MAX=2`.
+    /// What Python calls, or the variables that are set where nothing else is set, such as
+    /// `MALLOC_ARENA_MAX=2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(call) = self.calls {
+            return f.write_str(call.in_python);
+        }
         together(&[self]).fmt(f)
     }
 }
@@ -71,8 +114,11 @@ pub(crate) fn together(all: &[&Tuning]) -> Environment {
     environment
 }
 
-/// How Python calls glibc's `malloc_trim(0)`.
-pub const TRIM_FROM_PYTHON: &str = "ctypes.CDLL(None).malloc_trim(0)";
+/// glibc's own way to give back whole free pages.
+pub(crate) const MALLOC_TRIM: Call = Call {
+    in_c: "malloc_trim(0)",
+    in_python: "ctypes.CDLL(None).malloc_trim(0)",
+};
 
 const MORE_CALLS: &str = "more system calls and page faults";
 const LOCKS: &str = "threads wait for each other's locks";
@@ -141,9 +187,19 @@ pub static HUGE_PAGES: Tuning =
 pub static NO_HUGE_PAGES: Tuning =
     Tuning::new("hugetlb=0", Allocator::Glibc, &[set("hugetlb", "0")], HUGE);
 
+/// glibc: free pages are given back when the program asks for it.
+pub static TRIM: Tuning = Tuning::new(
+    "malloc_trim",
+    Allocator::Glibc,
+    &[],
+    "a walk over the free memory each time, and page faults after it",
+)
+.calls(MALLOC_TRIM)
+.undoes(Mechanism::Untrimmed);
+
 /// jemalloc: a thread purges, so that an idle process gives back too.
 pub static JEMALLOC_BACKGROUND: Tuning = Tuning::new(
-    "jemalloc background",
+    "background",
     Allocator::Jemalloc,
     &[set("background_thread", "true")],
     "threads that purge; forked children lose them",
@@ -152,7 +208,7 @@ pub static JEMALLOC_BACKGROUND: Tuning = Tuning::new(
 
 /// jemalloc: free pages wait a second for their purge, not ten.
 pub static JEMALLOC_SHORT_DECAY: Tuning = Tuning::new(
-    "jemalloc short decay",
+    "short decay",
     Allocator::Jemalloc,
     &[set("dirty_decay_ms", "1000"), set("muzzy_decay_ms", "0")],
     MORE_CALLS,
@@ -160,7 +216,7 @@ pub static JEMALLOC_SHORT_DECAY: Tuning = Tuning::new(
 
 /// jemalloc: free pages are purged at once.
 pub static JEMALLOC_NO_DECAY: Tuning = Tuning::new(
-    "jemalloc no decay",
+    "no decay",
     Allocator::Jemalloc,
     &[set("dirty_decay_ms", "0"), set("muzzy_decay_ms", "0")],
     MORE_CALLS,
@@ -168,7 +224,7 @@ pub static JEMALLOC_NO_DECAY: Tuning = Tuning::new(
 
 /// jemalloc: two arenas.
 pub static JEMALLOC_TWO_ARENAS: Tuning = Tuning::new(
-    "jemalloc narenas:2",
+    "narenas:2",
     Allocator::Jemalloc,
     &[set("narenas", "2")],
     LOCKS,
@@ -176,7 +232,7 @@ pub static JEMALLOC_TWO_ARENAS: Tuning = Tuning::new(
 
 /// jemalloc: only small blocks are cached.
 pub static JEMALLOC_SMALL_CACHES: Tuning = Tuning::new(
-    "jemalloc tcache_max:4096",
+    "tcache_max:4096",
     Allocator::Jemalloc,
     &[set("tcache_max", "4096")],
     SLOWER,
@@ -184,7 +240,7 @@ pub static JEMALLOC_SMALL_CACHES: Tuning = Tuning::new(
 
 /// jemalloc: no thread caches.
 pub static JEMALLOC_NO_CACHES: Tuning = Tuning::new(
-    "jemalloc tcache:false",
+    "tcache:false",
     Allocator::Jemalloc,
     &[set("tcache", "false")],
     SLOWER,
@@ -192,7 +248,7 @@ pub static JEMALLOC_NO_CACHES: Tuning = Tuning::new(
 
 /// mimalloc: free pages are purged at once.
 pub static MIMALLOC_SHORT_PURGE: Tuning = Tuning::new(
-    "mimalloc short purge",
+    "short purge",
     Allocator::Mimalloc,
     &[set("PURGE_DELAY", "0")],
     MORE_CALLS,
@@ -200,7 +256,7 @@ pub static MIMALLOC_SHORT_PURGE: Tuning = Tuning::new(
 
 /// tcmalloc: free pages are given back ten times as fast as by itself.
 pub static TCMALLOC_RELEASE: Tuning = Tuning::new(
-    "tcmalloc fast release",
+    "fast release",
     Allocator::Tcmalloc,
     &[set("RELEASE_RATE", "10")],
     MORE_CALLS,
@@ -209,36 +265,38 @@ pub static TCMALLOC_RELEASE: Tuning = Tuning::new(
 /// tcmalloc: threads cache 8 MiB in all at most, and not 32 (`kDefaultOverallThreadCacheSize` in
 /// `src/common.h`).
 pub static TCMALLOC_SMALL_CACHES: Tuning = Tuning::new(
-    "tcmalloc small caches",
+    "small caches",
     Allocator::Tcmalloc,
     &[set("MAX_TOTAL_THREAD_CACHE_BYTES", "8388608")],
     SLOWER,
 );
 
+/// All of them.
+pub static ALL: [&Tuning; 18] = [
+    &MMAP_THRESHOLD,
+    &TRIM_THRESHOLD,
+    &ONE_ARENA,
+    &TWO_ARENAS,
+    &NO_TCACHE,
+    &NO_FASTBINS,
+    &HUGE_PAGES,
+    &NO_HUGE_PAGES,
+    &TRIM,
+    &JEMALLOC_BACKGROUND,
+    &JEMALLOC_SHORT_DECAY,
+    &JEMALLOC_NO_DECAY,
+    &JEMALLOC_TWO_ARENAS,
+    &JEMALLOC_SMALL_CACHES,
+    &JEMALLOC_NO_CACHES,
+    &MIMALLOC_SHORT_PURGE,
+    &TCMALLOC_RELEASE,
+    &TCMALLOC_SMALL_CACHES,
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::allocator::{INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
-
-    const ALL: [&Tuning; 17] = [
-        &MMAP_THRESHOLD,
-        &TRIM_THRESHOLD,
-        &ONE_ARENA,
-        &TWO_ARENAS,
-        &NO_TCACHE,
-        &NO_FASTBINS,
-        &HUGE_PAGES,
-        &NO_HUGE_PAGES,
-        &JEMALLOC_BACKGROUND,
-        &JEMALLOC_SHORT_DECAY,
-        &JEMALLOC_NO_DECAY,
-        &JEMALLOC_TWO_ARENAS,
-        &JEMALLOC_SMALL_CACHES,
-        &JEMALLOC_NO_CACHES,
-        &MIMALLOC_SHORT_PURGE,
-        &TCMALLOC_RELEASE,
-        &TCMALLOC_SMALL_CACHES,
-    ];
 
     #[test]
     fn each_sets_what_its_allocator_has() {
@@ -247,7 +305,19 @@ mod tests {
                 let names = tuning.allocator.row().settings.names;
                 assert!(names.contains(name), "{name} of {tuning:?}");
             }
+            assert_ne!(tuning.sets.is_empty(), tuning.calls.is_none(), "{tuning:?}");
         }
+    }
+
+    #[test]
+    fn candidates_are_called_by_the_allocator_unless_that_is_glibc() {
+        for tuning in ALL {
+            let named = Tuning::named(&tuning.name());
+            assert_eq!(named, Some(tuning), "{}", tuning.name());
+        }
+        assert_eq!(JEMALLOC_BACKGROUND.name(), "jemalloc background");
+        assert_eq!(TWO_ARENAS.name(), "arena_max=2");
+        assert_eq!(Tuning::named("jemalloc"), None);
     }
 
     #[test]
@@ -262,6 +332,7 @@ mod tests {
     fn it_is_shown_as_the_environment_has_it() {
         for (tuning, shown) in [
             (&MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_=131072"),
+            (&TRIM, "ctypes.CDLL(None).malloc_trim(0)"),
             (&NO_TCACHE, "GLIBC_TUNABLES=glibc.malloc.tcache_count=0"),
             (
                 &JEMALLOC_SHORT_DECAY,

@@ -28,8 +28,12 @@ pub enum Unit {
     Hits,
     /// Defects that a walk found.
     Defects,
+    /// Things that are counted and have no other unit here.
+    Count,
     /// Nanoseconds.
     Nanoseconds,
+    /// Seconds.
+    Seconds,
     /// Milliseconds.
     Milliseconds,
     /// So many a second.
@@ -42,6 +46,8 @@ pub enum Unit {
     Ratio,
     /// Yes (1) or no (0).
     Flag,
+    /// Words, or a number that is no amount: they say which one it is.
+    Name,
 }
 
 /// Nanoseconds as milliseconds.
@@ -64,20 +70,23 @@ impl Unit {
             Self::Events => "events",
             Self::Hits => "hits",
             Self::Defects => "defects",
+            Self::Count => "count",
             Self::Nanoseconds => "ns",
+            Self::Seconds => "s",
             Self::Milliseconds => "ms",
             Self::PerSecond => "1/s",
             Self::BytesPerSecond => "bytes/s",
             Self::Share => "share",
             Self::Ratio => "ratio",
             Self::Flag => "flag",
+            Self::Name => "name",
         }
     }
 
     /// What a table of figures says of it: its name, and nothing where the figure has no dimension.
     pub const fn symbol(self) -> &'static str {
         match self {
-            Self::Share | Self::Ratio | Self::Flag => "",
+            Self::Count | Self::Share | Self::Ratio | Self::Flag | Self::Name => "",
             _ => self.name(),
         }
     }
@@ -86,7 +95,12 @@ impl Unit {
     pub const fn is_whole(self) -> bool {
         !matches!(
             self,
-            Self::Milliseconds | Self::PerSecond | Self::BytesPerSecond | Self::Share | Self::Ratio
+            Self::Seconds
+                | Self::Milliseconds
+                | Self::PerSecond
+                | Self::BytesPerSecond
+                | Self::Share
+                | Self::Ratio
         )
     }
 
@@ -98,11 +112,41 @@ impl Unit {
             Self::Bytes => bytes(whole),
             Self::BytesPerSecond => format!("{}/s", bytes(whole)),
             Self::Nanoseconds => nanoseconds(whole),
+            Self::Seconds => format!("{:.1} s", value.as_f64()),
             Self::Milliseconds => format!("{:.1} ms", value.as_f64()),
             Self::Share => format!("{:.1} %", value.as_f64() * 100.0),
             Self::Ratio => format!("{:.2}", value.as_f64()),
+            Self::Name => value.to_string(),
             _ => count(whole),
         }
+    }
+
+    /// The same in as few characters as can be: amounts in three digits, changes with their sign, ages in the
+    /// largest unit.
+    pub fn short_text(self, value: Value) -> String {
+        let number = value.as_f64();
+        match self {
+            Self::Bytes => short_bytes(number as u64),
+            Self::BytesPerSecond => {
+                let sign = if number < 0.0 { "-" } else { "+" };
+                match number.abs().round() as u64 {
+                    0 => "0".into(),
+                    amount => format!("{sign}{}/s", short_bytes(amount)),
+                }
+            }
+            Self::Share => format!("{:.0}%", number * 100.0),
+            Self::Nanoseconds => age(number as u64 / 1_000_000_000),
+            _ => value.to_string(),
+        }
+    }
+}
+
+/// A time in whole seconds, minutes or hours.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3600),
     }
 }
 

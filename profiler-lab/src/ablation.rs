@@ -3,7 +3,7 @@
 use profiler_core::allocator::{BuildId, Environment};
 use profiler_core::tuning::{self, Tuning};
 
-use super::allocators::Allocator;
+use super::allocators::PlayableAllocator;
 use super::candidates::{Candidate, Facts, Trim};
 use super::figures::PeakAndFinal;
 use super::report::{Failure, Share};
@@ -69,7 +69,7 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
         if let Some(tuning) = tuning {
             env.assign(tuning.allocator, tuning.sets);
         }
-        let glibc = Ok(Allocator::glibc());
+        let glibc = Ok(PlayableAllocator::glibc());
         let mut candidate = Candidate::with(cause.name(), glibc, env.clone());
         candidate.trim = trim;
         all.push((cause, candidate));
@@ -88,7 +88,7 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
         step(GapCause::Arenas, Some(&tuning::ONE_ARENA), Trim::Never);
     }
     step(GapCause::Untrimmed, None, Trim::AtCheckpoints);
-    let jemalloc = Allocator::of(BuildId::Jemalloc).map_err(Failure::from);
+    let jemalloc = PlayableAllocator::of(BuildId::Jemalloc).map_err(Failure::from);
     let undecayed = Environment::default();
     let undecayed = Candidate::tuned(&tuning::JEMALLOC_NO_DECAY, jemalloc, undecayed);
     all.push((GapCause::Unexplained, undecayed));

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::{Object, ObjectKind, ObjectSymbol};
 use profiler_core::allocator::{
-    Allocator as Kind, AllocatorIdentity, Build, BuildId, Role, Source as Origin,
+    Allocator, AllocatorIdentity, Build, BuildId, Role, Source as Origin,
 };
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
@@ -47,14 +47,14 @@ impl Carried {
 }
 
 /// Which allocator a user means by a build's name or a library's path, as far as that shows it.
-pub(super) fn kind_named(name: &str) -> Option<Kind> {
+pub(super) fn kind_named(name: &str) -> Option<Allocator> {
     let named = BuildId::named(name).map(BuildId::kind);
-    named.or_else(|| Kind::in_file_name(name))
+    named.or_else(|| Allocator::in_file_name(name))
 }
 
 /// An allocator that can serve a player.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Allocator {
+pub struct PlayableAllocator {
     /// Its name as the user says it: `glibc`, `jemalloc`, a path.
     pub name: String,
     /// Which one it is, as far as its object shows it.
@@ -149,15 +149,16 @@ impl NoAllocator {
     }
 }
 
-impl Allocator {
+impl PlayableAllocator {
     /// The C library's own malloc.
     pub fn glibc() -> Self {
         Self {
-            name: Kind::Glibc.name().to_owned(),
+            name: Allocator::Glibc.name().to_owned(),
             identity: AllocatorIdentity {
-                kind: Some(Kind::Glibc),
+                kind: Some(Allocator::Glibc),
                 version: None,
                 object: String::new(),
+                in_python: false,
                 role: Role::ServesMalloc,
             },
             object: None,
@@ -368,7 +369,7 @@ mod tests {
             (BuildId::Mimalloc3, "3."),
             (BuildId::Mimalloc2, "2."),
         ] {
-            let found = Allocator::of(id).expect("carried");
+            let found = PlayableAllocator::of(id).expect("carried");
             assert!(found.identity.is(id.kind()), "{found:?}");
             let version = found.identity.version.expect("it shows its version");
             assert!(version.starts_with(begins), "{id:?} {version}");
@@ -378,7 +379,8 @@ mod tests {
     #[test]
     fn what_a_process_with_another_root_does_not_have_must_be_installed_there() {
         let root = tempfile::tempdir().expect("a folder");
-        let missing = Allocator::to_preload(BuildId::Jemalloc, Some(root.path())).expect("carried");
+        let missing =
+            PlayableAllocator::to_preload(BuildId::Jemalloc, Some(root.path())).expect("carried");
         assert!(!missing.is_installed);
         assert_eq!(missing.listed.as_deref(), Some("libjemalloc.so.2"));
         // The very object that is played, in a folder that the loader searches.
@@ -386,7 +388,8 @@ mod tests {
         let folder = root.path().join("usr/lib");
         std::fs::create_dir_all(&folder).expect("a folder");
         std::fs::copy(&object, folder.join("libjemalloc.so.2")).expect("copied");
-        let there = Allocator::to_preload(BuildId::Jemalloc, Some(root.path())).expect("carried");
+        let there =
+            PlayableAllocator::to_preload(BuildId::Jemalloc, Some(root.path())).expect("carried");
         assert!(there.is_installed);
         assert_eq!(there.listed.as_deref(), Some("/usr/lib/libjemalloc.so.2"));
         assert_eq!(there.object, Some(object), "what is there is not played");
@@ -399,7 +402,7 @@ mod tests {
             assert_eq!(kind_named(build.name), Some(id.kind()));
             let is_carried = build.source == Origin::Carried;
             assert_eq!(Carried::of(id).is_some(), is_carried, "{id:?}");
-            match Allocator::find(build.name) {
+            match PlayableAllocator::find(build.name) {
                 Ok(found) => assert!(found.identity.is(id.kind()), "{found:?}"),
                 Err(why) => assert!(matches!(build.source, Origin::Package(_)), "{why}"),
             }
@@ -414,13 +417,13 @@ mod tests {
             path.contains("libgcc_s").then(|| path.to_owned())
         });
         let path = libgcc.expect("Rust programs load libgcc_s");
-        let refused = Allocator::find(&path).expect_err("no malloc in it");
+        let refused = PlayableAllocator::find(&path).expect_err("no malloc in it");
         assert!(matches!(refused, NoAllocator::NoMalloc { .. }), "{refused}");
     }
 
     #[test]
     fn what_is_no_library_is_reported_as_that() {
-        let refused = |name: &str| Allocator::find(name).expect_err(name).to_string();
+        let refused = |name: &str| PlayableAllocator::find(name).expect_err(name).to_string();
         assert_eq!(refused("hoard"), "unknown allocator hoard");
         assert!(refused("/nowhere/liballoc.so").contains("cannot read"));
         assert!(refused("/proc/self/exe").contains("is not a shared object"));
@@ -430,7 +433,7 @@ mod tests {
 
     #[test]
     fn one_for_another_processor_is_reported_as_that() {
-        let own = Allocator::find("jemalloc").expect("embedded");
+        let own = PlayableAllocator::find("jemalloc").expect("embedded");
         let mut bytes = std::fs::read(own.object.expect("an object")).expect("readable");
         // e_machine (elf.h): 243 is RISC-V.
         bytes[18..20].copy_from_slice(&243u16.to_le_bytes());
@@ -438,7 +441,7 @@ mod tests {
         let mut file = file.expect("a file");
         file.write_all(&bytes).expect("written");
         let path = file.path().to_string_lossy().into_owned();
-        let refused = Allocator::find(&path).expect_err("another processor's");
+        let refused = PlayableAllocator::find(&path).expect_err("another processor's");
         assert!(refused.to_string().contains("Riscv64"), "{refused}");
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use profiler_core::allocator::{
-    Allocator as Kind, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
+    Allocator, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
 };
 use profiler_core::text::visible;
-use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
+use profiler_core::tuning::{self, Tuning};
 use profiler_trace::trace::TraceDescription;
 
-use super::allocators::{Allocator, kind_named};
+use super::allocators::{PlayableAllocator, kind_named};
 use super::recorded::{self, Recorded};
 use super::report::Failure;
 
@@ -38,7 +38,7 @@ pub struct Candidate {
     /// How it is called.
     pub name: String,
     /// The allocator, or why it cannot be had.
-    pub allocator: Result<Allocator, Failure>,
+    pub allocator: Result<PlayableAllocator, Failure>,
     /// The build whose defaults it is played with; `None` where a setting is changed.
     pub default_of: Option<BuildId>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
@@ -89,7 +89,7 @@ impl Tunable {
             .split_once('=')
             .filter(|(name, value)| !name.is_empty() && !value.is_empty())
             .ok_or("write NAME=VALUE")?;
-        let of_glibc = &Kind::Glibc.row().settings;
+        let of_glibc = &Allocator::Glibc.row().settings;
         let short = name.strip_prefix(of_glibc.prefix).unwrap_or(name);
         if !is_variable(name) && !of_glibc.names.contains(&short) {
             return Err(format!(
@@ -106,15 +106,15 @@ impl Tunable {
     }
 
     /// The allocator that reads it, of those that can be played; `None` where no known one does.
-    fn reader(&self) -> Option<Kind> {
+    fn reader(&self) -> Option<Allocator> {
         if !is_variable(&self.name) {
-            return Some(Kind::Glibc);
+            return Some(Allocator::Glibc);
         }
         reader_of(&self.name).filter(|kind| !kind.row().builds.is_empty())
     }
 
     /// Whether an allocator reads it: what no known one reads goes to all.
-    fn is_read_by(&self, allocator: Option<Kind>) -> bool {
+    fn is_read_by(&self, allocator: Option<Allocator>) -> bool {
         self.reader().is_none_or(|reader| allocator == Some(reader))
     }
 
@@ -123,9 +123,9 @@ impl Tunable {
         if is_variable(name) {
             return env.set(name, value);
         }
-        let prefix = Kind::Glibc.row().settings.prefix;
+        let prefix = Allocator::Glibc.row().settings.prefix;
         let short = name.strip_prefix(prefix).unwrap_or(name);
-        env.set_setting(Kind::Glibc, short, value);
+        env.set_setting(Allocator::Glibc, short, value);
     }
 }
 
@@ -133,7 +133,7 @@ impl Candidate {
     /// A build with its defaults.
     pub(crate) fn default_of(
         build: BuildId,
-        allocator: Result<Allocator, Failure>,
+        allocator: Result<PlayableAllocator, Failure>,
         env: Environment,
     ) -> Self {
         Self {
@@ -145,24 +145,24 @@ impl Candidate {
     /// An allocator with settings, beside those in `env`.
     pub(crate) fn tuned(
         tuning: &Tuning,
-        allocator: Result<Allocator, Failure>,
+        allocator: Result<PlayableAllocator, Failure>,
         mut env: Environment,
     ) -> Self {
         env.assign(tuning.allocator, tuning.sets);
         env.assign(tuning.allocator, tuning.holds);
-        Self::with(tuning.name, allocator, env).price(tuning.price)
+        Self::with(&tuning.name(), allocator, env).price(tuning.price)
     }
 
     fn glibc(name: &str, env: Environment) -> Self {
-        Self::with(name, Ok(Allocator::glibc()), env)
+        Self::with(name, Ok(PlayableAllocator::glibc()), env)
     }
 
     pub(crate) fn with(
         name: &str,
-        allocator: Result<Allocator, Failure>,
+        allocator: Result<PlayableAllocator, Failure>,
         env: Environment,
     ) -> Self {
-        let is_glibc = |found: &Allocator| found.identity.is(Kind::Glibc);
+        let is_glibc = |found: &PlayableAllocator| found.identity.is(Allocator::Glibc);
         Self {
             name: name.to_owned(),
             random: !allocator.as_ref().is_ok_and(is_glibc),
@@ -222,7 +222,7 @@ impl Facts<'_> {
     /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
     pub fn is_glibc(&self) -> bool {
         let malloc = self.malloc();
-        malloc.is_none_or(|title| title.kind() == Some(Kind::Glibc))
+        malloc.is_none_or(|title| title.kind() == Some(Allocator::Glibc))
     }
 
     fn trim_every(&self) -> Duration {
@@ -260,7 +260,7 @@ pub fn default_candidates(facts: &Facts<'_>) -> Vec<Candidate> {
 fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     let env = facts.env();
     let tuned = |tuning: &Tuning| {
-        let candidate = Candidate::tuned(tuning, Ok(Allocator::glibc()), env.clone());
+        let candidate = Candidate::tuned(tuning, Ok(PlayableAllocator::glibc()), env.clone());
         let is_set = facts.is_glibc() && candidate.env == env;
         candidate.same_if(is_set.then(|| IS_SET.to_owned()))
     };
@@ -277,7 +277,7 @@ fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     if !facts.is_glibc() {
         all.push(Candidate::default_of(
             BuildId::Glibc,
-            Ok(Allocator::glibc()),
+            Ok(PlayableAllocator::glibc()),
             env.clone(),
         ));
     }
@@ -292,12 +292,12 @@ fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     ]);
     let every = facts.trim_every();
     let seconds = every.as_secs();
-    let mut trimmed = Candidate::glibc(&format!("malloc_trim each {seconds}s"), env.clone());
+    let mut trimmed = Candidate::tuned(&tuning::TRIM, Ok(PlayableAllocator::glibc()), env);
+    trimmed.name = format!("{} each {seconds}s", tuning::TRIM.name());
     trimmed.trim = Trim::Every(every);
-    trimmed.step = Some(format!(
-        "call malloc_trim(0) every {seconds} s: {TRIM_FROM_PYTHON}"
-    ));
-    all.push(trimmed.price("a walk over the free memory each time, and page faults after it"));
+    let call = tuning::TRIM.calls;
+    trimmed.step = call.map(|call| call.step(&format!("every {seconds} s")));
+    all.push(trimmed);
     all
 }
 
@@ -321,7 +321,7 @@ fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> 
 }
 
 fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
-    let find = |build| Allocator::of(build).map_err(Failure::from);
+    let find = |build| PlayableAllocator::of(build).map_err(Failure::from);
     let plain = |build: BuildId| {
         let env = facts.env().without(build.kind());
         Candidate::default_of(build, find(build), env).price(INSTALLATION)
@@ -358,7 +358,7 @@ pub fn chosen_candidates(
     let mut all: Vec<Named> = names.into_iter().map(Named::find).collect();
     for tunable in tunables {
         if !all.iter().any(|named| tunable.is_read_by(named.kind)) {
-            let reader = tunable.reader().unwrap_or(Kind::Glibc);
+            let reader = tunable.reader().unwrap_or(Allocator::Glibc);
             all.push(Named::find(reader.name().to_owned()));
         }
     }
@@ -380,14 +380,14 @@ pub fn chosen_candidates(
 /// An allocator that a user named.
 struct Named {
     name: String,
-    found: Result<Allocator, Failure>,
+    found: Result<PlayableAllocator, Failure>,
     /// Which one it is, or, when it is not to be had, is by its name.
-    kind: Option<Kind>,
+    kind: Option<Allocator>,
 }
 
 impl Named {
     fn find(name: String) -> Self {
-        let found = Allocator::find(&name).map_err(Failure::from);
+        let found = PlayableAllocator::find(&name).map_err(Failure::from);
         let kind = match &found {
             Ok(allocator) => allocator.identity.kind,
             Err(_) => kind_named(&name),
@@ -406,5 +406,4 @@ fn short(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "candidates_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ use profiler_core::view::{Shadow, WhatIf};
 use profiler_trace::limits::Meter;
 use profiler_trace::trace::{Item, TraceDescription};
 
-use super::allocators::Allocator;
+use super::allocators::PlayableAllocator;
 use super::candidates::{self, Candidate, Facts};
 use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Setup, play_along};
 use super::recorded;
@@ -91,19 +91,20 @@ impl Shadows {
     /// When there is no room for the program or no thread.
     pub fn start(
         description: TraceDescription,
-        allocators: &[Allocator],
+        allocators: &[PlayableAllocator],
         memory_limit: u64,
         shared: SharedWhatIf,
     ) -> io::Result<Self> {
         let cpus = description.cpus;
         let baseline = baseline(&description);
         // The worker's own is there already.
-        let is_own = |allocator: &Allocator| {
+        let is_own = |allocator: &PlayableAllocator| {
             let own = baseline.allocator.as_ref();
             own.is_ok_and(|own| own.object == allocator.object)
                 && baseline.env.variables().is_empty()
         };
-        let others: Vec<&Allocator> = allocators.iter().filter(|one| !is_own(one)).collect();
+        let others: Vec<&PlayableAllocator> =
+            allocators.iter().filter(|one| !is_own(one)).collect();
         let others = others.into_iter().map(|allocator| {
             let name = short_title(allocator);
             Candidate::with(&name, Ok(allocator.clone()), Environment::default())
@@ -229,7 +230,7 @@ fn baseline(description: &TraceDescription) -> Candidate {
 }
 
 /// A path is long, and its end names it.
-fn short_title(allocator: &Allocator) -> String {
+fn short_title(allocator: &PlayableAllocator) -> String {
     let title = allocator.title();
     title.rsplit('/').next().unwrap_or(&title).to_owned()
 }

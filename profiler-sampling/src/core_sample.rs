@@ -151,7 +151,7 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
             names = format!("{names} and {more} more");
         }
         let remedy = if core.libc().is_none() || core.program() == Some(first) {
-            ": name the program's own file with --exe, or read the core where the process ran"
+            ": name the program's own file, or read the core where the process ran"
         } else {
             ""
         };

@@ -78,7 +78,7 @@ impl Facts {
             .allocators
             .iter_mut()
             .map(|object| &mut object.identity);
-        let in_python = all.filter(|identity| identity.is_in_python());
+        let in_python = all.filter(|identity| identity.in_python);
         for identity in in_python.filter(|identity| identity.is(Allocator::Mimalloc)) {
             identity.role = role;
         }
@@ -98,6 +98,12 @@ impl Facts {
     /// Its C library, if it is of this kind.
     pub(crate) fn libc_of(&self, kind: Allocator) -> Option<&Libc> {
         self.libc.as_ref().filter(|libc| libc.kind == kind)
+    }
+
+    /// The objects that hold this allocator.
+    pub(crate) fn objects_of(&self, kind: Allocator) -> impl Iterator<Item = &AllocatorObject> {
+        let all = self.allocators.iter();
+        all.filter(move |object| object.identity.is(kind))
     }
 
     /// Whether an allocator other than the C library's serves its malloc calls.

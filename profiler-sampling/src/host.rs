@@ -72,7 +72,7 @@ impl NotWalked {
 
 /// What is known of a process.
 #[derive(Debug)]
-struct Known {
+struct WatchedProcess {
     kind: Kind,
     schedule: WalkSchedule,
     sampler: Option<Sampler>,
@@ -95,7 +95,7 @@ enum Kind {
 pub struct HostSampler {
     options: HostOptions,
     host: Host,
-    known: BTreeMap<ProcessId, Known>,
+    known: BTreeMap<ProcessId, WatchedProcess>,
     /// When the next walk of any process may begin.
     budget: WalkSchedule,
     began: (Instant, Duration),
@@ -188,9 +188,9 @@ impl HostSampler {
         })
     }
 
-    fn unknown(&self, listed: &Listed, now: Instant) -> Known {
+    fn unknown(&self, listed: &Listed, now: Instant) -> WatchedProcess {
         let share = self.options.budget.map(|share| share * STOP_PART_OF_BUDGET);
-        Known {
+        WatchedProcess {
             kind: kind(listed, now),
             schedule: WalkSchedule::new(self.options.interval, share, now),
             sampler: None,
@@ -302,7 +302,11 @@ fn descendants(master: i32, family: impl Iterator<Item = (ProcessId, i32)>) -> B
 }
 
 /// Walks a process, which is opened unless it is held.
-fn take(known: &mut Known, id: ProcessId, sampling: SamplingOptions) -> Result<Sample, NotWalked> {
+fn take(
+    known: &mut WatchedProcess,
+    id: ProcessId,
+    sampling: SamplingOptions,
+) -> Result<Sample, NotWalked> {
     let sampler = match known.sampler.take() {
         Some(sampler) => sampler,
         None => Sampler::open(id.pid)?,
@@ -329,7 +333,11 @@ fn kind(listed: &Listed, now: Instant) -> Kind {
 }
 
 /// What is read of a process; `None` when it ended meanwhile.
-fn sample(listed: &Listed, known: &Known, groups: &mut MemoryGroups) -> Option<ProcessSample> {
+fn sample(
+    listed: &Listed,
+    known: &WatchedProcess,
+    groups: &mut MemoryGroups,
+) -> Option<ProcessSample> {
     let sample = ProcessSample {
         id: listed.id,
         parent: listed.parent,

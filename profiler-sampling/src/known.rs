@@ -76,12 +76,12 @@ fn signature(mappings: &[Mapping]) -> u64 {
 
 /// What is known of one target.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownTarget {
     looked: Mutex<Option<Looked>>,
     pub(crate) roots: Roots,
 }
 
-impl Known {
+impl KnownTarget {
     /// Looks at the target while it runs: into files that are new, and for roots that are not known.
     pub(crate) fn look(&self, target: &Target, mappings: &[Mapping]) -> io::Result<Looked> {
         let mut kept = locked(&self.looked);
@@ -174,7 +174,7 @@ for line in sys.stdin:
     fn what_is_loaded_after_a_look_is_noticed_and_looked_into() {
         let mut child = Child::python(LOADER);
         let target = Target::open(child.pid()).expect("our own child");
-        let known = Known::default();
+        let known = KnownTarget::default();
         let before = target.mappings().expect("alive");
         let mut looked = known.look(&target, &before).expect("alive");
         assert!(looked.is_of(&target.mappings().expect("alive")));
@@ -200,7 +200,7 @@ for line in sys.stdin:
         let path = libraries(&folder, 1).remove(0);
         let mut child = Child::python(LOADER);
         let target = Target::open(child.pid()).expect("our own child");
-        let known = Known::default();
+        let known = KnownTarget::default();
         assert_eq!(child.ask(path.to_str().expect("UTF-8")), "LOADED");
         let mappings = target.mappings().expect("alive");
         let looked = known.look(&target, &mappings).expect("alive");

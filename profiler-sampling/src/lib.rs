@@ -26,6 +26,6 @@ mod walks;
 pub use core_sample::{CoreSample, CoreSampleError, sample_of_core};
 pub use host::{HostOptions, HostSampler, NotWalked};
 pub use in_stops::InStops;
-pub use objects::Moment;
+pub use objects::WalkedTarget;
 pub use sampler::{Sampler, SamplingOptions, now_ns};
 pub use schedule::{STOP_PART_OF_BUDGET, WalkSchedule};

@@ -16,7 +16,7 @@ use super::file_pages::WithFiles;
 
 /// A target as it was just walked, while it still stands if it was stopped.
 #[derive(Debug)]
-pub struct Moment<'a> {
+pub struct WalkedTarget<'a> {
     pub(crate) target: &'a Target,
     pub(crate) memory: LiveMemory,
     /// Its pages, as they are to be read.
@@ -26,7 +26,7 @@ pub struct Moment<'a> {
     pub(crate) stopped: bool,
 }
 
-impl Moment<'_> {
+impl WalkedTarget<'_> {
     /// Takes the census of its objects.
     ///
     /// # Errors

@@ -15,8 +15,8 @@ use profiler_target::{LiveMemory, OpenError, Process, StopError, Stopped, Target
 use super::blank_pages;
 use super::facts::Facts;
 use super::in_stops::InStops;
-use super::known::{Known, locked};
-use super::objects::{Moment, census_since};
+use super::known::{KnownTarget, locked};
+use super::objects::{WalkedTarget, census_since};
 use super::observer::{Observation, Observer};
 
 /// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
@@ -44,7 +44,7 @@ pub struct SamplingOptions {
 pub struct Sampler {
     target: Target,
     host: Host,
-    known: Known,
+    known: KnownTarget,
     spent: Mutex<InStops>,
 }
 
@@ -57,7 +57,7 @@ impl Sampler {
         Ok(Self {
             target: Target::open(pid)?,
             host: profiler_target::host(),
-            known: Known::default(),
+            known: KnownTarget::default(),
             spent: Mutex::default(),
         })
     }
@@ -97,7 +97,7 @@ impl Sampler {
     pub fn take_at<M>(
         &self,
         options: SamplingOptions,
-        mark: impl Fn(&Moment<'_>) -> M,
+        mark: impl Fn(&WalkedTarget<'_>) -> M,
     ) -> io::Result<(Sample, M)> {
         let mut tries = Tries::new(options.stop);
         let mut stopped_ns = 0;
@@ -148,7 +148,7 @@ impl Sampler {
         &self,
         options: SamplingOptions,
         tries: &mut Tries,
-        mark: &impl Fn(&Moment<'_>) -> M,
+        mark: &impl Fn(&WalkedTarget<'_>) -> M,
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mappings = self.target.mappings()?;
@@ -172,7 +172,7 @@ impl Sampler {
         self.target.check()?;
         let facts = &looked.facts;
         let marked = match &observation {
-            Ok(Some(observation)) => Some(mark(&Moment {
+            Ok(Some(observation)) => Some(mark(&WalkedTarget {
                 target: &self.target,
                 memory: observer.memory.clone(),
                 residency: observation.to_read(),

@@ -31,16 +31,7 @@ pub(crate) struct Input<'a, M> {
     pub(crate) threads: &'a [Thread],
 }
 
-/// Heaps that there may be, to be walked by one walk.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Place<'f> {
-    /// Whether the target is known to use them, so that a failure is worth a word.
-    pub(crate) expected: bool,
-    /// The object that the allocator is in, where its walker starts from one.
-    object: Option<&'f AllocatorObject>,
-}
-
-/// Why what is at a place was not walked, as its walker says.
+/// Why heaps were not walked, as their walker says.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum NotWalked {
     #[error(transparent)]
@@ -75,106 +66,165 @@ fn hint(setting: &Option<String>) -> String {
 pub(crate) struct Walker<M> {
     /// Whose.
     pub(crate) kind: Allocator,
-    /// Where they may be.
-    pub(crate) find: fn(&Facts) -> Vec<Place<'_>>,
-    /// Walks what is at one of these places.
-    pub(crate) walk: fn(&Input<'_, M>, Place<'_>) -> Result<Vec<HeapSnapshot>, NotWalked>,
+    start: Start<M>,
+}
+
+/// From where a walker starts.
+enum Start<M> {
+    /// From what it finds itself, once.
+    Anywhere {
+        /// Whether the target is known to use its heaps; `None` where it has none.
+        expected: fn(&Facts) -> Option<bool>,
+        walk: fn(&Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked>,
+    },
+    /// From each object that holds the allocator.
+    Objects(fn(&Input<'_, M>, &AllocatorObject) -> Result<HeapSnapshot, NotWalked>),
+}
+
+/// One walk that is to be done.
+pub(crate) struct Planned<'f, M> {
+    /// Whose heaps.
+    pub(crate) kind: Allocator,
+    /// Whether the target is known to use them, so that a failure is worth a word.
+    pub(crate) expected: bool,
+    from: Source<'f, M>,
+}
+
+enum Source<'f, M> {
+    Anywhere(fn(&Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked>),
+    Object(
+        fn(&Input<'_, M>, &AllocatorObject) -> Result<HeapSnapshot, NotWalked>,
+        &'f AllocatorObject,
+    ),
+}
+
+impl<M> Planned<'_, M> {
+    /// Does it.
+    pub(crate) fn walk(&self, input: &Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked> {
+        match self.from {
+            Source::Anywhere(walk) => walk(input),
+            Source::Object(walk, object) => {
+                let mut heap = walk(input, object)?;
+                // The library's name where that has it for itself.
+                heap.library = object.identity.private_library();
+                Ok(vec![heap])
+            }
+        }
+    }
 }
 
 impl<M: TargetMemory + Sync> Walker<M> {
+    /// What it is to walk of a target of which these are the facts.
+    pub(crate) fn plan<'f>(&self, facts: &'f Facts) -> Vec<Planned<'f, M>> {
+        let kind = self.kind;
+        let planned = |expected, from| Planned {
+            kind,
+            expected,
+            from,
+        };
+        match self.start {
+            Start::Anywhere { expected, walk } => {
+                let expected = expected(facts).into_iter();
+                expected
+                    .map(|expected| planned(expected, Source::Anywhere(walk)))
+                    .collect()
+            }
+            Start::Objects(walk) => facts
+                .objects_of(kind)
+                .map(|object| planned(is_expected(&object.identity), Source::Object(walk, object)))
+                .collect(),
+        }
+    }
+
     /// All of them, outer allocators before those that take their memory from others.
     pub(crate) const ALL: [Self; 6] = [
         Self {
             kind: Allocator::Glibc,
-            find: |facts| {
-                let libc = facts.libc_of(Allocator::Glibc);
+            start: Start::Anywhere {
                 // Where another allocator serves the whole program, glibc's may never be used, and
                 // then has no heap to walk.
-                libc.map(|_| anywhere(!facts.replaces_malloc()))
-                    .into_iter()
-                    .collect()
-            },
-            walk: |input, _| {
-                let context = glibc_context(input.facts, input.threads);
-                let mut roots = locked(&input.roots.glibc);
-                let walked = reading_ahead(input.memory, |memory| {
-                    glibc::walk_from(memory, input.residency, &context, &mut roots)
-                });
-                Ok(vec![walked?])
+                expected: |facts| {
+                    let libc = facts.libc_of(Allocator::Glibc);
+                    libc.map(|_| !facts.replaces_malloc())
+                },
+                walk: |input| {
+                    let context = glibc_context(input.facts, input.threads);
+                    let mut roots = locked(&input.roots.glibc);
+                    let walked = reading_ahead(input.memory, |memory| {
+                        glibc::walk_from(memory, input.residency, &context, &mut roots)
+                    });
+                    Ok(vec![walked?])
+                },
             },
         },
         Self {
             kind: Allocator::Musl,
-            // A static program of musl's shows no C library, but its heap is identified by its
-            // secret.
-            find: |facts| {
-                let is_musl = facts.libc_of(Allocator::Musl).is_some();
-                let is_other = facts.libc.is_some() && !is_musl;
-                (!is_other).then(|| anywhere(is_musl)).into_iter().collect()
-            },
-            walk: |input, _| {
-                let context = musl_context(input.facts);
-                let mut roots = locked(&input.roots.musl);
-                let walked = musl::walk_from(input.memory, input.residency, &context, &mut roots);
-                Ok(vec![walked?])
+            start: Start::Anywhere {
+                // A static program of musl's shows no C library, but its heap is identified by its
+                // secret.
+                expected: |facts| {
+                    let is_musl = facts.libc_of(Allocator::Musl).is_some();
+                    let is_other = facts.libc.is_some() && !is_musl;
+                    (!is_other).then_some(is_musl)
+                },
+                walk: |input| {
+                    let context = musl_context(input.facts);
+                    let mut roots = locked(&input.roots.musl);
+                    let walked =
+                        musl::walk_from(input.memory, input.residency, &context, &mut roots);
+                    Ok(vec![walked?])
+                },
             },
         },
         Self {
             kind: Allocator::Mimalloc,
-            // One walk finds the heaps of all copies.
-            find: |facts| {
-                let copies = in_objects(facts, Allocator::Mimalloc);
-                let expected = copies.iter().any(|place| place.expected);
-                let any = copies.first().map(|_| anywhere(expected));
-                any.into_iter().collect()
-            },
-            walk: |input, _| {
-                let context = mimalloc::Context {
-                    objects: &input.facts.allocators,
-                    python: input.facts.python,
-                };
-                Ok(mimalloc::walk(input.memory, input.residency, &context)?)
+            start: Start::Anywhere {
+                // One walk finds the heaps of all copies.
+                expected: |facts| {
+                    let copies = facts.objects_of(Allocator::Mimalloc);
+                    let expected = copies.map(|object| is_expected(&object.identity));
+                    expected.reduce(|all, one| all || one)
+                },
+                walk: |input| {
+                    let context = mimalloc::Context {
+                        objects: &input.facts.allocators,
+                        python: input.facts.python,
+                    };
+                    Ok(mimalloc::walk(input.memory, input.residency, &context)?)
+                },
             },
         },
         Self {
             kind: Allocator::Jemalloc,
-            find: |facts| in_objects(facts, Allocator::Jemalloc),
-            walk: |input, place| match place.object {
-                Some(object) => {
-                    let heap = jemalloc::walk(input.memory, input.residency, object)?;
-                    Ok(vec![of_object(object, heap)])
-                }
-                None => Ok(Vec::new()),
-            },
+            start: Start::Objects(|input, object| {
+                Ok(jemalloc::walk(input.memory, input.residency, object)?)
+            }),
         },
         Self {
             kind: Allocator::Tcmalloc,
-            find: |facts| in_objects(facts, Allocator::Tcmalloc),
-            walk: |input, place| match place.object {
-                Some(object) => {
-                    let heap = tcmalloc::walk(input.memory, input.residency, object)?;
-                    Ok(vec![of_object(object, heap)])
-                }
-                None => Ok(Vec::new()),
-            },
+            start: Start::Objects(|input, object| {
+                Ok(tcmalloc::walk(input.memory, input.residency, object)?)
+            }),
         },
         Self {
             kind: Allocator::Pymalloc,
-            // pymalloc in a C program is not to be expected.
-            find: |facts| {
-                let serves = facts.python_malloc;
-                vec![anywhere(serves.is_some_and(PythonMalloc::may_be_pymalloc))]
-            },
-            walk: |input, _| {
-                let context = pymalloc::Context {
-                    python: input.facts.python,
-                    serves: input.facts.python_malloc.unwrap_or_default(),
-                };
-                let mut roots = locked(&input.roots.pymalloc);
-                let walked =
-                    pymalloc::walk_from(input.memory, input.residency, &context, &mut roots);
-                let heap = walked.map_err(|reason| without_pymalloc(input.facts, reason))?;
-                Ok(vec![heap])
+            start: Start::Anywhere {
+                // pymalloc in a C program is not to be expected.
+                expected: |facts| {
+                    let serves = facts.python_malloc;
+                    Some(serves.is_some_and(PythonMalloc::may_be_pymalloc))
+                },
+                walk: |input| {
+                    let context = pymalloc::Context {
+                        python: input.facts.python,
+                        serves: input.facts.python_malloc.unwrap_or_default(),
+                    };
+                    let mut roots = locked(&input.roots.pymalloc);
+                    let walked =
+                        pymalloc::walk_from(input.memory, input.residency, &context, &mut roots);
+                    let heap = walked.map_err(|reason| without_pymalloc(input.facts, reason))?;
+                    Ok(vec![heap])
+                },
             },
         },
     ];
@@ -205,37 +255,11 @@ pub(crate) fn glibc_context<'a>(facts: &'a Facts, threads: &'a [Thread]) -> glib
     }
 }
 
-/// A place that is found by the walker itself.
-fn anywhere(expected: bool) -> Place<'static> {
-    Place {
-        expected,
-        object: None,
-    }
-}
-
-/// A place for each object that holds this allocator.
-fn in_objects(facts: &Facts, kind: Allocator) -> Vec<Place<'_>> {
-    let objects = facts.allocators.iter();
-    objects
-        .filter(|object| object.identity.is(kind))
-        .map(|object| Place {
-            expected: is_expected(&object.identity),
-            object: Some(object),
-        })
-        .collect()
-}
-
 /// Whether the target is known to allocate from it. A library that has an allocator for itself may have a
 /// switch for it, or never be called; where it does use it and it cannot be walked, its memory is among
 /// what no walked allocator claims.
 fn is_expected(identity: &AllocatorIdentity) -> bool {
-    identity.serves_malloc() || identity.role == Role::Private && identity.is_in_python()
-}
-
-/// The heap of an object, with the library's name where that has it for itself.
-fn of_object(object: &AllocatorObject, mut heap: HeapSnapshot) -> HeapSnapshot {
-    heap.library = object.identity.private_library();
-    heap
+    identity.serves_malloc() || identity.role == Role::Private && identity.in_python
 }
 
 /// Why pymalloc is not walked, where that is not by the target's own choice.
@@ -269,12 +293,8 @@ mod tests {
     fn a_program_of_which_nothing_is_known_is_expected_to_have_no_heap() {
         let facts = Facts::default();
         for walker in Walker::<MemoryImage>::ALL {
-            let places = (walker.find)(&facts);
-            assert!(
-                places.iter().all(|place| !place.expected),
-                "{}",
-                walker.kind
-            );
+            let planned = walker.plan(&facts);
+            assert!(planned.iter().all(|one| !one.expected), "{}", walker.kind);
         }
     }
 }

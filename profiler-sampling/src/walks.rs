@@ -18,20 +18,19 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
 ) -> Vec<HeapSnapshot> {
     let mut heaps = Vec::new();
     thread::scope(|scope| {
-        let places = Walker::<M>::ALL.into_iter().flat_map(|walker| {
-            let places = (walker.find)(input.facts).into_iter();
-            places.map(move |place| (walker.kind, walker.walk, place))
-        });
-        let running: Vec<_> = places
-            .map(|(kind, walk, place)| {
-                let walking = Beside::begin(scope, move || walk(input, place));
-                (kind, place, walking)
+        let walkers = Walker::<M>::ALL.into_iter();
+        let planned = walkers.flat_map(|walker| walker.plan(input.facts));
+        let running: Vec<_> = planned
+            .map(|planned| {
+                let (kind, expected) = (planned.kind, planned.expected);
+                let walking = Beside::begin(scope, move || planned.walk(input));
+                (kind, expected, walking)
             })
             .collect();
-        for (kind, place, walking) in running {
+        for (kind, expected, walking) in running {
             match walking.end() {
                 Ok(found) => heaps.extend(found),
-                Err(reason) if place.expected => {
+                Err(reason) if expected => {
                     let what = format!("{kind} was not walked: {reason}");
                     completeness.defects.push(Defect::of_all(what));
                 }

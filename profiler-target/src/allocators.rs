@@ -36,14 +36,17 @@ pub(super) fn find<P: Process + ?Sized>(process: &P, mappings: &[Mapping]) -> Ve
             continue;
         };
         let held = &facts.held;
-        objects.extend(held.identities(&file.path).map(|identity| AllocatorObject {
-            options: match identity.is(Allocator::Jemalloc) {
-                true => options(mappings, file, held),
-                false => Vec::new(),
-            },
-            data: data(mappings, file, held.bss_bytes),
-            identity,
-        }));
+        objects.extend(
+            held.identities(&file.path, facts.is_python())
+                .map(|identity| AllocatorObject {
+                    options: match identity.is(Allocator::Jemalloc) {
+                        true => options(mappings, file, held),
+                        false => Vec::new(),
+                    },
+                    data: data(mappings, file, held.bss_bytes),
+                    identity,
+                }),
+        );
     }
     objects
 }
@@ -55,7 +58,7 @@ pub(super) fn serving<P: Process + ?Sized>(
 ) -> Option<AllocatorIdentity> {
     executed(mappings).iter().find_map(|(file, mapping)| {
         let facts = process.files().known.facts(process, file, mapping)?;
-        let mut all = facts.held.identities(&file.path);
+        let mut all = facts.held.identities(&file.path, facts.is_python());
         all.find(|one| one.serves_malloc())
     })
 }
@@ -70,6 +73,7 @@ pub(super) fn serving_malloc(reader: &Reader, mapped: &str, path: FilePath) -> A
         kind,
         version: version.flatten(),
         object: mapped.to_owned(),
+        in_python: false,
         role: Role::ServesMalloc,
     }
 }
@@ -90,8 +94,8 @@ impl Held {
         }
     }
 
-    /// The allocators in it, where it is mapped from `path`.
-    fn identities(&self, path: &str) -> impl Iterator<Item = AllocatorIdentity> {
+    /// The allocators in it, where it is mapped from `path` and may be Python.
+    fn identities(&self, path: &str, in_python: bool) -> impl Iterator<Item = AllocatorIdentity> {
         // By the name of malloc it can serve the whole program; a copy with a prefix, or inside a
         // library, serves that library only.
         let role = match self.defines_malloc {
@@ -103,6 +107,7 @@ impl Held {
             kind: Some(*kind),
             version: version.clone(),
             object: path.to_owned(),
+            in_python,
             role,
         })
     }

@@ -37,6 +37,11 @@ impl FileFacts {
             python: identity::python_in(file, mapped, is_program),
         }
     }
+
+    /// Whether it is Python: the program or a libpython.
+    pub(super) fn is_python(&self) -> bool {
+        self.python.is_some()
+    }
 }
 
 /// A mapped file: while it is mapped, no other has its device and inode.

@@ -38,7 +38,7 @@ pub(crate) fn write(
 
 /// What was found where a block should begin.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Found {
+pub(crate) enum NextBlock {
     /// A whole block.
     Block,
     /// None, or one that does not unpack, and why. What follows may be whole.
@@ -53,10 +53,10 @@ pub(crate) fn read(
     packed: &mut Vec<u8>,
     content: &mut Vec<u8>,
     meter: &Meter,
-) -> io::Result<Found> {
+) -> io::Result<NextBlock> {
     let mut header = [0; HEADER];
     if fill(input, &mut header)? < HEADER {
-        return Ok(Found::End);
+        return Ok(NextBlock::End);
     }
     let word = |at: usize| {
         let bytes = [header[at], header[at + 1], header[at + 2], header[at + 3]];
@@ -64,15 +64,15 @@ pub(crate) fn read(
     };
     let (packed_len, unpacked_len) = (word(4), word(8));
     if header[..4] != MARK {
-        return Ok(Found::Damaged("no block begins where one should"));
+        return Ok(NextBlock::Damaged("no block begins where one should"));
     }
     // What does not shrink grows by a little only.
     if unpacked_len > MAX_UNPACKED || packed_len > MAX_UNPACKED + (64 << 10) {
-        return Ok(Found::Damaged("a block that is too long"));
+        return Ok(NextBlock::Damaged("a block that is too long"));
     }
     packed.resize(packed_len, 0);
     if fill(input, packed)? < packed_len {
-        return Ok(Found::End);
+        return Ok(NextBlock::End);
     }
     meter.content(unpacked_len as u64)?;
     content.clear();
@@ -80,9 +80,9 @@ pub(crate) fn read(
     let unpacker = zstd::Decoder::new(packed.as_slice())?;
     let taken = unpacker.take(unpacked_len as u64 + 1).read_to_end(content);
     Ok(match taken {
-        Ok(taken) if taken == unpacked_len => Found::Block,
-        Ok(_) => Found::Damaged("a block unpacks to another length than its header has"),
-        Err(_) => Found::Damaged("a block cannot be decompressed"),
+        Ok(taken) if taken == unpacked_len => NextBlock::Block,
+        Ok(_) => NextBlock::Damaged("a block unpacks to another length than its header has"),
+        Err(_) => NextBlock::Damaged("a block cannot be decompressed"),
     })
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use fragscope::session::record::describe::{Origin, describe};
 use jiff::Timestamp;
-use profiler_core::allocator::Allocator as Kind;
+use profiler_core::allocator::Allocator;
 use profiler_core::heap::HeapSnapshot;
-use profiler_lab::allocators::Allocator;
+use profiler_lab::allocators::PlayableAllocator;
 use profiler_sampling::{Sampler, SamplingOptions};
 use profiler_target::{Process, Target};
 use profiler_testing::child::Child;
@@ -41,9 +41,9 @@ fn child() -> Child {
 fn a_program_is_described_by_all_names() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
-    let mut heap = HeapSnapshot::new(Kind::Jemalloc, "");
+    let mut heap = HeapSnapshot::new(Allocator::Jemalloc, "");
     heap.settings = vec![("narenas".to_owned(), "2".to_owned())];
-    let mut other = HeapSnapshot::new(Kind::Glibc, "");
+    let mut other = HeapSnapshot::new(Allocator::Glibc, "");
     other.settings = vec![("arena_max".to_owned(), "1".to_owned())];
     let description = describe(
         &target,
@@ -87,7 +87,7 @@ fn a_program_is_described_by_all_names() {
 fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, begins) in [("mimalloc", "mimalloc 3."), ("mimalloc2", "mimalloc 2.")] {
-        let carried = Allocator::find(name).expect("carried");
+        let carried = PlayableAllocator::find(name).expect("carried");
         let path = folder.path().join(format!("lib{name}.so"));
         fs::copy(carried.object.expect("an object"), &path).expect("copied");
         let mut command = Command::new("python3");
@@ -102,12 +102,12 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
         let description = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
         assert_eq!(description.malloc.as_ref(), Some(&title));
         assert_eq!(target.describe().malloc.as_ref(), Some(&title));
-        let loaded = Allocator::at_path(&path).expect("it serves malloc");
+        let loaded = PlayableAllocator::at_path(&path).expect("it serves malloc");
         assert_eq!(loaded.identity.title(), title);
         let sampler = Sampler::open(child.pid()).expect("our own child");
         let sample = sampler.take(SAMPLING).expect("a sample");
         let mut heaps = sample.heaps.iter();
-        let heap = heaps.find(|heap| heap.allocator == Kind::Mimalloc);
+        let heap = heaps.find(|heap| heap.allocator == Allocator::Mimalloc);
         let version = &heap.expect("mimalloc's heap").version;
         assert_eq!(format!("mimalloc {version}"), title.to_string());
     }

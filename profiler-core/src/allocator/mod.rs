@@ -109,10 +109,49 @@ pub struct Row {
     /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
     /// `mchunk_size` does: then usable sizes can be read at the moment of allocation.
     pub chunk_header: bool,
+    /// Which free pages it can return.
+    pub page_return: PageReturn,
+    /// When it returns them by itself.
+    pub return_time: ReturnTime,
     /// The call or event that returns whole free pages.
     pub gives_back: &'static str,
     /// What it calls the caches of freed blocks.
     pub caches: &'static str,
+}
+
+/// Which pages an allocator can return to the kernel, of those that it has room for blocks on.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum PageReturn {
+    /// Each page that no block keeps, nor what lies next to one.
+    PagesBetween(Margins),
+    /// Only an extent as a whole, once nothing lives in it.
+    WholeExtents,
+    /// By other rules, which are not followed here.
+    Other,
+}
+
+/// Bytes next to a block's span that stay with it, on extents that hold many blocks.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Margins {
+    /// Before its start.
+    pub before: u64,
+    /// Behind its end.
+    pub behind: u64,
+}
+
+/// When an allocator returns free pages by itself.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ReturnTime {
+    /// When a block is freed below which nothing lives, so that it depends on where blocks lie.
+    ByPlace,
+    /// While it is called, some time after they were freed: a program that is idle keeps them.
+    InCalls,
+    /// When the program goes on in certain ways.
+    WithLaterCalls,
+    /// Never.
+    Never,
+    /// This is not known, and no player has it.
+    Unknown,
 }
 
 /// What is known of the values that a walk lists, by the names that the allocator has for them. All others
@@ -157,6 +196,8 @@ pub struct AllocatorIdentity {
     pub version: Option<String>,
     /// The path of the object that it lives in, as the target sees it.
     pub object: String,
+    /// Whether that object is Python: the program or a libpython.
+    pub in_python: bool,
     /// What it does.
     pub role: Role,
 }
@@ -238,14 +279,9 @@ impl AllocatorIdentity {
         self.kind == Some(kind)
     }
 
-    /// Whether it lives in Python: the program or a libpython.
-    pub fn is_in_python(&self) -> bool {
-        file_name(&self.object).contains("python")
-    }
-
     /// The library that has it for itself; `None` where it serves malloc, or Python.
     pub fn private_library(&self) -> Option<String> {
-        let is_private = self.role == Role::Private && !self.is_in_python();
+        let is_private = self.role == Role::Private && !self.in_python;
         is_private.then(|| self.object.clone())
     }
 
@@ -304,6 +340,7 @@ mod tests {
             kind: Some(Allocator::Mimalloc),
             version: Some("3.3.2".to_owned()),
             object: "/opt/libfast.so".to_owned(),
+            in_python: false,
             role: Role::ServesMalloc,
         };
         assert_eq!(identity.title().to_string(), "mimalloc 3.3.2");

@@ -1,7 +1,8 @@
 //! The table: one row for each allocator.
 
 use super::settings::{self, Settings};
-use super::{Allocator, BuildId, Home, Listed, Row, Signs, version};
+use super::{Allocator, BuildId, Home, Listed, PageReturn, ReturnTime, Row, Signs, version};
+use crate::{glibc, tuning};
 
 /// All rows. Where several hold (a library with several allocators inside), the first counts.
 pub static ROWS: [&Row; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
@@ -49,7 +50,9 @@ static GLIBC: Row = Row {
     },
     builds: &[BuildId::Glibc],
     chunk_header: true,
-    gives_back: "malloc_trim(0)",
+    page_return: PageReturn::PagesBetween(glibc::TRIM_MARGINS),
+    return_time: ReturnTime::ByPlace,
+    gives_back: tuning::MALLOC_TRIM.in_c,
     caches: "tcache and fastbins",
 };
 
@@ -72,6 +75,8 @@ static JEMALLOC: Row = Row {
     },
     builds: &[BuildId::Jemalloc],
     chunk_header: false,
+    page_return: PageReturn::Other,
+    return_time: ReturnTime::InCalls,
     gives_back: "a purge",
     caches: "thread caches (tcache)",
 };
@@ -94,6 +99,8 @@ static MIMALLOC: Row = Row {
     },
     builds: &[BuildId::Mimalloc3, BuildId::Mimalloc2],
     chunk_header: false,
+    page_return: PageReturn::Other,
+    return_time: ReturnTime::WithLaterCalls,
     gives_back: "mi_collect(true)",
     caches: "the allocator's caches",
 };
@@ -116,6 +123,8 @@ static TCMALLOC: Row = Row {
     },
     builds: &[BuildId::Tcmalloc],
     chunk_header: false,
+    page_return: PageReturn::Other,
+    return_time: ReturnTime::Never,
     gives_back: "MallocExtension_ReleaseFreeMemory()",
     caches: "thread, transfer and central caches",
 };
@@ -139,6 +148,8 @@ static MUSL: Row = Row {
     },
     builds: &[],
     chunk_header: false,
+    page_return: PageReturn::Other,
+    return_time: ReturnTime::Unknown,
     gives_back: "a purge",
     caches: "the allocator's caches",
 };
@@ -162,6 +173,8 @@ static PYMALLOC: Row = Row {
     },
     builds: &[],
     chunk_header: false,
+    page_return: PageReturn::WholeExtents,
+    return_time: ReturnTime::Unknown,
     gives_back: "the end of an arena",
     caches: "the allocator's caches",
 };

@@ -7,12 +7,22 @@ mod needs;
 mod objects;
 mod process;
 
+use crate::text::visible;
 use crate::units::{Unit, Value};
 
-/// One column of figures.
+/// What a column has of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Datum {
+    /// A figure.
+    Number(Value),
+    /// Words, which may be somebody else's.
+    Text(String),
+}
+
+/// One column.
 #[derive(Debug)]
 pub struct Column<Row> {
-    /// Its key in JSON, and its field in CSV.
+    /// Its key in JSON, and its field in CSV; a point separates an object from its key.
     pub key: &'static str,
     /// Its unit.
     pub unit: Unit,
@@ -21,8 +31,12 @@ pub struct Column<Row> {
     pub title: &'static str,
     /// Characters that it takes there.
     pub width: usize,
-    /// What the figure is, where it has a title.
+    /// What it is, where it has a title.
     pub help: &'static str,
+    /// Where a table is too wide, the column of the highest rank goes first.
+    pub rank: u8,
+    is_short: bool,
+    write: Option<fn(&Row) -> String>,
 }
 
 /// How a column's value is got from a row.
@@ -31,59 +45,81 @@ enum Get<Row> {
     Known(fn(&Row) -> u64),
     Maybe(fn(&Row) -> Option<u64>),
     Fraction(fn(&Row) -> Option<f64>),
+    Words(fn(&Row) -> Option<String>),
 }
 
 impl<Row> Column<Row> {
-    /// A column whose value is always known.
-    const fn of(key: &'static str, unit: Unit, get: fn(&Row) -> u64) -> Self {
+    const fn new(key: &'static str, unit: Unit, get: Get<Row>) -> Self {
         Self {
             key,
             unit,
-            get: Get::Known(get),
+            get,
             title: "",
             width: 0,
             help: "",
+            rank: 0,
+            is_short: false,
+            write: None,
         }
+    }
+
+    /// A column whose value is always known.
+    pub const fn of(key: &'static str, unit: Unit, get: fn(&Row) -> u64) -> Self {
+        Self::new(key, unit, Get::Known(get))
     }
 
     /// A column whose value may be unknown.
-    const fn maybe(key: &'static str, unit: Unit, get: fn(&Row) -> Option<u64>) -> Self {
-        Self {
-            key,
-            unit,
-            get: Get::Maybe(get),
-            title: "",
-            width: 0,
-            help: "",
-        }
+    pub const fn maybe(key: &'static str, unit: Unit, get: fn(&Row) -> Option<u64>) -> Self {
+        Self::new(key, unit, Get::Maybe(get))
     }
 
     /// A column whose values have fractions, and may be unknown.
-    const fn fraction(key: &'static str, unit: Unit, get: fn(&Row) -> Option<f64>) -> Self {
-        Self {
-            key,
-            unit,
-            get: Get::Fraction(get),
-            title: "",
-            width: 0,
-            help: "",
-        }
+    pub const fn fraction(key: &'static str, unit: Unit, get: fn(&Row) -> Option<f64>) -> Self {
+        Self::new(key, unit, Get::Fraction(get))
+    }
+
+    /// A column of words, which may be unknown.
+    pub const fn words(key: &'static str, get: fn(&Row) -> Option<String>) -> Self {
+        Self::new(key, Unit::Name, Get::Words(get))
     }
 
     /// The same, seen by people under a title, with what the figure is.
-    const fn titled(mut self, title: &'static str, width: usize, help: &'static str) -> Self {
+    pub const fn titled(mut self, title: &'static str, width: usize, help: &'static str) -> Self {
         self.title = title;
         self.width = width;
         self.help = help;
         self
     }
 
-    /// Its value in a row; `None` is unknown.
-    pub fn value(&self, row: &Row) -> Option<Value> {
+    /// The same in a table of many columns: its figures are short, and it goes before those of a lower rank
+    /// where there is no room for all.
+    pub(crate) const fn short(mut self, rank: u8) -> Self {
+        self.rank = rank;
+        self.is_short = true;
+        self
+    }
+
+    /// The same in words of its own where its value is known, and not by its unit.
+    pub const fn written(mut self, write: fn(&Row) -> String) -> Self {
+        self.write = Some(write);
+        self
+    }
+
+    /// What it has of a row; `None` is unknown.
+    pub fn datum(&self, row: &Row) -> Option<Datum> {
         match self.get {
-            Get::Known(get) => Some(Value::Whole(get(row))),
-            Get::Maybe(get) => get(row).map(Value::Whole),
-            Get::Fraction(get) => get(row).map(Value::Fraction),
+            Get::Known(get) => Some(Datum::Number(Value::Whole(get(row)))),
+            Get::Maybe(get) => get(row).map(|value| Datum::Number(Value::Whole(value))),
+            Get::Fraction(get) => get(row).map(|value| Datum::Number(Value::Fraction(value))),
+            Get::Words(get) => get(row).map(Datum::Text),
+        }
+    }
+
+    /// The figure that it has of a row; `None` is unknown.
+    pub fn value(&self, row: &Row) -> Option<Value> {
+        match self.datum(row)? {
+            Datum::Number(value) => Some(value),
+            Datum::Text(_) => None,
         }
     }
 
@@ -95,22 +131,55 @@ impl<Row> Column<Row> {
         }
     }
 
-    /// Its value in a row as people read it; `None` is unknown.
+    /// What it has of a row as people read it; `None` is unknown.
     pub fn text(&self, row: &Row) -> Option<String> {
-        self.value(row).map(|value| self.unit.text(value))
+        Some(match (self.datum(row)?, self.write) {
+            (_, Some(write)) => write(row),
+            (Datum::Number(value), None) if self.is_short => self.unit.short_text(value),
+            (Datum::Number(value), None) => self.unit.text(value),
+            (Datum::Text(words), None) => end_of(&words, self.width),
+        })
     }
 
     /// Its title, aligned, with a mark behind it.
     pub fn heading(&self, mark: &str) -> String {
-        let title = format!("{}{mark}", self.title);
-        format!("{title:>0$}", self.width)
+        self.aligned(&format!("{}{mark}", self.title))
     }
 
-    /// Its value in a row as people read it, aligned; `-` is unknown.
+    /// What it has of a row as people read it, aligned; `-` is unknown.
     pub fn cell(&self, row: &Row) -> String {
-        let value = self.text(row).unwrap_or_else(|| "-".into());
-        format!("{value:>0$}", self.width)
+        self.aligned(self.text(row).as_deref().unwrap_or("-"))
     }
+
+    /// Figures stand to the right, words to the left.
+    fn aligned(&self, text: &str) -> String {
+        let width = self.width;
+        match self.get {
+            Get::Words(_) => format!("{text:<width$}"),
+            Get::Known(_) | Get::Maybe(_) | Get::Fraction(_) => format!("{text:>width$}"),
+        }
+    }
+}
+
+/// Foreign words made harmless, and no longer than `width`: of a path the end says more.
+fn end_of(words: &str, width: usize) -> String {
+    let words = visible(words).to_string();
+    let count = words.chars().count();
+    if count <= width {
+        return words;
+    }
+    let rest = words.chars().skip(count + 1 - width);
+    "…".chars().chain(rest).collect()
+}
+
+/// Characters that columns take, each after a gap of one.
+pub const fn width_of<Row>(columns: &[Column<Row>]) -> usize {
+    let (mut width, mut at) = (0, 0);
+    while at < columns.len() {
+        width += 1 + columns[at].width;
+        at += 1;
+    }
+    width
 }
 
 /// The titles of columns, each after a gap.

@@ -54,7 +54,7 @@ fn step(growth: &Growth) -> String {
         Some(of) => format!("`{of}` took {} more in one step", rate(step.bytes)),
         None => format!("a native block took {} more in one step", rate(step.bytes)),
     };
-    format!(" {what}, as a table that is enlarged: a longer --growth shows whether that repeats.")
+    format!(" {what}, as a table that is enlarged: a longer time shows whether that repeats.")
 }
 
 /// Who holds most of a heap that does not grow.

@@ -1,6 +1,7 @@
 //! The verdict in a line, and the explanation in words.
 
 use crate::explain::rules::{is_notable, not_walked, serving};
+use crate::mechanism::Subject;
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, TRUSTED_ERROR};
 use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
@@ -32,7 +33,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     // The larger share goes unsaid otherwise.
     let used = percent(used(report), report.kernel.rss_bytes);
     match first.mechanism {
-        Mechanism::MostlyLive | Mechanism::NotTheHeap => verdict,
+        other if other.subject() == Subject::NoWaste => verdict,
         // What of them was never written cannot be seen.
         Mechanism::HugePages if first.bytes.is_none() => {
             format!("{verdict} At most {used} is live.")
@@ -126,8 +127,7 @@ fn about_swap(report: &FragReport) -> Option<String> {
     let unread = match unread {
         0 => String::new(),
         unread => format!(
-            " Up to {} more may be: what lies there was not read, because reading brings it back \
-             (--swap-in does).",
+            " Up to {} more may be: what lies there was not read, because reading brings it back.",
             bytes(unread)
         ),
     };
@@ -207,7 +207,7 @@ fn about_predictions(report: &FragReport) -> String {
         return match serving(report) {
             None => "malloc's heap was not walked, so nothing is predicted.".to_owned(),
             Some(_) => "What other allocators and settings would need was not predicted: \
-                        `fragscope explain` and `snapshot --predict` do."
+                        `fragscope explain` does that."
                 .to_owned(),
         };
     };

@@ -10,7 +10,7 @@ use crate::units::bytes;
 
 /// The findings, as far as predictions confirm them, and those that only predictions show.
 pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding> {
-    let Some(known) = Known::of(report) else {
+    let Some(known) = TrustedPredictions::of(report) else {
         return findings;
     };
     let predictions = known.predictions;
@@ -22,8 +22,7 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
             None => Some(not_proven(finding)),
         })
         .collect();
-    let unseen = Mechanism::PREDICTED.into_iter();
-    let unseen = unseen.filter(|mechanism| !found.contains(mechanism));
+    let unseen = Mechanism::predicted().filter(|mechanism| !found.contains(mechanism));
     all.extend(unseen.filter_map(|mechanism| only_predicted(report, &known, mechanism)));
     all
 }
@@ -31,14 +30,14 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
 /// A finding of whose remedy nothing is known, not yet or not at all. Where remedies are played, it is not
 /// ranked as if its own returned everything.
 fn not_proven(mut finding: Finding) -> Finding {
-    if Mechanism::PREDICTED.contains(&finding.mechanism) {
+    if finding.mechanism.is_predicted() {
         finding.bytes = None;
     }
     finding
 }
 
 /// Predictions that can be believed.
-struct Known<'a> {
+struct TrustedPredictions<'a> {
     predictions: &'a Predictions,
     /// What malloc's heap took at their walk, in bytes.
     now: u64,
@@ -48,7 +47,7 @@ struct Known<'a> {
     before: Option<String>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> TrustedPredictions<'a> {
     fn of(report: &'a FragReport) -> Option<Self> {
         let predictions = report.predictions.as_ref()?;
         Some(Self {
@@ -130,7 +129,11 @@ fn returned(finding: &Finding, saved: u64, effect: Effect) -> Option<u64> {
 }
 
 /// What a remedy would return of which no figure of the walk speaks.
-fn only_predicted(report: &FragReport, known: &Known<'_>, mechanism: Mechanism) -> Option<Finding> {
+fn only_predicted(
+    report: &FragReport,
+    known: &TrustedPredictions<'_>,
+    mechanism: Mechanism,
+) -> Option<Finding> {
     let (remedy, needs, effect) = known.predictions.of(mechanism)?;
     let saved = known.now.saturating_sub(needs.bytes);
     if effect != Effect::Saves || !is_notable(report, saved) {

@@ -5,7 +5,7 @@
 //! show; totals count chunks as `[p, p + size)`, as glibc does.
 
 use super::Notes;
-use super::lists::{Held, Holder};
+use super::lists::{HeldChunk, Holder};
 use super::trim::Trim;
 use crate::addr::{PAGE_SIZE, RemoteAddr};
 use crate::memory::{ReadAhead, ReadError, TargetMemory};
@@ -109,7 +109,7 @@ pub(super) struct Walked {
 pub(super) struct ChunkWalker<'m, M> {
     ahead: ReadAhead<&'m M>,
     residency: &'m ResidencyMap,
-    held: &'m [Held],
+    held: &'m [HeldChunk],
     tries_left: u32,
     /// Sums over the runs walked since the last reset.
     pub(super) totals: Totals,
@@ -119,7 +119,7 @@ pub(super) struct ChunkWalker<'m, M> {
 
 impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
     /// A walker that knows the chunks in caches, ascending.
-    pub(super) fn new(memory: &'m M, residency: &'m ResidencyMap, held: &'m [Held]) -> Self {
+    pub(super) fn new(memory: &'m M, residency: &'m ResidencyMap, held: &'m [HeldChunk]) -> Self {
         Self {
             ahead: ReadAhead::new(memory, RemoteAddr::default()),
             residency,

@@ -19,7 +19,7 @@ pub(super) enum Holder {
 
 /// A chunk that looks live and is not.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub(super) struct Held {
+pub(super) struct HeldChunk {
     pub(super) chunk: u64,
     pub(super) holder: Holder,
 }
@@ -101,7 +101,7 @@ impl<'m, M: TargetMemory> Links<'m, M> {
 pub(super) fn fastbins<M: TargetMemory>(
     links: &Links<'_, M>,
     arena: &ArenaState,
-    held: &mut Vec<Held>,
+    held: &mut Vec<HeldChunk>,
     most: usize,
     notes: &mut Notes,
 ) {
@@ -110,7 +110,7 @@ pub(super) fn fastbins<M: TargetMemory>(
         let list = links.follow(head, |link| {
             let fits = link.size & !7 == bytes && held.len() < most;
             if fits {
-                held.push(Held {
+                held.push(HeldChunk {
                     chunk: link.chunk,
                     holder: Holder::Fastbin,
                 });

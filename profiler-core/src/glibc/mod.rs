@@ -33,6 +33,7 @@ use crate::threads::Thread;
 pub use chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 pub use roots::{Roots, look};
 pub use thread_arena::thread_arenas;
+pub(crate) use trim::TRIM_MARGINS;
 
 use arena::Arenas;
 use chunks::{ChunkWalker, Totals};
@@ -210,7 +211,7 @@ fn held<M: TargetMemory>(
     par: &MallocPar,
     context: &Context<'_>,
     notes: &mut Notes,
-) -> (Vec<lists::Held>, bool) {
+) -> (Vec<lists::HeldChunk>, bool) {
     let cache = PageCache::new(memory);
     let mut held = Vec::new();
     let links = Links::of_fastbins(&cache, main.layout.mangled_links);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::Notes;
 use super::layout::{Layout, TcacheKey, TcacheLayout};
-use super::lists::{Held, Holder, Links};
+use super::lists::{HeldChunk, Holder, Links};
 use super::state::{MallocPar, word_at};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::memory::TargetMemory;
@@ -39,7 +39,7 @@ pub(super) fn find<M: TargetMemory>(
     arenas: &HashSet<u64>,
     threads: &[Thread],
     notes: &mut Notes,
-) -> Option<Vec<Held>> {
+) -> Option<Vec<HeldChunk>> {
     let tcache = layout.tcache.as_ref()?;
     let links = Links::of_tcache(memory, layout.mangled_links);
     let candidates = candidates(memory, residency, tcache, arenas, threads);
@@ -75,11 +75,11 @@ pub(super) fn find<M: TargetMemory>(
         let Some(cache) = parsed.get(at).and_then(Option::as_ref) else {
             continue;
         };
-        found.push(Held {
+        found.push(HeldChunk {
             chunk: at - 16,
             holder: Holder::TcacheItself,
         });
-        found.extend(cache.chunks.iter().map(|&chunk| Held {
+        found.extend(cache.chunks.iter().map(|&chunk| HeldChunk {
             chunk,
             holder: Holder::Tcache,
         }));

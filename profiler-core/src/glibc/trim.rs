@@ -1,11 +1,18 @@
 //! What `malloc_trim(0)` would give back, to the page: `mtrim` on every arena and `systrim` on the
 //! main arena's top (`malloc/malloc.c`, the same rules from 2.17 to 2.43).
 
-use super::chunks::MIN_CHUNK;
+use super::chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::Margins;
 
 /// `sizeof (struct malloc_chunk)`: what `mtrim` leaves alone at a free chunk's start.
 const CHUNK_STRUCT: u64 = 48;
+/// The word before a chunk's span (`prev_size`), which is the chunk's own, and what is left alone behind it:
+/// the structure of a free chunk there, which begins with the last word of the span.
+pub(crate) const TRIM_MARGINS: Margins = Margins {
+    before: WHOLE_HEADER - CHUNK_HEADER,
+    behind: CHUNK_STRUCT - (WHOLE_HEADER - CHUNK_HEADER),
+};
 
 /// Follows a chunk walk and gathers the pages. Neighbouring free and fastbin chunks count as one,
 /// because `mtrim` consolidates first.

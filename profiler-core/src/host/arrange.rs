@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
-use super::columns::{COLUMNS, Column, Datum, column_of, command};
+use super::columns::{COLUMNS, ProcessColumn, column_of, command};
 use super::{ProcessId, ProcessRow};
+use crate::columns::Datum;
 
 /// Generations that are drawn at most; deeper ones stand where the last of these do.
 const MOST_GENERATIONS: usize = 16;
@@ -226,8 +227,8 @@ fn is_older(first: (u64, i32), second: (u64, i32)) -> bool {
 }
 
 /// Numbers descend, text ascends, what is not known comes last either way.
-fn compare(column: &Column, reversed: bool, a: &ProcessRow, b: &ProcessRow) -> Ordering {
-    let order = match (column.get(a), column.get(b)) {
+fn compare(column: &ProcessColumn, reversed: bool, a: &ProcessRow, b: &ProcessRow) -> Ordering {
+    let order = match (column.datum(a), column.datum(b)) {
         (None, None) => Ordering::Equal,
         (None, Some(_)) => return Ordering::Greater,
         (Some(_), None) => return Ordering::Less,

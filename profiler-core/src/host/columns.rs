@@ -1,200 +1,142 @@
 //! The columns of the table of processes, each declared once for text, screen and JSON.
 
 use super::{ProcessRow, ProcessSample, WalkFigures};
+use crate::columns::Column;
 use crate::text::visible;
-use crate::units::{Unit, Value, short_bytes};
+use crate::units::Unit;
 
-/// What a column has of a process.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Datum {
-    /// A figure.
-    Number(Value),
-    /// Words, which may be somebody else's.
-    Text(String),
-}
+/// A column of that table. Its title is in lower case the word that it is sorted by.
+pub type ProcessColumn = Column<ProcessRow>;
 
-/// One column.
-#[derive(Debug)]
-pub struct Column {
-    /// Its key in JSON; a point separates an object from its key.
-    pub key: &'static str,
-    /// Its title, and in lower case the word that it is sorted by.
-    pub title: &'static str,
-    /// The unit of its figures; `None` for words.
-    pub unit: Option<Unit>,
-    /// Characters that it takes.
-    pub width: usize,
-    /// One line for the help.
-    pub help: &'static str,
-    /// What gives way first on a narrow terminal has the highest rank.
-    rank: u8,
-    get: fn(&ProcessRow) -> Option<Datum>,
-}
-
-fn whole(value: u64) -> Datum {
-    Datum::Number(Value::Whole(value))
-}
-
-fn walked(row: &ProcessRow, of: fn(&WalkFigures) -> Option<u64>) -> Option<Datum> {
-    row.walk.as_ref().and_then(of).map(whole)
+fn walked(row: &ProcessRow, of: fn(&WalkFigures) -> Option<u64>) -> Option<u64> {
+    row.walk.as_ref().and_then(of)
 }
 
 /// All columns, in their order. The command stands behind them, as wide as it gets.
-pub const COLUMNS: [Column; 15] = [
-    Column {
-        key: "pid",
-        title: "PID",
-        unit: None,
-        width: 7,
-        help: "the number of the process",
-        rank: 0,
-        get: |row| {
-            Some(Datum::Number(
-                Value::Whole(row.process.id.pid.max(0) as u64),
-            ))
-        },
-    },
-    Column {
-        key: "rss_bytes",
-        title: "RSS",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "resident set; pages that processes share count in each of them",
-        rank: 0,
-        get: |row| Some(whole(row.process.memory.rss_bytes)),
-    },
-    Column {
-        key: "pss_bytes",
-        title: "PSS",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "proportional set size: shared pages count in parts, so that sums are right",
-        rank: 2,
-        get: |row| row.process.memory.pss_bytes.map(whole),
-    },
-    Column {
-        key: "uss_bytes",
-        title: "USS",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "unique set size: what would be free if this process alone ended",
-        rank: 4,
-        get: |row| row.process.memory.uss_bytes.map(whole),
-    },
-    Column {
-        key: "swap_bytes",
-        title: "SWAP",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "in swap",
-        rank: 5,
-        get: |row| row.process.memory.swap_bytes.map(whole),
-    },
-    Column {
-        key: "live_bytes",
-        title: "LIVE",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "blocks in use in all heaps, at the last walk",
-        rank: 1,
-        get: |row| walked(row, |walk| walk.live_bytes),
-    },
-    Column {
-        key: "fragmentation_share",
-        title: "FRAG",
-        unit: Some(Unit::Share),
-        width: 4,
-        help: "resident heap bytes that hold nothing live, as a share of RSS, at the last walk",
-        rank: 1,
-        get: |row| {
-            let walk = row
-                .walk
-                .as_ref()
-                .filter(|walk| walk.fragmentation_bytes.is_some())?;
-            Some(Datum::Number(Value::Fraction(walk.verdict.fragmentation)))
-        },
-    },
-    Column {
-        key: "metrics.fragmentation_bytes",
-        title: "FREE",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "resident heap bytes that hold nothing live, at the last walk",
-        rank: 4,
-        get: |row| walked(row, |walk| walk.fragmentation_bytes),
-    },
-    Column {
-        key: "metrics.trim_returnable_bytes",
-        title: "TRIM",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "what a trim or purge would return, at the last walk",
-        rank: 1,
-        get: |row| walked(row, |walk| walk.trim_returnable_bytes),
-    },
-    Column {
-        key: "growth_bytes_per_second",
-        title: "GROWTH",
-        unit: Some(Unit::BytesPerSecond),
-        width: 8,
-        help: "growth of RSS since top began to watch the process",
-        rank: 2,
-        get: |row| row.growth.map(|rate| Datum::Number(Value::Fraction(rate))),
-    },
-    Column {
-        key: "cgroup.max_bytes",
-        title: "LIMIT",
-        unit: Some(Unit::Bytes),
-        width: 5,
-        help: "the lowest memory limit of its control group and those above; - is none",
-        rank: 6,
-        get: |row| row.process.group.as_ref()?.max_bytes.map(whole),
-    },
-    Column {
-        key: "target.malloc",
-        title: "MALLOC",
-        unit: None,
-        width: 14,
-        help: "the allocator that serves malloc",
-        rank: 7,
-        get: |row| Some(Datum::Text(row.walk.as_ref()?.malloc.as_ref()?.to_string())),
-    },
-    Column {
-        key: "cgroup.path",
-        title: "CGROUP",
-        unit: None,
-        width: 20,
-        help: "its control group",
-        rank: 8,
-        get: |row| Some(Datum::Text(row.process.group.as_ref()?.path.clone())),
-    },
-    Column {
-        key: "walk_age_ns",
-        title: "WALKED",
-        unit: Some(Unit::Nanoseconds),
-        width: 6,
-        help: "how long ago its heap was walked",
-        rank: 3,
-        get: |row| row.walk_age_ns.map(whole),
-    },
-    Column {
-        key: "short_verdict",
-        title: "VERDICT",
-        unit: None,
-        width: 20,
-        help: "the result of the last walk, in three words",
-        rank: 1,
-        get: |row| row.verdict().map(Datum::Text),
-    },
+pub const COLUMNS: [ProcessColumn; 15] = [
+    Column::of("pid", Unit::Name, |row: &ProcessRow| {
+        row.process.id.pid.max(0) as u64
+    })
+    .titled("PID", 7, "the number of the process")
+    .short(0),
+    Column::of("rss_bytes", Unit::Bytes, |row: &ProcessRow| {
+        row.process.memory.rss_bytes
+    })
+    .titled(
+        "RSS",
+        5,
+        "resident set; pages that processes share count in each of them",
+    )
+    .short(0),
+    Column::maybe("pss_bytes", Unit::Bytes, |row: &ProcessRow| {
+        row.process.memory.pss_bytes
+    })
+    .titled(
+        "PSS",
+        5,
+        "proportional set size: shared pages count in parts, so that sums are right",
+    )
+    .short(2),
+    Column::maybe("uss_bytes", Unit::Bytes, |row: &ProcessRow| {
+        row.process.memory.uss_bytes
+    })
+    .titled(
+        "USS",
+        5,
+        "unique set size: what would be free if this process alone ended",
+    )
+    .short(4),
+    Column::maybe("swap_bytes", Unit::Bytes, |row: &ProcessRow| {
+        row.process.memory.swap_bytes
+    })
+    .titled("SWAP", 5, "in swap")
+    .short(5),
+    Column::maybe("live_bytes", Unit::Bytes, |row: &ProcessRow| {
+        walked(row, |walk| walk.live_bytes)
+    })
+    .titled("LIVE", 5, "blocks in use in all heaps, at the last walk")
+    .short(1),
+    Column::fraction("fragmentation_share", Unit::Share, |row: &ProcessRow| {
+        let walk = row.walk.as_ref()?;
+        walk.fragmentation_bytes?;
+        Some(walk.verdict.fragmentation)
+    })
+    .titled(
+        "FRAG",
+        4,
+        "resident heap bytes that hold nothing live, as a share of RSS, at the last walk",
+    )
+    .short(1),
+    Column::maybe(
+        "metrics.fragmentation_bytes",
+        Unit::Bytes,
+        |row: &ProcessRow| walked(row, |walk| walk.fragmentation_bytes),
+    )
+    .titled(
+        "FREE",
+        5,
+        "resident heap bytes that hold nothing live, at the last walk",
+    )
+    .short(4),
+    Column::maybe(
+        "metrics.trim_returnable_bytes",
+        Unit::Bytes,
+        |row: &ProcessRow| walked(row, |walk| walk.trim_returnable_bytes),
+    )
+    .titled(
+        "TRIM",
+        5,
+        "what a trim or purge would return, at the last walk",
+    )
+    .short(1),
+    Column::fraction(
+        "growth_bytes_per_second",
+        Unit::BytesPerSecond,
+        |row: &ProcessRow| row.growth,
+    )
+    .titled(
+        "GROWTH",
+        8,
+        "growth of RSS since top began to watch the process",
+    )
+    .short(2),
+    Column::maybe("cgroup.max_bytes", Unit::Bytes, |row: &ProcessRow| {
+        row.process.group.as_ref()?.max_bytes
+    })
+    .titled(
+        "LIMIT",
+        5,
+        "the lowest memory limit of its control group and those above; - is none",
+    )
+    .short(6),
+    Column::words("target.malloc", |row: &ProcessRow| {
+        Some(row.walk.as_ref()?.malloc.as_ref()?.to_string())
+    })
+    .titled("MALLOC", 14, "the allocator that serves malloc")
+    .short(7),
+    Column::words("cgroup.path", |row: &ProcessRow| {
+        Some(row.process.group.as_ref()?.path.clone())
+    })
+    .titled("CGROUP", 20, "its control group")
+    .short(8),
+    Column::maybe("walk_age_ns", Unit::Nanoseconds, |row: &ProcessRow| {
+        row.walk_age_ns
+    })
+    .titled("WALKED", 6, "how long ago its heap was walked")
+    .short(3),
+    Column::words("short_verdict", ProcessRow::verdict)
+        .titled("VERDICT", 20, "the result of the last walk, in three words")
+        .short(1),
 ];
 
 /// The command behind the columns has at least this part of the width.
 const COMMAND_PART: usize = 6;
 
 /// The columns that a terminal of this width has room for, beside the command.
-pub fn fitting(width: usize) -> Vec<&'static Column> {
-    let mut shown: Vec<&Column> = COLUMNS.iter().collect();
-    let taken = |shown: &[&Column]| shown.iter().map(|column| column.width + 1).sum::<usize>();
+pub fn fitting(width: usize) -> Vec<&'static ProcessColumn> {
+    let mut shown: Vec<&ProcessColumn> = COLUMNS.iter().collect();
+    let taken =
+        |shown: &[&ProcessColumn]| shown.iter().map(|column| column.width + 1).sum::<usize>();
     while taken(&shown) + width / COMMAND_PART > width && shown.len() > 1 {
         let last = shown
             .iter()
@@ -211,78 +153,6 @@ pub fn column_of(title: &str) -> Option<usize> {
     COLUMNS
         .iter()
         .position(|column| column.title.eq_ignore_ascii_case(title))
-}
-
-impl Column {
-    /// What it has of a process; `None` is not known yet.
-    pub fn get(&self, row: &ProcessRow) -> Option<Datum> {
-        (self.get)(row)
-    }
-
-    /// Its title, aligned.
-    pub fn heading(&self) -> String {
-        self.aligned(self.title.to_owned())
-    }
-
-    /// What it has of a process as people read it, aligned; `-` is not known yet.
-    pub fn cell(&self, row: &ProcessRow) -> String {
-        let text = match self.get(row) {
-            None => "-".to_owned(),
-            Some(Datum::Text(text)) => self.cut(&text),
-            Some(Datum::Number(value)) => self.figure(value),
-        };
-        self.aligned(text)
-    }
-
-    fn figure(&self, value: Value) -> String {
-        let number = value.as_f64();
-        match self.unit {
-            Some(Unit::Bytes) => short_bytes(number as u64),
-            Some(Unit::BytesPerSecond) => {
-                let sign = if number < 0.0 { "-" } else { "+" };
-                match number.abs().round() as u64 {
-                    0 => "0".into(),
-                    amount => format!("{sign}{}/s", short_bytes(amount)),
-                }
-            }
-            Some(Unit::Share) => format!("{:.0}%", number * 100.0),
-            Some(Unit::Nanoseconds) => age(number as u64 / 1_000_000_000),
-            _ => value.to_string(),
-        }
-    }
-
-    /// Figures and what has no unit but is a number stand to the right, words to the left.
-    fn aligned(&self, text: String) -> String {
-        let width = self.width;
-        match self.is_text() {
-            true => format!("{text:<width$}"),
-            false => format!("{text:>width$}"),
-        }
-    }
-
-    fn is_text(&self) -> bool {
-        matches!(self.title, "MALLOC" | "CGROUP" | "VERDICT")
-    }
-
-    /// Foreign words made harmless, and no longer than the column: of a path the end says more.
-    fn cut(&self, text: &str) -> String {
-        let text = visible(text).to_string();
-        let count = text.chars().count();
-        if count <= self.width {
-            return text;
-        }
-        let rest = text.chars().skip(count + 1 - self.width);
-        "…".chars().chain(rest).collect()
-    }
-}
-
-/// A time in whole seconds, minutes or hours.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        _ => format!("{}h", seconds / 3600),
-    }
 }
 
 /// What a process was started as, in one harmless line: without the folder of its program, and of a

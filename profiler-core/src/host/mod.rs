@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::sample::Host;
 
 pub use arrange::{Arrangement, Line, lines};
-pub use columns::{COLUMNS, Column, Datum, column_of, command, fitting};
+pub use columns::{COLUMNS, ProcessColumn, column_of, command, fitting};
 pub use model::{Cost, HostModel, HostView, ProcessRow, Totals, WalkFigures};
 pub use tree::{TreeSums, TreeView};
 

@@ -16,7 +16,7 @@ const MAX_TRIES: usize = 1 << 20;
 
 /// An arena that was found: its index, and where it and its base are.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct Place {
+pub(super) struct ArenaPlace {
     pub(super) ind: u32,
     pub(super) addr: u64,
     pub(super) base: u64,
@@ -30,9 +30,9 @@ pub(super) fn find<M: TargetMemory>(
     residency: &ResidencyMap,
     data: &[Bytes],
     layout: &Layout,
-) -> Option<Vec<Place>> {
+) -> Option<Vec<ArenaPlace>> {
     let mut tries = 0;
-    let mut best: Option<Vec<Place>> = None;
+    let mut best: Option<Vec<ArenaPlace>> = None;
     for piece in data {
         for at in (0..piece.bytes.len() as u64).step_by(8) {
             let addr = piece.word(at);
@@ -63,7 +63,7 @@ fn array<M: TargetMemory>(
     data: &Bytes,
     at: u64,
     layout: &Layout,
-) -> Vec<Place> {
+) -> Vec<ArenaPlace> {
     let mut found = Vec::new();
     for ind in 0..MAX_ARENAS {
         let at = at + 8 * ind as u64;
@@ -88,7 +88,7 @@ fn place<M: TargetMemory>(
     layout: &Layout,
     addr: u64,
     ind: u32,
-) -> Option<Place> {
+) -> Option<ArenaPlace> {
     let base = word_at(memory, addr.checked_add(layout.arena.base)?)?;
     if base == 0 || base % 16 != 0 || !is_heap(residency, base) {
         return None;
@@ -108,7 +108,7 @@ fn place<M: TargetMemory>(
         && blocks % PAGE_SIZE == 0
         && size % PAGE_SIZE == 0
         && (PAGE_SIZE..HEAP_END).contains(&size);
-    fits.then_some(Place { ind, addr, base })
+    fits.then_some(ArenaPlace { ind, addr, base })
 }
 
 /// Memory that jemalloc may have mapped.
@@ -122,7 +122,7 @@ fn is_heap(residency: &ResidencyMap, addr: u64) -> bool {
 
 /// What an arena says of itself.
 pub(super) struct State {
-    pub(super) place: Place,
+    pub(super) place: ArenaPlace,
     pub(super) mapped: u64,
     pub(super) internal: u64,
     pub(super) nactive: u64,
@@ -148,7 +148,7 @@ pub(super) struct State {
 }
 
 /// Reads an arena.
-pub(super) fn state<M: TargetMemory>(memory: &M, layout: &Layout, place: Place) -> State {
+pub(super) fn state<M: TargetMemory>(memory: &M, layout: &Layout, place: ArenaPlace) -> State {
     let at = &layout.arena;
     let after = match at.bins {
         Bins::Inline(bins) => bins + BINS as u64 * layout.bin.bytes,

@@ -135,7 +135,7 @@ fn leads_to<M: TargetMemory>(
 
 /// What the leaves point to.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Leaves {
     /// Addresses of extents' structures, ascending, each once.
     pub(super) extents: Vec<u64>,
     /// Memory of the tree below its root.
@@ -151,8 +151,8 @@ impl Tree {
         memory: &M,
         residency: &ResidencyMap,
         most: usize,
-    ) -> Found {
-        let mut found = Found::default();
+    ) -> Leaves {
+        let mut found = Leaves::default();
         let mut nodes = vec![children(&self.root)];
         let inner = &self.shape.levels[1..];
         for (depth, bits) in inner.iter().enumerate() {
@@ -191,7 +191,7 @@ impl Tree {
         range: AddrRange,
         is_leaf: bool,
         next: &mut Vec<u64>,
-        found: &mut Found,
+        found: &mut Leaves,
     ) {
         let mut last = 0;
         let mut buffer = Vec::new();

@@ -105,12 +105,12 @@ struct Tail {
     free_since_live: u64,
     below_live: u64,
     /// The last slices, with in all at most [`PIN_BYTES`] in use.
-    last: VecDeque<Part>,
+    last: VecDeque<TailSlice>,
     in_use: u64,
 }
 
 #[derive(Copy, Clone)]
-struct Part {
+struct TailSlice {
     free_pages_bytes: u64,
     in_use: u64,
 }
@@ -139,7 +139,7 @@ impl Tail {
         if tally.live() > 0 {
             self.below_live += std::mem::take(&mut self.free_since_live);
         }
-        let part = Part {
+        let part = TailSlice {
             free_pages_bytes: if free == PAGE_SIZE { pages * free } else { 0 },
             in_use: pages * (tally.live() + tally.of(Use::Cached)),
         };

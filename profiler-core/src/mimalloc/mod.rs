@@ -12,7 +12,6 @@ mod v2;
 mod v3;
 
 use crate::addr::RemoteAddr;
-use crate::allocator::AllocatorIdentity;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, ExtentKind, HeapSnapshot};
@@ -64,7 +63,7 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     context: &Context<'_>,
 ) -> Result<Vec<HeapSnapshot>, NotWalked> {
-    let found = Found { residency, context };
+    let found = HeapNamer { residency, context };
     let mut heaps = v2::walk(memory, residency, &found);
     let ours = context.objects.iter().filter(|object| {
         let version = object.identity.version.as_deref().unwrap_or("3");
@@ -78,12 +77,12 @@ pub fn walk<M: TargetMemory>(
 }
 
 /// Names heaps.
-struct Found<'a> {
+struct HeapNamer<'a> {
     residency: &'a ResidencyMap,
     context: &'a Context<'a>,
 }
 
-impl Found<'_> {
+impl HeapNamer<'_> {
     /// A heap with its version and settings; `layout` names the releases that have its layout.
     fn heap<M: TargetMemory>(
         &self,
@@ -100,7 +99,7 @@ impl Found<'_> {
             },
             None => layout.to_owned(),
         };
-        let in_python = identity.is_some_and(AllocatorIdentity::is_in_python);
+        let in_python = identity.is_some_and(|identity| identity.in_python);
         if let Some((major, minor)) = self.context.python.filter(|_| in_python) {
             version = format!("{version} in CPython {major}.{minor}");
         }

@@ -269,13 +269,12 @@ impl Census {
         self.replaced >= LEAST_REPLACED && self.replaced as f64 > share
     }
 
-    /// What that means, in a sentence or two; `None` where hardly anything was replaced.
+    /// What that means, in two sentences; `None` where hardly anything was replaced.
     pub fn unsteadiness(&self) -> Option<String> {
         self.is_unsteady().then(|| {
             format!(
                 "{} of the objects were replaced while they were read, so who holds how much is given too \
-                 small. `--stop-for-objects` of snapshot and explain reads them exactly, with a `--max-stop` \
-                 that is long enough.",
+                 small. While the target stands still they are read exactly.",
                 percent(self.replaced, self.compared)
             )
         })
@@ -325,7 +324,8 @@ mod tests {
         };
         let sentence = unsteady.unsteadiness().expect("a sentence");
         assert!(sentence.starts_with("75.0 % of the objects"), "{sentence}");
-        assert!(sentence.contains("--stop-for-objects"), "{sentence}");
+        assert!(sentence.ends_with("they are read exactly."), "{sentence}");
+        assert!(!sentence.contains("--"), "{sentence}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct HolderGrowth {
 /// What became larger in one step between two censuses: tables that were enlarged for what will be put into them,
 /// or a single block. That is no growth before it repeats.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct GrowthStep {
     /// The type whose objects or storage that is; `None` for a native block.
     pub type_name: Option<String>,
     /// Bytes more than objects and entries account for.
@@ -86,7 +86,7 @@ pub struct Growth {
     /// Holders whose bytes changed, the most first.
     pub holders: Vec<HolderGrowth>,
     /// What became larger in one step, the most first.
-    pub steps: Vec<Step>,
+    pub steps: Vec<GrowthStep>,
     /// Bytes a second that all live blocks gained, but for those steps.
     pub steady_bytes: f64,
     /// Whether that is more than a program's memory grows by itself.
@@ -123,7 +123,7 @@ impl Growth {
     }
 
     /// What became larger in one step by more than memory does by itself, the most first.
-    pub fn notable_step(&self) -> Option<&Step> {
+    pub fn notable_step(&self) -> Option<&GrowthStep> {
         self.steps.first().filter(|step| step.bytes > NOISE_BYTES)
     }
 
@@ -282,18 +282,18 @@ fn has_more(was: &Holder, now: &Holder) -> bool {
 }
 
 /// What became larger without more objects or entries: of each type, and of all single native blocks.
-fn steps(earlier: &Census, later: &Census) -> Vec<Step> {
+fn steps(earlier: &Census, later: &Census) -> Vec<GrowthStep> {
     let before: HashMap<&str, &TypeRow> =
         (earlier.types.iter().map(|row| (row.name.as_str(), row))).collect();
     let nothing = TypeRow::default();
-    let of_type = |now: &TypeRow| Step {
+    let of_type = |now: &TypeRow| GrowthStep {
         type_name: Some(now.name.clone()),
         bytes: {
             let was = before.get(now.name.as_str()).copied().unwrap_or(&nothing);
             stepped(was.objects, now.objects) + enlarged(was, now)
         },
     };
-    let mut steps: Vec<Step> = later.types.iter().map(of_type).collect();
+    let mut steps: Vec<GrowthStep> = later.types.iter().map(of_type).collect();
     let class = |row: &NativeRow| (row.allocator, row.class);
     let rows = |census: &Census| census.native.clone().into_iter();
     let all = pairs(
@@ -306,7 +306,7 @@ fn steps(earlier: &Census, later: &Census) -> Vec<Step> {
     let native = single
         .map(|(was, now)| now.bytes as f64 - was.bytes as f64)
         .sum();
-    steps.push(Step {
+    steps.push(GrowthStep {
         type_name: None,
         bytes: native,
     });

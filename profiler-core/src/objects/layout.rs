@@ -270,6 +270,92 @@ pub(super) const DESCR_KIND: u64 = 24;
 /// `arrayobject.ob_item` (`Modules/arraymodule.c`) in all versions.
 pub(super) const ARRAY_ITEMS: u64 = 24;
 
+impl FunctionLayout {
+    fn of(version: (u8, u8)) -> Self {
+        if version >= (3, 10) {
+            FunctionLayout {
+                defaults: 56,
+                keyword_defaults: Some(64),
+                closure: 72,
+            }
+        } else if version >= (3, 0) {
+            FunctionLayout {
+                defaults: 32,
+                keyword_defaults: Some(40),
+                closure: 48,
+            }
+        } else {
+            FunctionLayout {
+                defaults: 32,
+                keyword_defaults: None,
+                closure: 40,
+            }
+        }
+    }
+}
+
+impl CodeLayout {
+    fn of(version: (u8, u8)) -> Self {
+        let three = version >= (3, 0);
+        let since = |minor| version >= (3, minor);
+        match version {
+            _ if since(11) => CodeLayout {
+                locals: if since(12) { 72 } else { 76 },
+                names: 96,
+                name: 120,
+                qualified_name: Some(128),
+                file: 112,
+                first_line: if since(12) { 68 } else { 72 },
+                lines: 136,
+                instructions: Some(match version.1 {
+                    _ if since(13) => 200,
+                    12 => 192,
+                    _ => 184,
+                }),
+            },
+            _ => {
+                let (locals, names, file, first_line) = match version {
+                    _ if since(8) => (28, 72, 104, 40),
+                    _ if three => (24, 64, 96, 36),
+                    _ => (20, 56, 80, 96),
+                };
+                CodeLayout {
+                    locals,
+                    names,
+                    name: file + 8,
+                    qualified_name: None,
+                    file,
+                    first_line,
+                    lines: file + 16 + if three { 0 } else { 8 },
+                    instructions: None,
+                }
+            }
+        }
+    }
+}
+
+impl FrameLayout {
+    fn of(version: (u8, u8)) -> Self {
+        let since = |minor| version >= (3, minor);
+        match version {
+            _ if since(12) => FrameLayout::Stack {
+                code: 0,
+                globals: 24,
+                locals: 72,
+            },
+            _ if since(11) => FrameLayout::Stack {
+                code: 32,
+                globals: 8,
+                locals: 72,
+            },
+            _ => FrameLayout::Object {
+                code: 32,
+                globals: 48,
+            },
+        }
+    }
+}
+
 impl Layout {
     /// The layout of a version; `None` for versions before 2.7 and from 3.0 to 3.5.
     pub(super) fn of(version: (u8, u8)) -> Option<Self> {
@@ -309,74 +395,11 @@ impl Layout {
                 },
                 _ => StrLayout::Bytes,
             },
-            function: if since(10) {
-                FunctionLayout {
-                    defaults: 56,
-                    keyword_defaults: Some(64),
-                    closure: 72,
-                }
-            } else if three {
-                FunctionLayout {
-                    defaults: 32,
-                    keyword_defaults: Some(40),
-                    closure: 48,
-                }
-            } else {
-                FunctionLayout {
-                    defaults: 32,
-                    keyword_defaults: None,
-                    closure: 40,
-                }
-            },
-            code: match version {
-                _ if since(11) => CodeLayout {
-                    locals: if since(12) { 72 } else { 76 },
-                    names: 96,
-                    name: 120,
-                    qualified_name: Some(128),
-                    file: 112,
-                    first_line: if since(12) { 68 } else { 72 },
-                    lines: 136,
-                    instructions: Some(match version.1 {
-                        _ if since(13) => 200,
-                        12 => 192,
-                        _ => 184,
-                    }),
-                },
-                _ => {
-                    let (locals, names, file, first_line) = match version {
-                        _ if since(8) => (28, 72, 104, 40),
-                        _ if three => (24, 64, 96, 36),
-                        _ => (20, 56, 80, 96),
-                    };
-                    CodeLayout {
-                        locals,
-                        names,
-                        name: file + 8,
-                        qualified_name: None,
-                        file,
-                        first_line,
-                        lines: file + 16 + if three { 0 } else { 8 },
-                        instructions: None,
-                    }
-                }
-            },
-            frame: match version {
-                _ if !known => FrameLayout::Unknown,
-                _ if since(12) => FrameLayout::Stack {
-                    code: 0,
-                    globals: 24,
-                    locals: 72,
-                },
-                _ if since(11) => FrameLayout::Stack {
-                    code: 32,
-                    globals: 8,
-                    locals: 72,
-                },
-                _ => FrameLayout::Object {
-                    code: 32,
-                    globals: 48,
-                },
+            function: FunctionLayout::of(version),
+            code: CodeLayout::of(version),
+            frame: match known {
+                true => FrameLayout::of(version),
+                false => FrameLayout::Unknown,
             },
         })
     }

@@ -55,7 +55,7 @@ pub use self::census::{
     AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
     PathStep, TypeRow, Via,
 };
-pub use self::growth::{Growth, HolderGrowth, NativeGrowth, Rate, Step, TypeGrowth};
+pub use self::growth::{Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.
@@ -106,7 +106,7 @@ pub fn census<M: TargetMemory + Sync>(
     let mut scanned = scan(&source, &types);
     let known = all_types(&types);
     let (names, references) = references(&source, residency, &scanned, &types, &known);
-    let held = Held::of(references.graph, &names, &mut scanned.kinds, &index, &known);
+    let held = Retention::of(references.graph, &names, &mut scanned.kinds, &index, &known);
     let mut census = count(&index, &scanned, &known);
     let holders = Holders {
         source: &source,
@@ -137,7 +137,7 @@ pub fn census<M: TargetMemory + Sync>(
 }
 
 /// Who holds what: the dominator tree of what is left when blocks are folded into what refers to them.
-struct Held {
+struct Retention {
     folded: Folded,
     tree: Dominators,
     /// References there were.
@@ -146,7 +146,7 @@ struct Held {
     left_out: u64,
 }
 
-impl Held {
+impl Retention {
     /// Of the references between blocks. Native blocks that only objects refer to become their storage.
     fn of(
         mut graph: Graph,

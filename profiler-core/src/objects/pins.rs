@@ -1,13 +1,13 @@
 //! What pins: the free bytes that blocks keep from being returned, and what freeing what a name holds would return.
 //!
-//! What goes back is found by the allocators' own rules. `malloc_trim(0)` of glibc returns the whole pages
+//! What goes back is found by the allocators' own rules ([`PageReturn`]). `malloc_trim(0)` of glibc returns the whole pages
 //! of a run of free chunks behind its first header (see `glibc/trim.rs`); pymalloc returns an arena once
 //! nothing lives in it; a block with a mapping of its own goes with it. So each page, or arena, goes back
 //! with the innermost holder that has all that lives on it, and with every holder around that one.
 
 use super::blocks::BlockIndex;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use crate::allocator::Allocator;
+use crate::allocator::{Margins, PageReturn};
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::residency::ResidencyMap;
 use crate::span::SpanState;
@@ -42,9 +42,6 @@ pub(super) struct CopiedTypes {
 pub(super) const NOBODY: u16 = u16::MAX;
 /// Nothing lives there.
 const EMPTY: u16 = u16::MAX - 1;
-/// Bytes before a chunk's span that are the chunk's own (`prev_size`), and bytes that `mtrim` leaves
-/// alone behind the end of one that is in use: `sizeof (struct malloc_chunk)` less those.
-const CHUNK_MARGINS: (u64, u64) = (8, 40);
 
 /// Who is within whom, of the holders that are reported.
 pub(super) struct Nesting {
@@ -157,8 +154,7 @@ impl Owners<'_> {
         self.nesting.add_up(&mut dropped, add);
         self.nesting
             .add_up(&mut pinned.by_holder, |above, own| *above += own);
-        let known =
-            |heap: &HeapSnapshot| matches!(heap.allocator, Allocator::Glibc | Allocator::Pymalloc);
+        let known = |heap: &HeapSnapshot| heap.allocator.row().page_return != PageReturn::Other;
         let all_known = heaps
             .iter()
             .all(|heap| known(heap) || heap.library.is_some());
@@ -213,8 +209,9 @@ impl Owners<'_> {
     }
 
     fn pages(&self, heap: &HeapSnapshot, extent: &Extent) -> Vec<Page> {
-        let is_pool = heap.allocator == Allocator::Pymalloc;
-        let mut pages = Pages::of(extent);
+        let page_return = heap.allocator.row().page_return;
+        let goes_whole = page_return == PageReturn::WholeExtents;
+        let mut pages = Pages::of(extent, page_return);
         let keep = |pages: &mut Pages, range: AddrRange, owner: u16| {
             pages.keep(range, |page| match page.owner {
                 EMPTY => owner,
@@ -234,22 +231,22 @@ impl Owners<'_> {
             let is_free = matches!(span.state, SpanState::Free | SpanState::Retained);
             let goes = match span.state {
                 SpanState::Live => continue,
-                SpanState::Top => is_pool || extent.kind == ExtentKind::Brk,
+                SpanState::Top => goes_whole || extent.kind == ExtentKind::Brk,
                 // Headers of pools go with their arena.
-                SpanState::Metadata => is_pool,
+                SpanState::Metadata => goes_whole,
                 _ => is_free,
             };
             if !goes {
                 keep(&mut pages, span.range, NOBODY);
             }
-            if is_free || is_pool && is_top {
+            if is_free || goes_whole && is_top {
                 pages.each(span.range, |page, bytes| {
                     page.free = page.free.saturating_add(bytes);
                 });
             }
         }
         let mut pages = pages.all;
-        if is_pool {
+        if goes_whole {
             // An arena goes as a whole.
             let lived_on = pages.iter().filter(|page| page.owner != EMPTY);
             let owner = lived_on
@@ -338,11 +335,11 @@ struct Pages {
     first: u64,
     all: Vec<Page>,
     /// Bytes before and behind a block that belong to it.
-    margins: (u64, u64),
+    margins: Margins,
 }
 
 impl Pages {
-    fn of(extent: &Extent) -> Self {
+    fn of(extent: &Extent, page_return: PageReturn) -> Self {
         let empty = Page {
             owner: EMPTY,
             live: 0,
@@ -354,17 +351,18 @@ impl Pages {
         Self {
             first,
             all: vec![empty; count as usize],
-            margins: match extent.kind {
-                ExtentKind::Brk | ExtentKind::ThreadHeap => CHUNK_MARGINS,
-                _ => (0, 0),
+            margins: match (page_return, extent.kind) {
+                (PageReturn::PagesBetween(_), ExtentKind::LargeMapped) => Margins::default(),
+                (PageReturn::PagesBetween(margins), _) => margins,
+                (PageReturn::WholeExtents | PageReturn::Other, _) => Margins::default(),
             },
         }
     }
 
     /// What is not free keeps the pages that it lies on, for this owner.
     fn keep(&mut self, range: AddrRange, owner: impl Fn(&Page) -> u16) {
-        let from = range.start().get().saturating_sub(self.margins.0) / PAGE_SIZE;
-        let to = (range.end().get() + self.margins.1).div_ceil(PAGE_SIZE);
+        let from = range.start().get().saturating_sub(self.margins.before) / PAGE_SIZE;
+        let to = (range.end().get() + self.margins.behind).div_ceil(PAGE_SIZE);
         for page in from.max(self.first)..to.min(self.first + self.all.len() as u64) {
             let page = &mut self.all[(page - self.first) as usize];
             page.owner = owner(page);
@@ -394,6 +392,8 @@ fn parts(range: AddrRange) -> impl Iterator<Item = (u64, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocator::Allocator;
+    use crate::glibc::CHUNK_HEADER;
     use crate::residency::{Mapping, MappingKind, PageRun, PageState};
     use crate::span::SpanList;
 
@@ -410,7 +410,10 @@ mod tests {
             range: AddrRange::with_len(RemoteAddr::new(BASE), spans.bytes()).expect("low"),
             kind,
             arena: 0,
-            block_header_bytes: if allocator == Allocator::Glibc { 8 } else { 0 },
+            block_header_bytes: match allocator {
+                Allocator::Glibc => CHUNK_HEADER,
+                _ => 0,
+            },
             spans,
         });
         heap

@@ -12,7 +12,7 @@
 use crate::addr::RemoteAddr;
 use crate::data::{self, Words};
 use crate::memory::TargetMemory;
-use crate::pymalloc::roots::{Place, Roots};
+use crate::pymalloc::roots::{Root, Roots};
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
@@ -129,7 +129,7 @@ pub fn objects_allocator_from<M: TargetMemory>(
             false => at_entries(memory, residency, &table, &known).map(Some),
         });
         if let Some(serving) = serving {
-            roots.tables = Place::Known(known);
+            roots.tables = Root::Known(known);
             return serving.unwrap_or(PythonMalloc::Unknown);
         }
     }
@@ -141,7 +141,7 @@ pub fn objects_allocator_from<M: TargetMemory>(
                 true => by_table(memory, residency, &table),
                 false => by_search(memory, residency, &table, &data, &mut known),
             };
-            roots.tables = Place::Known(known);
+            roots.tables = Root::Known(known);
             return serving.unwrap_or(PythonMalloc::Unknown);
         }
     }

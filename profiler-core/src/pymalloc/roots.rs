@@ -13,8 +13,8 @@ use crate::sample::PythonMalloc;
 /// What does not prove to be there any more is looked for anew.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    pub(super) tables: Place<Tables>,
-    arenas: Place<KnownArenas>,
+    pub(super) tables: Root<Tables>,
+    arenas: Root<KnownArenas>,
 }
 
 impl Roots {
@@ -22,14 +22,14 @@ impl Roots {
     pub fn are_known(&self) -> bool {
         matches!(
             (&self.tables, &self.arenas),
-            (Place::Known(_), Place::Known(_))
+            (Root::Known(_), Root::Known(_))
         )
     }
 }
 
 /// Where something is.
 #[derive(Clone, Debug, Default)]
-pub(super) enum Place<T> {
+pub(super) enum Root<T> {
     /// Nobody has looked.
     #[default]
     Unknown,
@@ -39,13 +39,13 @@ pub(super) enum Place<T> {
     Nowhere,
 }
 
-impl<T> From<Option<T>> for Place<T> {
+impl<T> From<Option<T>> for Root<T> {
     fn from(place: Option<T>) -> Self {
         place.map_or(Self::Unknown, Self::Known)
     }
 }
 
-impl<T> Place<T> {
+impl<T> Root<T> {
     /// Where it was, to be looked at again.
     pub(super) fn take(&mut self) -> Option<T> {
         match std::mem::take(self) {
@@ -69,7 +69,7 @@ struct KnownArenas {
 }
 
 /// The arenas of all interpreters.
-pub(super) struct Found {
+pub(super) struct FoundArenas {
     pub(super) geometry: Geometry,
     /// Where their pools were looked for.
     place: Where,
@@ -87,15 +87,15 @@ pub fn look<M: TargetMemory>(
     roots: &mut Roots,
 ) -> PythonMalloc {
     *roots = Roots {
-        tables: Place::from(roots.tables.take()),
-        arenas: Place::from(roots.arenas.take()),
+        tables: Root::from(roots.tables.take()),
+        arenas: Root::from(roots.arenas.take()),
     };
     let serves = objects_allocator_from(memory, residency, python, roots);
-    if let Place::Unknown = roots.tables {
-        roots.tables = Place::Nowhere;
+    if let Root::Unknown = roots.tables {
+        roots.tables = Root::Nowhere;
     }
     if find_from(memory, residency, python, serves, roots).is_err() {
-        roots.arenas = Place::Nowhere;
+        roots.arenas = Root::Nowhere;
     }
     serves
 }
@@ -107,7 +107,7 @@ pub(super) fn find_from<M: TargetMemory>(
     python: (u8, u8),
     serves: PythonMalloc,
     roots: &mut Roots,
-) -> Result<Found, NotWalked> {
+) -> Result<FoundArenas, NotWalked> {
     if roots.arenas.is_nowhere() && !serves.may_be_pymalloc() {
         return Err(NotWalked::NoPools);
     }
@@ -117,7 +117,7 @@ pub(super) fn find_from<M: TargetMemory>(
         Some(found) => found,
         None => find(memory, residency, python, serves)?,
     };
-    roots.arenas = Place::Known(KnownArenas {
+    roots.arenas = Root::Known(KnownArenas {
         geometry: found.geometry,
         place: found.place,
         pointers: found.arrays.iter().map(|array| array.place).collect(),
@@ -131,7 +131,7 @@ fn known_arenas<M: TargetMemory>(
     residency: &ResidencyMap,
     python: (u8, u8),
     known: &KnownArenas,
-) -> Option<Found> {
+) -> Option<FoundArenas> {
     let (geometry, place) = (known.geometry, known.place);
     let mut arrays = arrays::at(memory, residency, geometry, &known.pointers);
     // Before 3.12 there is one heap; later an interpreter may have begun that has its own.
@@ -155,7 +155,7 @@ fn known_arenas<M: TargetMemory>(
         outside = others.pools.len();
     }
     arrays::in_order(&mut arrays);
-    (!arrays.is_empty()).then_some(Found {
+    (!arrays.is_empty()).then_some(FoundArenas {
         geometry,
         place,
         arrays,
@@ -170,7 +170,7 @@ fn find<M: TargetMemory>(
     residency: &ResidencyMap,
     python: (u8, u8),
     serves: PythonMalloc,
-) -> Result<Found, NotWalked> {
+) -> Result<FoundArenas, NotWalked> {
     let usual = Geometry::of(python);
     let candidates = scan::pools(memory, residency, usual.pool, Where::Mapped, &[]);
     let nothing = match candidates.pools.is_empty() {
@@ -207,10 +207,10 @@ fn arenas<M: TargetMemory>(
     geometry: Geometry,
     place: Where,
     mut candidates: FoundPools,
-) -> Option<Found> {
+) -> Option<FoundArenas> {
     // One array of arenas for each interpreter that has its own (3.12 on), most have one.
     let arrays = arrays::arrays(memory, residency, geometry, &mut candidates);
-    (!arrays.is_empty()).then_some(Found {
+    (!arrays.is_empty()).then_some(FoundArenas {
         geometry,
         place,
         arrays,

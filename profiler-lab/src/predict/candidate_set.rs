@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use profiler_core::allocator::{Allocator as Kind, PRELOAD};
+use profiler_core::allocator::{Allocator, PRELOAD};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 
 use super::band::Walked;
@@ -14,7 +14,7 @@ use crate::play::{PlayError, ReplayProgram, Setup, play};
 use crate::shadow::is_pressed;
 
 /// All that is to be played.
-pub(super) struct CandidateSet<'a> {
+pub(super) struct HeapCandidateSet<'a> {
     pub(super) candidates: Vec<HeapCandidate>,
     pub(super) programs: Vec<Arc<ReplayProgram>>,
     /// That of [`IDLE`].
@@ -34,18 +34,18 @@ pub(super) struct CandidateSet<'a> {
 #[derive(Default)]
 pub(super) struct State {
     queue: VecDeque<(usize, usize)>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<HeapOutcome>,
 }
 
 /// What playing one candidate came to.
 #[derive(Clone, Default)]
-struct Outcome {
+struct HeapOutcome {
     /// Resident bytes at the end, by history.
     resident: Vec<Option<u64>>,
     failure: Option<String>,
 }
 
-impl CandidateSet<'_> {
+impl HeapCandidateSet<'_> {
     pub(super) fn run(&self, players: usize) -> Predictions {
         let histories = self.programs.len();
         let all = self.candidates.iter().enumerate();
@@ -58,7 +58,7 @@ impl CandidateSet<'_> {
             outcomes: self
                 .candidates
                 .iter()
-                .map(|candidate| Outcome {
+                .map(|candidate| HeapOutcome {
                     resident: vec![None; candidate.interpretation.runs(histories)],
                     failure: candidate.failure(),
                 })
@@ -126,7 +126,7 @@ impl CandidateSet<'_> {
         None
     }
 
-    fn is_reproduced(&self, baseline: &Outcome) -> bool {
+    fn is_reproduced(&self, baseline: &HeapOutcome) -> bool {
         let predicted = baseline.resident.first().copied().flatten();
         predicted.is_some_and(|predicted| self.self_check(predicted).holds())
     }
@@ -206,7 +206,7 @@ impl CandidateSet<'_> {
     fn needs(
         &self,
         candidate: &HeapCandidate,
-        outcome: &Outcome,
+        outcome: &HeapOutcome,
         baseline: Option<u64>,
     ) -> Option<Needs> {
         if let Some(bytes) = candidate.exact {
@@ -224,7 +224,7 @@ impl CandidateSet<'_> {
             .candidate
             .allocator
             .as_ref()
-            .is_ok_and(|a| a.identity.is(Kind::Glibc));
+            .is_ok_and(|a| a.identity.is(Allocator::Glibc));
         self.walked
             .needs(candidate.interpretation, is_glibc, all, baseline?)
     }
@@ -234,7 +234,11 @@ impl CandidateSet<'_> {
     }
 }
 
-fn prediction(candidate: &HeapCandidate, outcome: &Outcome, needs: Option<Needs>) -> Prediction {
+fn prediction(
+    candidate: &HeapCandidate,
+    outcome: &HeapOutcome,
+    needs: Option<Needs>,
+) -> Prediction {
     let HeapCandidate {
         candidate, undoes, ..
     } = candidate;

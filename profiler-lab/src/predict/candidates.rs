@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use profiler_core::allocator::{Allocator as Kind, BuildId, Environment, GlibcSetting};
+use profiler_core::allocator::{Allocator, BuildId, Environment, GlibcSetting, ReturnTime};
 use profiler_core::report::Mechanism;
-use profiler_core::tuning::{self, TRIM_FROM_PYTHON, Tuning};
+use profiler_core::tuning::{self, Tuning};
 
-use crate::allocators::Allocator;
+use crate::allocators::PlayableAllocator;
 use crate::candidates::Candidate;
 use crate::report::Failure;
 use crate::seed::SeedHeap;
@@ -32,14 +32,13 @@ pub(super) enum Interpretation {
 
 impl Interpretation {
     /// Of another allocator as it comes.
-    fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Jemalloc => Self::Idle,
-            Kind::Mimalloc => Self::Collected,
-            Kind::Tcmalloc => Self::Peak,
-            Kind::Glibc => Self::UpToPeak,
-            // No player has these.
-            Kind::Pymalloc | Kind::Musl => Self::Histories,
+    fn of(kind: Allocator) -> Self {
+        match kind.row().return_time {
+            ReturnTime::InCalls => Self::Idle,
+            ReturnTime::WithLaterCalls => Self::Collected,
+            ReturnTime::Never => Self::Peak,
+            ReturnTime::ByPlace => Self::UpToPeak,
+            ReturnTime::Unknown => Self::Histories,
         }
     }
 
@@ -97,9 +96,9 @@ pub(super) fn candidates(
 ) -> Vec<HeapCandidate> {
     let own = heap.allocator();
     let env = settings_of(heap);
-    let installed = |build| Allocator::to_preload(build, root).map_err(Failure::from);
+    let installed = |build| PlayableAllocator::to_preload(build, root).map_err(Failure::from);
     let as_it_is = match own {
-        Kind::Glibc => Ok(Allocator::glibc()),
+        Allocator::Glibc => Ok(PlayableAllocator::glibc()),
         _ => as_the_worker_has(heap, root),
     };
     let baseline = Candidate::with("baseline", as_it_is, env.clone());
@@ -129,11 +128,11 @@ pub(super) fn candidates(
     let mut all = vec![HeapCandidate::untuned(baseline, Interpretation::Baseline)];
     all.extend(others.into_iter().filter(|other| !is_own(other)));
     match own {
-        Kind::Glibc => all.extend(of_glibc(heap, measured, &env)),
-        Kind::Pymalloc | Kind::Jemalloc | Kind::Mimalloc | Kind::Tcmalloc | Kind::Musl => {
-            let glibc = Ok(Allocator::glibc());
+        Allocator::Glibc => all.extend(of_glibc(heap, measured, &env)),
+        _ => {
+            let glibc = Ok(PlayableAllocator::glibc());
             let glibc = Candidate::default_of(BuildId::Glibc, glibc, Environment::default());
-            let interpretation = Interpretation::of(Kind::Glibc);
+            let interpretation = Interpretation::of(Allocator::Glibc);
             all.push(HeapCandidate::untuned(glibc, interpretation));
         }
     }
@@ -143,23 +142,17 @@ pub(super) fn candidates(
 /// Settings and calls of glibc's own, for a heap of glibc's.
 fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCandidate> {
     let tuned = |tuning: &Tuning| {
-        let candidate = Candidate::tuned(tuning, Ok(Allocator::glibc()), env.clone());
+        let candidate = Candidate::tuned(tuning, Ok(PlayableAllocator::glibc()), env.clone());
         HeapCandidate::tuned(tuning, candidate)
     };
-    let trimmed = Candidate {
-        step: Some(format!(
-            "call malloc_trim(0) after peaks: {TRIM_FROM_PYTHON}"
-        )),
-        ..Candidate::with("malloc_trim", Ok(Allocator::glibc()), env.clone())
-    };
+    let mut trimmed = tuned(&tuning::TRIM);
+    let call = tuning::TRIM.calls;
+    trimmed.candidate.step = call.map(|call| call.step("after peaks"));
+    trimmed.exact = Some(measured.saturating_sub(heap.trimmable_bytes()));
     let mut all = vec![
         tuned(&tuning::MMAP_THRESHOLD),
         tuned(&tuning::TRIM_THRESHOLD),
-        HeapCandidate {
-            exact: Some(measured.saturating_sub(heap.trimmable_bytes())),
-            undoes: Some(Mechanism::Untrimmed),
-            ..HeapCandidate::untuned(trimmed, Interpretation::Histories)
-        },
+        trimmed,
     ];
     if heap.arenas().len() > 1 {
         all.extend([tuned(&tuning::TWO_ARENAS), tuned(&tuning::ONE_ARENA)]);
@@ -168,7 +161,10 @@ fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCa
 }
 
 /// The allocator of a worker that has another than glibc, where that can be played as it is.
-fn as_the_worker_has(heap: &SeedHeap<'_>, root: Option<&Path>) -> Result<Allocator, Failure> {
+fn as_the_worker_has(
+    heap: &SeedHeap<'_>,
+    root: Option<&Path>,
+) -> Result<PlayableAllocator, Failure> {
     let found = of_version(heap.allocator(), heap.version(), root)?;
     if heap.has_settings() {
         let why = "its settings are those of its environment, which players do not get";
@@ -178,10 +174,14 @@ fn as_the_worker_has(heap: &SeedHeap<'_>, root: Option<&Path>) -> Result<Allocat
 }
 
 /// The build of an allocator that has this version.
-fn of_version(kind: Kind, version: &str, root: Option<&Path>) -> Result<Allocator, Failure> {
+fn of_version(
+    kind: Allocator,
+    version: &str,
+    root: Option<&Path>,
+) -> Result<PlayableAllocator, Failure> {
     let mut others = Vec::new();
     for build in kind.row().builds {
-        let found = Allocator::to_preload(*build, root)?;
+        let found = PlayableAllocator::to_preload(*build, root)?;
         match found.identity.version.as_deref() {
             Some(found_version) if found_version == version => return Ok(found),
             other => others.push(other.unwrap_or("an unknown one").to_owned()),
@@ -194,7 +194,7 @@ fn of_version(kind: Kind, version: &str, root: Option<&Path>) -> Result<Allocato
 /// glibc's settings in force, as far as they were changed and a variable sets them.
 fn settings_of(heap: &SeedHeap<'_>) -> Environment {
     let mut env = Environment::default();
-    if heap.allocator() != Kind::Glibc {
+    if heap.allocator() != Allocator::Glibc {
         return env;
     }
     let is_fixed = heap.setting(GlibcSetting::NoDynThreshold) == Some(1);
@@ -213,7 +213,7 @@ fn settings_of(heap: &SeedHeap<'_>) -> Environment {
         let adapts = is_threshold && !is_fixed;
         let changed = heap.changed_setting(setting).filter(|_| !adapts);
         if let (Some(tunable), Some(value)) = (setting.tunable(), changed) {
-            env.set_setting(Kind::Glibc, tunable, &value.to_string());
+            env.set_setting(Allocator::Glibc, tunable, &value.to_string());
         }
     }
     env
@@ -227,7 +227,7 @@ mod tests {
     fn a_worker_has_the_build_of_its_version_and_no_other() {
         for build in BuildId::ALL {
             // What is not installed here cannot be the one that is found.
-            let Ok(here) = Allocator::to_preload(build, None) else {
+            let Ok(here) = PlayableAllocator::to_preload(build, None) else {
                 continue;
             };
             let Some(version) = here.identity.version.clone() else {
@@ -236,7 +236,7 @@ mod tests {
             let found = of_version(build.kind(), &version, None).expect("it is here");
             assert_eq!(found, here, "{build:?}");
         }
-        let refused = of_version(Kind::Mimalloc, "2.0.1", None).expect_err("nobody has it");
+        let refused = of_version(Allocator::Mimalloc, "2.0.1", None).expect_err("nobody has it");
         let begins = "the process has version 2.0.1, and 3.";
         assert!(refused.why.starts_with(begins), "{}", refused.why);
     }

@@ -19,7 +19,7 @@ use profiler_trace::compile::Summary;
 use profiler_trace::limits::{Limits, Meter, Stopped};
 
 use self::band::{Walked, scaled};
-use self::candidate_set::CandidateSet;
+use self::candidate_set::HeapCandidateSet;
 use self::candidates::candidates;
 use super::play::{ReplayProgram, cores};
 use super::seed::{
@@ -122,7 +122,7 @@ pub fn predict(
         ));
     }
     let idle = programs.pop();
-    let set = CandidateSet {
+    let set = HeapCandidateSet {
         idle,
         candidates: candidates(&heap, measured, root),
         programs,

@@ -16,7 +16,7 @@ use profiler_trace::trace::TraceDescription;
 use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
-use super::allocators::Allocator;
+use super::allocators::PlayableAllocator;
 use super::report::Failure;
 
 /// The variables of a recording that players get, and what was not taken, in words.
@@ -47,7 +47,7 @@ fn is_the_allocator(description: &TraceDescription, preloaded: &str) -> bool {
 #[derive(Debug)]
 pub struct Recorded {
     /// What is played, or why nothing is.
-    pub allocator: Result<Allocator, Failure>,
+    pub allocator: Result<PlayableAllocator, Failure>,
     /// Why it is not the object that the recording names, if that is so.
     pub note: Option<Failure>,
 }
@@ -82,19 +82,19 @@ pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
     }
 }
 
-fn own(path: &Path) -> Result<Allocator, Failure> {
+fn own(path: &Path) -> Result<PlayableAllocator, Failure> {
     let path = ownership::only_ours(path).map_err(|why| why.to_string())?;
     if !path.is_file() {
         return Err("it is not a file".to_owned().into());
     }
-    Ok(Allocator::at_path(&path)?)
+    Ok(PlayableAllocator::at_path(&path)?)
 }
 
 /// An allocator of the same name that fragscope or the host has. The name is the recording's too, and
 /// never a path.
-fn stand_in(name: &str) -> Result<Allocator, Failure> {
+fn stand_in(name: &str) -> Result<PlayableAllocator, Failure> {
     match BuildId::named(name).filter(|id| *id != BuildId::Glibc) {
-        Some(id) => Ok(Allocator::of(id)?),
+        Some(id) => Ok(PlayableAllocator::of(id)?),
         None => Err(format!("fragscope has no allocator of the name {name}").into()),
     }
 }

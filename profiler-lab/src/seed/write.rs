@@ -9,7 +9,7 @@ use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::Extent;
 use profiler_trace::compile::{
-    Neighbours, Sink, parts_with_pages, room, set_mmap_threshold, settle,
+    Neighbours, Sink, op, parts_with_pages, room, set_mmap_threshold, settle,
 };
 
 use super::blocks::{SeedHeap, Stretch, StretchKind};
@@ -400,13 +400,4 @@ impl<'a, S: Sink> Writer<'a, S> {
 fn too_many(what: &str) -> io::Error {
     let why = format!("it has too many {what}");
     io::Error::new(io::ErrorKind::InvalidInput, why)
-}
-
-fn op(code: OpCode, value: u64, slot: u32) -> Op {
-    Op {
-        value,
-        slot,
-        code,
-        ..Op::default()
-    }
 }

@@ -1,11 +1,10 @@
 //! mimalloc 2.0.9: a segment with one page of 80-byte blocks, its heap, and the data of its object.
 
-use profiler_core::allocator::Allocator;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::mimalloc::{Context, NotWalked};
+use profiler_core::mimalloc::NotWalked;
 use profiler_core::residency::MappingKind;
 
-use super::{Specimen, object};
+use super::{Specimen, walk_mimalloc};
 use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 
 /// The segment.
@@ -57,12 +56,7 @@ pub fn sound() -> HeapImage {
 /// # Errors
 /// As the walker's.
 pub fn walk(image: &HeapImage) -> Result<Vec<HeapSnapshot>, NotWalked> {
-    let data = vec![range(DATA, 4096)];
-    let context = Context {
-        objects: &[object(Allocator::Mimalloc, Some("2.0.9"), PATH, data)],
-        python: None,
-    };
-    image.walk(|memory, residency| profiler_core::mimalloc::walk(memory, residency, &context))
+    walk_mimalloc(image, "2.0.9", PATH, range(DATA, 4096))
 }
 
 /// For damage.

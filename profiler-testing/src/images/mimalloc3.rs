@@ -1,12 +1,11 @@
 //! mimalloc 3.0.1: an arena with its own slice, a page of mimalloc's own data, two pages with blocks,
 //! and free slices; and the map of pages.
 
-use profiler_core::allocator::Allocator;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::mimalloc::{Context, NotWalked};
+use profiler_core::mimalloc::NotWalked;
 use profiler_core::residency::MappingKind;
 
-use super::{Specimen, object};
+use super::{Specimen, walk_mimalloc};
 use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 
 /// Bytes of a slice.
@@ -79,12 +78,7 @@ fn memid(image: &mut HeapImage, at: u64, slice: u64) {
 /// # Errors
 /// As the walker's.
 pub fn walk(image: &HeapImage) -> Result<Vec<HeapSnapshot>, NotWalked> {
-    let data = vec![range(DATA, 4096)];
-    let context = Context {
-        objects: &[object(Allocator::Mimalloc, Some("3.0.1"), PATH, data)],
-        python: None,
-    };
-    image.walk(|memory, residency| profiler_core::mimalloc::walk(memory, residency, &context))
+    walk_mimalloc(image, "3.0.1", PATH, range(DATA, 4096))
 }
 
 /// For damage.

@@ -12,6 +12,7 @@ pub mod tcmalloc;
 use profiler_core::addr::AddrRange;
 use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
+use profiler_core::mimalloc;
 use profiler_core::object::AllocatorObject;
 
 use crate::image::{Damage, HeapImage, WeakPoints};
@@ -53,6 +54,20 @@ impl Specimen {
     }
 }
 
+/// The walk of an image of mimalloc, of which the object at `path` has this version and these data.
+fn walk_mimalloc(
+    image: &HeapImage,
+    version: &str,
+    path: &str,
+    data: AddrRange,
+) -> Result<Vec<HeapSnapshot>, mimalloc::NotWalked> {
+    let context = mimalloc::Context {
+        objects: &[object(Allocator::Mimalloc, Some(version), path, vec![data])],
+        python: None,
+    };
+    image.walk(|memory, residency| mimalloc::walk(memory, residency, &context))
+}
+
 /// The mapped object of an allocator that serves malloc in place of libc's.
 fn object(
     kind: Allocator,
@@ -65,6 +80,7 @@ fn object(
             kind: Some(kind),
             version: version.map(str::to_owned),
             object: path.to_owned(),
+            in_python: false,
             role: Role::ServesMalloc,
         },
         options: Vec::new(),

@@ -445,7 +445,8 @@ impl Compiler {
     }
 }
 
-fn op(code: OpCode, value: u64, slot: u32) -> Op {
+/// An operation without anything but its value and its slot.
+pub fn op(code: OpCode, value: u64, slot: u32) -> Op {
     Op {
         value,
         slot,

@@ -3,7 +3,7 @@
 use super::blocks::LiveBlocks;
 use super::clock::Clock;
 use super::forks::Fork;
-use super::numbers::{Known, Numbered, Numbers, RecordedProcess, SourceThread};
+use super::numbers::{Numbered, Numbers, RecordedProcess, SourceThread, ThreadLookup};
 use super::source::{SourceEvent, SourceKind};
 use crate::trace::{Event, EventKind, SeedBlock};
 
@@ -188,14 +188,14 @@ impl Normaliser {
             emit(child, EventKind::Exit);
         }
         let of = match self.numbers.get(id) {
-            Known::Thread(of) => of,
-            Known::Ended => {
+            ThreadLookup::Thread(of) => of,
+            ThreadLookup::Ended => {
                 self.left_out.after_exit += 1;
                 return;
             }
             // It did nothing before.
-            Known::No if event.kind == EventKind::ThreadEnd.into() => return,
-            Known::No => {
+            ThreadLookup::No if event.kind == EventKind::ThreadEnd.into() => return,
+            ThreadLookup::No => {
                 let Some(of) = self.numbers.begin_thread(id) else {
                     self.left_out.beyond_limit += 1;
                     return;
@@ -271,5 +271,4 @@ fn apply(
 }
 
 #[cfg(test)]
-#[path = "normaliser_tests.rs"]
 mod tests;

@@ -37,7 +37,7 @@ pub struct RecordedProcess {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Numbers {
     processes: HashMap<u64, Process>,
-    held: Held,
+    held: TableRoom,
     /// Whether a process has ended since those that ended were last forgotten.
     has_ended: bool,
     forks: AnnouncedForks,
@@ -49,13 +49,13 @@ pub(super) struct Numbers {
 
 /// What the tables of threads of all processes come to.
 #[derive(Clone, Debug, Default)]
-struct Held {
+struct TableRoom {
     threads: usize,
     /// Threads that there is room for in all of these.
     room: usize,
 }
 
-impl Held {
+impl TableRoom {
     /// Changes one of the tables. It gives back room that it does not use: a program could make one
     /// after another as large as it goes.
     fn change<T>(
@@ -90,7 +90,7 @@ struct Process {
 }
 
 /// What is known of a thread.
-pub(super) enum Known {
+pub(super) enum ThreadLookup {
     /// Its numbers.
     Thread(Numbered),
     /// Its process ended.
@@ -101,22 +101,22 @@ pub(super) enum Known {
 
 impl Numbers {
     /// What is known of a thread.
-    pub(super) fn get(&mut self, id: SourceThread) -> Known {
+    pub(super) fn get(&mut self, id: SourceThread) -> ThreadLookup {
         if let Some((of, numbered)) = self.recent
             && of == id
         {
-            return Known::Thread(numbered);
+            return ThreadLookup::Thread(numbered);
         }
         match self.processes.get(&id.0) {
-            None => Known::No,
-            Some(process) if process.has_ended => Known::Ended,
+            None => ThreadLookup::No,
+            Some(process) if process.has_ended => ThreadLookup::Ended,
             Some(process) => match process.threads.get(&id.1) {
-                None => Known::No,
+                None => ThreadLookup::No,
                 Some(&thread) => {
                     let process = process.number;
                     let numbered = Numbered { process, thread };
                     self.recent = Some((id, numbered));
-                    Known::Thread(numbered)
+                    ThreadLookup::Thread(numbered)
                 }
             },
         }

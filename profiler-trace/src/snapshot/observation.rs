@@ -257,38 +257,14 @@ impl Wire for SizeClass {
     }
 }
 
-/// The number of a mechanism in files: it never changes, and a new one gets the next.
-const fn mechanism_code(mechanism: Mechanism) -> u8 {
-    match mechanism {
-        Mechanism::DynamicMmapThreshold => 0,
-        Mechanism::ArenaSprawl => 1,
-        Mechanism::Caches => 2,
-        Mechanism::PinnedPages => 3,
-        Mechanism::Untrimmed => 4,
-        Mechanism::KeptTop => 5,
-        Mechanism::PinnedTop => 6,
-        Mechanism::SparsePools => 7,
-        Mechanism::StuckPages => 8,
-        Mechanism::HugePages => 9,
-        Mechanism::LazilyFreed => 10,
-        Mechanism::PrivateHeap => 11,
-        Mechanism::Unexplained => 12,
-        Mechanism::MostlyLive => 13,
-        Mechanism::NotTheHeap => 14,
-        Mechanism::NotSure => 15,
-    }
-}
-
 impl Wire for Mechanism {
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(mechanism_code(*self));
+        out.push(self.code());
     }
 
     fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
-        let code = input.byte()?;
-        let mut all = Self::ALL.iter().copied();
-        all.find(|mechanism| mechanism_code(*mechanism) == code)
-            .ok_or_else(|| malformed("a mechanism that this fragscope does not know"))
+        let mechanism = Self::of_code(input.byte()?);
+        mechanism.ok_or_else(|| malformed("a mechanism that this fragscope does not know"))
     }
 }
 
@@ -354,27 +330,5 @@ impl Wire for Histogram<u64> {
             histogram.record_n(value, count).map_err(|_| unsound())?;
         }
         Ok(histogram)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_mechanism_has_a_code_of_its_own_and_those_of_the_first_version_stay() {
-        let codes: Vec<_> = Mechanism::ALL.iter().copied().map(mechanism_code).collect();
-        let mut sorted = codes.clone();
-        sorted.sort_unstable();
-        assert!(sorted.windows(2).all(|pair| pair[0] < pair[1]), "{codes:?}");
-        let first = [
-            Mechanism::DynamicMmapThreshold,
-            Mechanism::ArenaSprawl,
-            Mechanism::Caches,
-            Mechanism::PinnedPages,
-            Mechanism::Untrimmed,
-            Mechanism::KeptTop,
-        ];
-        assert_eq!(first.map(mechanism_code), [0, 1, 2, 3, 4, 5]);
     }
 }

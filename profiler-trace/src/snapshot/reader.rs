@@ -8,7 +8,7 @@ use profiler_core::sample::Sample;
 use super::sample::take_sound;
 use super::wire::{Input, Memory, Wire, malformed};
 use super::{NAME, Observation, VERSION, kind, part};
-use crate::block::{self, Found, MARK, MAX_UNPACKED, fill};
+use crate::block::{self, MARK, MAX_UNPACKED, NextBlock, fill};
 use crate::limits::{Counted, Holder, Layer, Meter, Stopped};
 use crate::trace;
 use crate::varint;
@@ -385,12 +385,12 @@ impl<R: Read> Reader<R> {
             self.input.begin();
             let why = match block::read(&mut self.input, &mut self.packed, &mut self.block, &meter)?
             {
-                Found::Block => {
+                NextBlock::Block => {
                     self.at += self.input.since_begun();
                     None
                 }
-                Found::Damaged(why) => Some(why),
-                Found::End => Some(CUT),
+                NextBlock::Damaged(why) => Some(why),
+                NextBlock::End => Some(CUT),
             };
             // Which of its bytes are damaged is not known: a wrong length leads past the next block.
             if let Some(why) = why {

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::event::Context;
 use super::{Checkpoint, Event, Figures, Kind, MAGIC, SeedBlock, TraceDescription};
-use crate::block::{self, Found, fill};
+use crate::block::{self, NextBlock, fill};
 use crate::limits::{Meter, Stopped};
 use crate::varint::{take, take_signed, take_text};
 
@@ -214,9 +214,9 @@ fn read_block(
 ) -> io::Result<Option<Kind>> {
     let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     match block::read(input, &mut Vec::new(), content, meter)? {
-        Found::End => Ok(None),
-        Found::Damaged(why) => Err(damaged(why)),
-        Found::Block => {
+        NextBlock::End => Ok(None),
+        NextBlock::Damaged(why) => Err(damaged(why)),
+        NextBlock::Block => {
             let kind = content.first().copied().and_then(Kind::of);
             let kind = kind.ok_or_else(|| damaged("a block of no known kind"))?;
             Ok(Some(kind))

@@ -8,6 +8,7 @@
 //! a file without a name where the file system has such (`O_TMPFILE`), so that a kill leaves nothing.
 
 mod draft;
+mod error;
 mod folder;
 mod lock;
 pub mod ownership;
@@ -28,9 +29,9 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchown, geteuid};
-use profiler_core::text::visible;
 
 use self::draft::{Draft, MODE, State, temporary};
+pub use self::error::WriteError;
 use self::folder::{Folder, kind};
 pub use self::lock::{Lock, LockError};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
@@ -47,171 +48,6 @@ fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-/// Why a file could not be written. Nothing was left behind, and what was there before is as it
-/// was.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The folder is missing or not a folder.
-    #[error(
-        "cannot write {}: {} is not a folder",
-        visible(path.display()), visible(folder.display())
-    )]
-    NoFolder {
-        /// The file.
-        path: PathBuf,
-        /// Its folder.
-        folder: PathBuf,
-    },
-    /// The path names a folder.
-    #[error("cannot write {}: that names a folder, and no file in it", visible(.0.display()))]
-    NamesFolder(PathBuf),
-    /// The path names a device or a pipe.
-    #[error("cannot write {}: it is not a regular file", visible(.0.display()))]
-    NotAFile(PathBuf),
-    /// A folder in the path is a link that another user may have planted.
-    #[error(
-        "cannot write {}: {} is a link that another user may have put there, and is not followed",
-        visible(path.display()), visible(link.display())
-    )]
-    Link {
-        /// The file.
-        path: PathBuf,
-        /// The link, as far as the path was walked.
-        link: PathBuf,
-    },
-    /// Another user's file lies there, where others than the folder's owner can put one.
-    #[error(
-        "cannot write {}: it belongs to user {owner}, in a folder where others than its owner can put files",
-        visible(path.display())
-    )]
-    Planted {
-        /// The file.
-        path: PathBuf,
-        /// The user id of its owner.
-        owner: u32,
-    },
-    /// It is the file in which writers lock their places.
-    #[error("cannot write {}: fragscope itself uses that file, for its locks", visible(.0.display()))]
-    IsLocks(PathBuf),
-    /// It is a link.
-    #[error("cannot write {}: it is a link, which is not followed", visible(.0.display()))]
-    IsLink(PathBuf),
-    /// It stands for what a process has open.
-    #[error(
-        "cannot write {}: it stands for what a process has open, as /proc/PID/fd lists it, and is no place \
-         for a file",
-        visible(.0.display())
-    )]
-    Descriptor(PathBuf),
-    /// Something is mounted there.
-    #[error(
-        "cannot write {}: something is mounted there, and cannot be replaced",
-        visible(.0.display())
-    )]
-    MountPoint(PathBuf),
-    /// It is a file that is read meanwhile.
-    #[error(
-        "cannot write {}: it is the file that is read{}",
-        visible(path.display()), by_another_name(path, input)
-    )]
-    IsInput {
-        /// The file.
-        path: PathBuf,
-        /// What it is called where it is read.
-        input: PathBuf,
-    },
-    /// Its owner cannot be kept.
-    #[error(
-        "cannot write {}: it belongs to user {owner} and group {group}, which would be lost",
-        visible(path.display())
-    )]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// The user id of its owner.
-        owner: u32,
-        /// Its group id.
-        group: u32,
-    },
-    /// Another process writes there now.
-    #[error(
-        "cannot write {}: {}",
-        visible(path.display()), writer(*pid)
-    )]
-    InUse {
-        /// The file.
-        path: PathBuf,
-        /// The process, where it can be seen from here.
-        pid: Option<i32>,
-    },
-    /// A file that grows ends before its end; what was written of it stays.
-    #[error("cannot write to {}: {source}; {kept}", visible(path.display()))]
-    Cut {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-        /// What can be used of it, in words.
-        kept: String,
-    },
-    /// The kernel refused.
-    #[error("cannot write {}: {source}{}", visible(path.display()), meaning(source))]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl WriteError {
-    fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            source,
-        }
-    }
-
-    /// For who writes by [`Write`]: what the kernel said, where that is why.
-    pub fn into_io(self) -> io::Error {
-        match self {
-            Self::Io { source, .. } => source,
-            other => io::Error::other(other),
-        }
-    }
-}
-
-fn by_another_name(path: &Path, input: &Path) -> String {
-    match path == input {
-        true => String::new(),
-        false => format!(", by the name {}", visible(input.display())),
-    }
-}
-
-fn writer(pid: Option<i32>) -> String {
-    match pid {
-        Some(pid) if pid as u32 == std::process::id() => "it is named twice".into(),
-        Some(pid) => {
-            format!("process {pid} is writing it")
-        }
-        None => "another fragscope is writing it".into(),
-    }
-}
-
-/// What an error of the kernel's means for a file that is put into its place whole.
-fn meaning(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; nothing was left there",
-        io::ErrorKind::StaleNetworkFileHandle => {
-            "; another process removed or replaced the file while it was written"
-        }
-        io::ErrorKind::FileTooLarge => "; files may not be so large (ulimit -f)",
-        // The folder is there: it takes no files, as those of /proc and /sys.
-        io::ErrorKind::NotFound => "; its folder takes no new files",
-        _ => "",
-    }
 }
 
 /// A place for a file, looked at and reserved: no other fragscope of the same user writes there as long

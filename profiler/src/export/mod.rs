@@ -13,7 +13,7 @@ mod names;
 pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample_view;
-mod sentences;
+pub(crate) mod sentences;
 mod sites;
 mod text;
 pub mod top;

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use profiler_core::completeness::{Released, StandStill};
+use profiler_core::completeness::{EndedEarly, Released, StandStill};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{Census, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
@@ -90,6 +90,23 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     all
 }
 
+/// Why a stop ended before its walk did, and what settles that.
+pub(crate) fn ended_early(why: EndedEarly) -> String {
+    match why {
+        EndedEarly::Overdue => format!("{} (--max-stop)", why.because()),
+        EndedEarly::Suspended | EndedEarly::Lost => why.because().to_owned(),
+    }
+}
+
+/// What it means that objects were replaced while they were read, and what helps; `None` where hardly any were.
+pub(crate) fn unsteadiness(census: &Census) -> Option<String> {
+    let unsteadiness = census.unsteadiness()?;
+    Some(format!(
+        "{unsteadiness} `--stop-for-objects` of snapshot and explain does that, with a `--max-stop` that is \
+         long enough."
+    ))
+}
+
 /// How far a walk can be trusted, without its defects.
 pub(super) fn of_reliability(view: &View) -> Vec<String> {
     let seen = &view.report.completeness;
@@ -100,7 +117,7 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
         StandStill::Released(Released { why, after_ns }) => format!(
             "the target was stopped, and ran on after {}, {}: blocks may have been allocated or freed since",
             nanoseconds(after_ns),
-            why.because()
+            ended_early(why)
         ),
         StandStill::Never => {
             "the target was not stopped: blocks may have been allocated or freed meanwhile".into()

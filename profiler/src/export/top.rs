@@ -47,14 +47,14 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 fn table(view: &HostView, mut all: Vec<String>, arrangement: &Arrangement, width: usize) -> String {
     let columns = fitting(width);
-    let cells = |cell: &dyn Fn(&profiler_core::host::Column) -> String| {
+    let cells = |cell: &dyn Fn(&profiler_core::host::ProcessColumn) -> String| {
         columns
             .iter()
             .map(|column| format!("{} ", cell(column)))
             .collect::<String>()
     };
     all.push(String::new());
-    all.push(format!("{}COMMAND", cells(&|column| column.heading())));
+    all.push(format!("{}COMMAND", cells(&|column| column.heading(""))));
     for line in lines(&view.rows, arrangement) {
         let row = &view.rows[line.row];
         let name = format!("{}{}", line.guide, command(&row.process));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use profiler_core::text::visible;
 use profiler_core::view::WhatIf;
-use profiler_lab::allocators::Allocator;
+use profiler_lab::allocators::PlayableAllocator;
 use profiler_lab::report::Failure;
 use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
@@ -74,7 +74,7 @@ impl WhatIfSession {
         sampling: SamplingOptions,
     ) -> Result<Self, Failure> {
         let find = |name: &String| {
-            Allocator::find(name).map_err(|error| Failure {
+            PlayableAllocator::find(name).map_err(|error| Failure {
                 why: format!("{}: {error}", visible(name)),
                 kind: error.kind(),
             })
@@ -86,7 +86,7 @@ impl WhatIfSession {
                 .map(find)
                 .collect::<Result<_, _>>()
         };
-        let found: Result<Vec<Allocator>, Failure> =
+        let found: Result<Vec<PlayableAllocator>, Failure> =
             as_caller(find_all).map_err(|error| error.to_string())?;
         let allocators = found?;
         let memory_limit = options.memory_limit;
@@ -175,7 +175,7 @@ impl Drop for WhatIfSession {
 
 fn begin(
     pid: i32,
-    allocators: &[Allocator],
+    allocators: &[PlayableAllocator],
     memory_limit: u64,
     sampling: SamplingOptions,
     (shared, remarks): (SharedWhatIf, Remarks),

@@ -90,7 +90,7 @@ pub(super) fn run(tools: &Tools, fragscope: &Path, options: &Options) -> Result<
     for program in &programs {
         let names = moments_of(program);
         let looks = look(tools, fragscope, program, names)?;
-        let predicted = |setting: &&'static Setting| Some((*setting, setting.candidate?));
+        let predicted = |setting: &&'static Setting| Some((*setting, setting.candidate()?));
         for (setting, candidate) in options.settings.iter().filter_map(predicted) {
             let runs = truth::settled(tools, fragscope, program, setting, names, options.runs)?;
             for (moment, seen) in &looks {
@@ -99,8 +99,13 @@ pub(super) fn run(tools: &Tools, fragscope: &Path, options: &Options) -> Result<
                     found.map(|at| at.bytes as f64)
                 };
                 let truth: Vec<f64> = runs.iter().filter_map(at).collect();
-                if let Some(row) = row((program.name, setting.name), candidate, moment, seen, truth)
-                {
+                if let Some(row) = row(
+                    (program.name, setting.name),
+                    &candidate,
+                    moment,
+                    seen,
+                    truth,
+                ) {
                     print(&row);
                     rows.push(row);
                 }

@@ -19,8 +19,23 @@ pub(super) struct Setting {
     /// The build that is preloaded; `None` for the C library's own malloc.
     preloaded: Option<BuildId>,
     tuning: Option<&'static Tuning>,
-    /// The candidate of one walk that is this setting, where there is one.
-    pub(super) candidate: Option<&'static str>,
+    candidate: Option<WalkCandidate>,
+}
+
+/// A candidate of one walk.
+#[derive(Copy, Clone)]
+enum WalkCandidate {
+    Tuned(&'static Tuning),
+    DefaultOf(BuildId),
+}
+
+impl WalkCandidate {
+    fn name(self) -> String {
+        match self {
+            Self::Tuned(tuning) => tuning.name(),
+            Self::DefaultOf(build) => build.build().name.to_owned(),
+        }
+    }
 }
 
 /// All of them, [`BASELINE`] first.
@@ -29,27 +44,31 @@ pub(super) const SETTINGS: [Setting; 6] = [
     tuned(
         "glibc-mmap-threshold",
         Some(&MMAP_THRESHOLD),
-        Some(MMAP_THRESHOLD.name),
+        Some(WalkCandidate::Tuned(&MMAP_THRESHOLD)),
     ),
     tuned("glibc-no-tcache", Some(&NO_TCACHE), None),
     // A walk's jemalloc has purged, as one that goes on has.
-    preloaded("jemalloc", BuildId::Jemalloc, JEMALLOC_BACKGROUND.name),
+    preloaded(
+        "jemalloc",
+        BuildId::Jemalloc,
+        WalkCandidate::Tuned(&JEMALLOC_BACKGROUND),
+    ),
     preloaded(
         "mimalloc",
         BuildId::Mimalloc2,
-        BuildId::Mimalloc2.build().name,
+        WalkCandidate::DefaultOf(BuildId::Mimalloc2),
     ),
     preloaded(
         "tcmalloc",
         BuildId::Tcmalloc,
-        BuildId::Tcmalloc.build().name,
+        WalkCandidate::DefaultOf(BuildId::Tcmalloc),
     ),
 ];
 
 const fn tuned(
     name: &'static str,
     tuning: Option<&'static Tuning>,
-    candidate: Option<&'static str>,
+    candidate: Option<WalkCandidate>,
 ) -> Setting {
     Setting {
         name,
@@ -59,7 +78,7 @@ const fn tuned(
     }
 }
 
-const fn preloaded(name: &'static str, build: BuildId, candidate: &'static str) -> Setting {
+const fn preloaded(name: &'static str, build: BuildId, candidate: WalkCandidate) -> Setting {
     Setting {
         name,
         preloaded: Some(build),
@@ -72,6 +91,11 @@ impl Setting {
     /// Whether it is what the programs are recorded under.
     pub(super) fn is_baseline(&self) -> bool {
         self.name == BASELINE
+    }
+
+    /// The candidate of one walk that is this setting, where there is one.
+    pub(super) fn candidate(&self) -> Option<String> {
+        self.candidate.map(WalkCandidate::name)
     }
 
     /// Makes a command run under it.

@@ -23,8 +23,8 @@ pub struct Remedy {
 /// One thing that can be done, by where it is done.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Settings that the program is started with, in the environment.
-    Set(&'static Tuning),
+    /// Settings of an allocator that the program is started with, or a call of it.
+    Tune(&'static Tuning),
     /// The same of a build whose variables have a prefix of its own before their names.
     SetPrefixed(&'static str, &'static [&'static Tuning]),
     /// A variable of the environment that no allocator reads, and its value.
@@ -39,7 +39,8 @@ impl Step {
     /// Where it is done, as JSON has it.
     pub const fn place(self) -> &'static str {
         match self {
-            Self::Set(_) | Self::SetPrefixed(..) | Self::Variable(..) => "environment",
+            Self::Tune(tuning) if tuning.calls.is_some() => "call",
+            Self::Tune(_) | Self::SetPrefixed(..) | Self::Variable(..) => "environment",
             Self::Call(_) => "call",
             Self::Practice(_) => "practice",
         }
@@ -49,7 +50,7 @@ impl Step {
 impl Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Set(tuning) => tuning.fmt(f),
+            Self::Tune(tuning) => tuning.fmt(f),
             Self::SetPrefixed(prefix, all) => {
                 write!(f, "{prefix}{}", tuning::together(all))
             }
@@ -152,10 +153,11 @@ mod tests {
             &tuning::MMAP_THRESHOLD,
             &tuning::TRIM_THRESHOLD,
             &tuning::TWO_ARENAS,
+            &tuning::TRIM,
         ] {
             let undoes = tuning.undoes.expect("it undoes a mechanism");
             let remedy = Remedy::of(undoes, Some(tuning.allocator));
-            assert!(remedy.steps.contains(&Step::Set(tuning)), "{tuning:?}");
+            assert!(remedy.steps.contains(&Step::Tune(tuning)), "{tuning:?}");
         }
     }
 
@@ -199,7 +201,7 @@ mod tests {
         for row in REMEDIES {
             for step in row.remedy.steps {
                 // What the loader finds where the target runs is known to predictions alone.
-                if let Step::Set(tuning) = step {
+                if let Step::Tune(tuning) = step {
                     assert!(row.allocators.contains(&tuning.allocator), "{row:?}");
                 }
             }

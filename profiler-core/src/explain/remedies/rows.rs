@@ -3,7 +3,7 @@
 use super::{Remedy, Step};
 use crate::allocator::Allocator;
 use crate::report::Mechanism;
-use crate::tuning::{self, TRIM_FROM_PYTHON};
+use crate::tuning;
 
 /// A remedy with what it is for.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct LibraryRow {
 }
 
 const RELEASE: Step = Step::Call("pyarrow.default_memory_pool().release_unused()");
-const TRIM: Step = Step::Call("malloc_trim(0)");
+const TRIM: Step = Step::Call(tuning::MALLOC_TRIM.in_c);
 const RESTARTS: Step = Step::Practice("restart the worker after a number of tasks");
 const FEWER_THREADS: Step = Step::Practice("fewer threads");
 
@@ -55,7 +55,7 @@ pub(super) const OF_LIBRARIES: &[LibraryRow] = &[
         library: "",
         allocator: Some(Allocator::Mimalloc),
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::MIMALLOC_SHORT_PURGE)],
+            steps: &[Step::Tune(&tuning::MIMALLOC_SHORT_PURGE)],
             sentences: "{0} returns free memory at once, at some cost in page faults.",
         },
     },
@@ -102,7 +102,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[Step::Call(TRIM_FROM_PYTHON)],
+            steps: &[Step::Tune(&tuning::TRIM)],
             sentences: "After each peak call {0}.",
         },
     },
@@ -111,8 +111,8 @@ pub(super) const REMEDIES: &[Row] = &[
         allocators: &[Allocator::Jemalloc],
         remedy: Remedy {
             steps: &[
-                Step::Set(&tuning::JEMALLOC_BACKGROUND),
-                Step::Set(&tuning::JEMALLOC_SHORT_DECAY),
+                Step::Tune(&tuning::JEMALLOC_BACKGROUND),
+                Step::Tune(&tuning::JEMALLOC_SHORT_DECAY),
             ],
             sentences: "They wait for their decay: an idle process purges only with {0}; {1=} makes it \
                 sooner, at some cost in page faults.",
@@ -122,7 +122,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Mimalloc],
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::MIMALLOC_SHORT_PURGE)],
+            steps: &[Step::Tune(&tuning::MIMALLOC_SHORT_PURGE)],
             sentences: "{0} returns them at once, at some cost in page faults.",
         },
     },
@@ -130,7 +130,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Tcmalloc],
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::TCMALLOC_RELEASE)],
+            steps: &[Step::Tune(&tuning::TCMALLOC_RELEASE)],
             sentences: "{0} returns them sooner, at some cost in page faults.",
         },
     },
@@ -146,7 +146,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::PinnedTop,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[TRIM, Step::Set(&tuning::NO_TCACHE)],
+            steps: &[TRIM, Step::Tune(&tuning::NO_TCACHE)],
             sentences: "{0} still returns them. If the blocks are only cached, \
                 {1} lets the top go by itself.",
         },
@@ -156,8 +156,8 @@ pub(super) const REMEDIES: &[Row] = &[
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
             steps: &[
-                Step::Set(&tuning::NO_TCACHE),
-                Step::Set(&tuning::NO_FASTBINS),
+                Step::Tune(&tuning::NO_TCACHE),
+                Step::Tune(&tuning::NO_FASTBINS),
                 FEWER_THREADS,
                 TRIM,
             ],
@@ -170,8 +170,8 @@ pub(super) const REMEDIES: &[Row] = &[
         allocators: &[Allocator::Jemalloc],
         remedy: Remedy {
             steps: &[
-                Step::Set(&tuning::JEMALLOC_SMALL_CACHES),
-                Step::Set(&tuning::JEMALLOC_NO_CACHES),
+                Step::Tune(&tuning::JEMALLOC_SMALL_CACHES),
+                Step::Tune(&tuning::JEMALLOC_NO_CACHES),
                 FEWER_THREADS,
             ],
             sentences: "{0} caches small blocks only ({1=} none), at some cost in speed; {2} cache fewer.",
@@ -181,7 +181,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::Caches,
         allocators: &[Allocator::Tcmalloc],
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::TCMALLOC_SMALL_CACHES), FEWER_THREADS],
+            steps: &[Step::Tune(&tuning::TCMALLOC_SMALL_CACHES), FEWER_THREADS],
             sentences: "{0} bounds them to a quarter of what they may hold by default; {1} cache fewer.",
         },
     },
@@ -197,7 +197,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::ArenaSprawl,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::TWO_ARENAS)],
+            steps: &[Step::Tune(&tuning::TWO_ARENAS)],
             sentences: "{0} makes threads share arenas. It can also cost memory where their \
                 lifetimes mix, so compare peaks before and after.",
         },
@@ -219,7 +219,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::DynamicMmapThreshold,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::MMAP_THRESHOLD)],
+            steps: &[Step::Tune(&tuning::MMAP_THRESHOLD)],
             sentences: "{0} keeps it at 128 KiB, so that each large block goes \
                 back to the kernel when it is freed, at the cost of more page faults.",
         },
@@ -228,7 +228,7 @@ pub(super) const REMEDIES: &[Row] = &[
         mechanism: Mechanism::KeptTop,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
-            steps: &[Step::Set(&tuning::TRIM_THRESHOLD)],
+            steps: &[Step::Tune(&tuning::TRIM_THRESHOLD)],
             sentences: "{0} has free() return \
                 all that is more than 128 KiB; it also keeps the mmap threshold where that began, unless \
                 MALLOC_MMAP_THRESHOLD_ says otherwise.",
@@ -272,8 +272,8 @@ pub(super) const REMEDIES: &[Row] = &[
         allocators: &[],
         remedy: Remedy {
             steps: &[],
-            sentences: "No allocator changes that. Of a Python program `fragscope snapshot --objects` says which \
-                types these are, and which names hold them.",
+            sentences: "No allocator changes that. Of a Python program a census of its objects says which types \
+                these are, and which names hold them.",
         },
     },
     Row {
@@ -291,7 +291,7 @@ pub(super) const REMEDIES: &[Row] = &[
         remedy: Remedy {
             steps: &[],
             sentences: "Residency and probes still show where RSS is and what is allocated; `fragscope \
-                doctor --pid PID` names what is missing.",
+                doctor` names what is missing.",
         },
     },
 ];

@@ -17,7 +17,7 @@ use crate::span::{SpanList, SpanState};
 
 use super::blocks::{self, Keys, Walker};
 use super::instance;
-use super::{Found, anonymous, arena_of, judge, note};
+use super::{HeapNamer, anonymous, arena_of, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
 
@@ -36,7 +36,7 @@ struct Header {
 pub(super) fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
-    found: &Found<'_>,
+    found: &HeapNamer<'_>,
 ) -> Vec<HeapSnapshot> {
     let mut headers = headers(memory, residency);
     let mut heaps = Vec::new();
@@ -119,7 +119,7 @@ fn best(headers: &[Header], objects: &[AllocatorObject]) -> Option<(u64, &'stati
 fn heap<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
-    found: &Found<'_>,
+    found: &HeapNamer<'_>,
     (key, layout): (u64, &'static Layout),
     headers: &[Header],
 ) -> HeapSnapshot {

@@ -15,7 +15,7 @@ use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
 
 use super::blocks::Walker;
-use super::{Found, arena_of, judge, note};
+use super::{HeapNamer, arena_of, judge, note};
 use arena::Arena;
 use map::Map;
 use page::{Memory, Page, SLICE};
@@ -24,7 +24,7 @@ use page::{Memory, Page, SLICE};
 pub(super) fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
-    found: &Found<'_>,
+    found: &HeapNamer<'_>,
     object: &AllocatorObject,
 ) -> Option<HeapSnapshot> {
     let map = Map::find(memory, residency, object)?;

@@ -57,7 +57,7 @@ impl Stored {
 }
 
 /// Where the storage of an object is, as it is read.
-enum Place {
+enum StoragePlace {
     /// In a block that is read by itself, or in the object.
     Elsewhere,
     /// In one that is read with its owner.
@@ -86,23 +86,23 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
 
     /// Whether storage is to be read with its owner: it is large, or was not such storage when blocks were
     /// looked at first, because it has been moved since.
-    fn place_of(&self, owner: u32, stored: &Stored) -> Place {
+    fn place_of(&self, owner: u32, stored: &Stored) -> StoragePlace {
         let Some((block, _)) = self.resolve.source.index.at(stored.at) else {
-            return Place::Moved;
+            return StoragePlace::Moved;
         };
         // Names were taken of those of a namespace, and small tables of sets are in the set.
         if block == owner || self.names.space(block).is_some() {
-            return Place::Elsewhere;
+            return StoragePlace::Elsewhere;
         }
         match self.scanned.kinds[block as usize].get() {
             Kind::Storage { content, .. } if content == stored.content => {
                 let bytes = self.resolve.source.index.bytes(block);
                 match self.is_read_with_owner(block, bytes) {
-                    true => Place::Large,
-                    false => Place::Elsewhere,
+                    true => StoragePlace::Large,
+                    false => StoragePlace::Elsewhere,
                 }
             }
-            _ => Place::Moved,
+            _ => StoragePlace::Moved,
         }
     }
 
@@ -122,9 +122,9 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         let before = self.targets.len();
         for attempt in 0..TRIES {
             match self.place_of(owner, &stored) {
-                Place::Elsewhere => return,
-                Place::Moved if attempt == 0 => self.found.moved += 1,
-                Place::Moved | Place::Large => {}
+                StoragePlace::Elsewhere => return,
+                StoragePlace::Moved if attempt == 0 => self.found.moved += 1,
+                StoragePlace::Moved | StoragePlace::Large => {}
             }
             let mut head = [0; STORED_HEAD];
             let now = |head: &mut [u8]| {

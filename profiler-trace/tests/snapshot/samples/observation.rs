@@ -150,7 +150,7 @@ fn predictions() -> impl Strategy<Value = Predictions> {
         option::of(text()),
         option::of(text()),
     );
-    let remedies = option::of(select(Mechanism::PREDICTED.to_vec()));
+    let remedies = option::of(select(Mechanism::predicted().collect::<Vec<_>>()));
     let set = vec((text(), text()), 0..3);
     let one = (
         words,

@@ -29,7 +29,7 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
             (percent(census.typed_bytes(), census.live.bytes)) "). "
             (bytes(census.held_by_names.bytes)) " are held by names of the program."
         }
-        @if let Some(unsteadiness) = census.unsteadiness() {
+        @if let Some(unsteadiness) = sentences::unsteadiness(census) {
             p { (unsteadiness) }
         }
         (holders(census, growth))

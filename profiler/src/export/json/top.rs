@@ -1,6 +1,7 @@
 //! The processes of a host: `fragscope.top/1`.
 
-use profiler_core::host::{COLUMNS, Cost, Datum, HostView, ProcessRow, Totals, TreeView};
+use profiler_core::columns::Datum;
+use profiler_core::host::{COLUMNS, Cost, HostView, ProcessRow, Totals, TreeView};
 use profiler_core::metrics::MetricId;
 use profiler_core::units::Value;
 use serde::Serialize;
@@ -149,7 +150,7 @@ impl Serialize for Row<'_> {
         let mut map = serializer.serialize_map(None)?;
         let mut objects: Vec<(&str, Vec<(&str, Cell<'_>)>)> = Vec::new();
         for column in &COLUMNS {
-            let cell = Cell::from(column.get(row));
+            let cell = Cell::from(column.datum(row));
             match column.key.split_once('.') {
                 None => map.serialize_entry(column.key, &cell)?,
                 Some((object, key)) => into(&mut objects, object).push((key, cell)),

@@ -1,116 +1,106 @@
 //! The figures of candidates: each is declared here once, for the table in text and for JSON. A new
 //! one is a constant, and its place in [`SHOWN`], [`IN_JSON`] or both.
 
-use profiler_core::units::{Value, count};
-
+use profiler_core::columns::{self, Column};
+use profiler_core::units::Unit;
+use profiler_lab::figures::PeakAndFinal;
 use profiler_lab::report::{Measured, Row};
 
 /// Bytes of a MiB.
 pub(super) const MIB: f64 = (1 << 20) as f64;
 
 /// What was measured of a candidate, beside the same of what the program had.
-pub(super) struct Compared<'a> {
-    pub(super) own: &'a Measured,
+pub(super) struct Compared {
+    own: Option<Measured>,
+    rank: Option<PeakAndFinal<usize>>,
     /// `None` where that is not known.
-    pub(super) now: Option<&'a Measured>,
+    now: Option<Measured>,
     /// Whether it is what the program had.
-    pub(super) is_now: bool,
+    is_now: bool,
 }
 
-/// One figure of a candidate.
-pub(super) struct Column {
-    /// Its key in JSON, none where it is only shown.
-    pub(super) key: &'static str,
-    /// Its value there; `None` is unknown.
-    pub(super) value: fn(&Row) -> Option<Value>,
-    /// Its title in text, none where it is only in files.
-    title: &'static str,
-    /// Characters that it takes there.
-    width: usize,
-    cell: fn(&Compared<'_>) -> String,
-}
-
-impl Column {
-    const fn filed(key: &'static str, value: fn(&Row) -> Option<Value>) -> Self {
-        Self {
-            key,
-            value,
-            title: "",
-            width: 0,
-            cell: |_| String::new(),
-        }
-    }
-
-    const fn with_cell(
-        mut self,
-        title: &'static str,
-        width: usize,
-        cell: fn(&Compared<'_>) -> String,
-    ) -> Self {
-        self.title = title;
-        self.width = width;
-        self.cell = cell;
-        self
-    }
-
-    /// A column of text alone, which follows from others.
-    const fn derived(title: &'static str, width: usize, cell: fn(&Compared<'_>) -> String) -> Self {
-        Self::filed("", |_| None).with_cell(title, width, cell)
-    }
-}
-
-const FINAL: Column = Column::filed("rest_bytes", |row| whole(row, |m| m.memory.at_end.bytes))
-    .with_cell("final", 7, |of| mib(of.own.memory.at_end.bytes));
-const FINAL_LOW: Column =
-    Column::filed("low_bytes", |row| whole(row, |m| m.memory.at_end.low_bytes));
-const FINAL_HIGH: Column = Column::filed("high_bytes", |row| {
-    whole(row, |m| m.memory.at_end.high_bytes)
+const FINAL: Column<Compared> = Column::maybe("rest_bytes", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.at_end.bytes)
+})
+.titled("final", 7, "what malloc's memory came to at the end")
+.written(|of| mib(of, |m| m.memory.at_end.bytes));
+const FINAL_LOW: Column<Compared> = Column::maybe("low_bytes", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.at_end.low_bytes)
 });
-const RANGE: Column = Column::derived("range", 13, |of| {
-    let (low, high) = (
-        mib(of.own.memory.at_end.low_bytes),
-        mib(of.own.memory.at_end.high_bytes),
-    );
-    if low == high {
-        String::new()
-    } else {
-        format!("{low}-{high}")
+const FINAL_HIGH: Column<Compared> = Column::maybe("high_bytes", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.at_end.high_bytes)
+});
+const RANGE: Column<Compared> = Column::maybe("", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.at_end.low_bytes)
+})
+.titled("range", 13, "the least and the most of it")
+.written(|of| {
+    let low = mib(of, |m| m.memory.at_end.low_bytes);
+    let high = mib(of, |m| m.memory.at_end.high_bytes);
+    match low == high {
+        true => String::new(),
+        false => format!("{low}-{high}"),
     }
 });
-const FINAL_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.at_end.bytes));
-const FINAL_RANK: Column = Column::filed("rest_rank", |row| Some((row.rank?.at_end as u64).into()));
-const PEAK: Column = Column::filed("peak_bytes", |row| whole(row, |m| m.memory.peak.bytes))
-    .with_cell("peak", 7, |of| mib(of.own.memory.peak.bytes));
-const PEAK_LOW: Column = Column::filed("peak_low_bytes", |row| {
-    whole(row, |m| m.memory.peak.low_bytes)
+const FINAL_SAVES: Column<Compared> = Column::maybe("", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.at_end.bytes)
+})
+.titled("saves", 7, "how much less that is than the baseline")
+.written(|of| of.saves(|m| m.memory.at_end.bytes));
+const FINAL_RANK: Column<Compared> = Column::maybe("rest_rank", Unit::Name, |of: &Compared| {
+    Some(of.rank?.at_end as u64)
 });
-const PEAK_HIGH: Column = Column::filed("peak_high_bytes", |row| {
-    whole(row, |m| m.memory.peak.high_bytes)
+const PEAK: Column<Compared> = Column::maybe("peak_bytes", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.peak.bytes)
+})
+.titled("peak", 7, "the most that malloc's memory came to")
+.written(|of| mib(of, |m| m.memory.peak.bytes));
+const PEAK_LOW: Column<Compared> = Column::maybe("peak_low_bytes", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.peak.low_bytes)
 });
-const PEAK_SAVES: Column = Column::derived("saves", 7, |of| of.saves(|m| m.memory.peak.bytes));
-const PEAK_RANK: Column = Column::filed("peak_rank", |row| Some((row.rank?.peak as u64).into()));
-const RUNS: Column = Column::filed("runs", |row| {
-    Some(u64::from(row.measured.map_or(0, |m| m.runs)).into())
-});
-const CPU: Column = Column::filed("cpu_seconds", |row| Some(row.measured?.cpu_seconds.into()))
-    .with_cell("cpu", 5, |of| match of.now {
-        Some(now) if now.cpu_seconds > 0.0 => {
-            format!("x{:.1}", of.own.cpu_seconds / now.cpu_seconds)
-        }
-        _ => "-".to_owned(),
+const PEAK_HIGH: Column<Compared> =
+    Column::maybe("peak_high_bytes", Unit::Bytes, |of: &Compared| {
+        Some(of.own?.memory.peak.high_bytes)
     });
-const FAULTS: Column =
-    Column::filed("faults", |row| whole(row, |m| m.faults))
-        .with_cell("faults", 7, |of| count(of.own.faults));
-const KERNEL_CALLS: Column = Column::filed("kernel_calls", |row| {
-    Some(row.measured?.kernel_calls?.into())
+const PEAK_SAVES: Column<Compared> = Column::maybe("", Unit::Bytes, |of: &Compared| {
+    Some(of.own?.memory.peak.bytes)
+})
+.titled("saves", 7, "how much less that is than the baseline")
+.written(|of| of.saves(|m| m.memory.peak.bytes));
+const PEAK_RANK: Column<Compared> = Column::maybe("peak_rank", Unit::Name, |of: &Compared| {
+    Some(of.rank?.peak as u64)
 });
+const RUNS: Column<Compared> = Column::of("runs", Unit::Count, |of: &Compared| {
+    of.own.map_or(0, |m| m.runs.into())
+});
+const CPU: Column<Compared> = Column::fraction("cpu_seconds", Unit::Seconds, |of: &Compared| {
+    Some(of.own?.cpu_seconds)
+})
+.titled("cpu", 5, "processor time, as a multiple of the baseline's")
+.written(|of| {
+    let now = of.now.filter(|now| now.cpu_seconds > 0.0);
+    let times = of
+        .own
+        .zip(now)
+        .map(|(own, now)| own.cpu_seconds / now.cpu_seconds);
+    times.map_or_else(|| "-".to_owned(), |times| format!("x{times:.1}"))
+});
+const FAULTS: Column<Compared> =
+    Column::maybe("faults", Unit::Count, |of: &Compared| Some(of.own?.faults)).titled(
+        "faults",
+        7,
+        "page faults",
+    );
+const KERNEL_CALLS: Column<Compared> =
+    Column::maybe("kernel_calls", Unit::Calls, |of: &Compared| {
+        of.own?.kernel_calls
+    });
 
 /// What the table in text shows after a candidate's name.
-const SHOWN: [Column; 7] = [FINAL, RANGE, FINAL_SAVES, PEAK, PEAK_SAVES, CPU, FAULTS];
+const SHOWN: [Column<Compared>; 7] = [FINAL, RANGE, FINAL_SAVES, PEAK, PEAK_SAVES, CPU, FAULTS];
 
 /// What JSON holds of a candidate.
-pub(super) const IN_JSON: [Column; 12] = [
+pub(super) const IN_JSON: [Column<Compared>; 12] = [
     PEAK,
     PEAK_LOW,
     PEAK_HIGH,
@@ -126,51 +116,46 @@ pub(super) const IN_JSON: [Column; 12] = [
 ];
 
 /// Characters that all columns of text take, with the gap before each.
-pub(super) const WIDTH: usize = {
-    let (mut width, mut at) = (0, 0);
-    while at < SHOWN.len() {
-        width += 1 + SHOWN[at].width;
-        at += 1;
-    }
-    width
-};
+pub(super) const WIDTH: usize = columns::width_of(&SHOWN);
 
 /// The titles of the table in text, each after a gap.
 pub(super) fn headings() -> String {
-    let titles = SHOWN
-        .iter()
-        .map(|column| format!(" {:>1$}", column.title, column.width));
-    titles.collect()
+    columns::headings(&SHOWN, " ")
 }
 
 /// A candidate's row of it.
-pub(super) fn cells(of: &Compared<'_>) -> String {
-    let cells = SHOWN
-        .iter()
-        .map(|column| format!(" {:>1$}", (column.cell)(of), column.width));
-    cells.collect()
+pub(super) fn cells(of: &Compared) -> String {
+    columns::cells(&SHOWN, of, " ")
 }
 
-fn whole(row: &Row, of: fn(&Measured) -> u64) -> Option<Value> {
-    row.measured.as_ref().map(|measured| of(measured).into())
-}
+impl Compared {
+    /// A candidate beside what the program had.
+    pub(super) fn of(row: &Row, now: Option<Measured>) -> Self {
+        Self {
+            own: row.measured,
+            rank: row.rank,
+            now,
+            is_now: row.is_now,
+        }
+    }
 
-fn mib(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / MIB)
-}
-
-impl Compared<'_> {
     /// How much less it has than what the program had.
     fn saves(&self, part: fn(&Measured) -> u64) -> String {
-        let Some(now) = self.now.filter(|_| !self.is_now) else {
+        let now = self.now.filter(|_| !self.is_now);
+        let Some((own, now)) = self.own.zip(now) else {
             return String::new();
         };
         // What shows as nothing has no sign.
-        let mib = (part(now) as f64 - part(self.own) as f64) / MIB;
+        let mib = (part(&now) as f64 - part(&own) as f64) / MIB;
         if mib.abs() < 0.05 {
             "0.0".to_owned()
         } else {
             format!("{mib:+.1}")
         }
     }
+}
+
+fn mib(of: &Compared, part: fn(&Measured) -> u64) -> String {
+    let amount = of.own.map(|own| part(&own) as f64 / MIB);
+    amount.map_or_else(String::new, |amount| format!("{amount:.1}"))
 }

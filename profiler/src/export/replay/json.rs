@@ -8,7 +8,7 @@ use profiler_lab::report::{Checkpoint, Report, Row, Share};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::columns::IN_JSON;
+use super::columns::{Compared, IN_JSON};
 use crate::export::json::text;
 
 /// A report as one indented `fragscope.replay/1` document, its keys in a fixed order.
@@ -101,20 +101,20 @@ struct Candidate<'a> {
     step: Option<&'a str>,
     price: &'a str,
     #[serde(flatten)]
-    figures: Figures<'a>,
+    figures: Figures,
     failure: Option<&'a str>,
     same_as_now: Option<&'a str>,
     checkpoints: Vec<CheckpointRow>,
 }
 
 /// The figures of a candidate by the keys of their columns.
-struct Figures<'a>(&'a Row);
+struct Figures(Compared);
 
-impl Serialize for Figures<'_> {
+impl Serialize for Figures {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(IN_JSON.len()))?;
         for column in &IN_JSON {
-            match (column.value)(self.0) {
+            match column.value(&self.0) {
                 Some(Value::Whole(value)) => map.serialize_entry(column.key, &value)?,
                 Some(Value::Fraction(value)) => map.serialize_entry(column.key, &value)?,
                 None => map.serialize_entry(column.key, &())?,
@@ -211,7 +211,7 @@ fn candidate(row: &Row) -> Candidate<'_> {
         unset: &row.unset,
         step: row.step.as_deref(),
         price: &row.price,
-        figures: Figures(row),
+        figures: Figures(Compared::of(row, None)),
         failure: row.failure.as_ref().map(|failure| &*failure.why),
         same_as_now: row.same_as_now.as_deref(),
         checkpoints: row.checkpoints.iter().map(checkpoint_row).collect(),

@@ -216,7 +216,7 @@ fn table(text: &mut Text, report: &Report) {
     let now = report.now().and_then(|row| row.measured);
     let unlike = |row: &&Row| row.same_as_now.is_none() && row.failure.is_none();
     for row in report.candidates.iter().filter(unlike) {
-        measured(text, row, now.as_ref());
+        measured(text, row, now);
     }
     let same: Vec<&str> = report
         .candidates
@@ -270,10 +270,10 @@ fn by_peak(text: &mut Text, report: &Report) {
     }
 }
 
-fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
-    let Some(own) = &row.measured else {
+fn measured(text: &mut Text, row: &Row, now: Option<Measured>) {
+    if row.measured.is_none() {
         return;
-    };
+    }
     let mut name: String = row.name.chars().take(NAME).collect();
     if row.name.chars().count() > NAME {
         name.pop();
@@ -284,11 +284,7 @@ fn measured(text: &mut Text, row: &Row, now: Option<&Measured>) {
     } else {
         TextStyle::Plain
     };
-    let compared = Compared {
-        own,
-        now,
-        is_now: row.is_now,
-    };
+    let compared = Compared::of(row, now);
     text.styled(
         style,
         &format!("{name:<NAME$}{}", columns::cells(&compared)),

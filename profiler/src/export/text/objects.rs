@@ -129,7 +129,7 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
 
 fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
     text.title("TOP HOLDERS");
-    if let Some(unsteadiness) = census.unsteadiness() {
+    if let Some(unsteadiness) = sentences::unsteadiness(census) {
         text.paragraph("  ", &unsteadiness);
     }
     let titles = Holder::RETAINED.heading("");

@@ -14,6 +14,7 @@ use profiler_sampling::SamplingOptions;
 use profiler_target::Target;
 
 use super::seed;
+use crate::export::sentences;
 
 /// The threads, in the order of the arenas that they allocate from where that is known.
 pub(super) fn threads(
@@ -71,7 +72,7 @@ pub(super) fn missing(
         StandStill::Released(Released { why, after_ns }) => format!(
             "ran on after {} of the walk, {}",
             nanoseconds(after_ns),
-            why.because()
+            sentences::ended_early(why)
         ),
     };
     all.push(format!(

@@ -14,6 +14,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::{bar, wrapped};
+use crate::export::sentences;
 use crate::tui::app::App;
 
 /// Rows that PgUp and PgDn move.
@@ -274,7 +275,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         frame.render_widget(Paragraph::new(lines), area);
         return;
     };
-    if let Some(unsteadiness) = census.unsteadiness() {
+    if let Some(unsteadiness) = sentences::unsteadiness(census) {
         lines.extend(wrapped(&unsteadiness, area.width, app.theme.warn()));
     }
     lines.push(choices(app));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use profiler_core::host::{COLUMNS, Column, ProcessRow, Totals, command, fitting};
+use profiler_core::host::{COLUMNS, ProcessColumn, ProcessRow, Totals, command, fitting};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, percent};
 use ratatui::Frame;
@@ -88,14 +88,14 @@ fn table(app: &App, width: u16) -> Vec<Line<'static>> {
 }
 
 /// The titles; the one that is sorted by stands out.
-fn headings(app: &App, columns: &[&Column]) -> Line<'static> {
+fn headings(app: &App, columns: &[&ProcessColumn]) -> Line<'static> {
     let sorted = &COLUMNS[app.arrangement.sort];
-    let title = |column: &&Column| {
+    let title = |column: &&ProcessColumn| {
         let style = match column.key == sorted.key {
             true => app.theme.chosen(),
             false => app.theme.title(),
         };
-        [Span::styled(column.heading(), style), Span::raw(" ")]
+        [Span::styled(column.heading(""), style), Span::raw(" ")]
     };
     let titles = columns.iter().flat_map(title);
     titles
@@ -103,7 +103,7 @@ fn headings(app: &App, columns: &[&Column]) -> Line<'static> {
         .collect()
 }
 
-fn style(app: &App, column: &Column, row: &ProcessRow) -> Style {
+fn style(app: &App, column: &ProcessColumn, row: &ProcessRow) -> Style {
     let fragmented = row
         .walk
         .as_ref()
@@ -111,7 +111,7 @@ fn style(app: &App, column: &Column, row: &ProcessRow) -> Style {
     match column.title {
         "VERDICT" if fragmented => app.theme.warn(),
         "GROWTH" | "VERDICT" if row.is_growing => app.theme.bad(),
-        _ if column.get(row).is_none() => app.theme.quiet(),
+        _ if column.datum(row).is_none() => app.theme.quiet(),
         _ => Style::default(),
     }
 }

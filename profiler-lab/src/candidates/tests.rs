@@ -109,7 +109,7 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
     let now = now(&facts).0;
     assert_eq!(now.name, "baseline: jemalloc 5.3.0");
     let allocator = now.allocator.clone().expect("the embedded one stands in");
-    assert!(allocator.identity.is(Kind::Jemalloc));
+    assert!(allocator.identity.is(Allocator::Jemalloc));
     assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
     let all = default_candidates(&facts);
     let (_, unset) = named(&all, "glibc").changes(&now);
