@@ -160,9 +160,9 @@ impl ReplayProgram {
         self.state(|state| !state.closed || state.summary.executes)
     }
 
-    /// Bytes of shared mappings that players make to play it, in all of their processes: the program,
-    /// the control block, slots and stacks.
-    pub(super) fn shared_bytes(&self) -> u64 {
+    /// Bytes that players themselves take to play it, in all of their processes: the program, the control
+    /// block, slots and stacks.
+    pub(super) fn own_bytes(&self) -> u64 {
         let all = self.summary();
         // A file on a disk is none of it.
         let in_memory = fstatfs(&self.file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);

@@ -299,9 +299,8 @@ impl Compiler {
                 process: new,
                 child,
             } => {
-                // Whichever thread forked: the stacks of the others are shared with the child.
-                let main = self.processes[process as usize].main_thread;
-                self.switch(main, sink)?;
+                // The child has this thread's arena and caches.
+                self.switch(event.thread, sink)?;
                 self.fork(process, new, child, sink)
             }
             EventKind::Exec => self.exec(event.thread, process, sink),
