@@ -339,6 +339,16 @@ impl ProgramBuilder {
         self.compiler.live_bytes_of(process)
     }
 
+    /// What was live of a process that runs when it was forked, as asked for.
+    pub fn inherited_bytes_of(&self, process: u32) -> Option<u64> {
+        self.compiler.inherited_bytes_of(process)
+    }
+
+    /// Bytes live by now in all processes, as asked for.
+    pub fn live_bytes(&self) -> u64 {
+        self.compiler.live_bytes()
+    }
+
     /// The process of a thread that is known.
     pub fn process_of_thread(&self, thread: u32) -> Option<u32> {
         self.compiler.process_of_thread(thread)
