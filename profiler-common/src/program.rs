@@ -28,6 +28,8 @@ pub const MAX_SLOTS: u32 = 1 << 28;
 /// Bytes of the stack of a player's thread: allocators need little, and what is not touched costs
 /// nothing.
 pub const STACK_BYTES: usize = 256 << 10;
+/// Bytes of the addresses that a player reserves for the stacks of its threads.
+pub const STACKS_BYTES: usize = STACK_BYTES * MAX_THREADS as usize;
 
 /// The head of a program.
 #[derive(Debug)]
@@ -163,6 +165,8 @@ pub struct Control {
     pub executes: u32,
     /// The kernel's number of each process, once it plays.
     pub pids: [AtomicU32; MAX_PROCESSES as usize],
+    /// Where the stacks of its threads lie, for [`STACKS_BYTES`]: that is no memory of the allocator's.
+    pub stacks: [AtomicU64; MAX_PROCESSES as usize],
     /// Not 0 when it is the thread's turn.
     pub turns: [AtomicU32; MAX_THREADS as usize],
 }

@@ -1,11 +1,13 @@
 //! From what was measured at checkpoints to figures: peak, final, medians and ranges.
 
-use profiler_trace::compile::ProgramCheckpoint;
+use profiler_trace::compile::{ProcessEnd, ProgramCheckpoint};
 
 use super::candidate_set::{Outcome, Run};
 
 /// Processes of a program that end within so much time, in ns, end with it: a server's workers and the server.
 const SHUTDOWN_NS: u64 = 500_000_000;
+/// The number of the program's first process.
+const FIRST: u32 = 0;
 
 /// A figure of which there may be several measurements.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -33,8 +35,8 @@ pub type At = (u32, u64);
 
 impl PeakAndFinal<u64> {
     /// The most that all processes together had at once, and what they had last; `None` without any
-    /// checkpoint. Checkpoints come in rounds, one of each process that runs; a process counts from its
-    /// first checkpoint to the end of its last round.
+    /// checkpoint. A process counts from its first checkpoint to its end. Where that is not known, checkpoints
+    /// come in rounds, one of each process that runs, and it counts to the end of its last round.
     pub fn of(checkpoints: &[At]) -> Option<Self> {
         Self::of_ending(checkpoints, &Endings::default())
     }
@@ -43,6 +45,7 @@ impl PeakAndFinal<u64> {
     pub fn of_ending(checkpoints: &[At], endings: &Endings) -> Option<Self> {
         let rounds = rounds(checkpoints);
         let mut sums = vec![0u64; checkpoints.len()];
+        let mut at_end = 0u64;
         for (at, (process, bytes)) in checkpoints.iter().enumerate() {
             let mut later = checkpoints.iter().enumerate().skip(at + 1);
             let next = later.find(|(_, (other, _))| other == process);
@@ -51,16 +54,22 @@ impl PeakAndFinal<u64> {
                 Some((next, _)) => next,
                 None if endings.lasting.contains(process) => sums.len(),
                 None if endings.before.contains(process) => at + 1,
-                None => rounds.partition_point(|round| *round <= rounds[at]),
+                None => match endings.at(*process) {
+                    Some(end) => end.clamp(at + 1, sums.len()),
+                    // It is there as long as nobody says that it ended.
+                    None if *process == FIRST => sums.len(),
+                    None => rounds.partition_point(|round| *round <= rounds[at]),
+                },
             };
             for sum in &mut sums[at..end] {
                 *sum = sum.saturating_add(*bytes);
             }
+            if end == sums.len() && !endings.only_played.contains(process) {
+                at_end = at_end.saturating_add(*bytes);
+            }
         }
-        Some(Self {
-            peak: *sums.iter().max()?,
-            at_end: *sums.last()?,
-        })
+        let peak = *sums.iter().max()?;
+        Some(Self { peak, at_end })
     }
 }
 
@@ -72,6 +81,11 @@ pub struct Endings {
     pub lasting: Vec<u32>,
     /// Those that ended before: nothing counts after their last checkpoint.
     pub before: Vec<u32>,
+    /// Processes that were not measured as they ended, each with how many checkpoints came before.
+    pub unmeasured: Vec<ProcessEnd>,
+    /// Those of them of which nothing was recorded at all: they count to the peak, and are no part of what is
+    /// final.
+    pub only_played: Vec<u32>,
 }
 
 impl<T> PeakAndFinal<T> {
@@ -107,16 +121,29 @@ fn rounds(checkpoints: &[At]) -> Vec<usize> {
 }
 
 impl Endings {
-    /// Of the processes that these checkpoints are of. With the program ended who was measured as it ended, or ran on,
+    /// Of the processes that these checkpoints are of, which ended so. With the program ended who was measured as it ended, or ran on,
     /// shortly before the last checkpoint of all, when none began after that in its place.
-    pub fn of(checkpoints: &[ProgramCheckpoint]) -> Self {
+    pub fn of(checkpoints: &[ProgramCheckpoint], ends: &[ProcessEnd]) -> Self {
         let Some(end_ns) = checkpoints.last().map(|at| at.checkpoint.time_ns) else {
             return Self::default();
         };
         let newest_ns = checkpoints.iter().map(|at| at.began_ns).max().unwrap_or(0);
-        let mut endings = Self::default();
+        let was_recorded = |end: &&ProcessEnd| {
+            let mut all = checkpoints.iter();
+            all.any(|at| at.recorded && at.checkpoint.process == end.process)
+        };
+        let only_played = ends
+            .iter()
+            .filter(|end| end.process != FIRST && !was_recorded(end));
+        let mut endings = Self {
+            unmeasured: ends.to_vec(),
+            only_played: only_played.map(|end| end.process).collect(),
+            ..Self::default()
+        };
         for ProgramCheckpoint { checkpoint, .. } in checkpoints {
-            let Self { lasting, before } = &mut endings;
+            let Self {
+                lasting, before, ..
+            } = &mut endings;
             lasting.retain(|process| *process != checkpoint.process);
             before.retain(|process| *process != checkpoint.process);
             if checkpoint.figures.is_final {
@@ -127,6 +154,12 @@ impl Endings {
             }
         }
         endings
+    }
+
+    /// How many checkpoints come before the end of a process that was not measured then.
+    fn at(&self, process: u32) -> Option<usize> {
+        let mut ends = self.unmeasured.iter();
+        Some(ends.find(|end| end.process == process)?.checkpoints)
     }
 }
 
@@ -232,20 +265,20 @@ mod tests {
             at(4, 29, true),
             at(0, 30, true),
         ];
-        let endings = Endings::of(&checkpoints);
+        let endings = Endings::of(&checkpoints, &[]);
         assert_eq!(
             (&*endings.lasting, &*endings.before),
             (&[2, 4, 0][..], &[1][..])
         );
         // One that began after another had ended is in its place.
         checkpoints[7].began_ns = 2_850_000_000;
-        assert_eq!(Endings::of(&checkpoints).lasting, [4, 0]);
-        assert_eq!(Endings::of(&[]), Endings::default());
+        assert_eq!(Endings::of(&checkpoints, &[]).lasting, [4, 0]);
+        assert_eq!(Endings::of(&[], &[]), Endings::default());
         // A worker, and a moment later the server itself.
         let checkpoints = [(0, 50), (2, 40), (2, 30), (0, 9), (0, 8)];
         let endings = Endings {
             lasting: vec![2, 0],
-            before: Vec::new(),
+            ..Endings::default()
         };
         let both = PeakAndFinal::of_ending(&checkpoints, &endings).expect("some");
         assert_eq!((both.peak, both.at_end), (90, 38));
@@ -258,9 +291,57 @@ mod tests {
         let endings = Endings {
             lasting: vec![0],
             before: vec![1, 2, 3],
+            ..Endings::default()
         };
         let both = PeakAndFinal::of_ending(&checkpoints, &endings).expect("some");
         assert_eq!((both.peak, both.at_end), (42, 2));
+    }
+
+    #[test]
+    fn a_process_that_was_not_measured_as_it_ended_counts_to_its_end() {
+        let checkpoints = [(0, 2), (1, 40), (2, 41), (0, 3), (0, 2)];
+        let end = |process, checkpoints| ProcessEnd {
+            process,
+            checkpoints,
+        };
+        let of = |unmeasured| {
+            let endings = Endings {
+                unmeasured,
+                ..Endings::default()
+            };
+            let both = PeakAndFinal::of_ending(&checkpoints, &endings).expect("some");
+            (both.peak, both.at_end)
+        };
+        // One after the other, side by side, and the second to the last moment.
+        assert_eq!(of(vec![end(1, 2), end(2, 3)]), (43, 2));
+        assert_eq!(of(vec![end(1, 4), end(2, 4)]), (84, 2));
+        assert_eq!(of(vec![end(1, 2), end(2, 5)]), (44, 43));
+        // What a damaged program claims.
+        assert_eq!(of(vec![end(1, 0), end(2, 99)]), (44, 43));
+    }
+
+    #[test]
+    fn a_child_of_which_nothing_was_recorded_is_in_the_peak_and_not_in_what_is_final() {
+        let at = |process, recorded| ProgramCheckpoint {
+            checkpoint: Checkpoint {
+                process,
+                ..Checkpoint::default()
+            },
+            recorded,
+            began_ns: 0,
+            live_bytes: 0,
+            events: 0,
+        };
+        let checkpoints = [at(0, true), at(1, true), at(2, false)];
+        let ends = [1, 2].map(|process| ProcessEnd {
+            process,
+            checkpoints: 3,
+        });
+        let endings = Endings::of(&checkpoints, &ends);
+        assert_eq!(endings.only_played, [2]);
+        let both = PeakAndFinal::of_ending(&[(0, 5), (1, 3), (2, 90)], &endings);
+        let both = both.expect("some");
+        assert_eq!((both.peak, both.at_end), (98, 8));
     }
 
     #[test]

@@ -67,6 +67,8 @@ struct AddedCheckpoints {
     time_ns: u64,
     /// What was live of each process at its checkpoints, by its number.
     processes: Vec<AtCheckpoints>,
+    /// What was live of all of them together at any checkpoint, at most.
+    most_of_all: u64,
     /// Whether the recording has checkpoints of its own.
     recorded: bool,
 }
@@ -118,16 +120,24 @@ impl AddedCheckpoints {
         }
     }
 
-    /// Whether a process has more than at any checkpoint before. Of children that no checkpoint was recorded
-    /// of, short-lived mostly, it is not asked.
+    /// Whether a process has more than at any checkpoint before. A child that no checkpoint was recorded of,
+    /// short-lived mostly, is measured for the peak alone: when it has grown since it was forked, and all
+    /// processes together have more than at any checkpoint before.
     fn has_grown(&self, process: u32, builder: &ProgramBuilder) -> bool {
         let of = self.processes.get(process as usize);
         let of = of.copied().unwrap_or_default();
         let live = builder.live_bytes_of(process).unwrap_or(0);
-        (process == FIRST || of.recorded)
-            && !of.is_final
-            && live >= LEAST_LIVE
-            && live as f64 >= of.most as f64 * GROWTH
+        let has_grown = |now: u64, before: u64| now as f64 >= before as f64 * GROWTH;
+        if of.is_final || live < LEAST_LIVE {
+            return false;
+        }
+        if process == FIRST || of.recorded {
+            return has_grown(live, of.most);
+        }
+        let inherited = builder.inherited_bytes_of(process).unwrap_or(0);
+        live >= inherited.saturating_add(LEAST_LIVE)
+            && has_grown(live, of.most.max(inherited))
+            && has_grown(builder.live_bytes(), self.most_of_all)
     }
 
     /// At the end each process is measured once more, if one has grown since its last checkpoint: then that was
@@ -163,6 +173,7 @@ impl AddedCheckpoints {
     fn note(&mut self, process: u32, builder: &ProgramBuilder) -> Option<&mut AtCheckpoints> {
         self.since = 0;
         let live = builder.live_bytes_of(process)?;
+        self.most_of_all = self.most_of_all.max(builder.live_bytes());
         let index = process as usize;
         if self.processes.len() <= index {
             self.processes.resize(index + 1, AtCheckpoints::default());
@@ -175,11 +186,15 @@ impl AddedCheckpoints {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use profiler_core::residency::ResidencyMap;
+    use profiler_testing::trace::TraceBuilder;
     use profiler_trace::record::{Clock, Normaliser, Recorder, SourceEvent};
     use profiler_trace::trace::{By, EventKind, Figures, Reader, TraceDescription, Writer};
 
     use super::*;
+    use crate::figures::{Endings, PeakAndFinal};
 
     fn compiled(blocks: u64, recorded: Option<u64>) -> Compiled {
         let writer = Writer::new(Vec::new(), &TraceDescription::default()).expect("memory");
@@ -232,6 +247,47 @@ mod tests {
             "the final one is as recorded"
         );
         assert!(compiled.trouble.is_none());
+    }
+
+    /// A program with 10 MiB and children that have as much again, one after the other.
+    #[test]
+    fn children_that_no_checkpoint_saw_are_measured_and_count_to_their_end() {
+        let mut trace = TraceBuilder::default();
+        let fill = |trace: &mut TraceBuilder, thread| {
+            (0..1311).for_each(|_| {
+                trace.alloc(thread, 8000);
+            });
+        };
+        fill(&mut trace, 0);
+        trace.checkpoint(0);
+        for child in 1..=3 {
+            trace.fork(0, child, child);
+            fill(&mut trace, child);
+            trace.pass(Duration::from_secs(1));
+            trace.event(child, EventKind::Exit);
+        }
+        let bytes = trace.finish();
+        let program = compile(
+            Reader::new(bytes.as_slice()).expect("a trace"),
+            Meter::default(),
+        );
+        let program = program.expect("a program").program;
+        let (summary, checkpoints) = (program.summary(), program.checkpoints());
+        // The parent, and one child with what it has of its parent's.
+        let own = 1311 * 8000;
+        assert_eq!(summary.peak_live_bytes, 3 * own);
+        assert_eq!(summary.duration_ns, 3_000_000_000);
+        assert_eq!(summary.ends.len(), 3);
+        let live = checkpoints.iter();
+        let live: Vec<_> = live
+            .map(|at| (at.checkpoint.process, at.live_bytes))
+            .collect();
+        // The others have no more than it had.
+        assert!(live.iter().all(|(process, _)| *process < 2), "{live:?}");
+        let endings = Endings::of(&checkpoints, &summary.ends);
+        let both = PeakAndFinal::of_ending(&live, &endings).expect("some");
+        assert_eq!(both.at_end, own);
+        assert!(both.peak > 3 * own / 11 * 10, "{both:?}");
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl PlayedSet<'_> {
 
     /// When they ended.
     fn endings(&self) -> Endings {
-        Endings::of(&self.checkpoints)
+        Endings::of(&self.checkpoints, &self.summary.ends)
     }
 
     fn row(&self, number: usize) -> Row {
@@ -349,11 +349,15 @@ impl PlayedSet<'_> {
             trouble: self.trouble.cloned(),
             not_taken: Vec::new(),
             not_loaded: None,
-            last_checkpoint_ns: self
-                .checkpoints
-                .last()
-                .map_or(0, |at| at.checkpoint.time_ns),
+            last_checkpoint_ns: self.last().map_or(0, |at| at.checkpoint.time_ns),
         }
+    }
+
+    /// The checkpoint at which is what is final.
+    fn last(&self) -> Option<&ProgramCheckpoint> {
+        let only_played = self.endings().only_played;
+        let mut all = self.checkpoints.iter().rev();
+        all.find(|at| !only_played.contains(&at.checkpoint.process))
     }
 
     fn live_at_final(&self) -> Option<u64> {
@@ -366,7 +370,7 @@ impl PlayedSet<'_> {
     /// What was live at the end of the recording; `None` where the last checkpoint is of a process that ended,
     /// which takes apart what it had, and of several processes, whose ends free what they had.
     fn kept_bytes(&self) -> Option<u64> {
-        let is_final = self.checkpoints.last()?.checkpoint.figures.is_final;
+        let is_final = self.last()?.checkpoint.figures.is_final;
         let is_one = self.summary.processes == 1;
         (is_one && !is_final).then_some(self.summary.end_live_bytes)
     }

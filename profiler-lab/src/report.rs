@@ -64,7 +64,7 @@ pub struct TraceFacts {
     pub threads: u32,
     /// Processes.
     pub processes: u32,
-    /// Nanoseconds from the first event to the last.
+    /// How long the recording took, in nanoseconds: to its last event or checkpoint.
     pub duration_ns: u64,
     /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,

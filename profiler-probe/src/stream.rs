@@ -44,6 +44,16 @@ pub struct StreamCost {
     pub spent_ns: f64,
 }
 
+impl StreamCost {
+    /// What they took since it was `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            hits: self.hits.saturating_sub(before.hits),
+            spent_ns: (self.spent_ns - before.spent_ns).max(0.0),
+        }
+    }
+}
+
 impl EventStream {
     /// Measures what a hit costs here and attaches the probes of `plan` to process `pid`, of which
     /// there are events from now on.

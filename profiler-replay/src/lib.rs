@@ -1,8 +1,9 @@
 //! The player: plays a program (`profiler_common::program`) into the malloc that its process has,
 //! glibc's or one that is preloaded, under the program's own clock.
 //!
-//! Its own tables and the stacks of its threads lie in shared mappings, so that private anonymous
-//! memory is the allocator's alone. It allocates nothing for itself, and prints nothing.
+//! Its own tables lie in shared mappings, and the stacks of its threads among addresses that it names, so
+//! that all other private anonymous memory is the allocator's alone. It allocates nothing for itself, and
+//! prints nothing.
 #![no_std]
 
 mod clock;

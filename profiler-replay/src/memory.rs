@@ -1,11 +1,12 @@
-//! The shared mappings: the program, the control block, slots and stacks.
+//! The player's own memory: the program, the control block and slots in shared mappings, and stacks.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use profiler_common::program::{
-    Control, MAX_SLOTS, OPS_AT, Op, PROGRAM_BYTES, PROGRAM_MAGIC, ProgramHeader,
+    Control, MAX_SLOTS, MAX_THREADS, OPS_AT, Op, PROGRAM_BYTES, PROGRAM_MAGIC, ProgramHeader,
+    STACK_BYTES, STACKS_BYTES,
 };
 
 use crate::sys;
@@ -13,19 +14,24 @@ use crate::sys;
 static PROGRAM: AtomicPtr<ProgramHeader> = AtomicPtr::new(ptr::null_mut());
 static CONTROL: AtomicPtr<Control> = AtomicPtr::new(ptr::null_mut());
 static SLOTS: AtomicPtr<*mut c_void> = AtomicPtr::new(ptr::null_mut());
+static STACKS: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// Maps the program and the control block, and makes room for slots.
+/// Maps the program and the control block, and makes room for slots and stacks.
 pub(crate) fn open(program: c_int, control: c_int) -> bool {
     let flags = sys::MAP_SHARED | sys::MAP_NORESERVE;
     let program = map(PROGRAM_BYTES, sys::PROT_READ, flags, program);
     let control = map(size_of::<Control>(), sys::PROT_READ_WRITE, flags, control);
     let slots = shared(SLOT_BYTES);
-    let (Some(program), Some(control), Some(slots)) = (program, control, slots) else {
+    let stacks = reserve_stacks();
+    let (Some(program), Some(control), Some(slots), Some(stacks)) =
+        (program, control, slots, stacks)
+    else {
         return false;
     };
     PROGRAM.store(program.cast(), Ordering::Relaxed);
     CONTROL.store(control.cast(), Ordering::Relaxed);
     SLOTS.store(slots.cast(), Ordering::Relaxed);
+    STACKS.store(stacks, Ordering::Relaxed);
     header().magic == PROGRAM_MAGIC
 }
 
@@ -37,14 +43,55 @@ fn map(len: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut c_
     (at != usize::MAX as *mut c_void).then_some(at)
 }
 
+/// Addresses for the stacks of all threads that there may be, which cost nothing until they are used. They
+/// are private: the C library keeps its list of threads in them, and a fork's child changes its own.
+fn reserve_stacks() -> Option<*mut c_void> {
+    let flags = sys::MAP_PRIVATE_ANONYMOUS | sys::MAP_NORESERVE;
+    let stacks = map(STACKS_BYTES, sys::PROT_NONE, flags, -1)?;
+    // No stack takes a huge page, and the kernel joins them to nothing of the allocator's. A kernel
+    // without huge pages does not know this.
+    // SAFETY: the mapping made above, of this length.
+    unsafe { sys::madvise(stacks, STACKS_BYTES, sys::MADV_NOHUGEPAGE) };
+    Some(stacks)
+}
+
+/// Where the stacks lie.
+pub(crate) fn stacks() -> *mut c_void {
+    STACKS.load(Ordering::Relaxed)
+}
+
+fn stack_at(number: u32) -> *mut c_void {
+    let at = stacks().cast::<u8>();
+    // SAFETY: the number is taken modulo how many there are.
+    unsafe { at.add((number % MAX_THREADS) as usize * STACK_BYTES) }.cast()
+}
+
+/// A stack for the thread of this number, zero until touched.
+pub(crate) fn stack(number: u32) -> Option<*mut c_void> {
+    let at = stack_at(number);
+    // SAFETY: addresses that were reserved for this.
+    let error = unsafe { sys::mprotect(at, STACK_BYTES, sys::PROT_READ_WRITE) };
+    (error == 0).then_some(at)
+}
+
+/// Gives back the stack of a thread that has ended.
+pub(crate) fn give_stack(number: u32) {
+    let at = stack_at(number);
+    // SAFETY: addresses that were reserved for this, and that nothing uses any more.
+    unsafe {
+        sys::madvise(at, STACK_BYTES, sys::MADV_DONTNEED);
+        sys::mprotect(at, STACK_BYTES, sys::PROT_NONE);
+    }
+}
+
 /// Fresh shared memory, zero until touched.
-pub(crate) fn shared(len: usize) -> Option<*mut c_void> {
+fn shared(len: usize) -> Option<*mut c_void> {
     let flags = sys::MAP_SHARED_ANONYMOUS | sys::MAP_NORESERVE;
     map(len, sys::PROT_READ_WRITE, flags, -1)
 }
 
 /// Gives shared memory back.
-pub(crate) fn unmap(at: *mut c_void, len: usize) {
+fn unmap(at: *mut c_void, len: usize) {
     // SAFETY: made by `shared` with this length, and not used any more.
     unsafe { sys::munmap(at, len) };
 }

@@ -172,7 +172,9 @@ fn enter(number: u32) {
     NUMBER.store(number, Ordering::Relaxed);
     // SAFETY: no arguments.
     let pid = unsafe { sys::getpid() };
-    memory::control().pids[(number % MAX_PROCESSES) as usize].store(pid as u32, Ordering::Release);
+    let (control, place) = (memory::control(), (number % MAX_PROCESSES) as usize);
+    control.stacks[place].store(memory::stacks().addr() as u64, Ordering::Relaxed);
+    control.pids[place].store(pid as u32, Ordering::Release);
     let (cpu_ns, faults) = used();
     BEGAN_CPU.store(cpu_ns as i64, Ordering::Relaxed);
     BEGAN_FAULTS.store(faults as i64, Ordering::Relaxed);

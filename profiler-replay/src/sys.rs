@@ -3,11 +3,15 @@
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+pub(crate) const PROT_NONE: c_int = 0;
 pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 pub(crate) const MAP_SHARED: c_int = 0x01;
 pub(crate) const MAP_SHARED_ANONYMOUS: c_int = 0x21;
+pub(crate) const MAP_PRIVATE_ANONYMOUS: c_int = 0x22;
 pub(crate) const MAP_NORESERVE: c_int = 0x4000;
+pub(crate) const MADV_DONTNEED: c_int = 4;
+pub(crate) const MADV_NOHUGEPAGE: c_int = 15;
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 pub(crate) const RUSAGE_SELF: c_int = 0;
 pub(crate) const PR_SET_PDEATHSIG: c_int = 1;
@@ -89,6 +93,8 @@ unsafe extern "C" {
         offset: i64,
     ) -> *mut c_void;
     pub(crate) fn munmap(addr: *mut c_void, len: usize) -> c_int;
+    pub(crate) fn mprotect(addr: *mut c_void, len: usize, protection: c_int) -> c_int;
+    pub(crate) fn madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int;
     pub(crate) fn syscall(number: c_long, ...) -> c_long;
     pub(crate) fn prctl(option: c_int, ...) -> c_int;
     pub(crate) fn getpid() -> c_int;

@@ -14,18 +14,13 @@ use crate::{memory, process};
 /// How often a thread that waits looks whether fragscope is still there, in ns.
 const POLL_NS: i64 = 500_000_000;
 
-/// The handle and the stack of each thread of this process, by the thread's number.
-struct Thread {
-    handle: AtomicU64,
-    stack: AtomicU64,
-}
+/// The handle of each thread of this process, by the thread's number.
+static HANDLES: [AtomicU64; MAX_THREADS as usize] =
+    [const { AtomicU64::new(0) }; MAX_THREADS as usize];
 
-static THREADS: [Thread; MAX_THREADS as usize] = [const {
-    Thread {
-        handle: AtomicU64::new(0),
-        stack: AtomicU64::new(0),
-    }
-}; MAX_THREADS as usize];
+fn handle(number: u32) -> &'static AtomicU64 {
+    &HANDLES[(number % MAX_THREADS) as usize]
+}
 
 fn turn(number: u32) -> &'static AtomicU32 {
     &memory::control().turns[(number % MAX_THREADS) as usize]
@@ -51,24 +46,22 @@ pub(crate) fn wait_for_turn(number: u32) {
 
 /// Starts a thread, which waits for its turn.
 pub(crate) fn spawn(number: u32) {
-    let thread = &THREADS[(number % MAX_THREADS) as usize];
-    let Some(stack) = memory::shared(STACK_BYTES) else {
+    let Some(stack) = memory::stack(number) else {
         fail(failure::NO_MAPPING, STACK_BYTES as u64);
     };
     let mut attributes = sys::Attributes([0; 64]);
     // SAFETY: a place for the attributes.
     unsafe { sys::pthread_attr_init(&mut attributes) };
-    // SAFETY: attributes made above, and a mapping of this length.
+    // SAFETY: attributes made above, and memory of this length.
     unsafe { sys::pthread_attr_setstack(&mut attributes, stack, STACK_BYTES) };
-    let mut handle: c_ulong = 0;
+    let mut made: c_ulong = 0;
     let argument = ptr::without_provenance_mut(number as usize);
     // SAFETY: all of it lives; the stack until the thread is joined.
-    let error = unsafe { sys::pthread_create(&mut handle, &attributes, begin, argument) };
+    let error = unsafe { sys::pthread_create(&mut made, &attributes, begin, argument) };
     if error != 0 {
         fail(failure::NO_THREAD, u64::from(error as u32));
     }
-    thread.handle.store(handle, Ordering::Relaxed);
-    thread.stack.store(stack.addr() as u64, Ordering::Relaxed);
+    handle(number).store(made, Ordering::Relaxed);
 }
 
 extern "C" fn begin(number: *mut c_void) -> *mut c_void {
@@ -80,13 +73,11 @@ extern "C" fn begin(number: *mut c_void) -> *mut c_void {
 
 /// Waits until a thread of this process has ended, with all that its allocator does then.
 pub(crate) fn join(number: u32) {
-    let thread = &THREADS[(number % MAX_THREADS) as usize];
-    let handle = thread.handle.swap(0, Ordering::Relaxed);
-    if handle == 0 {
+    let ended = handle(number).swap(0, Ordering::Relaxed);
+    if ended == 0 {
         return;
     }
     // SAFETY: a thread of this process that was not joined before.
-    unsafe { sys::pthread_join(handle, ptr::null_mut()) };
-    let stack = thread.stack.swap(0, Ordering::Relaxed) as usize;
-    memory::unmap(ptr::with_exposed_provenance_mut(stack), STACK_BYTES);
+    unsafe { sys::pthread_join(ended, ptr::null_mut()) };
+    memory::give_stack(number);
 }

@@ -39,6 +39,14 @@ fn event() -> impl Strategy<Value = Event> {
     })
 }
 
+/// Some items, the blocks that were there before first.
+fn items() -> impl Strategy<Value = Vec<Item>> {
+    vec(item(), 0..60).prop_map(|mut items| {
+        items.sort_by_key(|item| !matches!(item, Item::Seed(_)));
+        items
+    })
+}
+
 fn item() -> impl Strategy<Value = Item> {
     let seed = (any::<u64>(), any::<u64>(), any::<u32>(), any::<bool>());
     let seed = seed.prop_map(|(addr, bytes, arena, live)| SeedBlock {
@@ -107,16 +115,41 @@ fn read(bytes: &[u8]) -> Result<(Vec<Item>, bool), ReadError> {
     Ok((items, reader.is_complete()))
 }
 
+#[test]
+fn blocks_from_before_that_follow_the_first_event_are_damage() {
+    let block = SeedBlock {
+        addr: 0x1000,
+        bytes: 100,
+        arena: 0,
+        live: true,
+    };
+    let event = Item::Event(Event {
+        time_ns: 5,
+        thread: 0,
+        kind: EventKind::Free { addr: 0x1000 },
+    });
+    let checkpoint = Item::Checkpoint(Checkpoint::default());
+    let seed = || Item::Seed(vec![block]);
+    for first in [event, checkpoint] {
+        let sound = [seed(), seed(), first.clone()];
+        let (back, whole) = read(&written(&sound, true)).expect("a trace");
+        assert_eq!((&*back, whole), (&sound[..], true));
+        let late = written(&[seed(), first.clone(), seed()], true);
+        let (back, whole) = read(&late).expect("a trace");
+        assert_eq!((&*back, whole), (&[seed(), first][..], false));
+    }
+}
+
 proptest! {
     #[test]
-    fn a_trace_comes_back(items in vec(item(), 0..60)) {
+    fn a_trace_comes_back(items in items()) {
         let (back, whole) = read(&written(&items, true)).expect("a trace");
         prop_assert_eq!(back, items);
         prop_assert!(whole);
     }
 
     #[test]
-    fn a_trace_cut_off_anywhere_gives_what_is_whole(items in vec(item(), 0..60), cut: prop::sample::Index) {
+    fn a_trace_cut_off_anywhere_gives_what_is_whole(items in items(), cut: prop::sample::Index) {
         let bytes = written(&items, false);
         let cut = cut.index(bytes.len());
         if let Ok((back, whole)) = read(&bytes[..cut]) {
@@ -127,7 +160,7 @@ proptest! {
 
     #[test]
     fn damage_never_gives_events_that_were_not_written(
-        items in vec(item(), 1..60), at: prop::sample::Index, flip in 1..=255u8,
+        items in items(), at: prop::sample::Index, flip in 1..=255u8,
     ) {
         let mut bytes = written(&items, true);
         let at = at.index(bytes.len());

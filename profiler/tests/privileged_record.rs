@@ -18,7 +18,7 @@ use profiler_common::{RawEvent, RecordKind};
 use profiler_probe::EventStream;
 use profiler_probe::plan::ProbePlan;
 use profiler_target::{Target, children_of};
-use profiler_testing::child::wait_for_handler;
+use profiler_testing::child::{Child, open_folder, wait_for_handler};
 use profiler_testing::wait::promptly;
 use profiler_trace::trace::{By, EventKind};
 use support::record::Recording;
@@ -193,6 +193,27 @@ fn a_signal_while_its_file_is_begun_leaves_a_whole_one() {
         let trace = Trace::read(&trace);
         assert!(trace.whole && trace.seeded > 100, "{said}");
     }
+}
+
+#[test]
+fn hits_that_are_no_events_are_explained() {
+    let mut program = Child::python(
+        "import ctypes, sys\nfree = ctypes.CDLL(None).free\nfree.restype = None\nprint(1, flush=True)\n\
+         sys.stdin.readline()\nfor _ in range(100000): free(None)\nprint(2, flush=True)\nsys.stdin.readline()",
+    );
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let recorder = record(program.pid(), &trace, &[]);
+    assert_eq!(program.ask(""), "2");
+    let (code, said) = recorder.interrupt();
+    assert_eq!(code, 130, "{said}");
+    let hits = said.split("they were hit ").nth(1).expect(&said);
+    let (hits, rest) = hits.split_once(' ').expect("a number");
+    assert!(hits.parse::<u64>().expect("one") >= 100_000, "{said}");
+    assert!(
+        rest.starts_with("times by calls that changed nothing"),
+        "{said}"
+    );
 }
 
 /// What the descriptors of a process and of its children are.

@@ -1,6 +1,7 @@
 //! malloc's own resident memory, by a definition that holds under every allocator: the figure by
 //! which a replay is compared with the program that was recorded.
 
+use crate::addr::AddrRange;
 use crate::heap::{ExtentKind, HeapSnapshot};
 use crate::residency::{MappingKind, ResidencyMap};
 
@@ -23,8 +24,14 @@ pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> Mall
         let extents = heap.extents.iter();
         extents.filter(move |extent| is_private || extent.kind == ExtentKind::PoolArena)
     });
-    let mut arenas: Vec<_> = extents.map(|extent| extent.range).collect();
-    arenas.sort_unstable_by_key(|range| range.start());
+    let arenas: Vec<_> = extents.map(|extent| extent.range).collect();
+    malloc_resident_but(residency, &arenas)
+}
+
+/// The same without what lies in these ranges.
+pub fn malloc_resident_but(residency: &ResidencyMap, left_out: &[AddrRange]) -> MallocResident {
+    let mut left_out = left_out.to_vec();
+    left_out.sort_unstable_by_key(|range| range.start());
     let mut sum = MallocResident::default();
     for mapping in residency.mappings() {
         let of_malloc = matches!(
@@ -35,10 +42,10 @@ pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> Mall
             continue;
         }
         for run in residency.runs_in(mapping.range) {
-            let first = arenas.partition_point(|arena| arena.end() <= run.range.start());
+            let first = left_out.partition_point(|range| range.end() <= run.range.start());
             // A hostile heap's arenas may overlap: no byte is taken off twice.
             let (mut outside, mut at) = (0, run.range.start());
-            for part in arenas[first..]
+            for part in left_out[first..]
                 .iter()
                 .map_while(|a| a.intersect(&run.range))
             {
@@ -59,7 +66,7 @@ pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> Mall
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{AddrRange, RemoteAddr};
+    use crate::addr::RemoteAddr;
     use crate::heap::{Allocator, Extent};
     use crate::residency::{Mapping, PageRun, PageState};
     use crate::span::SpanList;

@@ -20,7 +20,7 @@ pub(crate) use heaps::{ArenaResidency, heaps};
 pub(crate) use huge::HugeRanges;
 pub use id::{Metric, MetricId};
 pub(crate) use ledger::Ledger;
-pub use malloc_resident::{MallocResident, malloc_resident};
+pub use malloc_resident::{MallocResident, malloc_resident, malloc_resident_but};
 pub(crate) use map::HeapMap;
 pub(crate) use occupancy::Occupancy;
 pub(crate) use pins::Pins;

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use profiler_common::program::{Control as Layout, MAX_PROCESSES, failure};
+use profiler_common::program::{Control as Layout, MAX_PROCESSES, STACKS_BYTES, failure};
+use profiler_core::addr::{AddrRange, RemoteAddr};
 
 use super::{GapFill, PlayError, Setup, Touch};
 
@@ -60,7 +61,15 @@ impl Control {
         Ok((pid > 0).then_some(pid))
     }
 
-    /// The same of all processes that run, each with its number in the program.
+    /// Where the stacks of a process's threads lie, as the player says: that is no memory of the
+    /// allocator's.
+    pub(super) fn stacks(&self, process: u32) -> io::Result<AddrRange> {
+        let at = offset_of!(Layout, stacks) + process as usize * size_of::<u64>();
+        let stacks = AddrRange::with_len(RemoteAddr::new(self.word(at)?), STACKS_BYTES as u64);
+        Ok(stacks.unwrap_or_default())
+    }
+
+    /// The kernel's numbers of all processes that run, each with its number in the program.
     pub(super) fn pids(&self) -> io::Result<Vec<(u32, i32)>> {
         let mut bytes = [0; size_of::<u32>() * MAX_PROCESSES as usize];
         self.0

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use profiler_common::program::PlayerMessage;
-use profiler_core::metrics::malloc_resident;
+use profiler_core::metrics::malloc_resident_but;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::units::bytes;
@@ -329,7 +329,8 @@ impl Measurements {
             Entry::Vacant(new) => new.insert(Target::open(pid)?),
         };
         let residency = target.residency(&target.mappings()?)?;
-        let malloc = malloc_resident(&residency, &[]);
+        let stacks = child.control().stacks(process)?;
+        let malloc = malloc_resident_but(&residency, &[stacks]);
         Ok(Some(malloc.resident_bytes + malloc.swapped_bytes))
     }
 }

@@ -160,9 +160,9 @@ impl ReplayProgram {
         self.state(|state| !state.closed || state.summary.executes)
     }
 
-    /// Bytes of shared mappings that players make to play it, in all of their processes: the program,
-    /// the control block, slots and stacks.
-    pub(super) fn shared_bytes(&self) -> u64 {
+    /// Bytes that players themselves take to play it, in all of their processes: the program, the control
+    /// block, slots and stacks.
+    pub(super) fn own_bytes(&self) -> u64 {
         let all = self.summary();
         // A file on a disk is none of it.
         let in_memory = fstatfs(&self.file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);
@@ -337,6 +337,16 @@ impl ProgramBuilder {
     /// Bytes live by now in a process that runs, as asked for.
     pub fn live_bytes_of(&self, process: u32) -> Option<u64> {
         self.compiler.live_bytes_of(process)
+    }
+
+    /// What was live of a process that runs when it was forked, as asked for.
+    pub fn inherited_bytes_of(&self, process: u32) -> Option<u64> {
+        self.compiler.inherited_bytes_of(process)
+    }
+
+    /// Bytes live by now in all processes, as asked for.
+    pub fn live_bytes(&self) -> u64 {
+        self.compiler.live_bytes()
     }
 
     /// The process of a thread that is known.

@@ -57,7 +57,7 @@ impl<'a> Watch<'a> {
             self.idle.end(self.checked);
         }
         if let Some(limit_bytes) = self.setup.memory_limit
-            && child.has_more_than(limit_bytes, self.program.shared_bytes(), &wanted)?
+            && child.has_more_than(limit_bytes, self.program.own_bytes(), &wanted)?
         {
             return Err(PlayError::TooLarge { limit_bytes });
         }

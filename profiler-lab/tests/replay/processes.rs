@@ -101,6 +101,103 @@ fn threads_of_a_child_are_its_own() {
     assert_eq!(at(&played.checkpoints), [(1, 8), (0, 0)]);
 }
 
+/// What each process has at a checkpoint of its own, taken when all is over.
+fn all_at_their_end(trace: &mut TraceBuilder, processes: &[u64]) -> Vec<(u32, u64)> {
+    for process in processes {
+        trace.checkpoint(*process);
+    }
+    at(&played(trace, &Setup::default()).checkpoints)
+}
+
+#[test]
+fn forks_after_threads_have_ended_leave_the_parent_sound() {
+    // The C library keeps its list of threads in their stacks, and each child makes a list of its own.
+    let mut trace = TraceBuilder::default();
+    trace.alloc(0, 100);
+    for (child, thread) in [(1, 10), (2, 20), (3, 30)] {
+        trace.begin(0, thread);
+        mebibytes(&mut trace, thread, 2);
+        trace.fork(0, child, child);
+        trace.thread_end(thread);
+        mebibytes(&mut trace, child, 3);
+    }
+    trace.fork(0, 4, 4);
+    mebibytes(&mut trace, 4, 1);
+    let seen = all_at_their_end(&mut trace, &[0, 1, 2, 3, 4]);
+    assert_eq!(seen, [(0, 6), (1, 5), (2, 7), (3, 9), (4, 7)]);
+}
+
+#[test]
+fn threads_that_fork_and_end_and_threads_that_stay_leave_all_processes_sound() {
+    let mut trace = TraceBuilder::default();
+    trace.alloc(0, 100);
+    // One stays, one forks and ends, and a child does the same again.
+    trace.begin(0, 10);
+    mebibytes(&mut trace, 10, 1);
+    trace.begin(0, 11);
+    mebibytes(&mut trace, 11, 1);
+    trace.fork(11, 1, 1);
+    trace.thread_end(11);
+    trace.begin(1, 12);
+    mebibytes(&mut trace, 12, 2);
+    trace.fork(12, 2, 2);
+    trace.thread_end(12);
+    trace.fork(1, 3, 3);
+    trace.fork(0, 4, 4);
+    trace.fork(10, 5, 5);
+    for thread in [1, 2, 3, 4, 5, 10] {
+        mebibytes(&mut trace, thread, 1);
+    }
+    trace.begin(5, 50);
+    mebibytes(&mut trace, 50, 1);
+    trace.thread_end(50);
+    let seen = all_at_their_end(&mut trace, &[0, 1, 2, 3, 4, 5]);
+    assert_eq!(seen, [(0, 3), (1, 5), (2, 5), (3, 5), (4, 3), (5, 4)]);
+}
+
+#[test]
+fn a_child_goes_on_in_the_arena_of_the_thread_that_forked() {
+    let mut trace = TraceBuilder::default();
+    trace.alloc(0, 100);
+    trace.begin(0, 10);
+    trace.alloc(10, 100);
+    trace.fork(10, 1, 1);
+    // Free memory of the thread's arena, which its child uses again: the main one has none.
+    let blocks: Vec<_> = (0..64).map(|_| trace.alloc(10, 60 << 10)).collect();
+    trace.alloc(10, 100);
+    for block in blocks {
+        trace.free(10, block);
+    }
+    trace.fork(10, 2, 2);
+    for _ in 0..64 {
+        trace.alloc(2, 60 << 10);
+    }
+    let seen = all_at_their_end(&mut trace, &[2]);
+    assert_eq!(seen, [(2, 4)], "not 8");
+}
+
+#[test]
+fn stacks_are_no_memory_of_the_allocators() {
+    let mut trace = TraceBuilder::default();
+    for thread in 0..200 {
+        trace.alloc(thread, 100);
+    }
+    trace.fork(0, 1, 1000);
+    trace.checkpoint(0);
+    trace.checkpoint(1);
+    let setup = Setup {
+        env: vec![(
+            "GLIBC_TUNABLES".into(),
+            "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0".into(),
+        )],
+        ..Setup::default()
+    };
+    let played = played(&trace, &setup);
+    let most = played.checkpoints.iter().map(|at| at.resident_bytes).max();
+    // Two pages and more of each stack are in use.
+    assert!(most < Some(MIB), "{most:?}");
+}
+
 /// A process that forks so many children, each of which then has `own` MiB more, and looks at all of
 /// them for long enough to be found out.
 fn with_children(children: u64, shared: u64, own: u64) -> Result<(), PlayError> {

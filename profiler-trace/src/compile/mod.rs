@@ -85,10 +85,21 @@ pub struct Summary {
     pub left_out: u64,
     /// Slots that the processes need, one after the other and together, at most.
     pub slots: u64,
-    /// Time between the first and the last event, in ns.
+    /// How long the recording took: from its beginning to its last event or checkpoint, in ns.
     pub duration_ns: u64,
     /// Whether a process starts another program, or becomes one.
     pub executes: bool,
+    /// The processes that ended, once each. In the player the first is there to the end.
+    pub ends: Vec<ProcessEnd>,
+}
+
+/// When a process ended.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct ProcessEnd {
+    /// Its number.
+    pub process: u32,
+    /// Checkpoints, of any process, that the player reaches before.
+    pub checkpoints: usize,
 }
 
 /// A moment at which the player's memory is measured, as the player will reach it: a checkpoint of the
@@ -181,7 +192,7 @@ impl Compiler {
                 let of_each = self.processes.iter().map(|p| p.uncertain_bytes);
                 of_each.fold(0, u64::saturating_add)
             },
-            ..self.summary
+            ..self.summary.clone()
         }
     }
 
@@ -209,6 +220,12 @@ impl Compiler {
     pub fn process_of_thread(&self, thread: u32) -> Option<u32> {
         let thread = self.threads.get(thread as usize)?.as_ref()?;
         Some(thread.process)
+    }
+
+    /// What was live of a process that runs when it was forked, as requested.
+    pub fn inherited_bytes_of(&self, process: u32) -> Option<u64> {
+        let process = self.processes.get(process as usize)?;
+        process.alive.then_some(process.inherited_bytes)
     }
 
     /// Bytes live by now in a process that runs, as requested. The first one runs to the end.
@@ -299,9 +316,8 @@ impl Compiler {
                 process: new,
                 child,
             } => {
-                // Whichever thread forked: the stacks of the others are shared with the child.
-                let main = self.processes[process as usize].main_thread;
-                self.switch(main, sink)?;
+                // The child has this thread's arena and caches.
+                self.switch(event.thread, sink)?;
                 self.fork(process, new, child, sink)
             }
             EventKind::Exec => self.exec(event.thread, process, sink),
@@ -419,6 +435,7 @@ impl Compiler {
             return Ok(());
         };
         let (main, began_ns) = (state.main_thread, state.began_ns);
+        self.summary.duration_ns = self.summary.duration_ns.max(checkpoint.time_ns);
         if self.clock_ns < checkpoint.time_ns {
             self.pass_time(checkpoint.time_ns, sink)?;
         }

@@ -40,6 +40,8 @@ pub(super) struct Process {
     pub(super) uncertain_bytes: u64,
     /// What is touched of large zeroed blocks with mappings of their own, and their bytes.
     zeroed_alone: (u64, u64),
+    /// What was live of it when it was forked.
+    pub(super) inherited_bytes: u64,
     /// The thread that it began with.
     pub(super) main_thread: u32,
     /// When it began, in the trace's time.
@@ -58,6 +60,7 @@ impl Process {
             live_bytes: 0,
             uncertain_bytes: 0,
             zeroed_alone: (0, 0),
+            inherited_bytes: 0,
             main_thread,
             began_ns: 0,
             alive: true,
@@ -68,6 +71,7 @@ impl Process {
     pub(super) fn fork(&self, main_thread: u32) -> Self {
         let mut copy = self.clone();
         (copy.main_thread, copy.uncertain_bytes) = (main_thread, 0);
+        copy.inherited_bytes = self.live_bytes;
         // What the parent's operations said holds for both.
         for block in copy.blocks.values_mut() {
             block.touch = None;

@@ -6,7 +6,7 @@ use std::io;
 use profiler_common::program::{MAX_PROCESSES, MAX_THREADS, OpCode};
 
 use super::process::{Block, Process};
-use super::{Compiler, Sink, op};
+use super::{Compiler, ProcessEnd, Sink, op};
 
 /// A thread of the stream.
 #[derive(Debug)]
@@ -198,6 +198,13 @@ impl Compiler {
 
     /// A process ends. The first one stays as it is, to be measured.
     pub(super) fn exit(&mut self, process: u32, sink: &mut impl Sink) -> io::Result<()> {
+        // The first one may be said to end again and again: it stays.
+        if self.summary.ends.iter().all(|end| end.process != 0) || process != 0 {
+            self.summary.ends.push(ProcessEnd {
+                process,
+                checkpoints: self.checkpoints.len(),
+            });
+        }
         if process == 0 {
             return Ok(());
         }

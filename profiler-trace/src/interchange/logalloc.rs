@@ -33,9 +33,12 @@ struct Call<'a> {
     is_odd: bool,
 }
 
-/// How many arguments a call has, and whether it has a result; `None` for one that is not of malloc's family.
+/// How many arguments a call has, and whether it has a result; `None` for one that is not known.
 fn form(name: &str) -> Option<(usize, bool)> {
     Some(match name {
+        // They change no block (`memory/build/malloc_decls.h` has them beside malloc's family).
+        "malloc_usable_size" | "malloc_good_size" => (0, false),
+        _ if name.starts_with("jemalloc_") => (0, false),
         "malloc" | "valloc" => (1, true),
         "calloc" | "posix_memalign" | "aligned_alloc" | "memalign" | "realloc" => (2, true),
         "free" => (1, false),
@@ -44,9 +47,9 @@ fn form(name: &str) -> Option<(usize, bool)> {
 }
 
 impl Call<'_> {
-    /// Whether it says all that a call of its name has to. Others change no heap.
+    /// Whether it says all that a call of its name has to. What one that is not known does nobody knows.
     fn is_whole(&self) -> bool {
-        form(self.name).is_none_or(|(arguments, has_result)| {
+        form(self.name).is_some_and(|(arguments, has_result)| {
             let has_all = self.arguments.len() >= arguments;
             has_all && !self.is_odd && (self.result.is_some() || !has_result)
         })

@@ -79,6 +79,8 @@ pub struct Reader<R> {
     at: usize,
     context: Context,
     events: u64,
+    /// Whether an event or a checkpoint was read: no seed follows those.
+    begun: bool,
     complete: bool,
     ended: bool,
 }
@@ -123,6 +125,7 @@ impl<R: Read> Reader<R> {
             at: 0,
             context: Context::default(),
             events: 0,
+            begun: false,
             complete: false,
             ended: false,
         })
@@ -151,6 +154,7 @@ impl<R: Read> Reader<R> {
                 self.at = self.content.len() - rest.len();
                 let event = event.ok_or_else(|| self.damaged("an event of no known form"))?;
                 self.events += 1;
+                self.begun = true;
                 return Ok(Some(Item::Event(event)));
             }
             if self.ended {
@@ -176,6 +180,11 @@ impl<R: Read> Reader<R> {
         };
         let item = match kind {
             Some(Kind::Events) => return Ok(None),
+            Some(Kind::Seed) if self.begun => {
+                return Err(
+                    self.damaged("blocks that were there before come after the first event")
+                );
+            }
             Some(Kind::Seed) => seed(&self.content[1..]).map(Item::Seed),
             Some(Kind::Checkpoint) => checkpoint(&self.content[1..]).map(Item::Checkpoint),
             // A second description adds nothing to read.
@@ -191,6 +200,7 @@ impl<R: Read> Reader<R> {
             }
         };
         self.content.clear();
+        self.begun |= matches!(item, Some(Item::Checkpoint(_)));
         let item = item.ok_or_else(|| self.damaged("a block whose content has no known form"))?;
         Ok(Some(item))
     }

@@ -161,7 +161,8 @@ fn trace(events: &[Event]) -> Vec<u8> {
 
 #[test]
 fn calls_of_logalloc_that_lack_something_are_missed() {
-    let whole = "1 1 malloc(8)=#1\n1 1 jemalloc_stats()\n1 1 free(#1)\n";
+    let whole = "1 1 malloc(8)=#1\n1 1 jemalloc_stats()\n1 1 malloc_usable_size(#1)=8\n\
+                 1 1 jemalloc_free_dirty_pages()\n1 1 free(#1)\n";
     let reads = |line: &str| {
         let text = format!("{whole}{line}");
         let mut source = open_bytes(text.as_bytes()).expect("it is logalloc's");
@@ -177,6 +178,8 @@ fn calls_of_logalloc_that_lack_something_are_missed() {
         "1 1 realloc(#1)=#2\n",
         "1 1 free()\n",
         "1 1 free(#1) and more\n",
+        "1 1 moz_arena_malloc(2,8)=#2\n",
+        "1 1 no_such_call(8)\n",
     ] {
         assert!(!reads(line), "{line}");
     }

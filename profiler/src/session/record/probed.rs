@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
 use profiler_core::sample::Sample;
+use profiler_core::units::nanoseconds;
 use profiler_probe::plan::ProbePlan;
-use profiler_probe::{EventStream, ProbeError};
+use profiler_probe::{EventStream, ProbeError, StreamCost};
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
 use profiler_target::{Target, TargetState};
 use profiler_trace::record::{
@@ -49,6 +50,8 @@ pub(crate) struct ProbedRecording<O> {
     longest_interval: Duration,
     next_check: Instant,
     cpu_before: Duration,
+    /// What the probes had taken by the first walk: what they gave until then is in the walk, and no event.
+    cost_before: StreamCost,
     /// Whether it became another program.
     execed: bool,
     /// Events that no BPF program writes; they count as lost.
@@ -77,6 +80,7 @@ impl<O: Output> ProbedRecording<O> {
         })?;
         // What came or was lost before the walk is in the walk.
         let around = meanwhile.into_inner().around(Some(&moment))?;
+        let cost_before = stream.cost()?;
         let mut frees = FreesBeforeWalk::default();
         around.before.iter().for_each(|event| frees.note(event));
         let began_ns = moment.time_ns;
@@ -108,6 +112,7 @@ impl<O: Output> ProbedRecording<O> {
             longest_interval: LONGEST_INTERVAL,
             next_check: began + CHECK_INTERVAL,
             cpu_before,
+            cost_before,
             execed: false,
             invalid: 0,
         };
@@ -257,7 +262,7 @@ impl<O: Output> ProbedRecording<O> {
                 return Ok(Some(Ending::TargetGone(format!("the target {how}"))));
             }
         }
-        let cost = self.stream.cost()?;
+        let cost = self.cost()?;
         let age = self.began.elapsed();
         let share = cost.spent_ns / age.as_nanos().max(1) as f64;
         let note = match self.used_ns() {
@@ -282,6 +287,11 @@ impl<O: Output> ProbedRecording<O> {
         }
     }
 
+    /// What the probes took from the target since the recording began.
+    fn cost(&mut self) -> Result<StreamCost, ProbeError> {
+        Ok(self.stream.cost()?.since(&self.cost_before))
+    }
+
     /// The target's processor time since the recording began, in ns.
     fn used_ns(&self) -> Option<f64> {
         let now = self.sampler.target().cpu_time().ok()?;
@@ -304,7 +314,7 @@ impl<O: Output> ProbedRecording<O> {
             }
             _ => self.take_checkpoint(CheckpointReason::Final)?,
         }
-        let cost = self.stream.cost()?;
+        let mut cost = self.cost()?;
         let used_ns = self.used_ns();
         self.stream.close()?;
         let events = self.output().events();
@@ -320,8 +330,8 @@ impl<O: Output> ProbedRecording<O> {
         }
         let unknown_frees = left_out.unknown_frees;
         // A calibration on a busy machine says too much: more than all it cannot have been.
-        let spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
-        let cost = price(events, spent_ns, used_ns);
+        cost.spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
+        let cost = price(events, cost, used_ns);
         let left_out = match unknown_frees {
             0 => String::new(),
             1 => "; 1 free of a block that was not known was left out".to_owned(),
@@ -336,15 +346,25 @@ impl<O: Output> ProbedRecording<O> {
 const FEWEST_PRICED: u64 = 1000;
 
 /// What the probes took of the target, in words, by its events and its processor time meanwhile.
-fn price(events: u64, spent_ns: f64, used_ns: Option<f64>) -> String {
+fn price(events: u64, cost: StreamCost, used_ns: Option<f64>) -> String {
+    let StreamCost { hits, spent_ns } = cost;
     if events < FEWEST_PRICED {
-        return match events {
+        let known = match events {
             0 => "the probes saw no event".to_owned(),
             _ => format!(
                 "with fewer than {FEWEST_PRICED} events ({events}) it is not known what the probes took of the \
                  target for each"
             ),
         };
+        // A realloc that calls the others within it is hit some times.
+        if hits < FEWEST_PRICED.max(events.saturating_mul(10)) {
+            return known;
+        }
+        let took = nanoseconds(spent_ns as u64);
+        return format!(
+            "{known}; they were hit {hits} times by calls that changed nothing, frees of no block and calls \
+             that failed, which took {took} of the target"
+        );
     }
     let each = spent_ns / events as f64;
     let of_its_time = used_ns.map_or(String::new(), |used| {
@@ -423,14 +443,25 @@ fn source_number(target: &Target) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::price;
+    use super::{StreamCost, price};
 
     #[test]
     fn a_price_per_event_needs_events() {
-        let spent = 1_022_352_264.0;
-        assert_eq!(price(0, spent, Some(2e9)), "the probes saw no event");
-        assert!(price(999, spent, None).starts_with("with fewer than 1000 events (999)"));
-        let said = price(1_000_000, spent, Some(2e9));
+        let of = |hits| StreamCost {
+            hits,
+            spent_ns: 1_022_352_264.0,
+        };
+        assert_eq!(price(0, of(12), Some(2e9)), "the probes saw no event");
+        let said = price(999, of(1998), None);
+        assert!(said.starts_with("with fewer than 1000 events (999)"));
+        assert!(!said.contains("hit"), "{said}");
+        let said = price(0, of(1_000_000), Some(2e9));
+        assert_eq!(
+            said,
+            "the probes saw no event; they were hit 1000000 times by calls that changed nothing, frees of no \
+             block and calls that failed, which took 1.0 s of the target"
+        );
+        let said = price(1_000_000, of(2_000_000), Some(2e9));
         assert_eq!(
             said,
             "the probes took 1022 ns of the target per event, 51 % of its processor time meanwhile"
