@@ -292,6 +292,7 @@ fn sentence(before: &FragReport, after: &FragReport, found: &Difference) -> Stri
     let by = was.abs_diff(is);
     let same = SAME_BYTES.max((was as f64 * SAME_SHARE) as u64);
     let mut text = match by <= same {
+        true if bytes(is) == bytes(was) => format!("{name} is unchanged: {}", bytes(is)),
         true => format!("{name} is unchanged: {}, before {}", bytes(is), bytes(was)),
         false => format!(
             "{name} is {} ({}) {}: {}, before {}",

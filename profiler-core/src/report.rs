@@ -232,6 +232,11 @@ impl Finding {
     }
 }
 
+impl Packing {
+    /// Whose size classes and slabs they are.
+    pub const ALLOCATOR: Allocator = Allocator::Jemalloc;
+}
+
 /// The live blocks packed into jemalloc's size classes and slabs: a lower bound on what they
 /// would take there, not a prediction.
 #[derive(Clone, Debug, Default, PartialEq)]

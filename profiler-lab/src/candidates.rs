@@ -221,8 +221,7 @@ impl Facts<'_> {
 
     /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
     pub fn is_glibc(&self) -> bool {
-        let malloc = self.malloc();
-        malloc.is_none_or(|title| title.kind() == Some(Allocator::Glibc))
+        self.description.is_glibc()
     }
 
     fn trim_every(&self) -> Duration {

@@ -211,7 +211,7 @@ impl PlayedSet<'_> {
             version: allocator.and_then(|allocator| allocator.identity.version.clone()),
             kind: allocator.and_then(|allocator| allocator.identity.kind),
             default_of: candidate.default_of,
-            is_now: number == 0,
+            is_baseline: number == 0,
             env: candidate.variables(),
             set,
             unset,

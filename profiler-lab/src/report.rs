@@ -141,7 +141,7 @@ pub struct Row {
     /// The build whose defaults it was played with; `None` where a setting was changed.
     pub default_of: Option<BuildId>,
     /// Whether it is what the program had.
-    pub is_now: bool,
+    pub is_baseline: bool,
     /// All variables that it takes.
     pub env: Vec<(String, String)>,
     /// Those of them to set where the program ran.
@@ -212,7 +212,7 @@ pub struct Share {
 impl Report {
     /// What the program had.
     pub fn now(&self) -> Option<&Row> {
-        self.candidates.iter().find(|row| row.is_now)
+        self.candidates.iter().find(|row| row.is_baseline)
     }
 
     /// What needs so much less at the end than what the program had that it is worth while, as far as
@@ -220,7 +220,7 @@ impl Report {
     pub fn worthwhile(&self) -> impl Iterator<Item = &Row> {
         let had = self.now().and_then(|row| row.measured);
         self.candidates.iter().filter(move |row| {
-            let both = had.zip(row.measured).filter(|_| !row.is_now);
+            let both = had.zip(row.measured).filter(|_| !row.is_baseline);
             both.is_some_and(|(had, with)| had.saves_with(&with) && self.stands(&had, &with))
         })
     }
@@ -256,7 +256,7 @@ impl Measured {
 pub fn rank(rows: &mut [Row]) {
     rows.sort_by_key(|row| {
         let last = row.measured.map_or(u64::MAX, |m| m.memory.at_end.bytes);
-        (!row.is_now, row.failure.is_some(), last)
+        (!row.is_baseline, row.failure.is_some(), last)
     });
     let all: Vec<Measured> = rows.iter().filter_map(|row| row.measured).collect();
     let place = |own: u64, part: fn(&Measured) -> u64| {
@@ -290,7 +290,7 @@ mod tests {
     fn rows_are_ranked_by_their_end_after_what_the_program_had() {
         let row = |name: &str, both: Option<(u64, u64)>| Row {
             name: name.into(),
-            is_now: name == "now",
+            is_baseline: name == "now",
             failure: both.is_none().then(|| "crashed".to_owned().into()),
             measured: both.map(|(peak, at_end)| Measured {
                 memory: PeakAndFinal { peak, at_end }.map(|bytes| Figure {

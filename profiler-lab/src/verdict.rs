@@ -161,7 +161,7 @@ fn dominant(report: &Report, had: &Measured) -> Option<String> {
 
 /// The candidate that needs least, and what it is compared with jemalloc.
 fn best(report: &Report, had: &Measured, jemalloc: Option<&Measured>, helps: bool) -> String {
-    let others = report.candidates.iter().filter(|row| !row.is_now);
+    let others = report.candidates.iter().filter(|row| !row.is_baseline);
     let others = others.filter_map(|row| Some((row, row.measured?)));
     let least = others.min_by_key(|(_, measured)| measured.memory.at_end.bytes);
     let Some((row, least)) = least.filter(|(_, least)| had.saves_with(least)) else {
@@ -237,7 +237,7 @@ mod tests {
         Row {
             name: name.into(),
             default_of: BuildId::named(name),
-            is_now: name.starts_with("baseline"),
+            is_baseline: name.starts_with("baseline"),
             measured: Some(Measured {
                 memory: PeakAndFinal { peak, at_end: last }.map(figure),
                 runs: 1,

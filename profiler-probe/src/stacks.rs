@@ -1,4 +1,4 @@
-//! Samples of allocations with their stacks: how the BPF programs are told where Python has its frames,
+//! Samples of allocations with their stacks: how the BPF programs learn where Python has its frames,
 //! how seldom they sample, and what becomes of what they find.
 
 use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawStack, StackEnd};

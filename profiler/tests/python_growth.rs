@@ -136,7 +136,7 @@ fn the_explanation_names_who_grows_and_begins_with_it() {
         words.contains("a leak, or a cache without a bound or not yet full; no allocator helps"),
         "{shown}"
     );
-    assert!(shown.contains("OBJECTS of Python"), "{shown}");
+    assert!(shown.contains("PYTHON OBJECTS"), "{shown}");
     assert!(
         shown.contains("list of "),
         "the way to what is held: {shown}"

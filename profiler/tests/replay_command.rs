@@ -151,7 +151,7 @@ fn a_field_of_ones_own_is_saved_and_what_fails_leaves_the_rest() {
     assert!(shown.contains("libnone.so: cannot read"), "{shown}");
     let said = stderr(&output);
     assert!(
-        said.contains("libnone.so was not played: cannot read"),
+        said.contains("libnone.so was not replayed: cannot read"),
         "{said}"
     );
     let found: Value = serde_json::from_reader(File::open(saved).expect("saved")).expect("JSON");
@@ -325,7 +325,7 @@ fn players_leave_no_zombies_while_others_play_nor_when_one_crashes() {
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("crashes.so was not played: crashed"),
+        said.contains("crashes.so was not replayed: crashed"),
         "{said}"
     );
     let left = waitpid(None, Some(WaitPidFlag::WNOHANG));
@@ -350,7 +350,7 @@ fn what_can_be_read_of_a_damaged_trace_is_used_and_said() {
     );
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("was not played"), "{said}");
+    assert!(said.contains("was not replayed"), "{said}");
     assert!(said.contains("the recording is incomplete"), "{said}");
 }
 

@@ -41,6 +41,39 @@ fn printed(args: &[&str], code: i32) -> Vec<u8> {
     output.stdout
 }
 
+/// `docs/snapshot-format.md` has figures of larger heaps: the more blocks, the less each takes.
+#[test]
+fn a_saved_walk_takes_two_bytes_a_block_at_most() {
+    let child = Child::python(WORKER);
+    let kept = Kept::new();
+    let pid = child.pid().to_string();
+    let shown = printed(
+        &[
+            "snapshot",
+            "--json",
+            "--pid",
+            &pid,
+            "-o",
+            &kept.name("fragsnap"),
+        ],
+        0,
+    );
+    let shown: Value = serde_json::from_slice(&shown).expect("JSON");
+    let heaps = shown["heaps"].as_array().expect("heaps").iter();
+    let arenas = heaps.flat_map(|heap| heap["arenas"].as_array().expect("arenas"));
+    let blocks: u64 = arenas
+        .map(|arena| {
+            let of = |key: &str| arena[key].as_u64().expect("a number");
+            of("live_blocks") + of("free_blocks")
+        })
+        .sum();
+    let size = fs::metadata(kept.path("fragsnap")).expect("saved").len();
+    assert!(
+        blocks > 80_000 && size <= 2 * blocks,
+        "{size} bytes, {blocks} blocks"
+    );
+}
+
 /// A folder with a session in every format.
 struct Kept(tempfile::TempDir);
 

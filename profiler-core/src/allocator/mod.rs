@@ -113,8 +113,9 @@ pub struct Row {
     pub page_return: PageReturn,
     /// When it returns them by itself.
     pub return_time: ReturnTime,
-    /// The call or event that returns whole free pages.
-    pub gives_back: &'static str,
+    /// The call or event that returns whole free pages; `None` where there is none but the end of the last block
+    /// beside them.
+    pub gives_back: Option<&'static str>,
     /// What it calls the caches of freed blocks.
     pub caches: &'static str,
 }

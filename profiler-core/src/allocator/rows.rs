@@ -52,7 +52,7 @@ static GLIBC: Row = Row {
     chunk_header: true,
     page_return: PageReturn::PagesBetween(glibc::TRIM_MARGINS),
     return_time: ReturnTime::ByPlace,
-    gives_back: tuning::MALLOC_TRIM.in_c,
+    gives_back: Some(tuning::MALLOC_TRIM.in_c),
     caches: "tcache and fastbins",
 };
 
@@ -77,7 +77,7 @@ static JEMALLOC: Row = Row {
     chunk_header: false,
     page_return: PageReturn::Other,
     return_time: ReturnTime::InCalls,
-    gives_back: "a purge",
+    gives_back: Some("a purge"),
     caches: "thread caches (tcache)",
 };
 
@@ -101,7 +101,7 @@ static MIMALLOC: Row = Row {
     chunk_header: false,
     page_return: PageReturn::Other,
     return_time: ReturnTime::WithLaterCalls,
-    gives_back: "mi_collect(true)",
+    gives_back: Some("mi_collect(true)"),
     caches: "the allocator's caches",
 };
 
@@ -125,7 +125,7 @@ static TCMALLOC: Row = Row {
     chunk_header: false,
     page_return: PageReturn::Other,
     return_time: ReturnTime::Never,
-    gives_back: "MallocExtension_ReleaseFreeMemory()",
+    gives_back: Some("MallocExtension_ReleaseFreeMemory()"),
     caches: "thread, transfer and central caches",
 };
 
@@ -150,7 +150,7 @@ static MUSL: Row = Row {
     chunk_header: false,
     page_return: PageReturn::Other,
     return_time: ReturnTime::Unknown,
-    gives_back: "a purge",
+    gives_back: None,
     caches: "the allocator's caches",
 };
 
@@ -175,6 +175,6 @@ static PYMALLOC: Row = Row {
     chunk_header: false,
     page_return: PageReturn::WholeExtents,
     return_time: ReturnTime::Unknown,
-    gives_back: "the end of an arena",
+    gives_back: Some("the end of an arena"),
     caches: "the allocator's caches",
 };

@@ -197,7 +197,7 @@ fn outlook(report: &FragReport) -> Option<String> {
             needs.band()
         ),
         Effect::Unclear => format!("{title} may help or not: {}, {now}", needs.band()),
-        Effect::Same | Effect::Saves => "nothing that was played would save much".to_owned(),
+        Effect::Same | Effect::Saves => "nothing that was replayed would save much".to_owned(),
     })
 }
 
@@ -206,9 +206,9 @@ fn about_predictions(report: &FragReport) -> String {
     let Some(predictions) = &report.predictions else {
         return match serving(report) {
             None => "malloc's heap was not walked, so nothing is predicted.".to_owned(),
-            Some(_) => "What other allocators and settings would need was not predicted: \
-                        `fragscope explain` does that."
-                .to_owned(),
+            Some(_) => {
+                "What other allocators and settings would need was not predicted.".to_owned()
+            }
         };
     };
     let mut text = String::new();
@@ -237,16 +237,16 @@ fn about_predictions(report: &FragReport) -> String {
     }
     if predictions.pending > 0 {
         text += &match predictions.self_check {
-            None => "The heap is being played into other allocators: what they would need is not \
+            None => "The heap is being replayed in other allocators: what they would need is not \
                      known yet."
                 .to_owned(),
-            Some(_) => format!("\n\n{} more are being played.", predictions.pending),
+            Some(_) => format!("\n\n{} more are being replayed.", predictions.pending),
         };
     }
     let mut paragraphs = vec![text];
     let failed = predictions.candidates.iter();
     let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));
-    paragraphs.extend(failed.map(|(name, why)| format!("{name}: not played, {why}")));
+    paragraphs.extend(failed.map(|(name, why)| format!("{name}: not replayed, {why}")));
     if let Some(why) = &predictions.trouble {
         let nothing = predictions.candidates.is_empty();
         let what = if nothing { "Nothing" } else { "No more" };
@@ -255,7 +255,7 @@ fn about_predictions(report: &FragReport) -> String {
     // What is still being played may be known in a moment.
     if predictions.pending == 0 && report.findings.iter().any(Finding::is_assumed) {
         paragraphs.push(
-            "What was not predicted a recording shows: `fragscope record -- COMMAND`, then `fragscope replay`."
+            "A recording shows what could not be predicted: `fragscope record -- COMMAND`, then `fragscope replay`."
                 .to_owned(),
         );
     }

@@ -44,7 +44,7 @@ metrics! {
         "resident heap bytes that hold nothing live: all that a perfect allocator could save";
     PinnedFreeBytes, "pinned_free_bytes", Bytes, "pinned free memory",
         "free bytes on pages kept by live blocks; only another allocator or shorter-lived \
-             blocks cure it";
+             blocks reduce it";
     TrimReturnableBytes, "trim_returnable_bytes", Bytes, "returned by a trim",
         "whole pages that a trim or purge would return now; if large, trim after each peak";
     StuckFreeBytes, "stuck_free_bytes", Bytes, "stuck free pages",
@@ -102,10 +102,10 @@ metrics! {
         "Redis's name: RSS ÷ live bytes; above 1.5 look at the ledger";
     AllocatorFragRatio, "allocator_frag_ratio", Ratio, "allocator fragmentation",
         "Redis's name, jemalloc's active ÷ allocated: pages in use ÷ live bytes; what only \
-             moving blocks cures";
+             moving blocks reduces";
     AllocatorRssRatio, "allocator_rss_ratio", Ratio, "allocator residency",
         "Redis's name, jemalloc's resident ÷ active: heap pages ÷ pages in use; what a purge \
-             or trim cures";
+             or trim returns";
     RssOverheadRatio, "rss_overhead_ratio", Ratio, "RSS overhead",
         "Redis's name: RSS ÷ heap pages; far above 1, the memory is not the heap's";
     MallocArenas, "malloc_arenas", Arenas, "malloc's arenas",

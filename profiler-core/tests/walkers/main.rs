@@ -9,7 +9,20 @@ mod musl;
 mod pymalloc;
 mod tcmalloc;
 
+use profiler_core::heap::Allocator;
 use profiler_testing::images::SPECIMENS;
+
+#[test]
+fn every_allocator_has_images_that_are_walked() {
+    let walked = SPECIMENS.map(|of| of());
+    let heaps = walked
+        .iter()
+        .flat_map(|specimen| (specimen.walk)(&specimen.image));
+    let kinds: Vec<Allocator> = heaps.map(|heap| heap.allocator).collect();
+    for kind in Allocator::ALL {
+        assert!(kinds.contains(&kind), "no specimen of {kind}");
+    }
+}
 
 #[test]
 fn values_that_rows_speak_of_are_listed_by_walks() {

@@ -6,7 +6,7 @@ use profiler_core::sample::Sample;
 
 use super::MIDDLE;
 use super::candidates::Interpretation;
-use crate::seed::SeedHeap;
+use crate::seed::WalkedHeap;
 
 /// How far a program may really be from what was played in another allocator than its own: what the
 /// program does beside the blocks that a walk shows, which mostly takes some more
@@ -69,7 +69,7 @@ pub(super) struct Walked {
 
 impl Walked {
     /// Of a sample, in which malloc's heap takes `measured` bytes.
-    pub(super) fn of(sample: &Sample, heap: &SeedHeap<'_>, measured: u64) -> Self {
+    pub(super) fn of(sample: &Sample, heap: &WalkedHeap<'_>, measured: u64) -> Self {
         let arenas = heap.arenas().len();
         let kernel = &sample.kernel;
         let now = kernel.rss_bytes.saturating_add(kernel.swap_bytes);

@@ -9,7 +9,7 @@ use profiler_core::tuning::{self, Tuning};
 use crate::allocators::PlayableAllocator;
 use crate::candidates::Candidate;
 use crate::report::Failure;
-use crate::seed::SeedHeap;
+use crate::seed::WalkedHeap;
 
 /// How the figures of a candidate's players are read: what the program would need beside what they show.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -90,7 +90,7 @@ impl HeapCandidate {
 
 /// What is tried: first the heap as it is, then what is requested most.
 pub(super) fn candidates(
-    heap: &SeedHeap<'_>,
+    heap: &WalkedHeap<'_>,
     measured: u64,
     root: Option<&Path>,
 ) -> Vec<HeapCandidate> {
@@ -140,7 +140,7 @@ pub(super) fn candidates(
 }
 
 /// Settings and calls of glibc's own, for a heap of glibc's.
-fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCandidate> {
+fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCandidate> {
     let tuned = |tuning: &Tuning| {
         let candidate = Candidate::tuned(tuning, Ok(PlayableAllocator::glibc()), env.clone());
         HeapCandidate::tuned(tuning, candidate)
@@ -162,7 +162,7 @@ fn of_glibc(heap: &SeedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCa
 
 /// The allocator of a worker that has another than glibc, where that can be played as it is.
 fn as_the_worker_has(
-    heap: &SeedHeap<'_>,
+    heap: &WalkedHeap<'_>,
     root: Option<&Path>,
 ) -> Result<PlayableAllocator, Failure> {
     let found = of_version(heap.allocator(), heap.version(), root)?;
@@ -192,7 +192,7 @@ fn of_version(
 }
 
 /// glibc's settings in force, as far as they were changed and a variable sets them.
-fn settings_of(heap: &SeedHeap<'_>) -> Environment {
+fn settings_of(heap: &WalkedHeap<'_>) -> Environment {
     let mut env = Environment::default();
     if heap.allocator() != Allocator::Glibc {
         return env;

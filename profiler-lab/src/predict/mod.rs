@@ -23,7 +23,7 @@ use self::candidate_set::HeapCandidateSet;
 use self::candidates::candidates;
 use super::play::{ReplayProgram, cores};
 use super::seed::{
-    Fill, LargeGaps, Overlap, SeedHeap, SeedOptions, Written, measured_bytes, write,
+    Fill, LargeGaps, Overlap, SeedOptions, WalkedHeap, Written, measured_bytes, write,
 };
 
 /// Of the memory that is available, players may take this share together.
@@ -91,7 +91,7 @@ pub fn predict(
     progress: &(dyn Fn(&Predictions) + Sync),
 ) -> Predictions {
     let none = |why: &str| Predictions::none(sample.taken_at_ns, why);
-    let (Some(heap), Some(measured)) = (SeedHeap::of(sample), measured_bytes(sample)) else {
+    let (Some(heap), Some(measured)) = (WalkedHeap::of(sample), measured_bytes(sample)) else {
         return none("malloc's heap was not walked");
     };
     if measured < LEAST_HEAP {
@@ -142,7 +142,7 @@ pub fn predict(
 /// The heap as players fill it, in each of the ways in which it may have come to be; the last is that of a
 /// program that does nothing more.
 fn programs(
-    heap: &SeedHeap<'_>,
+    heap: &WalkedHeap<'_>,
     measured: u64,
     available: u64,
     interrupted: &Arc<AtomicBool>,
@@ -158,7 +158,7 @@ fn programs(
 }
 
 fn program(
-    heap: &SeedHeap<'_>,
+    heap: &WalkedHeap<'_>,
     history: &SeedOptions,
     available: u64,
     interrupted: &Arc<AtomicBool>,

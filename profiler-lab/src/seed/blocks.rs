@@ -11,7 +11,7 @@ use profiler_core::span::SpanState;
 
 /// The heap that serves malloc in a sample.
 #[derive(Copy, Clone, Debug)]
-pub struct SeedHeap<'a> {
+pub struct WalkedHeap<'a> {
     pub(super) heap: &'a HeapSnapshot,
     pub(super) residency: &'a ResidencyMap,
 }
@@ -38,7 +38,7 @@ pub(super) enum StretchKind {
     Top,
 }
 
-impl<'a> SeedHeap<'a> {
+impl<'a> WalkedHeap<'a> {
     /// The heap that serves malloc in a sample; `None` when none that does was walked.
     pub fn of(sample: &'a Sample) -> Option<Self> {
         let serving = sample.target.malloc.as_ref().and_then(AllocatorTitle::kind);
@@ -199,7 +199,7 @@ impl<'a> SeedHeap<'a> {
 /// those that it keeps from the kernel for a while (jemalloc's dirty and muzzy pages). `None` when none
 /// that does was walked.
 pub fn measured_bytes(sample: &Sample) -> Option<u64> {
-    let heap = SeedHeap::of(sample)?;
+    let heap = WalkedHeap::of(sample)?;
     let taken = |extent: &Extent| {
         let spans = extent.spans.iter(extent.range.start());
         let retained = spans.filter(|span| span.state == SpanState::Retained);

@@ -8,7 +8,7 @@ mod blocks;
 mod history;
 mod write;
 
-pub use self::blocks::{SeedHeap, measured_bytes};
+pub use self::blocks::{WalkedHeap, measured_bytes};
 pub use self::history::{Fill, FreeOrder, LargeGaps, Overlap};
 pub use self::write::{SeedOptions, Written, write};
 

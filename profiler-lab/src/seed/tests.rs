@@ -75,7 +75,7 @@ fn sample(arenas: &[&[(u64, SpanState)]], present: u64, threshold: u64) -> Sampl
 }
 
 fn written(sample: &Sample, options: &SeedOptions) -> (Vec<Op>, Written) {
-    let heap = SeedHeap::of(sample).expect("it serves malloc");
+    let heap = WalkedHeap::of(sample).expect("it serves malloc");
     let mut ops = Ops::default();
     let written = write(&heap, options, &mut ops).expect("there is room");
     (ops.0, written)

@@ -9,10 +9,10 @@ use profiler_core::allocator::{Allocator, GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::Extent;
 use profiler_trace::compile::{
-    Neighbours, Sink, op, parts_with_pages, room, set_mmap_threshold, settle,
+    Neighbours, Sink, THRESHOLD_ROUNDING, op, parts_with_pages, room, set_mmap_threshold, settle,
 };
 
-use super::blocks::{SeedHeap, Stretch, StretchKind};
+use super::blocks::{Stretch, StretchKind, WalkedHeap};
 use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
 
 /// How a heap becomes a program.
@@ -80,13 +80,13 @@ const TURN_BYTES: u64 = 256 << 10;
 /// # Errors
 /// Those of the sink.
 pub fn write(
-    heap: &SeedHeap<'_>,
+    heap: &WalkedHeap<'_>,
     options: &SeedOptions,
     sink: &mut impl Sink,
 ) -> io::Result<Written> {
     let threshold = heap.setting(GlibcSetting::MmapThreshold).unwrap_or(PIECE);
     let threshold = threshold.clamp(PIECE, *MMAP_THRESHOLDS.end());
-    let of_threshold = threshold - 8192;
+    let of_threshold = threshold - THRESHOLD_ROUNDING;
     let is_mostly = |most, share| heap.share_of_gaps(of_threshold, most) >= share;
     let mut writer = Writer {
         heap,
@@ -123,7 +123,7 @@ const ALMOST_ALL: f64 = 0.9;
 const PIECE: u64 = *MMAP_THRESHOLDS.start();
 
 struct Writer<'a, S> {
-    heap: &'a SeedHeap<'a>,
+    heap: &'a WalkedHeap<'a>,
     options: &'a SeedOptions,
     sink: &'a mut S,
     random: Rng,

@@ -183,8 +183,8 @@ fn detach_all() {
 /// Takes note of the death of a thread that is not the first of its process; whether it was dead.
 pub(super) fn reap(tid: i32) -> bool {
     let id = tid.unsigned_abs();
-    // Of a traced one the kernel tells that it stands, too, whatever it is asked for (`wait_task_stopped`), and
-    // tells it once.
+    // Of a traced one the kernel reports that it stands, too, whatever it is asked for (`wait_task_stopped`), and
+    // reports it once.
     let is_dead = changed(libc::P_PID, id, libc::WEXITED | libc::WNOWAIT)
         .is_some_and(|change| change.is_death);
     is_dead && changed(libc::P_PID, id, libc::WEXITED).is_some()

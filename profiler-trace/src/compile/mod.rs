@@ -16,6 +16,7 @@ use profiler_common::program::{LARGE_BYTES, Only, Op, OpCode, UNKNOWN};
 pub use self::fill::{Neighbours, parts_with_pages, room};
 use self::process::Process;
 use self::seed::SeedHeap;
+pub use self::seed::THRESHOLD_ROUNDING;
 pub use self::settle::{set_mmap_threshold, settle};
 use self::threads::Thread;
 use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock, TraceDescription};

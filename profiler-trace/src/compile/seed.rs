@@ -11,7 +11,7 @@ use std::io;
 use fastrand::Rng;
 use profiler_common::program::{Only, Op, OpCode};
 use profiler_core::addr::PAGE_SIZE;
-use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting, MMAP_THRESHOLDS};
+use profiler_core::allocator::{GlibcSetting, MMAP_THRESHOLDS};
 use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 
 use super::fill::{Neighbours, room};
@@ -20,7 +20,7 @@ use super::{Compiler, Sink, free, is_large, op, touch};
 use crate::trace::{SeedBlock, TraceDescription};
 
 /// What a threshold is larger than the blocks that raised it to there, at most.
-const THRESHOLD_ROUNDING: u64 = 2 * PAGE_SIZE;
+pub const THRESHOLD_ROUNDING: u64 = 2 * PAGE_SIZE;
 
 /// What is known of the heap of the seed.
 #[derive(Clone, Debug)]
@@ -33,10 +33,9 @@ pub(super) struct SeedHeap {
 
 impl SeedHeap {
     pub(super) fn of(description: &TraceDescription) -> Self {
-        let malloc = description.malloc.as_ref().map(AllocatorTitle::kind);
         let threshold = description.glibc_setting(GlibcSetting::MmapThreshold);
         Self {
-            is_glibc: malloc.is_none_or(|kind| kind.is_none_or(|kind| kind == Allocator::Glibc)),
+            is_glibc: description.is_glibc(),
             mmap_threshold: threshold
                 .unwrap_or(0)
                 .clamp(*MMAP_THRESHOLDS.start(), *MMAP_THRESHOLDS.end()),

@@ -1,7 +1,7 @@
 //! What a trace says of the recorded program, and its names in the file: `docs/trace-format.md` lists
 //! them.
 
-use profiler_core::allocator::{AllocatorTitle, GlibcSetting};
+use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
 
 /// Everything about the recorded program that is not an event. What is not known is `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -111,6 +111,15 @@ impl TraceDescription {
     /// The value of a setting of the allocator.
     pub fn setting(&self, name: &str) -> Option<&str> {
         value_of(&self.settings, name)
+    }
+
+    /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
+    pub fn is_glibc(&self) -> bool {
+        let recorded = self
+            .malloc
+            .as_ref()
+            .filter(|title| !title.name().is_empty());
+        recorded.is_none_or(|title| title.kind() == Some(Allocator::Glibc))
     }
 
     /// A setting of glibc's that is a number.

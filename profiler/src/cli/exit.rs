@@ -24,7 +24,7 @@ pub(super) enum Exit {
     /// The target is gone, or of a kind that is not supported.
     TargetGone = 5,
     /// Done, but a file that was read was incomplete.
-    NotWhole = 6,
+    Incomplete = 6,
     /// Interrupted; what was requested was saved.
     Interrupted = 130,
 }

@@ -159,14 +159,14 @@ fn usage(mut wrong: clap::Error) -> String {
 }
 
 /// Reports that a file was not read to its end, and why.
-fn not_whole(what: &str, incomplete: &Incomplete, advice: &Advice) -> Exit {
+fn incomplete_input(what: &str, incomplete: &Incomplete, advice: &Advice) -> Exit {
     // The exit code says it, too.
     say::line(format_args!(
         "fragscope: the {what} is incomplete: {}",
         visible(&incomplete.why)
     ));
     advice.print(&session::kinds::of_incomplete(incomplete));
-    Exit::NotWhole
+    Exit::Incomplete
 }
 
 /// What printing came to: a reader that went away is no error, and what else is to be said of the command
@@ -192,7 +192,7 @@ fn failed_to_play(report: &Report, chosen: bool, advice: &Advice) -> bool {
     let first = failed.next();
     for (name, failure) in first.into_iter().chain(failed) {
         let (name, why) = (visible(name), visible(&failure.why));
-        say::line(format_args!("fragscope: {name} was not played: {why}"));
+        say::line(format_args!("fragscope: {name} was not replayed: {why}"));
         advice.print(&failure.kind);
     }
     none_played || first.is_some()
@@ -202,7 +202,7 @@ fn failed_to_play(report: &Report, chosen: bool, advice: &Advice) -> bool {
 fn whole_session(trouble: Option<Incomplete>, advice: &Advice) -> Exit {
     match trouble {
         None => Exit::Done,
-        Some(incomplete) => not_whole("saved session", &incomplete, advice),
+        Some(incomplete) => incomplete_input("saved session", &incomplete, advice),
     }
 }
 
@@ -216,7 +216,7 @@ fn whole_snapshot(missing_bytes: u64, interrupted: bool, advice: &Advice) -> Exi
         0 => Exit::Done,
         missing => {
             let why = format!("{} are missing at its end", bytes(missing));
-            not_whole("core file", &why.into(), advice)
+            incomplete_input("core file", &why.into(), advice)
         }
     }
 }
@@ -300,7 +300,7 @@ fn export(args: &ExportArgs, advice: &Advice) -> Result<Exit, Failure> {
     };
     Ok(match session::convert::to_logalloc(&recording)? {
         Converted::Whole => Exit::Done,
-        Converted::Part(incomplete) => not_whole("recording", &incomplete, advice),
+        Converted::Part(incomplete) => incomplete_input("recording", &incomplete, advice),
         Converted::Interrupted => Exit::Interrupted,
     })
 }
@@ -317,11 +317,11 @@ fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
     // Both are said, and the graver one is the code.
     let has_failed = failed_to_play(&report, args.chooses(), advice);
     let trouble = report.trace.trouble.as_ref();
-    let incomplete = trouble.map(|incomplete| not_whole("recording", incomplete, advice));
+    let incomplete = trouble.map(|incomplete| incomplete_input("recording", incomplete, advice));
     Ok(match incomplete {
         _ if has_failed => Exit::Error,
         Some(exit) => exit,
-        None if report.trace.lacks_events() => Exit::NotWhole,
+        None if report.trace.lacks_events() => Exit::Incomplete,
         None => Exit::Done,
     })
 }

@@ -265,12 +265,13 @@ fn packing_rows(rows: &mut Rows, view: &View) -> Result<(), csv::Error> {
     let Some(packing) = &view.report.packing else {
         return Ok(());
     };
-    rows.columns("packing", "jemalloc", "", &Packing::COLUMNS, packing)?;
+    let packed_into = Packing::ALLOCATOR.name();
+    rows.columns("packing", packed_into, "", &Packing::COLUMNS, packing)?;
     packing.classes.iter().try_for_each(|class| {
         let size = class.size.to_string();
         rows.columns(
             "packing_classes",
-            "jemalloc",
+            packed_into,
             &size,
             &PackedClass::COLUMNS,
             class,

@@ -58,15 +58,21 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
     if heap.allocator != Allocator::Pymalloc {
         let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
-        let giving = heap.allocator.row().gives_back;
-        all.push(format!(
-            "{giving} would return {}; it would leave {} free on pages with live blocks, {} in caches and up \
-             to {} in arenas' tops",
-            sum(|arena| arena.trimmable_bytes),
+        let kept = format!(
+            "{} free on pages with live blocks, {} in caches and up to {} in arenas' tops",
             sum(|arena| arena.pinned_free_bytes),
             sum(|arena| arena.arena.cached_bytes),
             sum(|arena| arena.arena.top_bytes),
-        ));
+        );
+        all.push(match heap.allocator.row().gives_back {
+            Some(giving) => format!(
+                "{giving} would return {}; it would leave {kept}",
+                sum(|arena| arena.trimmable_bytes)
+            ),
+            None => {
+                format!("nothing returns free pages but the end of what lives beside them: {kept}")
+            }
+        });
     }
     let changed = heap.settings.iter().filter(|setting| setting.is_changed());
     let changed: Vec<_> = changed.map(Setting::text).collect();

@@ -103,7 +103,8 @@ impl Remedy {
 
 /// The call or event that returns whole free pages.
 pub(crate) fn give_back(serving: Option<Allocator>) -> &'static str {
-    serving.map_or("a trim", |kind| kind.row().gives_back)
+    let call = serving.map(|kind| kind.row().gives_back.unwrap_or(kind.row().name));
+    call.unwrap_or("a trim")
 }
 
 /// The names of the caches.

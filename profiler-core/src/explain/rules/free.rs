@@ -23,7 +23,8 @@ pub(super) fn pinned_pages(report: &FragReport) -> Option<Finding> {
         bytes: Some(pinned),
         held_bytes: pinned,
         evidence: vec![
-            evidence(MetricId::PinnedFreeBytes.key(), pinned),
+            evidence("pinned_by_live_bytes", pinned),
+            of_metric(report, MetricId::PinnedFreeBytes),
             of_metric(report, MetricId::HeldBy512BytesPages),
         ],
         remedy: Remedy::of(Mechanism::PinnedPages, serving(report)),
@@ -134,7 +135,7 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
         (free, resident, sum(|arena| arena.trimmable_bytes), heap)
     });
     let (free, resident, purged, heap) = sums.max_by_key(|(free, ..)| *free)?;
-    let purge = heap.allocator.row().gives_back;
+    let purge = remedies::give_back(Some(heap.allocator));
     let returned = match purged {
         0 => String::new(),
         _ => format!("; {purge} would return {}", bytes(purged)),

@@ -35,13 +35,13 @@ pub(in crate::cli) struct CheckArgs {
     #[arg(short, long, value_name = "PID", allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(1..))]
     pub(in crate::cli) pid: Option<i32>,
-    /// RSS, at most, e.g. 2G
+    /// Maximum RSS, e.g. 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_rss: Option<u64>,
     /// Resident heap bytes that hold nothing live, at most: a share of RSS, e.g. 40%, or bytes, e.g. 500M
     #[arg(long, value_name = "SHARE|SIZE", value_parser = fragmentation)]
     max_fragmentation: Option<MostFragmentation>,
-    /// Growth of RSS, at most, e.g. 1MiB/s, 50M/h
+    /// Maximum growth of RSS, e.g. 1MiB/s, 50M/h
     #[arg(long, value_name = "RATE", value_parser = rate)]
     max_growth: Option<f64>,
     /// Time between the two readings of RSS that give the growth of a process

@@ -223,7 +223,7 @@ fn band(needs: Option<Needs>, now: u64, most: u64) -> Markup {
 fn not_played(predictions: &Predictions) -> Vec<String> {
     let failed = predictions.candidates.iter().filter_map(|prediction| {
         let why = prediction.failure.as_ref()?;
-        Some(format!("{} was not played: {why}.", prediction.title()))
+        Some(format!("{} was not replayed: {why}.", prediction.title()))
     });
     let trouble = predictions.trouble.iter();
     let trouble = trouble.map(|why| format!("No more was predicted: {why}."));

@@ -297,7 +297,7 @@ impl<'a> Packing<'a> {
             row: class,
         };
         Self {
-            allocator: "jemalloc",
+            allocator: report::Packing::ALLOCATOR.name(),
             kind: "lower bound",
             totals: Record::figures(&report::Packing::COLUMNS, packing),
             classes: packing.classes.iter().map(class).collect(),

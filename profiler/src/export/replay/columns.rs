@@ -16,7 +16,7 @@ pub(super) struct Compared {
     /// `None` where that is not known.
     now: Option<Measured>,
     /// Whether it is what the program had.
-    is_now: bool,
+    is_baseline: bool,
 }
 
 const FINAL: Column<Compared> = Column::maybe("rest_bytes", Unit::Bytes, |of: &Compared| {
@@ -135,13 +135,13 @@ impl Compared {
             own: row.measured,
             rank: row.rank,
             now,
-            is_now: row.is_now,
+            is_baseline: row.is_baseline,
         }
     }
 
     /// How much less it has than what the program had.
     fn saves(&self, part: fn(&Measured) -> u64) -> String {
-        let now = self.now.filter(|_| !self.is_now);
+        let now = self.now.filter(|_| !self.is_baseline);
         let Some((own, now)) = self.own.zip(now) else {
             return String::new();
         };

@@ -205,7 +205,7 @@ fn candidate(row: &Row) -> Candidate<'_> {
         name: &row.name,
         allocator: &row.allocator,
         version: row.version.as_deref(),
-        now: row.is_now,
+        now: row.is_baseline,
         env: row.env.iter().map(|(n, v)| (&**n, &**v)).collect(),
         set: row.set.iter().map(|(n, v)| (&**n, &**v)).collect(),
         unset: &row.unset,

@@ -117,7 +117,7 @@ fn trace_facts() -> TraceFacts {
 /// One of each kind, ranked.
 fn candidates() -> Vec<Row> {
     let now = Row {
-        is_now: true,
+        is_baseline: true,
         version: Some("2.36".into()),
         ..row("baseline: glibc 2.36", 1023, (921, 921, 921), 4.0)
     };

@@ -279,7 +279,7 @@ fn measured(text: &mut Text, row: &Row, now: Option<Measured>) {
         name.pop();
         name.push('…');
     }
-    let style = if row.is_now {
+    let style = if row.is_baseline {
         TextStyle::Bold
     } else {
         TextStyle::Plain

@@ -256,11 +256,14 @@ fn predictions(text: &mut Text, report: &FragReport) {
     };
     table(text, report, predictions);
     if predictions.pending > 0 {
-        text.line(&format!("  {} more are being played", predictions.pending));
+        text.line(&format!(
+            "  {} more are being replayed",
+            predictions.pending
+        ));
     }
     for prediction in &predictions.candidates {
         if let Some(why) = &prediction.failure {
-            text.line(&format!("  {:<30}not played: {why}", prediction.title()));
+            text.line(&format!("  {:<30}not replayed: {why}", prediction.title()));
         }
     }
     if let Some(why) = &predictions.trouble {

@@ -72,7 +72,7 @@ fn libc(target: &Target) -> Check {
     let name = "C library";
     let Some(libc) = target.libc() else {
         let found = if target.is_static() {
-            "none, the program is linked statically: musl and jemalloc in it are walked, others not"
+            "none, the program is linked statically: an allocator in it is walked where it is recognised"
         } else {
             "none found among its mapped files: residency only"
         };

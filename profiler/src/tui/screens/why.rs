@@ -45,7 +45,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         ));
     }
     lines.push(Line::default());
-    lines.push(Line::styled("In words", theme.title()));
+    lines.push(Line::styled("Summary", theme.title()));
     lines.extend(wrapped(
         &report.explanation,
         width,
@@ -159,7 +159,11 @@ fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> 
         ),
         Span::raw(" │ "),
         Span::styled(
-            format!("jemalloc, lower bound: {}", bytes(packing.packed_bytes)),
+            format!(
+                "{}, lower bound: {}",
+                Packing::ALLOCATOR.name(),
+                bytes(packing.packed_bytes)
+            ),
             theme.title(),
         ),
     ])];

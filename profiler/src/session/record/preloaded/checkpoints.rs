@@ -71,7 +71,7 @@ struct Endings {
     /// Those that wait or waited, by their numbers in the trace, and when they were let go: what they do
     /// afterwards is taking apart what they had.
     known: HashMap<u32, Option<Instant>>,
-    /// Those that were told to say when they end.
+    /// Those that are to say when they end.
     awaited: HashSet<u32>,
     /// From this process on it is looked next who is large.
     look_from: u32,
