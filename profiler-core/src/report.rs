@@ -341,8 +341,8 @@ impl FragReport {
         self
     }
 
-    /// Draws the conclusions from what is known.
-    pub(crate) fn conclude(&mut self) {
+    /// Draws the conclusions from what is known: findings, verdict and explanation are of the other figures.
+    pub fn conclude(&mut self) {
         self.findings = findings(self);
         self.verdict = match answer(self) {
             Some(answer) => format!("{answer} {}", verdict(self)),
