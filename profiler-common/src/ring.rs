@@ -32,8 +32,6 @@ pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
 pub const READER_MISSED: u32 = 1;
 /// The same of one that finds no slot, though the reader lives.
 pub const RING_DAMAGED: u32 = 2;
-/// The same of one whose program waited too long in all for room, though the reader lives: others take it all.
-pub const RING_CROWDED: u32 = 3;
 
 /// The first word of the reader's page: a name and the version of its layout.
 pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x02");
@@ -67,14 +65,14 @@ pub const fn ending_at(process: u32) -> usize {
     process as usize % ENDINGS
 }
 
-/// The answer to a process that said for the `asked`th time that it ends: to an earlier one it is another. It is to
-/// wait, and no filter of system calls forbids it to sleep, or it need not wait.
-pub const fn answer(process: u32, asked: u32, may_sleep: bool) -> u32 {
-    process | asked << PID_BITS & !MAY_SLEEP | if may_sleep { MAY_SLEEP } else { 0 }
+/// The answer to a process that said for the `asked`th time that it ends: to an earlier one it is another. It is held,
+/// or it need not wait.
+pub const fn answer(process: u32, asked: u32, is_held: bool) -> u32 {
+    process | asked << PID_BITS & !HELD | if is_held { HELD } else { 0 }
 }
 
 /// The bit of [`answer`] that says so.
-const MAY_SLEEP: u32 = 1 << 31;
+const HELD: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<ReaderPage>() <= READER_BYTES && PID_BITS < 31);
 
@@ -91,8 +89,10 @@ pub struct Header {
     pub magic: u64,
     /// Not 0 when a writer went on without the reader, and why: others do the same, and the reader ends.
     pub given_up: AtomicU32,
+    /// How many programs go on without the recording, because they got no room for too long.
+    pub gone_on: AtomicU32,
     /// What writers move lies on another line of the cache.
-    pub apart: [u32; 13],
+    pub apart: [u32; 12],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
 }
@@ -199,13 +199,13 @@ mod tests {
     fn answers_of_two_times_differ() {
         let process = (1 << PID_BITS) - 1;
         for asked in [1, 2, 511, 512, u32::MAX] {
-            let (sleep, go) = (answer(process, asked, true), answer(process, asked, false));
-            assert_ne!(sleep, go);
+            let (held, go) = (answer(process, asked, true), answer(process, asked, false));
+            assert_ne!(held, go);
             for other in [
                 answer(process, asked - 1, true),
                 answer(process, asked - 1, false),
             ] {
-                assert!(other != sleep && other != go && other != 0);
+                assert!(other != held && other != go && other != 0);
             }
         }
     }

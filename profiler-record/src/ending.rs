@@ -1,7 +1,8 @@
 //! The moment before a program ends: it waits until fragscope has looked at it as it was.
 //!
-//! Only where fragscope wants to: it knows which programs are large. That is when it leaves by `exit` or `_exit`, or, where it is Python, when the interpreter begins to take
-//! everything apart. A program that a signal ends has no such moment.
+//! Only where fragscope wants to: it knows which programs are large. That is when it leaves by `exit` or `_exit`,
+//! or, where it is Python, when the interpreter begins to take everything apart. A program that a signal ends has
+//! no such moment.
 
 use core::ffi::c_int;
 use core::mem;
@@ -26,8 +27,8 @@ pub(crate) fn look_up() {
     }
 }
 
-/// The program ends now. Nothing is asked of the kernel before the reader has answered that the program may: what
-/// has put itself behind a filter of system calls would be killed.
+/// The program ends now. Nothing is asked of the kernel: what has put itself behind a filter of system calls would
+/// be killed.
 pub(crate) fn begin() {
     let process = thread::process();
     if HAS_WAITED.load(Ordering::Relaxed) != process

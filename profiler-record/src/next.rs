@@ -135,6 +135,7 @@ next! {
     VALLOC valloc(size: usize) -> *mut c_void, c"valloc", ptr::null_mut();
     GETENV getenv(name: *const c_char) -> *const c_char, c"getenv", ptr::null();
     CLOCK_GETTIME clock_gettime(clock: c_int, time: *mut sys::Timespec) -> c_int, c"clock_gettime", -1;
+    PRCTL prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, c"prctl", -1;
     CHROOT chroot(path: *const c_char) -> c_int, c"chroot", -1;
     SIGACTION sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, c"sigaction", -1;
     EXIT exit(code: c_int) -> (), c"_exit", Default::default();

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use profiler_common::RecordKind;
 use profiler_common::ring::{
-    Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_CROWDED, RING_DAMAGED,
-    RING_MAGIC, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, answer as answer_to, ending_at,
+    Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED, RING_MAGIC,
+    ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, answer as answer_to, ending_at,
 };
 
 use crate::{next, sys, thread};
@@ -23,15 +23,16 @@ const MOST_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
-/// A process that is about to end asks for so long whether it may sleep, without a system call: a filter may
-/// forbid it any.
+/// A process that is about to end asks for so long whether it is to wait,
 const ASKS_FOR_NS: u64 = 100_000_000;
+/// and where it is, waits for so long at most.
+const HELD_FOR_NS: u64 = 1_000_000_000;
+/// Steps between two looks at the clock.
+const SPINS: u32 = 64;
 /// How often it asked.
 static ASKED: AtomicU32 = AtomicU32::new(0);
-/// Then it waits for so many sleeps of [`SLEEP_NS`] at most.
-const MOST_HELD_SLEEPS: u32 = 1_000;
 /// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
-const MOST_WAITED_NS: u64 = 15_000_000_000;
+const MOST_WAITED_NS: u64 = 60_000_000_000;
 /// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
 /// because it is slower to read, and of one that does not come to writing, because others take all the room.
 const EARNED_NS: u64 = 1_000_000;
@@ -290,7 +291,7 @@ impl Ring {
 
 /// From now on this program is not recorded.
 #[cold]
-fn go_on_without() {
+pub(crate) fn go_on_without() {
     RING.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
@@ -300,8 +301,9 @@ pub(crate) fn awaits(process: u32) -> bool {
     awaited.is_some_and(|awaited| awaited.load(Ordering::Relaxed) == process)
 }
 
-/// Records that the program of this process is about to end, and waits until the reader lets it, has ended,
-/// or does not come for [`MOST_HELD_SLEEPS`]; whether it slept for that.
+/// Records that the program of this process is about to end, and waits until the reader lets it go, has ended, or
+/// does not come; whether that was all that is to be done for it. It waits without a system call: a filter may forbid it
+/// any, from one moment to the next.
 pub(crate) fn record_ending(process: u32) -> bool {
     let Some(ring) = Ring::now() else {
         return false;
@@ -310,21 +312,21 @@ pub(crate) fn record_ending(process: u32) -> bool {
         return false;
     };
     let asked = ASKED.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-    let [sleep, go] = [true, false].map(|may_sleep| answer_to(process, asked, may_sleep));
+    let [held, go] = [true, false].map(|is_held| answer_to(process, asked, is_held));
     record(RecordKind::Ending, asked.into());
     let began = now_ns();
-    while answer.load(Ordering::Acquire) != sleep {
-        let is_late = now_ns().wrapping_sub(began) > ASKS_FOR_NS;
-        if is_late || ring.is_over() || answer.load(Ordering::Acquire) == go {
-            return false;
+    let mut limit = ASKS_FOR_NS;
+    while now_ns().wrapping_sub(began) < limit && !ring.is_over() {
+        for _ in 0..SPINS {
+            core::hint::spin_loop();
         }
-        core::hint::spin_loop();
-    }
-    for _ in 0..MOST_HELD_SLEEPS {
-        if ring.is_over() || answer.load(Ordering::Acquire) != sleep {
-            break;
+        let said = answer.load(Ordering::Acquire);
+        if said == held {
+            limit = HELD_FOR_NS;
         }
-        sys::nap(SLEEP_NS);
+        if said == go {
+            return limit == HELD_FOR_NS;
+        }
     }
     true
 }
@@ -337,20 +339,17 @@ fn earn(now: u64) {
     }
 }
 
-/// A thread waited for about [`SLEEP_NS`] until now; whether the program has waited too long.
-fn has_waited_too_long() -> bool {
+/// A thread that has waited since `began` waits on; whether its program has waited too long.
+fn has_waited_too_long(began: u64) -> bool {
     let now = now_ns();
     let counted = COUNTED_NS.load(Ordering::Relaxed);
-    let since = now.wrapping_sub(counted);
-    let is_first = since >= SLEEP_NS as u64
-        && COUNTED_NS
-            .compare_exchange(counted, now, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok();
-    if !is_first {
+    let is_counted = COUNTED_NS
+        .compare_exchange(counted, now, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok();
+    if !is_counted {
         return false;
     }
-    // A sleep may have been longer; what was before it was no wait.
-    let waited = since.min(4 * SLEEP_NS as u64);
+    let waited = now.saturating_sub(began.max(counted));
     WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MOST_WAITED_NS
 }
 
@@ -411,6 +410,8 @@ fn slot(header: &'static Header, number: u64) -> &'static Slot {
 /// Waiting for a full ring. Whoever waits has claimed nothing: when it dies, nothing is missing.
 #[derive(Default)]
 struct Wait {
+    /// When it began, in ns.
+    began: u64,
     turns: u32,
     beat: u32,
     still: u32,
@@ -421,6 +422,14 @@ impl Wait {
     #[cold]
     fn a_moment(&mut self, ring: Ring) -> bool {
         if ring.is_over() {
+            return false;
+        }
+        if self.turns == 0 {
+            self.began = now_ns();
+        }
+        if has_waited_too_long(self.began) {
+            // Of all that are recorded it alone: the others may have their room.
+            ring.header.gone_on.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         if self.turns < YIELDS {
@@ -435,10 +444,6 @@ impl Wait {
         self.beat = now;
         if self.still > MOST_IDLE_SLEEPS {
             ring.give_up(READER_MISSED);
-            return false;
-        }
-        if has_waited_too_long() {
-            ring.give_up(RING_CROWDED);
             return false;
         }
         true

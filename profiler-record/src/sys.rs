@@ -21,6 +21,11 @@ pub(crate) const CLOCK_MONOTONIC: c_int = 1;
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 /// `RTLD_DEFAULT`: the first object that has it.
 pub(crate) const RTLD_DEFAULT: *mut c_void = ptr::null_mut();
+/// Of `prctl(2)`: what forbids nearly all system calls, and what makes reading the time stamp counter a fault.
+pub(crate) const PR_SET_SECCOMP: c_int = 22;
+pub(crate) const SECCOMP_MODE_STRICT: usize = 1;
+pub(crate) const PR_SET_TSC: c_int = 26;
+pub(crate) const PR_TSC_SIGSEGV: usize = 2;
 /// The action of `sigaction(2)` that is the default.
 pub(crate) const SIG_DFL: usize = 0;
 

@@ -208,6 +208,22 @@ pub unsafe extern "C" fn chroot(path: *const c_char) -> c_int {
 }
 
 /// # Safety
+/// As C's `prctl`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
+    // After these the processor's counter of time faults, which the C library's clock reads (`disable_TSC`,
+    // arch/x86/kernel/process.c): nothing can be recorded any more.
+    if matches!(
+        (option, a),
+        (sys::PR_SET_SECCOMP, sys::SECCOMP_MODE_STRICT) | (sys::PR_SET_TSC, sys::PR_TSC_SIGSEGV)
+    ) {
+        ring::go_on_without();
+    }
+    // SAFETY: passed on.
+    unsafe { next::prctl(option, a, b, c, d) }
+}
+
+/// # Safety
 /// As C's `sigaction`.
 #[cfg_attr(feature = "recorder", unsafe(no_mangle))]
 pub unsafe extern "C" fn sigaction(

@@ -66,7 +66,7 @@ pub use privileges::{
 };
 pub use proc_dir::Gone;
 pub use process::{Files, Process, malloc_in};
-pub use processes::{Listed, Listing, list, may_sleep, resident_bytes};
+pub use processes::{Listed, Listing, is_running, list, resident_bytes};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};

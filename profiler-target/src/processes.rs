@@ -123,19 +123,13 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     pages.checked_mul(PAGE_SIZE)
 }
 
-/// Whether this thread of a process may be asked to sleep: it runs code of its own (one that waits for a child of
-/// `vfork` does not), and is behind no filter of system calls (`seccomp(2)`) that this process is not behind.
-pub fn may_sleep(pid: u32, tid: u32) -> bool {
-    let status = |path: String| fs::read_to_string(path).ok();
-    let filters = |status: &str| (field(status, "Seccomp"), field(status, "Seccomp_filters"));
-    let own = status("/proc/self/status".into());
-    let its = status(format!("/proc/{pid}/task/{tid}/status"));
-    let Some((own, its)) = own.zip(its) else {
-        return false;
-    };
-    let state = its.lines().find_map(|line| line.strip_prefix("State:"));
-    let waits = state.is_none_or(|state| state.trim_start().starts_with('D'));
-    !waits && filters(&own) == filters(&its)
+/// Whether this thread of a process runs, or is stopped: it does not wait in the kernel, as for a child of `vfork`, or
+/// for anything else.
+pub fn is_running(pid: u32, tid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
+    let status = status.unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| state.trim_start().starts_with(['R', 't', 'T']))
 }
 
 fn of_rollup(rollup: &str) -> Option<Memory> {

@@ -102,8 +102,10 @@ fn a_program_ends_as_it_does_alone_whatever_it_may_not_do_any_more() {
     for (program, how, is_held) in [
         (&ends, "plain", true),
         (&ends, "plain _exit", true),
-        (&ends, "filter", false),
-        (&ends, "filter _exit", false),
+        (&ends, "filter", true),
+        (&ends, "filter _exit", true),
+        (&ends, "launcher", true),
+        (&ends, "strict", false),
         (&ends, "cancel", true),
         (&ends, "cancel _exit", true),
         (&ends_with_own, "own", true),

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::SealFlag;
 use profiler_common::ring::{
-    READER_BYTES, READER_MAGIC, RING_BYTES, RING_CROWDED, RING_DAMAGED, RING_MAGIC, SLOTS, State,
-    Turn, answer, ending_at,
+    READER_BYTES, READER_MAGIC, RING_BYTES, RING_DAMAGED, RING_MAGIC, SLOTS, State, Turn, answer,
+    ending_at,
 };
 
 use self::event::read;
@@ -159,7 +159,7 @@ impl RecordRing {
         awaited[ending_at(process)].store(process, Ordering::Release);
     }
 
-    /// A process that [ends](Self::await_ending), as it said for the `asked`th time, may sleep until it is
+    /// A process that [ends](Self::await_ending), as it said for the `asked`th time, is to wait until it is
     /// [let go](Self::let_go).
     pub fn hold(&self, process: u32, asked: u32) {
         self.answer(process, answer(process, asked, true));
@@ -205,9 +205,9 @@ impl RecordRing {
             || said == RING_DAMAGED
     }
 
-    /// Whether a program waited too long in all for room that others took; then it is closed.
-    pub fn is_crowded(&self) -> bool {
-        self.memory.header().given_up.load(Ordering::Relaxed) == RING_CROWDED
+    /// How many programs say that they go on without the recording, as they got no room for too long.
+    pub fn gone_on(&self) -> u32 {
+        self.memory.header().gone_on.load(Ordering::Relaxed)
     }
 
     /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and

@@ -1,7 +1,6 @@
 //! The words of a command line as people type them: a process may be named by its number alone.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
 
 use clap::CommandFactory;
 
@@ -23,7 +22,7 @@ pub(super) fn meant(words: Vec<OsString>, is_terminal: bool) -> Vec<OsString> {
 }
 
 /// These words with `--pid` before the number of a process where only that is given: `fragscope 4711` attaches
-/// to it, and `fragscope explain 4711` explains it, unless there is a file of that name.
+/// to it, and `fragscope explain 4711` explains it.
 fn with_pid(words: Vec<OsString>) -> Vec<OsString> {
     if words.get(1).is_some_and(|word| is_process(word)) {
         let (program, rest) = words.split_at(1);
@@ -75,10 +74,11 @@ fn bare_number(words: &[OsString]) -> Option<usize> {
     found
 }
 
-/// Whether this is a number that no file has for its name.
+/// Whether this is the number of a process, also where a file has it for its name: anybody may have put that there,
+/// and who means it writes `./4711`.
 fn is_process(word: &OsStr) -> bool {
     let number = word.to_str().and_then(|text| text.parse::<i32>().ok());
-    number.is_some_and(|number| number > 0) && !Path::new(word).exists()
+    number.is_some_and(|number| number > 0)
 }
 
 #[cfg(test)]

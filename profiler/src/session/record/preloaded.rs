@@ -16,7 +16,7 @@ use profiler_target::{
 };
 use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
 
-use self::checkpoints::Checkpoints;
+use self::checkpoints::{Checkpoints, Ends};
 use super::checkpoint::CheckpointReason;
 use super::output::Output;
 use super::trace_file::TraceFile;
@@ -93,12 +93,6 @@ pub enum GivenUp {
     /// Programs damage the ring.
     #[error("the recorded programs damaged the shared ring")]
     Damaged,
-    /// A program got no room for its events.
-    #[error(
-        "a program waited 15 s in all for room in the shared ring: another one fills it with events of its \
-         own making"
-    )]
-    Crowded,
     /// Programs claim events and do not write them.
     #[error(
         "threads that began to write an event and did not finish it (suspended, or in a program \
@@ -226,10 +220,16 @@ impl PreloadedRecording {
         self.recorder.record(&sound)?;
         if sound.kind == SourceKind::Ending {
             let asked = event.addr as u32;
+            let now_ns = monotonic_ns().unwrap_or(u64::MAX);
             match self.recorder.normaliser().process(sound.process) {
                 Some(process) => {
-                    self.checkpoints
-                        .ends(process, (event.thread, asked), &self.ring);
+                    let ending = Ends {
+                        process,
+                        thread: event.thread,
+                        asked,
+                        ago: Duration::from_nanos(now_ns.saturating_sub(event.time_ns)),
+                    };
+                    self.checkpoints.ends(ending, &self.ring);
                 }
                 None => self.ring.let_go(event.process, asked),
             }
@@ -361,12 +361,23 @@ impl PreloadedRecording {
         }
     }
 
+    /// Reports programs that went on without the recording: of their events it is not known how many are lost.
+    fn report_gone_on(&mut self) -> Result<(), TraceWriteError> {
+        let programs = self.ring.gone_on();
+        if programs == 0 {
+            return Ok(());
+        }
+        self.recorder.sink_mut().say(&format!(
+            "{programs} processes waited for 60 s in all for room in the full ring, and went on without being \
+             recorded: the file lacks what they did since"
+        ));
+        self.recorder.lost(programs.into())
+    }
+
     /// Why nothing more is recorded, when the ring is closed.
     pub(crate) fn given_up(&self) -> Option<GivenUp> {
         let why = if self.ring.has_waited_too_long() {
             GivenUp::Unfinished
-        } else if self.ring.is_crowded() {
-            GivenUp::Crowded
         } else if self.ring.is_too_damaged() {
             GivenUp::Damaged
         } else if self.ring.is_reader_absent() {
@@ -432,9 +443,10 @@ impl PreloadedRecording {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        if let Some(observation) = self.checkpoints.observed() {
+        while let Some(observation) = self.checkpoints.observed() {
             observation.record(&mut self.recorder)?;
         }
+        self.report_gone_on()?;
         if self.recorder.normaliser().has_any()
             && let Some(sentence) = self.unrecorded.sentence()
         {

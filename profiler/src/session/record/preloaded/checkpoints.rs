@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiler_sampling::{SamplingOptions, WalkSchedule};
-use profiler_target::{ProcessTree, RecordRing, may_sleep, resident_bytes};
+use profiler_target::{ProcessTree, RecordRing, is_running, resident_bytes};
 use profiler_trace::record::RecordedProcess;
 
 use super::sampling::{Observation, Poll, Request, Sampled, SamplingThread};
@@ -22,8 +22,12 @@ const COMPARED_EVERY: Duration = Duration::from_millis(5);
 const MOST_COMPARED: usize = 64;
 /// A process that has less resident is not awaited as it ends.
 const LEAST_AWAITED_BYTES: u64 = 16 << 20;
-/// Whoever said that it ends and still runs so long after it was let go did not end.
+/// Whoever said that it ends and still runs so long after it was let go did not end,
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// and is heard once more, not oftener.
+const MOST_ENDINGS: u32 = 2;
+/// A process that ends waits no longer than this for an answer.
+const ASKS_FOR: Duration = Duration::from_millis(100);
 /// Bytes of a process that have come or gone are worth a sample when they are so many,
 const CHANGED_BYTES: u64 = 4 << 20;
 /// and such a share of what was there.
@@ -32,6 +36,7 @@ const CHANGED_SHARE: f64 = 0.05;
 /// When processes are sampled, and what was found.
 pub(super) struct Checkpoints {
     sampling: SamplingOptions,
+    tree: Arc<ProcessTree>,
     began: Instant,
     schedule: WalkSchedule,
     /// The processes that are to be sampled, and why.
@@ -52,25 +57,32 @@ pub(super) struct Checkpoints {
     gone: VecDeque<Observation>,
 }
 
-/// A process that ends.
+/// A process that says that it ends.
 #[derive(Copy, Clone)]
-struct Ends {
-    process: RecordedProcess,
+pub(super) struct Ends {
+    pub(super) process: RecordedProcess,
+    /// The thread that says so, and waits for the answer without a system call.
+    pub(super) thread: u32,
     /// Its own count of how often it said so.
-    asked: u32,
+    pub(super) asked: u32,
+    /// How long ago that was.
+    pub(super) ago: Duration,
 }
 
 /// Processes that end: each waits until it was sampled.
 #[derive(Default)]
 struct Endings {
-    waiting: VecDeque<Ends>,
-    /// The one that is being sampled, and since when.
+    /// Each with the time since which it waits.
+    waiting: VecDeque<(Ends, Instant)>,
+    /// The one that is being sampled.
     current: Option<(Ends, Instant)>,
     /// How long processes waited, but for the first.
     waited: Duration,
     /// Those that wait or waited, by their numbers in the trace, and when they were let go: what they do
     /// afterwards is taking apart what they had.
     known: HashMap<u32, Option<Instant>>,
+    /// How often each was heard.
+    heard: HashMap<u32, u32>,
     /// Those that are to say when they end.
     awaited: HashSet<u32>,
     /// From this process on it is looked next who is large.
@@ -108,6 +120,7 @@ impl Checkpoints {
     ) -> io::Result<Self> {
         Ok(Self {
             sampling,
+            tree: Arc::clone(&tree),
             began,
             schedule: WalkSchedule::new(FIRST_INTERVAL, Some(REGULAR_STOP_SHARE), began),
             waiting: VecDeque::new(),
@@ -202,8 +215,8 @@ impl Checkpoints {
         }
         self.take_gone(ring);
         let ending = self.endings.waiting.pop_front();
-        self.endings.current = ending.map(|ending| (ending, Instant::now()));
-        let ending = ending.map(|ending| (ending.process, CheckpointReason::Final));
+        self.endings.current = ending;
+        let ending = ending.map(|(ending, _)| (ending.process, CheckpointReason::Final));
         if let Some((process, reason)) = ending.or_else(|| self.waiting.pop_front()) {
             self.requests += 1;
             self.sampled = Some(pid(&process));
@@ -219,36 +232,47 @@ impl Checkpoints {
         }
     }
 
-    /// This thread of a process says, for the `asked`th time, that that is about to end, and asks whether it may
-    /// sleep until the process was sampled.
-    pub(super) fn ends(
-        &mut self,
-        process: RecordedProcess,
-        (thread, asked): (u32, u32),
-        ring: &RecordRing,
-    ) {
-        let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
-        // The first one is what was recorded; of others there may be thousands.
-        let may_wait = process.process == 0 || self.endings.waited <= allowed;
-        let is_known = self.endings.known.contains_key(&process.process);
-        if is_known || !may_wait || !may_sleep(pid(&process), thread) {
-            ring.let_go(pid(&process), asked);
+    /// A process says that it is about to end, and asks whether it is to wait until it was sampled.
+    pub(super) fn ends(&mut self, ending: Ends, ring: &RecordRing) {
+        let number = ending.process.process;
+        // Another thread of it said so already, and waits.
+        if self.endings.known.get(&number) == Some(&None) {
             return;
         }
-        ring.hold(pid(&process), asked);
-        self.endings.known.insert(process.process, None);
-        self.waiting
-            .retain(|(other, _)| other.process != process.process);
-        self.endings.waiting.push_back(Ends { process, asked });
+        if !self.may_wait(&ending) {
+            ring.let_go(pid(&ending.process), ending.asked);
+            return;
+        }
+        ring.hold(pid(&ending.process), ending.asked);
+        *self.endings.heard.entry(number).or_default() += 1;
+        self.endings.known.insert(number, None);
+        self.waiting.retain(|(other, _)| other.process != number);
+        self.endings.waiting.push_back((ending, Instant::now()));
+    }
+
+    /// Whether a process that says that it ends is worth waiting for, and may be: anybody can write that into the
+    /// ring in the name of any other.
+    fn may_wait(&self, ending: &Ends) -> bool {
+        let number = ending.process.process;
+        let heard = self.endings.heard.get(&number).copied().unwrap_or(0);
+        let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
+        // The first one is what was recorded; of others there may be thousands.
+        let is_first = number == 0 && heard == 0;
+        let has_time = self.endings.waited <= allowed && self.endings.waiting.is_empty();
+        let pid = pid(&ending.process);
+        ending.ago < ASKS_FOR
+            && self.endings.awaited.contains(&number)
+            && !self.endings.known.contains_key(&number)
+            && heard < MOST_ENDINGS
+            && (is_first || has_time)
+            && is_running(pid, ending.thread)
+            && self.tree.member(pid).is_some()
     }
 
     /// The process that ends and was sampled, or will not be, goes on.
     fn let_current_go(&mut self, ring: &RecordRing) {
-        if let Some((ending, since)) = self.endings.current.take() {
+        if let Some(ending) = self.endings.current.take() {
             self.endings.let_go(&ending, ring);
-            if ending.process.process != 0 {
-                self.endings.waited += since.elapsed();
-            }
         }
     }
 
@@ -264,7 +288,9 @@ impl Checkpoints {
             return;
         }
         self.endings.looked = Some(now);
-        self.endings.look(&running(), ring, now);
+        let tree = Arc::clone(&self.tree);
+        let is_member = |pid| tree.member(pid).is_some();
+        self.endings.look(&running(), ring, now, is_member);
     }
 
     fn take_in(&mut self, ring: &RecordRing, report: &mut impl FnMut(&str)) {
@@ -341,13 +367,22 @@ impl Checkpoints {
 }
 
 impl Endings {
-    fn let_go(&mut self, ending: &Ends, ring: &RecordRing) {
+    fn let_go(&mut self, (ending, since): &(Ends, Instant), ring: &RecordRing) {
+        let number = ending.process.process;
         ring.let_go(pid(&ending.process), ending.asked);
-        self.known
-            .insert(ending.process.process, Some(Instant::now()));
+        self.known.insert(number, Some(Instant::now()));
+        if number != 0 || self.heard.get(&number) > Some(&1) {
+            self.waited += since.elapsed();
+        }
     }
 
-    fn look(&mut self, running: &[RecordedProcess], ring: &RecordRing, now: Instant) {
+    fn look(
+        &mut self,
+        running: &[RecordedProcess],
+        ring: &RecordRing,
+        now: Instant,
+        is_member: impl Fn(u32) -> bool,
+    ) {
         let (some, from) = next_of(running, self.look_from, MOST_COMPARED);
         self.look_from = from;
         for one in some {
@@ -360,7 +395,7 @@ impl Endings {
                 None => {}
             }
             let is_large = || resident_bytes(pid(&one)) >= Some(LEAST_AWAITED_BYTES);
-            if !self.awaited.contains(&one.process) && is_large() {
+            if !self.awaited.contains(&one.process) && is_large() && is_member(pid(&one)) {
                 self.awaited.insert(one.process);
                 ring.await_ending(pid(&one));
             }
