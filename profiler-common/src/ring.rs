@@ -65,8 +65,8 @@ pub const fn ending_at(process: u32) -> usize {
     process as usize % ENDINGS
 }
 
-/// The answer to a process that said for the `asked`th time that it ends: to an earlier one it is another. It is held,
-/// or it need not wait.
+/// The answer to a process that said, by the number `asked`, that it ends: the same to no other of the 512 numbers
+/// beside it. It is held, or it need not wait.
 pub const fn answer(process: u32, asked: u32, is_held: bool) -> u32 {
     process | asked << PID_BITS & !HELD | if is_held { HELD } else { 0 }
 }

@@ -29,8 +29,6 @@ const ASKS_FOR_NS: u64 = 100_000_000;
 const HELD_FOR_NS: u64 = 1_000_000_000;
 /// Steps between two looks at the clock.
 const SPINS: u32 = 64;
-/// How often it asked.
-static ASKED: AtomicU32 = AtomicU32::new(0);
 /// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
 const MOST_WAITED_NS: u64 = 60_000_000_000;
 /// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
@@ -311,10 +309,11 @@ pub(crate) fn record_ending(process: u32) -> bool {
     let Some(answer) = ring.reader.answers.get(ending_at(process)) else {
         return false;
     };
-    let asked = ASKED.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    let began = now_ns();
+    // A number that a copy of this process (`clone`) has not asked by, most likely: those would count alike.
+    let asked = (began >> 12) as u32;
     let [held, go] = [true, false].map(|is_held| answer_to(process, asked, is_held));
     record(RecordKind::Ending, asked.into());
-    let began = now_ns();
     let mut limit = ASKS_FOR_NS;
     while now_ns().wrapping_sub(began) < limit && !ring.is_over() {
         for _ in 0..SPINS {

@@ -159,7 +159,7 @@ impl RecordRing {
         awaited[ending_at(process)].store(process, Ordering::Release);
     }
 
-    /// A process that [ends](Self::await_ending), as it said for the `asked`th time, is to wait until it is
+    /// A process that [ends](Self::await_ending), as it said by the number `asked`, is to wait until it is
     /// [let go](Self::let_go).
     pub fn hold(&self, process: u32, asked: u32) {
         self.answer(process, answer(process, asked, true));

@@ -63,7 +63,7 @@ pub(super) struct Ends {
     pub(super) process: RecordedProcess,
     /// The thread that says so, and waits for the answer without a system call.
     pub(super) thread: u32,
-    /// Its own count of how often it said so.
+    /// The number that the answer is to have.
     pub(super) asked: u32,
     /// How long ago that was.
     pub(super) ago: Duration,
