@@ -222,6 +222,7 @@ impl Finding {
     pub fn heading(&self) -> String {
         let (label, held) = (self.mechanism.label(), units::bytes(self.held_bytes));
         match self.bytes {
+            None if self.held_bytes == 0 => label.to_owned(),
             None => format!("{label}: {held}; what its remedy returns is not known"),
             Some(bytes) if bytes == self.held_bytes => format!("{label}: {held}"),
             Some(bytes) => {

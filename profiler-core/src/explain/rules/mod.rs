@@ -98,11 +98,18 @@ fn not_sure(report: &FragReport) -> Finding {
         .iter()
         .map(|defect| defect.what.as_str())
         .collect();
+    let mut claim = not_walked(report);
+    // It begins a sentence here.
+    if let Some(first) = claim.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    if !reasons.is_empty() {
+        claim.push_str(&format!(": {}", reasons.join("; ")));
+    }
+    claim.push('.');
     Finding {
         mechanism: Mechanism::NotSure,
-        claim: format!("{}. {}", not_walked(report), reasons.join(". "))
-            .trim()
-            .to_owned(),
+        claim,
         bytes: None,
         held_bytes: 0,
         evidence: Vec::new(),

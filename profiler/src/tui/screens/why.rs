@@ -33,7 +33,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         lines.push(Line::from(vec![
             Span::styled(format!("{}  ", finding.heading()), theme.title()),
             Span::styled(
-                format!("{} confidence", finding.confidence.name()),
+                format!("confidence {}", finding.confidence.name()),
                 theme.confidence(finding.confidence),
             ),
         ]));

@@ -146,7 +146,7 @@ fn what_the_numbers_rest_on_is_on_every_screen() {
         let found = text(&frame(&app, 80, 24));
         let wanted = [
             "1234567",
-            "410.0 MiB",
+            "512.0 MiB",
             "96.0 MiB",
             "PAUSED",
             "41.3 ms",
