@@ -114,7 +114,7 @@ fn ends_of_arenas_stay_when_the_trim_threshold_has_grown() {
     // Nothing was played that speaks of it.
     let other = report.with_predictions(predicted(&[]));
     assert!(other.findings[0].advice().starts_with(assumed));
-    let how = "What was not predicted a recording shows: `fragscope record -- COMMAND`";
+    let how = "A recording shows what could not be predicted: `fragscope record -- COMMAND`";
     assert!(other.explanation.contains(how), "{}", other.explanation);
     assert!(!saves.explanation.contains(how));
     let costs = played([110, 115, 120]);
