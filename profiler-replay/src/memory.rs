@@ -78,10 +78,9 @@ pub(crate) fn stack(number: u32) -> Option<*mut c_void> {
 pub(crate) fn give_stack(number: u32) {
     let at = stack_at(number);
     // SAFETY: addresses that were reserved for this, and that nothing uses any more.
-    unsafe {
-        sys::madvise(at, STACK_BYTES, sys::MADV_DONTNEED);
-        sys::mprotect(at, STACK_BYTES, sys::PROT_NONE);
-    }
+    unsafe { sys::madvise(at, STACK_BYTES, sys::MADV_DONTNEED) };
+    // SAFETY: as above.
+    unsafe { sys::mprotect(at, STACK_BYTES, sys::PROT_NONE) };
 }
 
 /// Fresh shared memory, zero until touched.

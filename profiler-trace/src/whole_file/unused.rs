@@ -408,7 +408,7 @@ mod tests {
         // In a folder that nobody may enter, whoever asks: no thread has privileges for as long.
         let closed = folder.path().join("closed");
         fs::create_dir(&closed).expect("made");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("ours");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).expect("ours");
         let denied = std::thread::scope(|scope| {
             let within = || {
                 nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
