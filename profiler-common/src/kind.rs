@@ -31,7 +31,7 @@ pub enum RecordKind {
     Exit = 11,
     /// There was no room for `size` events before this one.
     Lost = 12,
-    /// The program is about to end: its thread waits to be [let go](crate::ring::Header::let_go), so that the
+    /// The program is about to end: its thread waits to be [let go](crate::ring::ReaderPage::answers), so that the
     /// process can be sampled as it was.
     Ending = 13,
 }

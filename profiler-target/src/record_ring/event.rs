@@ -42,7 +42,7 @@ pub enum Next {
     Damaged,
     /// Nothing yet.
     Empty,
-    /// What comes after a [mark](Marker::mark), and is held back.
+    /// What comes after a [mark](super::Marker::mark), and is held back.
     Held,
 }
 

@@ -25,7 +25,7 @@ pub struct Marker {
 
 impl Marker {
     /// The number of the next event to be written: all before it were claimed before now. From this moment
-    /// on the reader takes none that is claimed later, until it [releases](RecordRing::release) them: what
+    /// on the reader takes none that is claimed later, until it [releases](super::RecordRing::release) them: what
     /// stands still now, and writes on when it is let go, is seen as it was between the two.
     pub fn mark(&self) -> u64 {
         self.activity
