@@ -78,7 +78,9 @@ fn growth_is_measured_over_the_time_that_is_asked_for() {
     let pid = worker.pid().to_string();
     let at_rest = ["--pid", &pid, "--max-growth", "1K/h", "--over", "300ms"];
     let (line, _) = check(&at_rest, 0);
-    assert_eq!(line["checks"][0]["value"], 0);
+    // The kernel may take pages away meanwhile.
+    let value = line["checks"][0]["value"].as_f64();
+    assert!(value.is_some_and(|value| value <= 0.0), "{line}");
     let growing =
         std::thread::spawn(move || check(&[&pid, "--max-growth", "100K/s", "--over", "2s"], 3));
     while !growing.is_finished() {

@@ -242,7 +242,7 @@ fn without_proc_every_command_says_so_and_runs_nothing() {
 fn a_session_with_probes_ends_in_time_where_addresses_are_limited() {
     let child = target();
     let pid = child.pid();
-    for kib in [200_000, 400_000] {
+    for kib in [300_000, 500_000] {
         let output = elsewhere(&format!(
             "ulimit -v {kib}; $FRAGSCOPE attach --headless --duration 1s --no-predict --pid {pid}"
         ));
