@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use profiler_common::RecordKind;
 use profiler_common::ring::{
-    Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED, RING_MAGIC,
-    ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, answer as answer_to, ending_at,
+    ASKS_FOR_NS, Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED,
+    RING_MAGIC, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, answer as answer_to, ending_at,
 };
 
 use crate::{next, sys, thread};
@@ -23,9 +23,7 @@ const MOST_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
-/// A process that is about to end asks for so long whether it is to wait,
-const ASKS_FOR_NS: u64 = 100_000_000;
-/// and where it is, waits for so long at most.
+/// A process that is about to end, and is to wait, waits for so long at most.
 const HELD_FOR_NS: u64 = 1_000_000_000;
 /// Steps between two looks at the clock.
 const SPINS: u32 = 64;

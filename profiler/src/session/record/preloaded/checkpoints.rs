@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_common::ring::ASKS_FOR_NS;
 use profiler_sampling::{SamplingOptions, WalkSchedule};
 use profiler_target::{ProcessTree, RecordRing, is_running, resident_bytes};
 use profiler_trace::record::RecordedProcess;
@@ -26,8 +27,6 @@ const LEAST_AWAITED_BYTES: u64 = 16 << 20;
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// and is heard once more, not oftener.
 const MOST_ENDINGS: u32 = 2;
-/// A process that ends waits no longer than this for an answer.
-const ASKS_FOR: Duration = Duration::from_millis(100);
 /// Bytes of a process that have come or gone are worth a sample when they are so many,
 const CHANGED_BYTES: u64 = 4 << 20;
 /// and such a share of what was there.
@@ -260,7 +259,7 @@ impl Checkpoints {
         let is_first = number == 0 && heard == 0;
         let has_time = self.endings.waited <= allowed && self.endings.waiting.is_empty();
         let pid = pid(&ending.process);
-        ending.ago < ASKS_FOR
+        ending.ago.as_nanos() < ASKS_FOR_NS.into()
             && self.endings.awaited.contains(&number)
             && !self.endings.known.contains_key(&number)
             && heard < MOST_ENDINGS
