@@ -12,9 +12,8 @@ use profiler_core::units::bytes;
 use profiler_target::{CoreError, CoreFile, Process};
 
 use super::facts::Facts;
-use super::known::Roots;
 use super::objects::census;
-use super::walkers::Input;
+use super::walkers::{Input, Roots};
 use super::walks;
 
 /// At most so many missing files are named.

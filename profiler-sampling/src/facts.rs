@@ -10,7 +10,8 @@ use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::PythonMalloc;
 use profiler_target::{Libc, Process};
 
-use super::known::{Roots, locked};
+use super::known::locked;
+use super::walkers::Roots;
 
 /// What walks must know of a target.
 #[derive(Clone, Debug, Default)]

@@ -9,37 +9,27 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use profiler_core::allocator::Allocator;
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::{Mapping, MappingKind};
-use profiler_core::{glibc, musl, pymalloc};
 use profiler_target::Target;
 
 use super::facts::Facts;
-use super::walkers;
-
-/// Where allocators have their roots, as far as that was found. Each walker notes what it finds.
-#[derive(Debug, Default)]
-pub(crate) struct Roots {
-    pub(crate) glibc: Mutex<glibc::Roots>,
-    pub(crate) musl: Mutex<musl::Roots>,
-    pub(crate) pymalloc: Mutex<pymalloc::Roots>,
-}
+use super::walkers::{self, Input, Roots};
 
 /// The roots of one allocator.
 pub(crate) fn locked<T>(roots: &Mutex<T>) -> MutexGuard<'_, T> {
     roots.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A target's files as they were looked at.
+/// What is known of a target that has certain files mapped.
 #[derive(Clone, Debug)]
-pub(crate) struct Looked {
+pub(crate) struct KnownFacts {
     /// Of its mappings, as [`signature`] has it.
     signature: u64,
     pub(crate) facts: Facts,
 }
 
-impl Looked {
+impl KnownFacts {
     /// Whether they are those of a target with these mappings.
     pub(crate) fn is_of(&self, mappings: &[Mapping]) -> bool {
         signature(mappings) == self.signature
@@ -77,57 +67,38 @@ fn signature(mappings: &[Mapping]) -> u64 {
 /// What is known of one target.
 #[derive(Debug, Default)]
 pub(crate) struct KnownTarget {
-    looked: Mutex<Option<Looked>>,
+    facts: Mutex<Option<KnownFacts>>,
     pub(crate) roots: Roots,
 }
 
 impl KnownTarget {
-    /// Looks at the target while it runs: into files that are new, and for roots that are not known.
-    pub(crate) fn look(&self, target: &Target, mappings: &[Mapping]) -> io::Result<Looked> {
-        let mut kept = locked(&self.looked);
-        let looked = kept.take().filter(|looked| looked.is_of(mappings));
-        let looked = looked.unwrap_or_else(|| Looked {
+    /// Inspects the target while it runs: reads files that are new, and finds roots that are not known.
+    pub(crate) fn inspect(&self, target: &Target, mappings: &[Mapping]) -> io::Result<KnownFacts> {
+        let mut kept = locked(&self.facts);
+        let known = kept.take().filter(|known| known.is_of(mappings));
+        let known = known.unwrap_or_else(|| KnownFacts {
             signature: signature(mappings),
             facts: Facts::of(target, mappings),
         });
-        self.look_for_roots(target, mappings, &looked.facts)?;
-        Ok(kept.insert(looked).clone())
+        self.find_roots(target, mappings, &known.facts)?;
+        Ok(kept.insert(known).clone())
     }
 
-    fn look_for_roots(
-        &self,
-        target: &Target,
-        mappings: &[Mapping],
-        facts: &Facts,
-    ) -> io::Result<()> {
-        let is_glibc = facts.libc_of(Allocator::Glibc).is_some();
-        let is_musl = facts.libc_of(Allocator::Musl).is_some();
-        let glibc = is_glibc && !locked(&self.roots.glibc).are_known();
-        let musl = is_musl && !locked(&self.roots.musl).are_known();
-        let python = facts
-            .python
-            .filter(|_| !locked(&self.roots.pymalloc).are_known());
-        if !glibc && !musl && python.is_none() {
+    fn find_roots(&self, target: &Target, mappings: &[Mapping], facts: &Facts) -> io::Result<()> {
+        let searches = walkers::missing_roots(facts, &self.roots);
+        if searches.is_empty() {
             return Ok(());
         }
         let residency = target.residency(mappings)?;
-        let memory = ResidentMemory::new(target.memory(), &residency);
-        if glibc {
-            let context = walkers::glibc_context(facts, &[]);
-            glibc::look(
-                &memory,
-                &residency,
-                &context,
-                &mut locked(&self.roots.glibc),
-            );
-        }
-        if musl {
-            let context = walkers::musl_context(facts);
-            musl::look(&memory, &residency, &context, &mut locked(&self.roots.musl));
-        }
-        if let Some(python) = python {
-            let mut roots = locked(&self.roots.pymalloc);
-            pymalloc::look(&memory, &residency, python, &mut roots);
+        let input = Input {
+            memory: &ResidentMemory::new(target.memory(), &residency),
+            residency: &residency,
+            facts,
+            roots: &self.roots,
+            threads: &[],
+        };
+        for search in searches {
+            search(&input);
         }
         Ok(())
     }
@@ -152,8 +123,8 @@ for line in sys.stdin:
     print('LOADED', flush=True)
 ";
 
-    fn mimallocs(looked: &Looked) -> Vec<&str> {
-        let allocators = looked.facts.allocators.iter();
+    fn mimallocs(known_facts: &KnownFacts) -> Vec<&str> {
+        let allocators = known_facts.facts.allocators.iter();
         let mimallocs = allocators.filter(|object| object.identity.is(Allocator::Mimalloc));
         mimallocs
             .map(|object| object.identity.object.as_str())
@@ -176,21 +147,21 @@ for line in sys.stdin:
         let target = Target::open(child.pid()).expect("our own child");
         let known = KnownTarget::default();
         let before = target.mappings().expect("alive");
-        let mut looked = known.look(&target, &before).expect("alive");
-        assert!(looked.is_of(&target.mappings().expect("alive")));
+        let mut known_facts = known.inspect(&target, &before).expect("alive");
+        assert!(known_facts.is_of(&target.mappings().expect("alive")));
         assert!(target.knows_files_of(&before));
-        assert_eq!(mimallocs(&looked), [""; 0]);
+        assert_eq!(mimallocs(&known_facts), [""; 0]);
         assert!(locked(&known.roots.glibc).are_known());
 
         assert_eq!(child.ask("libmimalloc.so.2"), "LOADED");
         let now = target.mappings().expect("alive");
-        assert!(!looked.is_of(&now));
+        assert!(!known_facts.is_of(&now));
         assert!(!target.knows_files_of(&now), "a stop is not for files");
-        looked.renew(&target, &now);
-        assert!(looked.is_of(&now));
-        assert_eq!(mimallocs(&looked).len(), 1);
+        known_facts.renew(&target, &now);
+        assert!(known_facts.is_of(&now));
+        assert_eq!(mimallocs(&known_facts).len(), 1);
         let files = target.reads().files;
-        known.look(&target, &now).expect("alive");
+        known.inspect(&target, &now).expect("alive");
         assert_eq!(target.reads().files, files, "nothing is read twice");
     }
 
@@ -203,8 +174,8 @@ for line in sys.stdin:
         let known = KnownTarget::default();
         assert_eq!(child.ask(path.to_str().expect("UTF-8")), "LOADED");
         let mappings = target.mappings().expect("alive");
-        let looked = known.look(&target, &mappings).expect("alive");
-        assert_eq!(mimallocs(&looked), [""; 0]);
+        let known_facts = known.inspect(&target, &mappings).expect("alive");
+        assert_eq!(mimallocs(&known_facts), [""; 0]);
 
         let mut other = Child::python(LOADER);
         assert_eq!(other.ask("libmimalloc.so.2"), "LOADED");
@@ -216,7 +187,7 @@ for line in sys.stdin:
         let again = folder.path().join(".").join("library-0.so");
         assert_eq!(child.ask(&format!("{}", again.display())), "LOADED");
         let mappings = target.mappings().expect("alive");
-        let looked = known.look(&target, &mappings).expect("alive");
-        assert_eq!(mimallocs(&looked), [path.to_str().expect("UTF-8")]);
+        let known_facts = known.inspect(&target, &mappings).expect("alive");
+        assert_eq!(mimallocs(&known_facts), [path.to_str().expect("UTF-8")]);
     }
 }

@@ -12,8 +12,8 @@ use profiler_core::sample::KernelCount;
 use profiler_core::threads::Thread;
 use profiler_target::{LiveMemory, Process, Stopped, Target};
 
-use super::known::{Looked, Roots};
-use super::walkers::{self, Input};
+use super::known::KnownFacts;
+use super::walkers::{self, Input, Roots};
 use super::walks;
 
 /// What was observed of the target's memory.
@@ -48,17 +48,17 @@ impl Observer<'_> {
     /// inside malloc or unknown files are mapped, and [`Self::may_give_up`].
     pub(crate) fn observe(
         &self,
-        looked: &mut Looked,
+        known: &mut KnownFacts,
         completeness: &mut Completeness,
     ) -> io::Result<Option<Observation>> {
         let mappings = self.target.mappings()?;
-        if !looked.is_of(&mappings) {
+        if !known.is_of(&mappings) {
             if self.may_give_up && !self.target.knows_files_of(&mappings) {
                 return Ok(None);
             }
-            looked.renew(self.target, &mappings);
+            known.renew(self.target, &mappings);
         }
-        let facts = &mut looked.facts;
+        let facts = &mut known.facts;
         thread::scope(|scope| {
             // The kernel's count is a pass of its own over the page table, so it gets its own
             // thread; but it counts before anything is brought back.

@@ -152,7 +152,7 @@ impl Sampler {
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mappings = self.target.mappings()?;
-        let mut looked = self.known.look(&self.target, &mappings)?;
+        let mut known = self.known.inspect(&self.target, &mappings)?;
         let names = self.target.names();
         drop(mappings);
 
@@ -167,10 +167,10 @@ impl Sampler {
             swap_in: options.swap_in,
             may_give_up: stopped.is_some() && tries.left > 0,
         };
-        let observation = observer.observe(&mut looked, &mut completeness);
+        let observation = observer.observe(&mut known, &mut completeness);
         // Of one that was killed or executed another program meanwhile a part was observed.
         self.target.check()?;
-        let facts = &looked.facts;
+        let facts = &known.facts;
         let marked = match &observation {
             Ok(Some(observation)) => Some(mark(&WalkedTarget {
                 target: &self.target,

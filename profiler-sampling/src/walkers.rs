@@ -3,6 +3,8 @@
 //! A walk fills in the settings in force as well, and what the environment asked for: where they lie
 //! is known only to who reads the allocator's state.
 
+use std::sync::Mutex;
+
 use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
@@ -14,7 +16,15 @@ use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
 use profiler_target::{Libc, reading_ahead};
 
 use super::facts::Facts;
-use super::known::{Roots, locked};
+use super::known::locked;
+
+/// Where allocators have their roots, as far as that was found. Each walker notes what it finds.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    pub(crate) glibc: Mutex<glibc::Roots>,
+    pub(crate) musl: Mutex<musl::Roots>,
+    pub(crate) pymalloc: Mutex<pymalloc::Roots>,
+}
 
 /// What a walk reads.
 #[derive(Debug)]
@@ -67,6 +77,28 @@ pub(crate) struct Walker<M> {
     /// Whose.
     pub(crate) kind: Allocator,
     start: Start<M>,
+    /// How its roots are found before a stop; `None` where a walk finds them quickly.
+    roots: Option<RootSearch<M>>,
+}
+
+/// How the roots of one allocator are found while the target runs.
+struct RootSearch<M> {
+    /// Whether they are not known yet, of a target that uses the allocator.
+    are_missing: fn(&Facts, &Roots) -> bool,
+    find: FindRoots<M>,
+}
+
+/// Notes the roots that it finds in [`Input::roots`].
+pub(crate) type FindRoots<M> = fn(&Input<'_, M>);
+
+/// The searches for roots of allocators that a target uses, as far as they are not known.
+pub(crate) fn missing_roots<M: TargetMemory + Sync>(
+    facts: &Facts,
+    roots: &Roots,
+) -> Vec<FindRoots<M>> {
+    let searches = Walker::ALL.into_iter().filter_map(|walker| walker.roots);
+    let missing = searches.filter(|search| (search.are_missing)(facts, roots));
+    missing.map(|search| search.find).collect()
 }
 
 /// From where a walker starts.
@@ -156,6 +188,17 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     Ok(vec![walked?])
                 },
             },
+            roots: Some(RootSearch {
+                are_missing: |facts, roots| {
+                    let is_glibc = facts.libc_of(Allocator::Glibc).is_some();
+                    is_glibc && !locked(&roots.glibc).are_known()
+                },
+                find: |input| {
+                    let context = glibc_context(input.facts, input.threads);
+                    let mut roots = locked(&input.roots.glibc);
+                    glibc::find_roots(input.memory, input.residency, &context, &mut roots);
+                },
+            }),
         },
         Self {
             kind: Allocator::Musl,
@@ -175,6 +218,17 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     Ok(vec![walked?])
                 },
             },
+            roots: Some(RootSearch {
+                are_missing: |facts, roots| {
+                    let is_musl = facts.libc_of(Allocator::Musl).is_some();
+                    is_musl && !locked(&roots.musl).are_known()
+                },
+                find: |input| {
+                    let context = musl_context(input.facts);
+                    let mut roots = locked(&input.roots.musl);
+                    musl::find_roots(input.memory, input.residency, &context, &mut roots);
+                },
+            }),
         },
         Self {
             kind: Allocator::Mimalloc,
@@ -193,18 +247,21 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     Ok(mimalloc::walk(input.memory, input.residency, &context)?)
                 },
             },
+            roots: None,
         },
         Self {
             kind: Allocator::Jemalloc,
             start: Start::Objects(|input, object| {
                 Ok(jemalloc::walk(input.memory, input.residency, object)?)
             }),
+            roots: None,
         },
         Self {
             kind: Allocator::Tcmalloc,
             start: Start::Objects(|input, object| {
                 Ok(tcmalloc::walk(input.memory, input.residency, object)?)
             }),
+            roots: None,
         },
         Self {
             kind: Allocator::Pymalloc,
@@ -226,6 +283,18 @@ impl<M: TargetMemory + Sync> Walker<M> {
                     Ok(vec![heap])
                 },
             },
+            roots: Some(RootSearch {
+                are_missing: |facts, roots| {
+                    facts.python.is_some() && !locked(&roots.pymalloc).are_known()
+                },
+                find: |input| {
+                    let Some(python) = input.facts.python else {
+                        return;
+                    };
+                    let mut roots = locked(&input.roots.pymalloc);
+                    pymalloc::find_roots(input.memory, input.residency, python, &mut roots);
+                },
+            }),
         },
     ];
 }

@@ -131,7 +131,7 @@ fn walk(pid: i32) -> (HeapSnapshot, ResidencyMap) {
         let heap = glibc::walk(memory, residency, &context);
         // From where it was found, it is the same.
         let mut roots = glibc::Roots::default();
-        glibc::look(memory, residency, &context, &mut roots);
+        glibc::find_roots(memory, residency, &context, &mut roots);
         for _ in 0..2 {
             let again = glibc::walk_from(memory, residency, &context, &mut roots);
             assert_eq!(again, heap);

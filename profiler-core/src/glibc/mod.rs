@@ -31,7 +31,7 @@ use crate::span::{SpanList, SpanState};
 use crate::threads::Thread;
 
 pub use chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
-pub use roots::{Roots, look};
+pub use roots::{Roots, find_roots};
 pub use thread_arena::thread_arenas;
 pub(crate) use trim::TRIM_MARGINS;
 

@@ -63,7 +63,7 @@ impl Roots {
 }
 
 /// Finds where the roots of the heap are, and its mmapped chunks, for a walk that comes later.
-pub fn look<M: TargetMemory>(
+pub fn find_roots<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     context: &Context<'_>,

@@ -109,7 +109,7 @@ pub fn walk<M: TargetMemory>(
 }
 
 /// Finds where the context is, for a walk that comes later.
-pub fn look<M: TargetMemory>(
+pub fn find_roots<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     context: &Context,

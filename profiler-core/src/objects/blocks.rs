@@ -48,7 +48,7 @@ pub(super) struct BlockIndex {
     lens: Vec<u8>,
     /// The granules of the long ones, of which there are few; longer than 32 GiB counts as that.
     long: HashMap<u32, u32>,
-    /// Whose blocks follow from this number on.
+    /// Of which allocator the blocks are from this number on, to the next.
     owners: Vec<(u32, Allocator)>,
     /// Blocks that there was no number for.
     left_out: u64,
@@ -208,11 +208,12 @@ impl BlockIndex {
         on_it.map(|(block, _)| block)
     }
 
-    /// Whose block it is.
-    pub(super) fn allocator(&self, block: u32) -> Allocator {
-        let after = self.owners.partition_point(|(first, _)| *first <= block);
-        let owner = after.checked_sub(1).map(|at| self.owners[at].1);
-        owner.unwrap_or(Allocator::Glibc)
+    /// All blocks in order, each with the allocator that it is of.
+    pub(super) fn with_allocators(&self) -> impl Iterator<Item = (u32, Allocator)> + '_ {
+        let ends = self.owners.iter().skip(1).map(|(first, _)| *first);
+        let ends = ends.chain([self.len() as u32]);
+        let runs = self.owners.iter().zip(ends);
+        runs.flat_map(|(&(first, allocator), end)| (first..end).map(move |one| (one, allocator)))
     }
 
     /// The block that holds this address.
@@ -300,12 +301,14 @@ mod tests {
         ];
         assert_eq!(index.len(), expected.len());
         let all: Vec<_> = index.ranges(0..index.len() as u32).collect();
+        let owned: Vec<_> = index.with_allocators().collect();
+        assert_eq!(owned.len(), expected.len());
         for (number, (start, len, allocator)) in expected.into_iter().enumerate() {
             let number = number as u32;
             let range = index.range(number);
             assert_eq!((range.start().get(), range.len()), (start, len));
             assert_eq!(all[number as usize], (number, range));
-            assert_eq!(index.allocator(number), allocator);
+            assert_eq!(owned[number as usize], (number, allocator));
             assert_eq!(index.first_from(start), number);
             assert_eq!(index.first_from(start + 1), number + 1);
             for into in [0, len / 2, len - 1] {

@@ -347,9 +347,8 @@ fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Census {
     let mut census = Census::default();
     let mut native: HashMap<(Allocator, SizeClass), Amount> = HashMap::new();
     let mut shares: HashMap<Allocator, (Amount, Amount)> = HashMap::new();
-    for block in 0..index.len() as u32 {
+    for (block, allocator) in index.with_allocators() {
         let bytes = index.bytes(block);
-        let allocator = index.allocator(block);
         census.live.add(bytes);
         let (live, named) = shares.entry(allocator).or_default();
         live.add(bytes);

@@ -15,7 +15,7 @@ mod roots;
 mod scan;
 
 pub use domain::{objects_allocator, objects_allocator_from};
-pub use roots::{Roots, look};
+pub use roots::{Roots, find_roots};
 
 use arrays::{ArenaObject, Array};
 

@@ -80,7 +80,7 @@ pub(super) struct FoundArenas {
 
 /// Finds where everything is, for a walk that comes right after: what is nowhere is not looked for again
 /// then, unless it is to be expected. Gives what serves Python's objects.
-pub fn look<M: TargetMemory>(
+pub fn find_roots<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     python: (u8, u8),

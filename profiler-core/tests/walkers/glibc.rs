@@ -19,7 +19,7 @@ fn walk(image: &HeapImage, context: &Context<'_>) -> Result<HeapSnapshot, NotWal
     image.walk(|memory, residency| {
         let walked = glibc::walk(memory, residency, context);
         let mut roots = Roots::default();
-        glibc::look(memory, residency, context, &mut roots);
+        glibc::find_roots(memory, residency, context, &mut roots);
         for _ in 0..2 {
             let again = glibc::walk_from(memory, residency, context, &mut roots);
             assert_eq!(again, walked);
@@ -113,7 +113,7 @@ fn damage_never_panics_always_ends_and_keeps_the_laws() {
 fn roots_that_are_none_any_more_are_not_believed() {
     let mut roots = Roots::default();
     let mut image = sound();
-    image.walk(|memory, residency| glibc::look(memory, residency, &context(), &mut roots));
+    image.walk(|memory, residency| glibc::find_roots(memory, residency, &context(), &mut roots));
     assert!(roots.are_known());
     // Both links of a bin that is not empty.
     image.put(MAIN_ARENA + 0x70, 0);
@@ -144,7 +144,7 @@ fn what_was_taken_for_mp_while_it_changed_is_not_believed_later() {
     let whole = torn.clone();
     torn.put(MP + MMAPPED_MEM, 0);
     let mut roots = Roots::default();
-    torn.walk(|memory, residency| glibc::look(memory, residency, &context(), &mut roots));
+    torn.walk(|memory, residency| glibc::find_roots(memory, residency, &context(), &mut roots));
     assert!(roots.are_known());
     let heap = whole.walk(|memory, residency| {
         glibc::walk_from(memory, residency, &context(), &mut roots).expect("a heap")

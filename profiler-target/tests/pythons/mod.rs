@@ -37,7 +37,7 @@ pub(crate) fn serves(pid: i32) -> PythonMalloc {
         let serves = pymalloc::objects_allocator(memory, residency, python);
         let mut roots = Roots::default();
         assert_eq!(
-            pymalloc::look(memory, residency, python, &mut roots),
+            pymalloc::find_roots(memory, residency, python, &mut roots),
             serves
         );
         let again = pymalloc::objects_allocator_from(memory, residency, python, &mut roots);

@@ -1,7 +1,7 @@
 //! glibc 2.36: a main arena with a tcache and fastbins, a thread arena, and an mmapped chunk.
 
 use profiler_core::addr::RemoteAddr;
-use profiler_core::glibc::{Context, Roots, look, walk, walk_from};
+use profiler_core::glibc::{Context, Roots, find_roots, walk, walk_from};
 use profiler_core::residency::MappingKind;
 use profiler_core::threads::Thread;
 
@@ -183,7 +183,7 @@ pub fn specimen() -> Specimen {
         image,
         walk: |image| {
             let mut roots = Roots::default();
-            sound().walk(|memory, residency| look(memory, residency, &context(), &mut roots));
+            sound().walk(|memory, residency| find_roots(memory, residency, &context(), &mut roots));
             let walks = image.walk(|memory, residency| {
                 let from_roots = walk_from(memory, residency, &context(), &mut roots);
                 [walk(memory, residency, &context()), from_roots]
