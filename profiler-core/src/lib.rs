@@ -9,6 +9,7 @@ pub mod activity;
 pub mod addr;
 pub mod allocator;
 pub mod arena;
+pub mod candidate;
 pub mod claims;
 pub mod columns;
 pub mod completeness;

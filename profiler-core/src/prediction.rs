@@ -3,8 +3,9 @@
 //! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
 //! what follows from it.
 
+use crate::allocator::AllocatorTitle;
+use crate::candidate::CandidateName;
 use crate::report::Mechanism;
-use crate::tuning::Tuning;
 use crate::units::{bytes, nanoseconds};
 use crate::worth;
 
@@ -53,14 +54,12 @@ pub struct SelfCheck {
 }
 
 /// What one candidate would need.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     /// Its name, as `replay` has it: `jemalloc`, `mmap_threshold=128K`.
-    pub candidate: String,
+    pub candidate: CandidateName,
     /// Its allocator.
-    pub allocator: String,
-    /// That one's version, where it is known.
-    pub version: Option<String>,
+    pub allocator: AllocatorTitle,
     /// The shared object that was played and that the line preloads; `None` where it is the C
     /// library's own malloc.
     pub path: Option<String>,
@@ -182,17 +181,30 @@ impl Needs {
 }
 
 impl Prediction {
+    /// Of a candidate that was not played yet.
+    pub fn of(candidate: CandidateName, allocator: AllocatorTitle) -> Self {
+        Self {
+            candidate,
+            allocator,
+            path: None,
+            is_carried: false,
+            set: Vec::new(),
+            step: None,
+            remedies: None,
+            needs: None,
+            runs: 0,
+            failure: None,
+        }
+    }
+
     /// What people call it: another allocator by its version.
     pub fn title(&self) -> String {
-        match (&self.version, self.path.is_some()) {
-            (Some(version), true) => {
-                let allocator = format!("{} {version}", self.allocator);
-                match Tuning::named(&self.candidate) {
-                    Some(tuning) => format!("{allocator} {}", tuning.title),
-                    None => allocator,
-                }
-            }
-            _ => self.candidate.clone(),
+        if self.path.is_none() || self.allocator.version().is_none() {
+            return self.candidate.to_string();
+        }
+        match self.candidate {
+            CandidateName::Tuning(tuning) => format!("{} {}", self.allocator, tuning.title),
+            CandidateName::Build(_) | CandidateName::Other(_) => self.allocator.to_string(),
         }
     }
 
@@ -314,6 +326,13 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn prediction(candidate: &str, allocator: &str) -> Prediction {
+        Prediction::of(
+            CandidateName::parse(candidate),
+            AllocatorTitle::parse(allocator),
+        )
+    }
+
     fn needs(low: u64, middle: u64, high: u64) -> Needs {
         Needs {
             bytes: middle * MIB,
@@ -352,31 +371,25 @@ mod tests {
     fn another_allocator_is_called_by_its_version_with_what_is_set_of_it() {
         let title = |candidate: &str| {
             let prediction = Prediction {
-                candidate: candidate.into(),
-                allocator: "jemalloc".into(),
-                version: Some("5.3.0".into()),
                 path: Some("libjemalloc.so.2".into()),
-                ..Prediction::default()
+                ..prediction(candidate, "jemalloc 5.3.0")
             };
             prediction.title()
         };
         assert_eq!(title("jemalloc"), "jemalloc 5.3.0");
         assert_eq!(title("jemalloc background"), "jemalloc 5.3.0 background");
-        let own = Prediction {
-            candidate: "arena_max=2".into(),
-            version: Some("2.36".into()),
-            ..Prediction::default()
-        };
-        assert_eq!(own.title(), "arena_max=2");
+        assert_eq!(
+            prediction("arena_max=2", "glibc 2.36").title(),
+            "arena_max=2"
+        );
     }
 
     #[test]
     fn of_two_remedies_the_one_that_is_sure_to_save_is_taken() {
         let candidate = |name: &str, needs| Prediction {
-            candidate: name.into(),
             remedies: Some(Mechanism::ArenaSprawl),
             needs: Some(needs),
-            ..Prediction::default()
+            ..prediction(name, "glibc")
         };
         let predictions = Predictions {
             self_check: Some(SelfCheck {
@@ -390,7 +403,7 @@ mod tests {
             ..Predictions::default()
         };
         let (taken, ..) = predictions.of(Mechanism::ArenaSprawl).expect("played");
-        assert_eq!(taken.candidate, "arena_max=2");
+        assert_eq!(taken.candidate.to_string(), "arena_max=2");
     }
 
     #[test]
@@ -420,7 +433,7 @@ mod tests {
             }),
             candidates: vec![Prediction {
                 needs: Some(needs(20, 30, 40)),
-                ..Prediction::default()
+                ..prediction("jemalloc", "jemalloc")
             }],
             ..Predictions::default()
         };

@@ -70,7 +70,7 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
             env.assign(tuning.allocator, tuning.sets);
         }
         let glibc = Ok(PlayableAllocator::glibc());
-        let mut candidate = Candidate::with(cause.name(), glibc, env.clone());
+        let mut candidate = Candidate::called(cause.name(), glibc, env.clone());
         candidate.trim = trim;
         all.push((cause, candidate));
     };

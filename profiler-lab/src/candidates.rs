@@ -5,6 +5,7 @@ use std::time::Duration;
 use profiler_core::allocator::{
     Allocator, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
 };
+use profiler_core::candidate::CandidateName;
 use profiler_core::text::visible;
 use profiler_core::tuning::{self, Tuning};
 use profiler_trace::trace::TraceDescription;
@@ -35,12 +36,10 @@ pub enum Trim {
 /// One thing to try.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// How it is called.
-    pub name: String,
+    /// How it is called: a build's name stands for its defaults.
+    pub name: CandidateName,
     /// The allocator, or why it cannot be had.
     pub allocator: Result<PlayableAllocator, Failure>,
-    /// The build whose defaults it is played with; `None` where a setting is changed.
-    pub default_of: Option<BuildId>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
     pub env: Environment,
     /// When `malloc_trim(0)` is called.
@@ -136,38 +135,42 @@ impl Candidate {
         allocator: Result<PlayableAllocator, Failure>,
         env: Environment,
     ) -> Self {
-        Self {
-            default_of: Some(build),
-            ..Self::with(build.build().name, allocator, env)
-        }
+        Self::with(CandidateName::Build(build), allocator, env)
     }
 
     /// An allocator with settings, beside those in `env`.
     pub(crate) fn tuned(
-        tuning: &Tuning,
+        tuning: &'static Tuning,
         allocator: Result<PlayableAllocator, Failure>,
         mut env: Environment,
     ) -> Self {
         env.assign(tuning.allocator, tuning.sets);
         env.assign(tuning.allocator, tuning.holds);
-        Self::with(&tuning.name(), allocator, env).price(tuning.price)
+        Self::with(CandidateName::Tuning(tuning), allocator, env).price(tuning.price)
     }
 
     fn glibc(name: &str, env: Environment) -> Self {
-        Self::with(name, Ok(PlayableAllocator::glibc()), env)
+        Self::called(name, Ok(PlayableAllocator::glibc()), env)
     }
 
-    pub(crate) fn with(
+    pub(crate) fn called(
         name: &str,
+        allocator: Result<PlayableAllocator, Failure>,
+        env: Environment,
+    ) -> Self {
+        Self::with(CandidateName::Other(name.to_owned()), allocator, env)
+    }
+
+    fn with(
+        name: CandidateName,
         allocator: Result<PlayableAllocator, Failure>,
         env: Environment,
     ) -> Self {
         let is_glibc = |found: &PlayableAllocator| found.identity.is(Allocator::Glibc);
         Self {
-            name: name.to_owned(),
+            name,
             random: !allocator.as_ref().is_ok_and(is_glibc),
             allocator,
-            default_of: None,
             env,
             trim: Trim::Never,
             step: None,
@@ -246,7 +249,7 @@ pub fn now(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
     let path = facts.description.malloc_path.as_deref().unwrap_or_default();
     let Recorded { allocator, note } =
         recorded::allocator(title.name(), path, facts.allow_recorded);
-    (Candidate::with(&name, allocator, env), note)
+    (Candidate::called(&name, allocator, env), note)
 }
 
 /// What is tried by default, without [`now`].
@@ -258,14 +261,14 @@ pub fn default_candidates(facts: &Facts<'_>) -> Vec<Candidate> {
 
 fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     let env = facts.env();
-    let tuned = |tuning: &Tuning| {
+    let tuned = |tuning: &'static Tuning| {
         let candidate = Candidate::tuned(tuning, Ok(PlayableAllocator::glibc()), env.clone());
         let is_set = facts.is_glibc() && candidate.env == env;
         candidate.same_if(is_set.then(|| IS_SET.to_owned()))
     };
     let one_thread = (facts.is_glibc() && facts.threads <= 1)
         .then(|| "the program has one thread, so one arena".to_owned());
-    let of_arenas = |tuning: &Tuning| {
+    let of_arenas = |tuning: &'static Tuning| {
         let candidate = tuned(tuning);
         match &candidate.same_as_now {
             Some(_) => candidate,
@@ -292,7 +295,7 @@ fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     let every = facts.trim_every();
     let seconds = every.as_secs();
     let mut trimmed = Candidate::tuned(&tuning::TRIM, Ok(PlayableAllocator::glibc()), env);
-    trimmed.name = format!("{} each {seconds}s", tuning::TRIM.name());
+    trimmed.name = CandidateName::Other(format!("{} each {seconds}s", tuning::TRIM.name()));
     trimmed.trim = Trim::Every(every);
     let call = tuning::TRIM.calls;
     trimmed.step = call.map(|call| call.step(&format!("every {seconds} s")));
@@ -325,7 +328,7 @@ fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
         let env = facts.env().without(build.kind());
         Candidate::default_of(build, find(build), env).price(INSTALLATION)
     };
-    let tuned = |tuning: &Tuning, build: BuildId| {
+    let tuned = |tuning: &'static Tuning, build: BuildId| {
         Candidate::tuned(tuning, find(build), facts.env().without(tuning.allocator))
     };
     let mut all = vec![
@@ -346,7 +349,7 @@ fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
 }
 
 /// What the user chose: each allocator with the settings that are its own; settings of an
-/// allocator that was not named bring it in.
+/// allocator that was not named bring it in, and those that no known one reads the program's own.
 pub fn chosen_candidates(
     facts: &Facts<'_>,
     allocators: &[String],
@@ -357,8 +360,11 @@ pub fn chosen_candidates(
     let mut all: Vec<Named> = names.into_iter().map(Named::find).collect();
     for tunable in tunables {
         if !all.iter().any(|named| tunable.is_read_by(named.kind)) {
-            let reader = tunable.reader().unwrap_or(Allocator::Glibc);
-            all.push(Named::find(reader.name().to_owned()));
+            let reader = tunable.reader();
+            all.push(reader.map_or_else(
+                || Named::of_program(facts),
+                |reader| Named::find(reader.name().to_owned()),
+            ));
         }
     }
     let made = all.into_iter().map(|named| {
@@ -370,7 +376,7 @@ pub fn chosen_candidates(
         }
         match (&*title, BuildId::named(&named.name)) {
             ([_], Some(build)) => Candidate::default_of(build, named.found, env),
-            _ => Candidate::with(&title.join(" "), named.found, env),
+            _ => Candidate::called(&title.join(" "), named.found, env),
         }
     });
     made.collect()
@@ -390,6 +396,21 @@ impl Named {
         let kind = match &found {
             Ok(allocator) => allocator.identity.kind,
             Err(_) => kind_named(&name),
+        };
+        Self { name, found, kind }
+    }
+
+    /// The one that the program had.
+    fn of_program(facts: &Facts<'_>) -> Self {
+        let found = now(facts).0.allocator;
+        let title = facts.malloc();
+        let name = match (&found, title) {
+            (Ok(allocator), _) => allocator.name.clone(),
+            (Err(_), title) => title.map_or_else(String::new, |title| title.name().to_owned()),
+        };
+        let kind = match title {
+            Some(title) => title.kind(),
+            None => found.as_ref().ok().and_then(|own| own.identity.kind),
         };
         Self { name, found, kind }
     }

@@ -21,7 +21,7 @@ use super::open::open;
 use super::play::confine::Confinement;
 use super::play::{CompileError, ReplayProgram};
 use super::recorded;
-use super::report::{self, Checkpoint, Failure, Measured, Report, Row, TraceFacts};
+use super::report::{self, CandidateReport, Checkpoint, Failure, Measured, Report, TraceFacts};
 use super::verdict::verdict;
 
 /// A share of the most that was live from which uncertainty about touched pages is played out.
@@ -170,7 +170,8 @@ struct PlayedSet<'a> {
 
 impl PlayedSet<'_> {
     fn report(&self, options: &ReplayOptions) -> Report {
-        let mut rows: Vec<Row> = (0..self.shown).map(|number| self.row(number)).collect();
+        let mut rows: Vec<CandidateReport> =
+            (0..self.shown).map(|number| self.row(number)).collect();
         // What does not differ from what the program had needs what it needs.
         let now = rows[0].clone();
         for row in rows.iter_mut().filter(|row| row.same_as_now.is_some()) {
@@ -198,19 +199,15 @@ impl PlayedSet<'_> {
         Endings::of(&self.checkpoints, &self.summary.ends)
     }
 
-    fn row(&self, number: usize) -> Row {
+    fn row(&self, number: usize) -> CandidateReport {
         let (candidate, outcome) = (&self.candidates[number], &self.outcomes[number]);
         let (set, unset) = candidate.changes(&self.candidates[0]);
-        let allocator = candidate.allocator.as_ref().ok();
         let measured = self.measured(outcome);
         let not_played = measured.is_none() && candidate.same_as_now.is_none();
         let not_played = not_played.then(|| "not played to its end".to_owned().into());
-        Row {
+        CandidateReport {
             name: candidate.name.clone(),
-            allocator: allocator.map_or_else(String::new, |allocator| allocator.name.clone()),
-            version: allocator.and_then(|allocator| allocator.identity.version.clone()),
-            kind: allocator.and_then(|allocator| allocator.identity.kind),
-            default_of: candidate.default_of,
+            allocator: candidate.allocator.as_ref().ok().cloned(),
             is_baseline: number == 0,
             env: candidate.variables(),
             set,
@@ -278,7 +275,7 @@ impl PlayedSet<'_> {
         points.collect()
     }
 
-    fn factors(&self, now: &Row) -> CalibrationFactors {
+    fn factors(&self, now: &CandidateReport) -> CalibrationFactors {
         let description = self.program.description();
         let band = now.measured.map_or(0.0, |measured| {
             let part = |figure: Figure| {
@@ -386,7 +383,7 @@ impl PlayedSet<'_> {
         };
         let default_of = |build: BuildId| {
             let mut all = self.candidates.iter();
-            all.position(|candidate| candidate.default_of == Some(build))
+            all.position(|candidate| candidate.name.is_default_of(build))
         };
         let glibc = if facts.is_glibc() {
             Some(0)

@@ -1,13 +1,14 @@
 //! What a replay came to: plain data, from which text and JSON are made.
 
-use profiler_core::allocator::{Allocator, AllocatorTitle, BuildId};
+use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::candidate::CandidateName;
 use profiler_core::prediction::saving_stands;
 use profiler_core::worth;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
 
 use super::ablation::GapCause;
-use super::allocators::NoAllocator;
+use super::allocators::{NoAllocator, PlayableAllocator};
 use super::calibrate::Calibration;
 use super::figures::{Figure, PeakAndFinal};
 use super::play::PlayError;
@@ -20,7 +21,7 @@ pub struct Report {
     /// How far it can be trusted.
     pub calibration: Calibration,
     /// What the program had, then all others by what they need at the end; those that failed last.
-    pub candidates: Vec<Row>,
+    pub candidates: Vec<CandidateReport>,
     /// The gap between glibc and jemalloc in parts; empty when one of the two is not known.
     pub shares: Vec<Share>,
     /// What to do, in sentences.
@@ -128,18 +129,12 @@ impl From<PlayError> for Failure {
 }
 
 /// One candidate.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Row {
-    /// How it is called.
-    pub name: String,
-    /// The allocator's name.
-    pub allocator: String,
-    /// Its version, where that is known.
-    pub version: Option<String>,
-    /// Which allocator it is, without what distinguishes builds of it; `None` where that is not known.
-    pub kind: Option<Allocator>,
-    /// The build whose defaults it was played with; `None` where a setting was changed.
-    pub default_of: Option<BuildId>,
+#[derive(Clone, Debug, PartialEq)]
+pub struct CandidateReport {
+    /// How it is called: a build's name stands for its defaults.
+    pub name: CandidateName,
+    /// What was played; `None` when it cannot be had.
+    pub allocator: Option<PlayableAllocator>,
     /// Whether it is what the program had.
     pub is_baseline: bool,
     /// All variables that it takes.
@@ -211,13 +206,13 @@ pub struct Share {
 
 impl Report {
     /// What the program had.
-    pub fn now(&self) -> Option<&Row> {
+    pub fn now(&self) -> Option<&CandidateReport> {
         self.candidates.iter().find(|row| row.is_baseline)
     }
 
     /// What needs so much less at the end than what the program had that it is worth while, as far as
     /// that stands: the replay is trusted, or its error is small beside the saving.
-    pub fn worthwhile(&self) -> impl Iterator<Item = &Row> {
+    pub fn worthwhile(&self) -> impl Iterator<Item = &CandidateReport> {
         let had = self.now().and_then(|row| row.measured);
         self.candidates.iter().filter(move |row| {
             let both = had.zip(row.measured).filter(|_| !row.is_baseline);
@@ -230,6 +225,33 @@ impl Report {
         let (least, most) = (had.memory.at_end.low_bytes, with.memory.at_end.high_bytes);
         let outweighs = |worst| saving_stands(least, most, had.worth(), worst);
         self.calibration.trusted || self.calibration.worst_error.is_some_and(outweighs)
+    }
+}
+
+impl CandidateReport {
+    /// Of one that was not played yet.
+    pub fn of(name: CandidateName) -> Self {
+        Self {
+            name,
+            allocator: None,
+            is_baseline: false,
+            env: Vec::new(),
+            set: Vec::new(),
+            unset: Vec::new(),
+            step: None,
+            price: String::new(),
+            measured: None,
+            failure: None,
+            same_as_now: None,
+            rank: None,
+            checkpoints: Vec::new(),
+        }
+    }
+
+    /// Whether it was played in this allocator, of whatever build and with whatever settings.
+    pub fn is_under(&self, kind: Allocator) -> bool {
+        let played = self.allocator.as_ref();
+        played.is_some_and(|allocator| allocator.identity.is(kind))
     }
 }
 
@@ -253,7 +275,7 @@ impl Measured {
 
 /// Puts what the program had first, then the others by what they need at the end, those that failed
 /// last, and gives everyone its ranks.
-pub fn rank(rows: &mut [Row]) {
+pub fn rank(rows: &mut [CandidateReport]) {
     rows.sort_by_key(|row| {
         let last = row.measured.map_or(u64::MAX, |m| m.memory.at_end.bytes);
         (!row.is_baseline, row.failure.is_some(), last)
@@ -288,8 +310,7 @@ mod tests {
 
     #[test]
     fn rows_are_ranked_by_their_end_after_what_the_program_had() {
-        let row = |name: &str, both: Option<(u64, u64)>| Row {
-            name: name.into(),
+        let row = |name: &str, both: Option<(u64, u64)>| CandidateReport {
             is_baseline: name == "now",
             failure: both.is_none().then(|| "crashed".to_owned().into()),
             measured: both.map(|(peak, at_end)| Measured {
@@ -299,7 +320,7 @@ mod tests {
                 }),
                 ..Measured::default()
             }),
-            ..Row::default()
+            ..CandidateReport::of(CandidateName::parse(name))
         };
         let mut rows = [
             row("broken", None),
@@ -309,8 +330,9 @@ mod tests {
             row("now", Some((100, 60))),
         ];
         rank(&mut rows);
-        let rank = |row: &Row| row.rank.map(|rank| (rank.peak, rank.at_end));
-        let names: Vec<_> = rows.iter().map(|row| (&*row.name, rank(row))).collect();
+        let rank = |row: &CandidateReport| row.rank.map(|rank| (rank.peak, rank.at_end));
+        let names = rows.iter().map(|row| (row.name.to_string(), rank(row)));
+        let names: Vec<_> = names.collect();
         assert_eq!(
             names,
             [
@@ -320,6 +342,7 @@ mod tests {
                 ("high", Some((1, 4))),
                 ("broken", None),
             ]
+            .map(|(name, rank)| (name.to_owned(), rank))
         );
     }
 }

@@ -25,7 +25,7 @@ const MOST_OPS_BEHIND: u64 = 1 << 26;
 /// Shadows end when the host has less of its memory available than this part of it.
 const PRESSED: u64 = 20;
 
-/// What is known of the shadows, shared with whoever shows it.
+/// What is known of the shadows, shared with the thread that shows it.
 #[derive(Clone, Debug, Default)]
 pub struct SharedWhatIf(Arc<Mutex<WhatIf>>);
 
@@ -107,13 +107,13 @@ impl Shadows {
             allocators.iter().filter(|one| !is_own(one)).collect();
         let others = others.into_iter().map(|allocator| {
             let name = short_title(allocator);
-            Candidate::with(&name, Ok(allocator.clone()), Environment::default())
+            Candidate::called(&name, Ok(allocator.clone()), Environment::default())
         });
         let builder = ProgramBuilder::new(description, Meter::default())?;
         let mut players = Vec::new();
         for (number, candidate) in std::iter::once(baseline).chain(others).enumerate() {
             let mut shadow = Shadow {
-                name: candidate.name.clone(),
+                name: candidate.name.to_string(),
                 is_baseline: number == 0,
                 ..Shadow::default()
             };

@@ -6,7 +6,7 @@ use profiler_core::units::bytes;
 use profiler_core::worth;
 
 use super::calibrate::{Calibration, error};
-use super::report::{Measured, Report, Row};
+use super::report::{CandidateReport, Measured, Report};
 
 /// A share of the gap from which a cause dominates.
 const DOMINANT_SHARE: f64 = 0.5;
@@ -26,7 +26,7 @@ pub fn verdict(report: &Report) -> String {
     let mut said = Vec::new();
     let jemalloc = default_of(report, BuildId::Jemalloc).and_then(|row| row.measured);
     let helps = jemalloc.is_some_and(|with| had.saves_with(&with));
-    if now.kind == Some(Allocator::Jemalloc) {
+    if now.is_under(Allocator::Jemalloc) {
         said.extend(has_it_already(report));
     } else if let Some(with) = jemalloc {
         let peak_is_compared = report.calibration.is_compared.peak;
@@ -38,9 +38,9 @@ pub fn verdict(report: &Report) -> String {
 }
 
 /// The row of an allocator with no setting changed.
-fn default_of(report: &Report, build: BuildId) -> Option<&Row> {
+fn default_of(report: &Report, build: BuildId) -> Option<&CandidateReport> {
     let mut rows = report.candidates.iter();
-    rows.find(|row| row.default_of == Some(build))
+    rows.find(|row| row.name.is_default_of(build))
 }
 
 /// What stands although the replay is off by more than is trusted: an effect far larger than the error.
@@ -169,7 +169,7 @@ fn best(report: &Report, had: &Measured, jemalloc: Option<&Measured>, helps: boo
         let rest = what_is_left(report, had);
         return format!("Nothing that was tried saves as much as {worth} at the end{rest}.");
     };
-    if row.default_of == Some(BuildId::Jemalloc) {
+    if row.name.is_default_of(BuildId::Jemalloc) {
         return "Nothing that was tried needs less at the end.".to_owned();
     }
     let and_more = jemalloc.filter(|_| helps).map(|with| {
@@ -222,32 +222,33 @@ fn what_is_left(report: &Report, had: &Measured) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use profiler_core::candidate::CandidateName;
+
     use crate::ablation::GapCause;
+    use crate::allocators::PlayableAllocator;
     use crate::figures::{Figure, PeakAndFinal};
     use crate::report::Share;
 
     const MIB: u64 = 1 << 20;
 
-    fn row(name: &str, peak: u64, last: u64) -> Row {
+    fn row(name: &str, peak: u64, last: u64) -> CandidateReport {
         let figure = |mib: u64| Figure {
             bytes: mib * MIB,
             low_bytes: mib * MIB,
             high_bytes: mib * MIB,
         };
-        Row {
-            name: name.into(),
-            default_of: BuildId::named(name),
+        CandidateReport {
             is_baseline: name.starts_with("baseline"),
             measured: Some(Measured {
                 memory: PeakAndFinal { peak, at_end: last }.map(figure),
                 runs: 1,
                 ..Measured::default()
             }),
-            ..Row::default()
+            ..CandidateReport::of(CandidateName::parse(name))
         }
     }
 
-    fn report(candidates: Vec<Row>, shares: &[(GapCause, i64)]) -> Report {
+    fn report(candidates: Vec<CandidateReport>, shares: &[(GapCause, i64)]) -> Report {
         Report {
             calibration: Calibration {
                 trusted: true,
@@ -309,7 +310,7 @@ mod tests {
     #[test]
     fn a_program_that_has_jemalloc_is_not_advised_to_take_it() {
         let mut now = row("baseline: jemalloc 5.3.0", 100, 40);
-        now.kind = Some(Allocator::Jemalloc);
+        now.allocator = PlayableAllocator::of(BuildId::Jemalloc).ok();
         let all = vec![now, row("jemalloc", 100, 40), row("glibc", 90, 80)];
         let said = verdict(&report(all, &[]));
         assert!(said.contains("has jemalloc already"), "{said}");

@@ -225,12 +225,28 @@ impl AllocatorTitle {
             Some((name, version)) => (name, Some(version.to_owned())),
             None => (text, None),
         };
+        match Self::named(name, version) {
+            Self::Other(_) => Self::Other(text.to_owned()),
+            known => known,
+        }
+    }
+
+    /// From its name, and its version where that is known; one that has no row has no version.
+    pub fn named(name: &str, version: Option<String>) -> Self {
         match ROWS.iter().find(|row| row.name == name) {
             Some(row) => Self::Known {
                 kind: row.kind,
                 version,
             },
-            None => Self::Other(text.to_owned()),
+            None => Self::Other(name.to_owned()),
+        }
+    }
+
+    /// Its version, where that is known.
+    pub fn version(&self) -> Option<&str> {
+        match self {
+            Self::Known { version, .. } => version.as_deref(),
+            Self::Other(_) => None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Python's objects by type and by holder, and the blocks that none owns.
 
 use super::Column;
-use crate::objects::{AllocatorShare, Holder, NativeRow, TypeRow};
-use crate::units::Unit;
+use crate::objects::{AllocatorShare, Census, Copied, Gain, Growth, Holder, NativeRow, TypeRow};
+use crate::units::{Unit, milliseconds};
 
 impl TypeRow {
     /// Figures of a type, in the order of files.
@@ -101,4 +101,73 @@ impl Holder {
             holder.retained_bytes
         })
         .titled("retained", 10, "bytes that would be freed if the name went");
+}
+
+impl Census {
+    /// Its totals.
+    pub const COLUMNS: [Column<Self>; 14] = [
+        Column::fraction("read_ms", Unit::Milliseconds, |of| {
+            Some(milliseconds(of.took_ns))
+        }),
+        Column::of("live_bytes", Unit::Bytes, |of| of.live.bytes),
+        Column::of("live_blocks", Unit::Blocks, |of| of.live.blocks),
+        Column::of("typed_bytes", Unit::Bytes, Self::typed_bytes),
+        Column::of("untyped_bytes", Unit::Bytes, Self::untyped_bytes),
+        Column::of("spare_bytes", Unit::Bytes, |of| of.spare.bytes),
+        Column::of("unreadable_bytes", Unit::Bytes, |of| of.unreadable.bytes),
+        Column::of("changed_objects", Unit::Objects, |of| of.changed),
+        Column::of("compared_objects", Unit::Objects, |of| of.compared),
+        Column::of("replaced_objects", Unit::Objects, |of| of.replaced),
+        Column::of("is_unsteady", Unit::Flag, |of| of.is_unsteady().into()),
+        Column::of("references", Unit::Count, |of| of.references),
+        Column::of("held_by_names_bytes", Unit::Bytes, |of| {
+            of.held_by_names.bytes
+        }),
+        Column::of("unreached_bytes", Unit::Bytes, |of| of.unreached.bytes),
+    ];
+}
+
+impl Copied {
+    /// What lies on pages that were copied since the fork.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::of("bytes", Unit::Bytes, |of| of.bytes),
+        Column::of("collector_bytes", Unit::Bytes, |of| of.collector_bytes),
+    ];
+}
+
+impl Growth {
+    /// What grew in all since the census before.
+    pub const COLUMNS: [Column<Self>; 7] = [
+        Column::fraction("elapsed_ms", Unit::Milliseconds, |of| {
+            Some(milliseconds(of.elapsed_ns))
+        }),
+        Column::of("is_growing", Unit::Flag, |of| of.is_growing.into()),
+        Column::fraction("live_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.live.bytes)
+        }),
+        Column::fraction("live_blocks_per_second", Unit::PerSecond, |of| {
+            Some(of.live.blocks)
+        }),
+        Column::fraction("typed_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.typed.bytes)
+        }),
+        Column::fraction("typed_objects_per_second", Unit::PerSecond, |of| {
+            Some(of.typed.blocks)
+        }),
+        Column::fraction("steady_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.steady_bytes)
+        }),
+    ];
+}
+
+impl Gain {
+    /// What a type, a size class of native blocks or a holder gains.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::fraction("growth_bytes_per_second", Unit::BytesPerSecond, |of| {
+            of.bytes
+        }),
+        Column::fraction("growth_objects_per_second", Unit::PerSecond, |of| {
+            of.objects
+        }),
+    ];
 }

@@ -24,6 +24,24 @@ pub struct Rate {
     pub bytes: f64,
 }
 
+/// What a row of a census gains a second, as far as that is known: without a census before, nothing is.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Gain {
+    /// Bytes.
+    pub bytes: Option<f64>,
+    /// Objects or blocks; of a holder, its items.
+    pub objects: Option<f64>,
+}
+
+impl From<Option<Rate>> for Gain {
+    fn from(rate: Option<Rate>) -> Self {
+        Self {
+            bytes: rate.map(|rate| rate.bytes),
+            objects: rate.map(|rate| rate.blocks),
+        }
+    }
+}
+
 /// Growth of one type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TypeGrowth {
@@ -147,6 +165,15 @@ impl Growth {
         let mut all = self.native.iter();
         let found = all.find(|of| (of.allocator, of.class) == (allocator, class));
         found.map(|of| of.rate).unwrap_or_default()
+    }
+
+    /// What the holder at this place gains: no bytes where what it retains did not change.
+    pub fn gain_of_holder(&self, holder: usize) -> Gain {
+        let of = self.of_holder(holder);
+        Gain {
+            bytes: Some(of.map_or(0.0, |of| of.bytes)),
+            objects: of.and_then(|of| of.items),
+        }
     }
 
     /// Growth of the holder at this place; `None` where what it retains did not change.

@@ -55,7 +55,7 @@ pub use self::census::{
     AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
     PathStep, TypeRow, Via,
 };
-pub use self::growth::{Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
+pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 
 /// What is known of the target before.

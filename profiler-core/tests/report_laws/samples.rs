@@ -1,7 +1,8 @@
 //! Samples and predictions that are made up.
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::allocator::Allocator;
+use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::candidate::CandidateName;
 use profiler_core::heap::{Arena, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 use profiler_core::report::Mechanism;
@@ -174,15 +175,13 @@ pub(crate) fn predicted(candidates: &[(&str, Option<Mechanism>, [u64; 3])]) -> P
     let mib = |mib: u64| mib << 20;
     let candidate =
         |(name, remedies, [low, middle, high]): &(&str, Option<Mechanism>, [u64; 3])| Prediction {
-            candidate: (*name).to_owned(),
-            allocator: (*name).to_owned(),
             remedies: *remedies,
             needs: Some(Needs {
                 bytes: mib(*middle),
                 low_bytes: mib(*low),
                 high_bytes: mib(*high),
             }),
-            ..Prediction::default()
+            ..Prediction::of(CandidateName::parse(name), AllocatorTitle::parse(name))
         };
     Predictions {
         self_check: Some(SelfCheck {

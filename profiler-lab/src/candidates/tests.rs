@@ -15,7 +15,9 @@ fn facts(description: &TraceDescription, threads: u32) -> Facts<'_> {
 }
 
 fn named<'c>(all: &'c [Candidate], name: &str) -> &'c Candidate {
-    let found = all.iter().find(|candidate| candidate.name == name);
+    let found = all
+        .iter()
+        .find(|candidate| candidate.name.to_string() == name);
     found.unwrap_or_else(|| panic!("{name} is not tried"))
 }
 
@@ -107,7 +109,7 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
     ]);
     let facts = facts(&description, 1);
     let now = now(&facts).0;
-    assert_eq!(now.name, "baseline: jemalloc 5.3.0");
+    assert_eq!(now.name.to_string(), "baseline: jemalloc 5.3.0");
     let allocator = now.allocator.clone().expect("the embedded one stands in");
     assert!(allocator.identity.is(Allocator::Jemalloc));
     assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
@@ -119,13 +121,13 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
 #[test]
 fn an_allocator_that_was_not_recorded_is_not_passed_off_as_glibc() {
     let (now, note) = now(&facts(&described(&[]), 1));
-    assert_eq!(now.name, "baseline: glibc (assumed)");
+    assert_eq!(now.name.to_string(), "baseline: glibc (assumed)");
     assert!(note.expect("it is said").why.contains("assumed"));
     let another = described(&[("malloc", "libfast.so")]);
     let facts = facts(&another, 1);
     assert!(!facts.is_glibc());
     let (now, _) = super::now(&facts);
-    assert_eq!(now.name, "baseline: libfast.so");
+    assert_eq!(now.name.to_string(), "baseline: libfast.so");
     assert!(now.allocator.is_err(), "nothing stands in for it");
 }
 
@@ -164,7 +166,10 @@ fn a_field_of_ones_own_has_settings_where_they_are_read() {
             tunable("FAST_LIMIT", "9"),
         ],
     );
-    let names: Vec<_> = own.iter().map(|candidate| &*candidate.name).collect();
+    let names: Vec<_> = own
+        .iter()
+        .map(|candidate| candidate.name.to_string())
+        .collect();
     assert_eq!(
         names,
         [
@@ -176,4 +181,27 @@ fn a_field_of_ones_own_has_settings_where_they_are_read() {
     assert_eq!(own[0].env.get("MALLOC_CONF"), Some("narenas:1"));
     assert_eq!(own[2].env.get("MALLOC_ARENA_MAX"), Some("1"));
     assert!(own[1].allocator.is_err(), "no such file");
+}
+
+#[test]
+fn a_setting_that_no_known_allocator_reads_goes_to_the_programs_own() {
+    let limit = [Tunable {
+        name: "FAST_LIMIT".to_owned(),
+        value: "9".to_owned(),
+    }];
+    let names = |named: &[(&str, &str)]| {
+        let description = described(named);
+        let chosen = chosen_candidates(&facts(&description, 1), &[], &limit);
+        let names = chosen
+            .into_iter()
+            .map(|one| (one.name.to_string(), one.allocator.is_ok()));
+        names.collect::<Vec<_>>()
+    };
+    let own = |name: &str, found| vec![(format!("{name} FAST_LIMIT=9"), found)];
+    assert_eq!(names(&[]), own("glibc", true));
+    assert_eq!(
+        names(&[("malloc", "jemalloc 5.3.0")]),
+        own("jemalloc", true)
+    );
+    assert_eq!(names(&[("malloc", "libfast.so")]), own("libfast.so", false));
 }

@@ -247,11 +247,10 @@ fn prediction(
     let preload = listed.clone().map(|listed| (PRELOAD.to_owned(), listed));
     Prediction {
         candidate: candidate.name.clone(),
-        allocator: match allocator.and_then(|allocator| allocator.identity.kind) {
-            Some(kind) => kind.name().to_owned(),
-            None => candidate.name.clone(),
+        allocator: match allocator {
+            Some(allocator) => allocator.identity.title(),
+            None => candidate.name.title(),
         },
-        version: allocator.and_then(|allocator| allocator.identity.version.clone()),
         path: listed,
         is_carried: allocator.is_some_and(|allocator| !allocator.is_installed),
         set: preload

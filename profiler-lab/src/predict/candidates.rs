@@ -101,7 +101,7 @@ pub(super) fn candidates(
         Allocator::Glibc => Ok(PlayableAllocator::glibc()),
         _ => as_the_worker_has(heap, root),
     };
-    let baseline = Candidate::with("baseline", as_it_is, env.clone());
+    let baseline = Candidate::called("baseline", as_it_is, env.clone());
     let plain = |build: BuildId| {
         let candidate = Candidate::default_of(build, installed(build), Environment::default());
         HeapCandidate::untuned(candidate, Interpretation::of(build.kind()))
@@ -141,7 +141,7 @@ pub(super) fn candidates(
 
 /// Settings and calls of glibc's own, for a heap of glibc's.
 fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<HeapCandidate> {
-    let tuned = |tuning: &Tuning| {
+    let tuned = |tuning: &'static Tuning| {
         let candidate = Candidate::tuned(tuning, Ok(PlayableAllocator::glibc()), env.clone());
         HeapCandidate::tuned(tuning, candidate)
     };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
+use profiler_core::allocator::AllocatorTitle;
+use profiler_core::candidate::CandidateName;
 use profiler_core::objects::Census;
 use profiler_core::over_time::{Moment, OverTime};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
@@ -12,8 +14,8 @@ use profiler_core::report::{FragReport, Mechanism};
 use profiler_core::size_class::SizeClass;
 use profiler_core::view::{ObjectsState, Point, Shadow, View, WhatIf};
 
-use super::wire::{Input, Wire, count, fields, malformed};
-use crate::varint;
+use super::wire::{Input, Wire, count, fields, malformed, put_framed};
+use crate::varint::{self, put_text};
 
 /// All of a [`View`] but the report, which is made anew from the sample.
 #[derive(Clone, Debug, Default)]
@@ -142,19 +144,66 @@ fields!(SelfCheck {
     measured_bytes,
     predicted_bytes
 });
-fields!(Prediction {
-    candidate,
-    allocator,
-    version,
-    path,
-    is_carried,
-    set,
-    step,
-    remedies,
-    needs,
-    runs,
-    failure
-});
+/// By its text.
+impl Wire for CandidateName {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.to_string().put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok(Self::parse(input.text()?))
+    }
+}
+
+/// The allocator's name and its version are two fields.
+impl Wire for Prediction {
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            candidate,
+            allocator,
+            path,
+            is_carried,
+            set,
+            step,
+            remedies,
+            needs,
+            runs,
+            failure,
+        } = self;
+        put_framed(out, |out| {
+            candidate.put(out);
+            put_text(out, allocator.name());
+            allocator.version().map(str::to_owned).put(out);
+            path.put(out);
+            is_carried.put(out);
+            set.put(out);
+            step.put(out);
+            remedies.put(out);
+            needs.put(out);
+            runs.put(out);
+            failure.put(out);
+        });
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let mut own = input.framed()?;
+        Ok(Self {
+            candidate: Wire::take(&mut own)?,
+            allocator: {
+                let name = String::take(&mut own)?;
+                AllocatorTitle::named(&name, Wire::take(&mut own)?)
+            },
+            path: Wire::take(&mut own)?,
+            is_carried: Wire::take(&mut own)?,
+            set: Wire::take(&mut own)?,
+            step: Wire::take(&mut own)?,
+            remedies: Wire::take(&mut own)?,
+            needs: Wire::take(&mut own)?,
+            runs: Wire::take(&mut own)?,
+            failure: Wire::take(&mut own)?,
+        })
+    }
+}
 fields!(Needs {
     bytes,
     low_bytes,

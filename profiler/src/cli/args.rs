@@ -19,6 +19,7 @@ pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ReportArgs, ViewArg
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, max_stop, size};
+use crate::export::line_help;
 use crate::session::options::{AttachOptions, Budget};
 use crate::session::outputs::files_among;
 use crate::session::record::{RecordOptions, Recorded};
@@ -46,37 +47,21 @@ pub(super) struct Line {
     pub(super) file_limit: u64,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Watch a live process: heap, pages and allocations, on a screen or line by line
-    #[command(after_long_help = "\
+const ATTACH_EXAMPLES: &str = "\
 Examples:
   sudo fragscope attach --pid 4711
   sudo fragscope attach --pid 4711 --headless --duration 30s -o worker.json -o worker.csv
-  sudo fragscope attach --pid 4711 --json --no-probes | jq .rss_bytes
+  sudo fragscope attach --pid 4711 --json --no-probes | jq .rss_bytes";
 
-Columns of --headless, `-` being unknown:
-  rss, swap   the kernel's count at that time
-  walked      how long ago the heap was walked, which gave the next four columns
-  live        bytes of blocks in use at the last walk, in all heaps
-  util        live bytes per resident heap byte
-  pinned      free bytes on pages that live blocks keep resident
-  trim        what a trim or purge would return (glibc: malloc_trim(0))
-  malloc/s    allocations a second, as sampled by the probes
-  p99 life    99th percentile of the lifetimes of blocks that were allocated and freed while sampled
-  cost        share of one core that the probes took from the target in the last interval
-  lost        events that the ring buffer had no room for, since attaching
-  status      `ok`, or why the figures are incomplete:
-              no-heap       no heap was found, or not the one that serves malloc
-              not-stopped   the target ran during the walk
-              resumed       the target ran again before the walk was done
-              not-verified  the allocator's own counters did not confirm the walk
-              stale         RSS has changed by more than a tenth since the walk
-              unreadable    part of the heap is swapped, or could not be read
-              defects       part of the heap is inconsistent
-              lost          events were lost
-              untracked     more blocks were live than the probes can follow
-              no-probes, probes-ended, shadow-ended")]
+fn attach_help() -> String {
+    let columns = line_help();
+    format!("{ATTACH_EXAMPLES}\n\nColumns of --headless, `-` being unknown:\n{columns}")
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Watch a live process: heap, pages and allocations, on a screen or line by line
+    #[command(after_long_help = attach_help())]
     Attach(AttachArgs),
     /// Show every Python process of the host: memory, fragmentation, growth, as a tree
     #[command(after_long_help = top::HELP)]

@@ -8,7 +8,7 @@ use profiler_core::columns::Column;
 use profiler_core::completeness::Completeness;
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
-use profiler_core::objects::{AllocatorShare, Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::objects::{AllocatorShare, Census, Gain, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
 use profiler_core::report::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
@@ -119,22 +119,16 @@ fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv
         rows.columns("self_check", "", "", &SelfCheck::COLUMNS, check)?;
     }
     for prediction in &predictions.candidates {
-        let (allocator, item) = (&prediction.allocator, &prediction.candidate);
+        let item = prediction.candidate.to_string();
         rows.columns(
             "predictions",
-            allocator,
-            item,
+            prediction.allocator.name(),
+            &item,
             &Prediction::COLUMNS,
             prediction,
         )?;
     }
     Ok(())
-}
-
-/// The field of what a row of objects gains; unknown without a census before.
-fn gained(bytes: Option<f64>) -> Field<'static> {
-    let bytes = bytes.map(Value::Fraction);
-    ("growth_bytes_per_second", Unit::BytesPerSecond, bytes)
 }
 
 /// Types, native blocks and holders, each with what it gains.
@@ -143,8 +137,9 @@ fn object_rows(
     census: &Census,
     growth: Option<&Growth>,
 ) -> Result<(), csv::Error> {
-    let live = growth.map(|growth| growth.live.bytes);
-    rows.row("objects", "", "", gained(live))?;
+    rows.columns("objects", "", "", &Census::COLUMNS, census)?;
+    let live = Gain::from(growth.map(|growth| growth.live));
+    rows.columns("objects", "", "", &Gain::COLUMNS, &live)?;
     for share in &census.shares {
         let allocator = share.allocator.name();
         rows.columns("objects", allocator, "", &AllocatorShare::COLUMNS, share)?;
@@ -152,15 +147,15 @@ fn object_rows(
     for row in &census.types {
         let name = visible(&row.name).to_string();
         rows.columns("types", "", &name, &TypeRow::COLUMNS, row)?;
-        let rate = growth.map(|growth| growth.of_type(&row.name).bytes);
-        rows.row("types", "", &name, gained(rate))?;
+        let gain = Gain::from(growth.map(|growth| growth.of_type(&row.name)));
+        rows.columns("types", "", &name, &Gain::COLUMNS, &gain)?;
     }
     for row in &census.native {
         let upper = row.class.upper_bytes().to_string();
         let allocator = row.allocator.name();
         rows.columns("native", allocator, &upper, &NativeRow::COLUMNS, row)?;
-        let rate = growth.map(|growth| growth.of_native(row.allocator, row.class).bytes);
-        rows.row("native", allocator, &upper, gained(rate))?;
+        let gain = Gain::from(growth.map(|growth| growth.of_native(row.allocator, row.class)));
+        rows.columns("native", allocator, &upper, &Gain::COLUMNS, &gain)?;
     }
     for (at, holder) in census.shown(growth) {
         let others = holder.shared_with.iter();
@@ -170,8 +165,8 @@ fn object_rows(
             .collect();
         let names = visible(names.join(" & ")).to_string();
         rows.columns("holders", "", &names, &Holder::COLUMNS, holder)?;
-        let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
-        rows.row("holders", "", &names, gained(rate))?;
+        let gain = growth.map_or_else(Gain::default, |growth| growth.gain_of_holder(at));
+        rows.columns("holders", "", &names, &Gain::COLUMNS, &gain)?;
     }
     Ok(())
 }

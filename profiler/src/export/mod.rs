@@ -8,6 +8,7 @@ pub mod diff;
 mod hlog;
 mod html;
 mod json;
+mod latest;
 mod lines;
 mod names;
 pub mod replay;
@@ -26,7 +27,7 @@ use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
 pub use json::{checked, checks, host, host_line, json, ndjson, tree};
-pub use lines::{line, line_heading};
+pub use lines::{line, line_heading, line_help};
 pub use text::{explanation, text};
 
 /// The endings by which files are named, for people: of the formats, and of saved sessions.

@@ -44,53 +44,106 @@ pub(super) struct Gap {
     pub(super) key: &'static str,
     /// What people read.
     pub(super) word: &'static str,
+    /// When it is there.
+    pub(super) help: &'static str,
     is_there: fn(&View) -> bool,
 }
 
-/// All of them; `attach --help` and docs/exports.md explain each.
+/// All of them; `attach --help` is made from these, and docs/exports.md explains each.
 pub(super) static GAPS: [Gap; 12] = [
-    gap("no-heap", "no-heap", |view| !is_walked(view)),
-    gap("moving", "not-stopped", |view| {
-        is_walked(view) && view.report.completeness.stand_still == StandStill::Never
+    gap(
+        "no-heap",
+        "no-heap",
+        "no heap was found, or not the one that serves malloc",
+        |view| !is_walked(view),
+    ),
+    gap(
+        "moving",
+        "not-stopped",
+        "the target ran during the walk",
+        |view| is_walked(view) && view.report.completeness.stand_still == StandStill::Never,
+    ),
+    gap(
+        "released",
+        "resumed",
+        "the target ran again before the walk was done",
+        |view| is_walked(view) && view.report.completeness.stand_still.released().is_some(),
+    ),
+    gap(
+        "unsure",
+        "not-verified",
+        "the allocator's own counters did not confirm the walk",
+        |view| is_walked(view) && view.report.completeness.layout_confidence < Confidence::Medium,
+    ),
+    gap(
+        "stale",
+        "stale",
+        "RSS has changed by more than a tenth since the walk",
+        |view| {
+            let (now, then) = (latest(view).rss_bytes, view.report.kernel.rss_bytes);
+            is_walked(view) && now.abs_diff(then) > then / STALE_PART
+        },
+    ),
+    gap(
+        "unread",
+        "unreadable",
+        "part of the heap is swapped, or could not be read",
+        |view| view.report.completeness.unreadable_bytes > 0,
+    ),
+    gap(
+        "defects",
+        "defects",
+        "part of the heap is inconsistent",
+        |view| !view.report.completeness.defects.is_empty(),
+    ),
+    gap("lost", "lost", "events were lost", |view| {
+        view.events_lost() > 0
     }),
-    gap("released", "resumed", |view| {
-        is_walked(view) && view.report.completeness.stand_still.released().is_some()
-    }),
-    gap("unsure", "not-verified", |view| {
-        is_walked(view) && view.report.completeness.layout_confidence < Confidence::Medium
-    }),
-    gap("stale", "stale", |view| {
-        let (now, then) = (latest(view).rss_bytes, view.report.kernel.rss_bytes);
-        is_walked(view) && now.abs_diff(then) > then / STALE_PART
-    }),
-    gap("unread", "unreadable", |view| {
-        view.report.completeness.unreadable_bytes > 0
-    }),
-    gap("defects", "defects", |view| {
-        !view.report.completeness.defects.is_empty()
-    }),
-    gap("lost", "lost", |view| view.events_lost() > 0),
-    gap("untracked", "untracked", |view| {
-        let activity = view.activity.as_deref();
-        activity.is_some_and(|activity| activity.untracked_blocks > 0)
-    }),
-    gap("no-probes", "no-probes", |view| {
-        view.probes_wanted && view.activity.is_none()
-    }),
-    gap("probes-ended", "probes-ended", |view| {
-        let activity = view.activity.as_deref();
-        view.ended.is_none() && activity.is_some_and(|activity| activity.ended.is_some())
-    }),
-    gap("shadow-ended", "shadow-ended", |view| {
-        let what_if = view.what_if.as_ref();
-        what_if.is_some_and(|what_if| !what_if.troubles().is_empty())
-    }),
+    gap(
+        "untracked",
+        "untracked",
+        "more blocks were live than the probes can follow",
+        |view| {
+            let activity = view.activity.as_deref();
+            activity.is_some_and(|activity| activity.untracked_blocks > 0)
+        },
+    ),
+    gap(
+        "no-probes",
+        "no-probes",
+        "probes were requested, and there are none",
+        |view| view.probes_wanted && view.activity.is_none(),
+    ),
+    gap(
+        "probes-ended",
+        "probes-ended",
+        "the probes ended before the session",
+        |view| {
+            let activity = view.activity.as_deref();
+            view.ended.is_none() && activity.is_some_and(|activity| activity.ended.is_some())
+        },
+    ),
+    gap(
+        "shadow-ended",
+        "shadow-ended",
+        "a replay of --what-if ended",
+        |view| {
+            let what_if = view.what_if.as_ref();
+            what_if.is_some_and(|what_if| !what_if.troubles().is_empty())
+        },
+    ),
 ];
 
-const fn gap(key: &'static str, word: &'static str, is_there: fn(&View) -> bool) -> Gap {
+const fn gap(
+    key: &'static str,
+    word: &'static str,
+    help: &'static str,
+    is_there: fn(&View) -> bool,
+) -> Gap {
     Gap {
         key,
         word,
+        help,
         is_there,
     }
 }
@@ -110,13 +163,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_and_the_help_have_every_gap_with_its_word() {
+    fn the_document_has_every_gap_with_its_word() {
         let document = include_str!("../../../docs/exports.md");
-        let help = include_str!("../../tests/golden/attach_help.txt");
-        let (_, help) = help.split_once("  status ").expect("the last column");
         for Gap { key, word, .. } in &GAPS {
             assert!(document.contains(&format!("| `{key}` | {word} |")), "{key}");
-            assert!(help.contains(word), "{word}");
         }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::AllocatorTitle;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
+use profiler_core::candidate::CandidateName;
 use profiler_core::completeness::{Confidence, Defect, StandStill};
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
@@ -121,12 +123,13 @@ fn predictions() -> Predictions {
         high_bytes: bytes + (4 << 20),
     };
     let one = |candidate: &str, needs| Prediction {
-        candidate: candidate.into(),
-        allocator: "glibc".into(),
         set: vec![("MALLOC_MMAP_THRESHOLD_".into(), "131072".into())],
         needs,
         runs: 4,
-        ..Prediction::default()
+        ..Prediction::of(
+            CandidateName::parse(candidate),
+            AllocatorTitle::parse("glibc"),
+        )
     };
     Predictions {
         walk_ns: TAKEN_AT_NS - 18_000_000_000,

@@ -285,6 +285,10 @@ fn conclusion(report: &FragReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use profiler_core::allocator::AllocatorTitle;
+    use profiler_core::candidate::CandidateName;
+    use profiler_core::prediction::Prediction;
+
     use super::*;
 
     /// Lines whose writer has ended without an outcome.
@@ -323,7 +327,11 @@ mod tests {
             let mut predictions = Predictions::under_way(of_walk);
             predictions.pending = pending;
             if pending < 2 {
-                predictions.candidates.push(Default::default());
+                let (name, title) = (
+                    CandidateName::parse("glibc"),
+                    AllocatorTitle::parse("glibc"),
+                );
+                predictions.candidates.push(Prediction::of(name, title));
             }
             Grounds::of(
                 &crate::export::sample_view::passive()

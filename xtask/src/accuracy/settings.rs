@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use profiler_core::allocator::{BuildId, Environment, PRELOAD};
+use profiler_core::candidate::CandidateName;
 use profiler_core::tuning::{JEMALLOC_BACKGROUND, MMAP_THRESHOLD, NO_TCACHE, Tuning};
 
 use super::programs::library;
@@ -19,56 +20,40 @@ pub(super) struct Setting {
     /// The build that is preloaded; `None` for the C library's own malloc.
     preloaded: Option<BuildId>,
     tuning: Option<&'static Tuning>,
-    candidate: Option<WalkCandidate>,
-}
-
-/// A candidate of one walk.
-#[derive(Copy, Clone)]
-enum WalkCandidate {
-    Tuned(&'static Tuning),
-    DefaultOf(BuildId),
-}
-
-impl WalkCandidate {
-    fn name(self) -> String {
-        match self {
-            Self::Tuned(tuning) => tuning.name(),
-            Self::DefaultOf(build) => build.build().name.to_owned(),
-        }
-    }
+    candidate: Option<CandidateName>,
 }
 
 /// All of them, [`BASELINE`] first.
-pub(super) const SETTINGS: [Setting; 6] = [
+pub(super) static SETTINGS: [Setting; 6] = [
     tuned(BASELINE, None, None),
     tuned(
         "glibc-mmap-threshold",
         Some(&MMAP_THRESHOLD),
-        Some(WalkCandidate::Tuned(&MMAP_THRESHOLD)),
+        Some(CandidateName::Tuning(&MMAP_THRESHOLD)),
     ),
     tuned("glibc-no-tcache", Some(&NO_TCACHE), None),
     // A walk's jemalloc has purged, as one that goes on has.
     preloaded(
         "jemalloc",
         BuildId::Jemalloc,
-        WalkCandidate::Tuned(&JEMALLOC_BACKGROUND),
+        CandidateName::Tuning(&JEMALLOC_BACKGROUND),
     ),
     preloaded(
         "mimalloc",
         BuildId::Mimalloc2,
-        WalkCandidate::DefaultOf(BuildId::Mimalloc2),
+        CandidateName::Build(BuildId::Mimalloc2),
     ),
     preloaded(
         "tcmalloc",
         BuildId::Tcmalloc,
-        WalkCandidate::DefaultOf(BuildId::Tcmalloc),
+        CandidateName::Build(BuildId::Tcmalloc),
     ),
 ];
 
 const fn tuned(
     name: &'static str,
     tuning: Option<&'static Tuning>,
-    candidate: Option<WalkCandidate>,
+    candidate: Option<CandidateName>,
 ) -> Setting {
     Setting {
         name,
@@ -78,7 +63,7 @@ const fn tuned(
     }
 }
 
-const fn preloaded(name: &'static str, build: BuildId, candidate: WalkCandidate) -> Setting {
+const fn preloaded(name: &'static str, build: BuildId, candidate: CandidateName) -> Setting {
     Setting {
         name,
         preloaded: Some(build),
@@ -95,7 +80,7 @@ impl Setting {
 
     /// The candidate of one walk that is this setting, where there is one.
     pub(super) fn candidate(&self) -> Option<String> {
-        self.candidate.map(WalkCandidate::name)
+        self.candidate.as_ref().map(CandidateName::to_string)
     }
 
     /// Makes a command run under it.
@@ -154,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_tuning_is_set_and_replayed_by_one_declaration() {
-        let setting = |name: &str| SETTINGS.into_iter().find(|one| one.name == name);
+        let setting = |name: &str| SETTINGS.iter().find(|one| one.name == name);
         for (name, variable, value, tunable) in [
             (
                 "glibc-mmap-threshold",

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
+use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::candidate::CandidateName;
 use profiler_core::over_time::{Moment, OverTime};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 use profiler_core::report::Mechanism;
@@ -143,10 +145,21 @@ fn predictions() -> impl Strategy<Value = Predictions> {
         low_bytes,
         high_bytes,
     });
+    let candidate = select(vec![
+        "jemalloc",
+        "mimalloc2",
+        "jemalloc background",
+        "hugetlb=1",
+    ]);
+    let candidate = prop_oneof![candidate.prop_map(str::to_owned), text()];
+    let name = prop_oneof![
+        select(Allocator::ALL.to_vec()).prop_map(|kind| kind.name().to_owned()),
+        text()
+    ];
     let words = (
-        text(),
-        text(),
-        option::of(text()),
+        candidate.prop_map(|text| CandidateName::parse(&text)),
+        (name, option::of(text()))
+            .prop_map(|(name, version)| AllocatorTitle::named(&name, version)),
         option::of(text()),
         option::of(text()),
     );
@@ -161,18 +174,10 @@ fn predictions() -> impl Strategy<Value = Predictions> {
         any::<u32>(),
     );
     let one = one.prop_map(
-        |(
-            (candidate, allocator, version, path, failure),
-            is_carried,
-            set,
-            remedies,
-            needs,
-            runs,
-        )| {
+        |((candidate, allocator, path, failure), is_carried, set, remedies, needs, runs)| {
             Prediction {
                 candidate,
                 allocator,
-                version,
                 step: path.clone(),
                 path,
                 is_carried,

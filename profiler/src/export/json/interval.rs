@@ -1,30 +1,27 @@
 //! One look of a session as one short object.
 
 use profiler_core::activity::Activity;
-use profiler_core::metrics::MetricId;
 use profiler_core::view::View;
 use serde::Serialize;
 
+use super::Record;
 use super::activity::Percentiles;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
-use super::{Number, Record};
-use crate::export::names::{gaps, latest, rfc3339};
+use crate::export::latest::Latest;
+use crate::export::names::{gaps, rfc3339};
 
 #[derive(Serialize)]
 pub(super) struct Interval<'a> {
     schema: &'static str,
     time: String,
     pid: i32,
-    rss_bytes: u64,
-    swap_bytes: u64,
-    live_bytes: Option<u64>,
+    #[serde(flatten)]
+    at_time: Record<'a, u64, Latest<'a>>,
     /// When the heap was walked: `live_bytes` and the figures down to `fragmentation_bytes` are of then.
     walked_at: String,
-    utilisation: Option<f64>,
-    pinned_free_bytes: Option<Number>,
-    trim_returnable_bytes: Option<Number>,
-    fragmentation_bytes: Option<Number>,
+    #[serde(flatten)]
+    of_walk: Record<'a, u64, Latest<'a>>,
     verdict: &'a str,
     #[serde(flatten)]
     predicted: Predicted<'a>,
@@ -42,34 +39,29 @@ struct Rates<'a> {
     #[serde(flatten)]
     rates: Record<'a, u64, Activity>,
     lifetime_ns: Option<Percentiles>,
-    probe_share: f64,
+    #[serde(flatten)]
+    cost: Record<'a, u64, Latest<'a>>,
     untracked_blocks: u64,
     ended: Option<&'a str>,
 }
 
 impl<'a> Interval<'a> {
-    pub(super) fn of(view: &'a View) -> Self {
+    pub(super) fn of(latest: &'a Latest<'a>) -> Self {
+        let view = latest.view;
         let report = &view.report;
-        let now = latest(view);
-        let figure = |id| report.metric(id).map(Number::from);
         Self {
             schema: "fragscope.interval/1",
-            time: rfc3339(now.time_ns),
+            time: rfc3339(latest.now.time_ns),
             pid: report.target.pid,
-            rss_bytes: now.rss_bytes,
-            swap_bytes: now.swap_bytes,
-            live_bytes: now.live_bytes,
+            at_time: Record::figures(&Latest::AT_TIME, latest),
             walked_at: rfc3339(report.taken_at_ns),
-            utilisation: report.ratio(MetricId::Utilisation),
-            pinned_free_bytes: figure(MetricId::PinnedFreeBytes),
-            trim_returnable_bytes: figure(MetricId::TrimReturnableBytes),
-            fragmentation_bytes: figure(MetricId::FragmentationBytes),
+            of_walk: Record::figures(&Latest::OF_WALK, latest),
             verdict: &report.verdict,
             predicted: Predicted::of(report.predictions.as_ref()),
             activity: view.activity.as_ref().map(|activity| Rates {
                 rates: Record::figures(&Activity::RATES, activity),
                 lifetime_ns: Percentiles::of(&activity.lifetimes),
-                probe_share: activity.cost.share,
+                cost: Record::figures(&Latest::OF_PROBES, latest),
                 untracked_blocks: activity.untracked_blocks,
                 ended: activity.ended.as_deref(),
             }),

@@ -21,6 +21,8 @@ use profiler_core::view::View;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::latest::Latest;
+
 /// A view as one indented `fragscope.snapshot/1` document, its keys in a fixed order.
 pub fn json(view: &View) -> String {
     text(serde_json::to_string_pretty(&snapshot::Snapshot::of(view)))
@@ -28,7 +30,8 @@ pub fn json(view: &View) -> String {
 
 /// A view as one line of `fragscope.interval/1`: the figures that change from look to look.
 pub fn ndjson(view: &View) -> String {
-    text(serde_json::to_string(&interval::Interval::of(view)))
+    let latest = Latest::of(view);
+    text(serde_json::to_string(&interval::Interval::of(&latest)))
 }
 
 /// The processes of a host as one indented `fragscope.top/1` document.

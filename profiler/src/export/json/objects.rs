@@ -1,13 +1,14 @@
 //! Python's objects and who holds them, as part of a snapshot.
 
 use profiler_core::objects::{
-    AllocatorShare, Census, Growth, Holder, NativeRow, PathStep, TypeRow, Via,
+    AllocatorShare, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow, PathStep, TypeRow,
+    Via,
 };
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::{Record, snapshot::Name};
-use crate::export::names::{milliseconds, rfc3339};
+use crate::export::names::rfc3339;
 
 #[derive(Serialize)]
 pub(super) struct Objects<'a> {
@@ -15,72 +16,41 @@ pub(super) struct Objects<'a> {
     python: String,
     layout: &'static str,
     exact: bool,
-    read_ms: f64,
-    live_bytes: u64,
-    live_blocks: u64,
-    typed_bytes: u64,
-    untyped_bytes: u64,
-    spare_bytes: u64,
-    unreadable_bytes: u64,
-    changed_objects: u64,
-    compared_objects: u64,
-    replaced_objects: u64,
-    is_unsteady: bool,
-    references: u64,
-    held_by_names_bytes: u64,
-    unreached_bytes: u64,
-    copied: Option<CopiedRow>,
+    #[serde(flatten)]
+    totals: Record<'a, u64, Census>,
+    copied: Option<Record<'a, u64, Copied>>,
     gaps: &'a [String],
-    growth: Option<GrowthRow>,
+    growth: Option<GrowthRow<'a>>,
     allocators: Vec<Record<'a, &'static str, AllocatorShare>>,
     types: Vec<Grown<Record<'a, &'a str, TypeRow>>>,
     native: Vec<Grown<Record<'a, Name, NativeRow>>>,
     holders: Vec<Grown<HolderRow<'a>>>,
 }
 
-/// What lies on pages that were copied since the fork.
-#[derive(Serialize)]
-struct CopiedRow {
-    bytes: u64,
-    collector_bytes: u64,
-}
-
 /// What grew in all since the census before.
 #[derive(Serialize)]
-struct GrowthRow {
-    elapsed_ms: f64,
-    is_growing: bool,
-    live_bytes_per_second: f64,
-    live_blocks_per_second: f64,
-    typed_bytes_per_second: f64,
-    typed_objects_per_second: f64,
-    steady_bytes_per_second: f64,
-    steps: Vec<StepRow>,
+struct GrowthRow<'a> {
+    #[serde(flatten)]
+    rates: Record<'a, u64, Growth>,
+    steps: Vec<StepRow<'a>>,
 }
 
 /// What became larger in one step.
 #[derive(Serialize)]
-struct StepRow {
-    r#type: Option<String>,
+struct StepRow<'a> {
+    r#type: Option<&'a str>,
     bytes: f64,
 }
 
-impl GrowthRow {
-    fn of(growth: &Growth) -> Self {
+impl<'a> GrowthRow<'a> {
+    fn of(growth: &'a Growth) -> Self {
+        let step = |step: &'a GrowthStep| StepRow {
+            r#type: step.type_name.as_deref(),
+            bytes: step.bytes,
+        };
         Self {
-            elapsed_ms: milliseconds(growth.elapsed_ns),
-            is_growing: growth.is_growing,
-            live_bytes_per_second: growth.live.bytes,
-            live_blocks_per_second: growth.live.blocks,
-            typed_bytes_per_second: growth.typed.bytes,
-            typed_objects_per_second: growth.typed.blocks,
-            steady_bytes_per_second: growth.steady_bytes,
-            steps: (growth.steps.iter())
-                .map(|step| StepRow {
-                    r#type: step.type_name.clone(),
-                    bytes: step.bytes,
-                })
-                .collect(),
+            rates: Record::figures(&Growth::COLUMNS, growth),
+            steps: growth.steps.iter().map(step).collect(),
         }
     }
 }
@@ -90,35 +60,37 @@ impl GrowthRow {
 struct Grown<Row> {
     #[serde(flatten)]
     row: Row,
-    growth_bytes_per_second: Option<f64>,
-    growth_objects_per_second: Option<f64>,
+    #[serde(flatten)]
+    gain: Gained,
+}
+
+struct Gained(Gain);
+
+impl Serialize for Gained {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Record::figures(&Gain::COLUMNS, &self.0).serialize(serializer)
+    }
 }
 
 impl<'a> Objects<'a> {
-    pub(super) fn of(census: &'a Census, growth: Option<&Growth>) -> Self {
+    pub(super) fn of(census: &'a Census, growth: Option<&'a Growth>) -> Self {
         let (major, minor) = census.python;
-        let types = census.types.iter().map(|row| {
-            let rate = growth.map(|growth| growth.of_type(&row.name));
-            Grown {
-                row: of_type(row),
-                growth_bytes_per_second: rate.map(|rate| rate.bytes),
-                growth_objects_per_second: rate.map(|rate| rate.blocks),
-            }
+        let types = census.types.iter().map(|row| Grown {
+            row: of_type(row),
+            gain: Gained(Gain::from(growth.map(|growth| growth.of_type(&row.name)))),
         });
         let natives = census.native.iter().map(|row| {
             let rate = growth.map(|growth| growth.of_native(row.allocator, row.class));
             Grown {
                 row: native(row),
-                growth_bytes_per_second: rate.map(|rate| rate.bytes),
-                growth_objects_per_second: rate.map(|rate| rate.blocks),
+                gain: Gained(Gain::from(rate)),
             }
         });
         let holders = census.shown(growth).into_iter().map(|(at, holder)| {
-            let of = growth.map(|growth| growth.of_holder(at));
+            let gain = growth.map_or_else(Gain::default, |growth| growth.gain_of_holder(at));
             Grown {
                 row: HolderRow(holder),
-                growth_bytes_per_second: of.map(|of| of.map_or(0.0, |of| of.bytes)),
-                growth_objects_per_second: of.and_then(|of| of?.items),
+                gain: Gained(gain),
             }
         });
         Self {
@@ -126,24 +98,8 @@ impl<'a> Objects<'a> {
             python: format!("{major}.{minor}"),
             layout: census.layout.name(),
             exact: census.exact,
-            read_ms: milliseconds(census.took_ns),
-            live_bytes: census.live.bytes,
-            live_blocks: census.live.blocks,
-            typed_bytes: census.typed_bytes(),
-            untyped_bytes: census.untyped_bytes(),
-            spare_bytes: census.spare.bytes,
-            unreadable_bytes: census.unreadable.bytes,
-            changed_objects: census.changed,
-            compared_objects: census.compared,
-            replaced_objects: census.replaced,
-            is_unsteady: census.is_unsteady(),
-            references: census.references,
-            held_by_names_bytes: census.held_by_names.bytes,
-            unreached_bytes: census.unreached.bytes,
-            copied: census.copied.map(|of| CopiedRow {
-                bytes: of.bytes,
-                collector_bytes: of.collector_bytes,
-            }),
+            totals: Record::figures(&Census::COLUMNS, census),
+            copied: (census.copied.as_ref()).map(|of| Record::figures(&Copied::COLUMNS, of)),
             gaps: &census.gaps,
             growth: growth.map(GrowthRow::of),
             allocators: census.shares.iter().map(share).collect(),

@@ -33,7 +33,7 @@ impl<'a> Predicted<'a> {
 
 #[derive(Serialize)]
 struct PredictionRow<'a> {
-    candidate: &'a str,
+    candidate: String,
     allocator: &'a str,
     version: Option<&'a str>,
     path: Option<&'a str>,
@@ -79,9 +79,9 @@ impl<'a> PredictionRow<'a> {
         let needs = prediction.needs;
         let env = prediction.set.iter();
         Self {
-            candidate: &prediction.candidate,
-            allocator: &prediction.allocator,
-            version: prediction.version.as_deref(),
+            candidate: prediction.candidate.to_string(),
+            allocator: prediction.allocator.name(),
+            version: prediction.allocator.version(),
             path: prediction.path.as_deref(),
             carried: prediction.is_carried,
             env: Object(env.map(|(name, value)| (&**name, &**value)).collect()),

@@ -4,7 +4,7 @@
 use profiler_core::columns::{self, Column};
 use profiler_core::units::Unit;
 use profiler_lab::figures::PeakAndFinal;
-use profiler_lab::report::{Measured, Row};
+use profiler_lab::report::{CandidateReport, Measured};
 
 /// Bytes of a MiB.
 pub(super) const MIB: f64 = (1 << 20) as f64;
@@ -130,7 +130,7 @@ pub(super) fn cells(of: &Compared) -> String {
 
 impl Compared {
     /// A candidate beside what the program had.
-    pub(super) fn of(row: &Row, now: Option<Measured>) -> Self {
+    pub(super) fn of(row: &CandidateReport, now: Option<Measured>) -> Self {
         Self {
             own: row.measured,
             rank: row.rank,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use profiler_core::units::Value;
 use profiler_lab::calibrate::{Calibration, error};
-use profiler_lab::report::{Checkpoint, Report, Row, Share};
+use profiler_lab::report::{CandidateReport, Checkpoint, Report, Share};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -91,7 +91,7 @@ struct Point {
 
 #[derive(Serialize)]
 struct Candidate<'a> {
-    name: &'a str,
+    name: String,
     allocator: &'a str,
     version: Option<&'a str>,
     now: bool,
@@ -200,11 +200,12 @@ fn calibration(found: &Calibration) -> Calibrated<'_> {
     }
 }
 
-fn candidate(row: &Row) -> Candidate<'_> {
+fn candidate(row: &CandidateReport) -> Candidate<'_> {
+    let allocator = row.allocator.as_ref();
     Candidate {
-        name: &row.name,
-        allocator: &row.allocator,
-        version: row.version.as_deref(),
+        name: row.name.to_string(),
+        allocator: allocator.map_or("", |allocator| &*allocator.name),
+        version: allocator.and_then(|allocator| allocator.identity.version.as_deref()),
         now: row.is_baseline,
         env: row.env.iter().map(|(n, v)| (&**n, &**v)).collect(),
         set: row.set.iter().map(|(n, v)| (&**n, &**v)).collect(),

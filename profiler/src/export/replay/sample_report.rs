@@ -1,25 +1,30 @@
 //! A report with something in every place, for tests.
 
-use profiler_core::allocator::{AllocatorTitle, BuildId};
+use profiler_core::allocator::AllocatorTitle;
+use profiler_core::candidate::CandidateName;
 use profiler_lab::ablation::GapCause;
-use profiler_lab::allocators::NoAllocator;
+use profiler_lab::allocators::{NoAllocator, PlayableAllocator};
 use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
 use profiler_lab::figures::{Figure, PeakAndFinal};
-use profiler_lab::report::{Checkpoint, Measured, Report, Row, Share, TraceFacts, rank};
+use profiler_lab::report::{
+    CandidateReport, Checkpoint, Measured, Report, Share, TraceFacts, rank,
+};
 use profiler_lab::verdict::verdict;
 
 const MIB: u64 = 1 << 20;
 
-fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
+fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> CandidateReport {
     let figure = |(low, bytes, high): (u64, u64, u64)| Figure {
         bytes: bytes * MIB / 10,
         low_bytes: low * MIB / 10,
         high_bytes: high * MIB / 10,
     };
-    Row {
-        name: name.into(),
-        allocator: name.split(' ').next().unwrap_or_default().into(),
-        default_of: BuildId::named(name),
+    let candidate = CandidateName::parse(name);
+    CandidateReport {
+        allocator: match candidate {
+            CandidateName::Build(build) => PlayableAllocator::of(build).ok(),
+            _ => Some(PlayableAllocator::glibc()),
+        },
         measured: Some(Measured {
             memory: PeakAndFinal {
                 peak: figure((peak, peak, peak)),
@@ -40,16 +45,16 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Row {
             live_bytes: 254 * MIB / 10,
             on_request: true,
         }],
-        ..Row::default()
+        ..CandidateReport::of(candidate)
     }
 }
 
-fn with(row: Row, price: &str, variables: &[(&str, &str)]) -> Row {
+fn with(row: CandidateReport, price: &str, variables: &[(&str, &str)]) -> CandidateReport {
     let variables: Vec<(String, String)> = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
-    Row {
+    CandidateReport {
         price: price.into(),
         env: variables.clone(),
         set: variables,
@@ -115,13 +120,12 @@ fn trace_facts() -> TraceFacts {
 }
 
 /// One of each kind, ranked.
-fn candidates() -> Vec<Row> {
-    let now = Row {
+fn candidates() -> Vec<CandidateReport> {
+    let now = CandidateReport {
         is_baseline: true,
-        version: Some("2.36".into()),
         ..row("baseline: glibc 2.36", 1023, (921, 921, 921), 4.0)
     };
-    let trimmed = Row {
+    let trimmed = CandidateReport {
         step: Some("call malloc_trim(0) every 10 s: ctypes.CDLL(None).malloc_trim(0)".into()),
         ..with(
             row("malloc_trim each 10s", 1010, (283, 283, 283), 4.4),
@@ -129,12 +133,12 @@ fn candidates() -> Vec<Row> {
             &[],
         )
     };
-    let same = Row {
+    let same = CandidateReport {
         same_as_now: Some("the program has one thread, so one arena".into()),
         measured: now.measured,
         ..row("arena_max=1", 0, (0, 0, 0), 0.0)
     };
-    let failed = Row {
+    let failed = CandidateReport {
         measured: None,
         failure: Some(
             NoAllocator::NotInstalled {
@@ -153,7 +157,7 @@ fn candidates() -> Vec<Row> {
         ),
         trimmed,
         same,
-        Row {
+        CandidateReport {
             unset: vec!["MALLOC_CONF".into()],
             ..with(
                 row("jemalloc", 1190, (296, 311, 352), 3.2),

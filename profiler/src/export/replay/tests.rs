@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use profiler_core::candidate::CandidateName;
 use profiler_lab::calibrate::Calibration;
 use profiler_lab::report::Report;
 use serde_json::Value;
@@ -87,7 +88,8 @@ fn the_text_reads_as_it_did() {
 fn the_text_is_never_wider_than_80_columns_and_never_drives_the_terminal() {
     let mut report = full();
     report.trace.command = Some(format!("python3 \x1b[2J {}", "x".repeat(200)));
-    report.candidates[2].name = "an allocator with a very long name indeed".into();
+    report.candidates[2].name =
+        CandidateName::Other("an allocator with a very long name indeed".into());
     for line in text(&report, false).lines() {
         assert!(line.chars().count() <= 80, "{line}");
         assert!(!line.contains('\x1b'), "{line}");

@@ -4,7 +4,7 @@ use profiler_common::program::{MAX_PROCESSES, MAX_THREADS};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_lab::calibrate::error;
-use profiler_lab::report::{Measured, Report, Row};
+use profiler_lab::report::{CandidateReport, Measured, Report};
 use profiler_trace::limits::Incomplete;
 
 use super::columns::{self, Compared, MIB};
@@ -14,6 +14,8 @@ use crate::export::names::cut;
 const WIDTH: usize = 80;
 /// Columns of a candidate's name: what the figures leave.
 const NAME: usize = WIDTH - columns::WIDTH;
+/// Columns of what a cause saved.
+const SAVED: usize = 8;
 /// Candidates that are named by their peaks.
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
@@ -214,15 +216,15 @@ fn table(text: &mut Text, report: &Report) {
         &format!("{:<NAME$}{}", "MiB of malloc", columns::headings()),
     );
     let now = report.now().and_then(|row| row.measured);
-    let unlike = |row: &&Row| row.same_as_now.is_none() && row.failure.is_none();
+    let unlike = |row: &&CandidateReport| row.same_as_now.is_none() && row.failure.is_none();
     for row in report.candidates.iter().filter(unlike) {
         measured(text, row, now);
     }
-    let same: Vec<&str> = report
+    let same: Vec<String> = report
         .candidates
         .iter()
         .filter(|row| row.same_as_now.is_some() && row.failure.is_none())
-        .map(|row| &*row.name)
+        .map(|row| row.name.to_string())
         .collect();
     if !same.is_empty() {
         text.wrapped(
@@ -237,14 +239,14 @@ fn table(text: &mut Text, report: &Report) {
 
 /// Those without figures; those that failed alike together.
 fn failures(text: &mut Text, report: &Report) {
-    let mut alike: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut alike: Vec<(&str, Vec<String>)> = Vec::new();
     for row in &report.candidates {
         let Some(why) = row.failure.as_ref().map(|failure| &*failure.why) else {
             continue;
         };
         match alike.iter_mut().find(|(other, _)| *other == why) {
-            Some((_, names)) => names.push(&row.name),
-            None => alike.push((why, vec![&row.name])),
+            Some((_, names)) => names.push(row.name.to_string()),
+            None => alike.push((why, vec![row.name.to_string()])),
         }
     }
     for (why, names) in alike {
@@ -254,13 +256,17 @@ fn failures(text: &mut Text, report: &Report) {
 
 /// The first by what they need at their peak: rows are in the order of what is final.
 fn by_peak(text: &mut Text, report: &Report) {
-    let unlike = |row: &&Row| row.same_as_now.is_none();
+    let unlike = |row: &&CandidateReport| row.same_as_now.is_none();
     let ranked = report.candidates.iter().filter(unlike);
-    let mut ranked: Vec<(usize, &str)> = ranked
-        .filter_map(|row| Some((row.rank?.peak, &*row.name)))
+    let mut ranked: Vec<(usize, String)> = ranked
+        .filter_map(|row| Some((row.rank?.peak, row.name.to_string())))
         .collect();
     ranked.sort_by_key(|(rank, _)| *rank);
-    let first: Vec<&str> = ranked.iter().take(PEAKS).map(|(_, name)| *name).collect();
+    let first: Vec<String> = ranked
+        .into_iter()
+        .take(PEAKS)
+        .map(|(_, name)| name)
+        .collect();
     if first.len() > 1 {
         text.wrapped(
             TextStyle::Plain,
@@ -270,12 +276,13 @@ fn by_peak(text: &mut Text, report: &Report) {
     }
 }
 
-fn measured(text: &mut Text, row: &Row, now: Option<Measured>) {
+fn measured(text: &mut Text, row: &CandidateReport, now: Option<Measured>) {
     if row.measured.is_none() {
         return;
     }
-    let mut name: String = row.name.chars().take(NAME).collect();
-    if row.name.chars().count() > NAME {
+    let whole = row.name.to_string();
+    let mut name: String = whole.chars().take(NAME).collect();
+    if whole.chars().count() > NAME {
         name.pop();
         name.push('…');
     }
@@ -303,26 +310,16 @@ fn shares(text: &mut Text, report: &Report) {
         gap(|share| share.bytes.peak),
     );
     text.blank();
-    text.styled(
-        TextStyle::Bold,
-        &format!(
-            "{:>8} {:>8}  {}",
-            "final", "peak", "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE"
-        ),
-    );
+    let row =
+        |at_end: &str, peak: &str, words: &str| format!("{at_end:>SAVED$} {peak:>SAVED$}  {words}");
+    let title = "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE";
+    text.styled(TextStyle::Bold, &row("final", "peak", title));
+    let mib = |bytes: i64| format!("{:.1}", bytes as f64 / MIB);
     for share in &report.shares {
-        let words = share.cause.in_words();
-        text.line(&format!(
-            "{:>8.1} {:>8.1}  {words}",
-            share.bytes.at_end as f64 / MIB,
-            share.bytes.peak as f64 / MIB,
-        ));
+        let (at_end, peak) = (mib(share.bytes.at_end), mib(share.bytes.peak));
+        text.line(&row(&at_end, &peak, share.cause.in_words()));
     }
-    text.line(&format!(
-        "{:>8.1} {:>8.1}  total",
-        last as f64 / MIB,
-        peak as f64 / MIB
-    ));
+    text.line(&row(&mib(last), &mib(peak), "total"));
 }
 
 fn remedies(text: &mut Text, report: &Report) {

@@ -19,6 +19,16 @@ const WIDTH: usize = 100;
 const TOP_ROWS: usize = 12;
 /// Columns of a full bar.
 const BAR: usize = 24;
+/// Columns of a ledger's class and of its share.
+const CLASS: usize = 18;
+const SHARE: usize = 8;
+/// Columns of a metric's label and of its value.
+const LABEL: usize = 40;
+const FIGURE: usize = 14;
+/// Columns of a candidate's name, of what it needs, and of what that saves.
+const CANDIDATE: usize = 30;
+const NEEDS: usize = 11;
+const SAVES: usize = 12;
 
 /// A view as a readable report.
 pub fn text(view: &View) -> String {
@@ -162,12 +172,14 @@ fn ledger(text: &mut Text, report: &FragReport) {
     let rss = report.kernel.rss_bytes;
     let [in_memory, shared, swapped] = LedgerRow::COLUMNS;
     let (title, share) = if report.kernel.is_core {
-        (format!("{:>10}", "in core"), "of core")
+        let width = in_memory.width;
+        (format!("{:>width$}", "in core"), "of core")
     } else {
         (in_memory.heading(""), "of RSS")
     };
+    let heading = CLASS + "  ".len();
     text.title(&format!(
-        "{:<20} {title} {share:>8}  {:<BAR$} {} {}",
+        "{:<heading$} {title} {share:>SHARE$}  {:<BAR$} {} {}",
         "WHERE MEMORY IS",
         "",
         shared.heading(""),
@@ -175,7 +187,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
     ));
     let mut line = |name: &str, bar: &str, row: &LedgerRow| {
         text.line(&format!(
-            "  {name:<18} {} {:>8}  {bar:<BAR$} {} {}",
+            "  {name:<CLASS$} {} {:>SHARE$}  {bar:<BAR$} {} {}",
             in_memory.cell(row),
             percent(row.resident_bytes, rss),
             shared.cell(row),
@@ -202,20 +214,11 @@ fn ledger(text: &mut Text, report: &FragReport) {
 
 fn metrics(text: &mut Text, view: &View) {
     text.title("METRICS");
-    for metric in &view.report.metrics {
-        text.line(&format!(
-            "  {:<40} {:>14}",
-            metric.id.label(),
-            metric.text()
-        ));
-    }
     let over_time = view.over_time.ratios();
-    for metric in over_time.iter().filter(|metric| metric.value.is_some()) {
-        text.line(&format!(
-            "  {:<40} {:>14}",
-            metric.id.label(),
-            metric.text()
-        ));
+    let over_time = over_time.iter().filter(|metric| metric.value.is_some());
+    for metric in view.report.metrics.iter().chain(over_time) {
+        let (label, value) = (metric.id.label(), metric.text());
+        text.line(&format!("  {label:<LABEL$} {value:>FIGURE$}"));
     }
     text.blank();
 }
@@ -263,7 +266,10 @@ fn predictions(text: &mut Text, report: &FragReport) {
     }
     for prediction in &predictions.candidates {
         if let Some(why) = &prediction.failure {
-            text.line(&format!("  {:<30}not replayed: {why}", prediction.title()));
+            text.line(&format!(
+                "  {:<CANDIDATE$}not replayed: {why}",
+                prediction.title()
+            ));
         }
     }
     if let Some(why) = &predictions.trouble {
@@ -278,7 +284,9 @@ fn predictions(text: &mut Text, report: &FragReport) {
 fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     let row = |name: &str, cells: [&str; 4], rest: &str| {
         let [low, middle, high, saves] = cells;
-        format!("  {name:<30}{low:>11}{middle:>11}{high:>11}{saves:>12}  {rest}")
+        format!(
+            "  {name:<CANDIDATE$}{low:>NEEDS$}{middle:>NEEDS$}{high:>NEEDS$}{saves:>SAVES$}  {rest}"
+        )
     };
     text.title(row("PREDICTED", ["low", "middle", "high", "saves"], "").trim());
     if let Some(check) = &predictions.self_check {

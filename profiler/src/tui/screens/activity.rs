@@ -10,6 +10,14 @@ use ratatui::text::{Line, Span};
 use super::wrapped;
 use crate::tui::app::App;
 
+/// Characters of a line's title.
+const TITLE: usize = 12;
+/// Characters of the columns of probes, of which the last takes what is left.
+const FUNCTION: usize = 25;
+const HITS: usize = 7;
+const STATE: usize = 8;
+const GAP: &str = "  ";
+
 /// The screen's lines.
 pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let Some(activity) = &view.activity else {
@@ -48,7 +56,7 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
             nanoseconds(lifetimes.max())
         )
     };
-    let title = |text: &str| Span::styled(format!("{text:<12}"), app.theme.title());
+    let title = |text: &str| Span::styled(format!("{text:<TITLE$}"), app.theme.title());
     vec![
         Line::from(vec![
             title("rates"),
@@ -126,17 +134,19 @@ fn states(app: &App, activity: &Activity) -> Span<'static> {
 }
 
 fn probes(app: &App, activity: &Activity, width: u16) -> Vec<Line<'static>> {
-    let heading = format!("{:<25}{:>7}  {:<8}site", "probe", "hits", "state");
+    let row = |function: &str, hits: &str, state: &str, about: &str| {
+        format!("{function:<FUNCTION$}{hits:>HITS$}{GAP}{state:<STATE$}{about}")
+    };
+    let heading = row("probe", "hits", "state", "site");
     let mut lines = vec![Line::styled(heading, app.theme.title())];
-    let indent = " ".repeat(42);
+    let indent = " ".repeat(row("", "", "", "").len());
     for probe in &activity.probes {
         let (state, about, style) = match &probe.state {
             ProbeState::Firing => ("firing", &probe.site, Style::new()),
             ProbeState::Silent => ("silent", &probe.site, app.theme.quiet()),
             ProbeState::Failed(reason) => ("failed", reason, app.theme.bad()),
         };
-        let hits = count(probe.hits);
-        let text = format!("{:<25}{hits:>7}  {state:<8}{about}", probe.function);
+        let text = row(&probe.function, &count(probe.hits), state, about);
         let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);
         lines.extend(

@@ -1,0 +1,92 @@
+//! What is tried in place of what a program has, and what that is called.
+
+use std::fmt;
+
+use crate::allocator::{Allocator, AllocatorTitle, BuildId};
+use crate::tuning::Tuning;
+
+/// What is tried, by the name that people and files have for it. In a file it is the text of its
+/// [`fmt::Display`], of which [`CandidateName::parse`] is the inverse.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CandidateName {
+    /// A build with its defaults, such as `jemalloc`.
+    Build(BuildId),
+    /// A change of settings, such as `mmap_threshold=128K` or `jemalloc background`.
+    Tuning(&'static Tuning),
+    /// Anything else: the baseline, or what a user chose.
+    Other(String),
+}
+
+impl CandidateName {
+    /// From its text.
+    pub fn parse(text: &str) -> Self {
+        if let Some(build) = BuildId::named(text) {
+            return Self::Build(build);
+        }
+        match Tuning::named(text) {
+            Some(tuning) => Self::Tuning(tuning),
+            None => Self::Other(text.to_owned()),
+        }
+    }
+
+    /// Of which allocator it is; `None` where the name does not say.
+    pub const fn allocator(&self) -> Option<Allocator> {
+        match self {
+            Self::Build(build) => Some(build.kind()),
+            Self::Tuning(tuning) => Some(tuning.allocator),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The same as a title, whose version is not known; the name itself where it does not say.
+    pub fn title(&self) -> AllocatorTitle {
+        match self.allocator() {
+            Some(kind) => AllocatorTitle::Known {
+                kind,
+                version: None,
+            },
+            None => AllocatorTitle::Other(self.to_string()),
+        }
+    }
+
+    /// Whether it is this build with its defaults.
+    pub fn is_default_of(&self, build: BuildId) -> bool {
+        *self == Self::Build(build)
+    }
+}
+
+impl fmt::Display for CandidateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Build(build) => f.pad(build.build().name),
+            Self::Tuning(tuning) => f.pad(&tuning.name()),
+            Self::Other(name) => f.pad(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tuning;
+
+    #[test]
+    fn a_name_comes_back_from_its_text() {
+        let builds = BuildId::ALL.map(CandidateName::Build);
+        let tunings = tuning::ALL.map(CandidateName::Tuning);
+        for name in builds.into_iter().chain(tunings) {
+            assert_eq!(CandidateName::parse(&name.to_string()), name);
+            assert!(name.allocator().is_some(), "{name}");
+        }
+        for text in [
+            "",
+            "baseline: glibc 2.36",
+            "malloc_trim each 10s",
+            "jemalloc ",
+        ] {
+            let name = CandidateName::parse(text);
+            assert_eq!(name, CandidateName::Other(text.to_owned()));
+            assert_eq!((name.to_string().as_str(), name.allocator()), (text, None));
+        }
+    }
+}
