@@ -29,6 +29,25 @@ pub enum ReadError {
     NotPermitted,
 }
 
+/// Fills all of `buf` from `addr` on by calls of `read`, which gives how many bytes it could read of what is
+/// asked of it; none where it is to be called again.
+///
+/// # Errors
+/// The error of `read`, or that there is no memory behind the last address.
+pub fn fill(
+    addr: RemoteAddr,
+    buf: &mut [u8],
+    mut read: impl FnMut(RemoteAddr, &mut [u8]) -> Result<usize, ReadError>,
+) -> Result<(), ReadError> {
+    let mut done = 0;
+    while done < buf.len() {
+        let at = addr.checked_add(done as u64);
+        let at = at.ok_or(ReadError::Unmapped(addr))?;
+        done += read(at, &mut buf[done..])?;
+    }
+    Ok(())
+}
+
 /// Memory of a target, read by address.
 pub trait TargetMemory {
     /// Fills all of `buf` from `addr`, or says at which address reading failed; then the content
@@ -131,7 +150,7 @@ impl<M: TargetMemory> TargetMemory for &M {
 ///
 /// Never-touched pages of mapped files are answered with zeros too. Walkers that search a library's
 /// data for pointers into heaps miss nothing by it: a page that a program or its loader has not
-/// written holds none. Whoever needs what stands in the file (names of types) reads the file.
+/// written holds none. Callers that need what stands in the file (names of types) read the file.
 pub struct ResidentMemory<'r, M> {
     inner: M,
     residency: &'r ResidencyMap,

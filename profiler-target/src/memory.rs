@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use profiler_core::addr::RemoteAddr;
-use profiler_core::memory::{ReadError, TargetMemory};
+use profiler_core::memory::{ReadError, TargetMemory, fill};
 
 use super::stop::StopState;
 
@@ -43,7 +43,7 @@ impl Counted {
 /// ones: wrap it in a [`profiler_core::memory::ResidentMemory`].
 ///
 /// It belongs to the address space that the target had when it was opened: after an exit or an
-/// exec, and whoever gets the pid then, every read fails with [`ReadError::Gone`].
+/// exec, or when another process has the pid, every read fails with [`ReadError::Gone`].
 #[derive(Clone, Debug)]
 pub struct LiveMemory {
     mem: Arc<File>,
@@ -101,27 +101,20 @@ impl LiveMemory {
 
 impl TargetMemory for LiveMemory {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = addr
-                .checked_add(done as u64)
-                .ok_or(ReadError::Unmapped(addr))?;
-            let read = self.mem.read_at(&mut buf[done..], at.get());
+        fill(addr, buf, |at, rest| {
+            let read = self.mem.read_at(rest, at.get());
             self.counted.call(*read.as_ref().unwrap_or(&0));
             match read {
                 // The address space is gone (`mem_rw` in `fs/proc/base.c`).
-                Ok(0) => return Err(ReadError::Gone),
-                Ok(read) => done += read,
-                Err(error) => {
-                    return Err(match error.raw_os_error() {
-                        Some(libc::EPERM | libc::EACCES) => ReadError::NotPermitted,
-                        Some(libc::EINTR) => continue,
-                        _ => ReadError::Unmapped(at),
-                    });
-                }
+                Ok(0) => Err(ReadError::Gone),
+                Ok(read) => Ok(read),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EPERM | libc::EACCES) => Err(ReadError::NotPermitted),
+                    Some(libc::EINTR) => Ok(0),
+                    _ => Err(ReadError::Unmapped(at)),
+                },
             }
-        }
-        Ok(())
+        })
     }
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {

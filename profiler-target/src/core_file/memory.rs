@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::memory::{ReadError, TargetMemory};
+use profiler_core::memory::{ReadError, TargetMemory, fill};
 
 use super::Segment;
 use super::files::MappedFiles;
@@ -54,17 +54,12 @@ impl<'c> CoreMemory<'c> {
 
 impl TargetMemory for CoreMemory<'_> {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = addr
-                .checked_add(done as u64)
-                .ok_or(ReadError::Unmapped(addr))?;
+        fill(addr, buf, |at, rest| {
             let (file, offset, len) = self.piece(at).ok_or(ReadError::Unmapped(at))?;
-            let len = len.min((buf.len() - done) as u64) as usize;
-            file.read_exact_at(&mut buf[done..done + len], offset)
+            let len = len.min(rest.len() as u64) as usize;
+            file.read_exact_at(&mut rest[..len], offset)
                 .map_err(|_| ReadError::Unmapped(at))?;
-            done += len;
-        }
-        Ok(())
+            Ok(len)
+        })
     }
 }

@@ -50,7 +50,7 @@ fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
 /// Bytes that the next chunk of a gap may take, of which so many are left: no more than the largest that a
 /// fill has, and the end of the gap with it where that is too short to be a chunk.
 pub fn room(left: u64, largest: u64) -> u64 {
-    if left > largest + MIN_CHUNK {
+    if left >= largest + MIN_CHUNK {
         largest
     } else {
         left

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use profiler_common::{RawEvent, RecordKind};
 use profiler_core::addr::AddrRange;
-use profiler_core::glibc::MIN_CHUNK;
 use profiler_core::heap::{Allocator, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
 use profiler_core::span::SpanState;
-use profiler_trace::compile::parts_with_pages;
+use profiler_trace::compile::{parts_with_pages, room};
 use profiler_trace::trace::SeedBlock;
 
 /// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
@@ -48,16 +47,17 @@ pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedB
 
 /// A free chunk of glibc's as chunks that fill it.
 fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
-    let chunk = whole.bytes + header;
-    let count = chunk.saturating_sub(MIN_CHUNK) / PIECE;
-    (0..=count).map(move |i| {
-        let left = chunk - i * PIECE;
-        let own = if i < count { PIECE } else { left };
-        SeedBlock {
-            addr: whole.addr + i * PIECE,
-            bytes: own - header,
+    let mut at = whole.addr;
+    let end = whole.addr + whole.bytes + header;
+    std::iter::from_fn(move || {
+        let left = end.checked_sub(at).filter(|left| *left > 0)?;
+        let (addr, chunk) = (at, room(left, PIECE));
+        at += chunk;
+        Some(SeedBlock {
+            addr,
+            bytes: chunk - header,
             ..whole
-        }
+        })
     })
 }
 
@@ -122,7 +122,8 @@ mod tests {
 
     use super::*;
 
-    use profiler_core::glibc::CHUNK_HEADER;
+    use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK};
+
     fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
         let mut list = SpanList::default();
         for &(bytes, state) in spans {
