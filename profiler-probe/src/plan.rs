@@ -124,6 +124,8 @@ pub enum PlanError {
         path: String,
         /// What is wrong.
         why: String,
+        /// Whether that is its size.
+        is_too_large: bool,
     },
 }
 
@@ -136,6 +138,9 @@ impl PlanError {
                 kind => kind,
             },
             Self::StaticWithoutSymbols { .. } => ErrorKind::NoSymbols,
+            Self::Unreadable {
+                is_too_large: true, ..
+            } => ErrorKind::ObjectTooLarge,
             Self::NoMalloc | Self::Unreadable { .. } => ErrorKind::TargetNotProbeable,
         }
     }

@@ -43,9 +43,13 @@ pub enum ErrorKind {
         /// The process.
         pid: i32,
     },
+    /// The file that serves the target's malloc is larger than what is read of one.
+    ObjectTooLarge,
+    /// A saved session has no objects of Python's, which are to be compared.
+    NoObjects,
     /// This host cannot probe anything.
     HostNotProbeable,
-    /// Somebody else is doing it.
+    /// Another process is doing it.
     Busy,
     /// A signal, or the end of the session, came before it was done.
     Interrupted,
@@ -114,7 +118,7 @@ pub enum OutputProblem {
     NoSpace,
     /// A file may not be so large.
     TooLarge,
-    /// Whoever runs fragscope may not write there.
+    /// The user who runs fragscope may not write there.
     Denied,
     /// Somebody else removed or replaced the file meanwhile.
     Replaced,
@@ -129,7 +133,7 @@ pub enum InputProblem {
     Missing,
     /// It is a folder.
     Folder,
-    /// Whoever runs fragscope may not read it.
+    /// The user who runs fragscope may not read it.
     Denied,
 }
 

@@ -108,9 +108,10 @@ fn open<M>(
     mapping: &Mapping,
     table: Table,
 ) -> Result<ElfObject, PlanError> {
-    let unreadable = |why| PlanError::Unreadable {
+    let unreadable = |why, is_too_large| PlanError::Unreadable {
         path: path(mapping).to_string(),
         why,
+        is_too_large,
     };
     let target = inputs.target;
     let read = move |source: &Source| elf::read(source, table, is_of_use);
@@ -118,13 +119,10 @@ fn open<M>(
         .files()
         .read(path(mapping), target.file_of(mapping), read);
     let object = object.map_err(|error| {
-        let flag = match error {
-            FileError::Limit(limit) if limit.is_of_bytes() => "; --file-limit reads more of each",
-            _ => "",
-        };
-        unreadable(format!("{error}{flag}"))
+        let is_too_large = matches!(&error, FileError::Limit(limit) if limit.is_of_bytes());
+        unreadable(error.to_string(), is_too_large)
     })?;
-    object.map_err(|error| unreadable(error.to_string()))
+    object.map_err(|error| unreadable(error.to_string(), false))
 }
 
 fn is_of_use(name: &str) -> bool {

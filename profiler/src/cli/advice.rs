@@ -6,9 +6,9 @@ mod permission;
 mod tests;
 
 use profiler_lab::allocators;
-use profiler_target::{AllocatorProblem, ErrorKind, InputProblem, host};
+use profiler_target::{AllocatorProblem, ErrorKind, InputProblem, Limit, host};
 
-use self::files::{flag_of, input, on_core, on_output, on_program, word};
+use self::files::{input, on_core, on_output, on_program, raises_limit, word};
 use super::args::Command;
 use crate::{export, say};
 
@@ -98,6 +98,10 @@ impl Advice {
             ErrorKind::HostNotProbeable => {
                 self.or_without_probes("`fragscope doctor` names what is missing")
             }
+            ErrorKind::ObjectTooLarge => raises_limit(Limit::File),
+            ErrorKind::NoObjects => {
+                "`fragscope snapshot --objects -o FILE` and `fragscope attach -o FILE` save objects".into()
+            }
             ErrorKind::NoSymbols => "build the program with symbols, and it can be probed".into(),
             ErrorKind::BreakpointsLeft { pid } => format!(
                 "`fragscope doctor --pid {pid} --repair` removes breakpoints that no running tool holds"
@@ -124,7 +128,7 @@ impl Advice {
                     .into()
             }
             ErrorKind::Aggregated => "record with memray without --aggregate".into(),
-            ErrorKind::Limit(limit) => format!("{} raises the limit", flag_of(*limit)),
+            ErrorKind::Limit(limit) => raises_limit(*limit),
             ErrorKind::Allocator(problem) => on_allocator(*problem),
             // Its root is not the host's, whose directories belong to nobody there.
             ErrorKind::NoRuntimeDir { .. } if !host::is_real_root_namespace() => {

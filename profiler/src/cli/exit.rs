@@ -41,12 +41,14 @@ impl Exit {
             | ErrorKind::UnsupportedTarget
             | ErrorKind::UnsupportedKernel
             | ErrorKind::TargetNotProbeable
+            | ErrorKind::ObjectTooLarge
             | ErrorKind::NoSymbols
             | ErrorKind::Core(CoreProblem::Foreign) => Self::TargetGone,
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Usage | ErrorKind::UnknownEnding => Self::Usage,
             ErrorKind::IsThread { .. }
             | ErrorKind::HostNotProbeable
+            | ErrorKind::NoObjects
             | ErrorKind::Busy
             | ErrorKind::TooManyFiles
             | ErrorKind::BreakpointsLeft { .. }

@@ -91,7 +91,7 @@ pub enum SessionError {
     #[error("cannot compare with {}", .0.why)]
     WhatIf(Failure),
     /// The worker cannot be followed for `--what-if`.
-    #[error("--what-if plays what probes see: {0}")]
+    #[error("other allocators are compared by what the probes record: {0}")]
     Shadows(#[source] record::RecordError),
     /// A signal came before there was anything to show.
     #[error("interrupted: nothing was printed")]

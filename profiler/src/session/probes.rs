@@ -17,29 +17,55 @@ pub(crate) enum Probes {
     /// They feed shadows, and report nothing else.
     ForWhatIf,
     /// Being planned and attached on a thread of their own.
-    Starting(JoinHandle<Result<ProbeSession, String>>),
+    Starting(JoinHandle<Result<ProbeSession, NoProbes>>),
     /// Attached.
     On(ProbeSession),
     /// Off again, with what they saw.
     Over(Arc<Activity>, Arc<Sites>),
     /// Not to be had, and why.
-    Unavailable(String),
+    Unavailable(NoProbes),
+}
+
+/// Why there are no probes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct NoProbes {
+    /// In words.
+    why: String,
+    /// Of what kind that is.
+    kind: ErrorKind,
+}
+
+impl NoProbes {
+    fn of(why: impl ToString, kind: ErrorKind) -> Self {
+        let why = why.to_string();
+        Self { why, kind }
+    }
+
+    /// What the user must know: a session goes on without probes, so there is no `fix:` of a command's end.
+    fn notice(&self) -> String {
+        let fix = match self.kind {
+            ErrorKind::NotPermitted { .. } | ErrorKind::HostNotProbeable => {
+                " (`fragscope doctor` names the fix)"
+            }
+            ErrorKind::ObjectTooLarge => " (--file-limit raises the limit)",
+            _ => "",
+        };
+        format!("no probes, walks only: {}{fix}", self.why)
+    }
 }
 
 impl Probes {
     /// Begins to attach to `pid`, unless `ending` is set before that is done.
     pub(crate) fn start(pid: i32, budget: Budget, ending: Arc<AtomicBool>) -> Self {
         let attach = move || {
-            let target = Target::open(pid).map_err(|error| error.to_string())?;
-            let plan = ProbePlan::for_target(&target).map_err(|error| error.to_string())?;
+            let target = Target::open(pid).map_err(|error| NoProbes::of(&error, error.kind()))?;
+            let plan = ProbePlan::for_target(&target);
+            let plan = plan.map_err(|error| NoProbes::of(&error, error.kind()))?;
             let attached = ProbeSession::attach_unless(&ending, pid, &plan, budget);
             // Where the target is gone, the kernel's answers are of no help.
-            attached.map_err(|error| match (target.check(), error.kind()) {
-                (Err(gone), _) => gone.to_string(),
-                (Ok(()), ErrorKind::NotPermitted { .. } | ErrorKind::HostNotProbeable) => {
-                    format!("{error} (`fragscope doctor` names the fix)")
-                }
-                (Ok(()), _) => error.to_string(),
+            attached.map_err(|error| match target.check() {
+                Err(gone) => NoProbes::of(gone, ErrorKind::TargetGone),
+                Ok(()) => NoProbes::of(&error, error.kind()),
             })
         };
         match std::thread::Builder::new()
@@ -47,7 +73,10 @@ impl Probes {
             .spawn(attach)
         {
             Ok(handle) => Self::Starting(handle),
-            Err(error) => Self::Unavailable(format!("no thread for the probes: {error}")),
+            Err(error) => Self::Unavailable(NoProbes::of(
+                format!("no thread for the probes: {error}"),
+                ErrorKind::of_io(&error),
+            )),
         }
     }
 
@@ -64,7 +93,10 @@ impl Probes {
             Self::Starting(handle) => match handle.join() {
                 Ok(Ok(session)) => Self::On(session),
                 Ok(Err(reason)) => Self::Unavailable(reason),
-                Err(_) => Self::Unavailable("attaching the probes panicked".into()),
+                Err(_) => Self::Unavailable(NoProbes::of(
+                    "attaching the probes panicked",
+                    ErrorKind::Other,
+                )),
             },
             settled => settled,
         };
@@ -113,7 +145,7 @@ impl Probes {
                 _ => None,
             },
             Self::Over(..) => None,
-            Self::Unavailable(reason) => Some(format!("no probes, walks only: {reason}")),
+            Self::Unavailable(none) => Some(none.notice()),
         }
     }
 }

@@ -74,13 +74,14 @@ pub(super) fn on_output(problem: OutputProblem) -> String {
     fix.to_owned()
 }
 
-/// The flag by which a limit is set.
-pub(super) fn flag_of(limit: Limit) -> &'static str {
-    match limit {
+/// The flag that sets a limit.
+pub(super) fn raises_limit(limit: Limit) -> String {
+    let flag = match limit {
         Limit::Size => "--max-size",
         Limit::Memory => "--max-memory",
         Limit::File => "--file-limit",
-    }
+    };
+    format!("{flag} raises the limit")
 }
 
 /// How to get a core file read.

@@ -111,7 +111,7 @@ pub enum SavedError {
     },
     /// No objects were read of the earlier session.
     #[error(
-        "{} has no objects to compare with: `snapshot --objects -o` and `attach -o` save them{}",
+        "{} has no objects to compare with{}",
         visible(path.display()),
         trouble.as_ref().map_or(String::new(), |trouble| format!("; of it {}", visible(&trouble.why)))
     )]
@@ -164,12 +164,12 @@ impl SavedError {
                 trouble: Some(incomplete),
                 ..
             } => kinds::of_incomplete(incomplete),
+            Self::NoObjects { .. } => ErrorKind::NoObjects,
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::Write(error) => kinds::of_write(error),
             Self::Io(error) => ErrorKind::of_io(error),
             Self::NoWalk { trouble: None, .. }
             | Self::NoSuchWalk { .. }
-            | Self::NoObjects { .. }
             | Self::OtherProcess { .. }
             | Self::NotEarlier(_)
             | Self::Format(_) => ErrorKind::Other,
