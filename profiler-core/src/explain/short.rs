@@ -78,4 +78,39 @@ mod tests {
         );
         assert_eq!(words(Some(Mechanism::NotSure), true), "no verdict");
     }
+    #[test]
+    fn the_document_has_each_verdict_and_when_it_is_found() {
+        let document = include_str!("../../../docs/top.md");
+        let (_, chapter) = document
+            .split_once("## The verdict in three words")
+            .expect("a chapter");
+        let (chapter, _) = chapter.split_once("\n## ").expect("another after it");
+        let words = |mechanism, is_growing| {
+            let verdict = ShortVerdict {
+                mechanism,
+                share: 0.62,
+                fragmentation: 0.7,
+            };
+            verdict.words(is_growing)
+        };
+        for mechanism in Mechanism::ALL {
+            let row = format!(
+                "| `{}` | {} |",
+                words(Some(*mechanism), false),
+                mechanism.help()
+            );
+            assert!(chapter.contains(&row), "{row}");
+        }
+        let growing =
+            [Mechanism::MostlyLive, Mechanism::NotTheHeap].map(|one| words(Some(one), true));
+        for words in &growing {
+            assert!(chapter.contains(&format!("| `{words}` |")), "{words}");
+        }
+        let rows = chapter.lines().filter(|line| line.starts_with("| `"));
+        assert_eq!(
+            rows.count(),
+            Mechanism::ALL.len() + growing.len(),
+            "and no other"
+        );
+    }
 }

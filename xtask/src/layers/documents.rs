@@ -1,4 +1,4 @@
-//! The documents for whoever changes the code: what they name is in the tree.
+//! Documents: the paths and modules that they name are in the tree.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,13 @@ use anyhow::{Context, Result};
 use super::rules::Violation;
 
 /// The documents that are checked.
-pub(super) const DOCUMENTS: [&str; 2] = ["CONTRIBUTING.md", "docs/architecture.md"];
+pub(super) const DOCUMENTS: [&str; 4] = ["CONTRIBUTING.md", "README.md", "SECURITY.md", MAP];
+
+/// The one that has the map of the crates.
+pub(super) const MAP: &str = "docs/architecture.md";
+
+/// The chapter of the map.
+const MAP_CHAPTER: &str = "Where things are";
 
 /// Folders that are made, and in no commit.
 const MADE: [&str; 2] = ["target", "fuzz/target"];
@@ -59,7 +65,7 @@ pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violat
         }
         let mut lacking: Vec<&str> = links(line).filter(|link| !named.has_link(link)).collect();
         lacking.extend(quoted.iter().filter(|word| !named.has_path(word)));
-        if section == "Where things are" && line.starts_with("| — ") {
+        if section == MAP_CHAPTER && line.starts_with("| — ") {
             // Modules of the crate above, up to what is said of them.
             let modules = line.split('|').nth(1).unwrap_or_default();
             let modules = modules.split('`').skip(1).step_by(2);
@@ -72,6 +78,52 @@ pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violat
         }));
     }
     found
+}
+
+/// Folders of modules that the map has no row for, each by its crate.
+pub(super) fn not_in_map(text: &str, tree: &[String]) -> Vec<Violation> {
+    let chapter = text
+        .split("\n## ")
+        .find(|chapter| chapter.starts_with(MAP_CHAPTER));
+    let mut package = "";
+    let mut named = Vec::new();
+    for line in chapter.unwrap_or_default().lines() {
+        let cell = line
+            .strip_prefix("| ")
+            .and_then(|line| line.split('|').next());
+        let Some(cell) = cell else { continue };
+        let mut quoted = cell.split('`').skip(1).step_by(2);
+        if let Some(modules) = cell.strip_prefix("— ") {
+            let modules = modules.split('`').skip(1).step_by(2);
+            named.extend(
+                modules.map(|module| format!("{package}/src/{}", module.trim_end_matches('/'))),
+            );
+        } else if let Some(first) = quoted.next() {
+            package = first;
+        }
+    }
+    let folders = tree.iter().filter(|path| {
+        let is_module = path.split_once("/src/").is_some_and(|(package, module)| {
+            !package.contains('/') && package != "xtask" && !module.contains('/')
+        });
+        is_module
+            && tree
+                .iter()
+                .any(|file| file.starts_with(&format!("{path}/")) && file.ends_with(".rs"))
+    });
+    let missing = folders.filter(|folder| {
+        let below = format!("{folder}/");
+        !named
+            .iter()
+            .any(|name| name == *folder || name.starts_with(&below))
+    });
+    missing
+        .map(|folder| Violation {
+            file: MAP.to_owned(),
+            line: 1,
+            what: format!("{folder} is not in the map"),
+        })
+        .collect()
 }
 
 /// The targets of a line's links, without a place in them.

@@ -44,6 +44,9 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     for document in documents::DOCUMENTS {
         let text = fs::read_to_string(root.join(document)).context(document)?;
         found.extend(documents::missing(document, &text, &tree));
+        if document == documents::MAP {
+            found.extend(documents::not_in_map(&text, &tree));
+        }
     }
     for violation in &found {
         eprintln!("{violation}");

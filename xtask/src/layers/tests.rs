@@ -348,3 +348,30 @@ fn a_document_names_only_what_is_there() {
         [(3, "musl/".into()), (3, "musl/".into())]
     );
 }
+
+#[test]
+fn the_map_has_every_folder_of_modules() {
+    let tree = [
+        "profiler-core/src",
+        "profiler-core/src/glibc",
+        "profiler-core/src/glibc/mod.rs",
+        "profiler-core/src/musl",
+        "profiler-core/src/musl/mod.rs",
+        "profiler-core/src/musl/deep",
+        "profiler-core/src/musl/deep/mod.rs",
+        "profiler-lab/src/bytes",
+        "profiler-lab/src/bytes/object.o",
+    ]
+    .map(str::to_owned);
+    let lacking = |rows: &str| {
+        let map =
+            format!("# Map\n\n## Where things are\n\n| `profiler-core` | it |\n{rows}\n## Next\n");
+        let found = documents::not_in_map(&map, &tree).into_iter();
+        found.map(|one| one.what).collect::<Vec<_>>()
+    };
+    assert_eq!(lacking("| — `glibc/`, `musl/deep` | `Heap` |"), [""; 0]);
+    assert_eq!(
+        lacking("| — `glibc/` | not `musl/` |"),
+        ["profiler-core/src/musl is not in the map"]
+    );
+}
