@@ -1,34 +1,30 @@
 //! The process of one player.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{self, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
-use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE, PlayerMessage};
-use profiler_core::allocator::PRELOAD;
+use profiler_common::program::PlayerMessage;
 
-use super::confine::{Confinement, PlayerGrants};
+use super::command::{command, spawn};
+use super::confine::Confinement;
 use super::control::Control;
 use super::guard::PlayGuard;
 use super::players::{LOWEST, kill, players, set_priority, wait_for_all_of};
 use super::preload::Preload;
-use super::{PlayError, ReplayProgram, Setup, cores};
-
-/// The player, compiled by the build script.
-const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
+use super::{PlayError, ReplayProgram, Setup};
 
 /// How long to wait for a message before progress is checked, in ms.
 const WAIT_MS: u8 = 50;
@@ -419,59 +415,6 @@ fn wait_for_end(player: Pid) {
     players().has_ended(player);
 }
 
-/// How a player is executed, and what it may have then.
-struct PlayerCommand {
-    command: Command,
-    grants: PlayerGrants,
-}
-
-fn command(
-    program: &ReplayProgram,
-    setup: &Setup,
-    control: &Control,
-    preload: Option<&mut Preload>,
-) -> Result<PlayerCommand, PlayError> {
-    let (for_program, for_control) = (program.for_player()?, control.for_player()?);
-    let mut command = Command::new(player().map_err(PlayError::Start)?);
-    command
-        // What `ps` shows of it.
-        .arg0("fragscope-player")
-        .env_clear()
-        .envs(setup.env.iter().map(|(name, value)| (name, value)))
-        .env(name(PROGRAM_VARIABLE), for_program.as_raw_fd().to_string())
-        .env(name(CONTROL_VARIABLE), for_control.as_raw_fd().to_string())
-        // The terminal's Ctrl-C is for fragscope; and all of its processes end together.
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    // It may have one of them only, and allocators make arenas by their number.
-    let cpus = setup.cpus.unwrap_or_else(|| cores() as u32);
-    command.env(name(CPUS_VARIABLE), cpus.to_string());
-    let mut kept = vec![for_program, for_control];
-    if let Some(preload) = preload {
-        command.env(PRELOAD, preload.variable());
-        kept.extend(preload.take_file());
-    }
-    let core = setup.core;
-    let grants = PlayerGrants { kept, core };
-    Ok(PlayerCommand { command, grants })
-}
-
-/// Executes a player, and adds it to those that run.
-fn spawn(command: &mut Command) -> Result<(process::Child, Arc<PlayGuard>), PlayError> {
-    // Held until it is among them: none is started once they were ended.
-    let mut players = players();
-    if players.are_over {
-        return Err(PlayError::Cancelled);
-    }
-    players.adopt().map_err(PlayError::Start)?;
-    let guard = PlayGuard::shared().map_err(PlayError::Start)?;
-    let process = command.spawn().map_err(PlayError::Start)?;
-    players.all.push(Pid::from_raw(process.id() as i32));
-    Ok((process, guard))
-}
-
 /// Resident and swapped bytes that are of no file.
 fn resident_bytes(process: &Process) -> ProcResult<u64> {
     let status = process.status()?;
@@ -490,26 +433,4 @@ fn proportional_bytes(process: &Process) -> ProcResult<u64> {
         .map;
     let bytes = |name: &str| map.get(name).copied().unwrap_or(0);
     Ok(bytes("Pss_Anon") + bytes("Pss_Shmem") + bytes("SwapPss"))
-}
-
-fn name(variable: &std::ffi::CStr) -> String {
-    variable.to_string_lossy().into_owned()
-}
-
-/// The path of the player, in memory. It is opened for reading only: a file that is open for
-/// writing is not executed.
-fn player() -> io::Result<String> {
-    static FILE: OnceLock<File> = OnceLock::new();
-    if FILE.get().is_none() {
-        let flags = MFdFlags::MFD_CLOEXEC;
-        let mut written = File::from(memfd_create(c"fragscope-player", flags)?);
-        written.write_all(PLAYER)?;
-        let read = File::open(format!("/proc/self/fd/{}", written.as_raw_fd()))?;
-        drop(written);
-        // Another thread may have been quicker.
-        let _ = FILE.set(read);
-    }
-    let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
-    // The new process has it until it executes it.
-    Ok(format!("/proc/self/fd/{fd}"))
 }

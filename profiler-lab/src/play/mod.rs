@@ -1,6 +1,7 @@
 //! Playing a program into one allocator, in a process of its own that is measured from outside.
 
 mod child;
+mod command;
 pub(crate) mod confine;
 mod control;
 mod guard;

@@ -6,12 +6,12 @@
 //! lets a plain user trace nothing but descendants) a thread does, which the kernel ends with
 //! fragscope.
 
+mod error;
 mod held;
 mod reaper;
 mod tracer;
 
 use std::ffi::CStr;
-use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -19,12 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::unistd::getuid;
 use profiler_core::completeness::EndedEarly;
-use profiler_core::text::visible;
 use profiler_core::threads::Thread;
 use zerocopy::FromZeros;
 
+pub use self::error::StopError;
+pub(super) use self::error::already_traced;
+use self::error::gone;
 use self::held::StopGuard;
 use self::tracer::Tracer;
 use super::cgroup::is_frozen;
@@ -52,70 +53,10 @@ const SECOND_GUARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// What guards that stop targets show as: no name that whoever ends or suspends fragscope by name
 /// would meet.
 const GUARD_NAME: &CStr = c"stop-guard";
-/// Who that is, for people.
-const OF_ANOTHER_SESSION: &str = " (the stop guard of another fragscope)";
 /// Between two looks at a target that another fragscope holds.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
-/// Why the target was not stopped. It runs on in every case.
-#[derive(Debug, thiserror::Error)]
-pub enum StopError {
-    /// Another tracer holds it.
-    #[error("the target is already traced by process {tracer}{name}")]
-    AlreadyTraced {
-        /// The tracer's pid.
-        tracer: u64,
-        /// Its name in parentheses, or empty.
-        name: String,
-        /// The thread of the target that it holds, when it is the stop guard of another fragscope, which will
-        /// let go of it.
-        guarded: Option<i32>,
-    },
-    /// The kernel refused.
-    #[error("the kernel does not permit stopping the target")]
-    NotPermitted,
-    /// A thread did not come to a stop in time.
-    #[error(
-        "thread {tid} of the target (state {state}) did not stop within {limit:?}: it is inside the kernel"
-    )]
-    TimedOut {
-        /// The thread.
-        tid: i32,
-        /// Its state as `/proc` has it, `D` for an uninterruptible wait.
-        state: char,
-        /// How long it was waited for.
-        limit: Duration,
-    },
-    /// No thread of it runs.
-    #[error("the target is frozen with its control group, and stays so until somebody thaws that")]
-    Frozen,
-    /// There is no guard to be had, and without one nobody would end the stop in time.
-    #[error("no process can be started that would end the stop in time ({0})")]
-    NoGuard(#[source] io::Error),
-    /// The guard did not answer, and nor did another one in its place.
-    #[error("the process that holds it was ended by somebody, and the target runs")]
-    GuardLost,
-    /// fragscope cannot stop itself.
-    #[error("fragscope cannot stop itself")]
-    Itself,
-    /// The target has exited.
-    #[error("the target has exited")]
-    Gone,
-    /// Something else failed.
-    #[error("stopping the target failed: {0}")]
-    Io(#[from] io::Error),
-}
-
-/// Why the target cannot be read: an error of ours is not its end.
-fn gone(error: io::Error) -> StopError {
-    let is_missing = error.kind() == io::ErrorKind::NotFound;
-    match is_missing || error.raw_os_error() == Some(libc::ESRCH) {
-        true => StopError::Gone,
-        false => StopError::Io(error),
-    }
-}
-
-/// How a stop goes, written by whoever traces.
+/// How a stop goes, written by the tracer.
 #[derive(Debug, FromZeros)]
 struct Progress {
     /// Why it ended early, as [`EndedEarly`] has it plus 1; 0 while it has not.
@@ -144,7 +85,7 @@ impl Progress {
         }
     }
 
-    /// Whether whoever traced let it run on.
+    /// Whether the tracer let it run on.
     fn has_resumed(&self) -> bool {
         self.held_ns.load(Ordering::SeqCst) != 0
     }
@@ -224,7 +165,7 @@ impl Stopped {
         self.release();
         let ended_early = self.ended_early();
         let held = match self.state.progress.held_ns.load(Ordering::SeqCst) {
-            // Nobody was left to measure it.
+            // The tracer has ended, and did not measure it.
             0 => self.since.elapsed().min(self.state.until - self.since),
             ns => Duration::from_nanos(ns),
         };
@@ -443,41 +384,6 @@ impl StopThread {
         // Its end is all that matters: the kernel detaches what a panic left.
         let _ = self.thread.join();
     }
-}
-
-/// `TracerPid` of a thread of the target, if that is known, is the id of the tracing thread: its process is named.
-pub(super) fn already_traced(thread: u64, tid: i32) -> StopError {
-    let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
-    let status = String::from_utf8_lossy(&status);
-    let tracer = field(&status, "Tgid").unwrap_or(thread);
-    let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
-    let comm = String::from_utf8_lossy(&comm);
-    let guarded = (tid != 0 && is_stop_guard(tracer, &comm, &status)).then_some(tid);
-    let name = match comm.trim_end() {
-        _ if guarded.is_some() => OF_ANOTHER_SESSION.to_owned(),
-        "" => String::new(),
-        comm => format!(" ({})", visible(comm)),
-    };
-    StopError::AlreadyTraced {
-        tracer,
-        name,
-        guarded,
-    }
-}
-
-/// Whether a process is the stop guard of another fragscope, by its name and what else a guard has: a session of
-/// its own, and our user or root. A program can have all of that, if it is run by one of these; then it is
-/// waited for in vain.
-fn is_stop_guard(pid: u64, comm: &str, status: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // State, parent and group come before the session (proc_pid_stat(5)).
-    let session = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
-    let user = field(status, "Uid");
-    comm.trim_end().as_bytes() == GUARD_NAME.to_bytes()
-        && session == Some(pid)
-        && (user == Some(0) || user == Some(getuid().as_raw().into()))
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     Attack {
         what: "a target with very many threads",
         package: "profiler-target",
-        binary: "process_stop",
+        binary: "process_stop_calls",
         tests: &["a_stop_opens_no_file_for_each_thread_and_asks_for_the_news_of_each_a_few_times"],
     },
     Attack {

@@ -5,6 +5,11 @@
 //! `dictobject.h`, `cpython/code.h`, `funcobject.h`, `internal/pycore_dict.h`, `pycore_frame.h`) by
 //! `offsetof`; those of structures that stand in a `.c` file are named where they are used.
 
+mod frames;
+
+pub(super) use self::frames::{
+    CodeLayout, FrameLayout, LineTable, OWNED_BY_C_STACK, THREAD_INTERPRETER, ThreadLayout,
+};
 use super::types::{Flags, Role};
 
 /// How sure a layout is.
@@ -75,125 +80,6 @@ pub(super) struct FunctionLayout {
     /// Since 3.0.
     pub(super) keyword_defaults: Option<u64>,
     pub(super) closure: u64,
-}
-
-/// Where a frame's code and variables are.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum FrameLayout {
-    /// Up to 3.10 an object: `f_code`, and variables in the last words of its fixed part.
-    Object {
-        /// `f_code`.
-        code: u64,
-        /// `f_globals`.
-        globals: u64,
-    },
-    /// From 3.11 on a structure in a chunk of the thread's data stack.
-    Stack {
-        /// `f_code` or `f_executable`.
-        code: u64,
-        /// `f_globals`.
-        globals: u64,
-        /// `localsplus`.
-        locals: u64,
-    },
-    /// Not known.
-    Unknown,
-}
-
-/// Where a code object keeps what it is and its variables.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct CodeLayout {
-    /// The number of variables, 4 bytes.
-    pub(super) locals: u64,
-    /// The tuple of their names.
-    pub(super) names: u64,
-    /// The function's name.
-    pub(super) name: u64,
-    /// The name with the classes and functions that it is in; since 3.11.
-    pub(super) qualified_name: Option<u64>,
-    /// The file.
-    pub(super) file: u64,
-    /// The number of the first line, 4 bytes.
-    pub(super) first_line: u64,
-    /// The table of lines, `bytes`.
-    pub(super) lines: u64,
-    /// What its instructions are, where they lie in the object itself; since 3.11.
-    pub(super) instructions: Option<u64>,
-}
-
-/// How a table of lines is written, and what a frame says of where it is.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum LineTable {
-    /// Up to 3.9: `co_lnotab`, by `f_lasti`, in bytes.
-    Increments,
-    /// 3.10: `co_linetable` of PEP 626, by `f_lasti`, in instructions.
-    Ranges,
-    /// From 3.11 on: `co_linetable` of PEP 657, by the address of an instruction.
-    Locations,
-}
-
-/// Where threads and their frames are (`Include/cpython/pystate.h`, `frameobject.h`,
-/// `internal/pycore_runtime.h`, `pycore_interp.h`, `pycore_frame.h`).
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct ThreadLayout {
-    /// The first interpreter, in `_PyRuntime`.
-    pub(super) interpreters: u64,
-    /// In an interpreter: the next one, and its first thread.
-    pub(super) next_interpreter: u64,
-    pub(super) threads: u64,
-    /// In a thread: the next one, what `pthread_self` gives there, its interpreter, and its innermost
-    /// frame or what holds that.
-    pub(super) next_thread: u64,
-    pub(super) id: u64,
-    pub(super) frame: u64,
-    /// In what holds the innermost frame: that.
-    pub(super) holder_frame: Option<u64>,
-    /// In a frame: its code, the one that called it, where it is, and whose it is.
-    pub(super) code: u64,
-    pub(super) previous: u64,
-    pub(super) place: u64,
-    pub(super) owner: Option<u64>,
-    pub(super) table: LineTable,
-}
-
-/// `PyThreadState.interp` up to 3.7.
-pub(super) const THREAD_INTERPRETER: u64 = 16;
-/// `FRAME_OWNED_BY_CSTACK`: the frame of a run of the interpreter's loop, since 3.12.
-pub(super) const OWNED_BY_C_STACK: u8 = 3;
-
-impl ThreadLayout {
-    /// That of a version; `None` where it is not known.
-    pub(super) fn of(version: (u8, u8)) -> Option<Self> {
-        if !((3, 6)..=(3, 13)).contains(&version) {
-            return None;
-        }
-        let since = |minor| version >= (3, minor);
-        let pick = |by_minor: [u64; 8]| by_minor[usize::from(version.1 - 6)];
-        let frames = since(11);
-        Some(Self {
-            // 3.6 has no such structure.
-            interpreters: pick([0, 24, 32, 32, 32, 40, 40, 632]),
-            next_interpreter: pick([0, 0, 0, 0, 0, 0, 0, 7264]),
-            threads: pick([8, 8, 8, 8, 8, 16, 72, 7344]),
-            next_thread: 8,
-            id: pick([152, 176, 176, 176, 176, 152, 136, 152]),
-            frame: pick([24, 24, 24, 24, 24, 56, 56, 72]),
-            holder_frame: match version.1 {
-                11 => Some(8),
-                12 => Some(0),
-                _ => None,
-            },
-            code: if since(12) { 0 } else { 32 },
-            previous: pick([24, 24, 24, 24, 24, 48, 8, 8]),
-            place: pick([120, 104, 104, 104, 96, 56, 56, 56]),
-            owner: since(12).then_some(70),
-            table: match version.1 {
-                _ if frames => LineTable::Locations,
-                10 => LineTable::Ranges,
-                _ => LineTable::Increments,
-            },
-        })
-    }
 }
 
 /// Where strings keep their characters.
@@ -290,68 +176,6 @@ impl FunctionLayout {
                 keyword_defaults: None,
                 closure: 40,
             }
-        }
-    }
-}
-
-impl CodeLayout {
-    fn of(version: (u8, u8)) -> Self {
-        let three = version >= (3, 0);
-        let since = |minor| version >= (3, minor);
-        match version {
-            _ if since(11) => CodeLayout {
-                locals: if since(12) { 72 } else { 76 },
-                names: 96,
-                name: 120,
-                qualified_name: Some(128),
-                file: 112,
-                first_line: if since(12) { 68 } else { 72 },
-                lines: 136,
-                instructions: Some(match version.1 {
-                    _ if since(13) => 200,
-                    12 => 192,
-                    _ => 184,
-                }),
-            },
-            _ => {
-                let (locals, names, file, first_line) = match version {
-                    _ if since(8) => (28, 72, 104, 40),
-                    _ if three => (24, 64, 96, 36),
-                    _ => (20, 56, 80, 96),
-                };
-                CodeLayout {
-                    locals,
-                    names,
-                    name: file + 8,
-                    qualified_name: None,
-                    file,
-                    first_line,
-                    lines: file + 16 + if three { 0 } else { 8 },
-                    instructions: None,
-                }
-            }
-        }
-    }
-}
-
-impl FrameLayout {
-    fn of(version: (u8, u8)) -> Self {
-        let since = |minor| version >= (3, minor);
-        match version {
-            _ if since(12) => FrameLayout::Stack {
-                code: 0,
-                globals: 24,
-                locals: 72,
-            },
-            _ if since(11) => FrameLayout::Stack {
-                code: 32,
-                globals: 8,
-                locals: 72,
-            },
-            _ => FrameLayout::Object {
-                code: 32,
-                globals: 48,
-            },
         }
     }
 }

@@ -1,0 +1,106 @@
+//! Why a target is not stopped.
+
+use std::io;
+use std::time::Duration;
+
+use nix::unistd::getuid;
+use profiler_core::text::visible;
+
+use super::GUARD_NAME;
+use crate::proc_dir::field;
+
+/// Who that is, for people.
+const OF_ANOTHER_SESSION: &str = " (the stop guard of another fragscope)";
+
+/// Why the target was not stopped. It runs on in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// Another tracer holds it.
+    #[error("the target is already traced by process {tracer}{name}")]
+    AlreadyTraced {
+        /// The tracer's pid.
+        tracer: u64,
+        /// Its name in parentheses, or empty.
+        name: String,
+        /// The thread of the target that it holds, when it is the stop guard of another fragscope, which will
+        /// let go of it.
+        guarded: Option<i32>,
+    },
+    /// The kernel refused.
+    #[error("the kernel does not permit stopping the target")]
+    NotPermitted,
+    /// A thread did not come to a stop in time.
+    #[error(
+        "thread {tid} of the target (state {state}) did not stop within {limit:?}: it is inside the kernel"
+    )]
+    TimedOut {
+        /// The thread.
+        tid: i32,
+        /// Its state as `/proc` has it, `D` for an uninterruptible wait.
+        state: char,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// No thread of it runs.
+    #[error("the target is frozen with its control group, and stays so until somebody thaws that")]
+    Frozen,
+    /// There is no guard to be had, and without one nobody would end the stop in time.
+    #[error("no process can be started that would end the stop in time ({0})")]
+    NoGuard(#[source] io::Error),
+    /// The guard did not answer, and nor did another one in its place.
+    #[error("the process that holds it was ended by somebody, and the target runs")]
+    GuardLost,
+    /// fragscope cannot stop itself.
+    #[error("fragscope cannot stop itself")]
+    Itself,
+    /// The target has exited.
+    #[error("the target has exited")]
+    Gone,
+    /// Something else failed.
+    #[error("stopping the target failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why the target cannot be read: an error of ours is not its end.
+pub(super) fn gone(error: io::Error) -> StopError {
+    let is_missing = error.kind() == io::ErrorKind::NotFound;
+    match is_missing || error.raw_os_error() == Some(libc::ESRCH) {
+        true => StopError::Gone,
+        false => StopError::Io(error),
+    }
+}
+
+/// `TracerPid` of a thread of the target, if that is known, is the id of the tracing thread: its process is named.
+pub(crate) fn already_traced(thread: u64, tid: i32) -> StopError {
+    let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let tracer = field(&status, "Tgid").unwrap_or(thread);
+    let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
+    let comm = String::from_utf8_lossy(&comm);
+    let guarded = (tid != 0 && is_stop_guard(tracer, &comm, &status)).then_some(tid);
+    let name = match comm.trim_end() {
+        _ if guarded.is_some() => OF_ANOTHER_SESSION.to_owned(),
+        "" => String::new(),
+        comm => format!(" ({})", visible(comm)),
+    };
+    StopError::AlreadyTraced {
+        tracer,
+        name,
+        guarded,
+    }
+}
+
+/// Whether a process is the stop guard of another fragscope, by its name and what else a guard has: a session of
+/// its own, and our user or root. A program can have all of that, if it is run by one of these; then it is
+/// waited for in vain.
+fn is_stop_guard(pid: u64, comm: &str, status: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // State, parent and group come before the session (proc_pid_stat(5)).
+    let session = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
+    let user = field(status, "Uid");
+    comm.trim_end().as_bytes() == GUARD_NAME.to_bytes()
+        && session == Some(pid)
+        && (user == Some(0) || user == Some(getuid().as_raw().into()))
+}
