@@ -147,6 +147,6 @@ pub struct Completeness {
     pub unreadable_bytes: u64,
     /// The least sure layout among the heaps walked.
     pub layout_confidence: Confidence,
-    /// What was wrong, unreadable or unknown: bounded in number by whoever adds.
+    /// What was wrong, unreadable or unknown: their number is bounded where they are added.
     pub defects: Vec<Defect>,
 }

@@ -161,7 +161,7 @@ impl Mechanism {
         !matches!(self.declaration().returned, Returned::Walked)
     }
 
-    /// Whether nobody knows what its remedies return until they were played.
+    /// Whether what its remedies return is unknown until they were played.
     pub const fn is_assumed(self) -> bool {
         matches!(self.declaration().returned, Returned::Played)
     }

@@ -31,9 +31,11 @@ pub(crate) fn each<P: Send, T: Send>(
         parts.map(|(number, part)| (number, work(part))).collect()
     };
     let mut done = thread::scope(|scope| {
-        let others: Vec<_> = (0..others).map(|_| Beside::begin(scope, share)).collect();
+        let others: Vec<_> = (0..others)
+            .map(|_| SideThread::begin(scope, share))
+            .collect();
         let mut done = share();
-        done.extend(others.into_iter().flat_map(Beside::end));
+        done.extend(others.into_iter().flat_map(SideThread::end));
         done
     });
     done.sort_unstable_by_key(|(number, _)| *number);
@@ -42,14 +44,14 @@ pub(crate) fn each<P: Send, T: Send>(
 
 /// Work that goes on beside what the caller does, where a thread could be had for it; the rest is done at
 /// once. A limit of tasks or of address space costs time, not the result.
-pub enum Beside<'scope, T> {
+pub enum SideThread<'scope, T> {
     /// It is under way.
     UnderWay(ScopedJoinHandle<'scope, T>),
     /// There was no thread for it.
     Done(T),
 }
 
-impl<'scope, T: Send + 'scope> Beside<'scope, T> {
+impl<'scope, T: Send + 'scope> SideThread<'scope, T> {
     /// Begins it.
     pub fn begin<'env>(
         scope: &'scope Scope<'scope, 'env>,

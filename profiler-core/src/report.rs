@@ -277,7 +277,7 @@ pub struct FragReport {
     pub taken_at_ns: u64,
     /// Where.
     pub host: Host,
-    /// Of whom.
+    /// The process.
     pub target: Target,
     /// The kernel's account.
     pub kernel: KernelCount,

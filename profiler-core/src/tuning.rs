@@ -14,7 +14,7 @@ use crate::report::Mechanism;
 pub struct Tuning {
     /// What it is called, beside its allocator where that is not glibc.
     pub title: &'static str,
-    /// Whose settings these are.
+    /// The allocator that has these settings.
     pub allocator: Allocator,
     /// What it sets.
     pub sets: &'static [Assignment],

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use profiler_core::parallel::Beside;
+use profiler_core::parallel::SideThread;
 use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
@@ -126,7 +126,7 @@ pub fn run(
         for core in 0..players {
             let set = &set;
             // Those that there is a thread for play all.
-            Beside::begin(scope, move || set.work(core, players));
+            SideThread::begin(scope, move || set.work(core, players));
         }
     });
     let state = set.state.into_inner();

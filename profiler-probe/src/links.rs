@@ -34,7 +34,7 @@ use super::loaded::Program;
 use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
 
-/// What the guard shows as: no name that whoever ends or suspends fragscope by name would meet.
+/// What the guard shows as: a name that `pkill fragscope` does not match.
 pub(super) const GUARD_NAME: &CStr = c"probe-guard";
 
 /// The programs that are loaded.

@@ -161,9 +161,9 @@ impl MallocObject {
         &self.identity.object
     }
 
-    /// Whether the word before a block holds its chunk's size ([`Row::chunk_header`]).
+    /// Whether the word before a block holds its chunk's size ([`AllocatorRow::chunk_header`]).
     ///
-    /// [`Row::chunk_header`]: profiler_core::allocator::Row::chunk_header
+    /// [`AllocatorRow::chunk_header`]: profiler_core::allocator::AllocatorRow::chunk_header
     pub fn chunk_header(&self) -> bool {
         let kind = self.identity.kind;
         kind.is_some_and(|kind| kind.row().chunk_header)

@@ -6,7 +6,7 @@ use std::thread;
 use profiler_core::completeness::Completeness;
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ResidentMemory, TargetMemory};
-use profiler_core::parallel::Beside;
+use profiler_core::parallel::SideThread;
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::KernelCount;
 use profiler_core::threads::Thread;
@@ -17,7 +17,7 @@ use super::walkers::{self, Input, Roots};
 use super::walks;
 
 /// What was observed of the target's memory.
-pub(crate) struct Observation {
+pub(crate) struct ObservedMemory {
     pub(crate) kernel: KernelCount,
     pub(crate) residency: ResidencyMap,
     /// The pages after swapped ones were brought back.
@@ -25,7 +25,7 @@ pub(crate) struct Observation {
     pub(crate) heaps: Vec<HeapSnapshot>,
 }
 
-impl Observation {
+impl ObservedMemory {
     /// The pages as they are to be read.
     pub(crate) fn to_read(&self) -> &ResidencyMap {
         self.brought_back.as_ref().unwrap_or(&self.residency)
@@ -50,7 +50,7 @@ impl Observer<'_> {
         &self,
         known: &mut KnownFacts,
         completeness: &mut Completeness,
-    ) -> io::Result<Option<Observation>> {
+    ) -> io::Result<Option<ObservedMemory>> {
         let mappings = self.target.mappings()?;
         if !known.is_of(&mappings) {
             if self.may_give_up && !self.target.knows_files_of(&mappings) {
@@ -65,7 +65,7 @@ impl Observer<'_> {
             let counted = self.swap_in.then(|| self.target.kernel_count());
             let counting = counted
                 .is_none()
-                .then(|| Beside::begin(scope, || self.target.kernel_count()));
+                .then(|| SideThread::begin(scope, || self.target.kernel_count()));
             let mut residency = self.target.residency(&mappings)?;
             let threads = self.threads();
             for thread in threads {
@@ -90,8 +90,8 @@ impl Observer<'_> {
                 threads,
             };
             let heaps = walks::heaps(&input, completeness);
-            let kernel = counting.map_or(Ok(KernelCount::default()), Beside::end);
-            Ok(Some(Observation {
+            let kernel = counting.map_or(Ok(KernelCount::default()), SideThread::end);
+            Ok(Some(ObservedMemory {
                 kernel: counted.unwrap_or(kernel)?,
                 residency,
                 brought_back,

@@ -17,7 +17,7 @@ use super::facts::Facts;
 use super::in_stops::InStops;
 use super::known::{KnownTarget, locked};
 use super::objects::{WalkedTarget, census_since};
-use super::observer::{Observation, Observer};
+use super::observer::{ObservedMemory, Observer};
 
 /// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked. One that fails is the
@@ -139,7 +139,7 @@ impl Sampler {
         let began = Instant::now();
         let blank = blank_pages::find(&self.target, &sample.heaps, &sample.residency);
         sample.residency.mark_blank(&blank);
-        // What is read while the target runs on is a part of the walk for whoever budgets it.
+        // What is read while the target runs on counts as part of the walk for the budget.
         sample.completeness.walk_ns += began.elapsed().as_nanos() as u64;
         Ok((sample, marked))
     }
@@ -240,12 +240,12 @@ impl Sampler {
     /// The sample of what was observed.
     fn sample(
         &self,
-        observation: Observation,
+        observation: ObservedMemory,
         names: profiler_core::sample::Target,
         facts: &Facts,
         mut completeness: Completeness,
     ) -> Sample {
-        let Observation {
+        let ObservedMemory {
             kernel,
             residency,
             heaps,

@@ -74,7 +74,7 @@ fn hint(setting: &Option<String>) -> String {
 
 /// How the heaps of one allocator are found and walked.
 pub(crate) struct Walker<M> {
-    /// Whose.
+    /// Of which allocator.
     pub(crate) kind: Allocator,
     start: Start<M>,
     /// How its roots are found before a stop; `None` where a walk finds them quickly.
@@ -115,7 +115,7 @@ enum Start<M> {
 
 /// One walk that is to be done.
 pub(crate) struct Planned<'f, M> {
-    /// Whose heaps.
+    /// Of which allocator the heaps are.
     pub(crate) kind: Allocator,
     /// Whether the target is known to use them, so that a failure is worth a word.
     pub(crate) expected: bool,

@@ -5,7 +5,7 @@ use std::thread;
 use profiler_core::completeness::{Completeness, Confidence, Defect};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
-use profiler_core::parallel::Beside;
+use profiler_core::parallel::SideThread;
 
 use super::walkers::{Input, Walker};
 
@@ -23,7 +23,7 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
         let running: Vec<_> = planned
             .map(|planned| {
                 let (kind, expected) = (planned.kind, planned.expected);
-                let walking = Beside::begin(scope, move || planned.walk(input));
+                let walking = SideThread::begin(scope, move || planned.walk(input));
                 (kind, expected, walking)
             })
             .collect();

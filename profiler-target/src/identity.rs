@@ -93,7 +93,7 @@ impl Identity {
     }
 
     /// The allocator that most likely serves its malloc calls, with its version. Which one really
-    /// does is for whoever places probes to decide, by the order in which objects were loaded.
+    /// does is decided where probes are planned, by the order in which objects were loaded.
     pub(super) fn malloc<P: Process + ?Sized>(
         &self,
         process: &P,

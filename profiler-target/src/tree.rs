@@ -29,7 +29,7 @@ pub struct ProcessTree {
     command: Option<i32>,
 }
 
-/// A process of the tree: this very one, whoever gets its number later.
+/// A process of the tree: this very one, and not a later one with the same number.
 #[derive(Clone, Debug)]
 pub struct Member {
     pid: u32,

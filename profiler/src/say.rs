@@ -24,7 +24,7 @@ use profiler_target::was_stdout_closed;
 /// Takes away the line that the cursor is in.
 const CLEAR: &str = "\r\x1b[K";
 
-/// Says something on stderr. Nobody may be listening there, which is no reason to end or to wait.
+/// Writes a line to stderr. A reader that does not read is no reason to end or to wait.
 pub(crate) fn line(message: impl Display) {
     // In one piece, so that it is not torn by what others write there.
     stderr::write(format!("{}\n", visible_lines(message)));
@@ -35,7 +35,7 @@ pub(crate) fn finish() {
     stderr::finish();
 }
 
-/// Whether somebody watches stderr, for whom progress can be shown.
+/// Whether stderr is a terminal, on which progress can be shown.
 pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }

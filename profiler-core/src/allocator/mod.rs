@@ -1,4 +1,4 @@
-//! The allocators that fragscope knows, one [`Row`] for each, and how one is identified.
+//! The allocators that fragscope knows, one [`AllocatorRow`] for each, and how one is identified.
 //!
 //! Whatever needs a name, a sign, a variable or a library of an allocator takes it from its row; the
 //! walker of each is a module of its own ([`crate::glibc`] and its neighbours).
@@ -87,7 +87,7 @@ pub enum Home {
 
 /// All that is particular to one allocator, but for its walker and its remedies.
 #[derive(Debug)]
-pub struct Row {
+pub struct AllocatorRow {
     /// Which one.
     pub kind: Allocator,
     /// Its name in output and files.

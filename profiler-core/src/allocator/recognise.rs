@@ -2,7 +2,7 @@
 
 use memchr::memmem;
 
-use super::{Allocator, Home, ROWS, Row, file_name};
+use super::{Allocator, AllocatorRow, Home, ROWS, file_name};
 
 /// What is known of a file: an input, so that this stays free of files and their formats.
 #[derive(Clone, Debug, Default)]
@@ -23,12 +23,12 @@ impl Contents<'_> {
         Some(code)
     }
 
-    fn defines_signs_of(&self, row: &Row) -> bool {
+    fn defines_signs_of(&self, row: &AllocatorRow) -> bool {
         let mut groups = row.signs.functions.iter();
         groups.any(|group| group.iter().all(|name| self.code_of(name).is_some()))
     }
 
-    fn has_text_of(&self, row: &Row) -> bool {
+    fn has_text_of(&self, row: &AllocatorRow) -> bool {
         let text = memmem::Finder::new(row.signs.text);
         let mut parts = self.read_only.iter();
         !row.signs.text.is_empty() && parts.any(|part| text.find(part).is_some())
@@ -53,7 +53,7 @@ pub fn allocators_in(contents: &Contents<'_>) -> Vec<(Allocator, Option<String>)
 /// The allocator behind the `malloc` that a file defines, and its version. Text is no sign of it, but
 /// for a C library: an allocator may be in the file without being its malloc.
 pub fn serving_malloc(contents: &Contents<'_>) -> Option<(Allocator, Option<String>)> {
-    let is_it = |row: &&&Row| match row.home {
+    let is_it = |row: &&&AllocatorRow| match row.home {
         Home::AnyObject => contents.defines_signs_of(row),
         Home::CLibrary => {
             contents.defines_signs_of(row)
@@ -81,12 +81,12 @@ pub fn is_c_library_name(path: &str) -> bool {
     c_libraries().any(|row| has_name_of(path, row))
 }
 
-fn c_libraries() -> impl Iterator<Item = &'static Row> {
+fn c_libraries() -> impl Iterator<Item = &'static AllocatorRow> {
     let all = ROWS.iter().copied();
     all.filter(|row| row.home == Home::CLibrary)
 }
 
-fn has_name_of(path: &str, row: &Row) -> bool {
+fn has_name_of(path: &str, row: &AllocatorRow) -> bool {
     let file = file_name(path);
     let mut names = row.signs.files.iter();
     names.any(|begin| file.starts_with(begin))

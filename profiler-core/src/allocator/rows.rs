@@ -1,15 +1,17 @@
 //! The table: one row for each allocator.
 
 use super::settings::{self, Settings};
-use super::{Allocator, BuildId, Home, Listed, PageReturn, ReturnTime, Row, Signs, version};
+use super::{
+    Allocator, AllocatorRow, BuildId, Home, Listed, PageReturn, ReturnTime, Signs, version,
+};
 use crate::{glibc, tuning};
 
 /// All rows. Where several hold (a library with several allocators inside), the first counts.
-pub static ROWS: [&Row; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
+pub static ROWS: [&AllocatorRow; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
 
 impl Allocator {
     /// Its row.
-    pub fn row(self) -> &'static Row {
+    pub fn row(self) -> &'static AllocatorRow {
         match self {
             Self::Glibc => &GLIBC,
             Self::Pymalloc => &PYMALLOC,
@@ -21,7 +23,7 @@ impl Allocator {
     }
 }
 
-static GLIBC: Row = Row {
+static GLIBC: AllocatorRow = AllocatorRow {
     kind: Allocator::Glibc,
     name: "glibc",
     home: Home::CLibrary,
@@ -56,7 +58,7 @@ static GLIBC: Row = Row {
     caches: "tcache and fastbins",
 };
 
-static JEMALLOC: Row = Row {
+static JEMALLOC: AllocatorRow = AllocatorRow {
     kind: Allocator::Jemalloc,
     name: "jemalloc",
     home: Home::AnyObject,
@@ -81,7 +83,7 @@ static JEMALLOC: Row = Row {
     caches: "thread caches (tcache)",
 };
 
-static MIMALLOC: Row = Row {
+static MIMALLOC: AllocatorRow = AllocatorRow {
     kind: Allocator::Mimalloc,
     name: "mimalloc",
     home: Home::AnyObject,
@@ -105,7 +107,7 @@ static MIMALLOC: Row = Row {
     caches: "the allocator's caches",
 };
 
-static TCMALLOC: Row = Row {
+static TCMALLOC: AllocatorRow = AllocatorRow {
     kind: Allocator::Tcmalloc,
     name: "tcmalloc",
     home: Home::AnyObject,
@@ -129,7 +131,7 @@ static TCMALLOC: Row = Row {
     caches: "thread, transfer and central caches",
 };
 
-static MUSL: Row = Row {
+static MUSL: AllocatorRow = AllocatorRow {
     kind: Allocator::Musl,
     name: "musl",
     home: Home::CLibrary,
@@ -154,7 +156,7 @@ static MUSL: Row = Row {
     caches: "the allocator's caches",
 };
 
-static PYMALLOC: Row = Row {
+static PYMALLOC: AllocatorRow = AllocatorRow {
     kind: Allocator::Pymalloc,
     name: "pymalloc",
     home: Home::Python,

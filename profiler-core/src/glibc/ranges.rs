@@ -70,7 +70,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Whether nobody has a byte of `start..end`.
+    /// Whether no range has a byte of `start..end`.
     pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
         let before = self.ends.range(..end).next_back();
         start < end && before.is_none_or(|(_, &claimed)| claimed <= start)
@@ -81,7 +81,7 @@ impl Claims {
         !self.is_free(addr, addr.saturating_add(1))
     }
 
-    /// The parts of `area` that nobody has, ascending.
+    /// The parts of `area` that no range has, ascending.
     pub(super) fn gaps(&self, area: AddrRange) -> Vec<AddrRange> {
         let mut gaps = Vec::new();
         let mut at = area.start();

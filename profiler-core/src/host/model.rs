@@ -290,7 +290,7 @@ impl HostModel {
     /// The process whose turn to be walked it is, of those that are `due`.
     pub fn next(&self, now_ns: u64, due: impl Fn(ProcessId) -> bool) -> Option<ProcessId> {
         let due = self.watched.iter().filter(|(id, of)| {
-            // A stop of what is no Python process is only for whoever asks for it.
+            // A process that runs no Python is stopped only when the user asks for it.
             of.last.python.is_some() && due(**id)
         });
         let urgent = due.map(|(id, of)| {

@@ -44,7 +44,7 @@ struct Totals {
     frees_of_older: u64,
 }
 
-/// Rates are of so much time at least, in nanoseconds: whoever looks twice in a moment sees the same.
+/// Rates are of so much time at least, in nanoseconds: two reads in a moment give the same.
 const LEAST_INTERVAL_NS: u64 = 500_000_000;
 
 /// The state at the last look, and the rates up to it.

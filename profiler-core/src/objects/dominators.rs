@@ -1,4 +1,4 @@
-//! Who dominates whom: what each block alone keeps in memory.
+//! The dominator tree of the references: what each block alone keeps in memory.
 //!
 //! The algorithm is that of Lengauer and Tarjan (1979) with path compression, in O(edges · log nodes)
 //! whatever the graph is like.
@@ -185,7 +185,7 @@ impl<'g> Search<'g> {
     }
 }
 
-/// Immediate dominators by number, from the parents in the search and who refers to whom.
+/// Immediate dominators by number, from the parents in the search and the references.
 fn dominators(parent: Vec<u32>, predecessors: &Graph) -> Vec<u32> {
     let count = parent.len();
     let mut semi: Vec<u32> = (0..count as u32).collect();

@@ -1,4 +1,4 @@
-//! Running functions and their variables.
+//! RunningFunctions functions and their variables.
 //!
 //! Up to 3.10 a frame is an object, and one that runs is on its thread's stack. From 3.11 on frames lie
 //! in chunks of each thread's data stack, which the thread's state points to by three words in a row:
@@ -67,7 +67,7 @@ impl Variable {
 
 /// What running functions hold.
 #[derive(Debug, Default)]
-pub(super) struct Running {
+pub(super) struct RunningFunctions {
     /// Their variables, with the block of each value.
     pub(super) variables: Vec<(Variable, u32)>,
     /// All blocks that words of their frames refer to.
@@ -122,7 +122,7 @@ pub(super) fn running<M: TargetMemory>(
     residency: &ResidencyMap,
     noted: &[Noted],
     types: &[Type],
-) -> Running {
+) -> RunningFunctions {
     let finder = Finder {
         resolve,
         residency,
@@ -135,7 +135,7 @@ pub(super) fn running<M: TargetMemory>(
             globals,
             locals,
         } => finder.chunks(code, globals, locals),
-        FrameLayout::Unknown => Running::default(),
+        FrameLayout::Unknown => RunningFunctions::default(),
     }
 }
 
@@ -176,7 +176,13 @@ impl<M: TargetMemory> Finder<'_, M> {
 
     /// Takes the variables of a frame, whose words from the first variable on are `locals`, and says how many
     /// it has.
-    fn take(&self, code: u64, globals: u64, locals: &[u64], running: &mut Running) -> usize {
+    fn take(
+        &self,
+        code: u64,
+        globals: u64,
+        locals: &[u64],
+        running: &mut RunningFunctions,
+    ) -> usize {
         let resolve = self.resolve;
         let count = code.checked_add(resolve.source.layout.code.locals);
         let count = count.map(RemoteAddr::new);
@@ -214,7 +220,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         let (code, globals) = (field(code)?, field(globals)?);
         let start = frame as u64 + locals;
         let values: Vec<u64> = words(bytes.get(start as usize..)?).collect();
-        let mut running = Running::default();
+        let mut running = RunningFunctions::default();
         let count = self.take(code, globals, &values, &mut running);
         Some(Suspended {
             block: noted.block,
@@ -224,10 +230,10 @@ impl<M: TargetMemory> Finder<'_, M> {
     }
 
     /// Frames that are objects, those on a thread's stack.
-    fn objects(&self, noted: &[Noted], code: u64, globals: u64) -> Running {
+    fn objects(&self, noted: &[Noted], code: u64, globals: u64) -> RunningFunctions {
         let stacks = stack_words(self.memory(), self.residency);
         let stacks: HashSet<u64> = stacks.into_iter().collect();
-        let mut running = Running::default();
+        let mut running = RunningFunctions::default();
         let frames = noted.iter().filter(|noted| noted.role == Role::Frame);
         for frame in frames.take(MAX_FRAMES) {
             if !stacks.contains(&frame.object) {
@@ -263,8 +269,8 @@ impl<M: TargetMemory> Finder<'_, M> {
     }
 
     /// Frames in chunks of data stacks.
-    fn chunks(&self, code: u64, globals: u64, locals: u64) -> Running {
-        let mut running = Running::default();
+    fn chunks(&self, code: u64, globals: u64, locals: u64) -> RunningFunctions {
+        let mut running = RunningFunctions::default();
         let mut rest = MAX_BYTES;
         for (data, used) in self.used_parts() {
             let mut bytes = vec![0; used.min(rest) as usize];

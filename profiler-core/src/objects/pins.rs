@@ -38,12 +38,12 @@ pub(super) struct CopiedTypes {
     pub(super) by_type: Vec<u64>,
 }
 
-/// Nobody who is reported, or several who are not within one another.
+/// No reported holder, or several that are not within one another.
 pub(super) const NOBODY: u16 = u16::MAX;
 /// Nothing lives there.
 const EMPTY: u16 = u16::MAX - 1;
 
-/// Who is within whom, of the holders that are reported.
+/// Which of the reported holders is within which.
 pub(super) struct Nesting {
     /// The holder around each; [`NOBODY`] without.
     pub(super) around: Vec<u16>,

@@ -30,7 +30,7 @@ impl Roots {
 /// Where something is.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Root<T> {
-    /// Nobody has looked.
+    /// Not looked for yet.
     #[default]
     Unknown,
     /// There it was.

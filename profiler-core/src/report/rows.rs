@@ -137,12 +137,12 @@ impl LedgerClass {
     }
 }
 
-/// A part of the ledger: classes that mean the same to whoever asks where memory went.
+/// A part of the ledger: classes that have the same meaning for a reader.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum LedgerPart {
     /// In the program's hands.
     InUse,
-    /// Held by an allocator, and by nobody else.
+    /// Free, and held by an allocator.
     Fragmentation,
     /// Heaps that libraries have for themselves.
     Libraries,

@@ -42,7 +42,7 @@ impl Players {
         Ok(())
     }
 
-    /// Takes note of the ends of those that were adopted. Whoever starts a player has the lock.
+    /// Takes note of the ends of those that were adopted. The lock is held while a player is started.
     pub(super) fn reap_adopted(&self) {
         let Some(others) = &self.others else { return };
         reap_adopted(|pid| {
@@ -61,7 +61,7 @@ impl Players {
         }
     }
 
-    /// Whoever takes a player out of the list ends it: nobody else may use its number from then on.
+    /// The caller that takes a player out of the list ends it: no other may use its number from then on.
     pub(super) fn begin_to_end(&mut self, player: Pid) -> bool {
         let at = self.all.iter().position(|one| *one == player);
         let found = at.map(|at| self.all.swap_remove(at));

@@ -103,6 +103,6 @@ fn in_memory(file: File) -> io::Result<File> {
     let mut copy = File::from(memfd_create(c"fragscope-allocator", MFdFlags::MFD_CLOEXEC)?);
     io::copy(&mut file.take(MOST_BYTES), &mut copy)?;
     copy.flush()?;
-    // Opened anew: whoever has this one can only read it.
+    // Opened anew: this descriptor can only be read from.
     File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))
 }

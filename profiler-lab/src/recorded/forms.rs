@@ -1,7 +1,7 @@
 //! The settings of allocators that are taken from a recording: those whose names stand in a row of
 //! [`ROWS`] and whose values have the form that it says.
 
-use profiler_core::allocator::{Allocator, GlibcSetting, ROWS, Row, ValueForm};
+use profiler_core::allocator::{Allocator, AllocatorRow, GlibcSetting, ROWS, ValueForm};
 
 /// What is kept of a variable.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -24,7 +24,7 @@ pub(super) fn kept(name: &str, value: &str) -> Kept {
             rest: Some(value.to_owned()),
         },
     };
-    for Row { settings, .. } in ROWS {
+    for AllocatorRow { settings, .. } in ROWS {
         let is_of_form = |value: &str| match settings.form {
             ValueForm::Number => is_number(value),
             ValueForm::Plain => is_plain(value),

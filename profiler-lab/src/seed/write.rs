@@ -66,7 +66,7 @@ pub struct Written {
     pub peak_bytes: u64,
 }
 
-/// The slot of blocks that are never freed: where the last of them is, nobody asks.
+/// The slot of blocks that are never freed: where the last of them is, does not matter.
 const KEPT: u32 = 0;
 /// The slot of the blocks by which time passes.
 const PASSING: u32 = 1;

@@ -227,7 +227,7 @@ fn zero_bytes(core: &File, segments: &[Segment]) -> io::Result<u64> {
 /// systems that know no holes say that all is data.
 fn seek(file: &File, offset: u64, whence: libc::c_int) -> Option<u64> {
     let from = libc::off_t::try_from(offset).ok()?;
-    // SAFETY: the descriptor is open; its position, which this moves, is used by nobody.
+    // SAFETY: the descriptor is open; its position, which this moves, is not used.
     let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
     match u64::try_from(found) {
         Ok(found) => Some(found),

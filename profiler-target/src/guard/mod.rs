@@ -191,7 +191,7 @@ impl Guard {
             handle,
             needed,
         };
-        guards.all.push(Running {
+        guards.all.push(RunningGuard {
             process: process.clone(),
             channel: second,
         });
@@ -270,7 +270,8 @@ impl Drop for Guard {
             false => self.process.end(END_TIMEOUT),
         };
         if ended {
-            let is_other = |one: &Running| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
+            let is_other =
+                |one: &RunningGuard| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
             running().all.retain(is_other);
         }
     }
@@ -284,13 +285,13 @@ static GUARDS: Mutex<Guards> = Mutex::new(Guards {
 
 #[derive(Debug)]
 struct Guards {
-    all: Vec<Running>,
+    all: Vec<RunningGuard>,
     /// Whether the process is about to exit.
     are_over: bool,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningGuard {
     process: Process,
     channel: UnixStream,
 }

@@ -27,7 +27,7 @@ pub use self::pages::Reads;
 #[derive(Debug)]
 pub struct Target {
     pub(super) dir: Arc<ProcDir>,
-    program: Program,
+    program: Execution,
     memory: LiveMemory,
     pages: PageSource,
     stop_guards: Arc<StopGuards>,
@@ -48,14 +48,14 @@ pub enum TargetState {
 
 /// What distinguishes one execution from the next under the same pid.
 #[derive(Debug, Default, Eq, PartialEq)]
-struct Program {
+struct Execution {
     /// Device and inode of the executable.
     exe: Option<(u64, u64)>,
     /// The auxiliary vector holds addresses that the kernel draws anew for each execution.
     auxv: Option<Vec<u8>>,
 }
 
-impl Program {
+impl Execution {
     fn of(dir: &ProcDir) -> Self {
         let exe = fs::metadata(dir.path("exe")).ok();
         Self {
@@ -73,7 +73,7 @@ impl Target {
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         let (dir, mem) = open::open(pid)?;
         Ok(Self {
-            program: Program::of(&dir),
+            program: Execution::of(&dir),
             memory: LiveMemory::new(Arc::new(mem)),
             dir: Arc::new(dir),
             pages: PageSource::of_this_kernel(),
@@ -102,7 +102,7 @@ impl Target {
         if !self.dir.pidfd().is_alive() {
             return exited();
         }
-        let program = Program::of(&self.dir);
+        let program = Execution::of(&self.dir);
         if !self.dir.pidfd().is_alive() || program.exe.is_none() {
             // Without an address space it is exiting, threads of it perhaps still ending.
             return exited();

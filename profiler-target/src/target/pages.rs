@@ -6,7 +6,7 @@ use profiler_core::addr::AddrRange;
 use profiler_core::fork::{self, ForkSharing};
 use profiler_core::residency::{Mapping, ResidencyMap};
 
-use super::{Program, Target};
+use super::{Execution, Target};
 use crate::memory::LiveMemory;
 use crate::residency::PageSource;
 use crate::stop::Stopped;
@@ -65,7 +65,7 @@ impl Target {
         let parent = self.dir.stat().ok()?.ppid;
         let (dir, _) = open::open(parent).ok()?;
         // A fork inherits the auxiliary vector, an exec gets a new one: then nothing was shared.
-        if Program::of(&dir) != self.program {
+        if Execution::of(&dir) != self.program {
             return None;
         }
         let mappings = maps::parse(&dir.text("maps").ok()?, |_| false);

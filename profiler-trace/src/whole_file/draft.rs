@@ -154,7 +154,7 @@ impl Drop for Draft {
 }
 
 /// Removes what a process that was killed at the wrong instant left under this temporary name: what is
-/// being written is locked, by whomever and wherever. What cannot be removed is in nobody's way.
+/// being written is locked, by any process, in any folder. A file that cannot be removed does no harm.
 pub(super) fn clear(folder: &Folder, name: &OsStr) {
     // Nothing but a file is opened: a pipe or a device may belong to somebody who waits for that.
     if !about(folder, name).is_ok_and(|about| kind(&about) == SFlag::S_IFREG) {

@@ -51,7 +51,7 @@ struct Object {
 }
 
 /// Removes the objects of this name, as [`object`](super::RuntimeDir::object) puts them there, that lie beside
-/// the one that is `used` now, unless they are needed. What cannot be removed is in nobody's way. It reads of
+/// the one that is `used` now, unless they are needed. A file that cannot be removed does no harm. It reads of
 /// all processes, and may wait for one that the kernel holds up.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ impl Progress {
 fn run(messages: &Receiver<String>, progress: &Progress) {
     for message in messages {
         progress.state().writing_since = Some(Instant::now());
-        // Whoever closed stderr does not want to know.
+        // Stderr may be closed.
         let _ = io::stderr().write_all(message.as_bytes());
         let mut state = progress.state();
         state.writing_since = None;

@@ -1,4 +1,4 @@
-//! Work that may take long, on a thread of its own: whoever waits for it can answer signals meanwhile.
+//! Work that may take long, on a thread of its own, so that the caller can answer signals meanwhile.
 
 use std::io;
 use std::thread;
@@ -17,7 +17,7 @@ where
 {
     let (report, done) = oneshot::channel();
     let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // Whoever left does not want it any more.
+        // The caller may have ended already.
         let _ = report.send(work());
     });
     async move {

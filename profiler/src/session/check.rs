@@ -32,7 +32,7 @@ pub enum Checkable {
 /// What is checked, and by which limits.
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
-    /// Whom.
+    /// The process.
     pub subject: Checkable,
     /// The limits.
     pub thresholds: Thresholds,

@@ -94,7 +94,7 @@ where
     let (report, done) = channel();
     let for_work = Arc::clone(flag);
     thread::Builder::new().name(name.into()).spawn(move || {
-        // Whoever left does not want it any more.
+        // The caller may have ended already.
         let _ = report.send(work(&for_work));
     })?;
     let mut is_last_look = false;

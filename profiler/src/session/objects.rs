@@ -26,7 +26,7 @@ const BYTES_A_BLOCK: u64 = 48;
 pub(crate) struct ObjectReader {
     sampler: Arc<Sampler>,
     budget: Budget,
-    running: Option<Running>,
+    running: Option<CensusThread>,
     /// When the next reading may begin by itself.
     not_before: Instant,
     /// Whether one was asked for.
@@ -37,7 +37,7 @@ pub(crate) struct ObjectReader {
 }
 
 /// A reading under way.
-struct Running {
+struct CensusThread {
     thread: JoinHandle<()>,
     outcome: Arc<Mutex<Option<Result<Census, NoCensus>>>>,
     began: Instant,
@@ -96,7 +96,7 @@ impl ObjectReader {
         match spawned {
             Err(why) => self.failure = Some(format!("no thread could be started: {why}")),
             Ok(thread) => {
-                self.running = Some(Running {
+                self.running = Some(CensusThread {
                     thread,
                     outcome,
                     began: Instant::now(),

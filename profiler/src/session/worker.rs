@@ -63,7 +63,7 @@ impl SessionWorker {
             .spawn(move || {
                 let began = begin(&options, sampler, recorder, &for_thread);
                 if let Err(error) = began.map(|session| run(session, &requested, &show)) {
-                    // Whoever left does not want to know.
+                    // The screen may have ended.
                     let _ = show.send(Err(error));
                 }
             })?;
@@ -134,7 +134,7 @@ fn panicked() -> SessionError {
 
 fn run(mut session: LiveSession, requests: &Receiver<Request>, show: &UnboundedSender<ViewResult>) {
     let show = |view| {
-        // Whoever left does not look.
+        // The screen may have ended.
         let _ = show.send(Ok(view));
     };
     show(session.view());

@@ -53,7 +53,7 @@ fn target(app: &App, view: &View) -> Vec<Span<'static>> {
     let mut python = or(&target.python, "not Python");
     match target.python_malloc {
         None | Some(PythonMalloc::Pymalloc) => {}
-        // Whoever expects pymalloc must see that it is not what serves.
+        // A reader who expects pymalloc must see that another allocator serves.
         Some(other) => python.push_str(&format!(" on {}", other.name())),
     }
     pieces.push(Span::raw(python));

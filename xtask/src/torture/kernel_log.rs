@@ -22,7 +22,7 @@ impl KernelLog {
         Ok(Self(log))
     }
 
-    /// New lines of leaked uprobes, whoever made them.
+    /// New lines of leaked uprobes, of any tool.
     pub(super) fn leaks(&mut self) -> Result<Vec<String>> {
         let mut leaks = Vec::new();
         let mut record = [0; 8192];

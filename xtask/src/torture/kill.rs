@@ -32,7 +32,7 @@ enum Aim {
 
 /// Who is killed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Whom {
+enum Victim {
     Process,
     /// Its process group and its session, as a terminal or a supervisor does.
     Group,
@@ -92,14 +92,14 @@ fn chosen(seed: u64) -> (Mode, Aim) {
 
 fn one(stage: &Stage, round: &mut Round, trace: &Path, kept: &mut Option<Worker>) -> Result<()> {
     let (mode, aim) = chosen(round.seed);
-    let whom = match round.random.u8(..4) {
-        0 if mode != Mode::RecordCommand => Whom::Group,
-        1 => Whom::Name,
+    let victim = match round.random.u8(..4) {
+        0 if mode != Mode::RecordCommand => Victim::Group,
+        1 => Victim::Name,
         // The recorded command is in the same group.
-        _ => Whom::Process,
+        _ => Victim::Process,
     };
-    round.what = format!("kill -9 of the {whom:?}, {mode:?}, {aim:?}");
-    round.kind(format!("{whom:?}"));
+    round.what = format!("kill -9 of the {victim:?}, {mode:?}, {aim:?}");
+    round.kind(format!("{victim:?}"));
     round.kind(format!("{aim:?}"));
     round.kind(format!("{mode:?}"));
 
@@ -115,7 +115,7 @@ fn one(stage: &Stage, round: &mut Round, trace: &Path, kept: &mut Option<Worker>
     if !wait_for_aim(stage, round, &mut running, worker, aim)? {
         round.kind(MISSED);
     }
-    kill_all(stage, &mut running, whom);
+    kill_all(stage, &mut running, victim);
     if running.wait(stage, WAIT_LIMIT)?.is_none() {
         round.fault("it does not end", "by SIGKILL");
     }
@@ -139,13 +139,13 @@ fn one(stage: &Stage, round: &mut Round, trace: &Path, kept: &mut Option<Worker>
     Ok(())
 }
 
-/// Kills whom the round is about, but for what has ended and been waited for.
-fn kill_all(stage: &Stage, running: &mut Running, whom: Whom) {
-    let victims = match whom {
-        Whom::Process => vec![running.pid],
-        Whom::Group => running.group_and_session(),
+/// Kills the processes that the round is about, but for what has ended and been waited for.
+fn kill_all(stage: &Stage, running: &mut Running, victim: Victim) {
+    let victims = match victim {
+        Victim::Process => vec![running.pid],
+        Victim::Group => running.group_and_session(),
         // Before it is executed it has another name.
-        Whom::Name => match running.by_name(stage) {
+        Victim::Name => match running.by_name(stage) {
             none if none.is_empty() => vec![running.pid],
             named => named,
         },

@@ -368,7 +368,7 @@ pub(super) struct Round {
     /// What it is repeated by.
     pub(super) seed: u64,
     pub(super) random: fastrand::Rng,
-    /// What is done in it, for whoever reads of its failure.
+    /// What is done in it, for the report of a failure.
     pub(super) what: String,
     /// What it is counted under.
     kinds: Vec<String>,

@@ -6,7 +6,7 @@ mod rows;
 use std::fmt::{self, Display};
 
 pub(crate) use self::rows::OBJECTS_WERE_READ;
-use self::rows::{NONE, OF_LIBRARIES, REMEDIES, Row};
+use self::rows::{NONE, OF_LIBRARIES, REMEDIES, RemedyRow};
 use crate::allocator::Allocator;
 use crate::report::Mechanism;
 use crate::tuning::{self, Tuning};
@@ -64,7 +64,7 @@ impl Remedy {
     /// What to do about a mechanism where `serving` serves malloc, or, where the mechanism is one
     /// allocator's own, in that allocator.
     pub fn of(mechanism: Mechanism, serving: Option<Allocator>) -> &'static Self {
-        let fitting = |wanted: fn(&Row, Option<Allocator>) -> bool| {
+        let fitting = |wanted: fn(&RemedyRow, Option<Allocator>) -> bool| {
             let mut rows = REMEDIES.iter().filter(|row| row.mechanism == mechanism);
             rows.find(|row| wanted(row, serving)).map(|row| &row.remedy)
         };

@@ -7,7 +7,7 @@ use crate::tuning;
 
 /// A remedy with what it is for.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct RemedyRow {
     pub(super) mechanism: Mechanism,
     /// The allocators that must serve malloc; empty when it does not depend on that.
     pub(super) allocators: &'static [Allocator],
@@ -79,8 +79,8 @@ pub(super) const POLARS: Remedy = Remedy {
 
 /// All remedies. Of those for one mechanism the one that names the serving allocator is taken, else
 /// the one that names none.
-pub(super) const REMEDIES: &[Row] = &[
-    Row {
+pub(super) const REMEDIES: &[RemedyRow] = &[
+    RemedyRow {
         mechanism: Mechanism::PinnedPages,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -89,7 +89,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 size together, such as jemalloc, may pin fewer pages; else {0}.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::PinnedPages,
         allocators: &[],
         remedy: Remedy {
@@ -98,7 +98,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 lives of the blocks that stay.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -106,7 +106,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "After each peak call {0}.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Jemalloc],
         remedy: Remedy {
@@ -118,7 +118,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 sooner, at some cost in page faults.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Mimalloc],
         remedy: Remedy {
@@ -126,7 +126,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "{0} returns them at once, at some cost in page faults.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Untrimmed,
         allocators: &[Allocator::Tcmalloc],
         remedy: Remedy {
@@ -134,7 +134,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "{0} returns them sooner, at some cost in page faults.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Untrimmed,
         allocators: &[],
         remedy: Remedy {
@@ -142,7 +142,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "This allocator has no setting for it: {0}.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::PinnedTop,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -151,7 +151,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 {1} lets the top go by itself.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Caches,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -165,7 +165,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 are fewer. {3} returns what lies in fastbins.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Caches,
         allocators: &[Allocator::Jemalloc],
         remedy: Remedy {
@@ -177,7 +177,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "{0} caches small blocks only ({1=} none), at some cost in speed; {2} cache fewer.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Caches,
         allocators: &[Allocator::Tcmalloc],
         remedy: Remedy {
@@ -185,7 +185,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "{0} bounds them to a quarter of what they may hold by default; {1} cache fewer.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Caches,
         allocators: &[],
         remedy: Remedy {
@@ -193,7 +193,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "{0} cache fewer.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::ArenaSprawl,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -202,7 +202,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 lifetimes mix, so compare peaks before and after.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::SparsePools,
         allocators: &[],
         remedy: Remedy {
@@ -215,7 +215,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 return it, end the process (Celery: {0}, gunicorn: {1}).",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::DynamicMmapThreshold,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -224,7 +224,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 back to the kernel when it is freed, at the cost of more page faults.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::KeptTop,
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
@@ -234,7 +234,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 MALLOC_MMAP_THRESHOLD_ says otherwise.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::StuckPages,
         allocators: &[],
         remedy: Remedy {
@@ -242,7 +242,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "New blocks of the same sizes reuse them; to return them, {0}.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::HugePages,
         allocators: &[],
         remedy: Remedy {
@@ -251,7 +251,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 asking for them, /sys/kernel/mm/transparent_hugepage/enabled decides for the whole host.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::LazilyFreed,
         allocators: &[],
         remedy: Remedy {
@@ -259,7 +259,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "Nothing is to be done: no page of these has to be written to swap when others need memory.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::Unexplained,
         allocators: &[],
         remedy: Remedy {
@@ -267,7 +267,7 @@ pub(super) const REMEDIES: &[Row] = &[
             sentences: "A recording from launch on (`fragscope record -- COMMAND`) shows what would return it.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::MostlyLive,
         allocators: &[],
         remedy: Remedy {
@@ -276,7 +276,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 these are, and which names hold them.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::NotTheHeap,
         allocators: &[],
         remedy: Remedy {
@@ -285,7 +285,7 @@ pub(super) const REMEDIES: &[Row] = &[
                 at memory that libraries map themselves.",
         },
     },
-    Row {
+    RemedyRow {
         mechanism: Mechanism::NotSure,
         allocators: &[],
         remedy: Remedy {

@@ -52,7 +52,7 @@ struct Retained {
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Fills in what is held by whom, and gives what blocks of each type pin.
+    /// Fills in what each holder retains, and gives what blocks of each type pin.
     pub(super) fn report(&self, census: &mut Census) -> Pages {
         let retained = self.retained(census);
         let heaviest = self.tree.heaviest(&retained.bytes);
@@ -136,7 +136,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             let above = owner[tree.dominator[number] as usize];
             owner[number] = match tops.get(&(number as u32)) {
                 Some(&at) => {
-                    // Of several things shared the first decides: so nobody is around himself.
+                    // Of several things shared the first decides: so none is around itself.
                     around[usize::from(at)].get_or_insert(above);
                     at
                 }

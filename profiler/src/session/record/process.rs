@@ -47,20 +47,20 @@ async fn run(
     // Before anything is attached, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let mut requests = signal(SignalKind::user_defined1())?;
-    let course = Arc::new(OnceLock::new());
+    let decision = Arc::new(OnceLock::new());
     // Opening the target's files, loading the probes and the walk may take seconds.
     let mut begun = pin!(aside("begin", {
-        let (options, course) = (options.clone(), Arc::clone(&course));
+        let (options, decision) = (options.clone(), Arc::clone(&decision));
         move || {
             let target = Target::open(pid)?;
-            begin(&options, pid, &course).map_err(|error| unless_gone(&target, error))
+            begin(&options, pid, &decision).map_err(|error| unless_gone(&target, error))
         }
     }));
     let mut interrupted = None;
     let begun = tokio::select! {
         biased;
         name = signals.next() => {
-            if course.set(Course::Abandon).is_ok() {
+            if decision.set(BeginDecision::Abandon).is_ok() {
                 // What was begun on the target is undone when this process ends.
                 say::line(format_args!("{name}: ended before the recording began"));
                 return Ok(Ending::Interrupted(name));
@@ -142,7 +142,7 @@ type Begun = (ProbedRecording<TraceFile>, Option<Lock>);
 
 /// What becomes of a recording that is about to begin, decided once.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Course {
+enum BeginDecision {
     /// Its file is created, and will be whole.
     Begin,
     /// A signal came before that: no file is touched.
@@ -153,7 +153,7 @@ enum Course {
 fn begin(
     options: &RecordOptions,
     pid: i32,
-    course: &OnceLock<Course>,
+    decision: &OnceLock<BeginDecision>,
 ) -> Result<Begun, RecordError> {
     let sampler = Sampler::open(pid)?;
     let began_ticks = sampler.target().began_ticks()?;
@@ -164,7 +164,7 @@ fn begin(
     let plan = ProbePlan::for_recording(sampler.target())?;
     let output = &options.output;
     let mut recording = ProbedRecording::begin(sampler, &plan, options.sampling, |description| {
-        if *course.get_or_init(|| Course::Begin) == Course::Abandon {
+        if *decision.get_or_init(|| BeginDecision::Begin) == BeginDecision::Abandon {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
         // What was in the file is not lost for a recording that cannot begin.

@@ -109,7 +109,7 @@ impl Recorder {
             Err(TryLockError::WouldBlock) => self.state(),
         };
         state.is_over = true;
-        // A walk that nobody was shown has an observation of its own.
+        // A walk that was not shown yet has an observation of its own.
         let is_of_last_walk = state.last_walk_ns == Some(view.report.taken_at_ns);
         let last = is_of_last_walk.then(|| state.observation(view));
         let files = state.files.iter_mut();

@@ -18,7 +18,7 @@ use crate::tui::{self};
 const WAITING_LINES: usize = 4;
 
 pub(super) enum Front {
-    /// Written by a thread of their own: whoever reads them may stop reading.
+    /// Written by a thread of their own, because the reader of a pipe may stop reading.
     Lines {
         views: SyncSender<HostView>,
         written: Receiver<io::Result<()>>,

@@ -154,7 +154,7 @@ fn run(
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        // Whoever left does not look.
+        // The screen may have ended.
         if !is_wanted || show.send(None).is_err() {
             return;
         }

@@ -161,7 +161,7 @@ impl Lane {
         }
     }
 
-    /// Keeps the file for whoever mends the reader.
+    /// Keeps the file, so that the reader can be mended.
     fn keep(&self, round: &mut Round, file: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(&self.kept)?;
         let kept = self.kept.join(format!("{}-{name}", round.seed));
