@@ -169,7 +169,7 @@ impl<M: TargetMemory + Sync> Walker<M> {
     }
 
     /// All of them, outer allocators before those that take their memory from others.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; Allocator::COUNT] = [
         Self {
             kind: Allocator::Glibc,
             start: Start::Anywhere {

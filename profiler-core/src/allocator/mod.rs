@@ -25,9 +25,27 @@ pub use self::settings::{
     Assignment, List, Settings, ValueForm, environment_beginnings, reader_of,
 };
 
-/// The allocators that fragscope distinguishes.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
-pub enum Allocator {
+/// Declares [`Allocator`] and the list of all: one that is added is in both, and the tables of rows and of
+/// walkers, which are as long, do not compile without it.
+macro_rules! allocators {
+    ($($(#[$doc:meta])* $id:ident,)*) => {
+        /// The allocators that fragscope distinguishes.
+        #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+        pub enum Allocator {
+            $($(#[$doc])* $id,)*
+        }
+
+        impl Allocator {
+            /// How many there are.
+            pub const COUNT: usize = [$(Self::$id),*].len();
+
+            /// All of them.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$id),*];
+        }
+    };
+}
+
+allocators! {
     /// GNU libc's malloc (ptmalloc).
     Glibc,
     /// CPython's object allocator (`Objects/obmalloc.c`).
@@ -48,16 +66,6 @@ impl Allocator {
     pub fn serves_malloc(self, library: Option<&str>) -> bool {
         self != Self::Pymalloc && library.is_none()
     }
-
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Glibc,
-        Self::Pymalloc,
-        Self::Jemalloc,
-        Self::Mimalloc,
-        Self::Tcmalloc,
-        Self::Musl,
-    ];
 
     /// The name in output and files.
     pub fn name(self) -> &'static str {

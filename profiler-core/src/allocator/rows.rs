@@ -7,7 +7,8 @@ use super::{
 use crate::{glibc, tuning};
 
 /// All rows. Where several hold (a library with several allocators inside), the first counts.
-pub static ROWS: [&AllocatorRow; 6] = [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
+pub static ROWS: [&AllocatorRow; Allocator::COUNT] =
+    [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
 
 impl Allocator {
     /// Its row.
