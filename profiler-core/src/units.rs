@@ -142,7 +142,7 @@ impl Unit {
 }
 
 /// A time in whole seconds, minutes or hours.
-fn age(seconds: u64) -> String {
+pub fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),

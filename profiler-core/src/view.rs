@@ -175,7 +175,7 @@ pub struct View {
     pub report: Arc<FragReport>,
     /// What the probes saw; `None` without probes.
     pub activity: Option<Arc<Activity>>,
-    /// Where the allocations come from that the probes saw; `None` without probes, and of a saved walk.
+    /// Where the allocations come from that the probes saw; `None` without probes.
     pub sites: Option<Arc<Sites>>,
     /// Whether probes were requested, so that their absence is worth a word.
     pub probes_wanted: bool,

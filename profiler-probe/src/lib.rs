@@ -34,3 +34,8 @@ pub use error::ProbeError;
 pub use object::Inputs;
 pub use session::ProbeSession;
 pub use stream::{EventStream, StreamCost};
+
+/// Now, on the clock of the events (`CLOCK_MONOTONIC`), in ns.
+pub fn clock_ns() -> u64 {
+    worker::now_ns()
+}

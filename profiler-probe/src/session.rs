@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use profiler_common::sampling::SamplingCounter;
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::live::Tracker;
+use profiler_core::sample::Sample;
 use profiler_core::sites::{SiteTable, Sites};
 use profiler_target::{ErrorKind, Target};
 
@@ -216,6 +217,14 @@ impl ProbeSession {
             no_stacks: state.no_stacks.clone(),
             ..sites
         }
+    }
+
+    /// Looks the sampled blocks up in a walk that was begun at `begun_ns`, on the clock of the events
+    /// ([`crate::clock_ns`]): those that are live there stay. What is sampled later is left out.
+    pub fn walked(&self, sample: &Sample, begun_ns: u64) {
+        let lookup = self.shared.state().sites.lookup(begun_ns);
+        let found = lookup.in_walk(sample);
+        self.shared.state().sites.walked(found);
     }
 
     /// Of what kind the reason is for which probing ended by itself ([`Activity::ended`]).

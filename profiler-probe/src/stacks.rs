@@ -1,10 +1,11 @@
 //! Samples of allocations with their stacks: how the BPF programs learn where Python has its frames,
 //! how seldom they sample, and what becomes of what they find.
 
+use profiler_common::RawEvent;
 use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawStack, StackEnd};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::objects::stacks::PythonStacks;
-use profiler_core::sites::SiteTable;
+use profiler_core::sites::{Allocation, SiteTable};
 use profiler_target::{LiveMemory, Process, Target};
 use zerocopy::FromBytes;
 
@@ -94,8 +95,14 @@ impl Stacks {
         };
         let end = StackEnd::ALL.get(raw.end as usize).copied();
         let end = end.unwrap_or(StackEnd::Unreadable);
-        let block = RemoteAddr::new(raw.event.addr);
-        sites.sampled(block, raw.event.size, raw.mean_bytes, stack, end);
+        let allocation = Allocation {
+            block: RemoteAddr::new(raw.event.addr),
+            bytes: raw.event.size,
+            is_usable_size: raw.event.flags & RawEvent::USABLE != 0,
+            mean_bytes: raw.mean_bytes,
+            at_ns: raw.event.time_ns,
+        };
+        sites.sampled(allocation, stack, end);
         true
     }
 

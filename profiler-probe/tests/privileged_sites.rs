@@ -164,17 +164,23 @@ fn sites_and_their_bytes_are_those_of_the_program_on_every_python() {
             let found = within(&sites, name);
             assert!(!found.is_empty(), "{name} of {:?}", python.version);
             let sum = |of: fn(&Site) -> f64| found.iter().map(|site| of(site)).sum::<f64>();
-            let error = sum(|site| site.bytes.variance).sqrt();
+            let error = sum(|site| site.figures.bytes.variance).sqrt();
             let (calls, bytes) = (f64::from(calls * ROUNDS), f64::from(bytes));
-            assert_near(name, sum(|site| site.bytes.value), error, calls, bytes);
-            let error = sum(|site| site.allocations.variance).sqrt();
-            let many = sum(|site| site.allocations.value);
+            assert_near(
+                name,
+                sum(|site| site.figures.bytes.value),
+                error,
+                calls,
+                bytes,
+            );
+            let error = sum(|site| site.figures.allocations.variance).sqrt();
+            let many = sum(|site| site.figures.allocations.value);
             assert!(
                 (many - calls).abs() <= 5.0 * error,
                 "{name}: {many} ± {error}, not {calls}"
             );
-            let error = sum(|site| site.live_bytes.variance).sqrt();
-            let alive = sum(|site| site.live_bytes.value);
+            let error = sum(|site| site.figures.live_bytes.variance).sqrt();
+            let alive = sum(|site| site.figures.live_bytes.value);
             // The last one may still be there.
             let last = 2.0 * sites.mean_bytes as f64;
             assert_near(
@@ -211,7 +217,7 @@ fn threads_that_begin_in_a_window_have_stacks() {
         let (_, sites) = session.detach_with_sites();
         let samples = |end| -> u64 {
             let of_end = sites.sites.iter().filter(|site| site.end == end);
-            of_end.map(|site| site.samples).sum()
+            of_end.map(|site| site.figures.samples).sum()
         };
         let found = within(&sites, "small");
         assert!(!found.is_empty());

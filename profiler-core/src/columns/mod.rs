@@ -6,6 +6,7 @@ mod heaps;
 mod needs;
 mod objects;
 mod process;
+mod sites;
 
 use crate::text::visible;
 use crate::units::{Unit, Value};

@@ -7,7 +7,8 @@ use profiler_core::heap::Allocator;
 use profiler_core::objects::{Census, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
-use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::sites::{AGES, SiteFigures, Sites};
+use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::View;
 
 /// Types named of what was copied since a fork.
@@ -212,4 +213,46 @@ fn basis(census: &Census) -> String {
         bytes(census.spare.bytes),
         bytes(census.unreadable.bytes)
     )
+}
+
+/// What the figures of what was not freed are worth, a sentence each.
+pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
+    let Some(walk) = &sites.walk else {
+        let unseen = "unfreed: no free was recorded of it; some of it was freed while the probes were not attached.";
+        return Vec::from_iter((!sites.frees_complete).then(|| unseen.to_owned()));
+    };
+    let mut found = format!(
+        "stays: of {} sampled blocks that were not seen being freed the last walk found {} live, each at its \
+         address and of its size.",
+        count(walk.looked_up),
+        count(walk.found)
+    );
+    if walk.unreadable > 0 {
+        let unreadable = count(walk.unreadable);
+        found.push_str(&format!(
+            " {unreadable} more lie where nothing could be read."
+        ));
+    }
+    if !sites.frees_complete {
+        found.push_str(
+            " Frees were missed while the probes were not attached: where another block of the same size came \
+             to an address since, it is counted, so that this is the most that stays.",
+        );
+    }
+    let ages = ages(&sites.total()).map(|ages| format!("age of what stays: {ages}."));
+    [found].into_iter().chain(ages).collect()
+}
+
+/// Bytes that a walk found live, by the age of their blocks; `None` where there are none.
+pub(crate) fn ages(figures: &SiteFigures) -> Option<String> {
+    let limits = AGES
+        .into_iter()
+        .map(|limit| format!("up to {}", age(limit)));
+    let limits = limits.chain(["older".to_owned()]);
+    let ages = limits.zip(figures.at_walk.by_age);
+    let ages = ages.filter(|(_, bytes)| *bytes >= 0.5);
+    let ages: Vec<String> = ages
+        .map(|(limit, amount)| format!("{limit} {}", bytes(amount.round() as u64)))
+        .collect();
+    (!ages.is_empty()).then(|| ages.join(", "))
 }

@@ -8,6 +8,7 @@ use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::{ObjectsState, Point, View, WhatIf};
+use profiler_probe::clock_ns;
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, now_ns};
 use profiler_target::TargetState;
 
@@ -149,10 +150,12 @@ impl LiveSession {
         self.schedule
             .rss_changed(self.report.kernel.rss_bytes, count.rss_bytes);
         if walking && self.schedule.due(Instant::now()) {
+            let begun_ns = clock_ns();
             let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
+                self.probes.walked(&sample, begun_ns);
                 let mut report = FragReport::from_sample(&sample);
                 if let Some(objects) = &mut self.objects {
                     objects.offer(&sample);

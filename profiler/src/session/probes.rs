@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use profiler_core::activity::Activity;
+use profiler_core::sample::Sample;
 use profiler_core::sites::Sites;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
@@ -129,6 +130,13 @@ impl Probes {
             Self::On(session) => Some(Arc::new(session.sites())),
             Self::Over(_, sites) => Some(Arc::clone(sites)),
             _ => None,
+        }
+    }
+
+    /// Looks sampled blocks up in a walk that was begun at `begun_ns`, on the clock of the events.
+    pub(crate) fn walked(&self, sample: &Sample, begun_ns: u64) {
+        if let Self::On(session) = self {
+            session.walked(sample, begun_ns);
         }
     }
 

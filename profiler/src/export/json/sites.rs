@@ -1,7 +1,10 @@
 //! Call sites of allocations, as part of a snapshot.
 
-use profiler_core::sites::{self, Frame, Sites, end_name};
+use profiler_core::sites::{self, AGES, Frame, SiteRow, Sites, SitesWalk, end_name};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::export::names::rfc3339;
 
 /// Sites at the most.
 const MAX_SITES: usize = 2000;
@@ -12,15 +15,30 @@ pub(super) struct Site<'a> {
     stack: Vec<StackFrame<'a>>,
     /// Why the stack is not whole, if it is not.
     stack_end: Option<&'static str>,
-    samples: u64,
-    allocated_bytes: u64,
-    allocated_bytes_error: u64,
-    allocations: u64,
-    allocations_error: u64,
-    /// Of blocks that were not seen being freed.
-    live_bytes: u64,
-    live_bytes_error: u64,
-    live_blocks: u64,
+    #[serde(flatten)]
+    figures: Figures,
+    /// Of what the last walk found live, by age; null where none was matched.
+    walk_live_ages: Option<Vec<Age>>,
+}
+
+/// The figures of a site.
+struct Figures(SiteRow);
+
+impl Serialize for Figures {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for column in &SiteRow::COLUMNS {
+            map.serialize_entry(column.key, &column.amount(&self.0))?;
+        }
+        map.end()
+    }
+}
+
+/// Bytes of blocks up to an age, and older than the one before; null is any.
+#[derive(Serialize)]
+struct Age {
+    up_to_seconds: Option<u64>,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -47,26 +65,57 @@ pub(super) struct SiteSampling<'a> {
     stacks_left_out: u64,
     sites_left_out: usize,
     no_stacks: Option<&'a str>,
+    /// The walk that the sampled blocks were looked up in.
+    walk: Option<Walk>,
+}
+
+#[derive(Serialize)]
+struct Walk {
+    taken_at: String,
+    looked_up: u64,
+    found: u64,
+    unreadable: u64,
+    live_bytes: u64,
+    live_bytes_error: u64,
+    pinned_free_bytes: u64,
+    pinned_free_bytes_error: u64,
+}
+
+impl Walk {
+    fn of(sites: &Sites, walk: SitesWalk) -> Self {
+        let found = sites.total().at_walk;
+        Self {
+            taken_at: rfc3339(walk.taken_at_ns),
+            looked_up: walk.looked_up,
+            found: walk.found,
+            unreadable: walk.unreadable,
+            live_bytes: found.bytes.rounded(),
+            live_bytes_error: found.bytes.rounded_error(),
+            pinned_free_bytes: found.pinned_free_bytes.rounded(),
+            pinned_free_bytes_error: found.pinned_free_bytes.rounded_error(),
+        }
+    }
 }
 
 pub(super) fn rows(sites: &Sites) -> Vec<Site<'_>> {
-    let shown = sites.sites.iter().take(MAX_SITES);
-    shown.map(|site| row(sites, site)).collect()
+    let shown = sites.all_rows().take(MAX_SITES);
+    shown
+        .map(|(site, figures)| row(sites, site, figures))
+        .collect()
 }
 
-fn row<'a>(sites: &'a Sites, site: &'a sites::Site) -> Site<'a> {
-    let error = |estimate: &sites::Estimate| estimate.error().round() as u64;
+fn row<'a>(sites: &'a Sites, site: &'a sites::Site, figures: SiteRow) -> Site<'a> {
+    let limits = AGES.into_iter().map(Some).chain([None]);
+    let ages = limits.zip(site.figures.at_walk.by_age);
+    let ages = ages.map(|(up_to_seconds, bytes)| Age {
+        up_to_seconds,
+        bytes: bytes.round() as u64,
+    });
     Site {
         stack: sites.stack(site).map(frame).collect(),
         stack_end: end_name(site.end),
-        samples: site.samples,
-        allocated_bytes: site.bytes.rounded(),
-        allocated_bytes_error: error(&site.bytes),
-        allocations: site.allocations.rounded(),
-        allocations_error: error(&site.allocations),
-        live_bytes: site.live_bytes.rounded(),
-        live_bytes_error: error(&site.live_bytes),
-        live_blocks: site.live_blocks.rounded(),
+        walk_live_ages: sites.walk.map(|_| ages.collect()),
+        figures: Figures(figures),
     }
 }
 
@@ -89,12 +138,13 @@ impl<'a> SiteSampling<'a> {
             sampling_ns: sites.sampling_ns,
             armed_ns: sites.armed_ns,
             allocated_bytes: bytes.rounded(),
-            allocated_bytes_error: bytes.error().round() as u64,
+            allocated_bytes_error: bytes.rounded_error(),
             counted_bytes: sites.counted_bytes,
             frees_complete: sites.frees_complete,
             stacks_left_out: sites.stacks_left_out,
             sites_left_out: sites.sites.len().saturating_sub(MAX_SITES),
             no_stacks: sites.no_stacks.as_deref(),
+            walk: sites.walk.map(|walk| Walk::of(sites, walk)),
         }
     }
 }

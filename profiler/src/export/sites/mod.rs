@@ -5,7 +5,7 @@ mod pprof;
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use profiler_core::sites::{Frame, Site, Sites, StackEnd, end_name};
+use profiler_core::sites::{Direction, Frame, Site, SiteFigures, Sites, StackEnd, end_name};
 use serde::Serialize;
 
 pub(super) use self::pprof::pprof;
@@ -18,32 +18,15 @@ const NO_FUNCTION: &str = "(no Python function)";
 pub(super) fn folded(sites: &Sites) -> Vec<u8> {
     let mut lines = String::new();
     for site in &sites.sites {
-        let names: Vec<String> = labels(sites, site)
-            // A semicolon would be the end of the function.
-            .map(|label| label.replace(';', ":"))
+        let steps = site.steps(Direction::Inwards);
+        // A semicolon would be the end of the function.
+        let names: Vec<String> = steps
+            .map(|step| sites.label(step).replace(';', ":"))
             .collect();
-        let bytes = site.bytes.rounded();
+        let bytes = site.figures.bytes.rounded();
         let _never_fails = writeln!(lines, "{} {bytes}", names.join(";"));
     }
     lines.into_bytes()
-}
-
-/// The functions of a stack with their lines, the outermost first.
-fn labels<'s>(sites: &'s Sites, site: &'s Site) -> impl Iterator<Item = String> + 's {
-    let cut = end_name(site.end).filter(|_| site.end != StackEnd::NoThreadState);
-    let cut = cut.map(|end| format!("({end})"));
-    let none = site.stack.is_empty().then(|| NO_FUNCTION.to_owned());
-    let frames = sites.stack(site).rev().map(label);
-    cut.into_iter().chain(none).chain(frames)
-}
-
-/// A function, and where it is.
-pub(super) fn label(frame: &Frame) -> String {
-    match (frame.file.as_ref(), frame.line) {
-        ("", _) => frame.function.to_string(),
-        (file, None) => format!("{} ({file})", frame.function),
-        (file, Some(line)) => format!("{} ({file}:{line})", frame.function),
-    }
 }
 
 #[derive(Serialize)]
@@ -83,8 +66,8 @@ struct Profile {
     weights: Vec<u64>,
 }
 
-/// A file of speedscope: a profile of the bytes that were allocated, one of the allocations, and one of
-/// the bytes that were not seen being freed.
+/// A file of speedscope: a profile of the bytes that were allocated, one of the allocations, one of
+/// the bytes that were not seen being freed, and two of what the last walk found.
 pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
     let own = |name| SharedFrame {
         name,
@@ -104,29 +87,42 @@ pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
         .iter()
         .map(|site| stack(site, &own_frames))
         .collect();
-    let profile = |name, unit, of: fn(&Site) -> u64| {
-        let weights: Vec<u64> = sites.sites.iter().map(of).collect();
+    let profile = |name, unit, of: fn(&SiteFigures) -> u64| {
+        let figures = sites.sites.iter().map(|site| of(&site.figures));
+        let weights: Vec<u64> = figures.collect();
         Profile {
             kind: "sampled",
             name,
             unit,
             start_value: 0,
-            end_value: weights.iter().sum(),
+            end_value: weights
+                .iter()
+                .fold(0, |sum: u64, one| sum.saturating_add(*one)),
             samples: stacks.clone(),
             weights,
         }
     };
+    let mut profiles = vec![
+        profile("allocated bytes", "bytes", |of| of.bytes.rounded()),
+        profile("allocations", "none", |of| of.allocations.rounded()),
+        profile("bytes not freed, as far as recorded", "bytes", |of| {
+            of.live_bytes.rounded()
+        }),
+    ];
+    if sites.walk.is_some() {
+        profiles.push(profile("bytes live at the last walk", "bytes", |of| {
+            of.at_walk.bytes.rounded()
+        }));
+        let pinned = "free bytes that those pin";
+        profiles.push(profile(pinned, "bytes", |of| {
+            of.at_walk.pinned_free_bytes.rounded()
+        }));
+    }
     serde_json::to_vec(&Speedscope {
         schema: "https://www.speedscope.app/file-format-schema.json",
         exporter: concat!("fragscope ", env!("CARGO_PKG_VERSION")),
         name: "allocations by call site",
-        profiles: vec![
-            profile("allocated bytes", "bytes", |site| site.bytes.rounded()),
-            profile("allocations", "none", |site| site.allocations.rounded()),
-            profile("bytes not freed, as far as recorded", "bytes", |site| {
-                site.live_bytes.rounded()
-            }),
-        ],
+        profiles,
         shared: Shared { frames },
     })
 }
@@ -155,7 +151,7 @@ fn stack(site: &Site, own: &HashMap<String, usize>) -> Vec<usize> {
 #[cfg(test)]
 pub(super) mod tests {
     use profiler_core::addr::RemoteAddr;
-    use profiler_core::sites::{Language, SiteTable};
+    use profiler_core::sites::{Allocation, Language, SiteTable, SitesWalk};
     use serde_json::Value;
 
     use super::*;
@@ -171,29 +167,34 @@ pub(super) mod tests {
         let (inner, outer) = (frame("Box.make", Some(7)), frame("run", Some(3)));
         let stack = || vec![inner.clone(), outer.clone()];
         // Certain to be sampled, so that the estimates are exact.
+        let certain = |block, bytes| Allocation {
+            block: RemoteAddr::new(block),
+            bytes,
+            mean_bytes: 1,
+            ..Allocation::default()
+        };
         for (block, bytes) in [(1, 4096), (2, 8192)] {
-            table.sampled(RemoteAddr::new(block), bytes, 1, stack(), StackEnd::Whole);
+            table.sampled(certain(block, bytes), stack(), StackEnd::Whole);
         }
         table.gone(RemoteAddr::new(2));
-        table.sampled(
-            RemoteAddr::new(3),
-            4096,
-            1,
-            vec![outer.clone()],
-            StackEnd::Cut,
-        );
-        table.sampled(
-            RemoteAddr::new(4),
-            1024,
-            1,
-            Vec::new(),
-            StackEnd::NoThreadState,
-        );
-        Sites {
+        table.sampled(certain(3, 4096), vec![outer.clone()], StackEnd::Cut);
+        table.sampled(certain(4, 1024), Vec::new(), StackEnd::NoThreadState);
+        let mut sites = Sites {
             mean_bytes: 1,
             armed_ns: 5_000_000_000,
+            walk: Some(SitesWalk {
+                taken_at_ns: 1_700_000_000_000_000_000,
+                looked_up: 3,
+                found: 1,
+                unreadable: 1,
+            }),
             ..table.sites()
-        }
+        };
+        let found = &mut sites.sites[0].figures.at_walk;
+        (found.bytes.value, found.blocks.value) = (4096.0, 1.0);
+        found.pinned_free_bytes.value = 512.0;
+        found.by_age[1] = 4096.0;
+        sites
     }
 
     #[test]
@@ -239,5 +240,7 @@ pub(super) mod tests {
         let weights = |index: usize| file["profiles"][index]["weights"].clone();
         assert_eq!(weights(1), serde_json::json!([2, 1, 1]));
         assert_eq!(weights(2), serde_json::json!([4096, 4096, 1024]));
+        assert_eq!(weights(3), serde_json::json!([4096, 0, 0]));
+        assert_eq!(weights(4), serde_json::json!([512, 0, 0]));
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use profiler_core::sites::{Frame, Site, Sites};
+use profiler_core::sites::{Estimate, Frame, SiteFigures, Sites};
 use prost::Message;
 
 use super::NO_FUNCTION;
@@ -80,14 +80,24 @@ struct Function {
 }
 
 /// A name, a unit, and the figure of a stack.
-type Value = (&'static str, &'static str, fn(&Site) -> u64);
+type Value = (
+    &'static str,
+    &'static str,
+    fn(&Sites, &SiteFigures) -> Estimate,
+);
 
 /// The values of each stack, as heap profiles of Go have them: their names, their units, and the figures.
 const VALUES: [Value; 4] = [
-    ("alloc_objects", "count", |site| site.allocations.rounded()),
-    ("alloc_space", "bytes", |site| site.bytes.rounded()),
-    ("inuse_objects", "count", |site| site.live_blocks.rounded()),
-    ("inuse_space", "bytes", |site| site.live_bytes.rounded()),
+    ("alloc_objects", "count", |_, of| of.allocations),
+    ("alloc_space", "bytes", |_, of| of.bytes),
+    ("inuse_objects", "count", |sites, of| match sites.walk {
+        Some(_) => of.at_walk.blocks,
+        None => of.live_blocks,
+    }),
+    ("inuse_space", "bytes", |sites, of| match sites.walk {
+        Some(_) => of.at_walk.bytes,
+        None => of.live_bytes,
+    }),
 ];
 
 /// All sites as a profile, taken at `taken_at_ns`.
@@ -126,7 +136,7 @@ fn profile(sites: &Sites, taken_at_ns: u64) -> Profile {
         },
         value: VALUES
             .iter()
-            .map(|(_, _, figure)| signed(figure(site)))
+            .map(|(_, _, figure)| signed(figure(sites, &site.figures).rounded()))
             .collect(),
     });
     Profile {

@@ -78,6 +78,9 @@ pub fn explanation(view: &View) -> String {
     if let Some(census) = &report.objects {
         objects::objects(&mut text, report, census, &objects::SHORT);
     }
+    if let Some(sites) = &view.sites {
+        sites::sites(&mut text, sites);
+    }
     completeness(&mut text, view);
     text.0
 }

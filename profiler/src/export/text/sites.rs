@@ -1,10 +1,11 @@
 //! Call sites of allocations in the report for people: a table by function.
 
-use profiler_core::sites::{FunctionSum, Sites};
-use profiler_core::units::{bytes, count, percent};
+use profiler_core::columns::{cells, headings};
+use profiler_core::sites::{SiteRow, Sites};
+use profiler_core::units::{bytes, count};
 
 use super::Text;
-use crate::export::sites::label;
+use crate::export::sentences;
 
 /// Functions shown before the rest is only counted.
 const TOP: usize = 12;
@@ -20,10 +21,11 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
         count(sites.samples),
         count(sites.mean_bytes)
     ));
-    text.line("   allocated  ± error  share  not freed  function");
+    text.line(&format!("  {}  function", headings(&SiteRow::SHOWN, " ")));
     let sums = sites.by_innermost();
     for sum in sums.iter().take(TOP) {
-        text.line(&row(sum, whole.rounded()));
+        let figures = cells(&SiteRow::SHOWN, sum, " ");
+        text.line(&format!("  {figures}  {}", sites.label(sum.step)));
     }
     if let Some(rest) = sums.len().checked_sub(TOP + 1) {
         text.line(&format!(
@@ -31,11 +33,8 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
             rest + 1
         ));
     }
-    if !sites.frees_complete {
-        text.paragraph(
-            "  ",
-            "\"not freed\": no free was recorded of it; some of it was freed while the probes were not attached.",
-        );
+    for sentence in sentences::what_stays(sites) {
+        text.paragraph("  ", &sentence);
     }
     if sites.samples_lost > 0 {
         let lost = count(sites.samples_lost);
@@ -48,17 +47,4 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
         text.paragraph("  ", &format!("no stacks: {why}"));
     }
     text.blank();
-}
-
-fn row(sum: &FunctionSum<'_>, whole: u64) -> String {
-    let name = sum
-        .frame
-        .map_or_else(|| "(no Python function)".to_owned(), label);
-    format!(
-        "  {:>10} {:>8} {:>6} {:>10}  {name}",
-        bytes(sum.bytes.rounded()),
-        bytes(sum.bytes.error().round() as u64),
-        percent(sum.bytes.rounded(), whole),
-        bytes(sum.live_bytes.rounded())
-    )
 }

@@ -1,0 +1,240 @@
+//! Call sites of allocations: what a sample of them says of all.
+//!
+//! An allocation of `s` bytes is in the sample with the probability `p = 1 - exp(-s / mean)`
+//! ([`profiler_common::sampling`]). So it stands for `1 / p` allocations of `s / p` bytes together, and the
+//! sums of these are right on the average, whatever the sizes. Each adds `(1 - p) / p²` times the square
+//! of what it counts to the variance of a sum, which is how far luck may have led.
+
+mod rows;
+mod table;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::sync::Arc;
+
+pub use profiler_common::sampling::StackEnd;
+
+pub use self::rows::{Direction, SiteRow, Step};
+pub use self::table::{Allocation, SiteTable};
+pub use self::walk::{Found, Lookup};
+
+/// What a function is written in.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub enum Language {
+    /// Python.
+    Python,
+}
+
+impl Language {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Python];
+
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+        }
+    }
+}
+
+/// A function of a stack, and where in it the thread was. Names are cleaned of what is harmful to show.
+#[derive(Clone, Debug, Eq, PartialEq, Hash)]
+pub struct Frame {
+    /// What it is written in.
+    pub language: Language,
+    /// Its name, from Python 3.11 on with the classes and functions that it is in.
+    pub function: Arc<str>,
+    /// The file that it is written in; empty when not known.
+    pub file: Arc<str>,
+    /// The number of the line, the first being 1.
+    pub line: Option<u32>,
+}
+
+impl Frame {
+    /// One whose code could not be read.
+    pub fn unreadable(language: Language) -> Self {
+        Self {
+            language,
+            function: "(unreadable)".into(),
+            file: "".into(),
+            line: None,
+        }
+    }
+}
+
+/// A sum that a sample gives.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// The sum.
+    pub value: f64,
+    /// The variance of it.
+    pub variance: f64,
+}
+
+impl Estimate {
+    /// Its standard error: of three such sums two are no further than this from the truth.
+    pub fn error(&self) -> f64 {
+        self.variance.max(0.0).sqrt()
+    }
+
+    /// It as a whole number.
+    pub fn rounded(&self) -> u64 {
+        self.value.max(0.0).round() as u64
+    }
+
+    /// Its error as a whole number.
+    pub fn rounded_error(&self) -> u64 {
+        self.error().round() as u64
+    }
+
+    /// What one allocation adds that was sampled with the probability `p`.
+    fn of_one(amount: f64, p: f64) -> Self {
+        Self {
+            value: amount / p,
+            variance: amount * amount * (1.0 - p) / (p * p),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.value += other.value;
+        self.variance += other.variance;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.value -= other.value;
+        self.variance -= other.variance;
+    }
+}
+
+/// Ages of blocks are told apart by these, in seconds; older ones are one more kind.
+pub const AGES: [u64; 5] = [1, 10, 60, 600, 3600];
+
+/// What a walk found of the blocks of a site.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct AtWalk {
+    /// Bytes of blocks that were allocated in the windows and are live.
+    pub bytes: Estimate,
+    /// How many those are.
+    pub blocks: Estimate,
+    /// Free bytes on resident pages that those blocks lie on, too: of each page a block has an even share
+    /// among all live blocks there.
+    pub pinned_free_bytes: Estimate,
+    /// Of the bytes those of blocks that were no older than each of [`AGES`], and older than the one
+    /// before; then those that were older.
+    pub by_age: [f64; AGES.len() + 1],
+}
+
+/// What is known of a site, or of several together.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct SiteFigures {
+    /// Allocations that were sampled.
+    pub samples: u64,
+    /// Bytes allocated in the windows.
+    pub bytes: Estimate,
+    /// Allocations in the windows.
+    pub allocations: Estimate,
+    /// Bytes of blocks that were not seen being freed.
+    pub live_bytes: Estimate,
+    /// How many those are.
+    pub live_blocks: Estimate,
+    /// What the last walk found; nothing where [`Sites::walk`] is `None`.
+    pub at_walk: AtWalk,
+}
+
+impl SiteFigures {
+    /// Adds those of another site.
+    pub fn add(&mut self, other: &Self) {
+        self.samples = self.samples.saturating_add(other.samples);
+        self.bytes.add(other.bytes);
+        self.allocations.add(other.allocations);
+        self.live_bytes.add(other.live_bytes);
+        self.live_blocks.add(other.live_blocks);
+        self.at_walk.add(&other.at_walk);
+    }
+}
+
+/// What was allocated at one place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Its stack: indices into [`Sites::frames`], the innermost function first.
+    pub stack: Arc<[u32]>,
+    /// Why the stack ends where it does.
+    pub end: StackEnd,
+    /// What is known of it.
+    pub figures: SiteFigures,
+}
+
+/// The walk that sampled blocks were looked up in.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct SitesWalk {
+    /// When it was, in ns since 1970-01-01 UTC.
+    pub taken_at_ns: u64,
+    /// Sampled blocks that were not seen being freed before it.
+    pub looked_up: u64,
+    /// Of those the ones that are live blocks of their size.
+    pub found: u64,
+    /// Of those the ones that lie where nothing could be read, which are in no sum.
+    pub unreadable: u64,
+}
+
+/// Where allocations come from, as far as the probes were armed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sites {
+    /// All of them, the most bytes first.
+    pub sites: Vec<Site>,
+    /// Every function with its line that is in a stack.
+    pub frames: Vec<Frame>,
+    /// Allocations that were sampled.
+    pub samples: u64,
+    /// Sampled allocations for which the ring buffer had no room: missing in all sums.
+    pub samples_lost: u64,
+    /// Mean bytes between two points of the sample at the last look.
+    pub mean_bytes: u64,
+    /// Wall time that taking samples took from the target, in ns.
+    pub sampling_ns: u64,
+    /// Time in which allocations were seen, in ns.
+    pub armed_ns: u64,
+    /// Bytes of all allocations that were seen, counted rather than estimated.
+    pub counted_bytes: u64,
+    /// Whether every free since the first window was seen, so that what is not freed lives: there was
+    /// one window without a gap, and no event was lost.
+    pub frees_complete: bool,
+    /// Samples whose stack is not kept apart, because there are too many different ones.
+    pub stacks_left_out: u64,
+    /// Why there are no stacks, if there are none.
+    pub no_stacks: Option<String>,
+    /// The walk that the sampled blocks were looked up in, if there was one since the first was sampled.
+    pub walk: Option<SitesWalk>,
+}
+
+impl Sites {
+    /// The frames of a site, the innermost first.
+    pub fn stack<'s>(&'s self, site: &'s Site) -> impl DoubleEndedIterator<Item = &'s Frame> {
+        let frames = site.stack.iter();
+        frames.filter_map(|number| self.frames.get(*number as usize))
+    }
+
+    /// The figures of all sites together.
+    pub fn total(&self) -> SiteFigures {
+        let mut total = SiteFigures::default();
+        self.sites.iter().for_each(|site| total.add(&site.figures));
+        total
+    }
+
+    /// Bytes allocated, by the sample: near [`Self::counted_bytes`] if the sample is right.
+    pub fn bytes(&self) -> Estimate {
+        self.total().bytes
+    }
+}
+
+/// Why a stack ends where it does, in files and for people; `None` for a whole one.
+pub const fn end_name(end: StackEnd) -> Option<&'static str> {
+    match end {
+        StackEnd::Whole => None,
+        StackEnd::Cut => Some("cut"),
+        StackEnd::Unreadable => Some("unreadable"),
+        StackEnd::NoThreadState => Some("no_python_thread"),
+        StackEnd::NoPython => Some("no_python"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Rows of tables and trees of stacks: sums over all sites that have the same functions on the way.
+
+use hashbrown::HashMap;
+
+use super::{Frame, Site, SiteFigures, Sites, StackEnd, end_name};
+
+/// From which end stacks are gone through.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// From the function that allocates to those that called it.
+    Outwards,
+    /// From the outermost function to those that it called.
+    Inwards,
+}
+
+/// One step along a stack.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// A function, by its index in [`Sites::frames`].
+    Function(u32),
+    /// Where functions are missing, or where there are none, and why.
+    Rest(StackEnd),
+}
+
+/// A function or a place in a tree of stacks, with what all sites there come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteRow {
+    /// Which it is.
+    pub step: Step,
+    /// The sums.
+    pub figures: SiteFigures,
+    /// Whether further functions follow in some of the stacks.
+    pub leads_on: bool,
+    /// Bytes that were allocated at all sites.
+    pub whole_bytes: f64,
+    /// Whether the sampled blocks were looked up in a walk.
+    pub is_walked: bool,
+}
+
+impl Frame {
+    /// The function, and where it is.
+    pub fn label(&self) -> String {
+        self.label_with(&self.file)
+    }
+
+    /// The same with the end of a long path alone: the file, and the directory that it is in.
+    pub fn short_label(&self) -> String {
+        let mut slashes = self.file.rmatch_indices('/');
+        let from = slashes.nth(1).map_or(0, |(at, _)| at + 1);
+        self.label_with(&self.file[from..])
+    }
+
+    fn label_with(&self, file: &str) -> String {
+        match (file, self.line) {
+            ("", _) => self.function.to_string(),
+            (file, None) => format!("{} ({file})", self.function),
+            (file, Some(line)) => format!("{} ({file}:{line})", self.function),
+        }
+    }
+}
+
+impl Step {
+    /// It as numbers.
+    fn key(self) -> (bool, u32) {
+        match self {
+            Self::Function(number) => (true, number),
+            Self::Rest(end) => (false, end as u32),
+        }
+    }
+
+    /// What stands for it where there is no function.
+    fn rest_label(end: StackEnd) -> String {
+        match (end, end_name(end)) {
+            (StackEnd::NoThreadState, _) | (_, None) => "(no Python function)".to_owned(),
+            (_, Some(name)) => format!("({name})"),
+        }
+    }
+}
+
+impl Site {
+    /// The step at this depth of its stack, from 0 on.
+    pub fn step(&self, direction: Direction, depth: usize) -> Option<Step> {
+        let functions = self.stack.len();
+        // A thread without a state in Python has no functions that could be missing.
+        let is_whole = matches!(self.end, StackEnd::Whole | StackEnd::NoThreadState);
+        let lacks = functions == 0 || !is_whole;
+        let rest = lacks.then_some(Step::Rest(self.end));
+        let function = |at: usize| self.stack.get(at).copied().map(Step::Function);
+        match direction {
+            Direction::Outwards if depth == functions => rest,
+            Direction::Outwards => function(depth),
+            Direction::Inwards if depth == 0 && lacks => rest,
+            Direction::Inwards => function(functions.checked_sub(1 + depth - usize::from(lacks))?),
+        }
+    }
+
+    /// All steps of its stack.
+    pub fn steps(&self, direction: Direction) -> impl Iterator<Item = Step> + '_ {
+        (0..).map_while(move |depth| self.step(direction, depth))
+    }
+}
+
+impl Sites {
+    /// The function of a step.
+    pub fn function(&self, step: Step) -> Option<&Frame> {
+        match step {
+            Step::Function(number) => self.frames.get(number as usize),
+            Step::Rest(_) => None,
+        }
+    }
+
+    /// A step as people read it.
+    pub fn label(&self, step: Step) -> String {
+        self.label_by(step, Frame::label)
+    }
+
+    /// The same where there is little room.
+    pub fn short_label(&self, step: Step) -> String {
+        self.label_by(step, Frame::short_label)
+    }
+
+    fn label_by(&self, step: Step, label: fn(&Frame) -> String) -> String {
+        match (self.function(step), step) {
+            (Some(frame), _) => label(frame),
+            (None, Step::Rest(end)) => Step::rest_label(end),
+            (None, Step::Function(_)) => Step::rest_label(StackEnd::Unreadable),
+        }
+    }
+
+    /// The rows of all sites, each of its own, in their order.
+    pub fn all_rows(&self) -> impl Iterator<Item = (&Site, SiteRow)> {
+        let whole = self.bytes().value;
+        self.sites.iter().map(move |site| {
+            let step = site.step(Direction::Outwards, 0);
+            let figures = site.figures;
+            let row = self.new_row(site, step, whole);
+            (site, SiteRow { figures, ..row })
+        })
+    }
+
+    fn new_row(&self, site: &Site, step: Option<Step>, whole_bytes: f64) -> SiteRow {
+        SiteRow {
+            step: step.unwrap_or(Step::Rest(site.end)),
+            figures: SiteFigures::default(),
+            leads_on: false,
+            whole_bytes,
+            is_walked: self.walk.is_some(),
+        }
+    }
+
+    /// The steps at this depth of those sites, the most bytes first; shares are of all sites.
+    pub fn rows(&self, direction: Direction, depth: usize, of: &[&Site]) -> Vec<SiteRow> {
+        let whole = self.bytes().value;
+        let mut places: HashMap<(bool, u32), usize> = HashMap::new();
+        let mut rows: Vec<SiteRow> = Vec::new();
+        for site in of {
+            let Some(step) = site.step(direction, depth) else {
+                continue;
+            };
+            let place = *places.entry(step.key()).or_insert_with(|| {
+                rows.push(self.new_row(site, Some(step), whole));
+                rows.len() - 1
+            });
+            let row = &mut rows[place];
+            row.figures.add(&site.figures);
+            row.leads_on |= site.step(direction, depth + 1).is_some();
+        }
+        let bytes = |row: &SiteRow| row.figures.bytes.value;
+        rows.sort_by(|a, b| bytes(b).total_cmp(&bytes(a)));
+        rows
+    }
+
+    /// The sums by innermost function and line, the most bytes first.
+    pub fn by_innermost(&self) -> Vec<SiteRow> {
+        let all: Vec<&Site> = self.sites.iter().collect();
+        self.rows(Direction::Outwards, 0, &all)
+    }
+}

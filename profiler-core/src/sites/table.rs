@@ -1,0 +1,160 @@
+//! The table that samples are added up in.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::{Estimate, Frame, Site, SiteFigures, Sites, SitesWalk, StackEnd};
+use crate::addr::RemoteAddr;
+
+/// Stacks, and functions with their lines, that are kept apart.
+const MAX_SITES: usize = 1 << 16;
+const MAX_FRAMES: usize = 1 << 18;
+/// Sampled blocks that are followed until they are freed.
+const MAX_BLOCKS: usize = 1 << 20;
+
+/// A sampled allocation.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Allocation {
+    /// Where the block is.
+    pub block: RemoteAddr,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Whether those are what the allocator gave, rather than what was requested.
+    pub is_usable_size: bool,
+    /// Mean bytes between two points of the sample that it is of.
+    pub mean_bytes: u64,
+    /// When it was, on the clock of the events, in ns.
+    pub at_ns: u64,
+}
+
+/// Adds samples up.
+#[derive(Debug, Default)]
+pub struct SiteTable {
+    frames: Vec<Frame>,
+    frame_numbers: HashMap<Frame, u32>,
+    pub(super) sites: Vec<Site>,
+    site_numbers: HashMap<(Arc<[u32]>, u32), usize>,
+    pub(super) blocks: HashMap<RemoteAddr, Sampled>,
+    samples: u64,
+    stacks_left_out: u64,
+    untracked: u64,
+    pub(super) walk: Option<SitesWalk>,
+}
+
+/// A sampled block that was not seen being freed.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Sampled {
+    pub(super) allocation: Allocation,
+    /// The probability with which it was sampled.
+    pub(super) p: f64,
+    pub(super) site: usize,
+}
+
+impl Sampled {
+    fn bytes(&self) -> Estimate {
+        Estimate::of_one(self.allocation.bytes as f64, self.p)
+    }
+
+    fn blocks(&self) -> Estimate {
+        Estimate::of_one(1.0, self.p)
+    }
+}
+
+impl SiteTable {
+    /// Takes in a sampled allocation with its stack, the innermost function first.
+    pub fn sampled(&mut self, allocation: Allocation, stack: Vec<Frame>, end: StackEnd) {
+        let (bytes, mean_bytes) = (allocation.bytes, allocation.mean_bytes);
+        if bytes == 0 || mean_bytes == 0 {
+            return;
+        }
+        let sampled = Sampled {
+            allocation,
+            p: -(-(bytes as f64) / mean_bytes as f64).exp_m1(),
+            site: self.site(stack, end),
+        };
+        self.samples += 1;
+        let figures = &mut self.sites[sampled.site].figures;
+        figures.samples += 1;
+        figures.bytes.add(sampled.bytes());
+        figures.allocations.add(sampled.blocks());
+        self.gone(allocation.block);
+        if self.blocks.len() >= MAX_BLOCKS {
+            self.untracked += 1;
+            return;
+        }
+        let figures = &mut self.sites[sampled.site].figures;
+        figures.live_bytes.add(sampled.bytes());
+        figures.live_blocks.add(sampled.blocks());
+        self.blocks.insert(allocation.block, sampled);
+    }
+
+    /// What was at this address is no more: it is freed, or another block is there.
+    pub fn gone(&mut self, block: RemoteAddr) {
+        if self.blocks.is_empty() {
+            return;
+        }
+        if let Some(sampled) = self.blocks.remove(&block) {
+            let figures = &mut self.sites[sampled.site].figures;
+            figures.live_bytes.subtract(sampled.bytes());
+            figures.live_blocks.subtract(sampled.blocks());
+        }
+    }
+
+    fn site(&mut self, stack: Vec<Frame>, end: StackEnd) -> usize {
+        let is_full = self.sites.len() >= MAX_SITES || self.frames.len() >= MAX_FRAMES;
+        let numbers: Option<Arc<[u32]>> = stack
+            .into_iter()
+            .map(|frame| self.frame(frame, is_full))
+            .collect();
+        let known = numbers.and_then(|stack| {
+            let key = (stack, end as u32);
+            let known = self.site_numbers.get(&key).copied();
+            known.or_else(|| (!is_full).then(|| self.new_site(key, end)))
+        });
+        known.unwrap_or_else(|| {
+            self.stacks_left_out += 1;
+            let key = (Arc::from([]), StackEnd::Cut as u32);
+            let rest = self.site_numbers.get(&key).copied();
+            rest.unwrap_or_else(|| self.new_site(key, StackEnd::Cut))
+        })
+    }
+
+    fn new_site(&mut self, key: (Arc<[u32]>, u32), end: StackEnd) -> usize {
+        let number = self.sites.len();
+        self.sites.push(Site {
+            stack: Arc::clone(&key.0),
+            end,
+            figures: SiteFigures::default(),
+        });
+        self.site_numbers.insert(key, number);
+        number
+    }
+
+    /// The number of a frame; `None` for a new one when no more are taken.
+    fn frame(&mut self, frame: Frame, is_full: bool) -> Option<u32> {
+        if let Some(known) = self.frame_numbers.get(&frame) {
+            return Some(*known);
+        }
+        let number = u32::try_from(self.frames.len()).ok().filter(|_| !is_full)?;
+        self.frames.push(frame.clone());
+        self.frame_numbers.insert(frame, number);
+        Some(number)
+    }
+
+    /// The sums so far.
+    pub fn sites(&self) -> Sites {
+        let mut sites = self.sites.clone();
+        let bytes = |site: &Site| site.figures.bytes.value;
+        sites.sort_by(|a, b| bytes(b).total_cmp(&bytes(a)));
+        Sites {
+            sites,
+            frames: self.frames.clone(),
+            samples: self.samples,
+            stacks_left_out: self.stacks_left_out,
+            frees_complete: self.untracked == 0,
+            walk: self.walk,
+            ..Sites::default()
+        }
+    }
+}

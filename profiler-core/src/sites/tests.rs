@@ -1,0 +1,307 @@
+//! What sums of samples are, what rows are made of them, and what a walk says.
+
+use profiler_common::sampling::is_sampled;
+
+use super::*;
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::Allocator;
+use crate::glibc::CHUNK_HEADER;
+use crate::heap::{Extent, ExtentKind, HeapSnapshot};
+use crate::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use crate::sample::Sample;
+use crate::span::{SpanList, SpanState};
+
+fn frame(function: &str, line: u32) -> Frame {
+    Frame {
+        language: Language::Python,
+        function: function.into(),
+        file: "/srv/app/jobs/a.py".into(),
+        line: Some(line),
+    }
+}
+
+/// One that is certain to be sampled, so that the estimates are exact.
+fn certain(block: u64, bytes: u64) -> Allocation {
+    Allocation {
+        block: RemoteAddr::new(block),
+        bytes,
+        is_usable_size: true,
+        mean_bytes: 1,
+        at_ns: 0,
+    }
+}
+
+/// Repeatable numbers that are equally distributed (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ mixed >> 31) >> 32) as u32
+    }
+}
+
+/// Three sites with sizes from far below to far above the mean, sampled anew many times: the
+/// estimates are right on the average, and off by as much as they say.
+#[test]
+fn estimates_are_unbiased_and_their_errors_are_what_they_say() {
+    const RUNS: u32 = 400;
+    let sites: [(&str, u32, u32); 3] = [
+        ("small", 24, 40_000),
+        ("middle", 3000, 700),
+        ("large", 40_000, 100),
+    ];
+    let mut random = Random(7);
+    for (name, size, calls) in sites {
+        let truth = f64::from(size * calls);
+        let (mut sum, mut squares, mut within) = (0.0, 0.0, 0);
+        for _ in 0..RUNS {
+            let mut table = SiteTable::default();
+            for call in 0..calls {
+                if is_sampled(random.next(), u64::from(size), 16 << 10) {
+                    let allocation = Allocation {
+                        mean_bytes: 16 << 10,
+                        ..certain(u64::from(call) + 1, u64::from(size))
+                    };
+                    table.sampled(allocation, vec![frame(name, 1)], StackEnd::Whole);
+                }
+            }
+            let found = table.sites().bytes();
+            sum += found.value;
+            squares += (found.value - truth).powi(2) / found.variance;
+            within += u32::from((found.value - truth).abs() <= 2.0 * found.error() + 1e-6);
+        }
+        let mean = sum / f64::from(RUNS) / truth;
+        assert!((mean - 1.0).abs() < 0.02, "{name}: {mean} of the truth");
+        let ratio = squares / f64::from(RUNS);
+        assert!(
+            (0.8..1.25).contains(&ratio),
+            "{name}: {ratio} of the variance"
+        );
+        let share = f64::from(within) / f64::from(RUNS);
+        assert!(share > 0.92, "{name}: {share} within two errors");
+    }
+}
+
+#[test]
+fn blocks_that_are_freed_or_replaced_live_no_more() {
+    let mut table = SiteTable::default();
+    for (block, name) in [(16, "a"), (32, "a"), (48, "b"), (32, "b")] {
+        table.sampled(
+            certain(block, 1 << 20),
+            vec![frame(name, 3)],
+            StackEnd::Whole,
+        );
+    }
+    for gone in [16, 16, 999] {
+        table.gone(RemoteAddr::new(gone));
+    }
+    let sites = table.sites();
+    let live: Vec<_> = sites
+        .sites
+        .iter()
+        .map(|site| {
+            let name = sites
+                .stack(site)
+                .next()
+                .map(|frame| frame.function.to_string());
+            let of = &site.figures;
+            (name, of.live_bytes.rounded(), of.bytes.rounded())
+        })
+        .collect();
+    let of = |name: &str, live| (Some(name.to_owned()), live, 2 << 20);
+    assert_eq!(live, [of("a", 0), of("b", 2 << 20)]);
+}
+
+/// Two lines of one outer function that call an inner one, a stack that was cut, and none.
+fn branching() -> Sites {
+    let mut table = SiteTable::default();
+    let stack = |line| vec![frame("inner", 5), frame("outer", line)];
+    for line in [1, 2, 2] {
+        table.sampled(certain(8, 4096), stack(line), StackEnd::Whole);
+    }
+    table.sampled(certain(8, 512), vec![frame("inner", 5)], StackEnd::Cut);
+    table.sampled(certain(8, 1024), Vec::new(), StackEnd::NoThreadState);
+    table.sites()
+}
+
+#[test]
+fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
+    let sites = branching();
+    assert_eq!((sites.sites.len(), sites.frames.len()), (4, 3));
+    let shown = |direction, path: &[Step]| {
+        let follows = |site: &&Site| {
+            let mut path = path.iter().enumerate();
+            path.all(|(depth, step)| site.step(direction, depth) == Some(*step))
+        };
+        let of: Vec<&Site> = sites.sites.iter().filter(follows).collect();
+        let rows = sites.rows(direction, path.len(), &of).into_iter();
+        rows.map(|row| {
+            let bytes = row.figures.bytes.rounded();
+            (sites.short_label(row.step), bytes, row.leads_on)
+        })
+        .collect::<Vec<_>>()
+    };
+    let of = |name: &str, bytes, leads_on| (name.to_owned(), bytes, leads_on);
+    let inner = Step::Function(0);
+    assert_eq!(
+        shown(Direction::Outwards, &[]),
+        [
+            of("inner (jobs/a.py:5)", 3 * 4096 + 512, true),
+            of("(no Python function)", 1024, false)
+        ]
+    );
+    assert_eq!(
+        shown(Direction::Outwards, &[inner]),
+        [
+            of("outer (jobs/a.py:2)", 2 * 4096, false),
+            of("outer (jobs/a.py:1)", 4096, false),
+            of("(cut)", 512, false)
+        ]
+    );
+    // From outside the functions that are missing come first.
+    assert_eq!(
+        shown(Direction::Inwards, &[]),
+        [
+            of("outer (jobs/a.py:2)", 2 * 4096, true),
+            of("outer (jobs/a.py:1)", 4096, true),
+            of("(no Python function)", 1024, false),
+            of("(cut)", 512, true)
+        ]
+    );
+    assert_eq!(
+        shown(Direction::Inwards, &[Step::Rest(StackEnd::Cut)]),
+        [of("inner (jobs/a.py:5)", 512, false)]
+    );
+    for site in &sites.sites {
+        let outwards = site.steps(Direction::Outwards).collect::<Vec<_>>();
+        let mut inwards = site.steps(Direction::Inwards).collect::<Vec<_>>();
+        inwards.reverse();
+        assert_eq!(outwards, inwards);
+    }
+}
+
+const BASE: u64 = 0x5555_0000_0000;
+
+/// A walk of one extent of these spans, all of it resident but for its last page.
+fn walk_of(spans: &[(u64, SpanState)]) -> Sample {
+    let mut list = SpanList::default();
+    for &(len, state) in spans {
+        list.push(len, state);
+    }
+    let range = AddrRange::with_len(RemoteAddr::new(BASE), list.bytes()).expect("low");
+    let mut heap = HeapSnapshot::new(Allocator::Glibc, "");
+    heap.extents.push(Extent {
+        range,
+        kind: ExtentKind::Brk,
+        arena: 0,
+        block_header_bytes: CHUNK_HEADER,
+        spans: list,
+    });
+    let mut residency = ResidencyMap::new(vec![Mapping::private(range, MappingKind::Brk)]);
+    residency.push_run(PageRun {
+        range: AddrRange::with_len(range.start(), range.len() - PAGE_SIZE).expect("low"),
+        state: PageState::PRESENT,
+    });
+    Sample {
+        taken_at_ns: 77,
+        residency,
+        heaps: vec![heap],
+        ..Sample::default()
+    }
+}
+
+#[test]
+fn what_a_walk_finds_is_told_by_exact_addresses_and_sizes() {
+    const SECOND: u64 = 1_000_000_000;
+    let user = |offset: u64| BASE + offset + CHUNK_HEADER;
+    // The first page: 1024 live, 1024 free, 2048 live; the second a block that reaches into the third,
+    // of which 2048 are free; the fourth could not be read, the fifth is not resident.
+    let sample = walk_of(&[
+        (1024, SpanState::Live),
+        (1024, SpanState::Free),
+        (2048, SpanState::Live),
+        (PAGE_SIZE + 2048, SpanState::Live),
+        (2048, SpanState::Free),
+        (PAGE_SIZE, SpanState::Unknown),
+        (1024, SpanState::Live),
+        (3072, SpanState::Free),
+    ]);
+    let usable = |len: u64| len - CHUNK_HEADER;
+    let mut table = SiteTable::default();
+    let mut take = |name: &str, offset, bytes, at_ns| {
+        let allocation = Allocation {
+            at_ns,
+            ..certain(user(offset), bytes)
+        };
+        table.sampled(allocation, vec![frame(name, 1)], StackEnd::Whole);
+    };
+    take("first", 0, usable(1024), 95 * SECOND);
+    take("freed", 1024, usable(1024), 95 * SECOND);
+    take("other size", 2048, usable(1024), 95 * SECOND);
+    take("large", PAGE_SIZE, usable(PAGE_SIZE + 2048), 0);
+    take("inside", PAGE_SIZE + 512, usable(1024), 0);
+    take("unreadable", 3 * PAGE_SIZE + 64, usable(1024), 0);
+    take("not resident", 4 * PAGE_SIZE, usable(1024), 99 * SECOND);
+    take("later", 2048, usable(2048), 101 * SECOND);
+    assert_eq!(table.sites().walk, None);
+    let found = table.lookup(100 * SECOND).in_walk(&sample);
+    table.walked(found);
+    let sites = table.sites();
+    assert_eq!(
+        sites.walk,
+        Some(SitesWalk {
+            taken_at_ns: 77,
+            looked_up: 6,
+            found: 3,
+            unreadable: 1
+        })
+    );
+    let of = |name: &str| {
+        let mut all = sites.sites.iter();
+        let site = all.find(|site| sites.stack(site).any(|frame| &*frame.function == name));
+        let walk = site.expect("it was sampled").figures.at_walk;
+        let pinned = walk.pinned_free_bytes.rounded();
+        let ages = walk.by_age.map(|bytes| bytes as u64);
+        let age = ages.iter().position(|bytes| *bytes > 0);
+        (walk.bytes.rounded(), walk.blocks.rounded(), pinned, age)
+    };
+    // Half of what is free on its page, which another block lies on, too.
+    assert_eq!(of("first"), (usable(1024), 1, 512, Some(1)));
+    assert_eq!(of("large"), (usable(PAGE_SIZE + 2048), 1, 2048, Some(3)));
+    assert_eq!(of("not resident"), (usable(1024), 1, 0, Some(0)));
+    for name in ["freed", "other size", "inside", "unreadable", "later"] {
+        assert_eq!(of(name), (0, 0, 0, None), "{name}");
+    }
+    // A later walk says all anew.
+    let found = table
+        .lookup(100 * SECOND)
+        .in_walk(&walk_of(&[(PAGE_SIZE, SpanState::Free)]));
+    table.walked(found);
+    assert_eq!(
+        table.sites().total().at_walk.bytes,
+        Estimate {
+            value: 0.0,
+            variance: 0.0
+        }
+    );
+}
+
+#[test]
+fn a_block_of_a_requested_size_fits_what_an_allocator_gives_for_it() {
+    let mut table = SiteTable::default();
+    let requested = Allocation {
+        is_usable_size: false,
+        ..certain(BASE + CHUNK_HEADER, 3000)
+    };
+    table.sampled(requested, vec![frame("f", 1)], StackEnd::Whole);
+    for (len, fits) in [(2048, 0), (3072, 1), (4096, 1), (8192, 0)] {
+        let spans = [(len, SpanState::Live), (8192, SpanState::Top)];
+        let found = table.lookup(1).in_walk(&walk_of(&spans));
+        table.walked(found);
+        let walk = table.sites().walk.expect("it was walked");
+        assert_eq!(walk.found, fits, "{len}");
+    }
+}

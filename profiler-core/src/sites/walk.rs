@@ -1,0 +1,220 @@
+//! What stays: sampled blocks that a walk finds live, how old they are, and what they pin.
+
+use super::table::{Sampled, SiteTable};
+use super::{AGES, AtWalk, Estimate, SitesWalk};
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::heap::Extent;
+use crate::residency::ResidencyMap;
+use crate::sample::Sample;
+use crate::span::SpanState;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// By how much a usable size that the allocator gave may differ from what a walk finds: the headers of
+/// blocks with a mapping of their own.
+const HEADER: u64 = 16;
+/// What an allocator may give beyond what was requested, at the least.
+const LEAST_SPARE: u64 = 64;
+
+/// Sampled blocks, to be looked up in a walk.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
+    /// Ascending by address.
+    blocks: Vec<Sampled>,
+    before_ns: u64,
+}
+
+/// What a walk says of them.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    walk: SitesWalk,
+    /// What was found, and the number of its site.
+    blocks: Vec<(usize, AtWalk)>,
+}
+
+impl SiteTable {
+    /// The blocks that were sampled before this moment, on the clock of the events, and were not seen being
+    /// freed yet. Nothing is looked up while the table is held.
+    pub fn lookup(&self, before_ns: u64) -> Lookup {
+        let blocks = self.blocks.values().copied();
+        let mut blocks: Vec<Sampled> = blocks
+            .filter(|block| block.allocation.at_ns < before_ns)
+            .collect();
+        blocks.sort_unstable_by_key(|block| block.allocation.block);
+        Lookup { blocks, before_ns }
+    }
+
+    /// Takes in what a walk says, instead of what the one before did.
+    pub fn walked(&mut self, found: Found) {
+        for site in &mut self.sites {
+            site.figures.at_walk = AtWalk::default();
+        }
+        for (site, block) in &found.blocks {
+            if let Some(site) = self.sites.get_mut(*site) {
+                site.figures.at_walk.add(block);
+            }
+        }
+        self.walk = Some(found.walk);
+    }
+}
+
+impl AtWalk {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.bytes.add(other.bytes);
+        self.blocks.add(other.blocks);
+        self.pinned_free_bytes.add(other.pinned_free_bytes);
+        for (sum, bytes) in self.by_age.iter_mut().zip(other.by_age) {
+            *sum += bytes;
+        }
+    }
+}
+
+impl Sampled {
+    /// Whether a live block of so many usable bytes can be this one.
+    fn fits(&self, usable: u64) -> bool {
+        let bytes = self.allocation.bytes;
+        match self.allocation.is_usable_size {
+            true => bytes.abs_diff(usable) <= HEADER,
+            false => usable >= bytes && usable - bytes <= LEAST_SPARE.max(bytes / 2),
+        }
+    }
+
+    /// What it stands for, with `pinned` free bytes as its share.
+    fn at_walk(&self, before_ns: u64, pinned: u64) -> AtWalk {
+        let of = |amount: u64| Estimate::of_one(amount as f64, self.p);
+        let bytes = of(self.allocation.bytes);
+        let age = before_ns.saturating_sub(self.allocation.at_ns);
+        let kind = AGES.partition_point(|limit| limit * SECOND_NS < age);
+        let mut found = AtWalk {
+            bytes,
+            blocks: of(1),
+            pinned_free_bytes: of(pinned),
+            ..AtWalk::default()
+        };
+        found.by_age[kind] = bytes.value;
+        found
+    }
+}
+
+/// A page with a sampled block.
+struct Page {
+    number: u64,
+    free: u64,
+    blocks: u64,
+}
+
+impl Lookup {
+    /// Looks them up in the heaps that serve malloc.
+    pub fn in_walk(&self, sample: &Sample) -> Found {
+        let mut found = Found {
+            walk: SitesWalk {
+                taken_at_ns: sample.taken_at_ns,
+                looked_up: self.blocks.len() as u64,
+                ..SitesWalk::default()
+            },
+            blocks: Vec::new(),
+        };
+        for heap in sample.heaps.iter().filter(|heap| heap.serves_malloc()) {
+            for extent in &heap.extents {
+                let here = self.within(extent.range);
+                if !here.is_empty() {
+                    self.in_extent(here, extent, &sample.residency, &mut found);
+                }
+            }
+        }
+        found
+    }
+
+    fn within(&self, range: AddrRange) -> &[Sampled] {
+        let at = |end: RemoteAddr| {
+            self.blocks
+                .partition_point(|block| block.allocation.block < end)
+        };
+        &self.blocks[at(range.start())..at(range.end())]
+    }
+
+    fn in_extent(
+        &self,
+        here: &[Sampled],
+        extent: &Extent,
+        residency: &ResidencyMap,
+        found: &mut Found,
+    ) {
+        let mut live: Vec<(&Sampled, AddrRange)> = Vec::new();
+        let mut rest = here.iter().peekable();
+        for span in extent.spans.iter(extent.range.start()) {
+            let start = span.range.start().checked_add(extent.block_header_bytes);
+            while let Some(block) = rest.next_if(|of| of.allocation.block < span.range.end()) {
+                match span.state {
+                    SpanState::Unknown => found.walk.unreadable += 1,
+                    SpanState::Live if start == Some(block.allocation.block) => {
+                        let usable = span.range.len() - extent.block_header_bytes;
+                        if block.fits(usable) {
+                            live.push((block, span.range));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if rest.peek().is_none() {
+                break;
+            }
+        }
+        found.walk.found += live.len() as u64;
+        let pages = pages(&live, extent, residency);
+        for (block, span) in live {
+            let shares = edges(span).map(|number| {
+                let page = pages.binary_search_by_key(&number, |page| page.number);
+                page.map_or(0, |at| pages[at].free / pages[at].blocks.max(1))
+            });
+            let block = (block.site, block.at_walk(self.before_ns, shares.sum()));
+            found.blocks.push(block);
+        }
+    }
+}
+
+/// The first page of a span and, where that is another one, the last: those between it has for itself.
+fn edges(span: AddrRange) -> impl Iterator<Item = u64> {
+    let first = span.start().page();
+    let last = span.end().get().saturating_sub(1) / PAGE_SIZE;
+    [Some(first), (last != first).then_some(last)]
+        .into_iter()
+        .flatten()
+}
+
+/// The resident ones of the pages that those blocks share with others, with what else lies there.
+fn pages(live: &[(&Sampled, AddrRange)], extent: &Extent, residency: &ResidencyMap) -> Vec<Page> {
+    let mut numbers: Vec<u64> = live.iter().flat_map(|(_, span)| edges(*span)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let is_resident = |number: &u64| {
+        let run = residency.run_at(RemoteAddr::new(number * PAGE_SIZE));
+        run.is_some_and(|run| run.state.is_resident())
+    };
+    let of = |number| Page {
+        number,
+        free: 0,
+        blocks: 0,
+    };
+    let mut pages: Vec<Page> = numbers.into_iter().filter(is_resident).map(of).collect();
+    let mut first = 0;
+    for span in extent.spans.iter(extent.range.start()) {
+        let (start, end) = (span.range.start().get(), span.range.end().get());
+        while (pages.get(first)).is_some_and(|page| (page.number + 1) * PAGE_SIZE <= start) {
+            first += 1;
+        }
+        let touched = pages[first..].iter_mut();
+        for page in touched.take_while(|page| page.number * PAGE_SIZE < end) {
+            let from = start.max(page.number * PAGE_SIZE);
+            let to = end.min((page.number + 1) * PAGE_SIZE);
+            match span.state {
+                SpanState::Live => page.blocks += 1,
+                SpanState::Free | SpanState::Retained => page.free += to - from,
+                _ => {}
+            }
+        }
+        if first == pages.len() {
+            break;
+        }
+    }
+    pages
+}
