@@ -7,6 +7,7 @@ use super::draw;
 use super::map_view::MapView;
 use super::screens::objects::{self, ObjectsView};
 use super::screens::pages;
+use super::screens::sites::{self, SitesView};
 use super::screens::sizes::Sort;
 use super::theme::Theme;
 
@@ -72,11 +73,12 @@ pub(super) enum Tab {
     Activity,
     Why,
     Objects,
+    Sites,
 }
 
 impl Tab {
     /// All of them.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Overview,
         Self::Sizes,
         Self::Pages,
@@ -84,6 +86,7 @@ impl Tab {
         Self::Activity,
         Self::Why,
         Self::Objects,
+        Self::Sites,
     ];
 
     /// Its name.
@@ -96,6 +99,7 @@ impl Tab {
             Self::Activity => "Activity",
             Self::Why => "Why",
             Self::Objects => "Objects",
+            Self::Sites => "Sites",
         }
     }
 
@@ -124,6 +128,7 @@ pub(super) struct App {
     pub(super) sort: Sort,
     pub(super) map: MapView,
     pub(super) objects: ObjectsView,
+    pub(super) sites: SitesView,
     /// Whether Pages counts ranges of 2 MiB rather than pages.
     pub(super) by_huge: bool,
 }
@@ -148,6 +153,7 @@ impl App {
             sort: Sort::default(),
             map: MapView::default(),
             objects: ObjectsView::default(),
+            sites: SitesView::default(),
             by_huge: false,
         }
     }
@@ -230,6 +236,11 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         app.objects.press(key.code, 0);
         return None;
     }
+    let on_sites = app.tab == Tab::Sites && !app.help;
+    if on_sites && app.sites.is_typing() && !control {
+        sites::press(app, key.code);
+        return None;
+    }
     if let Some(walk) = walk_of(app, key.code) {
         return show(app, walk);
     }
@@ -237,10 +248,11 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
         KeyCode::Char('c') if control => return Some(Effect::Interrupt),
         KeyCode::Char('q') | KeyCode::F(10) if !app.help => return Some(Effect::Quit),
         KeyCode::Esc if on_objects => app.objects.press(key.code, 0),
+        KeyCode::Esc if on_sites => sites::press(app, key.code),
         KeyCode::Esc | KeyCode::Char('q') => app.help = false,
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => app.help = !app.help,
-        KeyCode::Char('8') => app.help = true,
-        KeyCode::Char(digit @ '1'..='7') => {
+        KeyCode::Char('9') => app.help = true,
+        KeyCode::Char(digit @ '1'..='8') => {
             app.choose(Tab::ALL[digit as usize - '1' as usize]);
         }
         KeyCode::Tab => app.choose(app.tab.next(1)),
@@ -271,6 +283,7 @@ fn press(app: &mut App, key: KeyEvent) -> Option<Effect> {
                 .map(|view| objects::row_count(app, view));
             app.objects.press(code, rows.unwrap_or(0));
         }
+        code if on_sites => sites::press(app, code),
         code => scroll(app, code),
     }
     None

@@ -82,6 +82,7 @@ fn fill(app: &App, frame: &mut Frame) {
     frame.render_widget(Paragraph::new(header::lines(app, view, area.width)), head);
     match lines(app, view, body.width) {
         Some(lines) => scrolled(app, frame, body, lines),
+        None if app.tab == Tab::Sites => screens::sites::draw(app, view, frame, body),
         None if app.tab == Tab::Objects => screens::objects::draw(app, view, frame, body),
         None if app.tab == Tab::Pages => screens::pages::draw(app, view, frame, body),
         None => screens::overview::draw(app, view, frame, body),
@@ -92,7 +93,7 @@ fn fill(app: &App, frame: &mut Frame) {
 pub(super) fn lines(app: &App, view: &View, width: u16) -> Option<Vec<Line<'static>>> {
     let lines = match app.tab {
         _ if app.help => screens::help::lines,
-        Tab::Overview | Tab::Pages | Tab::Objects => return None,
+        Tab::Overview | Tab::Pages | Tab::Objects | Tab::Sites => return None,
         Tab::Sizes => screens::sizes::lines,
         Tab::Arenas => screens::arenas::lines,
         Tab::Activity => screens::activity::lines,

@@ -152,6 +152,9 @@ fn flow(app: &App, pieces: Vec<Span<'static>>, width: u16) -> Vec<Line<'static>>
     lines
 }
 
+/// Columns from which on there are blanks on both sides of the names of the screens.
+const WIDE_TABS: u16 = 90;
+
 /// The names of the screens.
 pub(super) fn tabs(app: &App) -> Line<'static> {
     let style = |chosen| {
@@ -163,7 +166,9 @@ pub(super) fn tabs(app: &App) -> Line<'static> {
     };
     let names = Tab::ALL.into_iter().enumerate().map(|(index, tab)| {
         let chosen = tab == app.tab && !app.help;
-        Span::styled(format!(" {} {} ", index + 1, tab.name()), style(chosen))
+        let gap = if app.size.0 < WIDE_TABS { "" } else { " " };
+        let name = format!(" {} {}{gap}", index + 1, tab.name());
+        Span::styled(name, style(chosen))
     });
     let help = Span::styled(" ? Help ", style(app.help));
     names.chain([help]).collect()
@@ -209,14 +214,18 @@ pub(super) fn keys(app: &App) -> Line<'static> {
         Tab::Sizes => "s sort  S reverse  ↑↓ scroll",
         Tab::Pages => "arrows +- 0 map  t 2 MiB",
         Tab::Objects => "t table  s sort  / filter  Enter open",
+        Tab::Sites => "t from  s sort  / filter  Enter open",
         Tab::Arenas | Tab::Activity | Tab::Why => "↑↓ scroll  Tab next",
     };
     let all = match app.saved {
         None if app.tab == Tab::Objects && !app.help => {
             format!("q quit  ? help  w walk  e export  o read  {own}")
         }
+        None if app.tab == Tab::Sites && !app.help => {
+            format!("q quit  ? help  w walk  e export  {own}")
+        }
         None => format!("q quit  ? help  p pause  w walk now  e export  {own}"),
-        Some(_) if app.tab == Tab::Objects && !app.help => {
+        Some(_) if matches!(app.tab, Tab::Objects | Tab::Sites) && !app.help => {
             format!("q quit  ? help  [ ] walk  e export  {own}")
         }
         Some(_) => format!("q quit  ? help  [ ] walk  {{ }} first, last  e export  {own}"),

@@ -2,6 +2,7 @@
 
 use profiler_core::metrics::MetricId;
 use profiler_core::report::LedgerClass;
+use profiler_core::sites::SiteRow;
 use profiler_core::view::View;
 use ratatui::text::Line;
 
@@ -9,8 +10,8 @@ use super::wrapped;
 use crate::tui::app::App;
 
 /// The keys of every session.
-const KEYS: [(&str, &str); 7] = [
-    ("1 to 8, Tab, Shift-Tab", "choose a screen"),
+const KEYS: [(&str, &str); 8] = [
+    ("1 to 9, Tab, Shift-Tab", "choose a screen"),
     (
         "↑ ↓ PgUp PgDn Home End",
         "scroll; on Pages with ← → move over the map",
@@ -22,15 +23,19 @@ const KEYS: [(&str, &str); 7] = [
     ),
     (
         "s S",
-        "on Sizes and Objects: sort by the next column, reverse",
+        "on Sizes, Objects and Sites: sort by the next column, reverse",
     ),
     (
         "t, ↑ ↓, Enter",
         "on Objects: holders, types or native blocks; choose a row; open it to see the way to what it holds",
     ),
     (
+        "t, ↑ ↓, Enter",
+        "on Sites: functions and who calls them, or stacks from outside; choose a row; open or close it",
+    ),
+    (
         "/",
-        "on Objects: only rows with this text in their name; Enter keeps it, Esc clears it",
+        "on Objects and Sites: only rows with this text in their name; Enter keeps it, Esc clears it",
     ),
 ];
 
@@ -140,6 +145,11 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         for (word, text) in words {
             entry(&mut lines, word, text);
         }
+    }
+    lines.push(Line::default());
+    lines.push(Line::styled("Call sites", theme.title()));
+    for column in &SiteRow::SHOWN {
+        entry(&mut lines, column.title, column.help);
     }
     lines.push(Line::default());
     lines.push(Line::styled(

@@ -2,12 +2,16 @@
 
 pub(super) mod activity;
 pub(super) mod arenas;
+mod filter;
 pub(super) mod help;
 pub(super) mod objects;
 pub(super) mod overview;
 pub(super) mod pages;
+pub(super) mod sites;
 pub(super) mod sizes;
 pub(super) mod why;
+
+use std::ops::Range;
 
 use ratatui::style::Style;
 use ratatui::text::Line;
@@ -31,4 +35,35 @@ pub(super) fn wrapped(text: &str, width: u16, style: Style) -> Vec<Line<'static>
         .into_iter()
         .map(|line| Line::styled(line.into_owned(), style))
         .collect()
+}
+
+/// The value after this one of all, the first after the last.
+fn after<T: Copy + PartialEq>(all: &[T], one: T) -> T {
+    let at = all.iter().position(|other| *other == one).unwrap_or(0);
+    all[(at + 1) % all.len()]
+}
+
+/// As many lines as there is room for, those of the selected row in the middle as far as there are others
+/// around them.
+fn around(
+    mut lines: Vec<Line<'static>>,
+    of_selected: Range<usize>,
+    room: usize,
+) -> Vec<Line<'static>> {
+    let middle = (of_selected.start + of_selected.end.min(of_selected.start + room)) / 2;
+    let most = lines.len().saturating_sub(room);
+    let from = middle.saturating_sub(room / 2).min(most);
+    lines.drain(..from);
+    lines.truncate(room);
+    lines
+}
+
+/// A name in as many columns, its end where it is longer: the end says most.
+fn cut(name: &str, width: usize) -> String {
+    let len = name.chars().count();
+    if len <= width {
+        return name.to_owned();
+    }
+    let kept: String = name.chars().skip(len - width.saturating_sub(1)).collect();
+    format!("…{kept}")
 }

@@ -13,7 +13,8 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use super::{bar, wrapped};
+use super::filter::Filter;
+use super::{after, around, bar, cut, wrapped};
 use crate::export::sentences;
 use crate::tui::app::App;
 
@@ -59,12 +60,6 @@ impl Order {
     const ALL: [Self; 4] = [Self::Bytes, Self::Growth, Self::Count, Self::Name];
 }
 
-/// The value after this one of all, the first after the last.
-fn after<T: Copy + PartialEq>(all: &[T], one: T) -> T {
-    let at = all.iter().position(|other| *other == one).unwrap_or(0);
-    all[(at + 1) % all.len()]
-}
-
 /// What the user chose.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tui) struct ObjectsView {
@@ -72,9 +67,7 @@ pub(in crate::tui) struct ObjectsView {
     order: Order,
     reversed: bool,
     /// Rows without this text in their name are left out.
-    filter: String,
-    /// Whether keys are letters of the filter.
-    is_typing: bool,
+    filter: Filter,
     selected: usize,
     is_open: bool,
 }
@@ -82,13 +75,16 @@ pub(in crate::tui) struct ObjectsView {
 impl ObjectsView {
     /// Whether all keys are letters of the filter.
     pub(in crate::tui) fn is_typing(&self) -> bool {
-        self.is_typing
+        self.filter.is_typing()
     }
 
     /// Takes a key, of `rows` that there are.
     pub(in crate::tui) fn press(&mut self, code: KeyCode, rows: usize) {
-        if self.is_typing {
-            return self.type_in(code);
+        if self.filter.is_typing() {
+            if self.filter.type_in(code) {
+                self.selected = 0;
+            }
+            return;
         }
         let last = rows.saturating_sub(1);
         let at = self.selected.min(last);
@@ -104,7 +100,7 @@ impl ObjectsView {
                 self.first();
             }
             KeyCode::Char('S') => self.reversed = !self.reversed,
-            KeyCode::Char('/') => self.is_typing = true,
+            KeyCode::Char('/') => self.filter.begin(),
             KeyCode::Esc => {
                 self.filter.clear();
                 self.first();
@@ -118,22 +114,6 @@ impl ObjectsView {
             KeyCode::End => self.selected = last,
             _ => {}
         }
-    }
-
-    fn type_in(&mut self, code: KeyCode) {
-        match code {
-            KeyCode::Char(letter) => self.filter.push(letter),
-            KeyCode::Backspace => {
-                self.filter.pop();
-            }
-            KeyCode::Esc => {
-                self.filter.clear();
-                self.is_typing = false;
-            }
-            KeyCode::Enter => self.is_typing = false,
-            _ => return,
-        }
-        self.selected = 0;
     }
 
     fn first(&mut self) {
@@ -185,8 +165,7 @@ fn rows(app: &App, report: &FragReport) -> Vec<Row> {
         Table::Types => types(census, growth),
         Table::Native => native(census, growth),
     };
-    let wanted = of.filter.to_lowercase();
-    rows.retain(|row| row.name.to_lowercase().contains(&wanted));
+    rows.retain(|row| of.filter.passes(&row.name));
     rows.sort_by(|a, b| of.compare(a, b));
     rows
 }
@@ -348,11 +327,7 @@ fn choices(app: &App) -> Line<'static> {
         Span::styled(format!(" {} ", table.name()), style)
     });
     let mut line: Line<'static> = tables.collect();
-    if of.is_typing || !of.filter.is_empty() {
-        let cursor = if of.is_typing { "▏" } else { "" };
-        let filter = format!("  /{}{cursor}  Esc clears", of.filter);
-        line.push_span(Span::styled(filter, app.theme.strong()));
-    }
+    line.extend(of.filter.shown(app.theme));
     line
 }
 
@@ -420,21 +395,5 @@ fn list(app: &App, census: &Census, rows: &[Row], width: u16, room: usize) -> Ve
             of_selected = first..lines.len();
         }
     }
-    // The selected row in the middle, as far as there are rows around it.
-    let middle = (of_selected.start + of_selected.end.min(of_selected.start + room)) / 2;
-    let most = lines.len().saturating_sub(room);
-    let from = middle.saturating_sub(room / 2).min(most);
-    lines.drain(..from);
-    lines.truncate(room);
-    lines
-}
-
-/// A name in as many columns, its end where it is longer: the end says most.
-fn cut(name: &str, width: usize) -> String {
-    let len = name.chars().count();
-    if len <= width {
-        return name.to_owned();
-    }
-    let kept: String = name.chars().skip(len - width.saturating_sub(1)).collect();
-    format!("…{kept}")
+    around(lines, of_selected, room)
 }

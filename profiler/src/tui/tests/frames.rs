@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crossterm::event::KeyCode;
 
 use profiler_core::allocator::AllocatorTitle;
+use profiler_core::sites::Sites;
 use profiler_core::text::is_harmful;
-use profiler_core::view::{Shadow, WhatIf};
+use profiler_core::view::{Shadow, View, WhatIf};
 
 use super::super::app::{App, Message, Tab, update};
 use super::super::theme::Theme;
@@ -63,6 +64,67 @@ fn an_opened_holder_shows_the_way_to_what_it_holds() {
         update(&mut app, Message::Key(code.into()));
     }
     golden("objects_types_80x24", &text(&frame(&app, 80, 24)));
+}
+
+#[test]
+fn functions_open_to_their_callers_and_stacks_to_what_they_called() {
+    let mut app = app(80, 24);
+    choose(&mut app, Some(Tab::Sites));
+    for code in [KeyCode::Down, KeyCode::Enter] {
+        update(&mut app, Message::Key(code.into()));
+    }
+    golden("sites_opened_80x24", &text(&frame(&app, 80, 24)));
+    for code in [
+        KeyCode::Char('t'),
+        KeyCode::Enter,
+        KeyCode::Down,
+        KeyCode::Enter,
+    ] {
+        update(&mut app, Message::Key(code.into()));
+    }
+    golden("sites_stacks_80x24", &text(&frame(&app, 80, 24)));
+}
+
+#[test]
+fn where_no_site_was_sampled_the_reason_is_said() {
+    let said = |change: &dyn Fn(&mut View)| {
+        let mut view = fixture::view(PAGES);
+        change(&mut view);
+        let mut app = app(80, 24);
+        update(&mut app, Message::View(Box::new(view)));
+        choose(&mut app, Some(Tab::Sites));
+        let words = text(&frame(&app, 80, 24));
+        words.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let off = said(&|view| (view.sites, view.probes_wanted) = (None, false));
+    assert!(
+        off.contains("which this session is without (--no-probes"),
+        "{off}"
+    );
+    let none = said(&|view| view.sites = None);
+    assert!(
+        none.contains("from probes, and none are attached"),
+        "{none}"
+    );
+    let nothing = said(&|view| {
+        view.sites = Some(Arc::new(Sites {
+            armed_ns: 2_000_000_000,
+            counted_bytes: 4096,
+            samples_lost: 3,
+            ..Sites::default()
+        }));
+    });
+    let wanted = "No allocation was sampled in the 2.0 s that the probes were armed: 4.0 KiB were";
+    assert!(nothing.contains(wanted), "{nothing}");
+    assert!(nothing.contains("3 samples are lost"), "{nothing}");
+    let functions = said(&|view| {
+        let sites = view.sites.as_mut().map(Arc::make_mut).expect("some");
+        sites.no_stacks = Some("the target runs no Python".into());
+    });
+    assert!(
+        functions.contains("no functions: the target runs no Python"),
+        "{functions}"
+    );
 }
 
 #[test]

@@ -52,11 +52,11 @@ fn keys_that_choose_a_screen() {
     press(&mut app, KeyCode::Tab);
     assert_eq!(app.tab, Tab::Overview);
     press(&mut app, KeyCode::BackTab);
-    assert_eq!(app.tab, Tab::Objects);
+    assert_eq!(app.tab, Tab::Sites);
     press(&mut app, KeyCode::Left);
-    assert_eq!(app.tab, Tab::Why);
-    press(&mut app, KeyCode::Right);
     assert_eq!(app.tab, Tab::Objects);
+    press(&mut app, KeyCode::Right);
+    assert_eq!(app.tab, Tab::Sites);
 }
 
 #[test]
@@ -114,6 +114,58 @@ fn objects_are_sorted_by_each_column() {
     assert_eq!(first(&app).as_deref(), Some("app.cache.remember"));
     press(&mut app, KeyCode::Char('S'));
     assert_eq!(first(&app).as_deref(), Some("app.tasks.SESSIONS"));
+}
+
+/// What the selected row is of: all behind its figures.
+fn selected(app: &App) -> String {
+    let found = shown(app);
+    let row = found.lines().find(|line| line.starts_with('▸'));
+    let row = row.unwrap_or_default().trim_start_matches('▸');
+    let words = row.split_whitespace().skip_while(|word| {
+        word.starts_with(|first: char| "±+-".contains(first) || first.is_ascii_digit())
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn sites_are_sorted_by_each_column_filtered_and_opened() {
+    let mut app = app(80, 24);
+    press(&mut app, KeyCode::Char('8'));
+    assert!(selected(&app).starts_with("JSONEncoder"), "{}", shown(&app));
+    // By error, share, unfreed, stays, pins, name.
+    let wanted = ["JSON", "JSON", "JSON", "load", "JSON", "(no Python"];
+    for (at, wanted) in wanted.into_iter().enumerate() {
+        press(&mut app, KeyCode::Char('s'));
+        let found = selected(&app);
+        assert!(found.starts_with(wanted), "{at}: {found}\n{}", shown(&app));
+    }
+    press(&mut app, KeyCode::Char('S'));
+    press(&mut app, KeyCode::Home);
+    assert!(selected(&app).starts_with("report"), "{}", shown(&app));
+    press(&mut app, KeyCode::Char('/'));
+    for letter in "Loadq".chars() {
+        assert_eq!(press(&mut app, KeyCode::Char(letter)), None);
+    }
+    press(&mut app, KeyCode::Backspace);
+    press(&mut app, KeyCode::Enter);
+    assert!(selected(&app).starts_with("load"), "{}", shown(&app));
+    assert!(!shown(&app).contains("JSON"));
+    // In stacks from outside any function counts.
+    press(&mut app, KeyCode::Char('t'));
+    assert!(selected(&app).starts_with("Worker.run"), "{}", shown(&app));
+    let rows = shown(&app).lines().count();
+    press(&mut app, KeyCode::Enter);
+    assert!(
+        shown(&app).contains("worker.py:41), ") || shown(&app).contains("/srv/app/worker.py:41")
+    );
+    press(&mut app, KeyCode::Down);
+    assert!(selected(&app).starts_with("load"), "{}", shown(&app));
+    press(&mut app, KeyCode::Up);
+    press(&mut app, KeyCode::Enter);
+    assert_eq!(shown(&app).lines().count(), rows);
+    assert!(!shown(&app).contains("/srv/app/worker.py:41"));
+    assert_eq!(press(&mut app, KeyCode::Esc), None);
+    assert!(!shown(&app).contains("Esc clears"));
 }
 
 #[test]
@@ -182,7 +234,7 @@ fn help_covers_the_screen_until_it_is_left() {
         KeyCode::Char('?'),
         KeyCode::Char('h'),
         KeyCode::F(1),
-        KeyCode::Char('8'),
+        KeyCode::Char('9'),
     ] {
         let mut app = app(80, 24);
         let before = shown(&app);

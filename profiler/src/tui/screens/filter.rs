@@ -1,0 +1,59 @@
+//! What the user types to see those rows alone that have it.
+
+use crossterm::event::KeyCode;
+use ratatui::text::Span;
+
+use crate::tui::theme::Theme;
+
+/// A text, and whether it is being typed.
+#[derive(Clone, Debug, Default)]
+pub(in crate::tui) struct Filter {
+    text: String,
+    is_typing: bool,
+}
+
+impl Filter {
+    /// Whether all keys are letters of it.
+    pub(in crate::tui) fn is_typing(&self) -> bool {
+        self.is_typing
+    }
+
+    /// From now on all keys are.
+    pub(super) fn begin(&mut self) {
+        self.is_typing = true;
+    }
+
+    /// Lets all rows pass.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+    }
+
+    /// Takes a key while it is typed; whether that may have changed which rows pass.
+    pub(super) fn type_in(&mut self, code: KeyCode) -> bool {
+        match code {
+            KeyCode::Char(letter) => self.text.push(letter),
+            KeyCode::Backspace => {
+                self.text.pop();
+            }
+            KeyCode::Esc => {
+                self.text.clear();
+                self.is_typing = false;
+            }
+            KeyCode::Enter => self.is_typing = false,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether a name passes, whatever its case.
+    pub(super) fn passes(&self, name: &str) -> bool {
+        self.text.is_empty() || name.to_lowercase().contains(&self.text.to_lowercase())
+    }
+
+    /// It and how to be rid of it, while there is one.
+    pub(super) fn shown(&self, theme: Theme) -> Option<Span<'static>> {
+        let cursor = if self.is_typing { "▏" } else { "" };
+        let text = format!("  /{}{cursor}  Esc clears", self.text);
+        (self.is_typing || !self.text.is_empty()).then(|| Span::styled(text, theme.strong()))
+    }
+}

@@ -1,0 +1,411 @@
+//! Call sites: which functions allocate, what of it stays, and the stacks on the way there.
+
+use std::cmp::Ordering;
+
+use crossterm::event::KeyCode;
+use profiler_core::columns::Column;
+use profiler_core::sites::{Direction, Site, SiteRow, Sites, Step};
+use profiler_core::units::{bytes, count, nanoseconds};
+use profiler_core::view::View;
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+
+use super::filter::Filter;
+use super::{after, around, bar, wrapped};
+use crate::export::sentences;
+use crate::tui::app::App;
+use crate::tui::header::fitted;
+
+/// Rows that PgUp and PgDn move.
+const PAGE_ROWS: usize = 10;
+/// Rows of an opened tree at the most.
+const MOST_ROWS: usize = 10_000;
+/// Columns of each step into a tree, and of an opened row's details.
+const INDENT: usize = 2;
+/// From how many columns on there is room for bars, and how long these are.
+const WIDE: usize = 110;
+const BAR: usize = 16;
+
+/// The figures of a row.
+const COLUMNS: [Column<SiteRow>; 6] = SiteRow::SHOWN;
+/// Sorted by name rather than by one of them.
+const BY_NAME: usize = COLUMNS.len();
+
+const DIRECTIONS: [Direction; 2] = [Direction::Outwards, Direction::Inwards];
+
+/// What the rows are called that stacks are opened from.
+const fn name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Outwards => "functions and their callers",
+        Direction::Inwards => "stacks from outside",
+    }
+}
+
+/// What the user chose.
+#[derive(Clone, Debug)]
+pub(in crate::tui) struct SitesView {
+    direction: Direction,
+    /// The column that rows are sorted by, or [`BY_NAME`].
+    order: usize,
+    reversed: bool,
+    filter: Filter,
+    /// The steps to the selected row; the first row where there are none.
+    selected: Vec<Step>,
+    /// The steps to the rows that are open.
+    open: Vec<Vec<Step>>,
+}
+
+impl Default for SitesView {
+    fn default() -> Self {
+        Self {
+            direction: Direction::Outwards,
+            order: 0,
+            reversed: false,
+            filter: Filter::default(),
+            selected: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+}
+
+impl SitesView {
+    /// Whether all keys are letters of the filter.
+    pub(in crate::tui) fn is_typing(&self) -> bool {
+        self.filter.is_typing()
+    }
+
+    fn first(&mut self) {
+        self.selected.clear();
+        self.open.clear();
+    }
+
+    fn compare(&self, sites: &Sites, a: &SiteRow, b: &SiteRow) -> Ordering {
+        let by_name = || sites.label(a.step).cmp(&sites.label(b.step));
+        let value = |row: &SiteRow| {
+            let value = COLUMNS.get(self.order).and_then(|column| column.value(row));
+            value.map_or(0.0, |value| value.as_f64())
+        };
+        let order = match self.order {
+            BY_NAME => by_name(),
+            _ => value(b).total_cmp(&value(a)),
+        };
+        match self.reversed {
+            true => order.reverse().then_with(by_name),
+            false => order.then_with(by_name),
+        }
+    }
+
+    /// Whether a stack is shown: by its innermost function where it begins there, else by any.
+    fn passes(&self, sites: &Sites, site: &Site) -> bool {
+        let mut steps = site.steps(Direction::Outwards);
+        let passes = |step| self.filter.passes(&sites.label(step));
+        match self.direction {
+            Direction::Outwards => steps.next().is_none_or(passes),
+            Direction::Inwards => steps.any(passes),
+        }
+    }
+
+    /// What lies below these steps in those sites, and below all that is open there.
+    fn below(&self, sites: &Sites, of: &[&Site], path: &[Step], rows: &mut Vec<Row>) {
+        let (direction, depth) = (self.direction, path.len());
+        let mut next = sites.rows(direction, depth, of);
+        next.sort_by(|a, b| self.compare(sites, a, b));
+        for row in next {
+            if rows.len() >= MOST_ROWS {
+                return;
+            }
+            let path: Vec<Step> = path.iter().copied().chain([row.step]).collect();
+            let is_open = self.open.contains(&path);
+            let goes_on = |site: &&&Site| site.step(direction, depth) == Some(row.step);
+            let inner: Vec<&Site> = match is_open {
+                true => of.iter().filter(goes_on).copied().collect(),
+                false => Vec::new(),
+            };
+            rows.push(Row {
+                path: path.clone(),
+                row,
+                is_open,
+            });
+            self.below(sites, &inner, &path, rows);
+        }
+    }
+
+    /// The place of the selected row.
+    fn place(&self, rows: &[Row]) -> usize {
+        let found = rows.iter().position(|row| row.path == self.selected);
+        found.unwrap_or(0)
+    }
+}
+
+/// A row of the tree.
+struct Row {
+    /// The steps to it, itself the last.
+    path: Vec<Step>,
+    row: SiteRow,
+    is_open: bool,
+}
+
+fn rows(of: &SitesView, sites: &Sites) -> Vec<Row> {
+    let passing: Vec<&Site> = (sites.sites.iter())
+        .filter(|site| of.passes(sites, site))
+        .collect();
+    let mut rows = Vec::new();
+    of.below(sites, &passing, &[], &mut rows);
+    rows
+}
+
+/// Takes a key.
+pub(in crate::tui) fn press(app: &mut App, code: KeyCode) {
+    let sites = app.view.as_ref().and_then(|view| view.sites.clone());
+    let rows = sites.map_or_else(Vec::new, |sites| rows(&app.sites, &sites));
+    let of = &mut app.sites;
+    if of.filter.is_typing() {
+        if of.filter.type_in(code) {
+            of.first();
+        }
+        return;
+    }
+    let last = rows.len().saturating_sub(1);
+    let at = of.place(&rows);
+    let to = match code {
+        KeyCode::Down | KeyCode::Char('j') => at + 1,
+        KeyCode::Up | KeyCode::Char('k') => at.saturating_sub(1),
+        KeyCode::PageDown => at + PAGE_ROWS,
+        KeyCode::PageUp => at.saturating_sub(PAGE_ROWS),
+        KeyCode::Home => 0,
+        KeyCode::End => last,
+        other => return choose(of, other, rows.get(at)),
+    };
+    of.selected = rows
+        .into_iter()
+        .nth(to.min(last))
+        .map_or_else(Vec::new, |row| row.path);
+}
+
+/// Takes a key that changes which rows there are.
+fn choose(of: &mut SitesView, code: KeyCode, row: Option<&Row>) {
+    match (code, row) {
+        (KeyCode::Char('t'), _) => {
+            of.direction = after(&DIRECTIONS, of.direction);
+            of.first();
+        }
+        (KeyCode::Char('s'), _) => {
+            of.order = (of.order + 1) % (BY_NAME + 1);
+            of.reversed = false;
+            of.selected.clear();
+        }
+        (KeyCode::Char('S'), _) => of.reversed = !of.reversed,
+        (KeyCode::Char('/'), _) => of.filter.begin(),
+        (KeyCode::Esc, _) => {
+            of.filter.clear();
+            of.first();
+        }
+        (KeyCode::Enter, Some(row)) => {
+            of.selected.clone_from(&row.path);
+            match row.is_open {
+                true => of.open.retain(|path| !path.starts_with(&row.path)),
+                false => of.open.push(row.path.clone()),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Draws the screen.
+pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
+    let title = |text: &str| wrapped(text, area.width, app.theme.title());
+    let sampled = view.sites.as_deref().filter(|sites| sites.samples > 0);
+    let Some(sites) = sampled else {
+        let why = nothing(app, view);
+        frame.render_widget(Paragraph::new(title(&why)), area);
+        return;
+    };
+    let mut lines = title(&state(view, sites));
+    if let Some(why) = &sites.no_stacks {
+        let text = format!("no functions: {why}");
+        lines.extend(wrapped(&text, area.width, app.theme.warn()));
+    }
+    lines.push(choices(app));
+    lines.push(heading(app));
+    let room = usize::from(area.height).saturating_sub(lines.len());
+    let rows = rows(&app.sites, sites);
+    if rows.is_empty() {
+        lines.push(Line::raw("none of that name"));
+    }
+    lines.extend(list(app, sites, &rows, area.width, room));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// Why there is nothing to show.
+fn nothing(app: &App, view: &View) -> String {
+    let Some(sites) = &view.sites else {
+        return match (app.saved, view.probes_wanted) {
+            (Some(_), _) => "No call sites were saved with this walk: there were no probes by then.",
+            (None, false) => {
+                "Call sites come from probes, which this session is without (--no-probes, --what-if)."
+            }
+            (None, true) => {
+                "Call sites come from probes, and none are attached. What stands in the way is said \
+                 below, and in the help (?)."
+            }
+        }
+        .to_owned();
+    };
+    let mut why = format!(
+        "No allocation was sampled in the {} that the probes were armed: {} were allocated by malloc. \
+         What Python takes from its own arenas (up to 512 bytes) never reaches malloc.",
+        nanoseconds(sites.armed_ns),
+        bytes(sites.counted_bytes)
+    );
+    if sites.samples_lost > 0 {
+        let lost = count(sites.samples_lost);
+        why.push_str(&format!(
+            " {lost} samples are lost: the ring buffer was full."
+        ));
+    }
+    why
+}
+
+/// What the figures are of.
+fn state(view: &View, sites: &Sites) -> String {
+    let whole = sites.bytes();
+    let mut parts = vec![
+        format!(
+            "malloc: {} ± {} in {}",
+            bytes(whole.rounded()),
+            bytes(whole.rounded_error()),
+            nanoseconds(sites.armed_ns)
+        ),
+        format!("{} samples", count(sites.samples)),
+    ];
+    if sites.samples_lost > 0 {
+        parts.push(format!("{} lost", count(sites.samples_lost)));
+    }
+    if let Some(walk) = &sites.walk {
+        let now = (view.history.last()).map_or(walk.taken_at_ns, |point| point.time_ns);
+        let age = now.saturating_sub(walk.taken_at_ns) as f64 / 1e9;
+        let most = if sites.frees_complete {
+            ""
+        } else {
+            ", at the most"
+        };
+        parts.push(format!("stays{most}: walked {age:.0} s ago"));
+    }
+    parts.join(" │ ")
+}
+
+/// From where stacks are opened, and the filter.
+fn choices(app: &App) -> Line<'static> {
+    let of = &app.sites;
+    let names = DIRECTIONS.into_iter().map(|direction| {
+        let style = match direction == of.direction {
+            true => app.theme.chosen(),
+            false => app.theme.quiet(),
+        };
+        Span::styled(format!(" {} ", name(direction)), style)
+    });
+    names.chain(of.filter.shown(app.theme)).collect()
+}
+
+fn heading(app: &App) -> Line<'static> {
+    let of = &app.sites;
+    let mark = |order| match (of.order == order, of.reversed) {
+        (false, _) => "",
+        (true, false) => "↓",
+        (true, true) => "↑",
+    };
+    let figures = COLUMNS.iter().enumerate();
+    let figures: String = figures
+        .map(|(at, column)| format!(" {}", column.heading(mark(at))))
+        .collect();
+    let text = format!(" {figures}    function{}", mark(BY_NAME));
+    Line::styled(text, app.theme.title())
+}
+
+/// The rows around the one that is selected.
+fn list(app: &App, sites: &Sites, rows: &[Row], width: u16, room: usize) -> Vec<Line<'static>> {
+    let selected = app.sites.place(rows);
+    let mut lines = Vec::new();
+    let mut of_selected = 0..0;
+    for (at, row) in rows.iter().enumerate() {
+        let first = lines.len();
+        lines.push(line(app, sites, row, at == selected, usize::from(width)));
+        if at == selected {
+            if row.is_open {
+                lines.extend(details(app, sites, row, width));
+            }
+            of_selected = first..lines.len();
+        }
+    }
+    around(lines, of_selected, room)
+}
+
+fn line(app: &App, sites: &Sites, row: &Row, is_selected: bool, width: usize) -> Line<'static> {
+    let style = match is_selected {
+        true => app.theme.strong(),
+        false => Style::new(),
+    };
+    let figures: String = COLUMNS
+        .iter()
+        .map(|column| format!(" {}", column.cell(&row.row)))
+        .collect();
+    let mut spans = vec![Span::styled(
+        format!("{}{figures} ", if is_selected { '▸' } else { ' ' }),
+        style,
+    )];
+    if width >= WIDE {
+        let bytes = row.row.figures.bytes.rounded();
+        let drawn = bar(bytes, row.row.whole_bytes as u64, BAR);
+        spans.push(Span::styled(
+            format!("{drawn:<BAR$} "),
+            app.theme.fullness(1.0),
+        ));
+    }
+    let used: usize = spans.iter().map(Span::width).sum();
+    let room = width.saturating_sub(used);
+    // However deep a stack is, half of the room is left for names.
+    let indent = (INDENT * (row.path.len() - 1)).min(room / 2);
+    let mark = match (row.row.leads_on, row.is_open) {
+        (false, _) => ' ',
+        (true, false) => '+',
+        (true, true) => '-',
+    };
+    let name = format!("{:indent$}{mark} {}", "", sites.short_label(row.row.step));
+    spans.push(Span::styled(fitted(&name, room), style));
+    Line::from(spans)
+}
+
+/// What is said of a row that is open.
+fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>> {
+    let figures = &row.row.figures;
+    let whole = sites.label(row.row.step);
+    let calls = count(figures.allocations.rounded());
+    let error = count(figures.allocations.rounded_error());
+    let samples = count(figures.samples);
+    let ages = row
+        .row
+        .is_walked
+        .then(|| sentences::ages(figures))
+        .flatten();
+    let said = [
+        Some(whole),
+        Some(format!("{calls} ± {error} allocations, {samples} samples")),
+        ages.map(|ages| format!("age of what stays: {ages}")),
+    ];
+    let inner = width.saturating_sub(2 * INDENT as u16);
+    let lines = said.into_iter().flatten();
+    lines
+        .flat_map(|text| wrapped(&text, inner, app.theme.quiet()))
+        .map(|line| {
+            let indent = Span::raw(" ".repeat(2 * INDENT));
+            let quiet = line
+                .spans
+                .into_iter()
+                .map(|span| span.style(app.theme.quiet()));
+            [indent].into_iter().chain(quiet).collect()
+        })
+        .collect()
+}
