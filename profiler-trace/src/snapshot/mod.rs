@@ -9,6 +9,7 @@ mod objects;
 mod observation;
 mod reader;
 mod sample;
+mod sites;
 mod wire;
 mod writer;
 

@@ -11,6 +11,7 @@ use profiler_core::objects::Census;
 use profiler_core::over_time::{Moment, OverTime};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 use profiler_core::report::{FragReport, Mechanism};
+use profiler_core::sites::Sites;
 use profiler_core::size_class::SizeClass;
 use profiler_core::view::{ObjectsState, Point, Shadow, View, WhatIf};
 
@@ -39,6 +40,8 @@ pub struct Observation {
     pub predictions: Option<Predictions>,
     /// The censuses of Python's objects that were taken since the observation before, the oldest first.
     pub objects: Vec<Arc<Census>>,
+    /// Where the allocations came from that the probes saw until then; `None` without probes.
+    pub sites: Option<Arc<Sites>>,
 }
 
 /// The last two censuses of a session, which give growth.
@@ -93,6 +96,7 @@ impl Observation {
                 .flatten()
                 .cloned()
                 .collect(),
+            sites: view.sites.clone(),
         }
     }
 
@@ -108,7 +112,7 @@ impl Observation {
         View {
             report,
             activity: self.activity,
-            sites: None,
+            sites: self.sites,
             probes_wanted: self.probes_wanted,
             notices: self.notices,
             history,
@@ -130,7 +134,8 @@ fields!(Observation {
     ended
 } later {
     predictions,
-    objects
+    objects,
+    sites
 });
 
 fields!(Predictions {

@@ -135,7 +135,8 @@ recorded. Where it is off by more than 5 %, no verdict is given. docs/lab.md exp
     #[command(after_long_help = "\
 Examples:
   fragscope export worker.fragsnap --format json | jq .verdict
-  fragscope export worker.fragsnap --format csv --at 3 -o third.csv
+  fragscope export worker.fragsnap --at 3 -o third.csv
+  fragscope export worker.fragsnap -o sites.pb.gz
   fragscope export worker.fragtrace --format logalloc -o worker.txt
   fragscope export memray-worker.py.4711.bin --format logalloc | head
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use profiler_core::text::visible;
 use profiler_target::{ErrorKind, OpenError, OutputProblem, host};
 
+use crate::export::ExportError;
 use crate::session::convert::ConvertError;
 use crate::session::record::RecordError;
 use crate::session::replay::ReplayFailure;
@@ -50,6 +51,9 @@ pub(super) enum Failure {
     /// A saved session.
     #[error(transparent)]
     Saved(#[from] SavedError),
+    /// A file that was to be written, by its ending.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A process that was to be repaired.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -71,6 +75,7 @@ impl Failure {
             Self::Replay(error) => error.kind(),
             Self::Convert(error) => error.kind(),
             Self::Saved(error) => error.kind(),
+            Self::Export(error) => kinds::of_export(error),
             Self::Open(error) => error.kind(),
             Self::Print(error) => ErrorKind::of_io(error),
         }

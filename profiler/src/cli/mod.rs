@@ -291,7 +291,7 @@ fn check(args: &CheckArgs, advice: &Advice) -> Result<Exit, Failure> {
 }
 
 fn export(args: &ExportArgs, advice: &Advice) -> Result<Exit, Failure> {
-    let recording = match args.options() {
+    let recording = match args.options()? {
         Export::Session(options) => {
             let trouble = session::saved::export(&options)?;
             return Ok(whole_session(trouble, advice));

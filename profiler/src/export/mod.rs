@@ -75,7 +75,11 @@ pub enum Format {
 }
 
 impl Format {
-    fn of(path: &Path) -> Result<Self, ExportError> {
+    /// The one that the ending of a path names.
+    ///
+    /// # Errors
+    /// When it names none.
+    pub fn of(path: &Path) -> Result<Self, ExportError> {
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().to_ascii_lowercase());

@@ -4,6 +4,7 @@ mod heap;
 mod objects;
 mod observation;
 mod sample;
+mod sites;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::completeness::{Confidence, Defect};

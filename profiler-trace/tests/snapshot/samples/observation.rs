@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::objects::census;
+use super::sites::sites;
 use super::{COUNT, text};
 
 fn histogram() -> impl Strategy<Value = Histogram<u64>> {
@@ -247,6 +248,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
             option::of(what_if()),
             option::of(predictions()),
             vec(census().prop_map(Arc::new), 0..3),
+            option::of(sites().prop_map(Arc::new)),
         ),
     )
         .prop_map(
@@ -260,6 +262,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
                 ended,
                 predictions: beside.1,
                 objects: beside.2,
+                sites: beside.3,
             },
         )
 }

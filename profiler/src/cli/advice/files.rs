@@ -24,8 +24,8 @@ pub(super) fn input(command: &Command) -> &'static str {
         | Command::Report(_) => SESSION,
         Command::Replay(_) => RECORDING,
         Command::Export(args) => match args.options() {
-            Export::Session(_) => SESSION,
-            Export::Recording(_) => RECORDING,
+            Ok(Export::Session(_)) | Err(_) => SESSION,
+            Ok(Export::Recording(_)) => RECORDING,
         },
         _ => "a file that is there",
     }

@@ -8,7 +8,7 @@ use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
 
 use super::values::size;
-use crate::export::Format;
+use crate::export::{ExportError, Format};
 use crate::session::convert::ConvertOptions;
 use crate::session::saved::{SavedExport, SavedOptions};
 
@@ -75,9 +75,9 @@ pub(in crate::cli) struct ExportArgs {
     /// A recording of fragscope, heaptrack, memray or logalloc, or a saved session
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The format to write
-    #[arg(long, value_enum)]
-    format: ExportFormat,
+    /// The format to write; by default the one that the ending of -o names
+    #[arg(long, value_enum, required_unless_present = "output")]
+    format: Option<ExportFormat>,
     /// Export walk N of a saved session instead of the last; the first is 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
@@ -102,28 +102,28 @@ impl ExportArgs {
         &self.file
     }
 
-    pub(in crate::cli) fn options(&self) -> Export {
-        let format = match self.format {
-            ExportFormat::Logalloc => {
-                return Export::Recording(ConvertOptions {
-                    recording: self.file.clone(),
-                    output: self.output.clone(),
-                    max_size: self.limits.max_size,
-                    max_memory: self.limits.max_memory,
-                });
-            }
-            ExportFormat::Json => Format::Json,
-            ExportFormat::Csv => Format::Csv,
-            ExportFormat::Hlog => Format::Hlog,
-            ExportFormat::Html => Format::Html,
-            ExportFormat::Text => Format::Text,
+    /// # Errors
+    /// When no format is named, nor by the ending of a file to write.
+    pub(in crate::cli) fn options(&self) -> Result<Export, ExportError> {
+        let format = match (self.format, &self.output) {
+            (Some(format), _) => format.of_session(),
+            (None, Some(output)) => Some(Format::of(output)?),
+            (None, None) => Some(Format::Text),
         };
-        Export::Session(SavedExport {
+        let Some(format) = format else {
+            return Ok(Export::Recording(ConvertOptions {
+                recording: self.file.clone(),
+                output: self.output.clone(),
+                max_size: self.limits.max_size,
+                max_memory: self.limits.max_memory,
+            }));
+        };
+        Ok(Export::Session(SavedExport {
             saved: self.limits.saved(&self.file, self.at),
             format,
             is_predicted: false,
             output: self.output.clone(),
-        })
+        }))
     }
 }
 
@@ -167,6 +167,29 @@ enum ExportFormat {
     Html,
     /// A saved session, as the report that `snapshot` prints
     Text,
+    /// A saved session's call sites, as folded stacks
+    Folded,
+    /// A saved session's call sites, as a file of speedscope
+    Speedscope,
+    /// A saved session's call sites, as a profile of pprof
+    Pprof,
+}
+
+impl ExportFormat {
+    /// That of a saved session; `None` for a recording's.
+    fn of_session(self) -> Option<Format> {
+        Some(match self {
+            Self::Logalloc => return None,
+            Self::Json => Format::Json,
+            Self::Csv => Format::Csv,
+            Self::Hlog => Format::Hlog,
+            Self::Html => Format::Html,
+            Self::Text => Format::Text,
+            Self::Folded => Format::Folded,
+            Self::Speedscope => Format::Speedscope,
+            Self::Pprof => Format::Pprof,
+        })
+    }
 }
 
 #[derive(Debug, Args)]
