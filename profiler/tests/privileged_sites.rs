@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use profiler_core::metrics::MetricId;
 use profiler_core::report::FragReport;
-use profiler_core::sites::{SiteFigures, Sites};
+use profiler_core::sites::{SiteFigures, Sites, StackEnd};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession, clock_ns};
 use profiler_sampling::{Sampler, SamplingOptions};
@@ -34,6 +34,9 @@ def keep(n):
 def pin(n):
     new = [bytearray(1000) for _ in range(n)]
     pins.append(new[::4])
+
+def large(n):
+    bytearray(n)
 
 def busy(n):
     for _ in range(n): bytearray(3000)
@@ -223,4 +226,34 @@ fn a_saved_session_has_the_sites_that_were_live() {
     let explained = fragscope(&["explain", text(&session), "--no-predict"]);
     let said = support::stdout(&explained);
     assert!(said.contains("keep ("), "{said}");
+}
+
+#[test]
+fn who_raised_the_mmap_threshold_is_told_where_it_was_seen() {
+    let (mut child, session, sampler) = start(Budget::Unlimited);
+    let report = walk(&session, &sampler);
+    let threshold = |report: &FragReport| {
+        let mut settings = report.heaps.iter().flat_map(|heap| &heap.settings);
+        let setting = settings.find(|setting| setting.name == "mmap_threshold");
+        setting.expect("glibc").value.clone()
+    };
+    // Raised while Python began, if at all.
+    let before = session.sites().mmap_threshold;
+    assert_eq!(
+        before.and_then(|of| of.raised_by),
+        None,
+        "{}",
+        threshold(&report)
+    );
+    // Of which every one is sampled.
+    assert_eq!(child.ask("large 30000000"), "done");
+    let seen = || (of(&session.sites(), "large").samples > 0).then_some(());
+    eventually("the block", seen);
+    let report = walk(&session, &sampler);
+    let sites = session.sites();
+    let raised = sites.mmap_threshold.clone().expect("it has grown");
+    assert_eq!(raised.bytes.to_string(), threshold(&report));
+    let (stack, end) = raised.raised_by.expect("it was seen");
+    let innermost = sites.frames_of(&stack).next().expect("a function");
+    assert_eq!((&*innermost.function, end), ("large", StackEnd::Whole));
 }

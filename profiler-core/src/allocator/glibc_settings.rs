@@ -5,6 +5,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::addr::PAGE_SIZE;
+
 /// What glibc's mmap threshold is at first and can grow to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and
 /// `_MAX` in `malloc/malloc.c`, on 64 bits).
 pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
@@ -218,6 +220,19 @@ impl GlibcSetting {
         value.parse().ok()
     }
 
+    /// What freeing a block of so many usable bytes raises the mmap threshold to, where it adapts: the size of
+    /// its chunk, which has a mapping of its own (`free` in `malloc/malloc.c`). `None` for a block that has
+    /// none.
+    pub const fn threshold_raised_to(usable: u64) -> Option<u64> {
+        // Of a chunk in an arena one word of these is usable: none is of whole pages then.
+        const TWO_WORDS: u64 = 16;
+        let chunk = usable.saturating_add(TWO_WORDS);
+        match chunk.is_multiple_of(PAGE_SIZE) && chunk <= *MMAP_THRESHOLDS.end() {
+            true => Some(chunk),
+            false => None,
+        }
+    }
+
     /// What a threshold has grown to by itself, of the settings in force; `None` where it does not adapt or
     /// is what it was at first (`free` in `malloc/malloc.c`).
     pub fn grown(self, in_force: impl Fn(Self) -> Option<u64>) -> Option<u64> {
@@ -274,6 +289,16 @@ mod tests {
             Some(64 << 20)
         );
         assert_eq!(grown(GlibcSetting::ArenaMax, 0, 503_808), None);
+    }
+
+    #[test]
+    fn blocks_with_a_mapping_of_their_own_raise_the_threshold_to_their_chunks() {
+        let raised_to = GlibcSetting::threshold_raised_to;
+        assert_eq!(raised_to(503_808 - 16), Some(503_808));
+        // The same chunk in an arena.
+        assert_eq!(raised_to(503_808 - 8), None);
+        assert_eq!(raised_to((33 << 20) - 16), None);
+        assert_eq!(raised_to(u64::MAX), None);
     }
 
     #[test]

@@ -178,6 +178,16 @@ pub struct SitesWalk {
     pub unreadable: u64,
 }
 
+/// What glibc's mmap threshold has grown to by itself, and who raised it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MmapThreshold {
+    /// The threshold at the last walk.
+    pub bytes: u64,
+    /// The stack of the sampled block that was the first of just this size to be freed, and why that stack
+    /// ends; `None` where none was seen.
+    pub raised_by: Option<(Arc<[u32]>, StackEnd)>,
+}
+
 /// Where allocations come from, as far as the probes were armed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sites {
@@ -206,13 +216,20 @@ pub struct Sites {
     pub no_stacks: Option<String>,
     /// The walk that the sampled blocks were looked up in, if there was one since the first was sampled.
     pub walk: Option<SitesWalk>,
+    /// The mmap threshold at that walk, where it has grown.
+    pub mmap_threshold: Option<MmapThreshold>,
 }
 
 impl Sites {
     /// The frames of a site, the innermost first.
     pub fn stack<'s>(&'s self, site: &'s Site) -> impl DoubleEndedIterator<Item = &'s Frame> {
-        let frames = site.stack.iter();
-        frames.filter_map(|number| self.frames.get(*number as usize))
+        self.frames_of(&site.stack)
+    }
+
+    /// The frames of a stack in its order.
+    pub fn frames_of<'s>(&'s self, stack: &'s [u32]) -> impl DoubleEndedIterator<Item = &'s Frame> {
+        let numbers = stack.iter();
+        numbers.filter_map(|number| self.frames.get(*number as usize))
     }
 
     /// The figures of all sites together.

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Estimate, Frame, Site, SiteFigures, Sites, SitesWalk, StackEnd};
+use super::{Estimate, Frame, MmapThreshold, Site, SiteFigures, Sites, SitesWalk, StackEnd};
 use crate::addr::RemoteAddr;
+use crate::allocator::GlibcSetting;
 
 /// Stacks, and functions with their lines, that are kept apart.
 const MAX_SITES: usize = 1 << 16;
 const MAX_FRAMES: usize = 1 << 18;
 /// Sampled blocks that are followed until they are freed.
 const MAX_BLOCKS: usize = 1 << 20;
+/// Sizes of blocks with a mapping of their own that are kept apart: all up to the largest threshold.
+const MAX_RAISERS: usize = 1 << 13;
 
 /// A sampled allocation.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -40,6 +43,10 @@ pub struct SiteTable {
     stacks_left_out: u64,
     untracked: u64,
     pub(super) walk: Option<SitesWalk>,
+    /// glibc's mmap threshold at that walk, where it has grown by itself.
+    pub(super) mmap_threshold: Option<u64>,
+    /// By what freeing a block with a mapping of its own raises that threshold to: whose block was the first.
+    pub(super) raisers: HashMap<u64, usize>,
 }
 
 /// A sampled block that was not seen being freed.
@@ -58,6 +65,15 @@ impl Sampled {
 
     fn blocks(&self) -> Estimate {
         Estimate::of_one(1.0, self.p)
+    }
+
+    /// What freeing it raises glibc's mmap threshold to, if it does.
+    pub(super) fn raises_threshold_to(&self) -> Option<u64> {
+        let usable = self
+            .allocation
+            .is_usable_size
+            .then_some(self.allocation.bytes)?;
+        GlibcSetting::threshold_raised_to(usable)
     }
 }
 
@@ -98,6 +114,16 @@ impl SiteTable {
             let figures = &mut self.sites[sampled.site].figures;
             figures.live_bytes.subtract(sampled.bytes());
             figures.live_blocks.subtract(sampled.blocks());
+            self.freed_mapping(&sampled);
+        }
+    }
+
+    /// Notes that a block is freed that may raise the mmap threshold.
+    pub(super) fn freed_mapping(&mut self, block: &Sampled) {
+        if let Some(bytes) = block.raises_threshold_to()
+            && self.raisers.len() < MAX_RAISERS
+        {
+            self.raisers.entry(bytes).or_insert(block.site);
         }
     }
 
@@ -154,6 +180,13 @@ impl SiteTable {
             stacks_left_out: self.stacks_left_out,
             frees_complete: self.untracked == 0,
             walk: self.walk,
+            mmap_threshold: self.mmap_threshold.map(|bytes| MmapThreshold {
+                bytes,
+                raised_by: self.raisers.get(&bytes).and_then(|site| {
+                    let site = self.sites.get(*site)?;
+                    Some((Arc::clone(&site.stack), site.end))
+                }),
+            }),
             ..Sites::default()
         }
     }

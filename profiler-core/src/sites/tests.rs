@@ -305,3 +305,46 @@ fn a_block_of_a_requested_size_fits_what_an_allocator_gives_for_it() {
         assert_eq!(walk.found, fits, "{len}");
     }
 }
+
+#[test]
+fn who_raised_the_mmap_threshold_is_told_by_the_size_of_what_was_freed_first() {
+    const THRESHOLD: u64 = 100 * PAGE_SIZE;
+    let with_threshold = |bytes: u64| {
+        let mut sample = walk_of(&[(8192, SpanState::Live)]);
+        let settings = [("mmap_threshold", bytes), ("no_dyn_threshold", 0)];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_string()));
+        sample.heaps[0].settings = settings.to_vec();
+        sample
+    };
+    let mapped = |block, chunk: u64, at_ns| Allocation {
+        at_ns,
+        ..certain(block, chunk - 16)
+    };
+    let raised_by = |table: &mut SiteTable, bytes| {
+        let found = table.lookup(10).in_walk(&with_threshold(bytes));
+        table.walked(found);
+        let sites = table.sites();
+        let raised = sites.mmap_threshold.clone()?;
+        assert_eq!(raised.bytes, bytes);
+        let (stack, _) = raised.raised_by?;
+        Some(sites.frames[stack[0] as usize].function.to_string())
+    };
+    let mut table = SiteTable::default();
+    for (name, block, chunk) in [
+        ("a", 16, THRESHOLD),
+        ("b", 32, THRESHOLD),
+        ("c", 48, 2 * THRESHOLD),
+    ] {
+        let allocation = mapped(block, chunk, block / 16);
+        table.sampled(allocation, vec![frame(name, 1)], StackEnd::Whole);
+    }
+    table.gone(RemoteAddr::new(32));
+    assert_eq!(raised_by(&mut table, THRESHOLD).as_deref(), Some("b"));
+    // Freed unseen: no mapping is at its address any more.
+    assert_eq!(raised_by(&mut table, 2 * THRESHOLD).as_deref(), Some("c"));
+    assert_eq!(raised_by(&mut table, 3 * THRESHOLD), None);
+    assert!(table.sites().mmap_threshold.is_some());
+    // It is what it was at first.
+    assert_eq!(raised_by(&mut table, 128 << 10), None);
+    assert_eq!(table.sites().mmap_threshold, None);
+}

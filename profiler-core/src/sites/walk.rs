@@ -3,7 +3,8 @@
 use super::table::{Sampled, SiteTable};
 use super::{AGES, AtWalk, Estimate, SitesWalk};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use crate::heap::Extent;
+use crate::allocator::{Allocator, GlibcSetting};
+use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::residency::ResidencyMap;
 use crate::sample::Sample;
 use crate::span::SpanState;
@@ -29,6 +30,10 @@ pub struct Found {
     walk: SitesWalk,
     /// What was found, and the number of its site.
     blocks: Vec<(usize, AtWalk)>,
+    /// glibc's mmap threshold, where it has grown by itself.
+    mmap_threshold: Option<u64>,
+    /// A block that was freed unseen and raised it to that.
+    raiser: Option<Sampled>,
 }
 
 impl SiteTable {
@@ -54,6 +59,10 @@ impl SiteTable {
             }
         }
         self.walk = Some(found.walk);
+        self.mmap_threshold = found.mmap_threshold;
+        if let Some(raiser) = &found.raiser {
+            self.freed_mapping(raiser);
+        }
     }
 }
 
@@ -111,8 +120,14 @@ impl Lookup {
                 looked_up: self.blocks.len() as u64,
                 ..SitesWalk::default()
             },
-            blocks: Vec::new(),
+            ..Found::default()
         };
+        let mut heaps = sample.heaps.iter();
+        found.mmap_threshold = heaps.find_map(grown_threshold);
+        let raiser = found
+            .mmap_threshold
+            .and_then(|bytes| self.raiser(bytes, sample));
+        found.raiser = raiser.copied();
         for heap in sample.heaps.iter().filter(|heap| heap.serves_malloc()) {
             for extent in &heap.extents {
                 let here = self.within(extent.range);
@@ -122,6 +137,20 @@ impl Lookup {
             }
         }
         found
+    }
+
+    /// The oldest block that raises the mmap threshold to just this and was freed unseen.
+    fn raiser(&self, bytes: u64, sample: &Sample) -> Option<&Sampled> {
+        let extents = || sample.heaps.iter().flat_map(|heap| &heap.extents);
+        let is_there = |block: &Sampled| {
+            let mapped = |extent: &Extent| extent.kind == ExtentKind::LargeMapped;
+            extents().any(|of| mapped(of) && of.range.contains(block.allocation.block))
+        };
+        let raisers = self.blocks.iter();
+        let raisers = raisers.filter(|block| block.raises_threshold_to() == Some(bytes));
+        raisers
+            .filter(|block| !is_there(block))
+            .min_by_key(|block| block.allocation.at_ns)
     }
 
     fn within(&self, range: AddrRange) -> &[Sampled] {
@@ -170,6 +199,17 @@ impl Lookup {
             found.blocks.push(block);
         }
     }
+}
+
+/// glibc's mmap threshold, where it has grown by itself.
+fn grown_threshold(heap: &HeapSnapshot) -> Option<u64> {
+    let settings = heap.settings.iter();
+    let settings = settings.map(|(name, value)| (name.as_str(), value.as_str()));
+    let in_force = |wanted: GlibcSetting| wanted.in_force(settings.clone());
+    let is_glibc = heap.allocator == Allocator::Glibc && heap.serves_malloc();
+    GlibcSetting::MmapThreshold
+        .grown(in_force)
+        .filter(|_| is_glibc)
 }
 
 /// The first page of a span and, where that is another one, the last: those between it has for itself.

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use profiler_core::sites::{
-    AGES, AtWalk, Estimate, Frame, Language, Site, SiteFigures, Sites, SitesWalk, StackEnd,
+    AGES, AtWalk, Estimate, Frame, Language, MmapThreshold, Site, SiteFigures, Sites, SitesWalk,
+    StackEnd,
 };
 use profiler_core::text::visible;
 
@@ -90,6 +91,20 @@ impl Wire for Arc<str> {
     }
 }
 
+fields!(MmapThreshold { bytes, raised_by });
+
+/// A stack, and why it ends.
+impl Wire for (Arc<[u32]>, StackEnd) {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+        self.1.put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok((Wire::take(input)?, Wire::take(input)?))
+    }
+}
+
 /// Indices of frames.
 impl Wire for Arc<[u32]> {
     fn put(&self, out: &mut Vec<u8>) {
@@ -116,6 +131,7 @@ impl Wire for Sites {
             stacks_left_out,
             no_stacks,
             walk,
+            mmap_threshold,
         } = self;
         put_framed(out, |out| {
             frames.put(out);
@@ -133,6 +149,7 @@ impl Wire for Sites {
             stacks_left_out.put(out);
             no_stacks.put(out);
             walk.put(out);
+            mmap_threshold.put(out);
         });
     }
 
@@ -141,11 +158,7 @@ impl Wire for Sites {
         let own = &mut own;
         let frames: Vec<Frame> = Wire::take(own)?;
         let sites: Vec<Site> = Wire::take(own)?;
-        let mut numbers = sites.iter().flat_map(|site| site.stack.iter());
-        if numbers.any(|number| *number as usize >= frames.len()) {
-            return Err(malformed("a stack has a function that there is not"));
-        }
-        Ok(Self {
+        let read = Self {
             frames,
             sites,
             samples: Wire::take(own)?,
@@ -158,6 +171,17 @@ impl Wire for Sites {
             stacks_left_out: Wire::take(own)?,
             no_stacks: Wire::take(own)?,
             walk: Wire::take(own)?,
-        })
+            mmap_threshold: Wire::take(own)?,
+        };
+        let raiser = read.mmap_threshold.iter().flat_map(|of| &of.raised_by);
+        let raiser = raiser.flat_map(|(stack, _)| stack.iter());
+        let stacks = read.sites.iter().flat_map(|site| site.stack.iter());
+        match stacks
+            .chain(raiser)
+            .all(|number| (*number as usize) < read.frames.len())
+        {
+            true => Ok(read),
+            false => Err(malformed("a stack has a function that there is not")),
+        }
     }
 }

@@ -7,7 +7,7 @@ use profiler_core::heap::Allocator;
 use profiler_core::objects::{Census, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
-use profiler_core::sites::{AGES, SiteFigures, Sites};
+use profiler_core::sites::{AGES, Frame, SiteFigures, Sites, Step};
 use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::View;
 
@@ -241,6 +241,26 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
     }
     let ages = ages(&sites.total()).map(|ages| format!("age of what stays: {ages}."));
     [found].into_iter().chain(ages).collect()
+}
+
+/// Who raised glibc's mmap threshold; `None` where it has not grown.
+pub(crate) fn mmap_threshold(sites: &Sites, label: fn(&Frame) -> String) -> Option<String> {
+    let threshold = sites.mmap_threshold.as_ref()?;
+    let grown = format!("the mmap threshold has grown to {}", bytes(threshold.bytes));
+    let Some((stack, end)) = &threshold.raised_by else {
+        return Some(format!(
+            "{grown}: before the probes were attached, or by a block that was not sampled"
+        ));
+    };
+    // Who calls the function is what tells one call of it from another.
+    let functions: Vec<String> = sites.frames_of(stack).take(2).map(label).collect();
+    let whose = match functions.is_empty() {
+        true => sites.label(Step::Rest(*end)),
+        false => functions.join(", called by "),
+    };
+    Some(format!(
+        "{grown} when a block was freed that was allocated by {whose}"
+    ))
 }
 
 /// Bytes that a walk found live, by the age of their blocks; `None` where there are none.

@@ -1,7 +1,7 @@
 //! Call sites of allocations.
 
 use profiler_core::sites::{
-    AtWalk, Estimate, Frame, Language, Site, SiteFigures, Sites, SitesWalk, StackEnd,
+    AtWalk, Estimate, Frame, Language, MmapThreshold, Site, SiteFigures, Sites, SitesWalk, StackEnd,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -53,9 +53,18 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
         found,
         unreadable,
     });
-    let beside = (any::<bool>(), option::of("[a-z]{0,9}"), option::of(walk));
+    let raiser = (vec(0..4u32, 0..5), select(&StackEnd::ALL[..]));
+    let raiser = raiser.prop_map(|(stack, end)| (stack.into(), end));
+    let threshold = (COUNT, option::of(raiser));
+    let threshold = threshold.prop_map(|(bytes, raised_by)| MmapThreshold { bytes, raised_by });
+    let beside = (
+        any::<bool>(),
+        option::of("[a-z]{0,9}"),
+        option::of(walk),
+        option::of(threshold),
+    );
     (vec(frame, 4), vec(site, 0..4), vec(COUNT, 7), beside).prop_map(
-        |(frames, sites, counts, (frees_complete, no_stacks, walk))| Sites {
+        |(frames, sites, counts, (frees_complete, no_stacks, walk, mmap_threshold))| Sites {
             sites,
             frames,
             samples: counts[0],
@@ -68,6 +77,7 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
             frees_complete,
             no_stacks,
             walk,
+            mmap_threshold,
         },
     )
 }

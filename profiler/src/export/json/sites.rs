@@ -1,6 +1,6 @@
 //! Call sites of allocations, as part of a snapshot.
 
-use profiler_core::sites::{self, AGES, Frame, SiteRow, Sites, SitesWalk, end_name};
+use profiler_core::sites::{self, AGES, Frame, MmapThreshold, SiteRow, Sites, SitesWalk, end_name};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -67,6 +67,25 @@ pub(super) struct SiteSampling<'a> {
     no_stacks: Option<&'a str>,
     /// The walk that the sampled blocks were looked up in.
     walk: Option<Walk>,
+    /// glibc's mmap threshold, where it has grown by itself.
+    mmap_threshold: Option<Threshold<'a>>,
+}
+
+#[derive(Serialize)]
+struct Threshold<'a> {
+    bytes: u64,
+    /// The stack, the innermost function first; null where nobody was seen raising it.
+    raised_by: Option<Vec<StackFrame<'a>>>,
+}
+
+impl<'a> Threshold<'a> {
+    fn of(sites: &'a Sites, threshold: &'a MmapThreshold) -> Self {
+        let stack = threshold.raised_by.as_ref().map(|(stack, _)| stack);
+        Self {
+            bytes: threshold.bytes,
+            raised_by: stack.map(|stack| sites.frames_of(stack).map(frame).collect()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -145,6 +164,7 @@ impl<'a> SiteSampling<'a> {
             sites_left_out: sites.sites.len().saturating_sub(MAX_SITES),
             no_stacks: sites.no_stacks.as_deref(),
             walk: sites.walk.map(|walk| Walk::of(sites, walk)),
+            mmap_threshold: (sites.mmap_threshold.as_ref()).map(|of| Threshold::of(sites, of)),
         }
     }
 }

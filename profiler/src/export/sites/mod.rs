@@ -151,7 +151,7 @@ fn stack(site: &Site, own: &HashMap<String, usize>) -> Vec<usize> {
 #[cfg(test)]
 pub(super) mod tests {
     use profiler_core::addr::RemoteAddr;
-    use profiler_core::sites::{Allocation, Language, SiteTable, SitesWalk};
+    use profiler_core::sites::{Allocation, Language, MmapThreshold, SiteTable, SitesWalk};
     use serde_json::Value;
 
     use super::*;
@@ -194,6 +194,10 @@ pub(super) mod tests {
         (found.bytes.value, found.blocks.value) = (4096.0, 1.0);
         found.pinned_free_bytes.value = 512.0;
         found.by_age[1] = 4096.0;
+        sites.mmap_threshold = Some(MmapThreshold {
+            bytes: 1 << 20,
+            raised_by: Some((sites.sites[0].stack.clone(), StackEnd::Whole)),
+        });
         sites
     }
 

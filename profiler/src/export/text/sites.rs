@@ -1,7 +1,7 @@
 //! Call sites of allocations in the report for people: a table by function.
 
 use profiler_core::columns::{cells, headings};
-use profiler_core::sites::{SiteRow, Sites};
+use profiler_core::sites::{Frame, SiteRow, Sites};
 use profiler_core::units::{bytes, count};
 
 use super::Text;
@@ -33,7 +33,9 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
             rest + 1
         ));
     }
-    for sentence in sentences::what_stays(sites) {
+    let threshold = sentences::mmap_threshold(sites, Frame::label);
+    let threshold = threshold.map(|sentence| format!("{sentence}."));
+    for sentence in sentences::what_stays(sites).into_iter().chain(threshold) {
         text.paragraph("  ", &sentence);
     }
     if sites.samples_lost > 0 {

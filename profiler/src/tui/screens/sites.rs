@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::Column;
-use profiler_core::sites::{Direction, Site, SiteRow, Sites, Step};
+use profiler_core::sites::{self, Direction, Site, SiteRow, Sites, Step};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::Frame;
@@ -133,6 +133,27 @@ impl SitesView {
         }
     }
 
+    /// Opens a row, and what follows as far as only one function does; or closes it with all below it.
+    fn open_or_close(&mut self, sites: &Sites, row: &Row) {
+        self.selected.clone_from(&row.path);
+        if row.is_open {
+            self.open.retain(|path| !path.starts_with(&row.path));
+            return;
+        }
+        let mut path = row.path.clone();
+        loop {
+            self.open.push(path.clone());
+            let rows = rows(self, sites);
+            let mut below = rows
+                .iter()
+                .filter(|row| row.path.len() == path.len() + 1 && row.path.starts_with(&path));
+            match (below.next(), below.next()) {
+                (Some(only), None) if only.row.leads_on => path.clone_from(&only.path),
+                _ => return,
+            }
+        }
+    }
+
     /// The place of the selected row.
     fn place(&self, rows: &[Row]) -> usize {
         let found = rows.iter().position(|row| row.path == self.selected);
@@ -160,7 +181,7 @@ fn rows(of: &SitesView, sites: &Sites) -> Vec<Row> {
 /// Takes a key.
 pub(in crate::tui) fn press(app: &mut App, code: KeyCode) {
     let sites = app.view.as_ref().and_then(|view| view.sites.clone());
-    let rows = sites.map_or_else(Vec::new, |sites| rows(&app.sites, &sites));
+    let rows = (sites.as_ref()).map_or_else(Vec::new, |sites| rows(&app.sites, sites));
     let of = &mut app.sites;
     if of.filter.is_typing() {
         if of.filter.type_in(code) {
@@ -177,7 +198,13 @@ pub(in crate::tui) fn press(app: &mut App, code: KeyCode) {
         KeyCode::PageUp => at.saturating_sub(PAGE_ROWS),
         KeyCode::Home => 0,
         KeyCode::End => last,
-        other => return choose(of, other, rows.get(at)),
+        KeyCode::Enter => {
+            if let (Some(sites), Some(row)) = (&sites, rows.get(at)) {
+                of.open_or_close(sites, row);
+            }
+            return;
+        }
+        other => return choose(of, other),
     };
     of.selected = rows
         .into_iter()
@@ -186,29 +213,22 @@ pub(in crate::tui) fn press(app: &mut App, code: KeyCode) {
 }
 
 /// Takes a key that changes which rows there are.
-fn choose(of: &mut SitesView, code: KeyCode, row: Option<&Row>) {
-    match (code, row) {
-        (KeyCode::Char('t'), _) => {
+fn choose(of: &mut SitesView, code: KeyCode) {
+    match code {
+        KeyCode::Char('t') => {
             of.direction = after(&DIRECTIONS, of.direction);
             of.first();
         }
-        (KeyCode::Char('s'), _) => {
+        KeyCode::Char('s') => {
             of.order = (of.order + 1) % (BY_NAME + 1);
             of.reversed = false;
             of.selected.clear();
         }
-        (KeyCode::Char('S'), _) => of.reversed = !of.reversed,
-        (KeyCode::Char('/'), _) => of.filter.begin(),
-        (KeyCode::Esc, _) => {
+        KeyCode::Char('S') => of.reversed = !of.reversed,
+        KeyCode::Char('/') => of.filter.begin(),
+        KeyCode::Esc => {
             of.filter.clear();
             of.first();
-        }
-        (KeyCode::Enter, Some(row)) => {
-            of.selected.clone_from(&row.path);
-            match row.is_open {
-                true => of.open.retain(|path| !path.starts_with(&row.path)),
-                false => of.open.push(row.path.clone()),
-            }
         }
         _ => {}
     }
@@ -223,10 +243,13 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         frame.render_widget(Paragraph::new(title(&why)), area);
         return;
     };
-    let mut lines = title(&state(view, sites));
+    let mut lines = title(&state(sites));
     if let Some(why) = &sites.no_stacks {
         let text = format!("no functions: {why}");
         lines.extend(wrapped(&text, area.width, app.theme.warn()));
+    }
+    if let Some(raised) = sentences::mmap_threshold(sites, sites::Frame::short_label) {
+        lines.extend(wrapped(&raised, area.width, app.theme.quiet()));
     }
     lines.push(choices(app));
     lines.push(heading(app));
@@ -270,7 +293,7 @@ fn nothing(app: &App, view: &View) -> String {
 }
 
 /// What the figures are of.
-fn state(view: &View, sites: &Sites) -> String {
+fn state(sites: &Sites) -> String {
     let whole = sites.bytes();
     let mut parts = vec![
         format!(
@@ -284,16 +307,11 @@ fn state(view: &View, sites: &Sites) -> String {
     if sites.samples_lost > 0 {
         parts.push(format!("{} lost", count(sites.samples_lost)));
     }
-    if let Some(walk) = &sites.walk {
-        let now = (view.history.last()).map_or(walk.taken_at_ns, |point| point.time_ns);
-        let age = now.saturating_sub(walk.taken_at_ns) as f64 / 1e9;
-        let most = if sites.frees_complete {
-            ""
-        } else {
-            ", at the most"
-        };
-        parts.push(format!("stays{most}: walked {age:.0} s ago"));
-    }
+    parts.extend(match (&sites.walk, sites.frees_complete) {
+        (None, _) => Some("stays: not walked yet".to_owned()),
+        (Some(_), false) => Some("stays: at the most".to_owned()),
+        (Some(_), true) => None,
+    });
     parts.join(" │ ")
 }
 
