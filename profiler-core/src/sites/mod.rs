@@ -113,7 +113,8 @@ pub const AGES: [u64; 5] = [1, 10, 60, 600, 3600];
 /// What a walk found of the blocks of a site.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct AtWalk {
-    /// Bytes of blocks that were allocated in the windows and are live.
+    /// Bytes of blocks that were allocated in the windows before the walk and are live in it, and were not
+    /// seen being freed until they were looked up.
     pub bytes: Estimate,
     /// How many those are.
     pub blocks: Estimate,
