@@ -34,11 +34,13 @@ pub enum RecordKind {
     /// The program is about to end: its thread waits to be [let go](crate::ring::ReaderPage::answers), so that the
     /// process can be sampled as it was.
     Ending = 13,
+    /// The thread ends its process by `_exit`, unless a child that shares its memory (`vfork`) writes that in its name.
+    Leaving = 14,
 }
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Alloc,
         Self::Calloc,
         Self::Free,
@@ -52,6 +54,7 @@ impl RecordKind {
         Self::Exit,
         Self::Lost,
         Self::Ending,
+        Self::Leaving,
     ];
 
     /// The kind of this number, if there is one.

@@ -1,8 +1,8 @@
 //! The moment before a program ends: it waits until fragscope has looked at it as it was.
 //!
 //! Only where fragscope wants to: it knows which programs are large. That is when it leaves by `exit` or `_exit`,
-//! or, where it is Python, when the interpreter begins to take everything apart. A program that a signal ends has
-//! no such moment.
+//! or, where it is Python, when the interpreter is about to take everything apart: it has said of itself that it is
+//! ending, and frees for the first time. A program that a signal ends has no such moment.
 
 use core::ffi::c_int;
 use core::mem;
@@ -13,6 +13,8 @@ use crate::{next, ring, thread};
 
 /// The process that waited, by its number: one waits once.
 static HAS_WAITED: AtomicU32 = AtomicU32::new(0);
+/// The process of a Python that had begun to take everything apart, by its number.
+static IS_FREEING: AtomicU32 = AtomicU32::new(0);
 /// Python's function that says whether it is ending; null where the program has none.
 static IS_FINALIZING: AtomicPtr<core::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
 
@@ -39,17 +41,19 @@ pub(crate) fn begin() {
     }
 }
 
-/// A signal gets its default action back. Python does that for those that it handles when it ends: after
-/// the program's own last words, and before anything is freed.
-pub(crate) fn signal_reset() {
+/// A block is about to be freed, or a signal to get its default action back, as Python does for those that it
+/// handles when it ends: after the program's own last words, and before anything is freed.
+pub(crate) fn may_have_begun() {
     let function = IS_FINALIZING.load(Ordering::Relaxed);
-    if function.is_null() {
+    // What comes later takes apart what there was, and is no such moment.
+    if function.is_null() || IS_FREEING.load(Ordering::Relaxed) == thread::process() {
         return;
     }
     // SAFETY: CPython's functions of these names take nothing, give an int, and only read a word.
     let is_finalizing: unsafe extern "C" fn() -> c_int = unsafe { mem::transmute(function) };
     // SAFETY: as said.
     if unsafe { is_finalizing() } != 0 {
+        IS_FREEING.store(thread::process(), Ordering::Relaxed);
         begin();
     }
 }

@@ -240,19 +240,61 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     if ring.is_over() {
         return go_on_without();
     }
-    let thread = thread::word();
-    let Some((number, slot)) = claim(ring, (thread >> 32) as u32) else {
-        return go_on_without();
+    let event = Event {
+        kind,
+        addr,
+        size,
+        align,
     };
-    let now = now_ns();
-    earn(now);
-    slot.time_ns.store(now, Ordering::Relaxed);
-    slot.addr.store(addr, Ordering::Relaxed);
-    slot.size.store(size, Ordering::Relaxed);
-    slot.thread.store(thread, Ordering::Relaxed);
-    let kind = kind as u64 | u64::from(align) << 8;
-    slot.kind.store(kind, Ordering::Relaxed);
-    slot.turn.store(Turn::whole(number).0, Ordering::Release);
+    if !ring.write(&event, Patience::UntilItComes) {
+        go_on_without();
+    }
+}
+
+/// Records one event of a program that is about to end, without any system call: where there is no room for it, it
+/// is missing, and the program goes on.
+fn record_at_end(ring: Ring, kind: RecordKind, addr: u64) {
+    let event = Event {
+        kind,
+        addr,
+        size: 0,
+        align: 0,
+    };
+    if !ring.is_over() {
+        ring.write(&event, Patience::WithoutACall);
+    }
+}
+
+/// Records that the program has ended. Its threads record nothing after that.
+pub(crate) fn record_exit() {
+    if let Some(ring) = Ring::now() {
+        go_on_without();
+        record_at_end(ring, RecordKind::Exit, 0);
+    }
+}
+
+/// Records that the process ends, or a child that shares its memory does: the reader finds out which.
+pub(crate) fn record_leaving() {
+    if let Some(ring) = Ring::now() {
+        record_at_end(ring, RecordKind::Leaving, 0);
+    }
+}
+
+/// What is written into a slot, but for when and by whom.
+struct Event {
+    kind: RecordKind,
+    addr: u64,
+    size: u64,
+    align: u8,
+}
+
+/// How long a writer waits for room in a full ring.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Patience {
+    /// Until the reader comes, has ended or died; it sleeps meanwhile.
+    UntilItComes,
+    /// For [`ASKS_FOR_NS`], in a loop.
+    WithoutACall,
 }
 
 /// The ring with its reader's page. The mappings stay until the process ends; all shared fields are atomic.
@@ -271,6 +313,24 @@ impl Ring {
         // SAFETY: as above; it is there before the ring is.
         let reader = unsafe { READER.load(Ordering::Relaxed).as_ref() }?;
         Some(Self { header, reader })
+    }
+
+    /// Writes an event of this thread; whether there was room for it.
+    fn write(self, event: &Event, patience: Patience) -> bool {
+        let thread = thread::word();
+        let Some((number, slot)) = claim(self, (thread >> 32) as u32, patience) else {
+            return false;
+        };
+        let now = now_ns();
+        earn(now);
+        slot.time_ns.store(now, Ordering::Relaxed);
+        slot.addr.store(event.addr, Ordering::Relaxed);
+        slot.size.store(event.size, Ordering::Relaxed);
+        slot.thread.store(thread, Ordering::Relaxed);
+        let kind = event.kind as u64 | u64::from(event.align) << 8;
+        slot.kind.store(kind, Ordering::Relaxed);
+        slot.turn.store(Turn::whole(number).0, Ordering::Release);
+        true
     }
 
     /// Whether nothing more is to be written.
@@ -311,7 +371,7 @@ pub(crate) fn record_ending(process: u32) -> bool {
     // A number that a copy of this process (`clone`) has not asked by, most likely: those would count alike.
     let asked = (began >> 12) as u32;
     let [held, go] = [true, false].map(|is_held| answer_to(process, asked, is_held));
-    record(RecordKind::Ending, asked.into());
+    record_at_end(ring, RecordKind::Ending, asked.into());
     let mut limit = ASKS_FOR_NS;
     while now_ns().wrapping_sub(began) < limit && !ring.is_over() {
         for _ in 0..SPINS {
@@ -350,8 +410,8 @@ fn has_waited_too_long(began: u64) -> bool {
     WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MOST_WAITED_NS
 }
 
-/// Takes the next event's slot for this thread; nothing when the reader has ended or died.
-fn claim(ring: Ring, thread: u32) -> Option<(u64, &'static Slot)> {
+/// Takes the next event's slot for this thread; nothing when the reader has ended or died, or does not come in time.
+fn claim(ring: Ring, thread: u32, patience: Patience) -> Option<(u64, &'static Slot)> {
     let header = ring.header;
     let mut wait = Wait::default();
     let mut astray = false;
@@ -389,7 +449,7 @@ fn claim(ring: Ring, thread: u32) -> Option<(u64, &'static Slot)> {
         if !is_full && ASTRAY.fetch_add(1, Ordering::Relaxed) >= MOST_ASTRAY {
             ring.give_up(RING_DAMAGED);
         }
-        if !wait.a_moment(ring) {
+        if !wait.a_moment(ring, patience) {
             return None;
         }
     }
@@ -415,14 +475,18 @@ struct Wait {
 }
 
 impl Wait {
-    /// Waits a little; false when the reader has ended or died.
+    /// Waits a little; false when the reader has ended or died, or it was enough.
     #[cold]
-    fn a_moment(&mut self, ring: Ring) -> bool {
+    fn a_moment(&mut self, ring: Ring, patience: Patience) -> bool {
         if ring.is_over() {
             return false;
         }
-        if self.turns == 0 {
+        if self.began == 0 {
             self.began = now_ns();
+        }
+        if patience == Patience::WithoutACall {
+            core::hint::spin_loop();
+            return now_ns().saturating_sub(self.began) < ASKS_FOR_NS;
         }
         if has_waited_too_long(self.began) {
             // Of all that are recorded it alone: the others may have their room.

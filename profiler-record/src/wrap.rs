@@ -24,7 +24,7 @@ unsafe extern "C" fn constructor() {
 /// Runs when the program exits by itself.
 unsafe extern "C" fn destructor() {
     ending::begin();
-    ring::record(RecordKind::Exit, 0);
+    ring::record_exit();
 }
 
 #[used]
@@ -79,6 +79,7 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
     if block.is_null() || next::is_early(block) {
         return;
     }
+    ending::may_have_begun();
     ring::record(RecordKind::Free, block.addr() as u64);
     // SAFETY: passed on.
     unsafe { next::free(block) }
@@ -235,7 +236,7 @@ pub unsafe extern "C" fn sigaction(
     // SAFETY: the caller gives one, or null.
     let handler = (!action.is_null()).then(|| unsafe { action.cast::<usize>().read() });
     if handler == Some(sys::SIG_DFL) {
-        ending::signal_reset();
+        ending::may_have_begun();
     }
     // SAFETY: passed on.
     unsafe { next::sigaction(signal, action, before) }
@@ -246,6 +247,7 @@ pub unsafe extern "C" fn sigaction(
 #[cfg_attr(feature = "recorder", unsafe(no_mangle))]
 pub unsafe extern "C" fn _exit(code: c_int) -> ! {
     ending::begin();
+    ring::record_leaving();
     // SAFETY: passed on; it does not come back.
     unsafe { next::exit(code) };
     sys::end(code)

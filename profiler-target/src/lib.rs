@@ -66,9 +66,12 @@ pub use privileges::{
 };
 pub use proc_dir::Gone;
 pub use process::{Files, Process, malloc_in};
-pub use processes::{Listed, Listing, is_running, list, resident_bytes};
+pub use processes::{Listed, Listing, list, resident_bytes};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 pub use target::{Reads, Target, TargetState};
-pub use tree::{Executed, Member, ProcessTree, children_of, has_ended, process_of, reap_adopted};
+pub use tree::{
+    Executed, Member, ProcessTree, ThreadState, children_of, counts_as_here, has_ended, has_exited,
+    process_of, reap_adopted,
+};

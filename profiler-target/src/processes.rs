@@ -123,15 +123,6 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     pages.checked_mul(PAGE_SIZE)
 }
 
-/// Whether this thread of a process runs, or is stopped: it does not wait in the kernel, as for a child of `vfork`, or
-/// for anything else.
-pub fn is_running(pid: u32, tid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"));
-    let status = status.unwrap_or_default();
-    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
-    state.is_some_and(|state| state.trim_start().starts_with(['R', 't', 'T']))
-}
-
 fn of_rollup(rollup: &str) -> Option<Memory> {
     let bytes = |name| field(rollup, name).map(|kib| kib << 10);
     let private = [bytes("Private_Clean"), bytes("Private_Dirty")];

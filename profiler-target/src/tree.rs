@@ -146,6 +146,45 @@ impl ProcessTree {
     }
 }
 
+/// Whether no process with this number runs, waited for or not.
+pub fn has_exited(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else {
+        return true;
+    };
+    match PidFd::open(pid) {
+        Ok(pidfd) => !pidfd.is_alive(),
+        Err(error) => error.raw_os_error() == Some(Errno::ESRCH as i32),
+    }
+}
+
+/// What a thread of a process does at this moment.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ThreadState {
+    /// It runs, or is stopped.
+    Runs,
+    /// It waits in the kernel, as for a child of `vfork`, or for anything else.
+    Waits,
+    /// It is on its way out of the kernel, or there is no such thread.
+    Ends,
+}
+
+impl ThreadState {
+    /// That of this thread of a process.
+    pub fn of(pid: u32, tid: u32) -> Self {
+        /// `include/linux/sched.h`.
+        const PF_EXITING: u32 = 4;
+        let Some(stat) = Stat::read(&format!("/proc/{pid}/task/{tid}/stat")) else {
+            return Self::Ends;
+        };
+        match stat.state {
+            _ if stat.flags & PF_EXITING != 0 => Self::Ends,
+            'Z' | 'X' => Self::Ends,
+            'R' | 't' | 'T' => Self::Runs,
+            _ => Self::Waits,
+        }
+    }
+}
+
 /// The process that has this thread, or had it until just now.
 pub fn process_of(tid: i32) -> Option<u32> {
     status_number(tid, "Tgid")
@@ -305,7 +344,11 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) fn of(number: i32) -> Option<Self> {
-        let text = fs::read(format!("/proc/{number}/stat")).ok()?;
+        Self::read(&format!("/proc/{number}/stat"))
+    }
+
+    fn read(path: &str) -> Option<Self> {
+        let text = fs::read(path).ok()?;
         let text = String::from_utf8_lossy(&text);
         // The name in parentheses may hold any character.
         let (head, tail) = text.rsplit_once(") ")?;
@@ -334,11 +377,17 @@ fn may_be_own_program(pid: i32) -> bool {
 
 /// Whether the number is the one by which the process counts itself.
 fn is_of_our_namespace(pid: i32) -> bool {
-    let status = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    counts_as_here(pid as u32).unwrap_or(true)
+}
+
+/// Whether the process with this number counts itself by it, and is in no PID namespace of its own; `None` when there
+/// is none.
+pub fn counts_as_here(pid: u32) -> Option<bool> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     // A kernel without PID namespaces has no such line.
-    numbers.is_none_or(|numbers| numbers.split_whitespace().count() == 1)
+    Some(numbers.is_none_or(|numbers| numbers.split_whitespace().count() == 1))
 }
 
 fn status_number(tid: i32, name: &str) -> Option<u32> {

@@ -1,6 +1,10 @@
 //! What a program has when it ends is recorded, however quickly it grew before, and replays are compared with
 //! it; what was not recorded is not called calibrated. No privilege.
 
+mod record_endings {
+    mod children;
+    mod unanswered;
+}
 mod support;
 
 use std::fs::File;
@@ -118,6 +122,20 @@ fn a_program_ends_as_it_does_alone_whatever_it_may_not_do_any_more() {
         let at_end = checkpoints(&trace).iter().any(|one| one.figures.is_final);
         assert_eq!(at_end, is_held, "{how}: {said}");
     }
+}
+
+/// Jobs in the background of a shell's script do: Python then handles no signal that it would reset.
+#[test]
+fn a_program_that_ignores_the_interrupt_key_is_measured_when_it_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let script = "trap '' INT; exec python3 -S -c \"$0\"";
+    let output = run(&mut record(&trace, &["sh", "-c", script, GROWS]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let all = checkpoints(&trace);
+    let last = all.last().expect("checkpoints");
+    let live = last.figures.live_bytes.expect("walked");
+    assert!(last.figures.is_final && live > 119 * MIB, "{last:?}");
 }
 
 #[test]

@@ -182,7 +182,10 @@ impl Normaliser {
                 let parent = (process, thread);
                 self.numbers.begin_forked(id, Fork { parent, number });
             }
-            SourceKind::Forking { .. } | SourceKind::Ending | SourceKind::Event(_) => {}
+            SourceKind::Forking { .. }
+            | SourceKind::Ending
+            | SourceKind::Leaving
+            | SourceKind::Event(_) => {}
         }
         while let Some(child) = self.numbers.give_up_fork(time_ns) {
             emit(child, EventKind::Exit);
@@ -193,6 +196,8 @@ impl Normaliser {
                 self.left_out.after_exit += 1;
                 return;
             }
+            // Other threads of it ran a little longer.
+            ThreadLookup::Left => return,
             // It did nothing before.
             ThreadLookup::No if event.kind == EventKind::ThreadEnd.into() => return,
             ThreadLookup::No => {
@@ -230,7 +235,7 @@ impl Normaliser {
             // Taken in before the thread was known.
             SourceKind::Start | SourceKind::Forked { .. } => return None,
             // Nothing is freed or allocated by it.
-            SourceKind::Ending => return None,
+            SourceKind::Ending | SourceKind::Leaving => return None,
         };
         match kind {
             EventKind::ThreadEnd => self.numbers.end_thread(id),
@@ -248,12 +253,23 @@ impl Normaliser {
     /// at this time of the source's clock, unless it is known.
     pub fn gone(&mut self, source: u64, source_ns: u64) -> Option<(u32, Event)> {
         let ended = self.numbers.end(source)?;
+        Some(self.end_of(ended, source_ns))
+    }
+
+    /// The same of a process one of whose threads ended it at this time: what others of its threads did at that
+    /// moment changes nothing any more, and is left out.
+    pub fn left(&mut self, source: u64, source_ns: u64) -> Option<(u32, Event)> {
+        let ended = self.numbers.leave(source)?;
+        Some(self.end_of(ended, source_ns))
+    }
+
+    fn end_of(&mut self, ended: RecordedProcess, source_ns: u64) -> (u32, Event) {
         let event = Event {
             time_ns: self.advance(source_ns),
             thread: ended.main_thread,
             kind: EventKind::Exit,
         };
-        Some((ended.process, event))
+        (ended.process, event)
     }
 }
 

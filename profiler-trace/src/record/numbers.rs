@@ -85,6 +85,8 @@ struct Process {
     number: u32,
     main_thread: u32,
     has_ended: bool,
+    /// Whether one of its threads ended it while others ran.
+    has_left: bool,
     /// The trace's numbers of its threads.
     threads: HashMap<u64, u32>,
 }
@@ -95,6 +97,8 @@ pub(super) enum ThreadLookup {
     Thread(Numbered),
     /// Its process ended.
     Ended,
+    /// Another thread ended its process.
+    Left,
     /// Nothing.
     No,
 }
@@ -109,6 +113,7 @@ impl Numbers {
         }
         match self.processes.get(&id.0) {
             None => ThreadLookup::No,
+            Some(process) if process.has_left => ThreadLookup::Left,
             Some(process) if process.has_ended => ThreadLookup::Ended,
             Some(process) => match process.threads.get(&id.1) {
                 None => ThreadLookup::No,
@@ -247,6 +252,14 @@ impl Numbers {
         Some(recorded(source, process))
     }
 
+    /// The same of one that a thread ended while others ran.
+    pub(super) fn leave(&mut self, source: u64) -> Option<RecordedProcess> {
+        let ended = self.end(source)?;
+        let process = self.processes.get_mut(&source)?;
+        process.has_left = true;
+        Some(ended)
+    }
+
     /// A process with its first thread, if there is room for it.
     fn insert(&mut self, id: SourceThread, first: Numbered) {
         self.recent = None;
@@ -260,6 +273,7 @@ impl Numbers {
             number: first.process,
             main_thread: first.thread,
             has_ended: false,
+            has_left: false,
             threads: HashMap::new(),
         };
         let insert = |threads: &mut HashMap<_, _>| threads.insert(id.1, first.thread);

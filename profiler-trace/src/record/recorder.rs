@@ -139,7 +139,22 @@ impl<S: TraceSink> Recorder<S> {
     /// Those of the sink.
     pub fn gone(&mut self, source: u64, source_ns: u64) -> Result<(), S::Error> {
         self.report_left_out()?;
-        let Some((process, end)) = self.normaliser.gone(source, source_ns) else {
+        let end = self.normaliser.gone(source, source_ns);
+        self.end(end)
+    }
+
+    /// Records that one of its threads ended the process with this number of the source's, at this time.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn left(&mut self, source: u64, source_ns: u64) -> Result<(), S::Error> {
+        self.report_left_out()?;
+        let end = self.normaliser.left(source, source_ns);
+        self.end(end)
+    }
+
+    fn end(&mut self, end: Option<(u32, Event)>) -> Result<(), S::Error> {
+        let Some((process, end)) = end else {
             return Ok(());
         };
         self.large.note(process, &end);

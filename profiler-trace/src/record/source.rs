@@ -32,6 +32,9 @@ pub enum SourceKind {
     },
     /// The program in the process is about to end.
     Ending,
+    /// The thread says that it ends its process: whoever reads the source finds out whether it does, and says so by
+    /// [`Recorder::left`](super::Recorder::left).
+    Leaving,
     /// The first event of a forked child.
     Forked {
         /// The process that forked.
@@ -70,6 +73,7 @@ impl SourceKind {
             RecordKind::Lost => EventKind::Lost { events: size },
             RecordKind::Start => return Self::Start,
             RecordKind::Ending => return Self::Ending,
+            RecordKind::Leaving => return Self::Leaving,
             RecordKind::Forking => return Self::Forking { fork: size },
             RecordKind::Forked => {
                 return Self::Forked {

@@ -4,6 +4,7 @@
 //! that whoever calls can answer a signal between two of them.
 
 mod checkpoints;
+mod exits;
 mod sampling;
 
 use std::io;
@@ -17,6 +18,7 @@ use profiler_target::{
 use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
 
 use self::checkpoints::{Checkpoints, Ends};
+use self::exits::{Exits, Leaving};
 use super::checkpoint::CheckpointReason;
 use super::output::Output;
 use super::trace_file::TraceFile;
@@ -57,6 +59,7 @@ pub(crate) struct PreloadedRecording {
     unrecorded: Unrecorded,
     /// From this process on it is checked next what they execute.
     watch_from: u32,
+    exits: Exits,
     /// From this one on they are looked for when the command has ended.
     seek_from: u32,
     /// Those found in the round so far, and in the last whole one.
@@ -126,6 +129,7 @@ impl PreloadedRecording {
             is_beyond_limit: false,
             unrecorded,
             watch_from: 0,
+            exits: Exits::default(),
             seek_from: 0,
             seeking: Survivors::default(),
             survivors: None,
@@ -168,6 +172,10 @@ impl PreloadedRecording {
             is_fork = false;
             while let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
                 observation.record(&mut self.recorder)?;
+            }
+            self.record_exits(self.ring.tail())?;
+            if !self.settle_leaving()? {
+                break;
             }
             match self.ring.take() {
                 // It waits for a sample of the moment before it.
@@ -214,10 +222,24 @@ impl PreloadedRecording {
             self.damaged += 1;
             return Ok(false);
         };
-        if sound.kind == SourceKind::Start {
-            self.unrecorded.began(event.process, event.time_ns);
+        match sound.kind {
+            SourceKind::Start => self.unrecorded.began(event.process, event.time_ns),
+            // In the place of one that has ended, maybe.
+            SourceKind::Forking { .. } if self.exits.are_due() => self.seek_exits(),
+            SourceKind::Leaving => self.exits.leaves(event),
+            _ => {}
         }
         self.recorder.record(&sound)?;
+        if matches!(sound.kind, SourceKind::Start | SourceKind::Forked { .. }) {
+            let began = self.recorder.normaliser().process(sound.process);
+            let parent = match sound.kind {
+                SourceKind::Forked { process, .. } => self.recorder.normaliser().process(process),
+                _ => None,
+            };
+            if let Some(process) = began {
+                self.exits.began(&process, parent);
+            }
+        }
         if sound.kind == SourceKind::Ending {
             let asked = event.addr as u32;
             let now_ns = monotonic_ns().unwrap_or(u64::MAX);
@@ -235,6 +257,52 @@ impl PreloadedRecording {
             }
         }
         Ok(matches!(sound.kind, SourceKind::Forking { .. }))
+    }
+
+    fn seek_exits(&mut self) {
+        let running = self.recorder.normaliser().running();
+        self.exits.seek(&running, &self.ring);
+    }
+
+    /// Whether it is known of the last event, where that says that its process ends, if it does.
+    fn settle_leaving(&mut self) -> Result<bool, TraceWriteError> {
+        // Meanwhile it cannot go on to its end.
+        let held = self.checkpoints.sampled_now();
+        let age = match self.is_over {
+            true => Duration::ZERO,
+            false => self.checkpoints.age(),
+        };
+        match self.exits.leaving(age, held) {
+            Leaving::Nobody => Ok(true),
+            Leaving::Undecided => Ok(false),
+            Leaving::Left(event) => {
+                self.recorder.left(event.process.into(), event.time_ns)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Records the ends of processes of which all is recorded that they wrote, up to this number.
+    fn record_exits(&mut self, tail: u64) -> Result<(), TraceWriteError> {
+        // What was observed of one comes before its end.
+        let concerned = self.checkpoints.concerned();
+        while let Some(exit) = self.exits.before(tail, concerned) {
+            // Its number may be another's by now.
+            if self.recorder.normaliser().process(exit.of.source) == Some(exit.of) {
+                self.recorder.gone(exit.of.source, exit.time_ns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All that was written is recorded: whoever has ended has ended now.
+    fn record_last_exits(&mut self) -> Result<(), TraceWriteError> {
+        for process in self.recorder.normaliser().running() {
+            if self.exits.has_ended(&process) {
+                self.recorder.gone(process.source, now_ns())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the event that this thread claimed so long ago may still be written.
@@ -292,6 +360,7 @@ impl PreloadedRecording {
 
     /// Checks what some of the recorded processes execute: the next ones each time.
     pub(crate) fn watch(&mut self) {
+        self.seek_exits();
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
             self.watch_from,
@@ -446,6 +515,7 @@ impl PreloadedRecording {
         while let Some(observation) = self.checkpoints.observed() {
             observation.record(&mut self.recorder)?;
         }
+        self.record_last_exits()?;
         self.report_gone_on()?;
         if self.recorder.normaliser().has_any()
             && let Some(sentence) = self.unrecorded.sentence()

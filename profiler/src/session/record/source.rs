@@ -43,8 +43,8 @@ impl Claim {
 /// An event of the probes on this process; `None` for one that no BPF program writes.
 pub(super) fn of_probe(event: &RawEvent, process: u32) -> Option<SourceEvent> {
     let kind = event.kind().filter(|kind| {
-        use RecordKind::{Ending, Exit, Forked, Forking};
-        !matches!(kind, Forking | Forked | Exit | Ending)
+        use RecordKind::{Ending, Exit, Forked, Forking, Leaving};
+        !matches!(kind, Forking | Forked | Exit | Ending | Leaving)
     })?;
     let claim = Claim {
         process,
@@ -105,7 +105,10 @@ mod tests {
                 kind: RecordKind::Lost as u64,
                 ..good
             },
-            RingEvent { kind: 14, ..good },
+            RingEvent {
+                kind: RecordKind::ALL.len() as u64 + 1,
+                ..good
+            },
             RingEvent { process: 0, ..good },
             RingEvent {
                 process: u32::MAX,
@@ -128,8 +131,8 @@ mod tests {
             let is_loss = raw.kind() == Some(RecordKind::Lost);
             assert_eq!(of_probe(&raw, event.process).is_some(), is_loss, "{raw:?}");
         }
-        use RecordKind::{Ending, Exit, Forked, Forking};
-        for kind in [Forking, Forked, Exit, Ending] {
+        use RecordKind::{Ending, Exit, Forked, Forking, Leaving};
+        for kind in [Forking, Forked, Exit, Ending, Leaving] {
             let kind = kind as u64;
             let event = RingEvent { kind, ..good };
             assert!(of_ring(&event, 2000).is_some());

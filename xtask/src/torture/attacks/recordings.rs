@@ -128,4 +128,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         binary: "record_endings",
         tests: &["a_program_ends_as_it_does_alone_whatever_it_may_not_do_any_more"],
     },
+    Attack {
+        what: "a program that ends while fragscope is killed, or stands still",
+        package: "fragscope",
+        binary: "record_endings",
+        tests: &[
+            "record_endings::unanswered::a_program_that_ends_when_fragscope_was_killed_ends_as_it_would",
+            "record_endings::unanswered::a_program_that_ends_while_fragscope_stands_still_ends_as_it_would_and_is_recorded",
+        ],
+    },
 ];

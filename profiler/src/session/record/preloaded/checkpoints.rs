@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::ring::ASKS_FOR_NS;
 use profiler_sampling::{SamplingOptions, WalkSchedule};
-use profiler_target::{ProcessTree, RecordRing, is_running, resident_bytes};
+use profiler_target::{ProcessTree, RecordRing, ThreadState, resident_bytes};
 use profiler_trace::record::RecordedProcess;
 
 use super::sampling::{Observation, Poll, Request, Sampled, SamplingThread};
@@ -138,6 +138,11 @@ impl Checkpoints {
         })
     }
 
+    /// How long the recording has lasted.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Whether it is time for a round of them, and none is under way.
     pub(super) fn are_due(&self) -> bool {
         !self.are_under_way() && self.schedule.due(Instant::now())
@@ -264,7 +269,7 @@ impl Checkpoints {
             && !self.endings.known.contains_key(&number)
             && heard < MOST_ENDINGS
             && (is_first || has_time)
-            && is_running(pid, ending.thread)
+            && ThreadState::of(pid, ending.thread) == ThreadState::Runs
             && self.tree.member(pid).is_some()
     }
 
@@ -318,6 +323,11 @@ impl Checkpoints {
     /// Whether what the ring holds back waits for a sample.
     pub(super) fn holds(&self) -> bool {
         self.is_sampling
+    }
+
+    /// The process of which a checkpoint is being taken, or was and is not recorded.
+    pub(super) fn concerned(&self) -> Option<u32> {
+        self.sampled.filter(|_| self.is_one_under_way())
     }
 
     /// The process that is being sampled now.

@@ -1,0 +1,150 @@
+//! Which recorded processes have ended.
+//!
+//! One that leaves by `exit` says so itself. One that leaves by `_exit` says so too, but so does a child of `vfork`,
+//! which has its parent's memory and numbers: which of the two it is the kernel knows. It is also asked for those that
+//! say nothing, because a signal or a system call of their own ended them. What ended between two looks and had another's
+//! number by then is not known to have ended.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use profiler_target::{RecordRing, RingEvent, ThreadState, counts_as_here, has_exited};
+use profiler_trace::record::{MOST_PROCESSES, RecordedProcess};
+
+use super::{next_of, now_ns, pid};
+use crate::session::record::checkpoint::STOP_SHARE;
+
+/// It is asked so often at most when others are forked.
+const SOUGHT_EVERY: Duration = Duration::from_millis(2);
+/// So many processes are looked at at once.
+const MOST_SOUGHT: usize = 32;
+/// A thread that says that it ends its process has this long until it is in the kernel, on a busy host; what comes
+/// after it in the ring waits meanwhile. All such waits together take no more than [`STOP_SHARE`] of the time.
+const LEAVES_WITHIN: Duration = Duration::from_millis(50);
+
+/// In a PID namespace of its own a program's children have the first numbers. Those below this one are given out once,
+/// when the host starts (`RESERVED_PIDS`, kernel/pid.c): a child that had ended before anybody looked is one of the
+/// namespace that its parent is in when it has another.
+const FIRST_USUAL_PID: u32 = 300;
+
+/// Processes that ended, and one that may be about to.
+#[derive(Default)]
+pub(super) struct Exits {
+    /// What the last event that was taken says, until it is known whether it is true, and since when it waits.
+    leaving: Option<(RingEvent, Instant)>,
+    /// How long was waited for such.
+    waited: Duration,
+    /// Those that were found to have ended, until what they wrote before is recorded.
+    found: VecDeque<Exit>,
+    /// Those that count processes by the numbers by which we do, by the trace's numbers. Only of these the kernel can be
+    /// asked.
+    known: HashSet<u32>,
+    /// From this process on they are sought next.
+    from: u32,
+    sought: Option<Instant>,
+}
+
+/// A process that was found to have ended.
+pub(super) struct Exit {
+    pub(super) of: RecordedProcess,
+    pub(super) time_ns: u64,
+    /// Events up to this number were claimed before.
+    moment: u64,
+}
+
+/// Whether the last event ended its process.
+pub(super) enum Leaving {
+    /// It did not.
+    Nobody,
+    /// It did.
+    Left(RingEvent),
+    /// That is still to be seen.
+    Undecided,
+}
+
+impl Exits {
+    /// This event, the last one that was taken, says that its process ends.
+    pub(super) fn leaves(&mut self, event: &RingEvent) {
+        self.leaving = Some((*event, Instant::now()));
+    }
+
+    /// Whether it does, in a recording of this age in which a process is held by fragscope.
+    pub(super) fn leaving(&mut self, age: Duration, held: Option<u32>) -> Leaving {
+        let Some((event, since)) = self.leaving else {
+            return Leaving::Nobody;
+        };
+        let waits = since.elapsed();
+        let is_held = held == Some(event.process);
+        let has_time =
+            is_held || waits < LEAVES_WITHIN && self.waited + waits <= age.mul_f64(STOP_SHARE);
+        let leaving = match ThreadState::of(event.process, event.thread) {
+            ThreadState::Ends => Leaving::Left(event),
+            ThreadState::Runs if has_time => return Leaving::Undecided,
+            // It was the child, or nobody waits for that any more.
+            ThreadState::Runs | ThreadState::Waits => Leaving::Nobody,
+        };
+        self.waited += waits;
+        self.leaving = None;
+        leaving
+    }
+
+    /// A process begins, forked by this one.
+    pub(super) fn began(&mut self, process: &RecordedProcess, parent: Option<RecordedProcess>) {
+        let is_as_parent = || {
+            let of_known = parent.is_some_and(|parent| self.known.contains(&parent.process));
+            of_known && pid(process) >= FIRST_USUAL_PID
+        };
+        let is_known = counts_as_here(pid(process)).unwrap_or_else(is_as_parent);
+        self.learn(process, is_known);
+    }
+
+    /// Whether it is no more, and that can be known.
+    pub(super) fn has_ended(&mut self, process: &RecordedProcess) -> bool {
+        if !self.known.contains(&process.process) {
+            let is_known = counts_as_here(pid(process)) == Some(true);
+            self.learn(process, is_known);
+        }
+        self.known.contains(&process.process) && has_exited(pid(process))
+    }
+
+    fn learn(&mut self, process: &RecordedProcess, is_known: bool) {
+        if !is_known {
+            return;
+        }
+        if self.known.len() >= MOST_PROCESSES {
+            self.known.clear();
+        }
+        self.known.insert(process.process);
+    }
+
+    /// Whether it is long enough ago that they were sought.
+    pub(super) fn are_due(&self) -> bool {
+        self.sought
+            .is_none_or(|then| then.elapsed() >= SOUGHT_EVERY)
+    }
+
+    /// Looks at some of the processes that run as far as they say.
+    pub(super) fn seek(&mut self, running: &[RecordedProcess], ring: &RecordRing) {
+        let (some, from) = next_of(running, self.from, MOST_SOUGHT);
+        (self.from, self.sought) = (from, Some(Instant::now()));
+        for of in some {
+            let is_known = self.found.iter().any(|exit| exit.of == of);
+            if !is_known && self.has_ended(&of) {
+                let (time_ns, moment) = (now_ns(), ring.head());
+                self.found.push_back(Exit {
+                    of,
+                    time_ns,
+                    moment,
+                });
+            }
+        }
+    }
+
+    /// The next one, once all before it is recorded up to this number, unless it is of the process that waits.
+    pub(super) fn before(&mut self, tail: u64, waits: Option<u32>) -> Option<Exit> {
+        let is_due = |exit: &mut Exit| tail >= exit.moment && waits != Some(pid(&exit.of));
+        let exit = self.found.pop_front_if(is_due)?;
+        self.known.remove(&exit.of.process);
+        Some(exit)
+    }
+}

@@ -1,0 +1,160 @@
+//! Children that begin and end, and what they had at the peak.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use profiler_trace::trace::{Event, EventKind, Item, Reader};
+use serde_json::Value;
+
+use crate::support::record::{compiled, held, record};
+use crate::support::{run, stderr, text};
+use crate::{MIB, replayed};
+
+/// How many processes a trace has, and how many ends of processes: a command may be a script that starts others.
+fn processes_and_ends(trace: &Path) -> (usize, usize) {
+    let file = BufReader::new(File::open(trace).expect("a trace"));
+    let mut reader = Reader::new(file).expect("a trace");
+    let (mut processes, mut ends) = (BTreeSet::from([0]), 0);
+    while let Some(item) = reader.next_item().expect("sound") {
+        match item {
+            Item::Event(Event { kind, .. }) => match kind {
+                EventKind::Fork { process, .. } | EventKind::Begin { process } => {
+                    processes.insert(process);
+                }
+                EventKind::Exit => ends += 1,
+                _ => {}
+            },
+            Item::Checkpoint(_) | Item::Seed(_) => {}
+        }
+    }
+    (processes.len(), ends)
+}
+
+fn mebibytes(found: &Value, key: &str) -> u64 {
+    found[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{key}: {found}"))
+        / MIB
+}
+
+#[test]
+fn children_that_come_one_after_the_other_do_not_add_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let script = "
+import os
+for _ in range(4):
+    child = os.fork()
+    if child == 0:
+        kept = [bytearray(8000) for _ in range(60 * 131)]
+        os._exit(0)
+    os.waitpid(child, 0)
+";
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let (processes, ends) = processes_and_ends(&trace);
+    assert!(processes >= 5 && ends == processes, "{ends} of {processes}");
+    let found = replayed(&trace);
+    assert_eq!(found["trace"]["events_lost"], 0);
+    // A child and its parent, which has next to nothing.
+    let live = mebibytes(&found["trace"], "peak_live_bytes");
+    assert!((59..70).contains(&live), "{live}");
+    let peak = mebibytes(&found["candidates"][0], "peak_bytes");
+    assert!((59..75).contains(&peak), "{peak}");
+}
+
+#[test]
+fn the_end_of_a_child_that_says_nothing_of_it_is_recorded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let end_group = if cfg!(target_arch = "x86_64") {
+        231
+    } else {
+        94
+    };
+    for end in [
+        "os.kill(os.getpid(), 9)",
+        &format!("ctypes.CDLL(None).syscall({end_group}, 0)"),
+    ] {
+        let script = format!(
+            "
+import ctypes, os
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        kept = [bytearray(8000) for _ in range(131)]
+        {end}
+    os.waitpid(child, 0)
+"
+        );
+        let output = run(&mut record(&trace, &["python3", "-S", "-c", &script]));
+        assert_eq!(output.status.code(), Some(0), "{end}: {}", stderr(&output));
+        let (processes, ends) = processes_and_ends(&trace);
+        assert!(
+            processes >= 4 && ends == processes,
+            "{end}: {ends} of {processes}"
+        );
+    }
+    // The command itself.
+    let script = "import os; os.kill(os.getpid(), 9)";
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert_eq!(output.status.code(), Some(137), "{}", stderr(&output));
+    let (processes, ends) = processes_and_ends(&trace);
+    assert_eq!(ends, processes);
+}
+
+/// What is allocated after a child that shares the memory of its process, or that the C library knows nothing of, said
+/// in its name that it ends.
+#[test]
+fn a_child_that_ends_in_its_parents_name_does_not_end_its_parent() {
+    let folder = profiler_testing::child::open_folder();
+    let trace = folder.path().join("trace");
+    let script = "
+import subprocess
+for _ in range(20):
+    try: subprocess.run(['/nowhere'])
+    except FileNotFoundError: pass
+kept = [bytearray(54321) for _ in range(100)]
+";
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found = held(&trace, 54322);
+    assert!(found.of_size >= 100 && found.lost == 0, "{found:?}");
+
+    let ends = compiled(&folder, "ends", &[]);
+    let output = run(&mut record(&trace, &[text(&ends), "launcher"]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(held(&trace, 0).lost, 0);
+    let (processes, ends) = processes_and_ends(&trace);
+    assert_eq!((processes, ends), (1, 1));
+}
+
+/// Its other threads run a little longer: that loses nothing.
+#[test]
+fn a_process_that_leaves_while_its_threads_run_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let script = "
+import os, threading
+def run():
+    while True: bytearray(8000)
+for _ in range(4):
+    if os.fork() == 0:
+        for _ in range(4): threading.Thread(target=run, daemon=True).start()
+        for _ in range(1000): bytearray(9000)
+        os._exit(0)
+    os.wait()
+";
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found = held(&trace, 0);
+    assert!(
+        found.whole && found.lost == 0,
+        "{found:?}: {}",
+        stderr(&output)
+    );
+    let (processes, ends) = processes_and_ends(&trace);
+    assert_eq!(processes, ends);
+}
