@@ -57,8 +57,10 @@ pub struct ReaderPage {
     pub answers: [AtomicU32; ENDINGS],
 }
 
-/// A process that ends waits so long for an answer, in ns; an older question is answered by nobody.
+/// A process that ends waits so long for an answer once its question was read, in ns.
 pub const ASKS_FOR_NS: u64 = 100_000_000;
+/// So long it waits until it is read, behind all that is in the ring; an older question is answered by nobody.
+pub const UNREAD_FOR_NS: u64 = 2_000_000_000;
 
 /// How many places there are for processes that end. One whose place another took meanwhile does not wait.
 pub const ENDINGS: usize = 256;

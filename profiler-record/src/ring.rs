@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use profiler_common::RecordKind;
 use profiler_common::ring::{
     ASKS_FOR_NS, Header, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_DAMAGED,
-    RING_MAGIC, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, answer as answer_to, ending_at,
+    RING_MAGIC, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn, UNREAD_FOR_NS, answer as answer_to,
+    ending_at,
 };
 
 use crate::{next, sys, thread};
@@ -25,6 +26,8 @@ const SLEEP_NS: i64 = 1_000_000;
 const STEPS: u32 = 256;
 /// A process that is about to end, and is to wait, waits for so long at most.
 const HELD_FOR_NS: u64 = 1_000_000_000;
+/// It waits no longer for a reader whose heart has not moved for so long.
+const STILL_FOR_NS: u64 = 500_000_000;
 /// Steps between two looks at the clock.
 const SPINS: u32 = 64;
 /// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
@@ -246,37 +249,52 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
         size,
         align,
     };
-    if !ring.write(&event, Patience::UntilItComes) {
+    if ring.write(&event, Patience::UntilItComes).is_none() {
         go_on_without();
     }
 }
 
 /// Records one event of a program that is about to end, without any system call: where there is no room for it, it
 /// is missing, and the program goes on.
-fn record_at_end(ring: Ring, kind: RecordKind, addr: u64) {
+fn record_at_end(ring: Ring, kind: RecordKind, addr: u64) -> Option<Written> {
     let event = Event {
         kind,
         addr,
         size: 0,
         align: 0,
     };
-    if !ring.is_over() {
-        ring.write(&event, Patience::WithoutACall);
+    if ring.is_over() {
+        return None;
     }
+    ring.write(&event, Patience::WithoutACall)
 }
 
 /// Records that the program has ended. Its threads record nothing after that.
 pub(crate) fn record_exit() {
     if let Some(ring) = Ring::now() {
         go_on_without();
-        record_at_end(ring, RecordKind::Exit, 0);
+        let _ = record_at_end(ring, RecordKind::Exit, 0);
     }
 }
 
 /// Records that the process ends, or a child that shares its memory does: the reader finds out which.
 pub(crate) fn record_leaving() {
     if let Some(ring) = Ring::now() {
-        record_at_end(ring, RecordKind::Leaving, 0);
+        let _ = record_at_end(ring, RecordKind::Leaving, 0);
+    }
+}
+
+/// An event in its slot.
+#[derive(Copy, Clone)]
+struct Written {
+    number: u64,
+    slot: &'static Slot,
+}
+
+impl Written {
+    /// Whether the reader has not come to it.
+    fn is_unread(self) -> bool {
+        self.slot.turn.load(Ordering::Acquire) == Turn::whole(self.number).0
     }
 }
 
@@ -315,12 +333,10 @@ impl Ring {
         Some(Self { header, reader })
     }
 
-    /// Writes an event of this thread; whether there was room for it.
-    fn write(self, event: &Event, patience: Patience) -> bool {
+    /// Writes an event of this thread, if there is room for it.
+    fn write(self, event: &Event, patience: Patience) -> Option<Written> {
         let thread = thread::word();
-        let Some((number, slot)) = claim(self, (thread >> 32) as u32, patience) else {
-            return false;
-        };
+        let (number, slot) = claim(self, (thread >> 32) as u32, patience)?;
         let now = now_ns();
         earn(now);
         slot.time_ns.store(now, Ordering::Relaxed);
@@ -330,7 +346,7 @@ impl Ring {
         let kind = event.kind as u64 | u64::from(event.align) << 8;
         slot.kind.store(kind, Ordering::Relaxed);
         slot.turn.store(Turn::whole(number).0, Ordering::Release);
-        true
+        Some(Written { number, slot })
     }
 
     /// Whether nothing more is to be written.
@@ -371,21 +387,39 @@ pub(crate) fn record_ending(process: u32) -> bool {
     // A number that a copy of this process (`clone`) has not asked by, most likely: those would count alike.
     let asked = (began >> 12) as u32;
     let [held, go] = [true, false].map(|is_held| answer_to(process, asked, is_held));
-    record_at_end(ring, RecordKind::Ending, asked.into());
-    let mut limit = ASKS_FOR_NS;
-    while now_ns().wrapping_sub(began) < limit && !ring.is_over() {
+    let Some(question) = record_at_end(ring, RecordKind::Ending, asked.into()) else {
+        return true;
+    };
+    let beat = || ring.reader.heartbeat.load(Ordering::Relaxed);
+    let (mut is_unread, mut is_held) = (true, false);
+    let (mut until, mut last) = (began.saturating_add(UNREAD_FOR_NS), (beat(), began));
+    loop {
+        let now = now_ns();
+        if now >= until || ring.is_over() {
+            return true;
+        }
+        if is_unread {
+            if last.0 != beat() {
+                last = (beat(), now);
+            }
+            if now.saturating_sub(last.1) > STILL_FOR_NS {
+                return true;
+            }
+            if !question.is_unread() {
+                (is_unread, until) = (false, now.saturating_add(ASKS_FOR_NS));
+            }
+        }
         for _ in 0..SPINS {
             core::hint::spin_loop();
         }
         let said = answer.load(Ordering::Acquire);
-        if said == held {
-            limit = HELD_FOR_NS;
+        if said == held && !is_held {
+            (is_held, is_unread, until) = (true, false, now.saturating_add(HELD_FOR_NS));
         }
         if said == go {
-            return limit == HELD_FOR_NS;
+            return is_held;
         }
     }
-    true
 }
 
 /// An event was written at this time.

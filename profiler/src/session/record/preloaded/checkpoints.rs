@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profiler_common::ring::ASKS_FOR_NS;
+use profiler_common::ring::UNREAD_FOR_NS;
 use profiler_sampling::{SamplingOptions, WalkSchedule};
 use profiler_target::{ProcessTree, RecordRing, ThreadState, resident_bytes};
 use profiler_trace::record::RecordedProcess;
@@ -264,7 +264,7 @@ impl Checkpoints {
         let is_first = number == 0 && heard == 0;
         let has_time = self.endings.waited <= allowed && self.endings.waiting.is_empty();
         let pid = pid(&ending.process);
-        ending.ago.as_nanos() < ASKS_FOR_NS.into()
+        ending.ago.as_nanos() < UNREAD_FOR_NS.into()
             && self.endings.awaited.contains(&number)
             && !self.endings.known.contains_key(&number)
             && heard < MOST_ENDINGS
