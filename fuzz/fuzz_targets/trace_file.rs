@@ -47,7 +47,7 @@ fn written(input: &[u8]) -> Vec<u8> {
     for four in input.chunks_exact(4) {
         let (addr, number) = (0x1000 + (u64::from(four[1]) << 6), u32::from(four[2]));
         let bytes = 1u64.wrapping_shl(u32::from(four[3]));
-        let kind = match four[0] % 11 {
+        let kind = match four[0] % 14 {
             0 | 1 => EventKind::Alloc {
                 addr,
                 bytes,
@@ -65,6 +65,13 @@ fn written(input: &[u8]) -> Vec<u8> {
                 child: u32::from(four[3]),
             },
             9 => EventKind::Exec,
+            10 => EventKind::ObjectAlloc {
+                addr,
+                bytes,
+                by: [By::Malloc, By::Calloc, By::Realloc][usize::from(four[3] % 3)],
+            },
+            11 => EventKind::ObjectFree { addr },
+            12 => EventKind::ObjectRealloc { addr },
             _ => EventKind::Exit,
         };
         let event = Event {

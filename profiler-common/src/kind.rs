@@ -36,11 +36,21 @@ pub enum RecordKind {
     Ending = 13,
     /// The thread ends its process by `_exit`, unless a child that shares its memory (`vfork`) writes that in its name.
     Leaving = 14,
+    /// Python's object allocator returned `addr` for `size` bytes.
+    ObjectAlloc = 15,
+    /// The same, cleared.
+    ObjectCalloc = 16,
+    /// `addr` was given back to Python's object allocator.
+    ObjectFree = 17,
+    /// Python's object allocator has resized `addr`: [`Self::ObjectReallocated`] of the same thread follows.
+    ObjectRealloc = 18,
+    /// To `addr`, with `size` bytes.
+    ObjectReallocated = 19,
 }
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Alloc,
         Self::Calloc,
         Self::Free,
@@ -55,6 +65,11 @@ impl RecordKind {
         Self::Lost,
         Self::Ending,
         Self::Leaving,
+        Self::ObjectAlloc,
+        Self::ObjectCalloc,
+        Self::ObjectFree,
+        Self::ObjectRealloc,
+        Self::ObjectReallocated,
     ];
 
     /// The kind of this number, if there is one.

@@ -86,6 +86,8 @@ impl Only {
     pub const FIRST_FILL: Self = Self(3);
     /// All others, when it is not 0: the other way.
     pub const SECOND_FILL: Self = Self(4);
+    /// All, when [`Control::objects`] is not 0: what Python asks of its object allocator.
+    pub const OBJECTS: Self = Self(5);
 }
 
 /// What an operation does: a byte in the program's file. One that is none of these is a damaged program.
@@ -161,6 +163,8 @@ pub struct Control {
     pub other: u32,
     /// Which fill of gaps is played: see [`Only::FIRST_FILL`].
     pub fill: u32,
+    /// Whether blocks of Python's object allocator are asked of this one: see [`Only::OBJECTS`].
+    pub objects: u32,
     /// Not 0 when the program starts others or becomes one; else the player gives up executing.
     pub executes: u32,
     /// The kernel's number of each process, once it plays.

@@ -86,6 +86,9 @@ const _: () = assert!(size_of::<ReaderPage>() <= READER_BYTES && PID_BITS < 31);
 /// numbers.
 pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
 
+/// The environment variable that says, whatever its value, that what Python asks of its object allocator is recorded too.
+pub const OBJECTS_VARIABLE: &str = "FRAGSCOPE_RECORD_OBJECTS";
+
 /// The head of the ring.
 #[derive(Debug)]
 #[repr(C)]

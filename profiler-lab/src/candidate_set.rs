@@ -241,6 +241,7 @@ impl<'a> CandidateSet<'a> {
             env: candidate.env.variables().to_vec(),
             touch: job.assumed.touch,
             fill: job.assumed.fill,
+            objects: candidate.objects,
             trim_every: match candidate.trim {
                 Trim::Every(period) => Some(period),
                 Trim::Never | Trim::AtCheckpoints => None,

@@ -16,6 +16,10 @@ use super::report::Failure;
 
 /// What an allocator costs that the C library does not bring.
 const INSTALLATION: &str = "a library to install";
+/// What it costs that each object is a call of malloc.
+const NO_OBJECT_ALLOCATOR: &str = "more time";
+/// The variable by which Python asks malloc for its objects.
+const PYTHON_MALLOC: (&str, &str) = ("PYTHONMALLOC", "malloc");
 /// Why what the program had set is not tried.
 const IS_SET: &str = "the program had this setting";
 /// Trims of a running program are so far apart, if the recording is long enough.
@@ -42,6 +46,8 @@ pub struct Candidate {
     pub allocator: Result<PlayableAllocator, Failure>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
     pub env: Environment,
+    /// Whether Python has no object allocator of its own: `PYTHONMALLOC=malloc`.
+    pub objects: bool,
     /// When `malloc_trim(0)` is called.
     pub trim: Trim,
     /// What has to be done besides setting variables.
@@ -172,6 +178,7 @@ impl Candidate {
             random: !allocator.as_ref().is_ok_and(is_glibc),
             allocator,
             env,
+            objects: false,
             trim: Trim::Never,
             step: None,
             price: "",
@@ -346,6 +353,34 @@ fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
         plain(BuildId::Tcmalloc),
     ]);
     all
+}
+
+/// Each of these that is played, the first of which is the baseline, once more for a Python that asks malloc for its
+/// objects: for recordings that have what Python asked its object allocator for.
+pub fn without_object_allocator(all: &[Candidate]) -> Vec<Candidate> {
+    let (name, value) = PYTHON_MALLOC;
+    let is_played = |one: &&Candidate| one.same_as_now.is_none() && one.allocator.is_ok();
+    let played = all.iter().enumerate().filter(|(_, one)| is_played(one));
+    let again = played.map(|(number, one)| {
+        let title = match number {
+            0 => format!("{name}={value}"),
+            _ => format!("{} {name}={value}", one.name),
+        };
+        let price = match one.price {
+            "" => NO_OBJECT_ALLOCATOR,
+            own => own,
+        };
+        let mut env = one.env.clone();
+        env.set(name, value);
+        Candidate {
+            name: CandidateName::Other(title),
+            objects: true,
+            env,
+            price,
+            ..one.clone()
+        }
+    });
+    again.collect()
 }
 
 /// What the user chose: each allocator with the settings that are its own; settings of an

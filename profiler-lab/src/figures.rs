@@ -174,6 +174,16 @@ impl PeakAndFinal<Figure> {
     /// Of an outcome, by the processes of its checkpoints and when these ended; `None` when it has no run that
     /// came to its end.
     pub fn of_outcome(outcome: &Outcome, processes: &[u32], endings: &Endings) -> Option<Self> {
+        Self::of_runs(&outcome.runs, &outcome.bounds, processes, endings)
+    }
+
+    /// The same of runs, and of those that only widen the range.
+    pub fn of_runs(
+        likely: &[Run],
+        bounds: &[Run],
+        processes: &[u32],
+        endings: &Endings,
+    ) -> Option<Self> {
         let of = |runs: &[Run]| -> Vec<PeakAndFinal<u64>> {
             let all = runs.iter().filter_map(|run| {
                 let at = processes.iter().copied().zip(run.resident.iter().copied());
@@ -181,7 +191,7 @@ impl PeakAndFinal<Figure> {
             });
             all.collect()
         };
-        let (likely, bounds) = (of(&outcome.runs), of(&outcome.bounds));
+        let (likely, bounds) = (of(likely), of(bounds));
         let figure = |part: fn(&PeakAndFinal<u64>) -> u64| {
             let own: Vec<u64> = likely.iter().map(part).collect();
             let all = own.iter().copied().chain(bounds.iter().map(part));

@@ -1,5 +1,7 @@
 //! `replay`: a trace played into a set of allocators and settings.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,7 @@ use profiler_trace::trace::TraceDescription;
 
 use super::ablation::{self, GapCause};
 use super::calibrate::{CalibrationFactors, Point, calibrate};
-use super::candidate_set::{self, Outcome, Progress, ReplayConfig};
+use super::candidate_set::{self, Outcome, Progress, ReplayConfig, Run};
 use super::candidates::{self, Candidate, Facts, Tunable};
 use super::figures::{Endings, Figure, PeakAndFinal, median};
 use super::open::open;
@@ -83,7 +85,9 @@ pub fn replay(
         env,
         allow_recorded: options.allow_recorded,
     };
-    let tried = Tried::of(options, &facts);
+    let checkpoints = program.checkpoints();
+    let objects = ObjectArenas::of(&summary, &checkpoints);
+    let tried = Tried::of(options, &facts, objects.is_some());
     not_taken.extend(tried.not_loaded.iter().map(|failure| failure.why.clone()));
     let touch_share = summary.uncertain_touch_bytes as f64 / summary.peak_live_bytes.max(1) as f64;
     let config = ReplayConfig {
@@ -100,7 +104,8 @@ pub fn replay(
         program,
         trouble: opened.trouble.as_ref(),
         summary: &summary,
-        checkpoints: program.checkpoints(),
+        objects,
+        checkpoints,
         candidates: &tried.candidates,
         outcomes: &outcomes,
         shown: tried.shown,
@@ -128,7 +133,7 @@ struct Tried {
 }
 
 impl Tried {
-    fn of(options: &ReplayOptions, facts: &Facts<'_>) -> Self {
+    fn of(options: &ReplayOptions, facts: &Facts<'_>, has_objects: bool) -> Self {
         let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
         let (now, not_loaded) = candidates::now(facts);
         let mut all = vec![now];
@@ -136,6 +141,9 @@ impl Tried {
             true => candidates::chosen_candidates(facts, &options.allocators, &options.tunables),
             false => candidates::default_candidates(facts),
         });
+        if has_objects {
+            all.extend(candidates::without_object_allocator(&all));
+        }
         let shown = all.len();
         let steps = match is_own {
             true => Vec::new(),
@@ -157,11 +165,74 @@ fn cpus(description: &TraceDescription) -> Option<u32> {
     description.cpus.filter(|cpus| (1..=8192).contains(cpus))
 }
 
+/// What the arenas of Python's object allocator had at each checkpoint of a recording that has what was asked of it: it is
+/// part of what is compared, because `PYTHONMALLOC=malloc` moves all of it to malloc.
+struct ObjectArenas(Vec<u64>);
+
+impl ObjectArenas {
+    /// `None` where nothing of it was recorded, Python had no such allocator, or it is not known what a process had that
+    /// went on after its last checkpoint. Between two of them it is taken to have changed evenly; a process that has no
+    /// checkpoint counts without.
+    fn of(summary: &Summary, checkpoints: &[ProgramCheckpoint]) -> Option<Self> {
+        let known = |at: &ProgramCheckpoint| {
+            let bytes = at.checkpoint.figures.pymalloc_bytes?;
+            Some((at.checkpoint.time_ns, bytes))
+        };
+        let mut next: HashMap<u32, (u64, u64)> = HashMap::new();
+        let after = checkpoints.iter().rev().map(|at| {
+            let next = next.entry(at.checkpoint.process);
+            match known(at) {
+                Some(known) => Some(*next.insert_entry(known).get()),
+                None => match next {
+                    Entry::Occupied(known) => Some(*known.get()),
+                    Entry::Vacant(_) => None,
+                },
+            }
+        });
+        let mut after: Vec<Option<(u64, u64)>> = after.collect();
+        after.reverse();
+        let mut last: HashMap<u32, (u64, u64)> = HashMap::new();
+        let all = checkpoints.iter().zip(after).map(|(at, after)| {
+            let process = at.checkpoint.process;
+            last.extend(known(at).map(|known| (process, known)));
+            match (last.get(&process), after) {
+                (Some(before), Some(after)) => Some(between(*before, after, at.checkpoint.time_ns)),
+                (None, Some((_, bytes))) => Some(bytes),
+                (Some(_), None) => None,
+                (None, None) => Some(0),
+            }
+        });
+        let all: Vec<u64> = all.collect::<Option<_>>()?;
+        (summary.object_events > 0 && all.iter().any(|bytes| *bytes > 0)).then_some(Self(all))
+    }
+
+    /// What was measured with what the arenas had.
+    fn with(&self, run: &Run) -> Run {
+        let both = run.resident.iter().zip(&self.0);
+        let resident = both.map(|(malloc, arenas)| malloc.saturating_add(*arenas));
+        Run {
+            resident: resident.collect(),
+            ..run.clone()
+        }
+    }
+}
+
+/// What there was at this time, between two at which it is known.
+fn between(before: (u64, u64), after: (u64, u64), time_ns: u64) -> u64 {
+    let whole = after.0.saturating_sub(before.0);
+    if whole == 0 {
+        return after.1;
+    }
+    let part = time_ns.saturating_sub(before.0) as f64 / whole as f64;
+    (before.1 as f64 + (after.1 as f64 - before.1 as f64) * part.clamp(0.0, 1.0)) as u64
+}
+
 /// A set of candidates that was played.
 struct PlayedSet<'a> {
     program: &'a ReplayProgram,
     trouble: Option<&'a Incomplete>,
     summary: &'a Summary,
+    objects: Option<ObjectArenas>,
     checkpoints: Vec<ProgramCheckpoint>,
     candidates: &'a [Candidate],
     outcomes: &'a [Outcome],
@@ -202,13 +273,14 @@ impl PlayedSet<'_> {
     fn row(&self, number: usize) -> CandidateReport {
         let (candidate, outcome) = (&self.candidates[number], &self.outcomes[number]);
         let (set, unset) = candidate.changes(&self.candidates[0]);
-        let measured = self.measured(outcome);
+        let measured = self.measured(number);
         let not_played = measured.is_none() && candidate.same_as_now.is_none();
         let not_played = not_played.then(|| "not played to its end".to_owned().into());
         CandidateReport {
             name: candidate.name.clone(),
             allocator: candidate.allocator.as_ref().ok().cloned(),
             is_baseline: number == 0,
+            objects: candidate.objects,
             env: candidate.variables(),
             set,
             unset,
@@ -218,12 +290,27 @@ impl PlayedSet<'_> {
             failure: outcome.failure.clone().or(not_played),
             same_as_now: candidate.same_as_now.clone(),
             rank: None,
-            checkpoints: self.checkpoints(outcome),
+            checkpoints: self.checkpoints(number),
         }
     }
 
-    fn measured(&self, outcome: &Outcome) -> Option<Measured> {
-        let memory = PeakAndFinal::of_outcome(outcome, &self.processes(), &self.endings())?;
+    /// What a candidate had at the checkpoints in its runs, and in those that only widen the range: with the arenas of
+    /// Python's object allocator where these count and it has them.
+    fn runs(&self, number: usize) -> (Vec<Run>, Vec<Run>) {
+        let outcome = &self.outcomes[number];
+        let arenas = self.objects.as_ref();
+        let arenas = arenas.filter(|_| !self.candidates[number].objects);
+        let of = |runs: &[Run]| match arenas {
+            Some(arenas) => runs.iter().map(|run| arenas.with(run)).collect(),
+            None => runs.to_vec(),
+        };
+        (of(&outcome.runs), of(&outcome.bounds))
+    }
+
+    fn measured(&self, number: usize) -> Option<Measured> {
+        let outcome = &self.outcomes[number];
+        let (likely, bounds) = self.runs(number);
+        let memory = PeakAndFinal::of_runs(&likely, &bounds, &self.processes(), &self.endings())?;
         let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
         let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
         let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
@@ -237,12 +324,24 @@ impl PlayedSet<'_> {
         })
     }
 
-    fn checkpoints(&self, outcome: &Outcome) -> Vec<Checkpoint> {
+    fn checkpoints(&self, number: usize) -> Vec<Checkpoint> {
+        let (likely, bounds) = self.runs(number);
+        let mut all = self.checkpoints_of(&likely, &bounds);
+        if let Some(ObjectArenas(arenas)) = &self.objects {
+            for (at, arenas) in all.iter_mut().zip(arenas) {
+                at.recorded_bytes = at.recorded_bytes.map(|bytes| bytes.saturating_add(*arenas));
+            }
+        }
+        all
+    }
+
+    /// The recorded checkpoints with what these runs had.
+    fn checkpoints_of(&self, likely: &[Run], bounds: &[Run]) -> Vec<Checkpoint> {
         let all = self.checkpoints.iter().enumerate();
         let all = all.filter_map(|(number, reached)| {
-            let at = |run: &candidate_set::Run| run.resident.get(number).copied();
-            let runs: Vec<u64> = outcome.runs.iter().filter_map(at).collect();
-            let bounds = outcome.bounds.iter().filter_map(at);
+            let at = |run: &Run| run.resident.get(number).copied();
+            let runs: Vec<u64> = likely.iter().filter_map(at).collect();
+            let bounds = bounds.iter().filter_map(at);
             let (low, high) = runs
                 .iter()
                 .copied()
@@ -265,7 +364,8 @@ impl PlayedSet<'_> {
     }
 
     fn points(&self) -> Vec<Point> {
-        let now = self.checkpoints(&self.outcomes[0]);
+        // malloc's alone: what the arenas had is not played.
+        let now = self.checkpoints_of(&self.outcomes[0].runs, &self.outcomes[0].bounds);
         let points = now.iter().map(|checkpoint| Point {
             time_ns: checkpoint.time_ns,
             process: checkpoint.process,
@@ -336,6 +436,8 @@ impl PlayedSet<'_> {
             processes: summary.processes,
             duration_ns: summary.duration_ns,
             peak_live_bytes: summary.peak_live_bytes,
+            has_objects: self.objects.is_some(),
+            lacks_objects: description.objects.is_some() && self.objects.is_none(),
             live_at_final_bytes: self.live_at_final(),
             kept_bytes: self.kept_bytes(),
             checkpoints: self
@@ -377,7 +479,7 @@ impl PlayedSet<'_> {
         let of = |number: usize| -> Option<PeakAndFinal<u64>> {
             let outcome = self.outcomes.get(number)?;
             let measured = self
-                .measured(outcome)
+                .measured(number)
                 .filter(|_| outcome.failure.is_none())?;
             Some(measured.memory.map(|figure| figure.bytes))
         };
@@ -415,4 +517,52 @@ fn foreign(description: &TraceDescription) -> Option<String> {
 fn lacking(description: &TraceDescription) -> Vec<String> {
     let lacks = description.lacks.iter();
     lacks.map(|what| what.replace('_', " ")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_trace::trace::{self, Figures};
+
+    use super::*;
+
+    /// Checkpoints of processes at these times, with what their arenas had where that was recorded.
+    fn arenas(checkpoints: &[(u32, u64, Option<u64>)]) -> Option<Vec<u64>> {
+        let all = checkpoints.iter();
+        let all = all.map(|(process, time_ns, pymalloc_bytes)| ProgramCheckpoint {
+            checkpoint: trace::Checkpoint {
+                time_ns: *time_ns,
+                process: *process,
+                figures: Figures {
+                    pymalloc_bytes: *pymalloc_bytes,
+                    ..Figures::default()
+                },
+            },
+            recorded: pymalloc_bytes.is_some(),
+            began_ns: 0,
+            live_bytes: 0,
+            events: 0,
+        });
+        let summary = Summary {
+            object_events: 1,
+            ..Summary::default()
+        };
+        let found = ObjectArenas::of(&summary, &all.collect::<Vec<_>>());
+        found.map(|found| found.0)
+    }
+
+    #[test]
+    fn arenas_change_evenly_between_two_checkpoints_and_are_not_guessed_after_the_last() {
+        let both = [(0, 10, Some(100)), (0, 15, None), (0, 20, Some(300))];
+        assert_eq!(arenas(&both), Some(vec![100, 200, 300]));
+        assert_eq!(arenas(&[both[1], both[2]]), Some(vec![300, 300]));
+        assert_eq!(arenas(&both[..2]), None);
+        // A child that was never measured counts without.
+        let child = (1, 12, None);
+        let with_child = [both[0], child, both[2]];
+        assert_eq!(arenas(&with_child), Some(vec![100, 0, 300]));
+        // No pymalloc, and no objects.
+        assert_eq!(arenas(&[(0, 10, Some(0))]), None);
+        let none = ObjectArenas::of(&Summary::default(), &[]);
+        assert!(none.is_none());
+    }
 }

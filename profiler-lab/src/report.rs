@@ -67,6 +67,10 @@ pub struct TraceFacts {
     pub processes: u32,
     /// How long the recording took, in nanoseconds: to its last event or checkpoint.
     pub duration_ns: u64,
+    /// Whether all figures include what Python's object allocator had, because what was asked of it was recorded.
+    pub has_objects: bool,
+    /// Whether that was to be recorded, and is not in it.
+    pub lacks_objects: bool,
     /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,
     /// Bytes live where the memory is final, likewise; `None` without any checkpoint.
@@ -137,6 +141,8 @@ pub struct CandidateReport {
     pub allocator: Option<PlayableAllocator>,
     /// Whether it is what the program had.
     pub is_baseline: bool,
+    /// Whether Python asks malloc for its objects under it.
+    pub objects: bool,
     /// All variables that it takes.
     pub env: Vec<(String, String)>,
     /// Those of them to set where the program ran.
@@ -235,6 +241,7 @@ impl CandidateReport {
             name,
             allocator: None,
             is_baseline: false,
+            objects: false,
             env: Vec::new(),
             set: Vec::new(),
             unset: Vec::new(),

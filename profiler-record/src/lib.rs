@@ -8,6 +8,7 @@
 
 mod ending;
 mod next;
+mod objects;
 mod ring;
 mod root;
 mod sys;

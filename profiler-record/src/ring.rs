@@ -361,6 +361,11 @@ impl Ring {
     }
 }
 
+/// Whether this program is recorded.
+pub(crate) fn is_there() -> bool {
+    !RING.load(Ordering::Relaxed).is_null()
+}
+
 /// From now on this program is not recorded.
 #[cold]
 pub(crate) fn go_on_without() {

@@ -8,7 +8,7 @@ use core::ptr;
 
 use profiler_common::{PAGE_BYTES, RecordKind};
 
-use crate::{ending, next, ring, root, sys, thread};
+use crate::{ending, next, objects, ring, root, sys, thread};
 
 /// Runs before the program does.
 unsafe extern "C" fn constructor() {
@@ -19,6 +19,8 @@ unsafe extern "C" fn constructor() {
     unsafe { ring::open() };
     // SAFETY: the loader runs constructors once.
     unsafe { thread::begin() };
+    // SAFETY: as above, and before the program does anything: an interpreter has asked for nothing yet.
+    unsafe { objects::begin() };
 }
 
 /// Runs when the program exits by itself.

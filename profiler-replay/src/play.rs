@@ -168,6 +168,7 @@ fn is_for(op: &Op, control: &Control) -> bool {
         Only::C_LIBRARY => control.other == 0,
         Only::OTHERS => control.other != 0,
         Only::FIRST_FILL => control.other != 0 && control.fill == 0,
+        Only::OBJECTS => control.objects != 0,
         Only::SECOND_FILL => control.other != 0 && control.fill != 0,
         _ => true,
     }

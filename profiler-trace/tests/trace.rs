@@ -23,7 +23,18 @@ fn event() -> impl Strategy<Value = Event> {
         any::<u64>().prop_map(|addr| EventKind::Kept { addr }),
         any::<u64>().prop_map(|addr| EventKind::Realloc { addr }),
         any::<(u64, u64)>().prop_map(|(addr, bytes)| EventKind::Touched { addr, bytes }),
-        Just(EventKind::ThreadEnd),
+        (any::<u64>(), any::<u64>(), 0..3usize).prop_map(|(addr, bytes, by)| {
+            EventKind::ObjectAlloc {
+                addr,
+                bytes,
+                by: [By::Malloc, By::Calloc, By::Realloc][by],
+            }
+        }),
+        prop_oneof![
+            any::<u64>().prop_map(|addr| EventKind::ObjectFree { addr }),
+            any::<u64>().prop_map(|addr| EventKind::ObjectRealloc { addr }),
+            Just(EventKind::ThreadEnd),
+        ],
         any::<(u32, u32)>().prop_map(|(process, child)| EventKind::Fork { process, child }),
         Just(EventKind::Exec),
         prop_oneof![
@@ -237,4 +248,21 @@ fn a_program_of_a_million_events_takes_few_bytes_each() {
         count += 1;
     }
     assert_eq!((count, reader.is_complete()), (1_000_000, true));
+}
+
+/// A reader that knows the first version alone is to say so, instead of finding damage.
+#[test]
+fn a_trace_that_has_what_python_asks_of_its_object_allocator_is_of_the_second_version() {
+    let version = |objects: Option<&str>| {
+        let description = TraceDescription {
+            objects: objects.map(str::to_owned),
+            ..TraceDescription::default()
+        };
+        let writer = Writer::new(Vec::new(), &description).expect("memory");
+        let bytes = writer.finish().expect("memory");
+        let reader = Reader::new(bytes.as_slice()).expect("a trace");
+        assert_eq!(*reader.description(), description);
+        bytes[7]
+    };
+    assert_eq!((version(None), version(Some("python"))), (1, 2));
 }

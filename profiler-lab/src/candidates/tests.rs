@@ -205,3 +205,29 @@ fn a_setting_that_no_known_allocator_reads_goes_to_the_programs_own() {
     );
     assert_eq!(names(&[("malloc", "libfast.so")]), own("libfast.so", false));
 }
+
+#[test]
+fn each_candidate_that_is_played_is_once_more_without_an_object_allocator() {
+    let description = described(&[("malloc", "glibc 2.36"), ("thp", "always")]);
+    let facts = facts(&description, 1);
+    let mut all = vec![now(&facts).0];
+    all.extend(default_candidates(&facts));
+    let again = without_object_allocator(&all);
+    let variable = ("PYTHONMALLOC".to_owned(), "malloc".to_owned());
+    assert_eq!(again[0].name.to_string(), "PYTHONMALLOC=malloc");
+    assert_eq!(again[0].changes(&all[0]), (vec![variable.clone()], vec![]));
+    for candidate in &again {
+        assert!(candidate.objects);
+        assert!(candidate.variables().contains(&variable), "{candidate:?}");
+    }
+    let jemalloc = named(&again, "jemalloc PYTHONMALLOC=malloc");
+    assert!(jemalloc.variables().iter().any(|(name, _)| name == PRELOAD));
+    // They need what the baseline needs, with it as without.
+    let twice = |name: &str| {
+        again
+            .iter()
+            .any(|one| one.name.to_string().starts_with(name))
+    };
+    assert!(!twice("arena_max=1") && !twice("hugetlb=1") && twice("tcache_count=0"));
+    assert!(all.iter().all(|candidate| !candidate.objects));
+}

@@ -31,6 +31,8 @@ impl Control {
         control.put(offset_of!(Layout, least), &least.to_ne_bytes())?;
         let fill = u32::from(setup.fill == GapFill::Second);
         control.put(offset_of!(Layout, fill), &fill.to_ne_bytes())?;
+        let objects = u32::from(setup.objects);
+        control.put(offset_of!(Layout, objects), &objects.to_ne_bytes())?;
         let other = u32::from(setup.preload.is_some());
         control.put(offset_of!(Layout, other), &other.to_ne_bytes())?;
         let executes = u32::from(executes);

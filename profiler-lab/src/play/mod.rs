@@ -47,6 +47,8 @@ pub struct Setup {
     pub touch: Touch,
     /// What the gaps between blocks from before the recording are filled with.
     pub fill: GapFill,
+    /// Whether what Python asks of its object allocator is asked of this one.
+    pub objects: bool,
     /// `malloc_trim(0)` is called so often in the program's time.
     pub trim_every: Option<Duration>,
     /// `malloc_trim(0)` is called before each checkpoint is measured.

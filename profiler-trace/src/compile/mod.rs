@@ -4,6 +4,7 @@
 //! table of the live blocks of each process, and no more.
 
 mod fill;
+mod objects;
 mod process;
 mod seed;
 mod settle;
@@ -90,6 +91,8 @@ pub struct Summary {
     pub duration_ns: u64,
     /// Whether a process starts another program, or becomes one.
     pub executes: bool,
+    /// Events of Python's object allocator.
+    pub object_events: u64,
     /// The processes that ended, once each. In the player the first is there to the end.
     pub ends: Vec<ProcessEnd>,
 }
@@ -312,6 +315,9 @@ impl Compiler {
             EventKind::Touched { addr, bytes } => {
                 self.processes[process as usize].touched(addr, bytes, sink)
             }
+            EventKind::ObjectAlloc { .. }
+            | EventKind::ObjectFree { .. }
+            | EventKind::ObjectRealloc { .. } => self.object(event, process, sink),
             EventKind::ThreadEnd => self.end_thread(event.thread, process, sink),
             EventKind::Fork {
                 process: new,

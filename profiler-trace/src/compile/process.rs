@@ -6,6 +6,7 @@ use std::io;
 use profiler_common::program::MAX_SLOTS;
 use profiler_core::addr::PAGE_SIZE;
 
+use super::objects::Object;
 use super::{Sink, is_large, touch, touch_unknown};
 
 /// A live block.
@@ -33,6 +34,8 @@ pub(super) struct Touch {
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     blocks: HashMap<u64, Block>,
+    /// Of Python's object allocator, none of which is malloc's.
+    objects: HashMap<u64, Object>,
     free_slots: Vec<u32>,
     next_slot: u32,
     live_bytes: u64,
@@ -55,6 +58,7 @@ impl Process {
     pub(super) fn new(main_thread: u32) -> Self {
         Self {
             blocks: HashMap::new(),
+            objects: HashMap::new(),
             free_slots: Vec::new(),
             next_slot: 0,
             live_bytes: 0,
@@ -83,7 +87,8 @@ impl Process {
     pub(super) fn table_bytes(&self) -> u64 {
         let blocks = self.blocks.capacity() * size_of::<(u64, Block)>();
         let slots = self.free_slots.capacity() * size_of::<u32>();
-        (blocks + slots) as u64
+        let objects = self.objects.capacity() * size_of::<(u64, Object)>();
+        (blocks + objects + slots) as u64
     }
 
     /// Slots that it ever had.
@@ -167,9 +172,31 @@ impl Process {
         Some(block)
     }
 
+    /// Whether malloc gave what is there.
+    pub(super) fn has_block(&self, addr: u64) -> bool {
+        self.blocks.contains_key(&addr)
+    }
+
+    /// An object is live from now on; the one whose end was not recorded, if there is one.
+    pub(super) fn insert_object(&mut self, addr: u64, object: Object) -> Option<Object> {
+        let before = self.objects.insert(addr, object);
+        let gone = before.map_or(0, |before| before.bytes);
+        self.live_bytes = self.live_bytes.saturating_sub(gone);
+        self.live_bytes = self.live_bytes.saturating_add(object.bytes);
+        before
+    }
+
+    /// An object is live no more; `None` when none was known there.
+    pub(super) fn remove_object(&mut self, addr: u64) -> Option<Object> {
+        let object = self.objects.remove(&addr)?;
+        self.live_bytes = self.live_bytes.saturating_sub(object.bytes);
+        Some(object)
+    }
+
     /// Nothing is live any more.
     pub(super) fn forget_all(&mut self) {
         (self.live_bytes, self.blocks) = (0, HashMap::new());
+        self.objects = HashMap::new();
     }
 
     /// A block gets another size. What is cut off of a large one that nobody looked at was never

@@ -5,6 +5,7 @@ use std::io;
 
 use profiler_common::program::{MAX_PROCESSES, MAX_THREADS, OpCode};
 
+use super::objects::Object;
 use super::process::{Block, Process};
 use super::{Compiler, ProcessEnd, Sink, op};
 
@@ -14,6 +15,8 @@ pub(super) struct Thread {
     pub(super) process: u32,
     /// The slot whose realloc is under way, and its bytes.
     pub(super) realloc: Option<Block>,
+    /// The object's that Python has resized, until it says to what.
+    pub(super) resized: Option<Object>,
     pub(super) ended: bool,
 }
 
@@ -30,6 +33,7 @@ impl Compiler {
         self.threads[index] = Some(Thread {
             process,
             realloc: None,
+            resized: None,
             ended: false,
         });
     }

@@ -61,6 +61,11 @@ impl SourceKind {
             align,
             by,
         };
+        let object = |by| EventKind::ObjectAlloc {
+            addr,
+            bytes: size,
+            by,
+        };
         Self::Event(match kind {
             RecordKind::Alloc => alloc(By::Malloc),
             RecordKind::Calloc => alloc(By::Calloc),
@@ -71,6 +76,11 @@ impl SourceKind {
             RecordKind::ThreadEnd => EventKind::ThreadEnd,
             RecordKind::Exit => EventKind::Exit,
             RecordKind::Lost => EventKind::Lost { events: size },
+            RecordKind::ObjectAlloc => object(By::Malloc),
+            RecordKind::ObjectCalloc => object(By::Calloc),
+            RecordKind::ObjectReallocated => object(By::Realloc),
+            RecordKind::ObjectFree => EventKind::ObjectFree { addr },
+            RecordKind::ObjectRealloc => EventKind::ObjectRealloc { addr },
             RecordKind::Start => return Self::Start,
             RecordKind::Ending => return Self::Ending,
             RecordKind::Leaving => return Self::Leaving,

@@ -36,6 +36,8 @@ pub struct TraceDescription {
     pub env: Vec<(String, String)>,
     /// Settings of the allocator in force, as the walk found them.
     pub settings: Vec<(String, String)>,
+    /// The object allocator whose calls were to be recorded too: `python`.
+    pub objects: Option<String>,
     /// The format that the recording was read from, where it is another tool's.
     pub format: Option<String>,
     /// What that format does not hold.
@@ -87,6 +89,7 @@ const KERNEL: &str = "kernel";
 const RECORDER: &str = "recorder";
 const STARTED_AT: &str = "started_at";
 const THP: &str = "thp";
+const OBJECTS: &str = "objects";
 const FORMAT: &str = "format_of";
 const ENV: &str = "env.";
 const SETTING: &str = "setting.";
@@ -149,6 +152,7 @@ impl TraceDescription {
             ),
             (STARTED_AT, text(&self.started_at)),
             (THP, text(&self.thp)),
+            (OBJECTS, text(&self.objects)),
             (FORMAT, text(&self.format)),
         ];
         let first = first.into_iter();
@@ -197,6 +201,7 @@ impl TraceDescription {
             }
             STARTED_AT => put_text(&mut self.started_at, value),
             THP => put_text(&mut self.thp, value),
+            OBJECTS => put_text(&mut self.objects, value),
             FORMAT => put_text(&mut self.format, value),
             _ => {
                 if let Some(name) = name.strip_prefix(ENV) {
@@ -279,6 +284,7 @@ mod tests {
             thp: text("madvise"),
             env: vec![named("MALLOC_CONF", "narenas:2")],
             settings: vec![named("narenas", "2")],
+            objects: text("python"),
             format: text("heaptrack"),
             lacks: vec!["threads".to_owned()],
             other: vec![named("of a later version", "yes")],

@@ -51,6 +51,26 @@ pub enum EventKind {
         /// Bytes of it on resident or swapped pages.
         bytes: u64,
     },
+    /// Python's object allocator gave a block.
+    ObjectAlloc {
+        /// Its address.
+        addr: u64,
+        /// Bytes requested.
+        bytes: u64,
+        /// Which call gave it.
+        by: By,
+    },
+    /// A block was given back to Python's object allocator.
+    ObjectFree {
+        /// Its address.
+        addr: u64,
+    },
+    /// Python's object allocator has resized a block: the thread's next [`EventKind::ObjectAlloc`], [`By::Realloc`],
+    /// says to what.
+    ObjectRealloc {
+        /// Its address before.
+        addr: u64,
+    },
     /// The thread ended.
     ThreadEnd,
     /// The first event of a thread that begins in another process than the first: it belongs to
@@ -88,6 +108,25 @@ pub enum By {
     Realloc,
 }
 
+impl By {
+    fn flag(self) -> u8 {
+        match self {
+            Self::Malloc => 0,
+            Self::Calloc => ZEROED,
+            Self::Realloc => MOVED,
+        }
+    }
+
+    fn of_flag(tag: u8) -> Option<Self> {
+        match tag & (ZEROED | MOVED) {
+            0 => Some(Self::Malloc),
+            ZEROED => Some(Self::Calloc),
+            MOVED => Some(Self::Realloc),
+            _ => None,
+        }
+    }
+}
+
 const ALLOC: u8 = 0;
 const FREE: u8 = 1;
 const REALLOC: u8 = 2;
@@ -99,6 +138,9 @@ const EXEC: u8 = 7;
 const EXIT: u8 = 8;
 const LOST: u8 = 9;
 const BEGIN: u8 = 10;
+const OBJECT_ALLOC: u8 = 11;
+const OBJECT_FREE: u8 = 12;
+const OBJECT_REALLOC: u8 = 13;
 const KIND_MASK: u8 = 0x0f;
 /// Flag: another thread than that of the event before.
 const SWITCH: u8 = 0x10;
@@ -125,13 +167,11 @@ impl Context {
                 addr, align, by, ..
             } => {
                 let aligned = if align > 0 { ALIGNED } else { 0 };
-                let by = match by {
-                    By::Malloc => 0,
-                    By::Calloc => ZEROED,
-                    By::Realloc => MOVED,
-                };
-                (ALLOC | aligned | by, Some(addr))
+                (ALLOC | aligned | by.flag(), Some(addr))
             }
+            EventKind::ObjectAlloc { addr, by, .. } => (OBJECT_ALLOC | by.flag(), Some(addr)),
+            EventKind::ObjectFree { addr } => (OBJECT_FREE, Some(addr)),
+            EventKind::ObjectRealloc { addr } => (OBJECT_REALLOC, Some(addr)),
             EventKind::Free { addr } => (FREE, Some(addr)),
             EventKind::Realloc { addr } => (REALLOC, Some(addr)),
             EventKind::Kept { addr } => (KEPT, Some(addr)),
@@ -163,7 +203,9 @@ impl Context {
                     out.push(align);
                 }
             }
-            EventKind::Touched { bytes, .. } => put(out, bytes),
+            EventKind::Touched { bytes, .. } | EventKind::ObjectAlloc { bytes, .. } => {
+                put(out, bytes);
+            }
             EventKind::Begin { process } => put(out, process.into()),
             EventKind::Fork { process, child } => {
                 put(out, process.into());
@@ -183,7 +225,7 @@ impl Context {
         }
         self.time_ns = self.time_ns.wrapping_add(take_signed(input)? as u64);
         let kind = tag & KIND_MASK;
-        if kind <= TOUCHED {
+        if kind <= TOUCHED || (OBJECT_ALLOC..=OBJECT_REALLOC).contains(&kind) {
             self.addr = self.addr.wrapping_add(take_signed(input)? as u64);
         }
         let addr = self.addr;
@@ -198,13 +240,15 @@ impl Context {
                     *input = rest;
                     align
                 },
-                by: match tag & (ZEROED | MOVED) {
-                    0 => By::Malloc,
-                    ZEROED => By::Calloc,
-                    MOVED => By::Realloc,
-                    _ => return None,
-                },
+                by: By::of_flag(tag)?,
             },
+            OBJECT_ALLOC => EventKind::ObjectAlloc {
+                addr,
+                bytes: take(input)?,
+                by: By::of_flag(tag)?,
+            },
+            OBJECT_FREE => EventKind::ObjectFree { addr },
+            OBJECT_REALLOC => EventKind::ObjectRealloc { addr },
             FREE => EventKind::Free { addr },
             REALLOC => EventKind::Realloc { addr },
             TOUCHED => EventKind::Touched {

@@ -9,6 +9,8 @@ pub struct Figures {
     pub malloc_resident_bytes: Option<u64>,
     /// Swapped bytes of the same.
     pub malloc_swapped_bytes: Option<u64>,
+    /// Resident and swapped bytes of the arenas of Python's object allocator, which are no part of the above.
+    pub pymalloc_bytes: Option<u64>,
     /// Resident bytes of the process, by the kernel.
     pub rss_bytes: Option<u64>,
     /// Swapped bytes of the process, by the kernel.
@@ -33,6 +35,7 @@ pub struct Figures {
 
 const MALLOC_RESIDENT_BYTES: &str = "malloc_resident_bytes";
 const MALLOC_SWAPPED_BYTES: &str = "malloc_swapped_bytes";
+const PYMALLOC_BYTES: &str = "pymalloc_bytes";
 const RSS_BYTES: &str = "rss_bytes";
 const SWAP_BYTES: &str = "swap_bytes";
 const STOPPED: &str = "stopped";
@@ -55,6 +58,7 @@ impl Figures {
         let first = [
             (MALLOC_RESIDENT_BYTES, self.malloc_resident_bytes),
             (MALLOC_SWAPPED_BYTES, self.malloc_swapped_bytes),
+            (PYMALLOC_BYTES, self.pymalloc_bytes),
             (RSS_BYTES, self.rss_bytes),
             (SWAP_BYTES, self.swap_bytes),
             (STOPPED, self.stopped.map(u64::from)),
@@ -81,6 +85,7 @@ impl Figures {
         match &*name {
             MALLOC_RESIDENT_BYTES => self.malloc_resident_bytes = Some(value),
             MALLOC_SWAPPED_BYTES => self.malloc_swapped_bytes = Some(value),
+            PYMALLOC_BYTES => self.pymalloc_bytes = Some(value),
             RSS_BYTES => self.rss_bytes = Some(value),
             SWAP_BYTES => self.swap_bytes = Some(value),
             STOPPED => self.stopped = Some(value != 0),
@@ -121,6 +126,7 @@ mod tests {
         let figures = Figures {
             malloc_resident_bytes: Some(1),
             malloc_swapped_bytes: Some(2),
+            pymalloc_bytes: Some(2),
             rss_bytes: Some(3),
             swap_bytes: Some(4),
             stopped: Some(false),

@@ -19,6 +19,9 @@ pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.
 pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
+/// The version of a trace that has what Python asks of its object allocator: readers that know the first version alone
+/// say so, instead of finding damage.
+pub(crate) const WITH_OBJECTS: u8 = 2;
 
 /// What a block holds: its first byte.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

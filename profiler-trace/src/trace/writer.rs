@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::event::Context;
-use super::{Checkpoint, Event, Kind, MAGIC, SeedBlock, TraceDescription};
+use super::{Checkpoint, Event, Kind, MAGIC, SeedBlock, TraceDescription, WITH_OBJECTS};
 use crate::block::{self, MAX_UNPACKED};
 use crate::varint::{put, put_signed, put_text};
 
@@ -31,7 +31,11 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of `out`.
     pub fn new(mut out: W, description: &TraceDescription) -> io::Result<Self> {
-        out.write_all(&MAGIC)?;
+        let mut magic = MAGIC;
+        if description.objects.is_some() {
+            magic[7] = WITH_OBJECTS;
+        }
+        out.write_all(&magic)?;
         let mut content = Vec::new();
         let named = description.named();
         put(&mut content, named.len() as u64);

@@ -60,6 +60,7 @@ struct Trace<'a> {
     #[serde(rename = "last_look_ns")]
     last_checkpoint_ns: u64,
     peak_live_bytes: u64,
+    objects: bool,
     trouble: Option<&'a str>,
     not_taken: &'a [String],
 }
@@ -166,6 +167,7 @@ fn trace(report: &Report) -> Trace<'_> {
         checkpoints: trace.checkpoints,
         last_checkpoint_ns: trace.last_checkpoint_ns,
         peak_live_bytes: trace.peak_live_bytes,
+        objects: trace.has_objects,
         trouble: trace.trouble.as_ref().map(|trouble| &*trouble.why),
         not_taken: &trace.not_taken,
     }

@@ -108,6 +108,8 @@ fn trace_facts() -> TraceFacts {
         threads: 4,
         processes: 1,
         duration_ns: 90_000_000_000,
+        has_objects: false,
+        lacks_objects: false,
         peak_live_bytes: 98 * MIB,
         live_at_final_bytes: Some(60 * MIB),
         kept_bytes: Some(59 * MIB),

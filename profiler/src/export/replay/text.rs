@@ -16,6 +16,8 @@ const WIDTH: usize = 80;
 const NAME: usize = WIDTH - columns::WIDTH;
 /// Columns of what a cause saved.
 const SAVED: usize = 8;
+/// What the candidates have in common in which Python asks malloc for its objects.
+const PYTHON_MALLOC: &str = "PYTHONMALLOC=malloc";
 /// Candidates that are named by their peaks.
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
@@ -116,6 +118,18 @@ fn heading(text: &mut Text, report: &Report) {
     facts.extend(trace.cpus.map(|cpus| many(cpus, "CPU", "CPUs")));
     facts.push(format!("at most {} live", bytes(trace.peak_live_bytes)));
     text.paragraph("  ", &facts.join(", "));
+    if trace.has_objects {
+        let words =
+            "all figures include Python's object allocator, which PYTHONMALLOC=malloc does without";
+        text.paragraph("  ", words);
+    } else if trace.lacks_objects {
+        text.wrapped(
+            TextStyle::Bold,
+            "  ",
+            "PYTHONMALLOC=malloc is not played: what Python asks of its object allocator, or what that had at the end, \
+             is not in the recording",
+        );
+    }
     if !trace.lacks.is_empty() {
         let words = format!("the format does not record {}", trace.lacks.join(", "));
         text.wrapped(TextStyle::Bold, "  ", &words);
@@ -217,9 +231,15 @@ fn table(text: &mut Text, report: &Report) {
     );
     let now = report.now().and_then(|row| row.measured);
     let unlike = |row: &&CandidateReport| row.same_as_now.is_none() && row.failure.is_none();
-    for row in report.candidates.iter().filter(unlike) {
-        measured(text, row, now);
+    let shown = report.candidates.iter().filter(unlike);
+    let (with_malloc, others): (Vec<&CandidateReport>, Vec<&CandidateReport>) =
+        shown.partition(|row| row.objects);
+    others.iter().for_each(|row| measured(text, row, now));
+    if !with_malloc.is_empty() {
+        let title = format!("with {PYTHON_MALLOC}");
+        text.styled(TextStyle::Bold, &title);
     }
+    with_malloc.iter().for_each(|row| measured(text, row, now));
     let same: Vec<String> = report
         .candidates
         .iter()
@@ -281,6 +301,12 @@ fn measured(text: &mut Text, row: &CandidateReport, now: Option<Measured>) {
         return;
     }
     let whole = row.name.to_string();
+    // It stands above those.
+    let whole = match whole.strip_suffix(PYTHON_MALLOC) {
+        Some("") => "the baseline's malloc",
+        Some(of) if row.objects => of.trim_end(),
+        _ => &whole,
+    };
     let mut name: String = whole.chars().take(NAME).collect();
     if whole.chars().count() > NAME {
         name.pop();

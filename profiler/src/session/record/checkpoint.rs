@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use profiler_core::heap::Arena;
-use profiler_core::metrics::malloc_resident;
+use profiler_core::heap::{Arena, ExtentKind};
+use profiler_core::metrics::{malloc_resident, malloc_resident_but};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_trace::trace::Figures;
@@ -53,6 +53,7 @@ pub(crate) fn figures(sample: &Sample, reason: CheckpointReason) -> Figures {
     Figures {
         malloc_resident_bytes: Some(resident.resident_bytes),
         malloc_swapped_bytes: Some(resident.swapped_bytes),
+        pymalloc_bytes: Some(pymalloc_bytes(sample)),
         rss_bytes: Some(sample.kernel.rss_bytes),
         swap_bytes: Some(sample.kernel.swap_bytes),
         stopped: Some(sample.completeness.stand_still.is_throughout()),
@@ -67,4 +68,17 @@ pub(crate) fn figures(sample: &Sample, reason: CheckpointReason) -> Figures {
         is_final: reason == CheckpointReason::Final,
         other: Vec::new(),
     }
+}
+
+/// Resident and swapped bytes of pymalloc's arenas.
+fn pymalloc_bytes(sample: &Sample) -> u64 {
+    let heaps = sample.heaps.iter();
+    let extents = heaps.flat_map(|heap| heap.extents.iter());
+    let arenas = extents.filter(|extent| extent.kind == ExtentKind::PoolArena);
+    let arenas: Vec<_> = arenas.map(|extent| extent.range).collect();
+    let [all, others] = [&[][..], &arenas].map(|left_out| {
+        let sum = malloc_resident_but(&sample.residency, left_out);
+        sum.resident_bytes.saturating_add(sum.swapped_bytes)
+    });
+    all.saturating_sub(others)
 }

@@ -56,7 +56,12 @@ pub struct RecordOptions {
 #[derive(Clone, Debug)]
 pub enum Recorded {
     /// A program to start, with its arguments.
-    Command(Vec<OsString>),
+    Command {
+        /// It.
+        command: Vec<OsString>,
+        /// Whether what Python asks of its object allocator is recorded too.
+        objects: bool,
+    },
     /// A process that runs already.
     Process {
         /// Its number.
@@ -160,7 +165,7 @@ pub enum RecordEnding {
 /// When the program cannot be started, or the file not be written; what was written stays readable.
 pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
     match &options.subject {
-        Recorded::Command(command) => command::record(options, command),
+        Recorded::Command { command, objects } => command::record(options, command, *objects),
         Recorded::Process { pid, budget } => {
             process::record(options, *pid, *budget).map(RecordEnding::Session)
         }

@@ -43,8 +43,11 @@ impl Claim {
 /// An event of the probes on this process; `None` for one that no BPF program writes.
 pub(super) fn of_probe(event: &RawEvent, process: u32) -> Option<SourceEvent> {
     let kind = event.kind().filter(|kind| {
-        use RecordKind::{Ending, Exit, Forked, Forking, Leaving};
-        !matches!(kind, Forking | Forked | Exit | Ending | Leaving)
+        use RecordKind::{Alloc, Calloc, Free, Kept, Lost, Realloc, Reallocated, Start, ThreadEnd};
+        matches!(
+            kind,
+            Alloc | Calloc | Free | Realloc | Reallocated | Kept | ThreadEnd | Start | Lost
+        )
     })?;
     let claim = Claim {
         process,
@@ -131,8 +134,16 @@ mod tests {
             let is_loss = raw.kind() == Some(RecordKind::Lost);
             assert_eq!(of_probe(&raw, event.process).is_some(), is_loss, "{raw:?}");
         }
-        use RecordKind::{Ending, Exit, Forked, Forking, Leaving};
-        for kind in [Forking, Forked, Exit, Ending, Leaving] {
+        use RecordKind::{Ending, Exit, Forked, Forking, Leaving, ObjectAlloc, ObjectFree};
+        for kind in [
+            Forking,
+            Forked,
+            Exit,
+            Ending,
+            Leaving,
+            ObjectAlloc,
+            ObjectFree,
+        ] {
             let kind = kind as u64;
             let event = RingEvent { kind, ..good };
             assert!(of_ring(&event, 2000).is_some());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use profiler_common::ring::RING_VARIABLE;
+use profiler_common::ring::{OBJECTS_VARIABLE, RING_VARIABLE};
 use profiler_core::allocator::PRELOAD;
 use profiler_target::{RecordRing, has_ended};
 
@@ -25,6 +25,7 @@ pub(super) fn start(
     command: &[OsString],
     object: &str,
     ring: &RecordRing,
+    objects: bool,
 ) -> Result<Child, RecordError> {
     let (program, arguments) = command
         .split_first()
@@ -34,15 +35,19 @@ pub(super) fn start(
         preload.push(":");
         preload.push(others);
     }
-    Command::new(program)
+    let mut child = Command::new(program);
+    child
         .args(arguments)
         .env(PRELOAD, preload)
         .env(RING_VARIABLE, ring.place()?)
-        .spawn()
-        .map_err(|why| RecordError::Start {
-            program: program.to_string_lossy().into_owned(),
-            why,
-        })
+        .env_remove(OBJECTS_VARIABLE);
+    if objects {
+        child.env(OBJECTS_VARIABLE, "1");
+    }
+    child.spawn().map_err(|why| RecordError::Start {
+        program: program.to_string_lossy().into_owned(),
+        why,
+    })
 }
 
 /// The file of the program, where the command names one: a name without a slash is looked up elsewhere.

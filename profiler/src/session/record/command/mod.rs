@@ -45,14 +45,19 @@ const IDLE_SLEEP: Duration = Duration::from_millis(1);
 pub(super) fn record(
     options: &RecordOptions,
     command: &[OsString],
+    objects: bool,
 ) -> Result<RecordEnding, RecordError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(run(options, command))
+    runtime.block_on(run(options, command, objects))
 }
 
-async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEnding, RecordError> {
+async fn run(
+    options: &RecordOptions,
+    command: &[OsString],
+    objects: bool,
+) -> Result<RecordEnding, RecordError> {
     // Before the command starts, so that a signal never finds the default action.
     let mut signals = Signals::new()?;
     let requests = signal(SignalKind::user_defined1())?;
@@ -70,7 +75,7 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
         say::line(format_args!("{name}: ended before the command was started"));
         return Ok(RecordEnding::Session(Ending::Interrupted(name)));
     }
-    let mut started = Started::of(start(command, &object, &ring)?, &ring)?;
+    let mut started = Started::of(start(command, &object, &ring, objects)?, &ring)?;
     // All processes are looked at for it. Where they cannot be, what is left is in nobody's way.
     drop(aside("unused", move || {
         remove_unused(RECORDER_NAME, &recorder)
@@ -80,7 +85,8 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     // The ring holds what the program writes meanwhile.
     started.wait_until_described(&mut signals, &tree).await?;
     let description = started.description(&mut signals, object, started_at).await;
-    let description = description.unwrap_or_else(|| of_command(command, started_at));
+    let mut description = description.unwrap_or_else(|| of_command(command, started_at));
+    description.objects = objects.then(|| "python".to_owned());
     let file = match TraceFile::begin(file, &options.output, &description) {
         Ok(file) => file,
         Err(why) => {
@@ -91,11 +97,14 @@ async fn run(options: &RecordOptions, command: &[OsString]) -> Result<RecordEndi
     };
     let watch = std::mem::take(&mut started.watch);
     let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
-    let recording = match recording {
+    let mut recording = match recording {
         Ok(recording) => recording,
         // The ring is gone with it.
         Err(why) => return run_unrecorded(why.into(), started.child, &mut signals).await,
     };
+    if objects {
+        recording.expect_objects();
+    }
     let early = started.interrupted;
     let mut session = Session::new(started, recording, signals, requests, options.duration);
     match session.run(early).await {
