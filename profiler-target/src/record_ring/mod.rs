@@ -175,6 +175,21 @@ impl RecordRing {
         answers[ending_at(process)].store(answer, Ordering::Release);
     }
 
+    /// Whether this thread of a process has written one of the events that were claimed and not taken; `None` where there
+    /// are more of them than `most`.
+    pub fn writes_on(&self, process: u32, thread: u32, most: u64) -> Option<bool> {
+        let (from, to) = (self.tail(), self.head());
+        let is_of = |number| match self.memory.turn(number).state() {
+            State::Claimed(writer) => writer == thread,
+            State::Whole => {
+                let event = read(self.memory.slot(number));
+                (event.process, event.thread) == (process, thread)
+            }
+            State::Free | State::Abandoned => false,
+        };
+        (to.saturating_sub(from) <= most).then(|| (from..to).any(is_of))
+    }
+
     /// The number of the next event to be written: all before it were claimed before now.
     pub fn head(&self) -> u64 {
         self.marker().head()

@@ -288,7 +288,7 @@ impl PreloadedRecording {
             true => Duration::ZERO,
             false => self.checkpoints.age(),
         };
-        match self.exits.leaving(age, held) {
+        match self.exits.leaving(age, held, &self.ring) {
             Leaving::Nobody => Ok(true),
             Leaving::Undecided => Ok(false),
             Leaving::Left(event) => {

@@ -22,6 +22,8 @@ const MOST_SOUGHT: usize = 32;
 /// after it in the ring waits meanwhile. All such waits together take no more than [`STOP_SHARE`] of the time.
 const LEAVES_WITHIN: Duration = Duration::from_millis(50);
 
+/// So many events are looked through at most for one that the thread wrote after it had said that it ends.
+const MOST_READ_AHEAD: u64 = 1 << 14;
 /// In a PID namespace of its own a program's children have the first numbers. Those below this one are given out once,
 /// when the host starts (`RESERVED_PIDS`, kernel/pid.c): a child that had ended before anybody looked is one of the
 /// namespace that its parent is in when it has another.
@@ -69,7 +71,12 @@ impl Exits {
     }
 
     /// Whether it does, in a recording of this age in which a process is held by fragscope.
-    pub(super) fn leaving(&mut self, age: Duration, held: Option<u32>) -> Leaving {
+    pub(super) fn leaving(
+        &mut self,
+        age: Duration,
+        held: Option<u32>,
+        ring: &RecordRing,
+    ) -> Leaving {
         let Some((event, since)) = self.leaving else {
             return Leaving::Nobody;
         };
@@ -78,7 +85,13 @@ impl Exits {
         let has_time =
             is_held || waits < LEAVES_WITHIN && self.waited + waits <= age.mul_f64(STOP_SHARE);
         let leaving = match ThreadState::of(event.process, event.thread) {
-            ThreadState::Ends => Leaving::Left(event),
+            // It may have been the child, after which the process went on, and ended meanwhile.
+            ThreadState::Ends => {
+                match ring.writes_on(event.process, event.thread, MOST_READ_AHEAD) {
+                    Some(false) => Leaving::Left(event),
+                    Some(true) | None => Leaving::Nobody,
+                }
+            }
             ThreadState::Runs if has_time => return Leaving::Undecided,
             // It was the child, or nobody waits for that any more.
             ThreadState::Runs | ThreadState::Waits => Leaving::Nobody,
