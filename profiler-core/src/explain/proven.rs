@@ -67,8 +67,9 @@ impl<'a> TrustedPredictions<'a> {
         effect: Effect,
     ) -> Option<Finding> {
         let (mut title, band) = (remedy.title(), needs.band());
-        // The line that was played stands beside what it promises.
-        if let Some(how) = remedy.how().filter(|_| effect == Effect::Saves) {
+        // The line that was played stands beside what it promises; a call is what the finding ends with.
+        let is_line = effect == Effect::Saves && !remedy.set.is_empty();
+        if let Some(how) = remedy.how().filter(|_| is_line) {
             title += &format!(" ({how})");
         }
         let (now, baseline) = (self.now, &self.baseline);
