@@ -53,12 +53,6 @@ pub(crate) fn end_if_alone() {
     }
 }
 
-/// Ends with the process that started this one.
-pub(crate) fn die_with_parent() {
-    // SAFETY: an option with a number.
-    unsafe { sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL) };
-}
-
 /// Gives up executing, for good: this process and those that it forks have no need of it. It comes
 /// on top of what fragscope restricts; where the kernel has no filters, that said so.
 pub(crate) fn never_execute() {

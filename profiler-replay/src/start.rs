@@ -50,7 +50,6 @@ pub extern "C" fn main() -> ! {
     }
     match variable(IDENTITY_VARIABLE) {
         None => {
-            process::die_with_parent();
             if memory::control().executes == 0 {
                 process::never_execute();
             }

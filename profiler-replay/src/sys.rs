@@ -14,9 +14,7 @@ pub(crate) const MADV_DONTNEED: c_int = 4;
 pub(crate) const MADV_NOHUGEPAGE: c_int = 15;
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 pub(crate) const RUSAGE_SELF: c_int = 0;
-pub(crate) const PR_SET_PDEATHSIG: c_int = 1;
 pub(crate) const WNOHANG: c_int = 1;
-pub(crate) const SIGKILL: c_ulong = 9;
 pub(crate) const PR_SET_SECCOMP: c_int = 22;
 pub(crate) const SECCOMP_MODE_FILTER: c_ulong = 2;
 /// `sysconf` names of the numbers of processors (`bits/confname.h`).

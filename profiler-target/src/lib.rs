@@ -35,6 +35,7 @@ mod preload;
 mod privileges;
 mod proc_dir;
 mod process;
+mod process_group;
 mod processes;
 mod record_ring;
 mod residency;
@@ -66,6 +67,7 @@ pub use privileges::{
 };
 pub use proc_dir::Gone;
 pub use process::{Files, Process, malloc_in};
+pub use process_group::ProcessGroup;
 pub use processes::{Listed, Listing, list, resident_bytes};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;

@@ -5,7 +5,7 @@ mod support;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -219,17 +219,23 @@ fn player_of(fragscope: u32) -> Option<(u32, char)> {
     Some((found.0, found.2))
 }
 
-#[test]
-fn players_are_suspended_while_fragscope_is() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut replay = command(&["replay", text(&trace(folder.path(), 1.0))])
-        .args(["--runs", "30", "--allocator", "jemalloc"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("fragscope");
+/// The guard of its players.
+fn guard_of(fragscope: u32) -> Option<Pid> {
+    let is_guard = |pid: u32| {
+        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == b"play-guard\n"
+    };
+    let mut all = processes().into_iter();
+    let found = all.find(|(pid, _, state, parent)| {
+        *parent == fragscope && !matches!(state, 'Z' | 'X') && is_guard(*pid)
+    })?;
+    Some(Pid::from_raw(found.0.cast_signed()))
+}
+
+/// Suspends a replay when one of its players works, and waits for that to be suspended as well.
+fn suspended_with_its_player(replay: &mut Child) -> u32 {
     let fragscope = Pid::from_raw(replay.id().cast_signed());
-    let player = loop {
+    loop {
         let ended = replay.try_wait().expect("ours");
         assert_eq!(ended, None, "no player was suspended");
         let Some((player, _)) = player_of(replay.id()) else {
@@ -242,14 +248,33 @@ fn players_are_suspended_while_fragscope_is() {
             player_of(replay.id()) == Some((player, 'T'))
         };
         if (0..100).any(is_suspended) {
-            break player;
+            return player;
         }
         kill(fragscope, Signal::SIGCONT).expect("ours");
-    };
-    let state = || player_of(replay.id()).filter(|(pid, state)| (*pid, *state) == (player, 'T'));
-    assert!(state().is_some());
+    }
+}
+
+#[test]
+fn players_are_suspended_while_fragscope_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut replay = command(&["replay", text(&trace(folder.path(), 1.0))])
+        .args(["--runs", "30", "--allocator", "jemalloc"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("fragscope");
+    let fragscope = Pid::from_raw(replay.id().cast_signed());
+    let player = suspended_with_its_player(&mut replay);
     kill(fragscope, Signal::SIGCONT).expect("ours");
-    eventually("its player running on", || state().is_none().then_some(()));
+    let is_suspended = || player_of(replay.id()) == Some((player, 'T'));
+    eventually("its player running on", || (!is_suspended()).then_some(()));
+    // Nobody is left to let this one run on, but a guard that is new.
+    let player = suspended_with_its_player(&mut replay);
+    let guard = guard_of(replay.id()).expect("its players have one");
+    kill(guard, Signal::SIGKILL).expect("ours");
+    kill(fragscope, Signal::SIGCONT).expect("ours");
+    let is_suspended = || player_of(replay.id()) == Some((player, 'T'));
+    eventually("its player running on", || (!is_suspended()).then_some(()));
     assert_eq!(replay.wait().expect("ours").code(), Some(0));
 }
 

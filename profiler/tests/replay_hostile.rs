@@ -18,7 +18,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use profiler_testing::child::KillOnDrop;
+use profiler_target::children_of;
+use profiler_testing::child::{KillOnDrop, compile, open_folder};
 use profiler_testing::trace::TraceBuilder;
 use profiler_testing::wait::eventually;
 use replay_hostile::made::{bait, failure_of_now, replayed, sparse_elf, trace, trace_of, written};
@@ -140,6 +141,49 @@ fn an_allocator_that_is_a_pipe_or_claims_more_than_there_is_is_refused_at_once()
         assert!(said.contains(why), "{said}");
         assert!(stderr(&output).contains(fix), "{output:?}");
     }
+}
+
+/// An allocator that never comes to play, and takes its time where nobody watches it.
+const HANGS: &str = "
+#include <sys/prctl.h>
+#include <unistd.h>
+__attribute__((constructor)) static void hang(void) {
+    prctl(PR_SET_NAME, \"hangs\");
+    for (;;) pause();
+}
+void *malloc(unsigned long bytes) { return 0; }
+void *calloc(unsigned long count, unsigned long bytes) { return 0; }
+void *realloc(void *block, unsigned long bytes) { return 0; }
+void free(void *block) {}
+";
+
+#[test]
+fn players_end_with_fragscope_whatever_was_loaded_into_them() {
+    let folder = open_folder();
+    let recording = written(folder.path(), &trace(&[], 100));
+    let source = folder.path().join("hangs.c");
+    fs::write(&source, HANGS).expect("written");
+    let object = folder.path().join("libhangs.so");
+    compile("cc", &source, &["-shared", "-fPIC"], &object);
+    let flags = [text(&recording), "--allocator", text(&object)];
+    let replay = command(&["replay"])
+        .args(flags)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut replay = KillOnDrop(replay.expect("fragscope"));
+    let hanging = eventually("a player that hangs", || {
+        let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let hangs = |pid: &u32| name(pid).as_deref() == Some("hangs\n");
+        let children = children_of(replay.pid().as_raw().cast_unsigned());
+        children.into_iter().find(hangs)
+    });
+    kill(replay.pid(), Signal::SIGKILL).expect("it runs");
+    replay.ended();
+    eventually("the player's end", || {
+        let state = fs::read_to_string(format!("/proc/{hanging}/stat")).unwrap_or_default();
+        (state.is_empty() || state.contains(") Z ")).then_some(())
+    });
 }
 
 /// Allows a command so many bytes of memory.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use procfs::process::Process;
@@ -108,18 +108,33 @@ impl Child {
             is_cancelled: false,
             kernel_kills_before: kernel_kills(),
         };
-        // It waits for an answer before it plays.
+        // It waits for an answer before it plays. Somebody may just have ended that guard.
         if child.guard.watch(own).is_err() {
-            // Somebody has just ended that guard.
-            child.guard = PlayGuard::shared().map_err(PlayError::Start)?;
-            child.guard.watch(own).map_err(PlayError::Start)?;
+            child.keep_guarded()?;
         }
         Ok(child)
     }
 
+    /// A guard that somebody ended, or the kernel because it was suspended, is replaced.
+    pub(super) fn keep_guarded(&mut self) -> Result<(), PlayError> {
+        if self.guard.is_alive() {
+            return Ok(());
+        }
+        self.guard = PlayGuard::shared().map_err(PlayError::Start)?;
+        self.guard.watch(self.own()).map_err(PlayError::Start)?;
+        // The former one may have suspended it.
+        let _ = killpg(self.own(), Signal::SIGCONT);
+        Ok(())
+    }
+
+    /// The player's own process.
+    fn own(&self) -> Pid {
+        Pid::from_raw(self.process.id() as i32)
+    }
+
     /// Its number.
     pub(super) fn pid(&self) -> i32 {
-        self.process.id() as i32
+        self.own().as_raw()
     }
 
     /// It is not wanted any more: its end is not waited for.

@@ -1,4 +1,5 @@
-//! The guard that suspends players while fragscope is suspended: nobody watches their memory then.
+//! The guard that suspends players while fragscope is suspended, because nobody watches their memory then, and that ends
+//! them when fragscope has ended.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use profiler_target::{Deadline, Guard, IDLE_CHECK, is_suspended};
+use profiler_target::{Deadline, Guard, IDLE_CHECK, ProcessGroup, is_suspended};
 
 /// What it shows as.
 const GUARD_NAME: &CStr = c"play-guard";
@@ -33,7 +34,7 @@ impl PlayGuard {
     pub(super) fn shared() -> io::Result<Arc<Self>> {
         static SHARED: Mutex<Weak<PlayGuard>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade().filter(|guard| guard.get().is_alive()) {
+        if let Some(running) = shared.upgrade().filter(|guard| guard.is_alive()) {
             return Ok(running);
         }
         let own_state = File::open("/proc/self/stat")?;
@@ -44,6 +45,11 @@ impl PlayGuard {
         let new = Arc::new(Self(Mutex::new(guard)));
         *shared = Arc::downgrade(&new);
         Ok(new)
+    }
+
+    /// Whether it has not been ended by somebody.
+    pub(super) fn is_alive(&self) -> bool {
+        self.get().is_alive()
     }
 
     /// From now on it watches this group.
@@ -76,11 +82,8 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
     let mut moved_on: Option<Instant> = None;
     let mut players = Vec::new();
     let mut are_suspended = false;
-    let send = |players: &[Pid], signal| {
-        for player in players {
-            // One that has ended and was not waited for still has its number.
-            let _ = killpg(*player, signal);
-        }
+    let send = |players: &[ProcessGroup], signal| {
+        players.iter().for_each(|player| player.send(signal));
     };
     // As often as fragscope looks at the players, it is checked whether fragscope is suspended.
     while take_requests(&mut channel, &mut players, super::CHECK_EVERY) {
@@ -107,14 +110,16 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
             moved_on = (!are_suspended).then(Instant::now);
         }
     }
-    // fragscope is gone: they run on, see so, and end.
-    if are_suspended {
-        send(&players, Signal::SIGCONT);
-    }
+    // fragscope is gone. What it forgot has ended; the others end now, whatever they are at.
+    send(&players, Signal::SIGKILL);
 }
 
 /// Does what fragscope asks for, after waiting for it for a while; no at the end of the channel.
-fn take_requests(channel: &mut UnixStream, players: &mut Vec<Pid>, mut wait: Duration) -> bool {
+fn take_requests(
+    channel: &mut UnixStream,
+    players: &mut Vec<ProcessGroup>,
+    mut wait: Duration,
+) -> bool {
     loop {
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
         match poll(
@@ -131,9 +136,9 @@ fn take_requests(channel: &mut UnixStream, players: &mut Vec<Pid>, mut wait: Dur
         }
         let request = Request::from_ne_bytes(request);
         let player = Pid::from_raw(request.saturating_abs());
-        players.retain(|one| *one != player);
+        players.retain(|one| one.leader() != player);
         if request > 0 {
-            players.push(player);
+            players.extend(ProcessGroup::of_leader(player));
         }
         wait = Duration::ZERO;
     }

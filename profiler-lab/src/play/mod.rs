@@ -230,7 +230,7 @@ pub fn play_along(
     loop {
         let received = child.receive(&|| watch.is_wanted());
         let checked = received.and_then(|message| {
-            watch.check(&child, message.is_none())?;
+            watch.check(&mut child, message.is_none())?;
             Ok(message)
         });
         if matches!(checked, Err(PlayError::Cancelled)) {

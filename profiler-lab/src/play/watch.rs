@@ -38,12 +38,13 @@ impl<'a> Watch<'a> {
     }
 
     /// Checks a player, when it is silent or was not checked for a while.
-    pub(super) fn check(&mut self, child: &Child, is_silent: bool) -> Result<(), PlayError> {
+    pub(super) fn check(&mut self, child: &mut Child, is_silent: bool) -> Result<(), PlayError> {
         // A program of many checkpoints never is silent.
         if !is_silent && self.checked.elapsed() <= CHECK_EVERY {
             return Ok(());
         }
         self.checked = Instant::now();
+        child.keep_guarded()?;
         let played = child.control().played()?;
         let wanted = || (self.progress)(played);
         // Before what takes its time where there are many processes.

@@ -73,6 +73,7 @@ static void attack(void) {
     note("keys", syscall(SYS_keyctl, 0, -1, 0) >= 0);
     note("root", setuid(0) == 0 && BECOMES_OTHER_USER);
     note("dumps", setrlimit(RLIMIT_CORE, &limit) == 0);
+    note("outliving", prctl(PR_SET_PDEATHSIG, 0) == 0 || prctl(PR_SET_PDEATHSIG, SIGUSR1) == 0);
     note("group", setsid() >= 0 || setpgid(0, getppid()) == 0);
     note("priority of others", setpriority(PRIO_PROCESS, getppid(), 19) == 0);
     note("staying root", BECOMES_OTHER_USER && (getuid() == 0 || geteuid() == 0 || getgid() == 0));

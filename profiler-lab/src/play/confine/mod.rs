@@ -133,6 +133,7 @@ impl Confinement {
             kept: given.kept,
             core,
             threads: THREADS * super::cores() as u64,
+            fragscope: std::process::id() as libc::pid_t,
             calls: self.calls.clone(),
         };
         // SAFETY: what runs between fork and exec makes kernel calls only, and allocates nothing.
@@ -146,6 +147,7 @@ struct Steps {
     kept: Vec<OwnedFd>,
     core: Option<CpuSet>,
     threads: u64,
+    fragscope: libc::pid_t,
     calls: Vec<BpfProgram>,
 }
 
@@ -172,6 +174,7 @@ impl Steps {
             become_user(user)?;
         }
         drop_capabilities()?;
+        self.die_with_fragscope()?;
         // SAFETY: an option and numbers.
         done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
         if let Some(rules) = &self.confinement.files {
@@ -191,6 +194,21 @@ impl Steps {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Steps {
+    /// The player ends with the thread that started it, whatever is loaded into it: before it is, and nothing in it can change
+    /// that. A change of user or capabilities undoes it (`commit_creds`, kernel/cred.c): they come before.
+    fn die_with_fragscope(&self) -> io::Result<()> {
+        // SAFETY: an option with a number.
+        done(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+        // SAFETY: no arguments.
+        match unsafe { libc::getppid() } == self.fragscope {
+            true => Ok(()),
+            // It has ended already.
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
     }
 }
 

@@ -117,10 +117,9 @@ const ALLOWED_HERE: &[c_long] = &[];
 /// ones when there are no such calls.
 const UNKNOWN: [c_long; 2] = [libc::SYS_clone3, libc::SYS_openat2];
 
-/// Options of `prctl` that a player and allocators use: names, huge pages, dying with fragscope, and
-/// giving up more.
-const OPTIONS: [u64; 8] = [
-    libc::PR_SET_PDEATHSIG as u64,
+/// Options of `prctl` that a player and allocators use: names, huge pages, and giving up more. That it dies with fragscope
+/// is not for it to change.
+const OPTIONS: [u64; 7] = [
     libc::PR_GET_DUMPABLE as u64,
     libc::PR_SET_NAME as u64,
     libc::PR_GET_NAME as u64,

@@ -71,6 +71,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &["players_are_suspended_while_fragscope_is"],
     },
     Attack {
+        what: "players that would outlive fragscope",
+        package: "fragscope",
+        binary: "replay_hostile",
+        tests: &["players_end_with_fragscope_whatever_was_loaded_into_them"],
+    },
+    Attack {
         what: "processes of players that crash",
         package: "profiler-lab",
         binary: "replay",
