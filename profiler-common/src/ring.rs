@@ -12,12 +12,13 @@
 //! that there is a reader for whom it is worth to wait, stands in a [`ReaderPage`], which the reader alone
 //! can write.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::{PAGE_BYTES, PID_BITS};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x06");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x07");
 
 /// How many slots there are: so many events wait for the reader at most, while it is not reading.
 pub const SLOTS: u64 = 1 << 20;
@@ -33,8 +34,27 @@ pub const READER_MISSED: u32 = 1;
 /// The same of one that finds no slot, though the reader lives.
 pub const RING_DAMAGED: u32 = 2;
 
+/// Why a process goes on without the recording, though the reader lives.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Leaves {
+    /// It got no room for too long.
+    NoRoom,
+    /// It has another PID namespace than the reader: what it would write names processes and threads by numbers that
+    /// are others' here.
+    Namespace,
+    /// It is a copy of a recorded process, made by a system call of its own: what it would write is in that one's name.
+    Copy,
+    /// It has made reading the clock a fault (`PR_SET_TSC`).
+    Clock,
+}
+
+impl Leaves {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::NoRoom, Self::Namespace, Self::Copy, Self::Clock];
+}
+
 /// The first word of the reader's page: a name and the version of its layout.
-pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x02");
+pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x03");
 
 /// Bytes of the reader's page.
 pub const READER_BYTES: usize = PAGE_BYTES;
@@ -50,6 +70,8 @@ pub struct ReaderPage {
     pub closed: AtomicU32,
     /// Moves on while the reader lives and comes for events.
     pub heartbeat: AtomicU32,
+    /// How many filters of system calls the reader runs behind itself (`Seccomp_filters`, proc_pid_status(5)).
+    pub filters: AtomicU32,
     /// The numbers of processes that are so large that the reader wants to see them as they
     /// [end](crate::RecordKind::Ending), each at [its place](ending_at).
     pub awaited: [AtomicU32; ENDINGS],
@@ -84,10 +106,21 @@ const _: () = assert!(size_of::<ReaderPage>() <= READER_BYTES && PID_BITS < 31);
 /// The environment variable that says where the ring is, and where the reader's page: of each `PATH
 /// DEVICE INODE`, numbers in decimal. Whoever opens the path compares what it found there with the two
 /// numbers.
-pub const RING_VARIABLE: &str = "FRAGSCOPE_RECORD_RING";
+pub const RING_NAME: &CStr = c"FRAGSCOPE_RECORD_RING";
+/// The same as text.
+pub const RING_VARIABLE: &str = text(RING_NAME);
 
 /// The environment variable that says, whatever its value, that what Python asks of its object allocator is recorded too.
-pub const OBJECTS_VARIABLE: &str = "FRAGSCOPE_RECORD_OBJECTS";
+pub const OBJECTS_NAME: &CStr = c"FRAGSCOPE_RECORD_OBJECTS";
+/// The same as text.
+pub const OBJECTS_VARIABLE: &str = text(OBJECTS_NAME);
+
+const fn text(name: &CStr) -> &str {
+    match name.to_str() {
+        Ok(text) => text,
+        Err(_) => "",
+    }
+}
 
 /// The head of the ring.
 #[derive(Debug)]
@@ -95,12 +128,12 @@ pub const OBJECTS_VARIABLE: &str = "FRAGSCOPE_RECORD_OBJECTS";
 pub struct Header {
     /// [`RING_MAGIC`].
     pub magic: u64,
-    /// Not 0 when a writer went on without the reader, and why: others do the same, and the reader ends.
+    /// Not 0 when a writer went on without the reader, and why. The reader ends then; no other writer believes it.
     pub given_up: AtomicU32,
-    /// How many programs go on without the recording, because they got no room for too long.
-    pub gone_on: AtomicU32,
+    /// How many processes go on without the recording, by the number of a [`Leaves`].
+    pub left: [AtomicU32; Leaves::ALL.len()],
     /// What writers move lies on another line of the cache.
-    pub apart: [u32; 12],
+    pub apart: [u32; 9],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
 }

@@ -33,7 +33,9 @@ pub(crate) fn look_up() {
 /// be killed.
 pub(crate) fn begin() {
     let process = thread::process();
-    if HAS_WAITED.load(Ordering::Relaxed) != process
+    // Of a thread that is not known fragscope could not see that it waits.
+    if thread::is_known()
+        && HAS_WAITED.load(Ordering::Relaxed) != process
         && ring::awaits(process)
         && ring::record_ending(process)
     {

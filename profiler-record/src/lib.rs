@@ -7,12 +7,16 @@
 #![no_std]
 
 mod ending;
+mod environment;
+mod filter;
 mod next;
 mod objects;
+mod open;
 mod ring;
 mod root;
 mod sys;
 mod thread;
+mod wait;
 pub mod wrap;
 
 #[cfg(feature = "recorder")]

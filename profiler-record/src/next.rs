@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crate::sys;
 
@@ -28,15 +28,22 @@ impl Next {
     fn get(&self) -> *mut c_void {
         let mut found = self.found.load(Ordering::Relaxed);
         if found.is_null() {
-            found = find(sys::RTLD_NEXT, self.name);
-            // What is missing is not looked for again: others would allocate from `early` meanwhile.
-            let kept = if found.is_null() { MISSING } else { found };
-            self.found.store(kept, Ordering::Relaxed);
+            found = self.look_up();
         }
         if found == MISSING {
             return ptr::null_mut();
         }
         found
+    }
+
+    /// Its address, or [`MISSING`].
+    #[cold]
+    fn look_up(&self) -> *mut c_void {
+        let found = find(sys::RTLD_NEXT, self.name);
+        // What is missing is not looked for again.
+        let kept = if found.is_null() { MISSING } else { found };
+        self.found.store(kept, Ordering::Relaxed);
+        kept
     }
 }
 
@@ -46,19 +53,55 @@ pub(crate) fn first(name: &CStr) -> *mut c_void {
 }
 
 fn find(among: *mut c_void, name: &CStr) -> *mut c_void {
-    RESOLVING.store(true, Ordering::Relaxed);
+    let lookup = Lookup::begin();
     // SAFETY: a name with its zero.
     let found = unsafe { sys::dlsym(among, name.as_ptr()) };
-    RESOLVING.store(false, Ordering::Relaxed);
+    lookup.end();
     found
 }
 
-/// Whether a lookup is under way: dlsym may allocate, before there is anything to allocate from.
-static RESOLVING: AtomicBool = AtomicBool::new(false);
+/// How many lookups are under way.
+static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+/// The threads that look something up, by their pointers; 0 is nobody.
+static LOOKING: [AtomicUsize; 16] = [const { AtomicUsize::new(0) }; 16];
 
-/// Whether memory must come from [`early`].
+/// A lookup by this thread: dlsym may allocate, before there is anything to allocate from.
+struct Lookup(&'static AtomicUsize);
+
+impl Lookup {
+    fn begin() -> Self {
+        let own = sys::thread_pointer();
+        LOOKUPS.fetch_add(1, Ordering::Relaxed);
+        loop {
+            for place in &LOOKING {
+                if place
+                    .compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    return Self(place);
+                }
+            }
+            // It takes microseconds, and there are threads only where a library's constructor has started some.
+            core::hint::spin_loop();
+        }
+    }
+
+    fn end(self) {
+        self.0.store(0, Ordering::Relaxed);
+        LOOKUPS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether memory must come from [`early`]: this thread looks something up. Others do so for themselves.
 pub(crate) fn is_resolving() -> bool {
-    RESOLVING.load(Ordering::Relaxed)
+    LOOKUPS.load(Ordering::Relaxed) != 0 && is_looking()
+}
+
+#[cold]
+fn is_looking() -> bool {
+    let own = sys::thread_pointer();
+    let mut threads = LOOKING.iter().map(|place| place.load(Ordering::Relaxed));
+    threads.any(|thread| thread == own)
 }
 
 const EARLY_BYTES: usize = 16 << 10;
@@ -138,6 +181,7 @@ next! {
     PRCTL prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, c"prctl", -1;
     CHROOT chroot(path: *const c_char) -> c_int, c"chroot", -1;
     SIGACTION sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, c"sigaction", -1;
+    SYSCALL syscall(number: usize, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize, c"syscall", -1;
     EXIT exit(code: c_int) -> (), c"_exit", Default::default();
     PVALLOC pvalloc(size: usize) -> *mut c_void, c"pvalloc", ptr::null_mut();
 }

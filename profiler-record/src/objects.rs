@@ -10,7 +10,9 @@ use core::mem;
 use core::ptr;
 
 use profiler_common::RecordKind;
+use profiler_common::ring::OBJECTS_NAME;
 
+use crate::environment::Environment;
 use crate::{next, ring};
 
 /// `PyMemAllocatorEx` of `Include/cpython/pymem.h`.
@@ -49,10 +51,9 @@ static BEFORE: Before = Before(UnsafeCell::new([NONE; DOMAINS.len()]));
 ///
 /// # Safety
 /// Called from the object's constructor, before the interpreter has begun.
-pub(crate) unsafe fn begin() {
-    // SAFETY: a constant name with its zero; nothing changes the environment now.
-    let wanted = unsafe { next::getenv(c"FRAGSCOPE_RECORD_OBJECTS".as_ptr()) };
-    if wanted.is_null() || !ring::is_there() {
+pub(crate) unsafe fn begin(environment: Environment) {
+    // SAFETY: nothing changes the environment now.
+    if unsafe { environment.get(OBJECTS_NAME) }.is_none() {
         return;
     }
     let get = next::first(c"PyMem_GetAllocator");

@@ -75,10 +75,19 @@ fn own_path() -> Option<&'static CStr> {
     Some(unsafe { CStr::from_ptr::<'static>(found.path) })
 }
 
-fn file(path: &CStr) -> Option<(u64, u64)> {
+/// The file that a path leads to: its device and number.
+pub(crate) fn file(path: &CStr) -> Option<(u64, u64)> {
+    // SAFETY: a string with its zero.
+    unsafe { file_at(path.as_ptr()) }
+}
+
+/// As above.
+///
+/// # Safety
+/// `path` is a string with its zero.
+pub(crate) unsafe fn file_at(path: *const c_char) -> Option<(u64, u64)> {
     let mut found = sys::Statx::default();
-    let path: *const c_char = path.as_ptr();
-    // SAFETY: a path with its zero, and a place for the answer.
+    // SAFETY: as the caller promises, and a place for the answer.
     let error = unsafe {
         sys::statx(
             sys::AT_FDCWD,

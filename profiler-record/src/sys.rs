@@ -16,16 +16,22 @@ pub(crate) const S_IFREG: u16 = 0o100_000;
 pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
+const MAP_PRIVATE_ANONYMOUS: c_int = 0x22;
+/// Of `madvise(2)`: the child of a fork finds zeros there, and no core has it.
+pub(crate) const MADV_WIPEONFORK: c_int = 18;
+pub(crate) const MADV_DONTDUMP: c_int = 16;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
 /// `RTLD_NEXT`: the next object after this one in the order of lookup.
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 /// `RTLD_DEFAULT`: the first object that has it.
 pub(crate) const RTLD_DEFAULT: *mut c_void = ptr::null_mut();
-/// Of `prctl(2)`: what forbids nearly all system calls, and what makes reading the time stamp counter a fault.
-pub(crate) const PR_SET_SECCOMP: c_int = 22;
+/// Of `prctl(2)`: what forbids system calls, and what makes reading the time stamp counter a fault.
+pub(crate) const PR_SET_SECCOMP: usize = 22;
 pub(crate) const SECCOMP_MODE_STRICT: usize = 1;
-pub(crate) const PR_SET_TSC: c_int = 26;
+pub(crate) const PR_SET_TSC: usize = 26;
 pub(crate) const PR_TSC_SIGSEGV: usize = 2;
+/// Of `seccomp(2)`.
+pub(crate) const SECCOMP_SET_MODE_STRICT: usize = 0;
 /// The action of `sigaction(2)` that is the default.
 pub(crate) const SIG_DFL: usize = 0;
 
@@ -126,11 +132,13 @@ unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
 
 /// The calls' numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
 #[cfg(target_arch = "x86_64")]
-mod number {
+pub(crate) mod number {
+    pub(super) const READ: usize = 0;
     pub(super) const CLOSE: usize = 3;
     pub(super) const MMAP: usize = 9;
     pub(super) const MUNMAP: usize = 11;
     pub(super) const SCHED_YIELD: usize = 24;
+    pub(super) const MADVISE: usize = 28;
     pub(super) const GETPID: usize = 39;
     pub(super) const GETEUID: usize = 107;
     pub(super) const GETPPID: usize = 110;
@@ -138,14 +146,17 @@ mod number {
     pub(super) const CLOCK_NANOSLEEP: usize = 230;
     pub(super) const EXIT_GROUP: usize = 231;
     pub(super) const OPENAT: usize = 257;
+    pub(crate) const PRCTL: usize = 157;
+    pub(crate) const SECCOMP: usize = 317;
     pub(super) const STATX: usize = 332;
 }
 
 /// The calls' numbers (`include/uapi/asm-generic/unistd.h`).
 #[cfg(target_arch = "aarch64")]
-mod number {
+pub(crate) mod number {
     pub(super) const OPENAT: usize = 56;
     pub(super) const CLOSE: usize = 57;
+    pub(super) const READ: usize = 63;
     pub(super) const EXIT_GROUP: usize = 94;
     pub(super) const CLOCK_NANOSLEEP: usize = 115;
     pub(super) const SCHED_YIELD: usize = 124;
@@ -155,6 +166,9 @@ mod number {
     pub(super) const GETTID: usize = 178;
     pub(super) const MUNMAP: usize = 215;
     pub(super) const MMAP: usize = 222;
+    pub(super) const MADVISE: usize = 233;
+    pub(crate) const PRCTL: usize = 167;
+    pub(crate) const SECCOMP: usize = 277;
     pub(super) const STATX: usize = 291;
 }
 
@@ -205,13 +219,40 @@ pub(crate) fn close(fd: c_int) {
     unsafe { call(number::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
+/// Reads into this; how many bytes, none after an error.
+pub(crate) fn read(fd: c_int, into: &mut [u8]) -> usize {
+    let (at, bytes) = (into.as_mut_ptr().expose_provenance(), into.len());
+    // SAFETY: the kernel writes so many bytes at most.
+    let read = unsafe { call(number::READ, [fd as usize, at, bytes, 0, 0, 0]) };
+    usize::try_from(read).unwrap_or(0)
+}
+
+/// Advises the kernel of so many bytes; whether it took that.
+///
+/// # Safety
+/// They are a mapping of ours, for which the advice is right.
+pub(crate) unsafe fn advise(at: *mut c_void, bytes: usize, advice: c_int) -> bool {
+    let arguments = [at.expose_provenance(), bytes, advice as usize, 0, 0, 0];
+    // SAFETY: as the caller promises.
+    unsafe { call(number::MADVISE, arguments) == 0 }
+}
+
+/// Maps so many bytes of zeros, where the kernel likes.
+pub(crate) fn map_zeros(bytes: usize) -> Option<*mut c_void> {
+    map(bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1)
+}
+
 /// Maps so many bytes of a file, shared and where the kernel likes.
 pub(crate) fn map_shared(bytes: usize, protection: c_int, fd: c_int) -> Option<*mut c_void> {
+    map(bytes, protection, MAP_SHARED, fd)
+}
+
+fn map(bytes: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut c_void> {
     let arguments = [
         0,
         bytes,
         protection as usize,
-        MAP_SHARED as usize,
+        flags as usize,
         fd as usize,
         0,
     ];
@@ -233,6 +274,22 @@ pub(crate) unsafe fn unmap(at: *mut c_void, bytes: usize) {
 fn plain(number: usize) -> u32 {
     // SAFETY: no memory is touched.
     unsafe { call(number, [0; 6]) as u32 }
+}
+
+/// Where the C library keeps what it knows of this thread: another place for each.
+pub(crate) fn thread_pointer() -> usize {
+    let at;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the first word there is its own address (`tcbhead_t`, sysdeps/x86_64/nptl/tls.h; the ABI's section 3.4.6).
+    unsafe {
+        core::arch::asm!("mov {}, fs:0", out(reg) at, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: only a register is read.
+    unsafe {
+        core::arch::asm!("mrs {}, tpidr_el0", out(reg) at, options(nostack, nomem, preserves_flags));
+    }
+    at
 }
 
 /// The effective user.

@@ -2,12 +2,12 @@
 
 use core::ffi::{c_uint, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use profiler_common::RecordKind;
+use profiler_common::ring::Leaves;
+use profiler_common::{PAGE_BYTES, RecordKind};
 
-use crate::ring;
-use crate::sys;
+use crate::{filter, next, ring, sys};
 
 /// Keys from this number on lie in a block that pthread_setspecific would have to allocate.
 const FIRST_ALLOCATED_KEY: c_uint = 32;
@@ -17,8 +17,15 @@ const NO_KEY: u32 = u32::MAX;
 static KEY: AtomicU32 = AtomicU32::new(NO_KEY);
 /// The process's number, kept because asking for it is a system call.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
+/// A word that is 1 in the process of [`PROCESS`], and that the kernel makes 0 in copies of it; null where it does not
+/// do that.
+static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+/// How many forks are under way, of which [`after_fork`] is told.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+/// Where the C library keeps a thread's number, in bytes from the thread pointer; 0 where that is not known.
+static NUMBER_AT: AtomicU32 = AtomicU32::new(0);
 
-/// Sets up and records that a program began.
+/// Sets up, before events are recorded.
 ///
 /// # Safety
 /// Called once, from the object's constructor.
@@ -30,9 +37,72 @@ pub(crate) unsafe fn begin() {
         KEY.store(key, Ordering::Relaxed);
     }
     PROCESS.store(sys::process(), Ordering::Relaxed);
+    find_number();
+    filter::unless_filtered(make_mark);
     // SAFETY: handlers of the right form that live as long as the program.
-    unsafe { sys::pthread_atfork(Some(before_fork), None, Some(after_fork)) };
-    ring::record(RecordKind::Start, sys::parent().into());
+    unsafe { sys::pthread_atfork(Some(before_fork), Some(has_forked), Some(after_fork)) };
+}
+
+/// Makes [`MARK`].
+fn make_mark() {
+    let Some(page) = sys::map_zeros(PAGE_BYTES) else {
+        return;
+    };
+    // SAFETY: the mapping made above, of this length, which stays zero in copies.
+    if unsafe { sys::advise(page, PAGE_BYTES, sys::MADV_WIPEONFORK) } {
+        MARK.store(page.cast(), Ordering::Relaxed);
+        mark();
+    }
+}
+
+fn the_mark() -> Option<&'static AtomicU32> {
+    // SAFETY: null, or a word of a mapping that stays.
+    unsafe { MARK.load(Ordering::Relaxed).as_ref() }
+}
+
+/// This is the process of [`PROCESS`].
+fn mark() {
+    if let Some(mark) = the_mark() {
+        mark.store(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether this process is a copy of a recorded one that was made by a system call of the program's own (`clone`): it has that
+/// one's number, and nobody has announced it.
+pub(crate) fn is_in_a_copy() -> bool {
+    the_mark().is_some_and(|mark| mark.load(Ordering::Relaxed) == 0)
+        && FORKS.load(Ordering::Relaxed) == 0
+}
+
+/// Finds out where glibc keeps a thread's number, as it describes it to debuggers: three words, the second of which
+/// counts the numbers and the third of which says where they begin (`DB_STRUCT_FIELD (pthread, tid)`,
+/// nptl_db/structs.def). It is compared with this thread's own.
+fn find_number() {
+    let described = next::first(c"_thread_db_pthread_tid").cast::<[u32; 3]>();
+    if described.is_null() {
+        return;
+    }
+    // SAFETY: glibc's description has three words.
+    let [bits, count, at] = unsafe { described.read() };
+    /// `struct pthread` has more bytes than these (nptl/descr.h).
+    const MOST: u32 = 1 << 11;
+    if (bits, count) == (32, 1) && at.is_multiple_of(4) && at < MOST {
+        NUMBER_AT.store(at, Ordering::Relaxed);
+        if kept_number() != Some(sys::thread()) {
+            NUMBER_AT.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// This thread's number, as the C library keeps it.
+fn kept_number() -> Option<u32> {
+    let at = NUMBER_AT.load(Ordering::Relaxed);
+    if at == 0 {
+        return None;
+    }
+    let kept = sys::thread_pointer() + at as usize;
+    // SAFETY: within the thread's structure, where such a number was found.
+    Some(unsafe { ptr::with_exposed_provenance::<u32>(kept).read_volatile() })
 }
 
 /// The process's number, as it was when it began.
@@ -81,10 +151,18 @@ impl Own {
     }
 }
 
+/// Whether this thread's number is known without a system call.
+pub(crate) fn is_known() -> bool {
+    NUMBER_AT.load(Ordering::Relaxed) != 0 || Own::get().is_some()
+}
+
 fn number() -> u32 {
     Own::get().map_or_else(
         || {
-            let number = sys::thread();
+            let Some(number) = kept_number().or_else(asked_number) else {
+                // Of a thread that is not known it is the process's.
+                return process();
+            };
             Own::set(Some(Own(number.into())));
             number
         },
@@ -92,11 +170,17 @@ fn number() -> u32 {
     )
 }
 
+/// This thread's number, by a system call.
+fn asked_number() -> Option<u32> {
+    (!filter::is_filtered()).then(sys::thread)
+}
+
 unsafe extern "C" fn thread_end(_number: *mut c_void) {
     ring::record(RecordKind::ThreadEnd, 0);
 }
 
 unsafe extern "C" fn before_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
     let number = number();
     // Without a key all forks have the same number.
     let forks = Own::get().map_or(0, |own| own.forks() + 1);
@@ -104,14 +188,26 @@ unsafe extern "C" fn before_fork() {
     ring::record_block(RecordKind::Forking, 0, forks, 0);
 }
 
+unsafe extern "C" fn has_forked() {
+    FORKS.fetch_sub(1, Ordering::Relaxed);
+}
+
 unsafe extern "C" fn after_fork() {
-    let process = PROCESS.load(Ordering::Relaxed);
+    let process = process();
     let forking = Own::get();
     // Without a key it may have been any thread of the parent: its main thread, most likely.
     let thread = forking.map_or(process, Own::number);
     let forks = forking.map_or(0, Own::forks);
-    PROCESS.store(sys::process(), Ordering::Relaxed);
+    // The thread that forked is the child's first, and has its number.
+    let own = kept_number().unwrap_or_else(sys::process);
+    PROCESS.store(own, Ordering::Relaxed);
+    mark();
+    FORKS.store(0, Ordering::Relaxed);
     Own::set(None);
+    // A PID namespace counts from 1 on, and its first process has a parent that it does not know.
+    if own < process && !filter::is_filtered() && sys::parent() == 0 {
+        return ring::leave(Leaves::Namespace);
+    }
     let parent = u64::from(thread) << 32 | u64::from(process);
     ring::record_block(RecordKind::Forked, parent, forks, 0);
 }

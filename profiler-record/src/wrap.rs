@@ -6,21 +6,34 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 
+use profiler_common::ring::Leaves;
 use profiler_common::{PAGE_BYTES, RecordKind};
 
-use crate::{ending, next, objects, ring, root, sys, thread};
+use crate::environment::Environment;
+use crate::{ending, filter, next, objects, open, ring, root, sys, thread};
 
-/// Runs before the program does.
-unsafe extern "C" fn constructor() {
+/// Runs before the program does, and with glibc before all other constructors: then there is no other thread, and what the
+/// others allocate is recorded.
+unsafe extern "C" fn constructor(
+    _count: c_int,
+    _arguments: *const *const c_char,
+    environment: *const *const c_char,
+) {
     next::look_up();
+    // SAFETY: as said, and the loader runs constructors before the program can change its environment.
+    let environment = unsafe { Environment::given(environment) };
     ending::look_up();
     root::begin();
     // SAFETY: the loader runs constructors before the program can change its environment.
-    unsafe { ring::open() };
+    let Some(ring) = (unsafe { open::ring(environment) }) else {
+        return;
+    };
     // SAFETY: the loader runs constructors once.
     unsafe { thread::begin() };
+    ring.begin();
+    ring::record(RecordKind::Start, sys::parent().into());
     // SAFETY: as above, and before the program does anything: an interpreter has asked for nothing yet.
-    unsafe { objects::begin() };
+    unsafe { objects::begin(environment) };
 }
 
 /// Runs when the program exits by itself.
@@ -31,7 +44,8 @@ unsafe extern "C" fn destructor() {
 
 #[used]
 #[cfg_attr(feature = "recorder", unsafe(link_section = ".init_array"))]
-static CONSTRUCTOR: unsafe extern "C" fn() = constructor;
+static CONSTRUCTOR: unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char) =
+    constructor;
 
 #[used]
 #[cfg_attr(feature = "recorder", unsafe(link_section = ".fini_array"))]
@@ -214,16 +228,79 @@ pub unsafe extern "C" fn chroot(path: *const c_char) -> c_int {
 /// As C's `prctl`.
 #[cfg_attr(feature = "recorder", unsafe(no_mangle))]
 pub unsafe extern "C" fn prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int {
-    // After these the processor's counter of time faults, which the C library's clock reads (`disable_TSC`,
-    // arch/x86/kernel/process.c): nothing can be recorded any more.
-    if matches!(
-        (option, a),
-        (sys::PR_SET_SECCOMP, sys::SECCOMP_MODE_STRICT) | (sys::PR_SET_TSC, sys::PR_TSC_SIGSEGV)
-    ) {
-        ring::go_on_without();
-    }
+    let restriction = Restriction::of_prctl(option as usize, a);
+    restriction.begins();
     // SAFETY: passed on.
-    unsafe { next::prctl(option, a, b, c, d) }
+    let result = unsafe { next::prctl(option, a, b, c, d) };
+    restriction.began(result == 0);
+    result
+}
+
+/// # Safety
+/// As C's `syscall`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn syscall(
+    number: usize,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> isize {
+    let restriction = Restriction::of_call(number, a, b);
+    restriction.begins();
+    // SAFETY: passed on.
+    let result = unsafe { next::syscall(number, a, b, c, d, e, f) };
+    restriction.began(result == 0);
+    result
+}
+
+/// What a program forbids itself by a call.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Restriction {
+    None,
+    /// System calls, by a filter.
+    Calls,
+    /// The processor's counter of time, which the C library's clock reads, as strict seccomp does besides (`disable_TSC`,
+    /// arch/x86/kernel/process.c).
+    Clock,
+}
+
+impl Restriction {
+    /// Of `prctl(2)`.
+    fn of_prctl(option: usize, argument: usize) -> Self {
+        match (option, argument) {
+            (sys::PR_SET_SECCOMP, sys::SECCOMP_MODE_STRICT)
+            | (sys::PR_SET_TSC, sys::PR_TSC_SIGSEGV) => Self::Clock,
+            (sys::PR_SET_SECCOMP, _) => Self::Calls,
+            _ => Self::None,
+        }
+    }
+
+    /// Of a call by its number.
+    fn of_call(number: usize, a: usize, b: usize) -> Self {
+        match (number, a) {
+            (sys::number::PRCTL, _) => Self::of_prctl(a, b),
+            (sys::number::SECCOMP, sys::SECCOMP_SET_MODE_STRICT) => Self::Clock,
+            (sys::number::SECCOMP, _) => Self::Calls,
+            _ => Self::None,
+        }
+    }
+
+    /// The call comes now. Where the kernel refuses it, the recorder is more careful than it need be.
+    fn begins(self) {
+        if self == Self::Calls {
+            filter::begins();
+        }
+    }
+
+    /// Whether the call has done it. No other thread lacks the clock.
+    fn began(self, has: bool) {
+        if has && self == Self::Clock {
+            ring::leave(Leaves::Clock);
+        }
+    }
 }
 
 /// # Safety

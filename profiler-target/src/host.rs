@@ -321,13 +321,18 @@ pub fn kernel_version() -> Option<(u32, u32)> {
 
 /// Whether the kernel has seccomp filters (`CONFIG_SECCOMP_FILTER`).
 pub fn has_seccomp() -> bool {
-    // Printed by kernels that have them (`fs/proc/array.c`).
-    field(&text("/proc/self/status"), "Seccomp_filters").is_some() || {
+    seccomp_filters().is_some() || {
         let (mode, none) = (libc::SECCOMP_MODE_FILTER, 0);
         // SAFETY: no filter: refused as a bad address where there are filters, else as unknown.
         let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, none) };
         nix::errno::Errno::result(set) == Err(nix::errno::Errno::EFAULT)
     }
+}
+
+/// How many filters of system calls this process runs behind; `None` before Linux 5.9, where there are none, and in a
+/// kernel without them (`fs/proc/array.c`).
+pub fn seccomp_filters() -> Option<u64> {
+    field(&text("/proc/self/status"), "Seccomp_filters")
 }
 
 fn namespace(kind: &str) -> Option<u64> {

@@ -72,6 +72,48 @@ fn what_is_executed_and_not_recorded_is_named_at_the_end() {
 }
 
 #[test]
+fn processes_of_another_pid_namespace_are_not_recorded_and_that_is_said() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let allocates = |size: u64| {
+        [
+            "python3".into(),
+            "-S".into(),
+            "-c".into(),
+            allocate(1000, size),
+        ]
+    };
+    // One that is forked there goes on without executing anything, and a program that is executed there finds the
+    // ring, by the host's /proc.
+    let forked = format!(
+        "import ctypes, os\n{}\nif ctypes.CDLL(None).unshare(0x20000000): raise OSError\npid = os.fork()\nif pid == 0:\n    \
+         exec({:?})\n    os._exit(0)\nos._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
+        allocate(1000, 123_459),
+        allocate(1000, 123_457),
+    );
+    let executed = ["unshare", "--pid", "--fork"].map(String::from);
+    for command in [
+        vec!["python3".into(), "-S".into(), "-c".into(), forked],
+        [&executed[..], &allocates(123_457)].concat(),
+    ] {
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        let output = run(&mut record(&trace, &command));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(
+            said.contains("a process began in a PID namespace"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("events of processes that had ended"),
+            "{said}"
+        );
+        let held = held(&trace, 123_457);
+        assert!(held.whole && held.of_size == 0, "{held:?}: {said}");
+    }
+}
+
+#[test]
 fn a_daemon_is_recorded_to_its_end_and_that_is_said() {
     let folder = open_folder();
     let trace = folder.path().join("trace");

@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
+use profiler_common::ring::{READER_BYTES, READER_MAGIC, RING_BYTES, RING_MAGIC, RING_VARIABLE};
 use profiler_testing::child::{install, open_folder};
 use profiler_testing::wait::eventually;
 use support::record::{compiled, held, record};
@@ -129,32 +131,38 @@ fn what_starts_in_another_root_directory_starts_silently() {
     assert!(held(&folder.path().join("trace"), 0).events > 0, "{said}");
 }
 
-/// A file in memory that looks like a ring, held by a process of another user.
+/// A file in memory that looks like a ring, held by a process of the user that is given, and the reader's page: of
+/// each its bytes and its first word are given, too.
 const FALSE_RING: &str = "
 import mmap, os, struct, sys
-os.setgid(65534); os.setuid(65534)
+user, *files = map(int, sys.argv[1:])
+os.setgid(user); os.setuid(user)
 def file(name, size, magic):
     fd = os.memfd_create(name)
     os.ftruncate(fd, size)
     there = mmap.mmap(fd, 4096)
-    there[:8] = magic
+    there[:8] = struct.pack('<Q', magic)
     s = os.fstat(fd)
     return there, f'/proc/{os.getpid()}/fd/{fd} {s.st_dev} {s.st_ino}'
-ring, place = file('fragscope-ring', 4096 + (1 << 20) * 48, b'FSRING\\0\\5')
-reader, of_reader = file('fragscope-reader', 4096, b'FSREAD\\0\\1')
+ring, place = file('fragscope-ring', *files[:2])
+reader, of_reader = file('fragscope-reader', *files[2:])
 print(place, of_reader, flush=True)
 sys.stdin.read()
 print(struct.unpack_from('<Q', ring, 64)[0])
 ";
 
-#[test]
-fn a_ring_that_another_user_holds_out_is_not_written_to() {
-    let folder = open_folder();
-    let trace = folder.path().join("trace");
-    let output = run(&mut record(&trace, &["sh", "-c", "echo $LD_PRELOAD"]));
-    let preload = stdout(&output).trim().to_owned();
+/// How many events a program of root writes into a ring that a process of this user holds out.
+fn events_in_a_ring_of(user: u32, preload: &str) -> u64 {
+    let files = [
+        RING_BYTES as u64,
+        RING_MAGIC,
+        READER_BYTES as u64,
+        READER_MAGIC,
+    ];
     let mut other = Command::new("python3")
         .args(["-S", "-c", FALSE_RING])
+        .arg(user.to_string())
+        .args(files.map(|number| number.to_string()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -162,9 +170,11 @@ fn a_ring_that_another_user_holds_out_is_not_written_to() {
     let mut answers = BufReader::new(other.stdout.take().expect("piped"));
     let mut place = String::new();
     answers.read_line(&mut place).expect("it speaks");
-    let program = Command::new("/bin/true")
+    // A program that is written in C, and asks malloc for a buffer to print into.
+    let program = Command::new("/bin/echo")
         .env("LD_PRELOAD", preload)
-        .env("FRAGSCOPE_RECORD_RING", place.trim())
+        .env(RING_VARIABLE, place.trim())
+        .stdout(Stdio::null())
         .output()
         .expect("true");
     assert!(
@@ -175,7 +185,18 @@ fn a_ring_that_another_user_holds_out_is_not_written_to() {
     let mut head = String::new();
     answers.read_line(&mut head).expect("it speaks");
     other.wait().expect("it ends");
-    assert_eq!(head.trim(), "0", "events were written");
+    head.trim().parse().expect("a number")
+}
+
+#[test]
+fn a_ring_that_another_user_holds_out_is_not_written_to() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let output = run(&mut record(&trace, &["sh", "-c", "echo $LD_PRELOAD"]));
+    let listed = stdout(&output);
+    let preload = listed.trim();
+    assert!(events_in_a_ring_of(0, preload) > 0, "root's own ring");
+    assert_eq!(events_in_a_ring_of(NOBODY, preload), 0);
 }
 
 #[test]
@@ -212,6 +233,24 @@ fn an_ordinary_user_keeps_the_recorder_in_a_directory_of_his_own() {
         "{}",
         stderr(&output)
     );
+    // Those of other versions go, though he may not look into others' processes.
+    let object = PathBuf::from(listed.trim().split(':').next().expect("preloaded"));
+    let name = object.file_name().and_then(|name| name.to_str());
+    let begin = name
+        .and_then(|name| name.split_once("-0."))
+        .expect("a version")
+        .0;
+    let old = object.with_file_name(format!("{begin}-0.0.0.so"));
+    fs::write(&old, "").expect("root may");
+    std::os::unix::fs::chown(&old, Some(NOBODY), Some(NOBODY)).expect("root may");
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let file = fs::File::options().write(true).open(&old).expect("ours");
+    file.set_modified(SystemTime::now() - year).expect("ours");
+    // Other processes of his may begin just now, or let nobody look at them.
+    eventually("its removal", || {
+        assert_eq!(as_nobody(own.path()).status.code(), Some(0));
+        (!old.exists()).then_some(())
+    });
     // His first cache is made; without a home the message says what to do.
     let at_home = |home: &Path| {
         let mut command = recorded(&["true"]);

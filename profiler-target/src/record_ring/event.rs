@@ -38,8 +38,10 @@ pub enum Next {
         /// Whether the one before it was given up.
         follows_abandoned: bool,
     },
-    /// No event: the slot was abandoned, or says what no recorder writes.
+    /// No event, and one is lost: the slot says what no recorder writes.
     Damaged,
+    /// No event: the slot was abandoned before.
+    Nothing,
     /// Nothing yet.
     Empty,
     /// What comes after a [mark](super::Marker::mark), and is held back.

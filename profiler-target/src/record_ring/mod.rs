@@ -23,9 +23,11 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::SealFlag;
 use profiler_common::ring::{
-    READER_BYTES, READER_MAGIC, RING_BYTES, RING_DAMAGED, RING_MAGIC, SLOTS, State, Turn, answer,
-    ending_at,
+    Leaves, READER_BYTES, READER_MAGIC, READER_MISSED, RING_BYTES, RING_MAGIC, SLOTS, State, Turn,
+    answer, ending_at,
 };
+
+use crate::host;
 
 use self::event::read;
 pub use self::event::{Next, RingEvent};
@@ -49,6 +51,8 @@ const FREE_WAIT_PER_EVENT: Duration = Duration::from_micros(20);
 const MOST_FREE_WAIT: Duration = Duration::from_millis(100);
 /// So many events apart it is looked where the head is.
 const HEAD_CHECK_INTERVAL: u64 = 1 << 12;
+/// What a program writes of how many left the recording is believed up to here.
+const MOST_LEFT: u32 = 10_000;
 /// In a sound ring the head is where it should be; one that was moved back there so often is not.
 const MOST_REPAIRS: u32 = 1000;
 
@@ -89,6 +93,9 @@ impl RecordRing {
         let (file, memory) = shared(c"fragscope-ring", RING_BYTES, RING_MAGIC, length)?;
         let seals = length | NOBODY_ELSE_WRITES;
         let (reader_file, reader) = shared(c"fragscope-reader", READER_BYTES, READER_MAGIC, seals)?;
+        let filters = host::seccomp_filters().and_then(|filters| filters.try_into().ok());
+        let page = reader.reader_page();
+        page.filters.store(filters.unwrap_or(0), Ordering::Relaxed);
         let activity = Arc::new(ReaderActivity::new());
         let heartbeat = {
             let (reader, activity) = (Arc::clone(&reader), Arc::clone(&activity));
@@ -217,12 +224,14 @@ impl RecordRing {
         let said = self.memory.header().given_up.load(Ordering::Relaxed);
         self.repairs >= MOST_REPAIRS
             || self.abandoned.len() > MOST_ABANDONED
-            || said == RING_DAMAGED
+            // What no writer says counts as well.
+            || !matches!(said, 0 | READER_MISSED)
     }
 
-    /// How many programs say that they go on without the recording, as they got no room for too long.
-    pub fn gone_on(&self) -> u32 {
-        self.memory.header().gone_on.load(Ordering::Relaxed)
+    /// How many processes say that they go on without the recording for this reason: as many as may be believed.
+    pub fn left(&self, why: Leaves) -> u32 {
+        let said = self.memory.header().left[why as usize].load(Ordering::Relaxed);
+        said.min(MOST_LEFT)
     }
 
     /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
@@ -251,7 +260,7 @@ impl RecordRing {
             // A writer that came late may have written here once more.
             self.set(Turn::ABANDONED);
             self.next();
-            return Next::Damaged;
+            return Next::Nothing;
         }
         if turn == Turn::whole(tail) {
             let event = read(self.memory.slot(tail));

@@ -2,7 +2,7 @@
 //!
 //! A program that was recorded has the object's path in its environment and passes that on. So one is needed
 //! as long as a process that can be seen from here has the path in the environment that it was started with, or
-//! has the file mapped. One that was used within the last hour is kept as well: its program may be about to
+//! has the file mapped; those of other users cannot load an ordinary user's. One that was used within the last hour is kept as well: its program may be about to
 //! start. A process that took the path out of its environment, or that runs where this host's processes are not
 //! seen, is not counted: what it executes later starts with a line of the loader's that the object is
 //! missing, and runs.
@@ -150,6 +150,9 @@ impl Search {
                 continue;
             }
             let process = entry.path();
+            if is_another_users(&process) {
+                continue;
+            }
             if self.drop_named(&process.join("environ"), objects) == Some(0)
                 && !has_no_environment(&process)
             {
@@ -193,6 +196,22 @@ impl Search {
         }
         Some(bytes)
     }
+}
+
+/// Whether a process can neither be looked into nor load what is ours: an ordinary user's objects lie in a folder that is
+/// for him alone.
+fn is_another_users(process: &Path) -> bool {
+    let own = geteuid();
+    if own.is_root() {
+        return false;
+    }
+    let status = fs::read(process.join("status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    // The real one, the effective one, and two more.
+    let mut users = users.into_iter().flat_map(str::split_ascii_whitespace);
+    let is_own = |user: &str| user.parse() == Ok(own.as_raw());
+    users.clone().next().is_some() && !users.any(is_own)
 }
 
 /// Whether a process of which no environment was read has none, and will not have one at once.

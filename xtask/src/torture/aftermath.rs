@@ -213,6 +213,7 @@ fn says_there_is_nothing(errors: &str) -> bool {
     let words = [
         "ended before the first walk",
         "ended before the recording began",
+        "ended before the command was started",
         "nothing was played",
         "nothing was printed",
         "was not written",

@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod exits;
+mod left;
 mod sampling;
 
 use std::io;
@@ -211,6 +212,7 @@ impl PreloadedRecording {
                     is_fork = self.record(&event, now_ns)?;
                 }
                 Next::Damaged => self.recorder.lost(1)?,
+                Next::Nothing => {}
                 Next::Claimed {
                     thread,
                     waited,
@@ -446,19 +448,6 @@ impl PreloadedRecording {
         }
     }
 
-    /// Reports programs that went on without the recording: of their events it is not known how many are lost.
-    fn report_gone_on(&mut self) -> Result<(), TraceWriteError> {
-        let programs = self.ring.gone_on();
-        if programs == 0 {
-            return Ok(());
-        }
-        self.recorder.sink_mut().say(&format!(
-            "{programs} processes waited for 60 s in all for room in the full ring, and went on without being \
-             recorded: the file lacks what they did since"
-        ));
-        self.recorder.lost(programs.into())
-    }
-
     /// Why nothing more is recorded, when the ring is closed.
     pub(crate) fn given_up(&self) -> Option<GivenUp> {
         let why = if self.ring.has_waited_too_long() {
@@ -532,7 +521,7 @@ impl PreloadedRecording {
             observation.record(&mut self.recorder)?;
         }
         self.record_last_exits()?;
-        self.report_gone_on()?;
+        self.report_left()?;
         if self.recorder.normaliser().has_any()
             && let Some(sentence) = self.unrecorded.sentence()
         {

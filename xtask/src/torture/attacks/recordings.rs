@@ -123,6 +123,35 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "what a recorded program says of the recording",
+        package: "fragscope",
+        binary: "privileged_record_unusual",
+        tests: &[
+            "nobody_leaves_a_recording_because_another_program_says_so",
+            "how_many_left_is_not_believed_beyond_measure",
+            "a_slot_that_was_given_up_is_one_lost_event_however_often_the_ring_goes_round",
+        ],
+    },
+    Attack {
+        what: "a program that forbids itself calls or the clock, copies itself, or allocates before it begins",
+        package: "fragscope",
+        binary: "privileged_record_unusual",
+        tests: &[
+            "a_sandboxed_program_lives_though_others_fill_the_ring",
+            "a_thread_that_never_allocated_ends_a_program_behind_a_filter",
+            "a_program_that_forbids_itself_the_clock_is_said_to_have_left",
+            "a_copy_by_a_system_call_is_not_recorded_in_its_parents_name",
+            "what_libraries_allocate_before_the_program_begins_is_recorded",
+            "a_core_of_a_recorded_program_has_its_own_memory_alone",
+        ],
+    },
+    Attack {
+        what: "a recorded program in a PID namespace",
+        package: "fragscope",
+        binary: "privileged_record_command",
+        tests: &["processes_of_another_pid_namespace_are_not_recorded_and_that_is_said"],
+    },
+    Attack {
         what: "a program that may do little when it ends",
         package: "fragscope",
         binary: "record_endings",

@@ -179,7 +179,9 @@ impl Session {
                 // What they wrote before they ended, forks among it, is read by now.
                 && !self.recording.step(EVENTS_PER_STEP)?
             {
-                return Ok(CommandEnding::Command(status));
+                // The last of what it wrote may show that it damaged the ring.
+                let given_up = self.recording.given_up();
+                return Ok(given_up.map_or(CommandEnding::Command(status), CommandEnding::GivenUp));
             }
             if self.status.is_none() || !busy {
                 self.processes_checked_at = now + PROCESS_CHECK_INTERVAL;

@@ -19,7 +19,9 @@ use crate::session::record::checkpoint::{
 
 /// So often it is compared how large processes are.
 const COMPARED_EVERY: Duration = Duration::from_millis(5);
-/// So many processes are compared at once.
+/// So many processes are compared at once, each some microseconds, in turn.
+const COMPARED_AT_ONCE: usize = 8;
+/// Of so many it is known how large they were.
 const MOST_COMPARED: usize = 64;
 /// A process that has less resident is not awaited as it ends.
 const LEAST_AWAITED_BYTES: u64 = 16 << 20;
@@ -94,6 +96,8 @@ struct Endings {
 struct Resident {
     bytes: HashMap<u32, u64>,
     compared: Option<Instant>,
+    /// From this process on it is compared next.
+    compare_from: u32,
     /// How long processes were stopped for samples, all together.
     stopped: Duration,
 }
@@ -359,8 +363,10 @@ impl Checkpoints {
         }
         self.resident.compared = Some(now);
         let running = running();
-        let mut compared = running.iter().take(MOST_COMPARED);
-        compared.any(|one| {
+        let from = self.resident.compare_from;
+        let (compared, from) = next_of(&running, from, COMPARED_AT_ONCE);
+        self.resident.compare_from = from;
+        compared.iter().any(|one| {
             !self.endings.known.contains_key(&one.process) && self.resident.has_changed(one)
         })
     }
@@ -392,7 +398,7 @@ impl Endings {
         now: Instant,
         is_member: impl Fn(u32) -> bool,
     ) {
-        let (some, from) = next_of(running, self.look_from, MOST_COMPARED);
+        let (some, from) = next_of(running, self.look_from, COMPARED_AT_ONCE);
         self.look_from = from;
         for one in some {
             match self.known.get(&one.process) {

@@ -1,0 +1,54 @@
+//! The program's environment, as it was given.
+
+use core::ffi::{CStr, c_char};
+use core::ptr;
+
+use crate::next;
+
+/// It, before the program can change it.
+#[derive(Copy, Clone)]
+pub(crate) struct Environment(*const *const c_char);
+
+impl Environment {
+    /// What a constructor gets in the third place. With glibc that is what `main` gets (`call_init`, elf/dl-init.c), and
+    /// before other constructors have run `getenv` finds nothing; musl passes nothing, and has its own by then.
+    ///
+    /// # Safety
+    /// With glibc it is lines and a null after them, which stay.
+    pub(crate) unsafe fn given(third: *const *const c_char) -> Self {
+        match next::first(c"gnu_get_libc_version").is_null() {
+            true => Self(ptr::null()),
+            false => Self(third),
+        }
+    }
+
+    /// The value of a variable.
+    ///
+    /// # Safety
+    /// The environment is not changed at the same moment, nor has it been.
+    pub(crate) unsafe fn get(self, name: &CStr) -> Option<&'static CStr> {
+        if self.0.is_null() {
+            // SAFETY: a name with its zero.
+            let value = unsafe { next::getenv(name.as_ptr()) };
+            // SAFETY: getenv gave null, or a string with its zero that stays.
+            return (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) });
+        }
+        let mut at = self.0;
+        loop {
+            // SAFETY: before the null at the end.
+            let line = unsafe { at.read() };
+            if line.is_null() {
+                return None;
+            }
+            // SAFETY: a string with its zero that stays.
+            let line = unsafe { CStr::from_ptr::<'static>(line) };
+            let rest = line.to_bytes_with_nul().strip_prefix(name.to_bytes());
+            if let Some(value) = rest.and_then(|rest| rest.strip_prefix(b"=")) {
+                // SAFETY: the end of that string. (`from_bytes_with_nul` needs what is not linked here.)
+                return Some(unsafe { CStr::from_ptr(value.as_ptr().cast()) });
+            }
+            // SAFETY: not beyond the null.
+            at = unsafe { at.add(1) };
+        }
+    }
+}

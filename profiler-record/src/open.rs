@@ -1,0 +1,226 @@
+//! Finding the ring of `fragscope record`, and mapping it.
+
+use core::ffi::{c_char, c_void};
+
+use profiler_common::ring::{
+    Header, Leaves, READER_BYTES, READER_MAGIC, RING_BYTES, RING_MAGIC, RING_NAME, ReaderPage,
+};
+
+use crate::environment::Environment;
+use crate::ring::Ring;
+use crate::{filter, root, sys};
+
+/// Maps the ring that the environment names, if it is there and is that ring. When it is not, the
+/// program runs unrecorded and is not bothered: fragscope may be gone, and the path another's.
+///
+/// # Safety
+/// The environment is not changed at the same moment: called from the object's constructor.
+pub(crate) unsafe fn ring(environment: Environment) -> Option<Ring> {
+    // SAFETY: as the caller promises.
+    let named = unsafe { environment.get(RING_NAME) }?;
+    let mut words = named.to_bytes().split(|&byte| byte == b' ');
+    let places = (Place::parse(&mut words), Place::parse(&mut words));
+    let (Some(ring), Some(reader), None) = (places.0, places.1, words.next()) else {
+        return None;
+    };
+    let page = reader.map(READER_BYTES, Access::Read, READER_MAGIC)?;
+    let Some(header) = ring.map(RING_BYTES, Access::Write, RING_MAGIC) else {
+        // SAFETY: the mapping made above, of this length.
+        unsafe { sys::unmap(page, READER_BYTES) };
+        return None;
+    };
+    // SAFETY: the mapping made above, of this form, which stays unless this gives none; all shared fields are atomic.
+    let shared = unsafe { &*header.cast::<Header>() };
+    // SAFETY: as above.
+    let ring = Ring::new(shared, unsafe { &*page.cast::<ReaderPage>() });
+    filter::look(ring.reader_filters());
+    if !is_in_readers_namespace() {
+        ring.left(Leaves::Namespace);
+        // SAFETY: the mapping made above, of this length; the ring is not used any more.
+        unsafe { sys::unmap(header, RING_BYTES) };
+        // SAFETY: as above.
+        unsafe { sys::unmap(page, READER_BYTES) };
+        return None;
+    }
+    // Of a crash of the program the core is to have the program's own memory.
+    filter::unless_filtered(|| {
+        // SAFETY: the mapping made above, of this length, which stays what it is.
+        unsafe { sys::advise(header, RING_BYTES, sys::MADV_DONTDUMP) };
+    });
+    Some(ring)
+}
+
+/// Whether the PID namespace of the folder of processes in which the ring was found counts this process by the same
+/// number as its own does.
+fn is_in_readers_namespace() -> bool {
+    let by_number = Numbered::folder(sys::process());
+    // The kernel may have forgotten the first folder before it was asked for the second, and numbered it anew.
+    (0..2).any(|_| {
+        // SAFETY: a path with its zero.
+        let by_number = unsafe { root::file_at(by_number.path()) };
+        let itself = root::file(c"/proc/self");
+        itself.is_none() || itself == by_number
+    })
+}
+
+/// How a file is mapped.
+#[derive(Copy, Clone)]
+enum Access {
+    Read,
+    Write,
+}
+
+impl Access {
+    /// The flag of `open(2)` and the protection of `mmap(2)`.
+    fn flags(self) -> (i32, i32) {
+        match self {
+            Self::Read => (sys::O_RDONLY, sys::PROT_READ),
+            Self::Write => (sys::O_RDWR, sys::PROT_READ_WRITE),
+        }
+    }
+}
+
+/// Maps so many bytes of a file that begins with this word.
+fn map(fd: i32, bytes: usize, protection: i32, magic: u64) -> Option<*mut c_void> {
+    let at = sys::map_shared(bytes, protection, fd)?;
+    // SAFETY: the file is as long as the mapping and cannot be made shorter; both were checked.
+    if unsafe { at.cast::<u64>().read() } == magic {
+        return Some(at);
+    }
+    // SAFETY: the mapping made above, of this length.
+    unsafe { sys::unmap(at, bytes) };
+    None
+}
+
+/// Where one of the files is, and what distinguishes it from anything else that may lie there.
+struct Place {
+    path: [u8; 64],
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn parse<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Self> {
+        let (path, device, inode) = (words.next()?, words.next()?, words.next()?);
+        let mut place = Self {
+            path: [0; 64],
+            device: decimal(device)?,
+            inode: decimal(inode)?,
+        };
+        // With a zero after it.
+        if path.is_empty() || path.len() >= place.path.len() {
+            return None;
+        }
+        for (to, from) in place.path.iter_mut().zip(path) {
+            *to = *from;
+        }
+        Some(place)
+    }
+
+    fn path(&self) -> *const c_char {
+        self.path.as_ptr().cast()
+    }
+
+    /// Maps what is there, if it is the file that fragscope made, of so many bytes.
+    fn map(&self, bytes: usize, access: Access, magic: u64) -> Option<*mut c_void> {
+        let (flags, protection) = access.flags();
+        // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
+        // SAFETY: a path with its zero.
+        let handle = unsafe { sys::open(self.path(), sys::O_PATH | sys::O_CLOEXEC) };
+        if handle < 0 {
+            return None;
+        }
+        let mut mapped = None;
+        if self.is_it(handle, bytes) {
+            let path = Numbered::descriptor(handle);
+            // SAFETY: a path with its zero.
+            let fd = unsafe { sys::open(path.path(), flags | sys::O_CLOEXEC) };
+            if fd >= 0 {
+                mapped = map(fd, bytes, protection, magic);
+                sys::close(fd);
+            }
+        }
+        sys::close(handle);
+        mapped
+    }
+
+    /// Whether the handle is on the very file that fragscope made: the kernel gives the numbers of
+    /// its files in memory once, and nobody but root makes a file that belongs to root.
+    fn is_it(&self, handle: i32, bytes: usize) -> bool {
+        let mut found = sys::Statx::default();
+        // What is known without asking whoever serves the file: it may be another's, who lets us
+        // wait.
+        // SAFETY: an empty path for the handle itself, and a place for the answer.
+        let error = unsafe {
+            sys::statx(
+                handle,
+                c"".as_ptr(),
+                sys::AT_EMPTY_PATH | sys::AT_STATX_DONT_SYNC,
+                sys::STATX_BASIC_STATS,
+                &mut found,
+            )
+        };
+        let own = sys::user();
+        error == 0
+            && found.device() == self.device
+            && found.inode == self.inode
+            && (found.user == 0 || found.user == own)
+            && found.mode & sys::S_IFMT == sys::S_IFREG
+            && found.size == bytes as u64
+    }
+}
+
+/// A number of digits and nothing else.
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
+    let mut number = (!digits.is_empty()).then_some(0u64)?;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(number)
+}
+
+/// A path that ends in a number, with its zero.
+struct Numbered([u8; 32]);
+
+impl Numbered {
+    /// One of this process's descriptors.
+    fn descriptor(fd: i32) -> Self {
+        Self::of(b"/proc/self/fd/", fd.unsigned_abs())
+    }
+
+    /// The folder of a process.
+    fn folder(process: u32) -> Self {
+        Self::of(b"/proc/", process)
+    }
+
+    /// Nothing here can panic: there is no standard library to do so with.
+    fn of(before: &[u8], number: u32) -> Self {
+        const DIGITS: [u32; 10] = [
+            1_000_000_000,
+            100_000_000,
+            10_000_000,
+            1_000_000,
+            100_000,
+            10_000,
+            1_000,
+            100,
+            10,
+            1,
+        ];
+        let digits = DIGITS.iter().filter(|unit| number >= **unit || **unit == 1);
+        let digits = digits.map(|unit| b'0' + (number.checked_div(*unit).unwrap_or(0) % 10) as u8);
+        let mut path = [0; 32];
+        for (to, from) in path.iter_mut().zip(before.iter().copied().chain(digits)) {
+            *to = from;
+        }
+        Self(path)
+    }
+
+    fn path(&self) -> *const c_char {
+        self.0.as_ptr().cast()
+    }
+}

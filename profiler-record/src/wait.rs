@@ -1,0 +1,103 @@
+//! Waiting for room in a full ring.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use profiler_common::ring::{ASKS_FOR_NS, Leaves, READER_MISSED};
+
+use crate::ring::{Ring, leave, now_ns};
+use crate::sys;
+
+/// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.
+const MOST_IDLE_SLEEPS: u32 = 2_000;
+const SLEEP_NS: i64 = 1_000_000;
+/// So often a writer yields before it sleeps.
+const YIELDS: u32 = 64;
+/// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
+const MOST_WAITED_NS: u64 = 60_000_000_000;
+/// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
+/// because it is slower to read, and of one that does not come to writing, because others take all the room.
+const EARNED_NS: u64 = 1_000_000;
+/// See [`EARNED_NS`]: a power of two.
+const EARNING: u64 = 128;
+/// How long threads waited in all, but for what was earned. Those that waited at the same time count once.
+static WAITED_NS: AtomicU64 = AtomicU64::new(0);
+/// Until when that was counted.
+static COUNTED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// How long a writer waits for room in a full ring.
+#[derive(Copy, Clone, Eq, PartialEq)]
+pub(crate) enum Patience {
+    /// Until the reader comes, has ended or died; it sleeps meanwhile.
+    UntilItComes,
+    /// For [`ASKS_FOR_NS`], in a loop.
+    WithoutACall,
+}
+
+/// A wait. Whoever waits has claimed nothing: when it dies, nothing is missing.
+#[derive(Default)]
+pub(crate) struct Wait {
+    /// When it began, in ns.
+    began: u64,
+    turns: u32,
+    beat: u32,
+    still: u32,
+}
+
+impl Wait {
+    /// Waits a little; false when the reader has ended or died, or it was enough.
+    #[cold]
+    pub(crate) fn a_moment(&mut self, ring: Ring, patience: Patience) -> bool {
+        if ring.is_over() {
+            return false;
+        }
+        if self.began == 0 {
+            self.began = now_ns();
+        }
+        if patience == Patience::WithoutACall {
+            core::hint::spin_loop();
+            return now_ns().saturating_sub(self.began) < ASKS_FOR_NS;
+        }
+        if has_waited_too_long(self.began) {
+            // Of all that are recorded it alone: the others may have their room.
+            leave(Leaves::NoRoom);
+            return false;
+        }
+        if self.turns < YIELDS {
+            self.turns += 1;
+            self.beat = ring.heartbeat();
+            sys::give_way();
+            return true;
+        }
+        sys::nap(SLEEP_NS);
+        let now = ring.heartbeat();
+        self.still = if now == self.beat { self.still + 1 } else { 0 };
+        self.beat = now;
+        if self.still > MOST_IDLE_SLEEPS {
+            ring.give_up(READER_MISSED);
+            return false;
+        }
+        true
+    }
+}
+
+/// An event was written at this time.
+pub(crate) fn earn(now: u64) {
+    if now.is_multiple_of(EARNING) {
+        let earned = |waited: u64| Some(waited.saturating_sub(EARNED_NS));
+        let _ = WAITED_NS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
+    }
+}
+
+/// A thread that has waited since `began` waits on; whether its program has waited too long.
+fn has_waited_too_long(began: u64) -> bool {
+    let now = now_ns();
+    let counted = COUNTED_NS.load(Ordering::Relaxed);
+    let is_counted = COUNTED_NS
+        .compare_exchange(counted, now, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok();
+    if !is_counted {
+        return false;
+    }
+    let waited = now.saturating_sub(began.max(counted));
+    WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MOST_WAITED_NS
+}

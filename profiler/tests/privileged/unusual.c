@@ -1,0 +1,179 @@
+// Programs that do what few do: each prints what came of it, the same alone and recorded.
+#define _GNU_SOURCE
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ALLOW(call) \
+  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+static void allocate(long blocks, size_t bytes) {
+  for (long i = 0; i < blocks; i++) {
+    void *volatile block = malloc(bytes);
+    free(block);
+  }
+}
+
+// Nothing but what malloc needs, reading, writing and leaving: for all threads, by a call that libseccomp makes.
+static void filter(void) {
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      ALLOW(SYS_read), ALLOW(SYS_write), ALLOW(SYS_exit_group), ALLOW(SYS_exit), ALLOW(SYS_munmap),
+      ALLOW(SYS_mmap), ALLOW(SYS_brk), ALLOW(SYS_futex), ALLOW(SYS_mprotect), ALLOW(SYS_madvise),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)};
+  struct sock_fprog program = {sizeof code / sizeof *code, code};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) _exit(20);
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program)) _exit(21);
+}
+
+// A sandboxed child allocates a little, while its siblings fill the ring.
+static void sandboxed(void) {
+  int ask[2];
+  if (pipe(ask)) _exit(22);
+  signal(SIGPIPE, SIG_IGN);
+  // The C library's own beginning wants more.
+  allocate(1, 100);
+  pid_t child = fork();
+  if (child == 0) {
+    close(ask[1]);
+    filter();
+    char byte;
+    while (read(ask[0], &byte, 1) == 1) allocate(1, 100);
+    _exit(0);
+  }
+  close(ask[0]);
+  for (int i = 0; i < 4; i++) {
+    if (fork() == 0) {
+      close(ask[1]);
+      allocate(2000000, 50);
+      _exit(0);
+    }
+  }
+  for (int i = 0; i < 400; i++) {
+    allocate(20000, 200);
+    if (write(ask[1], "x", 1) < 0) break;
+  }
+  close(ask[1]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  printf("sandboxed: %x\n", status);
+}
+
+static int is_exit;
+static volatile int is_filtered;
+
+static void *leave(void *none) {
+  while (!is_filtered) usleep(1000);
+  if (is_exit) exit(4);
+  _exit(4);
+  return none;
+}
+
+// A thread that has never allocated ends a large program behind a filter.
+static void quiet(void) {
+  size_t bytes = 40 << 20;
+  memset(malloc(bytes), 1, bytes);
+  pthread_t thread;
+  pthread_create(&thread, NULL, leave, NULL);
+  // It is known to be large by then.
+  usleep(300000);
+  // The thread must not sleep behind it.
+  is_filtered = 1;
+  filter();
+  for (;;);
+}
+
+// A child by a system call of the program's own frees its copies of its parent's blocks.
+static void copied(void) {
+  enum { BLOCKS = 20000 };
+  static void *blocks[BLOCKS];
+  for (int i = 0; i < BLOCKS; i++) blocks[i] = malloc(1003);
+  pid_t child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+  if (child == 0) {
+    for (int i = 0; i < BLOCKS; i++) free(blocks[i]);
+    syscall(SYS_exit_group, 0);
+  }
+  waitpid(child, NULL, 0);
+}
+
+// No clock without a system call.
+static void timeless(void) {
+  prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
+  allocate(1000, 1003);
+  prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0);
+}
+
+// The ring's memory, as profiler_common::ring has it.
+static char *ring(void) {
+  FILE *maps = fopen("/proc/self/maps", "r");
+  char line[512];
+  unsigned long at = 0;
+  while (maps && fgets(line, sizeof line, maps)) {
+    if (strstr(line, "fragscope-ring")) sscanf(line, "%lx", &at);
+  }
+  if (maps) fclose(maps);
+  return (char *)at;
+}
+
+// One event is claimed by nobody, and then the ring goes round often.
+static void abandoned(void) {
+  char *at = ring();
+  volatile uint64_t *head = (void *)(at + 64);
+  uint64_t number = *head;
+  volatile uint64_t *turn = (void *)(at + 4096 + number % (1 << 20) * 48);
+  *turn = number >> 20 << 24 | (uint64_t)4000000 << 2 | 1;
+  allocate(2 << 20, 40);
+}
+
+// For a moment it looks again and again as if the reader had been given up, while another program allocates.
+static void given_up(void) {
+  volatile uint32_t *given_up = (void *)(ring() + 8);
+  pid_t child = fork();
+  if (child == 0) {
+    for (int i = 0; i < 400; i++) {
+      allocate(1000, 1003);
+      usleep(1000);
+    }
+    _exit(0);
+  }
+  int status;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    for (int i = 0; i < 100; i++) {
+      *given_up = 2;
+      *given_up = 0;
+    }
+    usleep(1000);
+  }
+}
+
+// Processes that left the recording, if one believes it.
+static void left(void) {
+  volatile uint32_t *left = (void *)(ring() + 12);
+  for (int i = 0; i < 4; i++) left[i] = UINT32_MAX;
+}
+
+int main(int argc, char **argv) {
+  const char *what = argc > 1 ? argv[1] : "";
+  alarm(100);
+  setvbuf(stdout, NULL, _IONBF, 0);
+  is_exit = !strcmp(what, "quiet exit");
+  if (!strcmp(what, "sandboxed")) sandboxed();
+  if (!strncmp(what, "quiet", 5)) quiet();
+  if (!strcmp(what, "copied")) copied();
+  if (!strcmp(what, "timeless")) timeless();
+  if (!strcmp(what, "abandoned")) abandoned();
+  if (!strcmp(what, "given_up")) given_up();
+  if (!strcmp(what, "left")) left();
+  puts("done");
+  return 0;
+}

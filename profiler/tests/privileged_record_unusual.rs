@@ -1,0 +1,155 @@
+//! `record -- COMMAND` on programs that do what few do: they go on as they would alone, and what is missing is said.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use profiler_testing::child::open_folder;
+use profiler_trace::trace::{EventKind, Item, Reader};
+use support::record::{Held, compiled, compiled_into, held, record};
+use support::{run, stderr, stdout, text};
+
+/// A recording of one of the programs, whose blocks to be counted have 1003 bytes; it prints what it does alone.
+struct Recorded {
+    output: Output,
+    held: Held,
+    trace: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+fn recorded(what: &str) -> Recorded {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let program = compiled(&folder, "unusual", &["-pthread"]);
+    let output = run(&mut record(&trace, &[text(&program), what]));
+    assert!(
+        output.status.code().is_some(),
+        "{what}: {}",
+        stderr(&output)
+    );
+    Recorded {
+        held: held(&trace, 1003),
+        output,
+        trace,
+        _folder: folder,
+    }
+}
+
+impl Recorded {
+    fn said(&self) -> String {
+        stderr(&self.output)
+    }
+}
+
+#[test]
+fn a_sandboxed_program_lives_though_others_fill_the_ring() {
+    let recorded = recorded("sandboxed");
+    let out = stdout(&recorded.output);
+    assert_eq!(out, "sandboxed: 0\ndone\n", "{}", recorded.said());
+}
+
+#[test]
+fn a_thread_that_never_allocated_ends_a_program_behind_a_filter() {
+    for how in ["quiet exit", "quiet _exit"] {
+        let recorded = recorded(how);
+        let code = recorded.output.status.code();
+        assert_eq!(code, Some(4), "{how}: {}", recorded.said());
+    }
+}
+
+#[test]
+fn a_copy_by_a_system_call_is_not_recorded_in_its_parents_name() {
+    let recorded = recorded("copied");
+    let said = recorded.said();
+    assert!(
+        said.contains("a process began by a system call (clone)"),
+        "{said}"
+    );
+    assert_eq!(recorded.held.of_size, 20_000, "{said}");
+    let frees = frees(&recorded.trace);
+    assert!(frees < 10_000, "{frees}: {said}");
+}
+
+fn frees(trace: &Path) -> usize {
+    let file = std::io::BufReader::new(std::fs::File::open(trace).expect("a trace"));
+    let mut reader = Reader::new(file).expect("a trace");
+    let mut frees = 0;
+    while let Some(item) = reader.next_item().expect("sound") {
+        if let Item::Event(event) = item {
+            frees += usize::from(matches!(event.kind, EventKind::Free { .. }));
+        }
+    }
+    frees
+}
+
+#[test]
+fn a_program_that_forbids_itself_the_clock_is_said_to_have_left() {
+    let recorded = recorded("timeless");
+    let said = recorded.said();
+    assert!(said.contains("made reading the clock a fault"), "{said}");
+    assert!(recorded.held.lost > 0, "{said}");
+}
+
+#[test]
+fn a_slot_that_was_given_up_is_one_lost_event_however_often_the_ring_goes_round() {
+    let recorded = recorded("abandoned");
+    assert!(recorded.held.events > 4 << 20, "{}", recorded.said());
+    assert_eq!(recorded.held.lost, 1, "{}", recorded.said());
+}
+
+#[test]
+fn nobody_leaves_a_recording_because_another_program_says_so() {
+    let recorded = recorded("given_up");
+    let (held, said) = (&recorded.held, recorded.said());
+    // Or fragscope has seen it, and ended the recording.
+    let is_ended = recorded.output.status.code() == Some(1);
+    assert!(is_ended || held.of_size == 400_000, "{held:?}: {said}");
+}
+
+#[test]
+fn how_many_left_is_not_believed_beyond_measure() {
+    let recorded = recorded("left");
+    let said = recorded.said();
+    assert!(said.contains("10000 times a process "), "{said}");
+    assert!(recorded.held.lost <= 30_000, "{said}");
+}
+
+#[test]
+fn what_libraries_allocate_before_the_program_begins_is_recorded() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let library = compiled_into(folder.path(), "early", &["-shared", "-fPIC", "-pthread"]);
+    for _ in 0..5 {
+        let mut command = record(&trace, &["python3", "-S", "-c", "pass"]);
+        let output = run(command.env("LD_PRELOAD", &library));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let held = held(&trace, 123_461);
+        assert!(held.whole && held.of_size >= 1000, "{held:?}: {said}");
+    }
+}
+
+#[test]
+fn a_core_of_a_recorded_program_has_its_own_memory_alone() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let script = "sed -n '/fragscope-ring/,/VmFlags/p' /proc/self/smaps";
+    let output = run(&mut record(&trace, &["sh", "-c", script]));
+    let said = stdout(&output);
+    let flags = said.lines().find(|line| line.starts_with("VmFlags"));
+    // `dd`: not in a core (proc_pid_smaps(5)).
+    let flags = flags.expect("the ring's");
+    assert!(flags.split(' ').any(|flag| flag == "dd"), "{said}");
+}
+
+#[test]
+fn the_programs_do_alone_what_is_expected_of_them_here() {
+    let folder = open_folder();
+    let program = compiled(&folder, "unusual", &["-pthread"]);
+    let alone = |what: &str| run(Command::new(&program).arg(what));
+    assert_eq!(stdout(&alone("sandboxed")), "sandboxed: 0\ndone\n");
+    for how in ["quiet exit", "quiet _exit"] {
+        assert_eq!(alone(how).status.code(), Some(4), "{how}");
+    }
+}
