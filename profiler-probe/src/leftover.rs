@@ -16,7 +16,7 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind, PageRun};
-use profiler_target::{LiveMemory, Process, Target, open_regular};
+use profiler_target::{LiveMemory, Process, Target, open_foreign};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
 use super::links::GUARD_NAME;
@@ -99,10 +99,11 @@ pub fn find(target: &Target) -> io::Result<Scan> {
             found.left_out_bytes += written.map(|run| run.range.len()).sum::<u64>();
             continue;
         }
-        let path = target.file_of(mapping).find();
-        let Ok(file) = open_regular(&path) else {
+        let place = target.file_of(mapping);
+        let Ok(file) = open_foreign(&place) else {
             continue;
         };
+        let path = place.find();
         for page in written.flat_map(|run| pages(run.range)) {
             if Instant::now() >= deadline {
                 rest = 0;

@@ -19,6 +19,7 @@ mod core_file;
 mod denial;
 mod elf;
 mod error_kind;
+mod file_reader;
 mod guard;
 pub mod host;
 mod identity;
@@ -54,6 +55,7 @@ pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
     ProgramProblem,
 };
+pub use file_reader::{end as end_file_reader, open_foreign};
 pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, end_all as end_guards, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};

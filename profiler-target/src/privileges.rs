@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use nix::errno::Errno;
-use nix::unistd::{getgid, getuid, setfsgid, setfsuid, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, getgid, getuid, setfsgid, setfsuid, setresgid, setresuid};
 
 /// Whether this process has privileges that its caller has not, by its file's capabilities or owner
 /// (`AT_SECURE`): then the caller's environment decides nothing.
@@ -60,16 +60,49 @@ struct CapabilityHeader {
     pid: i32,
 }
 
+const CAPABILITIES_OF_THIS_THREAD: CapabilityHeader = CapabilityHeader {
+    version: 0x2008_0522,
+    pid: 0,
+};
+
+/// By what the kernel decides which files a thread may open.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Rights {
+    capabilities: [u32; 6],
+    user: Uid,
+    group: Gid,
+}
+
+impl Rights {
+    /// This thread's.
+    pub(crate) fn of_this_thread() -> Self {
+        let header = CAPABILITIES_OF_THIS_THREAD;
+        let mut capabilities = [0u32; 6];
+        // SAFETY: a header of version 3, for this thread, and two records of three words to be filled.
+        let got = unsafe {
+            libc::syscall(
+                libc::SYS_capget,
+                &raw const header,
+                capabilities.as_mut_ptr(),
+            )
+        };
+        debug_assert_eq!(got, 0, "the kernel knows version 3");
+        // An id that cannot be changes nothing (setfsuid(2)).
+        Self {
+            capabilities,
+            user: setfsuid(Uid::from_raw(u32::MAX)),
+            group: setfsgid(Gid::from_raw(u32::MAX)),
+        }
+    }
+}
+
 /// Gives up all capabilities of this thread. Root's come back when it executes, but for no new privileges.
 /// Allocates nothing and takes no lock: it may be called between fork and exec.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn drop_capabilities() -> io::Result<()> {
-    let header = CapabilityHeader {
-        version: 0x2008_0522,
-        pid: 0,
-    };
+    let header = CAPABILITIES_OF_THIS_THREAD;
     let none = [0u32; 6];
     // SAFETY: a header of version 3, for this thread, and two records of three words.
     let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };

@@ -10,7 +10,7 @@ use profiler_core::addr::{PAGE_SIZE, RemoteAddr};
 
 use super::notes::{MappedFile, Notes};
 use super::{CoreError, Segment};
-use crate::elf::open_regular;
+use crate::file_reader::open_foreign;
 
 /// Files looked for at most.
 const MAX_FILES: usize = 4096;
@@ -48,7 +48,8 @@ impl MappedFiles {
                 Some(exe) => exe.to_owned(),
                 None => PathBuf::from(mapped.path.trim_end_matches(" (deleted)")),
             };
-            let file = open_regular(&path).ok().filter(|file| match &wanted {
+            let file = open_foreign(&path.clone().into());
+            let file = file.ok().filter(|file| match &wanted {
                 Some(wanted) => {
                     let mut page = [0; PAGE];
                     file.read_exact_at(&mut page, 0).is_ok() && page == **wanted

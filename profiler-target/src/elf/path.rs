@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Paths of ours to a mapped file. Which one leads to it is asked of the kernel only when it is opened,
 /// because that may take as long as the file's file system does.
@@ -11,15 +11,33 @@ pub struct FilePath {
     /// The kernel's link to the very file of one mapping, which may not be followed.
     linked: Option<PathBuf>,
     named: PathBuf,
+    /// The device of its file system, where the kernel says so of the mapping.
+    device: Option<u64>,
 }
 
 impl FilePath {
     /// By a link of the kernel's where that may be followed, else by name.
-    pub(crate) fn linked(linked: PathBuf, named: PathBuf) -> Self {
+    pub(crate) fn linked(linked: PathBuf, named: PathBuf, device: Option<u64>) -> Self {
         Self {
             linked: Some(linked),
             named,
+            device,
         }
+    }
+
+    /// The device of its file system, if it is known.
+    pub(crate) fn device(&self) -> Option<u64> {
+        self.device
+    }
+
+    /// The kernel's link to it.
+    pub(crate) fn linked_path(&self) -> Option<&Path> {
+        self.linked.as_deref()
+    }
+
+    /// Its path by name.
+    pub(crate) fn named_path(&self) -> &Path {
+        &self.named
     }
 
     /// The path by which it can be opened.
@@ -39,6 +57,7 @@ impl From<PathBuf> for FilePath {
         Self {
             linked: None,
             named,
+            device: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use profiler_core::text::visible;
 use profiler_core::units;
 
 use super::{ElfFile, FilePath, Source};
+use crate::file_reader::{self, NotOpened};
 use crate::known_files::{FileFacts, Shared};
 
 /// What is read of one file unless the user says otherwise: tables of symbols and text to search.
@@ -20,10 +21,11 @@ pub const FILE_LIMIT: u64 = 128 << 20;
 /// So many files of that size are read of one target.
 const FILES: u64 = 32;
 /// A file that is not read after this long, because its file system does not answer, is left.
-const FILE_TIME: Duration = Duration::from_secs(10);
+pub(crate) const FILE_TIME: Duration = Duration::from_secs(10);
 /// All files together.
 const ALL_TIME: Duration = Duration::from_secs(30);
-/// So many files are looked into of one target, whatever their size: each costs a thread. A large Python
+/// So many files are looked into of one target, whatever their size: each costs a thread and a question to another
+/// process. A large Python
 /// service maps some hundreds.
 pub(crate) const MAX_FILES: usize = 4096;
 /// Files that are named of those that were not read.
@@ -73,6 +75,9 @@ pub enum FileLimit {
     /// The others took the bytes or the time for all of them.
     #[error("the files before it took all that may be spent")]
     Spent,
+    /// Its file system did not answer a short time ago.
+    #[error("its file system did not answer before")]
+    Silent,
     /// There were so many before it.
     #[error("no more than {0} files are looked into")]
     Files(usize),
@@ -211,24 +216,28 @@ impl Reader {
         }
         rest.files -= 1;
         let began = Instant::now();
-        // A thread of its own, because a file system that does not answer cannot be interrupted.
-        let (answer, answered) = sync_channel(1);
-        thread::Builder::new().name("file".into()).spawn(move || {
-            let found = Source::open(&path.find(), bytes).map(|source| {
-                let found = read(&source);
-                (found, source.spent(), source.is_exceeded())
-            });
-            // Nobody waits for it any more when it took too long.
-            let _ = answer.send(found);
-        })?;
-        let found = answered.recv_timeout(time);
+        let deadline = began + time;
+        let answered = in_time(deadline, move || {
+            let source = match file_reader::open(&path, deadline) {
+                Ok(opened) => Source::of_opened(opened, bytes)?,
+                Err(NotOpened::Refused(why)) => return Err(why.into()),
+                Err(NotOpened::Unanswered) => return Err(FileLimit::Time(time).into()),
+                Err(NotOpened::Silent) => return Err(FileLimit::Silent.into()),
+            };
+            let found = read(&source);
+            match source.is_unanswered() {
+                true => Err(FileLimit::Time(time).into()),
+                false => Ok((found, source.spent(), source.is_exceeded())),
+            }
+        });
         rest.time = rest.time.saturating_sub(began.elapsed());
-        match found {
-            Ok(found) => {
-                let (found, spent, is_cut) = found?;
+        match answered {
+            Ok(Ok((found, spent, is_cut))) => {
                 rest.bytes = rest.bytes.saturating_sub(spent);
                 Ok((found, is_cut.then(|| limited(FileLimit::Bytes(bytes)))))
             }
+            Ok(Err(FileError::Limit(limit))) => Err(limited(limit).into()),
+            Ok(Err(why)) => Err(why),
             Err(RecvTimeoutError::Timeout) => Err(limited(FileLimit::Time(time)).into()),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(io::Error::other("its reader failed").into())
@@ -274,4 +283,27 @@ impl Reader {
             named.join(", ")
         ))
     }
+}
+
+/// What `work` gives before `deadline`: on a thread of its own, which is left to itself later, because a read
+/// may take long. Where none can be started it is done here, for as long as it takes.
+fn in_time<T, W>(deadline: Instant, work: W) -> Result<T, RecvTimeoutError>
+where
+    T: Send + 'static,
+    W: FnOnce() -> T + Send + 'static,
+{
+    let (answer, answered) = sync_channel(1);
+    let (give, given) = sync_channel::<W>(1);
+    let works = move || {
+        if let Ok(work) = given.recv() {
+            // Nobody waits for it any more when it took too long.
+            let _ = answer.send(work());
+        }
+    };
+    let Ok(_) = thread::Builder::new().name("file".into()).spawn(works) else {
+        return Ok(work());
+    };
+    // It waits for it.
+    let _ = give.send(work);
+    answered.recv_timeout(deadline.saturating_duration_since(Instant::now()))
 }

@@ -1,17 +1,20 @@
 //! The bytes of a file that somebody else chose, read piece by piece, of a bounded number.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statfs::{DEBUGFS_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs};
 use object::read::{ReadCache, ReadRef};
+
+use crate::file_reader::{Asked, NotOpened, Opened};
 
 /// What a piece costs besides its bytes.
 const PIECE: u64 = 128;
@@ -78,17 +81,29 @@ const SETTLED_AFTER: u64 = 2;
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Version {
     /// Device and inode.
-    file: (u64, u64),
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    pub(crate) file: (u64, u64),
+    pub(crate) bytes: u64,
+    pub(crate) modified: (i64, i64),
+    pub(crate) changed: (i64, i64),
+}
+
+impl Version {
+    /// By what the file says.
+    pub(crate) fn of(about: &Metadata) -> Self {
+        Self {
+            file: (about.dev(), about.ino()),
+            bytes: about.len(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        }
+    }
 }
 
 /// A file from which no more is read, and kept in memory, than a limit. A file can be larger than
 /// memory and its tables as large as it claims: a sparse file costs its maker nothing.
 pub struct Source {
-    file: File,
-    cache: ReadCache<File>,
+    content: Rc<Content>,
+    cache: ReadCache<Cursor>,
     charged: RefCell<HashSet<(u64, u64)>>,
     rest: Cell<u64>,
     limit: u64,
@@ -107,31 +122,43 @@ impl Source {
     /// The same of a file that is open.
     ///
     /// # Errors
-    /// When the kernel gives no second handle.
+    /// When the kernel does not say what it is.
     pub fn of(file: File, limit: u64) -> io::Result<Self> {
-        Ok(Self {
-            cache: ReadCache::new(file.try_clone()?),
-            file,
+        let about = Version::of(&file.metadata()?);
+        Ok(Self::with(Content::here(about, file), limit))
+    }
+
+    /// The same of one that a process of its own has opened.
+    pub(crate) fn of_opened(opened: Opened, limit: u64) -> io::Result<Self> {
+        match opened {
+            Opened::Here(file) => Self::of(file, limit),
+            Opened::There(asked) => Ok(Self::with(Content::there(asked, limit), limit)),
+        }
+    }
+
+    fn with(content: Content, limit: u64) -> Self {
+        let content = Rc::new(content);
+        Self {
+            cache: ReadCache::new(Cursor {
+                content: Rc::clone(&content),
+                at: 0,
+            }),
+            content,
             charged: RefCell::default(),
             rest: Cell::new(limit),
             limit,
             is_exceeded: Cell::new(false),
-        })
+        }
     }
 
     /// What distinguishes the file, as it is, from every other and from what it may be later; `None` where
     /// it was written so lately that another change may not show.
     pub(crate) fn version(&self) -> Option<Version> {
-        let about = self.file.metadata().ok()?;
-        let changed = about.mtime().max(about.ctime());
+        let about = &self.content.about;
+        let changed = about.modified.0.max(about.changed.0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
         let is_settled = changed < now.checked_sub(SETTLED_AFTER)? as i64;
-        is_settled.then(|| Version {
-            file: (about.dev(), about.ino()),
-            bytes: about.len(),
-            modified: (about.mtime(), about.mtime_nsec()),
-            changed: (about.ctime(), about.ctime_nsec()),
-        })
+        is_settled.then(|| about.clone())
     }
 
     /// Whether something was not read because of the limit.
@@ -139,34 +166,140 @@ impl Source {
         self.is_exceeded.get()
     }
 
+    /// Whether its file system did not answer when it was read.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.content.is_unanswered.get()
+    }
+
     /// Bytes read so far.
     pub fn spent(&self) -> u64 {
-        self.limit - self.rest.get()
+        (self.limit - self.rest.get()).max(self.content.copied.get().unwrap_or(0))
     }
 
     /// A piece of its own, which is not kept here.
     pub fn piece(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
-        let len = self.file.metadata().ok()?.len();
         // A file that ends before is not asked for what it has not.
-        offset.checked_add(size).filter(|end| *end <= len)?;
-        self.charge(size).ok()?;
+        let end = offset.checked_add(size);
+        let end = end.filter(|end| *end <= self.content.about.bytes)?;
+        self.charge(size, end).ok()?;
         let mut bytes = vec![0; usize::try_from(size).ok()?];
-        self.file.read_exact_at(&mut bytes, offset).ok()?;
+        let file = self.content.file()?;
+        file.read_exact_at(&mut bytes, offset).ok()?;
         Some(bytes)
     }
 
     /// The same, up to the end of the file where that comes before.
     pub fn piece_within(&self, offset: u64, most: u64) -> Option<Vec<u8>> {
-        let len = self.file.metadata().ok()?.len();
+        let len = self.content.about.bytes;
         self.piece(offset, most.min(len.checked_sub(offset)?))
     }
 
-    fn charge(&self, size: u64) -> Result<(), ()> {
+    /// Takes `size` bytes off what may be read, the last of which ends at `end`.
+    fn charge(&self, size: u64, end: u64) -> Result<(), ()> {
         let rest = self.rest.get().checked_sub(size.saturating_add(PIECE));
+        // Of a copy there is no more than the limit.
+        let is_beyond = self.content.is_copied() && end > self.limit;
+        let rest = rest.filter(|_| !is_beyond);
         self.is_exceeded
             .set(self.is_exceeded.get() || rest.is_none());
         self.rest.set(rest.ok_or(())?);
         Ok(())
+    }
+}
+
+/// Where the bytes of a file are.
+struct Content {
+    about: Version,
+    /// The file, or a copy, once it was asked for.
+    file: OnceCell<Option<File>>,
+    /// Who can be asked for a copy.
+    asked: Cell<Option<Asked>>,
+    /// So much of it is copied at most.
+    limit: u64,
+    /// So much of it was copied.
+    copied: Cell<Option<u64>>,
+    is_unanswered: Cell<bool>,
+}
+
+impl Content {
+    fn here(about: Version, file: File) -> Self {
+        Self {
+            about,
+            file: OnceCell::from(Some(file)),
+            asked: Cell::new(None),
+            limit: 0,
+            copied: Cell::new(None),
+            is_unanswered: Cell::new(false),
+        }
+    }
+
+    fn there(asked: Asked, limit: u64) -> Self {
+        Self {
+            about: asked.about().clone(),
+            file: OnceCell::new(),
+            asked: Cell::new(Some(asked)),
+            limit,
+            copied: Cell::new(None),
+            is_unanswered: Cell::new(false),
+        }
+    }
+
+    /// Whether what is read of it is a copy, or will be.
+    fn is_copied(&self) -> bool {
+        self.copied.get().is_some() || self.file.get().is_none()
+    }
+
+    /// What to read from, which may have to be copied first.
+    fn file(&self) -> Option<&File> {
+        let copy = || {
+            let (file, bytes) = match self.asked.take()?.copy(self.limit) {
+                Ok(copied) => copied,
+                Err(why) => {
+                    self.is_unanswered.set(matches!(why, NotOpened::Unanswered));
+                    return None;
+                }
+            };
+            self.copied.set(Some(bytes));
+            Some(file)
+        };
+        self.file.get_or_init(copy).as_ref()
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            asked.forget();
+        }
+    }
+}
+
+/// A place in a file.
+struct Cursor {
+    content: Rc<Content>,
+    at: u64,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let file = self.content.file();
+        let file = file.ok_or_else(|| io::Error::other("its file system does not answer"))?;
+        let read = file.read_at(bytes, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let (from, by) = match to {
+            SeekFrom::Start(at) => (at, 0),
+            SeekFrom::Current(by) => (self.at, by),
+            SeekFrom::End(by) => (self.content.about.bytes, by),
+        };
+        let at = from.checked_add_signed(by);
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 
@@ -181,7 +314,7 @@ impl<'a> ReadRef<'a> for &'a Source {
             return Err(());
         }
         if !self.charged.borrow().contains(&(offset, size)) {
-            self.charge(size)?;
+            self.charge(size, end)?;
             self.charged.borrow_mut().insert((offset, size));
         }
         (&self.cache).read_bytes_at(offset, size)
@@ -191,8 +324,9 @@ impl<'a> ReadRef<'a> for &'a Source {
         if self.is_exceeded() {
             return Err(());
         }
-        let found = (&self.cache).read_bytes_at_until(range, delimiter)?;
-        self.charge(found.len() as u64)?;
+        let found = (&self.cache).read_bytes_at_until(range.clone(), delimiter)?;
+        let len = found.len() as u64;
+        self.charge(len, range.start.saturating_add(len))?;
         Ok(found)
     }
 }

@@ -17,6 +17,19 @@ const LEFT: [&str; 4] = [UNIFIED, "freezer", "memory", "cpu"];
 /// What is refused is done without: a guard that is frozen together with fragscope is better than
 /// none.
 pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
+    separate(name, keep, nowhere);
+    for place in cgroups() {
+        // Refused without the privilege, or where the hierarchy does not take it.
+        let _ = fs::write(place, "0");
+    }
+    // A host that is short of memory must not end it before fragscope; refused without privilege.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    // No file system is kept busy by it.
+    let _ = std::env::set_current_dir("/");
+}
+
+/// The same without the cgroup, for one that need not run where fragscope does not.
+pub(crate) fn separate(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     #[expect(
         clippy::multiple_unsafe_ops_per_block,
         reason = "one list of system calls with one reason"
@@ -31,14 +44,6 @@ pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     }
     close_others(keep);
     rename(name);
-    for place in cgroups() {
-        // Refused without the privilege, or where the hierarchy does not take it.
-        let _ = fs::write(place, "0");
-    }
-    // A host that is short of memory must not end it before fragscope; refused without privilege.
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    // No file system is kept busy by it.
-    let _ = std::env::set_current_dir("/");
 }
 
 /// Closes all descriptors above the standard ones but these. It must not fail: fragscope's own end of

@@ -18,7 +18,7 @@
 //! One that does not end when it should is woken, in case that somebody suspended it, and then killed,
 //! unless it says that it is [`Needed`].
 
-mod apart;
+pub(super) mod apart;
 
 use std::ffi::CStr;
 use std::io;
@@ -150,42 +150,13 @@ impl Guard {
         if guards.are_over {
             return Err(io::Error::other("fragscope is ending"));
         }
-        // No signal reaches the guard, from its first instant: none is meant for it.
-        let mut before = SigSet::empty();
-        pthread_sigmask(
-            SigmaskHow::SIG_SETMASK,
-            Some(&SigSet::all()),
-            Some(&mut before),
-        )?;
-        silence_panics();
-        // SAFETY: the child has one thread, and does what the head of this file allows.
-        let forked = unsafe { fork() };
-        if let Ok(ForkResult::Child) = forked {
-            IS_GUARD.store(true, Ordering::SeqCst);
-            // A panic must not go on into code that is not the child's.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                // While they were open here, their end would never come.
-                drop((channel, second));
-                let mut keep = vec![others.as_raw_fd()];
-                keep.extend(descriptors);
-                apart::set_apart(name, &keep, nowhere.as_raw_fd());
-                life(others, &needed);
-            }));
-            // SAFETY: ends at once, with no handler of fragscope's.
-            unsafe { libc::_exit(0) };
-        }
-        let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-        let ForkResult::Parent { child: pid } = forked? else {
-            unreachable!("the child has ended above");
-        };
-        let handle = restored.map_err(io::Error::from);
-        let handle = match handle.and_then(|()| PidFd::open(pid.as_raw())) {
-            Ok(handle) => handle,
-            Err(error) => {
-                discard(pid);
-                return Err(error);
-            }
-        };
+        let (pid, handle) = fork_off(|| {
+            // It closes fragscope's ends as well: while they were open here, their end would never come.
+            let mut keep = vec![others.as_raw_fd()];
+            keep.extend(descriptors);
+            apart::set_apart(name, &keep, nowhere.as_raw_fd());
+            life(others, &needed);
+        })?;
         let process = Process {
             pid,
             handle,
@@ -229,6 +200,43 @@ impl Guard {
     pub fn kill(&mut self) -> bool {
         self.was_killed = !self.process.needed.get();
         self.process.kill()
+    }
+}
+
+/// Forks a process that does `life` and nothing else, and ends with it. It can do what the head of this file
+/// allows, shows what fragscope shows, and has all of its descriptors, until it is set [`apart`].
+///
+/// # Errors
+/// When the kernel gives no process or no descriptor.
+pub(super) fn fork_off(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
+    // No signal reaches it, from its first instant: none is meant for it.
+    let mut before = SigSet::empty();
+    pthread_sigmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )?;
+    silence_panics();
+    // SAFETY: the child has one thread, and does what the head of this file allows.
+    let forked = unsafe { fork() };
+    if let Ok(ForkResult::Child) = forked {
+        IS_GUARD.store(true, Ordering::SeqCst);
+        // A panic must not go on into code that is not the child's.
+        let _ = catch_unwind(AssertUnwindSafe(life));
+        // SAFETY: ends at once, with no handler of fragscope's.
+        unsafe { libc::_exit(0) };
+    }
+    let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    let ForkResult::Parent { child: pid } = forked? else {
+        unreachable!("the child has ended above");
+    };
+    let handle = restored.map_err(io::Error::from);
+    match handle.and_then(|()| PidFd::open(pid.as_raw())) {
+        Ok(handle) => Ok((pid, handle)),
+        Err(error) => {
+            discard(pid);
+            Err(error)
+        }
     }
 }
 

@@ -99,7 +99,8 @@ impl Process for Target {
             MappingKind::File(mapped) => mapped,
             _ => "",
         };
-        FilePath::linked(linked, self.root().join(mapped.trim_start_matches('/')))
+        let named = self.root().join(mapped.trim_start_matches('/'));
+        FilePath::linked(linked, named, Some(mapping.device))
     }
 
     fn is_program(&self, mapped: &str) -> bool {

@@ -82,6 +82,7 @@ pub fn main() -> ExitCode {
              breakpoints may stay in the target; `fragscope doctor --pid` checks"
         ));
     }
+    profiler_target::end_file_reader();
     say::finish();
     code
 }

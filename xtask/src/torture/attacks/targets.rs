@@ -94,6 +94,17 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "mapped files of a file system that does not answer",
+        package: "fragscope",
+        binary: "privileged_silent_files",
+        tests: &[
+            "a_mapped_file_that_no_file_system_answers_for_keeps_no_command",
+            "a_signal_ends_the_wait_for_a_file_system_that_does_not_answer",
+            "a_file_system_that_goes_away_leaves_no_process",
+            "a_file_of_a_file_system_that_answers_is_read_by_a_copy",
+        ],
+    },
+    Attack {
         what: "a target that dies while it is stopped",
         package: "profiler-target",
         binary: "process_stop",

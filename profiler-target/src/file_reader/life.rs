@@ -1,0 +1,61 @@
+//! What the process does that opens files.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, fstatfs};
+
+use super::messages::{Answer, Request};
+use crate::elf::{Version, open_regular};
+
+/// `V9FS_MAGIC` in `include/uapi/linux/magic.h`.
+const V9FS_MAGIC: FsType = FsType(0x0102_1997);
+
+/// Answers until the channel ends.
+pub(super) fn serve(channel: &UnixStream) {
+    let mut kept = None;
+    while let Ok(request) = Request::receive(channel) {
+        let answer = match request {
+            Request::Open(path) => {
+                // Closing it may take as long as reading it: here it keeps nobody.
+                kept = None;
+                match open_regular(&path.find()) {
+                    Ok(file) if waits_without_end(&file) => keep(file, &mut kept),
+                    Ok(file) => Ok(Answer::Open { file }),
+                    Err(why) => Err(why),
+                }
+            }
+            Request::Copy(limit) => copy(kept.as_ref(), limit),
+        };
+        if answer
+            .unwrap_or_else(Answer::Refused)
+            .send(channel)
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Whether a file's file system waits for an answer whatever signal comes: FUSE once its server has the
+/// request (`request_wait_answer` in `fs/fuse/dev.c`), 9P while it takes one back (`p9_client_rpc`).
+fn waits_without_end(file: &File) -> bool {
+    let kind = fstatfs(file).map(|about| about.filesystem_type());
+    kind.is_ok_and(|kind| [FUSE_SUPER_MAGIC, V9FS_MAGIC].contains(&kind))
+}
+
+fn keep(file: File, kept: &mut Option<File>) -> io::Result<Answer> {
+    let about = Version::of(&file.metadata()?);
+    *kept = Some(file);
+    Ok(Answer::Kept { about })
+}
+
+fn copy(kept: Option<&File>, limit: u64) -> io::Result<Answer> {
+    let mut from = kept.ok_or(io::ErrorKind::InvalidInput)?;
+    let mut file = File::from(memfd_create(c"mapped-file", MFdFlags::MFD_CLOEXEC)?);
+    io::Seek::rewind(&mut from)?;
+    let bytes = io::copy(&mut io::Read::take(from, limit), &mut file)?;
+    Ok(Answer::Copied { file, bytes })
+}

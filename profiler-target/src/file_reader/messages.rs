@@ -1,0 +1,240 @@
+//! What fragscope and the process that opens files say to each other: both are the same program.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use crate::elf::{FilePath, Version};
+
+/// What is asked.
+pub(super) enum Request {
+    /// Open the regular file at a path.
+    Open(FilePath),
+    /// Copy so many bytes at most of the file that was opened.
+    Copy(u64),
+}
+
+/// What is answered.
+pub(super) enum Answer {
+    /// The file.
+    Open {
+        /// Open for reading.
+        file: File,
+    },
+    /// It is open there, and can be copied.
+    Kept {
+        /// What it is.
+        about: Version,
+    },
+    /// A copy.
+    Copied {
+        /// A file in memory.
+        file: File,
+        /// How many bytes it has.
+        bytes: u64,
+    },
+    /// Why not.
+    Refused(io::Error),
+}
+
+/// What a request begins with; the paths follow.
+#[derive(Debug, FromBytes, Immutable, IntoBytes)]
+#[repr(C)]
+struct RequestHead {
+    /// Bytes of the file to copy; zero to open one.
+    limit: u64,
+    /// Bytes of the path to be tried first; zero for none.
+    linked: u32,
+    /// Bytes of the other path.
+    named: u32,
+}
+
+/// What an answer begins with, and what comes with a descriptor; a text follows.
+#[derive(Debug, Default, FromBytes, Immutable, IntoBytes)]
+#[repr(C)]
+struct AnswerHead {
+    kind: u32,
+    /// The system's number of an error, or zero.
+    errno: i32,
+    /// Bytes of an error's text.
+    text: u64,
+    /// Bytes that were copied.
+    copied: u64,
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: [i64; 2],
+    changed: [i64; 2],
+}
+
+const OPEN: u32 = 1;
+const KEPT: u32 = 2;
+const COPIED: u32 = 3;
+const REFUSED: u32 = 4;
+
+/// Longer paths are none (`PATH_MAX` is 4096; those of a mapping may have a few words more).
+const MOST_BYTES: usize = 1 << 16;
+
+impl Request {
+    pub(super) fn send(&self, mut channel: &UnixStream) -> io::Result<()> {
+        let (limit, linked, named) = match self {
+            Self::Open(path) => (0, path.linked_path(), path.named_path()),
+            Self::Copy(limit) => (*limit, None, Path::new("")),
+        };
+        // Its folder is not ours for ever.
+        let named = match named.as_os_str().is_empty() {
+            true => PathBuf::new(),
+            false => std::path::absolute(named)?,
+        };
+        let linked = linked.map_or(&b""[..], |path| path.as_os_str().as_bytes());
+        let named = named.as_os_str().as_bytes();
+        if linked.len().max(named.len()) > MOST_BYTES {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        let head = RequestHead {
+            limit,
+            linked: linked.len() as u32,
+            named: named.len() as u32,
+        };
+        channel.write_all(&[head.as_bytes(), linked, named].concat())
+    }
+
+    pub(super) fn receive(mut channel: &UnixStream) -> io::Result<Self> {
+        let mut head = RequestHead::new_zeroed();
+        channel.read_exact(head.as_mut_bytes())?;
+        if head.limit > 0 {
+            return Ok(Self::Copy(head.limit));
+        }
+        let mut path = |len: u32| {
+            let mut bytes = vec![0; (len as usize).min(MOST_BYTES)];
+            channel.read_exact(&mut bytes)?;
+            Ok::<_, io::Error>(PathBuf::from(OsString::from_vec(bytes)))
+        };
+        let (linked, named) = (path(head.linked)?, path(head.named)?);
+        Ok(Self::Open(match head.linked {
+            0 => named.into(),
+            _ => FilePath::linked(linked, named, None),
+        }))
+    }
+}
+
+impl Answer {
+    pub(super) fn send(self, mut channel: &UnixStream) -> io::Result<()> {
+        let mut head = AnswerHead::default();
+        let (mut file, mut text) = (None, String::new());
+        match self {
+            Self::Open { file: opened } => {
+                head.kind = OPEN;
+                file = Some(opened);
+            }
+            Self::Kept { about } => {
+                head.kind = KEPT;
+                (head.device, head.inode) = about.file;
+                head.bytes = about.bytes;
+                head.modified = about.modified.into();
+                head.changed = about.changed.into();
+            }
+            Self::Copied {
+                file: copied,
+                bytes,
+            } => {
+                head.kind = COPIED;
+                head.copied = bytes;
+                file = Some(copied);
+            }
+            Self::Refused(why) => {
+                head.kind = REFUSED;
+                head.errno = why.raw_os_error().unwrap_or(0);
+                if head.errno == 0 {
+                    text = why.to_string();
+                    head.text = text.len() as u64;
+                }
+            }
+        }
+        let descriptors: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let rights = if file.is_some() { &rights[..] } else { &[] };
+        let bytes = [IoSlice::new(head.as_bytes())];
+        let sent = sendmsg::<UnixAddr>(
+            channel.as_raw_fd(),
+            &bytes,
+            rights,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
+        if sent != size_of::<AnswerHead>() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        channel.write_all(text.as_bytes())
+    }
+
+    pub(super) fn receive(mut channel: &UnixStream) -> io::Result<Self> {
+        let mut head = AnswerHead::default();
+        let (file, was_cut) = receive_head(channel, &mut head)?;
+        let file = || match (file, was_cut) {
+            (Some(file), _) => Ok(file),
+            // The kernel has no place for it among ours.
+            (None, true) => Err(Errno::EMFILE.into()),
+            (None, false) => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        };
+        Ok(match head.kind {
+            OPEN => file().map_or_else(Self::Refused, |file| Self::Open { file }),
+            KEPT => Self::Kept {
+                about: Version {
+                    file: (head.device, head.inode),
+                    bytes: head.bytes,
+                    modified: head.modified.into(),
+                    changed: head.changed.into(),
+                },
+            },
+            COPIED => file().map_or_else(Self::Refused, |file| Self::Copied {
+                file,
+                bytes: head.copied,
+            }),
+            REFUSED if head.errno != 0 => Self::Refused(io::Error::from_raw_os_error(head.errno)),
+            REFUSED => {
+                let mut text = vec![0; (head.text as usize).min(MOST_BYTES)];
+                channel.read_exact(&mut text)?;
+                let text = String::from_utf8_lossy(&text).into_owned();
+                Self::Refused(io::Error::new(io::ErrorKind::InvalidInput, text))
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        })
+    }
+}
+
+/// Receives what an answer begins with: the file that comes with it, and whether one was lost.
+fn receive_head(channel: &UnixStream, head: &mut AnswerHead) -> io::Result<(Option<File>, bool)> {
+    let mut space = cmsg_space!(RawFd);
+    let mut bytes = [IoSliceMut::new(head.as_mut_bytes())];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
+    let got = loop {
+        match recvmsg::<UnixAddr>(channel.as_raw_fd(), &mut bytes, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            got => break got?,
+        }
+    };
+    let was_cut = got.flags.contains(MsgFlags::MSG_CTRUNC);
+    let mut file = None;
+    for message in got.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = message {
+            for descriptor in descriptors {
+                // SAFETY: the kernel just gave us this descriptor, and nobody else knows of it.
+                file = Some(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }));
+            }
+        }
+    }
+    match got.bytes == size_of::<AnswerHead>() {
+        true => Ok((file, was_cut)),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}

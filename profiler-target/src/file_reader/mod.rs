@@ -1,0 +1,323 @@
+//! Opening files that somebody else chose, by a process of its own: a file system that does not answer keeps
+//! whoever waits for it, and a process with such a thread does not end for those who wait for it, whatever
+//! signal it gets.
+//!
+//! The process is forked when the first file is opened and serves one after the other. It opens the path and
+//! hands the descriptor over; of a file system whose reads cannot be interrupted it hands over a copy in
+//! memory instead. One that does not answer in time is killed, not waited for, and the next file gets
+//! another. When fragscope is gone it ends by itself, as soon as the kernel lets it.
+
+mod life;
+mod messages;
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use self::messages::{Answer, Request};
+use crate::elf::{FILE_TIME, FilePath, Version, file_limit, open_regular};
+use crate::guard::{apart, fork_off};
+use crate::privileges::Rights;
+use crate::proc_dir::PidFd;
+
+/// What it shows as.
+const NAME: &CStr = c"file-reader";
+/// So many may there be at a time, most of which do not answer then. Each holds a copy of fragscope's memory as it was.
+const MOST_STARTED: usize = 16;
+/// A file system that did not answer is not asked again for so long.
+const SILENT_FOR: Duration = Duration::from_secs(60);
+/// How long the end of one that answers is waited for.
+const END_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Why a file was not opened.
+#[derive(Debug)]
+pub(crate) enum NotOpened {
+    /// It cannot be, or is not one to be read.
+    Refused(io::Error),
+    /// Its file system did not answer within the time.
+    Unanswered,
+    /// Its file system did not answer somebody else, not long ago.
+    Silent,
+}
+
+/// A file that was opened.
+pub(crate) enum Opened {
+    /// Itself.
+    Here(File),
+    /// By the process, which can be asked for a copy.
+    There(Asked),
+}
+
+/// A process that has a file open.
+pub(crate) struct Asked {
+    helper: Helper,
+    about: Version,
+    deadline: Instant,
+    device: Option<u64>,
+}
+
+/// A process that opens files.
+#[derive(Debug)]
+struct Helper {
+    channel: UnixStream,
+    process: PidFd,
+    /// It opens what the thread may open that started it.
+    rights: Rights,
+}
+
+/// The processes of this fragscope.
+#[derive(Debug)]
+struct Helpers {
+    /// One that has nothing to do.
+    idle: Option<Helper>,
+    /// All that were started and may not have ended: those that open a file just now, the idle one, and
+    /// those that were killed and cannot end.
+    started: Vec<PidFd>,
+    /// Devices that did not answer, and when.
+    silent: Vec<(u64, Instant)>,
+    /// Whether fragscope is about to exit.
+    are_over: bool,
+}
+
+static HELPERS: Mutex<Helpers> = Mutex::new(Helpers {
+    idle: None,
+    started: Vec::new(),
+    silent: Vec::new(),
+    are_over: false,
+});
+
+fn helpers() -> MutexGuard<'static, Helpers> {
+    // Nothing that holds the lock panics.
+    HELPERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Helpers {
+    /// Takes note of those that have ended.
+    fn reap(&mut self) {
+        self.started.retain(|process| {
+            let is_alive = process.is_alive();
+            if !is_alive {
+                process.reap();
+            }
+            is_alive
+        });
+    }
+
+    fn is_silent(&mut self, device: u64) -> bool {
+        self.silent.retain(|(_, at)| at.elapsed() < SILENT_FOR);
+        self.silent.iter().any(|(silent, _)| *silent == device)
+    }
+}
+
+/// Opens the regular file at `path`, or gives why not, before `deadline`.
+pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpened> {
+    if let Some(device) = path.device()
+        && helpers().is_silent(device)
+    {
+        return Err(NotOpened::Silent);
+    }
+    // One that somebody ended is replaced once.
+    for _ in 0..2 {
+        let mut helper = match Helper::idle_or_new() {
+            Ok(helper) => helper,
+            Err(NoHelper::TooMany) => return Err(NotOpened::Unanswered),
+            Err(NoHelper::NotStarted) => break,
+        };
+        match helper.ask(&Request::Open(path.clone()), deadline) {
+            Ok(Answer::Open { file }) => {
+                helper.put_back();
+                return Ok(Opened::Here(file));
+            }
+            Ok(Answer::Kept { about }) => {
+                return Ok(Opened::There(Asked {
+                    helper,
+                    about,
+                    deadline,
+                    device: path.device(),
+                }));
+            }
+            Ok(Answer::Refused(why)) => {
+                helper.put_back();
+                return Err(NotOpened::Refused(why));
+            }
+            Err(why) if is_late(&why) => {
+                helper.give_up(path.device());
+                return Err(NotOpened::Unanswered);
+            }
+            // One that ended, or one whose answer is none.
+            Ok(Answer::Copied { .. }) | Err(_) => helper.give_up(None),
+        }
+    }
+    let opened = open_regular(&path.clone().find());
+    opened.map(Opened::Here).map_err(NotOpened::Refused)
+}
+
+impl Asked {
+    /// What the file is.
+    pub(crate) fn about(&self) -> &Version {
+        &self.about
+    }
+
+    /// A copy of it in memory, of `limit` bytes at most, and its length.
+    pub(crate) fn copy(mut self, limit: u64) -> Result<(File, u64), NotOpened> {
+        match self.helper.ask(&Request::Copy(limit), self.deadline) {
+            Ok(Answer::Copied { file, bytes }) => {
+                self.helper.put_back();
+                Ok((file, bytes))
+            }
+            Ok(Answer::Refused(why)) => {
+                self.helper.put_back();
+                Err(NotOpened::Refused(why))
+            }
+            Err(why) if is_late(&why) => {
+                self.helper.give_up(self.device);
+                Err(NotOpened::Unanswered)
+            }
+            Ok(_) => {
+                self.helper.give_up(None);
+                let why = io::Error::other("the process that reads files does not make sense");
+                Err(NotOpened::Refused(why))
+            }
+            Err(why) => {
+                self.helper.give_up(None);
+                Err(NotOpened::Refused(why))
+            }
+        }
+    }
+
+    /// It is not asked for one.
+    pub(crate) fn forget(self) {
+        self.helper.put_back();
+    }
+}
+
+/// Why there is no process to open files.
+enum NoHelper {
+    /// Many do not answer.
+    TooMany,
+    /// The kernel gives none.
+    NotStarted,
+}
+
+impl Helper {
+    /// One that may open what this thread may.
+    fn idle_or_new() -> Result<Self, NoHelper> {
+        let rights = Rights::of_this_thread();
+        let mut helpers = helpers();
+        if let Some(idle) = helpers.idle.take() {
+            if idle.rights == rights && idle.process.is_alive() {
+                return Ok(idle);
+            }
+            idle.end();
+        }
+        helpers.reap();
+        if helpers.started.len() >= MOST_STARTED {
+            return Err(NoHelper::TooMany);
+        }
+        if helpers.are_over {
+            return Err(NoHelper::NotStarted);
+        }
+        // The lock is held until the child is there: it has its own copy of it, and does not take it.
+        let new = Self::start(rights).map_err(|_| NoHelper::NotStarted)?;
+        helpers.started.push(new.process.clone());
+        Ok(new)
+    }
+
+    fn start(rights: Rights) -> io::Result<Self> {
+        let (channel, others) = UnixStream::pair()?;
+        let nowhere = File::options().read(true).write(true).open("/dev/null")?;
+        let (_, process) = fork_off(move || {
+            apart::separate(NAME, &[others.as_raw_fd()], nowhere.as_raw_fd());
+            life::serve(&others);
+        })?;
+        Ok(Self {
+            channel,
+            process,
+            rights,
+        })
+    }
+
+    /// What it answers before `deadline`.
+    fn ask(&mut self, request: &Request, deadline: Instant) -> io::Result<Answer> {
+        // In case that somebody suspended it.
+        let _ = self.process.send(Signal::SIGCONT);
+        request.send(&self.channel)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A time of zero would be none.
+        let left = left.max(Duration::from_millis(1));
+        self.channel.set_read_timeout(Some(left))?;
+        Answer::receive(&self.channel)
+    }
+
+    /// It has nothing to do any more.
+    fn put_back(self) {
+        let mut helpers = helpers();
+        if helpers.idle.is_none() && !helpers.are_over {
+            helpers.idle = Some(self);
+        } else {
+            drop(helpers);
+            self.end();
+        }
+    }
+
+    /// It is not asked again, because a device did not answer it, or it has ended.
+    fn give_up(self, device: Option<u64>) {
+        self.end();
+        let silent = device.map(|device| (device, Instant::now()));
+        helpers().silent.extend(silent);
+    }
+
+    /// Ends it, without waiting for that.
+    fn end(self) {
+        kill(&self.process);
+    }
+}
+
+fn kill(process: &PidFd) {
+    // One that is gone needs not.
+    let _ = process.send(Signal::SIGKILL);
+}
+
+/// Whether a time limit was met (`SO_RCVTIMEO`).
+fn is_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Opens the regular file at a path that somebody else chose, or a copy of its first bytes
+/// ([`file_limit`]) where its file system may keep whoever reads it.
+///
+/// # Errors
+/// When it cannot be opened, is no regular file, or its file system does not answer.
+pub fn open_foreign(path: &FilePath) -> io::Result<File> {
+    let opened = open(path, Instant::now() + FILE_TIME).and_then(|opened| match opened {
+        Opened::Here(file) => Ok(file),
+        Opened::There(asked) => asked.copy(file_limit()).map(|(file, _)| file),
+    });
+    opened.map_err(|why| match why {
+        NotOpened::Refused(why) => why,
+        NotOpened::Unanswered | NotOpened::Silent => {
+            io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")
+        }
+    })
+}
+
+/// Ends the processes that open files, for a process that is about to exit: those that would end by themselves
+/// are reaped, so that no zombie stays where nobody reaps orphans. None is waited for that does not answer.
+pub fn end() {
+    let mut helpers = helpers();
+    helpers.are_over = true;
+    helpers.started.iter().for_each(kill);
+    if let Some(idle) = helpers.idle.take() {
+        idle.process.ends_within(END_TIMEOUT);
+    }
+    helpers.reap();
+}

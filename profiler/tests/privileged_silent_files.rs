@@ -1,0 +1,188 @@
+//! A target maps a file of a file system that no longer answers: every command says so and ends, whoever
+//! waits for it.
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child as Process, Command};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use profiler_testing::child::{Child, KillOnDrop, child_of, compiled};
+use profiler_testing::wait::eventually;
+use support::{command, fragscope, json};
+use tempfile::TempDir;
+
+/// Maps the file that it is given, as a library is mapped, and never touches it.
+const MAPS: &str = "
+import mmap, os, sys
+opened = os.open(sys.argv[1], os.O_RDONLY)
+mapped = mmap.mmap(opened, 0, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+os.close(opened)
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
+/// What the file holds.
+const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
+
+/// A Python that maps a file of a file system, which stops answering when it is told.
+struct Silent {
+    // Killed first, and the file system with it: what waits for that goes on.
+    python: Child,
+    folder: TempDir,
+}
+
+impl Silent {
+    fn new() -> Self {
+        let program = compiled("silent_fuse");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mount = folder.path().join("mount");
+        fs::create_dir(&mount).expect("made");
+        let mut server = Command::new(program.path().join("silent_fuse"));
+        server.arg(JEMALLOC).arg(folder.path().join("silent"));
+        server.arg(&mount).args(["python3", "-c", MAPS]);
+        let python = Child::run({
+            server.arg(mount.join("file"));
+            server
+        });
+        assert_eq!(python.first_line(), "READY");
+        Self { python, folder }
+    }
+
+    /// From now on it does not answer.
+    fn fall_silent(&self) {
+        File::create(self.folder.path().join("silent")).expect("made");
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+/// What runs, and where it prints.
+struct Running {
+    what: String,
+    process: KillOnDrop,
+    printed: PathBuf,
+}
+
+fn start(silent: &Silent, name: &str, args: &[&str]) -> Running {
+    let printed = silent.file(name);
+    let to = || File::create(&printed).expect("made");
+    let out = to();
+    let errors = out.try_clone().expect("a handle");
+    let process = command(args).stdout(out).stderr(errors).spawn();
+    Running {
+        what: format!("{args:?}"),
+        process: KillOnDrop(process.expect("it runs")),
+        printed,
+    }
+}
+
+/// Waits until a process has one that reads files, and that waits for the file system.
+fn wait_of(process: u32) -> Pid {
+    eventually("a wait for the file system", || {
+        let pid = child_of(process, "file-reader")?;
+        // fs/fuse/dev.c
+        let place = fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
+        (place == "request_wait_answer").then_some(pid)
+    })
+}
+
+/// Whether it is still there, which no signal ends.
+fn is_there(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// How a process ended, which nobody ended.
+fn end_of(process: &mut Process, what: &str) -> Option<i32> {
+    let ended = eventually(what, || process.try_wait().expect("ours"));
+    ended.code()
+}
+
+#[test]
+fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
+    let silent = Silent::new();
+    silent.fall_silent();
+    let pid = silent.python.pid().to_string();
+    let trace = silent.file("trace.fragtrace");
+    let trace = support::text(&trace).to_owned();
+    let each: [(&str, &[&str]); 7] = [
+        ("snapshot", &["snapshot", "--pid", &pid]),
+        (
+            "explain",
+            &["explain", "--no-predict", "--growth", "0s", "--pid", &pid],
+        ),
+        ("check", &["check", "--max-rss", "900G", "--pid", &pid]),
+        ("doctor", &["doctor", "--pid", &pid]),
+        (
+            "attach",
+            &["attach", "--headless", "--duration", "1s", "--pid", &pid],
+        ),
+        (
+            "record",
+            &["record", "--duration", "1s", "-o", &trace, "--pid", &pid],
+        ),
+        ("top", &["top", "--once"]),
+    ];
+    let mut all: Vec<_> = each
+        .iter()
+        .map(|(name, args)| start(&silent, name, args))
+        .collect();
+    for one in &mut all {
+        let code = end_of(&mut one.process, &one.what);
+        let printed = fs::read_to_string(&one.printed).expect("text");
+        assert_eq!(code, Some(0), "{}: {printed}", one.what);
+        if one.what.contains("snapshot") || one.what.contains("doctor") {
+            assert!(
+                printed.contains("not read within"),
+                "{}: {printed}",
+                one.what
+            );
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_file_system_that_does_not_answer() {
+    let silent = Silent::new();
+    silent.fall_silent();
+    let pid = silent.python.pid().to_string();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut one = start(&silent, "snapshot", &["snapshot", "--pid", &pid]);
+        let own = one.process.id();
+        let waits = wait_of(own);
+        kill(Pid::from_raw(own as i32), signal).expect("ours");
+        let code = end_of(&mut one.process, &one.what);
+        let printed = fs::read_to_string(&one.printed).expect("text");
+        assert_eq!(code, Some(130), "{printed}");
+        // It was not the limit of time.
+        assert!(!printed.contains("not read within"), "{printed}");
+        assert!(is_there(waits), "it ended, and could have been waited for");
+    }
+}
+
+#[test]
+fn a_file_system_that_goes_away_leaves_no_process() {
+    let mut silent = Silent::new();
+    silent.fall_silent();
+    let pid = silent.python.pid().to_string();
+    let mut one = start(&silent, "snapshot", &["snapshot", "--pid", &pid]);
+    let waits = wait_of(one.process.id());
+    assert_eq!(end_of(&mut one.process, &one.what), Some(0));
+    assert!(is_there(waits));
+    silent.python.kill();
+    eventually("its end", || (!is_there(waits)).then_some(()));
+}
+
+#[test]
+fn a_file_of_a_file_system_that_answers_is_read_by_a_copy() {
+    let silent = Silent::new();
+    let pid = silent.python.pid().to_string();
+    let taken = json(&fragscope(&["snapshot", "--json", "--pid", &pid]));
+    let malloc = taken["target"]["malloc"].to_string();
+    assert!(malloc.contains("jemalloc 5"), "{malloc}");
+}
