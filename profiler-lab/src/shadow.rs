@@ -134,9 +134,9 @@ impl Shadows {
             let link = Arc::new(Link::default());
             let program = Arc::clone(builder.program());
             let (shared, for_thread) = (shared.clone(), Arc::clone(&link));
-            let thread = std::thread::Builder::new()
-                .name("shadow".into())
-                .spawn(move || follow(&program, &setup, &for_thread, &shared, number))?;
+            let thread = profiler_target::start_thread("shadow", move || {
+                follow(&program, &setup, &for_thread, &shared, number)
+            })?;
             players.push(Player {
                 link,
                 thread: Some(thread),

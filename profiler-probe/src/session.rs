@@ -166,16 +166,14 @@ impl ProbeSession {
         worker.attach()?;
         worker.open_window()?;
         let for_thread = Arc::clone(&shared);
-        let worker = std::thread::Builder::new()
-            .name("probe events".to_string())
-            .spawn(move || {
-                let ended = end_of(|| worker.run());
-                for_thread.state().ended = ended;
-            })
-            .map_err(|source| ProbeError::Host {
-                what: "start a thread",
-                source,
-            })?;
+        let worker = profiler_target::start_thread("probe events", move || {
+            let ended = end_of(|| worker.run());
+            for_thread.state().ended = ended;
+        })
+        .map_err(|source| ProbeError::Host {
+            what: "start a thread",
+            source,
+        })?;
         Ok(Self {
             shared,
             plan: plan.clone(),

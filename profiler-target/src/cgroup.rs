@@ -101,6 +101,21 @@ fn mount_of<'a>(controller: &str, line: &'a str) -> Option<(&'a str, &'a str)> {
     is_it.then_some(place)
 }
 
+/// The group of this process that lets the fewest more threads and processes run, and how many it lets run in
+/// all and how many more (`pids.max` and `pids.current`).
+pub(super) fn processes() -> Option<(PathBuf, u64, u64)> {
+    let groups = own(&["pids", UNIFIED]);
+    let limited = groups.iter().flat_map(Group::folders).filter_map(|folder| {
+        let number = |name| {
+            let text = fs::read_to_string(folder.join(name)).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        let (most, now) = (number("pids.max")?, number("pids.current")?);
+        Some((folder, most, most.saturating_sub(now)))
+    });
+    limited.min_by_key(|(_, _, left)| *left)
+}
+
 /// Bytes that the groups of this process still let it have; `None` where none has a limit.
 pub(super) fn memory_left() -> Option<u64> {
     let groups = own(&["memory", UNIFIED]);

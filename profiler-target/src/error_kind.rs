@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::thread::{self, JoinHandle};
 
 use super::Denial;
 use super::proc_dir::Gone;
@@ -19,6 +20,8 @@ pub enum ErrorKind {
     },
     /// `/proc` is not mounted.
     NoProc,
+    /// `/proc` is that of another PID namespace.
+    ForeignProc,
     /// `/sys` is not mounted.
     NoSysfs,
     /// There is no process of the number given.
@@ -57,6 +60,8 @@ pub enum ErrorKind {
     Usage,
     /// No more files may be opened.
     TooManyFiles,
+    /// No more threads and processes may run.
+    TooManyProcesses,
     /// A file cannot be written at its place.
     Output(OutputProblem),
     /// The ending of a file that is to be written is not that of a known format.
@@ -146,6 +151,8 @@ pub enum ProgramProblem {
     NoInterpreter,
     /// Its file may not be executed.
     NotExecutable,
+    /// A folder in which it may be may not be searched.
+    Unsearchable,
     /// Its file is not that of a program.
     NotAProgram,
 }
@@ -213,6 +220,7 @@ impl ErrorKind {
         // `errno(3)`: no more for this process, or for the whole system.
         match error.raw_os_error() {
             _ if Gone::of(error).is_some() => Self::TargetGone,
+            _ if NotStarted::is_in(error) => Self::TooManyProcesses,
             Some(libc::EMFILE | libc::ENFILE) => Self::TooManyFiles,
             Some(libc::EFBIG) => Self::Output(OutputProblem::TooLarge),
             _ => Self::Other,
@@ -240,6 +248,40 @@ impl ErrorKind {
     }
 }
 
+/// A thread or a process was not started, because no more may run.
+#[derive(Debug, thiserror::Error)]
+#[error("no thread or process could be started, as no more may run")]
+struct NotStarted;
+
+impl NotStarted {
+    /// Whether an error of IO says this, if only by its number (`fork(2)`, `pthread_create(3)`).
+    fn is_in(error: &io::Error) -> bool {
+        let is_named = error.get_ref().is_some_and(|inner| inner.is::<Self>());
+        is_named || error.raw_os_error() == Some(libc::EAGAIN)
+    }
+}
+
+/// An error with which a thread or a process did not start, in words that say so where its number alone would
+/// not: "Resource temporarily unavailable".
+pub fn not_started(error: io::Error) -> io::Error {
+    match NotStarted::is_in(&error) {
+        true => io::Error::other(NotStarted),
+        false => error,
+    }
+}
+
+/// Starts a thread of this name.
+///
+/// # Errors
+/// When no more may run, by [`not_started`], or there is no memory for it.
+pub fn start_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map_err(not_started)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +296,7 @@ mod tests {
         let kind = |number| ErrorKind::of_causes(&outer(number));
         assert_eq!(kind(libc::EMFILE), ErrorKind::TooManyFiles);
         assert_eq!(kind(libc::ENFILE), ErrorKind::TooManyFiles);
+        assert_eq!(kind(libc::EAGAIN), ErrorKind::TooManyProcesses);
         assert_eq!(kind(libc::ENOSPC), ErrorKind::Other);
         let too_large = ErrorKind::Output(OutputProblem::TooLarge);
         assert_eq!(kind(libc::EFBIG), too_large);

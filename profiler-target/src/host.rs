@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::sample::Host;
+use profiler_core::text::visible;
 
 use super::cgroup;
 use super::proc_dir::field;
@@ -171,6 +172,36 @@ fn has_file_capabilities() -> bool {
 /// Whether `/proc` is there at all.
 pub fn has_proc() -> bool {
     Path::new("/proc/self/status").exists()
+}
+
+/// Whether `/proc` is that of another PID namespace than ours: what it says of a number is of another process.
+pub fn has_foreign_proc() -> bool {
+    // It is the number of who looks, in the namespace that was mounted.
+    let own = fs::read_link("/proc/self");
+    own.is_ok_and(|own| own.as_os_str() != std::process::id().to_string().as_str())
+}
+
+/// So few left are as good as none: those that did not start may have been some.
+const FEW_PROCESSES: u64 = 64;
+
+/// What keeps more threads and processes from running, in words.
+pub fn limit_of_processes() -> String {
+    if let Some((folder, most, left)) = cgroup::processes()
+        && left < FEW_PROCESSES
+    {
+        let folder = folder.join("pids.max");
+        return format!(
+            "no more than {most} threads and processes may run in this control group ({})",
+            visible(folder.display())
+        );
+    }
+    match getrlimit(Resource::RLIMIT_NPROC) {
+        Ok((most, _)) if most != RLIM_INFINITY && user() != 0 => {
+            format!("no more than {most} threads and processes of this user may run (ulimit -u)")
+        }
+        _ => "the host runs as many threads and processes as it may (kernel.threads-max, kernel.pid_max)"
+            .to_owned(),
+    }
 }
 
 /// How many files we may have open at a time (`RLIMIT_NOFILE`).

@@ -53,7 +53,7 @@ pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
-    ProgramProblem,
+    ProgramProblem, not_started, start_thread,
 };
 pub use file_reader::{end as end_file_reader, open_foreign};
 pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, end_all as end_guards, is_suspended};

@@ -7,6 +7,8 @@ use std::thread;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, getgid, getuid, setfsgid, setfsuid, setresgid, setresuid};
 
+use super::error_kind::not_started;
+
 /// Whether this process has privileges that its caller has not, by its file's capabilities or owner
 /// (`AT_SECURE`): then the caller's environment decides nothing.
 pub fn has_borrowed_privileges() -> bool {
@@ -47,7 +49,8 @@ pub fn as_caller<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
         Ok(work())
     };
     thread::scope(|scope| {
-        let thread = thread::Builder::new().spawn_scoped(scope, unprivileged)?;
+        let thread = thread::Builder::new().spawn_scoped(scope, unprivileged);
+        let thread = thread.map_err(not_started)?;
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use profiler_core::text::visible;
 use profiler_core::units;
 
 use super::{ElfFile, FilePath, Source};
+use crate::error_kind::start_thread;
 use crate::file_reader::{self, NotOpened};
 use crate::known_files::{FileFacts, Shared};
+use crate::privileges::Rights;
 
 /// What is read of one file unless the user says otherwise: tables of symbols and text to search.
 /// An unstripped Python needs 12 MiB.
@@ -24,7 +25,7 @@ const FILES: u64 = 32;
 pub(crate) const FILE_TIME: Duration = Duration::from_secs(10);
 /// All files together.
 const ALL_TIME: Duration = Duration::from_secs(30);
-/// So many files are looked into of one target, whatever their size: each costs a thread and a question to another
+/// So many files are looked into of one target, whatever their size: each costs a question to another
 /// process. A large Python
 /// service maps some hundreds.
 pub(crate) const MAX_FILES: usize = 4096;
@@ -285,25 +286,57 @@ impl Reader {
     }
 }
 
+/// Work for a thread.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that reads files.
+struct Worker {
+    jobs: Sender<Job>,
+    /// It may read what the thread may read that started it.
+    rights: Rights,
+}
+
+/// One that has nothing to do.
+static IDLE: Mutex<Option<Worker>> = Mutex::new(None);
+
+impl Worker {
+    /// One that may read what this thread may read.
+    fn idle_or_new() -> io::Result<Self> {
+        let rights = Rights::of_this_thread();
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(idle) = idle.filter(|idle| idle.rights == rights) {
+            return Ok(idle);
+        }
+        let (jobs, given) = channel::<Job>();
+        // It ends when nobody can give it anything any more.
+        start_thread("file", move || given.into_iter().for_each(|job| job()))?;
+        Ok(Self { jobs, rights })
+    }
+
+    /// It has done its work.
+    fn put_back(self) {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        *idle = Some(self);
+    }
+}
+
 /// What `work` gives before `deadline`: on a thread of its own, which is left to itself later, because a read
 /// may take long. Where none can be started it is done here, for as long as it takes.
-fn in_time<T, W>(deadline: Instant, work: W) -> Result<T, RecvTimeoutError>
-where
-    T: Send + 'static,
-    W: FnOnce() -> T + Send + 'static,
-{
-    let (answer, answered) = sync_channel(1);
-    let (give, given) = sync_channel::<W>(1);
-    let works = move || {
-        if let Ok(work) = given.recv() {
-            // Nobody waits for it any more when it took too long.
-            let _ = answer.send(work());
-        }
-    };
-    let Ok(_) = thread::Builder::new().name("file".into()).spawn(works) else {
+fn in_time<T: Send + 'static>(
+    deadline: Instant,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RecvTimeoutError> {
+    let Ok(worker) = Worker::idle_or_new() else {
         return Ok(work());
     };
+    let (answer, answered) = sync_channel(1);
+    let job = move || {
+        // Nobody waits for it any more when it took too long.
+        let _ = answer.send(work());
+    };
     // It waits for it.
-    let _ = give.send(work);
-    answered.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    let _ = worker.jobs.send(Box::new(job));
+    let found = answered.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+    worker.put_back();
+    Ok(found)
 }

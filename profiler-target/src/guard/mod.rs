@@ -44,6 +44,7 @@ use nix::time::ClockId;
 use nix::unistd::{ForkResult, Pid, fork};
 use zerocopy::FromZeros;
 
+use super::error_kind::not_started;
 use super::proc_dir::PidFd;
 
 /// How long the end of a guard is waited for. It takes milliseconds; one that somebody froze ends
@@ -227,6 +228,7 @@ pub(super) fn fork_off(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
         unsafe { libc::_exit(0) };
     }
     let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    let forked = forked.map_err(|error| not_started(error.into()));
     let ForkResult::Parent { child: pid } = forked? else {
         unreachable!("the child has ended above");
     };

@@ -99,9 +99,9 @@ impl RecordRing {
         let activity = Arc::new(ReaderActivity::new());
         let heartbeat = {
             let (reader, activity) = (Arc::clone(&reader), Arc::clone(&activity));
-            std::thread::Builder::new()
-                .name("heartbeat".into())
-                .spawn(move || send_heartbeats(reader.reader_page(), &activity))?
+            crate::start_thread("heartbeat", move || {
+                send_heartbeats(reader.reader_page(), &activity)
+            })?
         };
         Ok(Self {
             memory,

@@ -341,22 +341,20 @@ impl StopThread {
         let (release, released) = mpsc::channel::<()>();
         let (report, reported) = mpsc::channel();
         let (of_thread, progress) = (Arc::clone(dir), Arc::clone(progress));
-        let thread = thread::Builder::new()
-            .name("fragscope-stop".into())
-            .spawn(move || {
-                let since = Instant::now();
-                let mut tracer = Tracer::new(of_thread, limit);
-                let outcome = tracer.stop_all();
-                let stopped = outcome.is_ok();
-                if report.send(outcome).is_ok() && stopped {
-                    let left = longest.saturating_sub(since.elapsed());
-                    if released.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-                        progress.end_early(EndedEarly::Overdue);
-                    }
+        let thread = crate::start_thread("fragscope-stop", move || {
+            let since = Instant::now();
+            let mut tracer = Tracer::new(of_thread, limit);
+            let outcome = tracer.stop_all();
+            let stopped = outcome.is_ok();
+            if report.send(outcome).is_ok() && stopped {
+                let left = longest.saturating_sub(since.elapsed());
+                if released.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                    progress.end_early(EndedEarly::Overdue);
                 }
-                tracer.detach_all();
-                progress.resumed(since.elapsed());
-            })?;
+            }
+            tracer.detach_all();
+            progress.resumed(since.elapsed());
+        })?;
         let thread = Self { release, thread };
         match reported.recv_timeout(limit + GRACE) {
             Ok(Ok(threads)) => Ok((thread, threads)),

@@ -80,6 +80,9 @@ impl Advice {
     pub(super) fn on(&self, kind: &ErrorKind) -> Option<String> {
         Some(match kind {
             ErrorKind::NotPermitted { action, denial } => self.permission(*action, denial),
+            ErrorKind::ForeignProc => {
+                "mount the one of this PID namespace, e.g. by `unshare --pid --fork --mount-proc`".into()
+            }
             ErrorKind::NoProc => "sudo mount -t proc proc /proc".into(),
             ErrorKind::NoSysfs => self.or_without_probes("sudo mount -t sysfs sysfs /sys"),
             ErrorKind::NoSuchProcess | ErrorKind::TargetGone => {
@@ -114,6 +117,9 @@ impl Advice {
                 ),
                 Err(_) => "raise the limit of open files: ulimit -n 1024".into(),
             },
+            ErrorKind::TooManyProcesses => {
+                format!("{}: raise that, or end some", host::limit_of_processes())
+            }
             ErrorKind::Output(problem) => on_output(*problem),
             ErrorKind::UnknownEnding => format!("name a file that ends in {}", export::ENDINGS),
             ErrorKind::Core(problem) => on_core(*problem).into(),

@@ -33,9 +33,10 @@ impl Exit {
     /// The code for an error that ended a command.
     pub(super) fn of_error(kind: &ErrorKind) -> Self {
         match kind {
-            ErrorKind::NotPermitted { .. } | ErrorKind::NoProc | ErrorKind::NoSysfs => {
-                Self::NotPermitted
-            }
+            ErrorKind::NotPermitted { .. }
+            | ErrorKind::NoProc
+            | ErrorKind::ForeignProc
+            | ErrorKind::NoSysfs => Self::NotPermitted,
             ErrorKind::NoSuchProcess
             | ErrorKind::TargetGone
             | ErrorKind::UnsupportedTarget
@@ -51,6 +52,7 @@ impl Exit {
             | ErrorKind::NoObjects
             | ErrorKind::Busy
             | ErrorKind::TooManyFiles
+            | ErrorKind::TooManyProcesses
             | ErrorKind::BreakpointsLeft { .. }
             | ErrorKind::Output(_)
             | ErrorKind::Core(_)

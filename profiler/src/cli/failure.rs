@@ -22,6 +22,11 @@ pub(super) enum Failure {
     /// What every command reads is not there.
     #[error("/proc is not mounted, which fragscope reads: nothing was run")]
     NoProc,
+    /// What every command reads is of other processes.
+    #[error(
+        "/proc is that of another PID namespace, in which numbers are of other processes: nothing was run"
+    )]
+    ForeignProc,
     /// The limit of open files is too low to begin.
     #[error(
         "up to {FILES} more files must be open at a time, and the limit allows {left}: nothing was run"
@@ -67,6 +72,7 @@ impl Failure {
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::NoProc => ErrorKind::NoProc,
+            Self::ForeignProc => ErrorKind::ForeignProc,
             Self::NoSuchCommand(_) => ErrorKind::Usage,
             Self::FewFiles { .. } => ErrorKind::TooManyFiles,
             Self::PrintsIntoInput(_) => ErrorKind::Output(OutputProblem::Unfit),
@@ -115,6 +121,7 @@ pub(super) fn check_host() -> Result<(), Failure> {
         return Err(Failure::FewFiles { left });
     }
     match host::has_proc() {
+        true if host::has_foreign_proc() => Err(Failure::ForeignProc),
         true => Ok(()),
         false => Err(Failure::NoProc),
     }

@@ -1,7 +1,6 @@
 //! Work that may take long, on a thread of its own, so that the caller can answer signals meanwhile.
 
 use std::io;
-use std::thread;
 
 use tokio::sync::oneshot;
 
@@ -16,7 +15,7 @@ where
     W: FnOnce() -> T + Send + 'static,
 {
     let (report, done) = oneshot::channel();
-    let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let started = profiler_target::start_thread(name, move || {
         // The caller may have ended already.
         let _ = report.send(work());
     });

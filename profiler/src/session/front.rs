@@ -145,13 +145,11 @@ impl Lines {
             notices: Vec::new(),
             concluded: None,
         };
-        std::thread::Builder::new()
-            .name("lines".into())
-            .spawn(move || {
-                let mut all = to_write.into_iter();
-                // A session that has ended asks no more.
-                let _ = outcome.send(all.try_for_each(|view| writer.print(&view)));
-            })?;
+        profiler_target::start_thread("lines", move || {
+            let mut all = to_write.into_iter();
+            // A session that has ended asks no more.
+            let _ = outcome.send(all.try_for_each(|view| writer.print(&view)));
+        })?;
         Ok(Self {
             views,
             written: Some(written),

@@ -48,9 +48,7 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
         // It ends this process, where it can be ended at all.
         let _ = emulate_default_handler(signal);
     };
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || runtime.block_on(wait))?;
+    profiler_target::start_thread("signals", move || runtime.block_on(wait))?;
     Ok(interrupted)
 }
 
@@ -93,7 +91,7 @@ where
 {
     let (report, done) = channel();
     let for_work = Arc::clone(flag);
-    thread::Builder::new().name(name.into()).spawn(move || {
+    profiler_target::start_thread(name, move || {
         // The caller may have ended already.
         let _ = report.send(work(&for_work));
     })?;

@@ -86,13 +86,11 @@ impl ObjectReader {
         let outcome: Arc<Mutex<Option<Result<Census, NoCensus>>>> = Arc::default();
         let (sampler, sample) = (Arc::clone(&self.sampler), sample.clone());
         let put = Arc::clone(&outcome);
-        let spawned = thread::Builder::new()
-            .name("objects".into())
-            .spawn(move || {
-                host::give_way();
-                let census = sampler.census(&sample);
-                *put.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
-            });
+        let spawned = profiler_target::start_thread("objects", move || {
+            host::give_way();
+            let census = sampler.census(&sample);
+            *put.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
+        });
         match spawned {
             Err(why) => self.failure = Some(format!("no thread could be started: {why}")),
             Ok(thread) => {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use profiler_core::prediction::Predictions;
@@ -84,14 +84,12 @@ impl Predictor {
         *lock(&self.latest) = Some(Predictions::under_way(sample.taken_at_ns));
         let (sample, latest) = (sample.clone(), Arc::clone(&self.latest));
         let cancelled = Arc::clone(&self.cancelled);
-        let spawned = thread::Builder::new()
-            .name("predictor".into())
-            .spawn(move || {
-                let put = |predictions: &Predictions| {
-                    *lock(&latest) = Some(predictions.clone());
-                };
-                put(&predict(&sample, root.as_deref(), &cancelled, &put));
-            });
+        let spawned = profiler_target::start_thread("predictor", move || {
+            let put = |predictions: &Predictions| {
+                *lock(&latest) = Some(predictions.clone());
+            };
+            put(&predict(&sample, root.as_deref(), &cancelled, &put));
+        });
         match spawned {
             Ok(thread) => self.running = Some(thread),
             Err(why) => {

@@ -69,10 +69,7 @@ impl Probes {
                 Ok(()) => NoProbes::of(&error, error.kind()),
             })
         };
-        match std::thread::Builder::new()
-            .name("attach".into())
-            .spawn(attach)
-        {
+        match profiler_target::start_thread("attach", attach) {
             Ok(handle) => Self::Starting(handle),
             Err(error) => Self::Unavailable(NoProbes::of(
                 format!("no thread for the probes: {error}"),

@@ -49,9 +49,7 @@ impl<U: Leave + Send + 'static> Screen<U> {
         run: impl FnOnce(&Receiver<U>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let (updates, to_draw) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("screen".into())
-            .spawn(move || run(&to_draw))?;
+        let thread = profiler_target::start_thread("screen", move || run(&to_draw))?;
         Ok(Self { updates, thread })
     }
 

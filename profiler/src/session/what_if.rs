@@ -94,22 +94,20 @@ impl WhatIfSession {
         let over = Arc::new(AtomicBool::new(false));
         let (for_thread, end) = ((shared.clone(), remarks.clone()), Arc::clone(&over));
         let (report, begun) = channel();
-        let thread = std::thread::Builder::new()
-            .name("what-if".into())
-            .spawn(move || {
-                let recording = match begin(pid, &allocators, memory_limit, sampling, for_thread) {
-                    Ok(recording) => recording,
-                    Err(error) => {
-                        // Who does not wait for it any more has ended.
-                        let _ = report.send(Err(error));
-                        return Ok(());
-                    }
-                };
-                // As above.
-                let _ = report.send(Ok(()));
-                follow(recording, &end)
-            })
-            .map_err(|error| error.to_string())?;
+        let thread = profiler_target::start_thread("what-if", move || {
+            let recording = match begin(pid, &allocators, memory_limit, sampling, for_thread) {
+                Ok(recording) => recording,
+                Err(error) => {
+                    // Who does not wait for it any more has ended.
+                    let _ = report.send(Err(error));
+                    return Ok(());
+                }
+            };
+            // As above.
+            let _ = report.send(Ok(()));
+            follow(recording, &end)
+        })
+        .map_err(|error| error.to_string())?;
         Ok(Self {
             shared,
             remarks,

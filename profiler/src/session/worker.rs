@@ -58,15 +58,13 @@ impl SessionWorker {
         let (show, seen) = unbounded_channel();
         let ending = Arc::new(AtomicBool::new(false));
         let for_thread = Arc::clone(&ending);
-        std::thread::Builder::new()
-            .name("session".into())
-            .spawn(move || {
-                let began = begin(&options, sampler, recorder, &for_thread);
-                if let Err(error) = began.map(|session| run(session, &requested, &show)) {
-                    // The screen may have ended.
-                    let _ = show.send(Err(error));
-                }
-            })?;
+        profiler_target::start_thread("session", move || {
+            let began = begin(&options, sampler, recorder, &for_thread);
+            if let Err(error) = began.map(|session| run(session, &requested, &show)) {
+                // The screen may have ended.
+                let _ = show.send(Err(error));
+            }
+        })?;
         Ok(Self {
             requests,
             seen,

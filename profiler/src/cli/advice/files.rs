@@ -44,6 +44,10 @@ pub(super) fn on_program(problem: ProgramProblem) -> &'static str {
         ProgramProblem::NotExecutable => {
             "make it executable by `chmod +x PROGRAM`, or name what runs it before it, e.g. `python3 FILE`"
         }
+        ProgramProblem::Unsearchable => {
+            "name its path (`command -v NAME` finds it), or leave folders that this user may not search \
+             out of PATH"
+        }
         ProgramProblem::NotAProgram => "name what runs it before it, e.g. `sh FILE`",
     }
 }

@@ -143,10 +143,20 @@ fn of_start(program: &str, why: &io::Error) -> ErrorKind {
     ErrorKind::Program(match why.kind() {
         io::ErrorKind::NotFound if is_there => ProgramProblem::NoInterpreter,
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ProgramProblem::Missing,
+        io::ErrorKind::PermissionDenied if !is_found(program) => ProgramProblem::Unsearchable,
         io::ErrorKind::PermissionDenied => ProgramProblem::NotExecutable,
         _ if why.raw_os_error() == Some(Errno::ENOEXEC as i32) => ProgramProblem::NotAProgram,
         _ => return ErrorKind::of_io(why),
     })
+}
+
+/// Whether there is a file of this name where programs are looked for, as far as this user may look.
+fn is_found(program: &str) -> bool {
+    if program.contains('/') {
+        return Path::new(program).exists();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(program).exists())
 }
 
 /// How a recording ended.

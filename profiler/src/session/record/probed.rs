@@ -265,13 +265,12 @@ impl<O: Output> ProbedRecording<O> {
         let cost = self.cost()?;
         let age = self.began.elapsed();
         let share = cost.spent_ns / age.as_nanos().max(1) as f64;
-        let note = match self.used_ns() {
-            Some(used_ns) => format!(
-                "  probes take {:.0} % of its processor time",
-                (cost.spent_ns / used_ns).min(1.0) * 100.0
-            ),
-            None => String::new(),
-        };
+        let used = self
+            .used_ns()
+            .map(|used| used / age.as_nanos().max(1) as f64);
+        let note = used.map_or(String::new(), |used| {
+            format!("  probes take {:.0} % of a core", share.min(used) * 100.0)
+        });
         self.output_mut().set_progress_note(note);
         match budget.filter(|budget| share > *budget && age > BUDGET_APPLIES_AFTER) {
             Some(budget) => {
@@ -331,7 +330,7 @@ impl<O: Output> ProbedRecording<O> {
         let unknown_frees = left_out.unknown_frees;
         // A calibration on a busy machine says too much: more than all it cannot have been.
         cost.spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
-        let cost = price(events, cost, used_ns);
+        let cost = price(events, cost, self.began.elapsed(), used_ns);
         let left_out = match unknown_frees {
             0 => String::new(),
             1 => "; 1 free of a block that was not known was left out".to_owned(),
@@ -345,8 +344,9 @@ impl<O: Output> ProbedRecording<O> {
 /// Of fewer events it is not said what each took: what is not theirs makes the most of it.
 const FEWEST_PRICED: u64 = 1000;
 
-/// What the probes took of the target, in words, by its events and its processor time meanwhile.
-fn price(events: u64, cost: StreamCost, used_ns: Option<f64>) -> String {
+/// What the probes took of the target, in words, by its events, how long it was recorded, and its processor time
+/// meanwhile.
+fn price(events: u64, cost: StreamCost, lasted: Duration, used_ns: Option<f64>) -> String {
     let StreamCost { hits, spent_ns } = cost;
     if events < FEWEST_PRICED {
         let known = match events {
@@ -367,11 +367,15 @@ fn price(events: u64, cost: StreamCost, used_ns: Option<f64>) -> String {
         );
     }
     let each = spent_ns / events as f64;
+    let lasted = lasted.as_nanos().max(1) as f64;
+    let of_a_core = |ns: f64| format!("{:.0} % of a core", ns / lasted * 100.0);
     let of_its_time = used_ns.map_or(String::new(), |used| {
-        let part = spent_ns / used * 100.0;
-        format!(", {part:.0} % of its processor time meanwhile")
+        format!(", of {} that it used with them", of_a_core(used))
     });
-    format!("the probes took {each:.0} ns of the target per event{of_its_time}")
+    format!(
+        "the probes took {each:.0} ns of the target per event, {}{of_its_time}",
+        of_a_core(spent_ns)
+    )
 }
 
 /// What the probes give while a sample is taken: of its attempts, which may be several, it is known only
@@ -443,7 +447,11 @@ fn source_number(target: &Target) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{StreamCost, price};
+
+    const SECONDS: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_price_per_event_needs_events() {
@@ -451,20 +459,24 @@ mod tests {
             hits,
             spent_ns: 1_022_352_264.0,
         };
-        assert_eq!(price(0, of(12), Some(2e9)), "the probes saw no event");
-        let said = price(999, of(1998), None);
+        assert_eq!(
+            price(0, of(12), SECONDS, Some(2e9)),
+            "the probes saw no event"
+        );
+        let said = price(999, of(1998), SECONDS, None);
         assert!(said.starts_with("with fewer than 1000 events (999)"));
         assert!(!said.contains("hit"), "{said}");
-        let said = price(0, of(1_000_000), Some(2e9));
+        let said = price(0, of(1_000_000), SECONDS, Some(2e9));
         assert_eq!(
             said,
             "the probes saw no event; they were hit 1000000 times by calls that changed nothing, frees of no \
              block and calls that failed, which took 1.0 s of the target"
         );
-        let said = price(1_000_000, of(2_000_000), Some(2e9));
+        let said = price(1_000_000, of(2_000_000), SECONDS, Some(2e9));
         assert_eq!(
             said,
-            "the probes took 1022 ns of the target per event, 51 % of its processor time meanwhile"
+            "the probes took 1022 ns of the target per event, 10 % of a core, of 20 % of a core that it used \
+             with them"
         );
     }
 }

@@ -39,13 +39,11 @@ impl Front {
         if options.json {
             let (views, to_write) = sync_channel::<HostView>(WAITING_LINES);
             let (outcome, written) = channel();
-            std::thread::Builder::new()
-                .name("lines".into())
-                .spawn(move || {
-                    let print = |view: HostView| say::document(&export::host_line(&view));
-                    // Who has ended asks no more.
-                    let _ = outcome.send(to_write.into_iter().try_for_each(print));
-                })?;
+            profiler_target::start_thread("lines", move || {
+                let print = |view: HostView| say::document(&export::host_line(&view));
+                // Who has ended asks no more.
+                let _ = outcome.send(to_write.into_iter().try_for_each(print));
+            })?;
             return Ok(Self::Lines {
                 views,
                 written,

@@ -44,9 +44,7 @@ impl Watcher {
         let (requests, requested) = channel();
         let (show, seen) = unbounded_channel();
         let options = options.clone();
-        std::thread::Builder::new()
-            .name("top".into())
-            .spawn(move || run(&options, &requested, &show))?;
+        profiler_target::start_thread("top", move || run(&options, &requested, &show))?;
         Ok(Self {
             requests,
             seen,

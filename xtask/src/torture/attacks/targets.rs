@@ -123,6 +123,17 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "limits of the place fragscope runs in",
+        package: "fragscope",
+        binary: "privileged_limits",
+        tests: &[
+            "few_threads_and_processes_make_no_report_wrong",
+            "every_command_names_the_limit_of_threads_and_processes",
+            "a_proc_of_another_pid_namespace_is_named_and_no_command_is_blamed",
+            "a_program_that_is_not_found_where_path_cannot_be_searched_is_not_to_be_made_executable",
+        ],
+    },
+    Attack {
         what: "targets that go at the start",
         package: "fragscope",
         binary: "gone",

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::{OBJECTS_VARIABLE, RING_VARIABLE};
 use profiler_core::allocator::PRELOAD;
-use profiler_target::{RecordRing, has_ended};
+use profiler_target::{RecordRing, has_ended, not_started};
 
 use super::IDLE_SLEEP;
 use crate::session::record::RecordError;
@@ -46,7 +46,7 @@ pub(super) fn start(
     }
     child.spawn().map_err(|why| RecordError::Start {
         program: program.to_string_lossy().into_owned(),
-        why,
+        why: not_started(why),
     })
 }
 

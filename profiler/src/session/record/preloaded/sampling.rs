@@ -122,16 +122,14 @@ impl SamplingThread {
             is_crowded: false,
             is_short_of_files: false,
         };
-        std::thread::Builder::new()
-            .name("sampling".into())
-            .spawn(move || {
-                for request in to_sample {
-                    // Whoever has ended wants it no more.
-                    if report.send(samplers.sample(request)).is_err() {
-                        return;
-                    }
+        profiler_target::start_thread("sampling", move || {
+            for request in to_sample {
+                // Whoever has ended wants it no more.
+                if report.send(samplers.sample(request)).is_err() {
+                    return;
                 }
-            })?;
+            }
+        })?;
         Ok(Self { requests, sampled })
     }
 
