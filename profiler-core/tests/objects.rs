@@ -61,6 +61,18 @@ fn without_types_or_blocks_it_says_so() {
     assert_eq!(objects.census(), Err(NoCensus::NoTypes));
 }
 
+#[test]
+fn a_version_that_is_newer_than_those_known_is_said() {
+    let known = sound().census_as((3, 13)).expect("a census");
+    assert_eq!((known.layout, known.gaps.len()), (LayoutBasis::Exact, 0));
+    let newer = sound().census_as((3, 14)).expect("a census");
+    assert_eq!(newer.layout, LayoutBasis::Newest);
+    let gap = newer.gaps.first().expect("it is said");
+    assert!(gap.starts_with("CPython 3.14 is newer"), "{gap}");
+    let unknown = sound().census_as((3, 5));
+    assert_eq!(unknown, Err(NoCensus::UnknownVersion(3, 5)));
+}
+
 /// Where the first table of a dictionary's begins: the class's, behind the lists and three names.
 fn first_table(objects: &Objects) -> u64 {
     let start = profiler_testing::images::objects::HEAP + 4 * LIST_BYTES;

@@ -308,3 +308,52 @@ time.sleep(1000)
     let verdict = snapshot["verdict"].as_str().expect("a verdict");
     assert!(verdict.contains("`__main__.PENDING` (dict)"), "{verdict}");
 }
+
+#[test]
+fn the_path_leads_to_what_grows_rather_than_to_what_is_largest() {
+    let program = "
+import time
+class Event(object):
+    __slots__ = ('number',)
+class Server(object):
+    def __init__(self):
+        self.routes = ['/route/%d' % i for i in range(100000)]
+        self.events = []
+SERVER = Server()
+start = time.time()
+print('ready', flush=True)
+while True:
+    while len(SERVER.events) < (time.time() - start) * 5000:
+        event = Event()
+        event.number = None
+        SERVER.events.append(event)
+    time.sleep(0.005)
+";
+    let child = Child::python(program);
+    let pid = child.pid().to_string();
+    // It has to have some when it is looked at first.
+    let snapshot = eventually("what grows is found", || {
+        let snapshot = json(&fragscope(&[
+            "snapshot", "--json", "--growth", "2s", "--pid", &pid,
+        ]));
+        let holders = &snapshot["objects"]["holders"];
+        let server = row(holders, "name", "__main__.SERVER");
+        (!server["growing_path"].is_null()).then_some(snapshot)
+    });
+    let holders = &snapshot["objects"]["holders"];
+    let server = row(holders, "name", "__main__.SERVER");
+    let last = |path: &str| server[path].as_array().and_then(|path| path.last());
+    let largest = last("path").expect("a path");
+    assert_eq!(
+        (&largest["attribute"], &largest["length"]),
+        (&"routes".into(), &100_000.into()),
+        "{server:#}"
+    );
+    let growing = last("growing_path").expect("a path");
+    assert_eq!(growing["attribute"], "events", "{server:#}");
+    assert_eq!(server["growing_item_type"], "__main__.Event");
+    let verdict = snapshot["verdict"].as_str().expect("a verdict");
+    let named = verdict.contains("`__main__.SERVER` (__main__.Server) gains ")
+        && verdict.contains("`__main__.Event` a second in .events: list of ");
+    assert!(named, "{verdict}");
+}

@@ -346,7 +346,8 @@ async def main():
 asyncio.run(main())
 ";
     for python in readable() {
-        if python.version < (3, 11) {
+        // `asyncio.run` came with 3.7.
+        if python.version < (3, 7) {
             continue;
         }
         let mut command = Command::new(&python.path);
@@ -354,9 +355,14 @@ asyncio.run(main())
         let child = Child::run(command);
         let objects = objects(child.pid(), &["--objects"]);
         let what = format!("{python:?}");
-        let rows = holder(&objects, "__main__.Server.accept(): rows");
+        // The qualified name came into code objects with 3.11.
+        let function = match python.version >= (3, 11) {
+            true => "Server.accept",
+            false => "accept",
+        };
+        let rows = holder(&objects, &format!("__main__.{function}(): rows"));
         assert_eq!(rows["length"], 20_000, "{rows:#}, {what}");
-        let server = holder(&objects, "__main__.Server.accept(): self");
+        let server = holder(&objects, &format!("__main__.{function}(): self"));
         let path = server["path"].as_array().expect("a path");
         let conns = path.iter().find(|step| step["attribute"] == "conns");
         let conns = conns.unwrap_or_else(|| panic!("no attribute: {server:#}, {what}"));
@@ -365,5 +371,78 @@ asyncio.run(main())
             (&"dict".into(), &20_000.into())
         );
         assert_eq!(server["item_type"], "__main__.Conn", "{what}");
+    }
+}
+
+#[test]
+fn what_generators_hold_has_the_name_of_their_variables() {
+    let program = "
+import sys
+def batches():
+    rows = [b'row %d' % i if sys.version_info >= (3,) else str(i) for i in range(20000)]
+    for row in rows:
+        yield row
+PENDING = batches()
+next(PENDING)
+print('ready')
+sys.stdout.flush()
+sys.stdin.readline()
+";
+    for python in readable() {
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--objects"]);
+        let rows = holder(&objects, "__main__.batches(): rows");
+        assert_eq!(rows["length"], 20_000, "{rows:#}, {python:?}");
+    }
+}
+
+#[test]
+fn what_is_in_slots_has_their_name_on_paths() {
+    let program = "
+import sys
+class Node(object):
+    __slots__ = ('text', 'following')
+class Base(object):
+    __slots__ = ('first', 'conns')
+class Server(Base):
+    __slots__ = ('routes',)
+def chain(length):
+    node = None
+    for i in range(length):
+        before, node = node, Node()
+        node.text, node.following = 'text %d' % i, before
+    return node
+SERVER = Server()
+SERVER.routes, SERVER.first = [], None
+SERVER.conns = ['conn %d' % i for i in range(20000)]
+CHAIN = Server()
+CHAIN.first = chain(20000)
+print('ready')
+sys.stdout.flush()
+sys.stdin.readline()
+";
+    for python in readable() {
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--objects"]);
+        let what = format!("{python:?}");
+        let steps = |name: &str| -> Vec<(Value, Value, Value)> {
+            let path = holder(&objects, name)["path"].as_array().expect("a path");
+            let step = |step: &Value| {
+                let [attribute, of, times] =
+                    ["attribute", "type", "times"].map(|key| step[key].clone());
+                (attribute, of, times)
+            };
+            path.iter().map(step).collect()
+        };
+        let server = (Value::Null, "__main__.Server".into(), 1.into());
+        let conns = ("conns".into(), "list".into(), 1.into());
+        assert_eq!(steps("__main__.SERVER"), [server.clone(), conns], "{what}");
+        let chain = steps("__main__.CHAIN");
+        assert_eq!(chain[0], server, "{what}");
+        let node = |attribute: &str| (Value::from(attribute), Value::from("__main__.Node"));
+        let of_step = |at: usize| (chain[at].0.clone(), chain[at].1.clone());
+        assert_eq!(of_step(1), node("first"), "{what}");
+        assert_eq!(of_step(2), node("following"), "{what}");
+        assert!(chain.len() <= 4, "in a row: {chain:?}, {what}");
     }
 }

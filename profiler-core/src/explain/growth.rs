@@ -4,12 +4,14 @@
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
 use super::rules::is_notable;
 use crate::metrics::MetricId;
-use crate::objects::{Census, Growth, Holder, HolderGrowth, Rate};
+use crate::objects::{Branch, Census, Growth, Holder, HolderGrowth, Rate};
 use crate::report::FragReport;
 use crate::units::{bytes, count, percent};
 
 /// Who gains at least this share of all growth is named first.
 const NAMED_SHARE: f64 = 0.2;
+/// Who gains at least this share of the objects of the type that gains most does, too.
+const MOST_ITEMS: f64 = 0.5;
 /// Who holds at least this share of what is live is named where nothing grows.
 const HELD_SHARE: f64 = 0.1;
 
@@ -86,10 +88,21 @@ fn cause(census: &Census, growth: &Growth) -> String {
             count(of.rate.blocks.max(0.0).round() as u64)
         );
     }
+    let more = growth.types.iter().find(|of| of.rate.blocks >= 1.0);
+    // Of one whose table has moved since its walk bytes are missing, but not that it has more of these.
+    let is_of_most = |of: &HolderGrowth, holder: &Holder| {
+        more.is_some_and(|more| {
+            let place = Place::of(of, holder, growth);
+            place.item_type == Some(more.name.as_str())
+                && of.items.unwrap_or(0.0) >= more.rate.blocks * MOST_ITEMS
+        })
+    };
     let grown = growth.holders.iter().filter(|of| of.has_more);
-    let mut named = grown.filter(|of| of.bytes >= least);
-    let named = named.find_map(|of| Some((of, census.holders.get(of.holder)?)));
-    if let Some((of, holder)) = named {
+    let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
+    let grown: Vec<_> = grown.collect();
+    let by_bytes = grown.iter().find(|(of, _)| of.bytes >= least);
+    let by_items = || grown.iter().find(|(of, holder)| is_of_most(of, holder));
+    if let Some((of, holder)) = by_bytes.or_else(by_items) {
         let what = match holder.is_name {
             true => "a leak, or a cache without a bound or not yet full",
             false => "what holds them has no name in the program",
@@ -100,14 +113,14 @@ fn cause(census: &Census, growth: &Growth) -> String {
             gains(of, holder, growth)
         );
     }
-    match growth.types.first() {
-        Some(of) if of.rate.blocks > 0.0 => format!(
+    match more {
+        Some(of) => format!(
             "{} more `{}` a second, and none of the {} names that hold most alone holds them",
             count(of.rate.blocks.round() as u64),
             of.name,
             census.holders.len()
         ),
-        _ => "in no one place".to_owned(),
+        None => "in no one place".to_owned(),
     }
 }
 
@@ -119,21 +132,116 @@ fn titled(holder: &Holder) -> String {
     }
 }
 
-/// What a holder gains in a second.
+/// Where a holder grows.
+struct Place<'a> {
+    item_type: Option<&'a str>,
+    /// Where that is not what its path leads to.
+    branch: Option<&'a Branch>,
+}
+
+impl<'a> Place<'a> {
+    fn of(of: &HolderGrowth, holder: &'a Holder, growth: &Growth) -> Self {
+        let branch = growth.branch_of(of.holder, holder);
+        let item_type = branch.map_or(&holder.item_type, |branch| &branch.item_type);
+        Self {
+            item_type: item_type.as_deref(),
+            branch,
+        }
+    }
+
+    /// The container on a branch.
+    fn container(&self) -> String {
+        let last = self.branch.and_then(|branch| branch.path.last());
+        last.map_or_else(String::new, |last| format!(" in {}", last.text()))
+    }
+}
+
+/// What a holder gains in a second, and in which container where that is not its largest.
 fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> String {
-    let item = holder.item_type.as_deref();
+    let place = Place::of(of, holder, growth);
+    let item = place.item_type;
     let objects = of.items.or_else(|| {
         let Rate { blocks, .. } = growth.of_type(item?);
         Some(blocks)
     });
     match (objects.filter(|objects| *objects >= 1.0), item) {
         (Some(objects), Some(item)) => {
-            format!("{} `{item}` a second", count(objects.round() as u64))
+            format!(
+                "{} `{item}` a second{}",
+                count(objects.round() as u64),
+                place.container()
+            )
         }
-        _ => format!("{} a second", rate(of.bytes)),
+        _ => format!("{} a second{}", rate(of.bytes), place.container()),
     }
 }
 
 fn rate(of: f64) -> String {
     bytes(of.max(0.0).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{Amount, TypeRow};
+
+    const MIB: u64 = 1 << 20;
+
+    /// A program whose sessions pile up in a dictionary: so many, their bytes, and those of the table.
+    fn census(taken_at_ns: u64, sessions: u64, table: u64, retained_bytes: u64) -> Census {
+        let amount = |blocks: u64, bytes: u64| Amount { blocks, bytes };
+        let row = |name: &str, objects: Amount, storage: Amount| TypeRow {
+            name: name.into(),
+            objects,
+            storage,
+            entries: storage.bytes / 30,
+            ..TypeRow::default()
+        };
+        let objects = amount(sessions, sessions * 64);
+        Census {
+            taken_at_ns,
+            live: amount(sessions + 601, objects.bytes + table),
+            types: vec![
+                row("dict", amount(600, 38_400), amount(600, table)),
+                row("app.Session", objects, Amount::default()),
+            ],
+            holders: vec![Holder {
+                name: "app.SESSIONS".into(),
+                is_name: true,
+                type_name: Some("dict".into()),
+                retained_bytes,
+                retained_blocks: sessions,
+                item_type: Some("app.Session".into()),
+                items: sessions,
+                ..Holder::default()
+            }],
+            ..Census::default()
+        }
+    }
+
+    #[test]
+    fn who_gains_the_objects_is_named_though_its_table_moved_between_walk_and_reading() {
+        let earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
+        // The new table was none of the walk's blocks: its bytes are missing of what the name holds.
+        let later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB + 1000);
+        let growth = Growth::between(&earlier, &later).expect("time has passed");
+        assert_eq!(growth.types[0].name, "dict", "the table gained most");
+        let cause = cause(&later, &growth);
+        let named = "`app.SESSIONS` (dict) gains 35.0k `app.Session` a second: a leak";
+        assert!(cause.starts_with(named), "{cause}");
+    }
+
+    #[test]
+    fn objects_that_no_name_gains_are_named_by_their_type_behind_a_table_that_gained_more() {
+        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
+        let mut later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB);
+        earlier.holders.clear();
+        later.holders.clear();
+        let growth = Growth::between(&earlier, &later).expect("time has passed");
+        let cause = cause(&later, &growth);
+        assert!(
+            cause.starts_with("35.0k more `app.Session` a second"),
+            "{cause}"
+        );
+    }
 }

@@ -1,8 +1,10 @@
 //! Under which attribute an instance has an object: in its dictionary, or in values whose names its class has.
 
 use super::dict::{TABLE_HEAD, Table, entries, values_at};
-use super::layout::{Layout, PreHeader, TYPE_DICT_OFFSET};
-use super::text::str_name;
+use super::layout::{
+    DictTable, Layout, PreHeader, TYPE_BASE, TYPE_DICT, TYPE_DICT_OFFSET, TYPE_NAME,
+};
+use super::text::{c_name, str_name};
 use super::types::{Flags, Role, Type};
 use super::words::read_word;
 use crate::addr::RemoteAddr;
@@ -10,6 +12,13 @@ use crate::memory::TargetMemory;
 
 /// Attributes of an instance that are looked at.
 const MAX_ATTRIBUTES: u64 = 1 << 12;
+/// Classes whose `__slots__` are looked at: an instance's own and its bases.
+const MAX_BASES: usize = 64;
+/// `PyMemberDescrObject.d_member`, behind a qualified name from 3.3 on (`Include/cpython/descrobject.h`).
+const MEMBER: u64 = 40;
+const MEMBER_2: u64 = 32;
+/// `PyMemberDef.offset`: where in the object a slot is (`Include/structmember.h`).
+const MEMBER_OFFSET: u64 = 16;
 
 /// Finds names of attributes.
 pub(super) struct Attributes<'a, M> {
@@ -69,6 +78,44 @@ impl<M: TargetMemory> Attributes<'_, M> {
         })?;
         let entry = keys.checked_add(table.entries + number * table.size + table.key)?;
         self.name(read_word(self.memory, entry)?)
+    }
+
+    /// The attribute in `__slots__` that an object is of an instance: classes have a descriptor of each.
+    pub(super) fn in_slots(&self, of: &Type, at: u64, object: u64) -> Option<String> {
+        if !of.facts.flags.has(Flags::HEAP) || of.facts.role != Role::Other {
+            return None;
+        }
+        let mut class = of.addr;
+        for _ in 0..MAX_BASES {
+            let field = |offset| read_word(self.memory, class.checked_add(offset)?);
+            let dict = field(TYPE_DICT).filter(|dict| *dict != 0);
+            let own = dict.and_then(|dict| entries(self.memory, self.layout, dict, MAX_ATTRIBUTES));
+            for (key, descriptor) in own.into_iter().flatten() {
+                let slot = self.slot(descriptor).filter(|slot| {
+                    (16..of.facts.basic_size).contains(slot) && slot.is_multiple_of(8)
+                });
+                let value = slot.and_then(|slot| read_word(self.memory, at.checked_add(slot)?));
+                if value == Some(object) {
+                    return self.name(key);
+                }
+            }
+            class = field(TYPE_BASE).filter(|base| *base != 0)?;
+        }
+        None
+    }
+
+    /// Where the slot is that an entry of a class describes; `None` where it is something else.
+    fn slot(&self, descriptor: u64) -> Option<u64> {
+        let field = |at: u64, offset| read_word(self.memory, at.checked_add(offset)?);
+        let name = field(field(descriptor, 8)?, TYPE_NAME)?;
+        if c_name(self.memory, name, false)? != "member_descriptor" {
+            return None;
+        }
+        let member = match self.layout.dict {
+            DictTable::Open => MEMBER_2,
+            _ => MEMBER,
+        };
+        field(field(descriptor, member)?, MEMBER_OFFSET)
     }
 
     /// An attribute's name; what no program could have written as one may be a value, and is not shown.

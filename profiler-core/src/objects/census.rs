@@ -1,6 +1,7 @@
 //! What the live blocks of a process are and who holds them, as a value: rows by names, which another
 //! census of the same process can be compared with.
 
+use crate::addr::RemoteAddr;
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 use crate::units::{bytes, count, percent};
@@ -133,6 +134,24 @@ impl PathStep {
     }
 }
 
+/// Branches of one holder that are kept.
+pub(super) const MAX_BRANCHES: usize = 6;
+
+/// Another place below a holder where bytes spread out than that which its path leads to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Branch {
+    /// The object in which it leaves the path: by it, the same branch is found in another census.
+    pub object: RemoteAddr,
+    /// Bytes that would be freed with it.
+    pub retained_bytes: u64,
+    /// From what the name refers to down to there.
+    pub path: Vec<PathStep>,
+    /// The type of most of what is there.
+    pub item_type: Option<String>,
+    /// How many of that type are right there.
+    pub items: u64,
+}
+
 /// A name, or several that share what they hold, and what would go if they went.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Holder {
@@ -162,14 +181,26 @@ pub struct Holder {
     /// What freeing it and trimming the allocator would return to the system; `None` where an allocator
     /// serves whose rules are not known.
     pub dropped: Option<Dropped>,
+    /// Other places where its bytes spread out, the largest first.
+    pub branches: Vec<Branch>,
+}
+
+impl Branch {
+    /// The steps from the name to where bytes spread out, and what is there: `dict of 412.0k`, `app.Session`.
+    pub fn steps(&self) -> Vec<String> {
+        steps(&self.path, self.item_type.as_ref())
+    }
+}
+
+fn steps(path: &[PathStep], item_type: Option<&String>) -> Vec<String> {
+    let path = path.iter().map(PathStep::text);
+    path.chain(item_type.cloned()).collect()
 }
 
 impl Holder {
-    /// The way from the name to where its bytes spread out: `dict of 412.0k → app.Session`.
-    pub fn way(&self) -> String {
-        let mut parts: Vec<String> = self.path.iter().map(PathStep::text).collect();
-        parts.extend(self.item_type.clone());
-        parts.join(" → ")
+    /// The steps from the name to where most of its bytes spread out, as [`Branch::steps`] has them.
+    pub fn steps(&self) -> Vec<String> {
+        steps(&self.path, self.item_type.as_ref())
     }
 
     /// What freeing it would return to the system, in a sentence; `None` where that is not known, and for

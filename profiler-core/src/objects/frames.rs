@@ -74,7 +74,7 @@ pub(super) struct RunningFunctions {
     pub(super) words: Vec<u32>,
 }
 
-/// A generator or coroutine, whose frame is in it.
+/// A generator or coroutine, or up to 3.10 the frame of one: what has its variables.
 #[derive(Debug)]
 pub(super) struct Suspended {
     pub(super) block: u32,
@@ -88,8 +88,10 @@ pub(super) struct Suspended {
 const MAX_BEFORE_FRAME: usize = 16;
 /// From the frame back to the byte that says whether it has ended (`gi_frame_state`).
 const FRAME_STATE: usize = 5;
+/// `PyGenObject.gi_frame` up to 3.10: null where it has ended.
+const GENERATOR_FRAME: u64 = 16;
 
-/// The variables of generators and coroutines that have not ended, from 3.11 on.
+/// The variables of generators and coroutines that have not ended.
 pub(super) fn suspended<M: TargetMemory>(
     resolve: &Resolver<'_, M>,
     residency: &ResidencyMap,
@@ -101,19 +103,24 @@ pub(super) fn suspended<M: TargetMemory>(
         residency,
         types,
     };
-    let FrameLayout::Stack {
-        code,
-        globals,
-        locals,
-    } = resolve.source.layout.frame
-    else {
-        return Vec::new();
-    };
     let generators = noted.iter().filter(|noted| noted.role == Role::Generator);
     let generators = generators.take(MAX_FRAMES);
-    generators
-        .filter_map(|noted| finder.generator(noted, code, globals, locals))
-        .collect()
+    match resolve.source.layout.frame {
+        FrameLayout::Stack {
+            code,
+            globals,
+            locals,
+        } => generators
+            .filter_map(|noted| finder.generator(noted, code, globals, locals))
+            .collect(),
+        FrameLayout::Object { code, globals } => {
+            let stacks = finder.stacks();
+            generators
+                .filter_map(|noted| finder.frame_of(noted, code, globals, &stacks))
+                .collect()
+        }
+        FrameLayout::Unknown => Vec::new(),
+    }
 }
 
 /// Finds running functions.
@@ -229,10 +236,65 @@ impl<M: TargetMemory> Finder<'_, M> {
         })
     }
 
+    /// The frame of a generator, which is an object of its own. One that runs has names of its own.
+    fn frame_of(
+        &self,
+        noted: &Noted,
+        code: u64,
+        globals: u64,
+        stacks: &HashSet<u64>,
+    ) -> Option<Suspended> {
+        let frame = read_word(self.memory(), noted.object.checked_add(GENERATOR_FRAME)?)?;
+        let (block, of) = self.resolve.object(frame)?;
+        let facts = &self.types[of as usize].facts;
+        if facts.role != Role::Frame || stacks.contains(&frame) {
+            return None;
+        }
+        let mut running = RunningFunctions::default();
+        let (start, count) = self.take_object(block, code, globals, &mut running)?;
+        Some(Suspended {
+            block,
+            locals: start..start + count as u64 * 8,
+            variables: running.variables,
+        })
+    }
+
+    /// All words of threads' stacks.
+    fn stacks(&self) -> HashSet<u64> {
+        let stacks = stack_words(self.memory(), self.residency);
+        stacks.into_iter().collect()
+    }
+
+    /// Takes the variables of a frame that is an object, and says where they begin in it and how many it has.
+    fn take_object(
+        &self,
+        block: u32,
+        code: u64,
+        globals: u64,
+        running: &mut RunningFunctions,
+    ) -> Option<(u64, usize)> {
+        let range = self.resolve.source.index.range(block);
+        let Kind::Object { of, head } = self.resolve.kinds[block as usize].get() else {
+            return None;
+        };
+        let mut bytes = vec![0; range.len().saturating_sub(head) as usize];
+        let object = range.start().checked_add(head)?;
+        self.memory().read(object, &mut bytes).ok()?;
+        // The fixed part ends with the first variable.
+        let start = self.types[of as usize].facts.basic_size.saturating_sub(8);
+        let (code, globals) = (word(&bytes, code)?, word(&bytes, globals)?);
+        let locals = bytes.get(start as usize..)?;
+        if !self.is(code, Role::Code) {
+            return None;
+        }
+        let locals: Vec<u64> = words(locals).collect();
+        let count = self.take(code, globals, &locals, running);
+        Some((start, count.min(locals.len())))
+    }
+
     /// Frames that are objects, those on a thread's stack.
     fn objects(&self, noted: &[Noted], code: u64, globals: u64) -> RunningFunctions {
-        let stacks = stack_words(self.memory(), self.residency);
-        let stacks: HashSet<u64> = stacks.into_iter().collect();
+        let stacks = self.stacks();
         let mut running = RunningFunctions::default();
         let frames = noted.iter().filter(|noted| noted.role == Role::Frame);
         for frame in frames.take(MAX_FRAMES) {
@@ -240,30 +302,7 @@ impl<M: TargetMemory> Finder<'_, M> {
                 continue;
             }
             running.words.push(frame.block);
-            let range = self.resolve.source.index.range(frame.block);
-            let Kind::Object { of, head } = self.resolve.kinds[frame.block as usize].get() else {
-                continue;
-            };
-            let mut bytes = vec![0; range.len().saturating_sub(head) as usize];
-            if self
-                .memory()
-                .read(RemoteAddr::new(frame.object), &mut bytes)
-                .is_err()
-            {
-                continue;
-            }
-            // The fixed part ends with the first variable.
-            let locals = self.types[of as usize].facts.basic_size.saturating_sub(8);
-            let (Some(code), Some(globals)) = (word(&bytes, code), word(&bytes, globals)) else {
-                continue;
-            };
-            if let Some(locals) = bytes
-                .get(locals as usize..)
-                .filter(|_| self.is(code, Role::Code))
-            {
-                let locals: Vec<u64> = words(locals).collect();
-                self.take(code, globals, &locals, &mut running);
-            }
+            self.take_object(frame.block, code, globals, &mut running);
         }
         running
     }

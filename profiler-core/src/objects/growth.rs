@@ -4,7 +4,9 @@ use std::cmp::Ordering;
 
 use hashbrown::HashMap;
 
-use super::census::{Amount, Census, Holder, NativeRow, SHOWN, TypeRow};
+use super::census::{
+    Amount, Branch, Census, Holder, MAX_BRANCHES, NativeRow, PathStep, SHOWN, TypeRow,
+};
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 
@@ -73,8 +75,11 @@ pub struct HolderGrowth {
     /// Whether it retains more blocks, or the place where its bytes spread out has more entries: else what it
     /// has became larger, as a table does in one step.
     pub has_more: bool,
-    /// Objects of its items' type that the place where its bytes spread out gains a second; `None` where
-    /// most were of another type before.
+    /// The place in [`Holder::branches`] of that which gains most of it; `None` where that is where the
+    /// path leads.
+    pub branch: Option<usize>,
+    /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
+    /// another type before.
     pub items: Option<f64>,
 }
 
@@ -174,6 +179,12 @@ impl Growth {
             bytes: Some(of.map_or(0.0, |of| of.bytes)),
             objects: of.and_then(|of| of.items),
         }
+    }
+
+    /// Of a holder and its place, the branch that gains most of what it gains; `None` where that is where
+    /// its path leads.
+    pub fn branch_of<'h>(&self, at: usize, holder: &'h Holder) -> Option<&'h Branch> {
+        holder.branches.get(self.of_holder(at)?.branch?)
     }
 
     /// Growth of the holder at this place; `None` where what it retains did not change.
@@ -289,11 +300,16 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
             None => clock.gained(unseen.min(holder.retained_bytes), holder.retained_bytes),
         };
         if bytes != 0.0 {
+            let branch = was.and_then(|was| growing_branch(was, holder, bytes, clock));
             grown.push(HolderGrowth {
                 holder: at,
                 bytes,
                 has_more: was.is_none_or(|was| has_more(was, holder)),
-                items: was.and_then(|was| items(was, holder, clock)),
+                branch: branch.map(|(branch, _)| branch),
+                items: match branch {
+                    Some((_, items)) => items,
+                    None => was.and_then(|was| items(was, holder, clock)),
+                },
             });
         }
     }
@@ -367,6 +383,48 @@ fn enlarged(was: &TypeRow, now: &TypeRow) -> f64 {
 fn items(was: &Holder, now: &Holder, clock: Clock) -> Option<f64> {
     let same = now.item_type.is_some() && was.item_type == now.item_type;
     same.then(|| clock.gained(was.items, now.items))
+}
+
+/// The branch that gains at least half of the bytes that a holder gains a second, and how many items of its
+/// type.
+fn growing_branch(
+    was: &Holder,
+    now: &Holder,
+    gained: f64,
+    clock: Clock,
+) -> Option<(usize, Option<f64>)> {
+    // What was not kept had no more than the least that was, and nothing where all were.
+    let unseen = match was.branches.last() {
+        Some(least) if was.branches.len() >= MAX_BRANCHES => least.retained_bytes,
+        _ => 0,
+    };
+    let is_same = |a: &PathStep, b: &PathStep| {
+        (&a.type_name, &a.attribute, a.via) == (&b.type_name, &b.attribute, b.via)
+    };
+    let gains = now.branches.iter().enumerate().filter_map(|(at, branch)| {
+        let mut before = was.branches.iter();
+        let before = before.find(|before| before.object == branch.object);
+        // Where most was before, there is no branch to compare with.
+        let was_largest = was.path.len() == branch.path.len()
+            && was
+                .path
+                .iter()
+                .zip(&branch.path)
+                .all(|(a, b)| is_same(a, b));
+        if before.is_none() && was_largest {
+            return None;
+        }
+        let least = before.map_or(unseen, |before| before.retained_bytes);
+        Some((at, before, clock.gained(least, branch.retained_bytes)))
+    });
+    let (at, before, gain) = gains.max_by(|a, b| a.2.total_cmp(&b.2).then(b.0.cmp(&a.0)))?;
+    let branch = &now.branches[at];
+    let before = before.filter(|before| before.item_type == branch.item_type);
+    let items = before.filter(|before| before.item_type.is_some());
+    (gain > 0.0 && gain * 2.0 >= gained).then(|| {
+        let items = items.map(|before| clock.gained(before.items, branch.items));
+        (at, items)
+    })
 }
 
 /// The most growth first, what shrinks last.

@@ -52,8 +52,8 @@ use crate::sample::PythonMalloc;
 use crate::size_class::SizeClass;
 
 pub use self::census::{
-    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, NoCensus,
-    PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
+    NoCensus, PathStep, TypeRow, Via,
 };
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
@@ -133,6 +133,7 @@ pub fn census<M: TargetMemory + Sync>(
     census.replaced = references.replaced;
     census.references = held.edges;
     census.gaps = gaps(index.left_out(), held.left_out);
+    census.gaps.extend(newer(&layout));
     Ok(census)
 }
 
@@ -191,6 +192,17 @@ fn gaps(blocks: u64, references: u64) -> Vec<String> {
     left_out
         .map(|(count, what)| format!("{count} {what} beyond the largest number were left out"))
         .collect()
+}
+
+/// What is not known of a version whose layout is not.
+fn newer(layout: &Layout) -> Option<String> {
+    let (major, minor) = layout.version;
+    (layout.basis == LayoutBasis::Newest).then(|| {
+        format!(
+            "CPython {major}.{minor} is newer than those whose layout is known, so that of the newest was \
+             used: variables of running functions have no names, and what holds what may be wrong"
+        )
+    })
 }
 
 /// Adds what blocks of each type pin, and what was copied of them, to the rows by their names.

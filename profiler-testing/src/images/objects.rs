@@ -249,8 +249,16 @@ impl Program {
 impl Objects {
     /// Takes the census.
     pub fn census(&self) -> Result<Census, NoCensus> {
+        self.census_as((3, 11))
+    }
+
+    /// Takes the census as if the process were of another version of Python.
+    ///
+    /// # Errors
+    /// When there is nothing to look at.
+    pub fn census_as(&self, python: (u8, u8)) -> Result<Census, NoCensus> {
         let context = Context {
-            python: Some((3, 11)),
+            python: Some(python),
             serves: PythonMalloc::Pymalloc,
             stopped: true,
             copied: &[],

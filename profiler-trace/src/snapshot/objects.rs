@@ -3,8 +3,8 @@
 use std::io;
 
 use profiler_core::objects::{
-    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, PathStep,
-    TypeRow, Via,
+    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
+    PathStep, TypeRow, Via,
 };
 
 use super::wire::{Input, Wire, by_name, fields};
@@ -66,6 +66,14 @@ fields!(Holder {
     items,
     pinned_free_bytes,
     dropped
+} later { branches });
+
+fields!(Branch {
+    object,
+    retained_bytes,
+    path,
+    item_type,
+    items
 });
 
 fields!(Dropped {

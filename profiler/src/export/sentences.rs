@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use profiler_core::completeness::{EndedEarly, Released, StandStill};
 use profiler_core::heap::Allocator;
-use profiler_core::objects::{Census, Holder, LayoutBasis, TypeRow};
+use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::sites::{AGES, Frame, SiteFigures, Sites, Step};
@@ -164,11 +164,25 @@ pub(super) fn names(holder: &Holder) -> String {
     name
 }
 
+/// The way from a name to where its bytes spread out, or where most of its growth is.
+pub(super) fn way(at: usize, holder: &Holder, growth: Option<&Growth>) -> String {
+    let branch = growth.and_then(|growth| growth.branch_of(at, holder));
+    let steps = branch.map_or_else(|| holder.steps(), Branch::steps);
+    steps.join(" → ")
+}
+
+/// What a census misses, a sentence each.
+pub(crate) fn missing(census: &Census) -> impl Iterator<Item = String> {
+    census.gaps.iter().map(|gap| format!("{gap}."))
+}
+
 /// What the figures of a census rest on, and what copies hold that writes have made since a fork.
 pub(super) fn of_census(census: &Census) -> Vec<String> {
     let copied = copied(census).into_iter();
-    let gaps = census.gaps.iter().cloned();
-    copied.chain([basis(census)]).chain(gaps).collect()
+    copied
+        .chain([basis(census)])
+        .chain(missing(census))
+        .collect()
 }
 
 fn copied(census: &Census) -> Option<String> {
@@ -193,9 +207,7 @@ fn basis(census: &Census) -> String {
     let (major, minor) = census.python;
     let layout = match census.layout {
         LayoutBasis::Exact => format!("by the layout of CPython {major}.{minor}"),
-        LayoutBasis::Newest => format!(
-            "CPython {major}.{minor} is newer than what is known, so the newest known layout was used"
-        ),
+        LayoutBasis::Newest => "by the newest known layout".to_owned(),
     };
     let moment = match census.exact {
         true => "while the target stood still".to_owned(),

@@ -90,11 +90,10 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Role::Set => self.set(object, reader)?,
             Role::WeakRef => self.fields(reader, object, WEAK_CALLBACK..len, &WEAK)?,
             Role::Type => self.fields(reader, object, FIELDS..len, &[TYPE_WEAK_LIST])?,
-            Role::Generator => self.generator(object, reader)?,
+            Role::Generator | Role::Frame => self.generator(object, reader)?,
             Role::NdArray
             | Role::Module
             | Role::Function
-            | Role::Frame
             | Role::LocalDummy
             | Role::Tuple
             | Role::Other => self.fields(reader, object, FIELDS..len, &[])?,
@@ -151,7 +150,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
-    /// A generator: the variables of a suspended one are names.
+    /// A generator, or up to 3.10 the frame of one: the variables of a suspended one are names.
     fn generator(
         &mut self,
         object: ObjectInBlock<'_>,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::addr::RemoteAddr;
 
 fn row(name: &str, objects: u64, bytes: u64) -> TypeRow {
     TypeRow {
@@ -81,6 +82,46 @@ fn what_was_not_among_the_largest_grew_by_what_it_must_have() {
     let growth = Growth::between(&earlier, &later).expect("time has passed");
     assert_eq!(growth.of_holder(0).map(|of| of.bytes), Some(300.0));
     assert_eq!(growth.of_holder(1), None);
+}
+
+fn branch(object: u64, retained_bytes: u64, items: u64) -> Branch {
+    Branch {
+        object: RemoteAddr::new(object),
+        retained_bytes,
+        path: vec![PathStep {
+            type_name: "list".into(),
+            ..PathStep::default()
+        }],
+        item_type: Some("Event".into()),
+        items,
+    }
+}
+
+#[test]
+fn where_a_holder_grows_is_found_beside_what_is_largest() {
+    let mut earlier = census(0, 0);
+    let mut later = census(2_000_000_000, 0);
+    let holders = |retained, branches| {
+        let mut app = holder("app", &[], retained, 7);
+        app.branches = branches;
+        vec![app]
+    };
+    let [idle, small] = [branch(0x10, 30_000, 3), branch(0x20, 20_000, 100)];
+    earlier.holders = holders(900_000, vec![idle.clone(), small.clone()]);
+    let grown = branch(0x20, 60_000, 300);
+    later.holders = holders(940_000, vec![grown.clone(), idle.clone()]);
+    let growth = Growth::between(&earlier, &later).expect("time has passed");
+    let found = growth.branch_of(0, &later.holders[0]);
+    assert_eq!(found, Some(&grown));
+    assert_eq!(growth.of_holder(0).and_then(|of| of.items), Some(100.0));
+    // One that is new has what it has.
+    earlier.holders = holders(900_000, vec![idle.clone()]);
+    let growth = Growth::between(&earlier, &later).expect("time has passed");
+    assert_eq!(growth.branch_of(0, &later.holders[0]), Some(&grown));
+    // Where the largest gains more, that is where it grows.
+    earlier.holders = holders(700_000, vec![idle, small]);
+    let growth = Growth::between(&earlier, &later).expect("time has passed");
+    assert_eq!(growth.branch_of(0, &later.holders[0]), None);
 }
 
 /// A dictionary's table of these bytes, with so many entries.

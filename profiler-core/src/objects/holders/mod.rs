@@ -1,5 +1,6 @@
 //! Who holds what: the dominator tree in the words of the program.
 
+mod branches;
 mod candidates;
 mod path;
 
@@ -59,16 +60,23 @@ impl<M: TargetMemory> Holders<'_, M> {
         let all = self.candidates(&retained);
         let ways: Vec<(Vec<u32>, u32)> = all
             .iter()
-            .map(|candidate| self.way_down(candidate.number, &retained.bytes, &heaviest))
+            .map(|candidate| self.way_down(candidate.number, &retained.bytes, &heaviest, MAX_STEPS))
             .collect();
+        let branches = self.branches(&ways, &retained.bytes, &heaviest);
         let pinned = self.pinned(&all);
-        let items = self.item_types(ways.iter().map(|(_, end)| *end), &retained.bytes);
+        let ends = ways.iter().map(|(_, end)| *end);
+        let ends = ends.chain(branches.iter().map(|branch| branch.end));
+        let items = self.item_types(ends, &retained.bytes);
         for (at, (candidate, (way, end))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
                 dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
                 ..self.holder(candidate, way, items.get(end).copied())
             });
+        }
+        for of in &branches {
+            let branch = self.branch(of, items.get(&of.end).copied(), &retained.bytes);
+            census.holders[of.holder].branches.extend(branch);
         }
         Pages {
             pinned: pinned.by_type,

@@ -1,6 +1,6 @@
 //! The way from a holder down to where its bytes spread out.
 
-use super::{Holders, MAX_STEPS};
+use super::Holders;
 use crate::memory::TargetMemory;
 use crate::objects::attributes::Attributes;
 use crate::objects::census::{PathStep, Via};
@@ -10,18 +10,21 @@ use crate::objects::words::read_word;
 
 /// Steps of a path that are reported.
 const MAX_PATH: usize = 12;
+/// Objects of a way whose attributes are looked up; those behind are counted in a row.
+const MAX_LOOKED_UP: usize = 256;
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// The numbers from one down to where what is retained spreads out, and the last of them.
+    /// The numbers from one down to where what is retained spreads out, `most` of them, and the last of them.
     pub(super) fn way_down(
         &self,
         number: u32,
         retained: &[u64],
         heaviest: &[u32],
+        most: usize,
     ) -> (Vec<u32>, u32) {
         let mut way = vec![number];
         let mut at = number;
-        while way.len() < MAX_STEPS {
+        while way.len() < most {
             let next = heaviest[at as usize];
             if next == NONE || retained[next as usize] < retained[at as usize] / 2 {
                 break;
@@ -38,7 +41,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let mut before: Option<(&Type, u64)> = None;
         // The dictionary of an instance, which is no step of its own.
         let mut own_dict = None;
-        for number in way {
+        for (nth, number) in way.iter().enumerate() {
             let Some((of, addr)) = self.object(*number) else {
                 continue;
             };
@@ -53,14 +56,18 @@ impl<M: TargetMemory> Holders<'_, M> {
             let via = before.and_then(|(before, at)| self.via(before, at, addr));
             let attribute = match (own_dict.take(), before) {
                 (Some(dict), _) => self.attributes().in_dict(dict, addr),
-                (None, Some((before, at))) => self.attributes().in_values(before, at, addr),
-                (None, None) => None,
+                (None, Some((before, at))) if nth < MAX_LOOKED_UP => {
+                    let attributes = self.attributes();
+                    let in_values = attributes.in_values(before, at, addr);
+                    in_values.or_else(|| attributes.in_slots(before, at, addr))
+                }
+                (None, _) => None,
             };
             before = Some((of, addr));
             if let Some(last) = path.last_mut()
                 && last.type_name == of.name
                 && via.is_none()
-                && attribute.is_none()
+                && (attribute.is_none() || attribute == last.attribute)
             {
                 last.times += 1;
                 last.length = length;

@@ -142,6 +142,8 @@ pub(super) const MODULE_DICT: u64 = 16;
 pub(super) const WEAK_CALLBACK: u64 = 24;
 /// `PyTypeObject.tp_weaklist` and `tp_dict` in all versions.
 pub(super) const TYPE_WEAK_LIST: u64 = 368;
+pub(super) const TYPE_NAME: u64 = 24;
+pub(super) const TYPE_BASE: u64 = 256;
 pub(super) const TYPE_DICT: u64 = 264;
 /// `PyTypeObject.tp_dictoffset` in all versions.
 pub(super) const TYPE_DICT_OFFSET: u64 = 288;

@@ -1,9 +1,10 @@
 //! Censuses.
 
+use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
-    AllocatorShare, Amount, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow, PathStep,
-    TypeRow, Via,
+    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
+    PathStep, TypeRow, Via,
 };
 use profiler_core::size_class::SizeClass;
 use proptest::collection::vec;
@@ -39,6 +40,13 @@ fn holder() -> impl Strategy<Value = Holder> {
     let types = (option::of(text()), option::of(text()), vec(step, 0..3));
     let figures = (option::of(COUNT), COUNT, COUNT, COUNT, option::of(dropped));
     (names, types, figures).prop_map(|(names, types, figures)| Holder {
+        branches: vec![Branch {
+            object: RemoteAddr::new(figures.1),
+            retained_bytes: figures.2,
+            path: types.2.clone(),
+            item_type: types.1.clone(),
+            items: figures.3,
+        }],
         name: names.0,
         shared_with: names.1,
         is_name: names.2,

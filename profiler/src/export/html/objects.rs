@@ -71,7 +71,7 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
         .map(|(number, (at, holder))| {
             let name = visible(sentences::names(holder)).to_string();
             let mut row = Row::new(name, holder.retained_bytes, census.live.bytes, holder);
-            let way = Some(holder.way()).filter(|way| !way.is_empty());
+            let way = Some(sentences::way(at, holder, growth)).filter(|way| !way.is_empty());
             let freed = holder.if_freed().filter(|_| number < TOP_FREED);
             let below = [grows(rate(at)), way, freed];
             let below = below.into_iter().flatten();

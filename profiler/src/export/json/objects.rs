@@ -1,8 +1,8 @@
 //! Python's objects and who holds them, as part of a snapshot.
 
 use profiler_core::objects::{
-    AllocatorShare, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow, PathStep, TypeRow,
-    Via,
+    AllocatorShare, Branch, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow, PathStep,
+    TypeRow, Via,
 };
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -89,7 +89,10 @@ impl<'a> Objects<'a> {
         let holders = census.shown(growth).into_iter().map(|(at, holder)| {
             let gain = growth.map_or_else(Gain::default, |growth| growth.gain_of_holder(at));
             Grown {
-                row: HolderRow(holder),
+                row: HolderRow {
+                    holder,
+                    growing: growth.and_then(|growth| growth.branch_of(at, holder)),
+                },
                 gain: Gained(gain),
             }
         });
@@ -138,12 +141,15 @@ fn native(row: &NativeRow) -> Record<'_, Name, NativeRow> {
 }
 
 /// A holder: its names, its figures by their columns, and the way to what it holds.
-struct HolderRow<'a>(&'a Holder);
+struct HolderRow<'a> {
+    holder: &'a Holder,
+    /// Where it grows, if that is elsewhere.
+    growing: Option<&'a Branch>,
+}
 
 impl Serialize for HolderRow<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let holder = self.0;
-        let path: Vec<_> = holder.path.iter().map(Step::of).collect();
+        let Self { holder, growing } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &holder.name)?;
         map.serialize_entry("is_name", &holder.is_name)?;
@@ -154,7 +160,11 @@ impl Serialize for HolderRow<'_> {
         map.serialize_entry("shared_with", &holder.shared_with)?;
         map.serialize_entry("item_type", &holder.item_type)?;
         map.serialize_entry("items", &holder.items)?;
-        map.serialize_entry("path", &path)?;
+        map.serialize_entry("path", &Step::all(&holder.path))?;
+        let growing_path = growing.map(|branch| Step::all(&branch.path));
+        map.serialize_entry("growing_path", &growing_path)?;
+        let growing_type = growing.and_then(|branch| branch.item_type.as_ref());
+        map.serialize_entry("growing_item_type", &growing_type)?;
         map.end()
     }
 }
@@ -169,6 +179,10 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
+    fn all(path: &'a [PathStep]) -> Vec<Self> {
+        path.iter().map(Self::of).collect()
+    }
+
     fn of(step: &'a PathStep) -> Self {
         Self {
             via: step.via.map(Via::name),

@@ -150,7 +150,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         );
         text.line(&format!("{row}{}", sentences::names(holder)));
         let indent = " ".repeat(row.chars().count());
-        let way = holder.way();
+        let way = sentences::way(at, holder, growth);
         if !way.is_empty() {
             text.paragraph(&indent, &way);
         }

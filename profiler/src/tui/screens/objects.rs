@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
-use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::objects::{Branch, Census, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
 use profiler_core::view::{ObjectsState, View};
@@ -180,18 +180,26 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
         bytes: holder.retained_bytes,
         growth: growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes)),
         count: holder.retained_blocks,
-        details: holder_details(holder),
+        details: holder_details(
+            holder,
+            growth.and_then(|growth| growth.branch_of(at, holder)),
+        ),
     };
     holders.map(row).collect()
 }
 
-fn holder_details(holder: &Holder) -> Vec<String> {
+fn holder_details(holder: &Holder, growing: Option<&Branch>) -> Vec<String> {
     let mut details = vec![holder.name.clone()];
     if !holder.shared_with.is_empty() {
         details.push(format!("shared with {}", holder.shared_with.join(", ")));
     }
-    details.extend(holder.path.iter().map(|step| format!("→ {}", step.text())));
-    details.extend(holder.item_type.iter().map(|of| format!("→ {of}")));
+    let steps = |steps: Vec<String>| steps.into_iter().map(|step| format!("→ {step}"));
+    if let Some(branch) = growing {
+        details.push("What grows:".to_owned());
+        details.extend(steps(branch.steps()));
+        details.push("What is largest:".to_owned());
+    }
+    details.extend(steps(holder.steps()));
     details.extend(holder.if_freed());
     details.push(format!(
         "Its blocks pin {} of free memory on their pages.",
@@ -254,8 +262,8 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         frame.render_widget(Paragraph::new(lines), area);
         return;
     };
-    if let Some(unsteadiness) = sentences::unsteadiness(census) {
-        lines.extend(wrapped(&unsteadiness, area.width, app.theme.warn()));
+    for caveat in (sentences::unsteadiness(census).into_iter()).chain(sentences::missing(census)) {
+        lines.extend(wrapped(&caveat, area.width, app.theme.warn()));
     }
     lines.push(choices(app));
     lines.push(heading(app));
