@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use profiler_common::sampling::SamplingCounter;
 use profiler_core::activity::{Activity, ProbeCost};
@@ -26,6 +27,9 @@ use super::worker::{Worker, now_ns};
 
 /// Size of the ring buffer, in bytes: 400 thousand events.
 const RING_BYTES: u32 = 16 << 20;
+
+/// How long a walk waits for the events of its moment, which a worker that runs takes in sooner.
+const TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
 /// Live blocks tracked at a time at most: half a GB of memory.
 const MAX_BLOCKS: u64 = 8 << 20;
@@ -54,6 +58,8 @@ pub(super) struct State {
     /// Windows that were opened.
     pub(super) windows: u64,
     pub(super) meter: Meter,
+    /// Events up to this moment have been taken in, on their clock.
+    pub(super) taken_until_ns: u64,
     /// Events for which the ring had no room.
     pub(super) lost: u64,
     /// By probe of the plan: why it is not attached.
@@ -152,6 +158,7 @@ impl ProbeSession {
                 sampling: [0; SamplingCounter::COUNT as usize],
                 windows: 0,
                 meter: Meter::new(&traps, cost, attached_at),
+                taken_until_ns: 0,
                 lost: 0,
                 failed: vec![None; plan.probes.len()],
                 no_stacks: None,
@@ -217,10 +224,21 @@ impl ProbeSession {
         }
     }
 
-    /// Looks the sampled blocks up in a walk that was begun at `begun_ns`, on the clock of the events
-    /// ([`crate::clock_ns`]): those that are live there stay. What is sampled later is left out.
-    pub fn walked(&self, sample: &Sample, begun_ns: u64) {
-        let lookup = self.shared.state().sites.lookup(begun_ns);
+    /// A walk is about to begin, which is given to [`Self::walked`].
+    pub fn walk_begins(&self) {
+        self.shared.state().sites.walk_begins();
+    }
+
+    /// Looks the blocks up that were sampled by the moment of a walk, `at_ns` on the clock of the events
+    /// ([`crate::clock_ns`]), in that walk: those that are live there stay. What was freed since
+    /// [`Self::walk_begins`] and lived at that moment is among them.
+    pub fn walked(&self, sample: &Sample, at_ns: u64) {
+        let began = Instant::now();
+        // What happened by then is in the ring at the most.
+        while self.shared.state().taken_until_ns <= at_ns && began.elapsed() < TAKEN_WITHIN {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let lookup = self.shared.state().sites.lookup(at_ns);
         let found = lookup.in_walk(sample);
         self.shared.state().sites.walked(found);
     }

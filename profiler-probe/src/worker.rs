@@ -186,6 +186,7 @@ impl Worker {
     fn pause(&mut self) -> Result<(), ProbeError> {
         while !self.is_over()? && !self.is_earned(now_ns()) {
             park_timeout(PAUSE);
+            self.take_events();
         }
         Ok(())
     }
@@ -240,8 +241,10 @@ impl Worker {
     fn take_events(&mut self) {
         loop {
             let mut state = self.shared.state();
+            let began = now_ns();
             for _ in 0..EVENTS_PER_LOCK {
                 let Some(record) = self.armed.loaded.events.next() else {
+                    state.taken_until_ns = began;
                     return;
                 };
                 if let Some(event) = decode(&record) {
@@ -258,7 +261,7 @@ impl Worker {
 /// freed unseen.
 fn take_event(state: &mut State, event: &AllocEvent) {
     state.tracker.push(event);
-    state.sites.gone(event.addr);
+    state.sites.gone(event.addr, event.time_ns);
 }
 
 /// Whether the process of this `/proc/PID/stat`, opened when it lived, still runs; a later process

@@ -24,9 +24,16 @@ pub struct WalkedTarget<'a> {
     pub(crate) heaps: &'a [HeapSnapshot],
     pub(crate) python_malloc: Option<PythonMalloc>,
     pub(crate) stopped: bool,
+    /// When it stood still, or the walk of one that runs on began.
+    pub(crate) since: Instant,
 }
 
 impl WalkedTarget<'_> {
+    /// How long ago the walk's moment is: since then it has stood still, if it was stopped.
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// Takes the census of its objects.
     ///
     /// # Errors

@@ -158,6 +158,7 @@ impl Sampler {
 
         let began = Instant::now();
         let (stopped, held_before) = self.stop(options.max_stop, tries, &mut completeness);
+        let since = Instant::now();
         let before = self.target.reads();
         let observer = Observer {
             target: &self.target,
@@ -179,6 +180,7 @@ impl Sampler {
                 heaps: &observation.heaps,
                 python_malloc: facts.python_malloc(&observation.heaps),
                 stopped: stopped.is_some(),
+                since,
             })),
             _ => None,
         };

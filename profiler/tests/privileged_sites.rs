@@ -11,7 +11,7 @@ use profiler_core::report::FragReport;
 use profiler_core::sites::{SiteFigures, Sites, StackEnd};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession, clock_ns};
-use profiler_sampling::{Sampler, SamplingOptions};
+use profiler_sampling::{Sampler, SamplingOptions, WalkedTarget};
 use profiler_target::Target;
 use profiler_testing::child::Child;
 use profiler_testing::wait::eventually;
@@ -38,6 +38,19 @@ def pin(n):
 def large(n):
     bytearray(n)
 
+def turn(n):
+    # A thread that keeps n blocks, each of which it replaces in its turn.
+    blocks = [bytearray(5000) for _ in range(n)]
+    while True:
+        for at in range(n): blocks[at] = bytearray(5000)
+
+def turn_over(n):
+    import threading
+    threading.Thread(target=turn, args=(n,), daemon=True).start()
+
+def ballast(n):
+    kept.append([bytearray(600) for _ in range(n)])
+
 def busy(n):
     for _ in range(n): bytearray(3000)
 
@@ -63,14 +76,18 @@ fn start(budget: Budget) -> (Child, ProbeSession, Sampler) {
 
 /// Walks, and has the sampled blocks looked up in it.
 fn walk(session: &ProbeSession, sampler: &Sampler) -> FragReport {
-    let begun_ns = clock_ns();
-    let sample = sampler.take(SamplingOptions {
+    session.walk_begins();
+    let options = SamplingOptions {
         stop: true,
         swap_in: false,
         max_stop: Duration::from_secs(5),
-    });
-    let sample = sample.expect("a walk");
-    session.walked(&sample, begun_ns);
+    };
+    let moment = |walked: &WalkedTarget<'_>| {
+        let age = walked.age();
+        clock_ns() - age.as_nanos() as u64
+    };
+    let (sample, at_ns) = sampler.take_at(options, moment).expect("a walk");
+    session.walked(&sample, at_ns);
     FragReport::from_sample(&sample)
 }
 
@@ -171,6 +188,39 @@ fn a_walk_knows_what_was_freed_while_the_probes_were_away() {
     );
     let off = (kept.live_bytes.value - kept.at_walk.bytes.value).abs();
     assert!(off <= kept.live_bytes.value / 100.0, "{kept:?}");
+}
+
+/// The blocks of one function live for a few milliseconds, and the walk of the heap takes longer.
+#[test]
+fn blocks_that_turn_over_while_a_walk_is_read_stay_as_many_as_there_are() {
+    const BLOCKS: f64 = 2000.0;
+    let (mut child, session, sampler) = start(Budget::Unlimited);
+    for line in ["ballast 400000", "turn_over 2000"] {
+        assert_eq!(child.ask(line), "done");
+    }
+    let sampled = || (of(&session.sites(), "turn").samples > 2000).then_some(());
+    eventually("the loop's samples", sampled);
+    let (mut sum, mut variance) = (0.0, 0.0);
+    for _ in 0..8 {
+        let report = walk(&session, &sampler);
+        let found = of(&session.sites(), "turn").at_walk;
+        let stop = Duration::from_nanos(report.completeness.stop_ns);
+        eprintln!(
+            "{} ± {}, {stop:?}",
+            found.blocks.value,
+            found.blocks.error()
+        );
+        sum += found.blocks.value;
+        variance += found.blocks.variance;
+    }
+    let error = variance.sqrt();
+    let truth = 8.0 * BLOCKS;
+    // Up to two of a walk are between two lines of the loop.
+    assert!(error < truth / 5.0, "{error}");
+    assert!(
+        (sum - truth).abs() <= 5.0 * error + 16.0,
+        "{sum} ± {error}, not {truth}"
+    );
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct SiteTable {
     pub(super) sites: Vec<Site>,
     site_numbers: HashMap<(Arc<[u32]>, u32), usize>,
     pub(super) blocks: HashMap<RemoteAddr, Sampled>,
+    /// What was freed since a walk was begun, and when; `None` while there is no walk.
+    pub(super) departed: Option<Vec<(Sampled, u64)>>,
     samples: u64,
     stacks_left_out: u64,
     untracked: u64,
@@ -94,7 +96,7 @@ impl SiteTable {
         figures.samples += 1;
         figures.bytes.add(sampled.bytes());
         figures.allocations.add(sampled.blocks());
-        self.gone(allocation.block);
+        self.gone(allocation.block, allocation.at_ns);
         if self.blocks.len() >= MAX_BLOCKS {
             self.untracked += 1;
             return;
@@ -105,8 +107,9 @@ impl SiteTable {
         self.blocks.insert(allocation.block, sampled);
     }
 
-    /// What was at this address is no more: it is freed, or another block is there.
-    pub fn gone(&mut self, block: RemoteAddr) {
+    /// What was at this address is no more since `at_ns`, on the clock of the events: it is freed, or another
+    /// block is there.
+    pub fn gone(&mut self, block: RemoteAddr, at_ns: u64) {
         if self.blocks.is_empty() {
             return;
         }
@@ -115,6 +118,11 @@ impl SiteTable {
             figures.live_bytes.subtract(sampled.bytes());
             figures.live_blocks.subtract(sampled.blocks());
             self.freed_mapping(&sampled);
+            if let Some(departed) = &mut self.departed
+                && departed.len() < MAX_BLOCKS
+            {
+                departed.push((sampled, at_ns));
+            }
         }
     }
 

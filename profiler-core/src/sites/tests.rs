@@ -96,7 +96,7 @@ fn blocks_that_are_freed_or_replaced_live_no_more() {
         );
     }
     for gone in [16, 16, 999] {
-        table.gone(RemoteAddr::new(gone));
+        table.gone(RemoteAddr::new(gone), 1);
     }
     let sites = table.sites();
     let live: Vec<_> = sites
@@ -290,6 +290,52 @@ fn what_a_walk_finds_is_told_by_exact_addresses_and_sizes() {
 }
 
 #[test]
+fn a_walk_is_of_one_moment_whatever_is_freed_and_allocated_while_it_is_read() {
+    const MOMENT: u64 = 100;
+    let mut table = SiteTable::default();
+    let mut user = (0..4).map(|chunk| BASE + chunk * 1024 + CHUNK_HEADER);
+    let blocks: [u64; 4] = std::array::from_fn(|_| user.next().expect("four"));
+    let take = |table: &mut SiteTable, name: &str, block, at_ns| {
+        let allocation = Allocation {
+            at_ns,
+            ..certain(block, 1024 - CHUNK_HEADER)
+        };
+        table.sampled(allocation, vec![frame(name, 1)], StackEnd::Whole);
+    };
+    let old = |table: &mut SiteTable| {
+        for block in blocks {
+            take(table, "old", block, 10);
+        }
+    };
+    old(&mut table);
+    // As long as no walk is begun, nothing is kept of what is freed.
+    table.gone(RemoteAddr::new(blocks[0]), 20);
+    table.walk_begins();
+    // Before the moment and after it, at an address that is given out again, and unseen.
+    table.gone(RemoteAddr::new(blocks[1]), MOMENT - 1);
+    table.gone(RemoteAddr::new(blocks[2]), MOMENT + 1);
+    take(&mut table, "new", blocks[2], MOMENT + 2);
+    take(&mut table, "new", blocks[3], MOMENT + 2);
+    take(&mut table, "new", blocks[0], MOMENT + 2);
+    table.gone(RemoteAddr::new(blocks[0]), MOMENT + 3);
+    let sample = walk_of(&[(1024, SpanState::Live); 4]);
+    let found = table.lookup(MOMENT).in_walk(&sample);
+    table.walked(found);
+    let sites = table.sites();
+    let by_name = |name: &str| {
+        let mut all = sites.sites.iter();
+        let site = all.find(|site| sites.stack(site).any(|frame| &*frame.function == name));
+        site.map(|site| site.figures.at_walk.blocks.rounded())
+    };
+    assert_eq!((by_name("old"), by_name("new")), (Some(2), Some(0)));
+    assert_eq!(sites.walk.map(|walk| walk.looked_up), Some(2));
+    // What was kept for one walk is not in the next.
+    let found = table.lookup(MOMENT).in_walk(&sample);
+    table.walked(found);
+    assert_eq!(table.sites().walk.map(|walk| walk.found), Some(0));
+}
+
+#[test]
 fn a_block_of_a_requested_size_fits_what_an_allocator_gives_for_it() {
     let mut table = SiteTable::default();
     let requested = Allocation {
@@ -338,7 +384,7 @@ fn who_raised_the_mmap_threshold_is_told_by_the_size_of_what_was_freed_first() {
         let allocation = mapped(block, chunk, block / 16);
         table.sampled(allocation, vec![frame(name, 1)], StackEnd::Whole);
     }
-    table.gone(RemoteAddr::new(32));
+    table.gone(RemoteAddr::new(32), 5);
     assert_eq!(raised_by(&mut table, THRESHOLD).as_deref(), Some("b"));
     // Freed unseen: no mapping is at its address any more.
     assert_eq!(raised_by(&mut table, 2 * THRESHOLD).as_deref(), Some("c"));

@@ -21,7 +21,7 @@ const LEAST_SPARE: u64 = 64;
 pub struct Lookup {
     /// Ascending by address.
     blocks: Vec<Sampled>,
-    before_ns: u64,
+    at_ns: u64,
 }
 
 /// What a walk says of them.
@@ -37,15 +37,23 @@ pub struct Found {
 }
 
 impl SiteTable {
-    /// The blocks that were sampled before this moment, on the clock of the events, and were not seen being
-    /// freed yet. Nothing is looked up while the table is held.
-    pub fn lookup(&self, before_ns: u64) -> Lookup {
+    /// A walk is begun: from now on blocks that are freed are kept for [`Self::lookup`].
+    pub fn walk_begins(&mut self) {
+        self.departed = Some(Vec::new());
+    }
+
+    /// The sampled blocks that lived at this moment of a walk, on the clock of the events, as far as their frees
+    /// were seen, also those that were freed since. Nothing is looked up while the table is held.
+    pub fn lookup(&mut self, at_ns: u64) -> Lookup {
+        let departed = self.departed.take().unwrap_or_default().into_iter();
+        let departed = departed.filter(|(_, freed_ns)| *freed_ns >= at_ns);
         let blocks = self.blocks.values().copied();
         let mut blocks: Vec<Sampled> = blocks
-            .filter(|block| block.allocation.at_ns < before_ns)
+            .chain(departed.map(|(block, _)| block))
+            .filter(|block| block.allocation.at_ns < at_ns)
             .collect();
         blocks.sort_unstable_by_key(|block| block.allocation.block);
-        Lookup { blocks, before_ns }
+        Lookup { blocks, at_ns }
     }
 
     /// Takes in what a walk says, instead of what the one before did.
@@ -88,10 +96,10 @@ impl Sampled {
     }
 
     /// What it stands for, with `pinned` free bytes as its share.
-    fn at_walk(&self, before_ns: u64, pinned: u64) -> AtWalk {
+    fn at_walk(&self, at_ns: u64, pinned: u64) -> AtWalk {
         let of = |amount: u64| Estimate::of_one(amount as f64, self.p);
         let bytes = of(self.allocation.bytes);
-        let age = before_ns.saturating_sub(self.allocation.at_ns);
+        let age = at_ns.saturating_sub(self.allocation.at_ns);
         let kind = AGES.partition_point(|limit| limit * SECOND_NS < age);
         let mut found = AtWalk {
             bytes,
@@ -195,7 +203,7 @@ impl Lookup {
                 let page = pages.binary_search_by_key(&number, |page| page.number);
                 page.map_or(0, |at| pages[at].free / pages[at].blocks.max(1))
             });
-            let block = (block.site, block.at_walk(self.before_ns, shares.sum()));
+            let block = (block.site, block.at_walk(self.at_ns, shares.sum()));
             found.blocks.push(block);
         }
     }

@@ -9,7 +9,7 @@ use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::{ObjectsState, Point, View, WhatIf};
 use profiler_probe::clock_ns;
-use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, now_ns};
+use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, WalkedTarget, now_ns};
 use profiler_target::TargetState;
 
 use super::history::History;
@@ -67,7 +67,7 @@ impl LiveSession {
             mut predictor,
             mut objects,
         } = background;
-        let sample = walk(&sampler, sampling, &mut schedule)?;
+        let (sample, _) = walk(&sampler, sampling, &mut schedule)?;
         if let Some(predictor) = &mut predictor {
             predictor.offer(&sample, sampler.target().foreign_root());
         }
@@ -150,12 +150,12 @@ impl LiveSession {
         self.schedule
             .rss_changed(self.report.kernel.rss_bytes, count.rss_bytes);
         if walking && self.schedule.due(Instant::now()) {
-            let begun_ns = clock_ns();
-            let sample = walk(&self.sampler, self.sampling, &mut self.schedule)?;
+            self.probes.walk_begins();
+            let (sample, at_ns) = walk(&self.sampler, self.sampling, &mut self.schedule)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
-                self.probes.walked(&sample, begun_ns);
+                self.probes.walked(&sample, at_ns);
                 let mut report = FragReport::from_sample(&sample);
                 if let Some(objects) = &mut self.objects {
                     objects.offer(&sample);
@@ -241,14 +241,20 @@ impl LiveSession {
     }
 }
 
+/// Walks, and gives the moment that the walk is of, on the clock of the probes' events.
 fn walk(
     sampler: &Sampler,
     sampling: SamplingOptions,
     schedule: &mut WalkSchedule,
-) -> io::Result<Sample> {
-    let sample = sampler.take(sampling)?;
+) -> io::Result<(Sample, u64)> {
+    let moment = |walked: &WalkedTarget<'_>| {
+        // Read last, so that it is not before the target stood still.
+        let age = walked.age();
+        clock_ns().saturating_sub(age.as_nanos() as u64)
+    };
+    let (sample, at_ns) = sampler.take_at(sampling, moment)?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     let walk = Duration::from_nanos(sample.completeness.walk_ns);
     schedule.walked(Instant::now(), stop, walk);
-    Ok(sample)
+    Ok((sample, at_ns))
 }

@@ -130,10 +130,17 @@ impl Probes {
         }
     }
 
-    /// Looks sampled blocks up in a walk that was begun at `begun_ns`, on the clock of the events.
-    pub(crate) fn walked(&self, sample: &Sample, begun_ns: u64) {
+    /// A walk is about to begin.
+    pub(crate) fn walk_begins(&self) {
         if let Self::On(session) = self {
-            session.walked(sample, begun_ns);
+            session.walk_begins();
+        }
+    }
+
+    /// Looks sampled blocks up in a walk that is of the moment `at_ns`, on the clock of the events.
+    pub(crate) fn walked(&self, sample: &Sample, at_ns: u64) {
+        if let Self::On(session) = self {
+            session.walked(sample, at_ns);
         }
     }
 

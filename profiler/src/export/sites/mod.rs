@@ -176,7 +176,7 @@ pub(super) mod tests {
         for (block, bytes) in [(1, 4096), (2, 8192)] {
             table.sampled(certain(block, bytes), stack(), StackEnd::Whole);
         }
-        table.gone(RemoteAddr::new(2));
+        table.gone(RemoteAddr::new(2), 1);
         table.sampled(certain(3, 4096), vec![outer.clone()], StackEnd::Cut);
         table.sampled(certain(4, 1024), Vec::new(), StackEnd::NoThreadState);
         let mut sites = Sites {
