@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cookie;
+pub mod growth;
 mod kind;
 // Not for the BPF programs, whose target has no atomics of 32 bits.
 #[cfg(not(target_arch = "bpf"))]
@@ -79,6 +80,8 @@ pub struct Config {
     pub open: u32,
     /// Mean bytes between two points of the sample ([`sampling`]); 0 when none is taken.
     pub mean_bytes: u64,
+    /// The same of the sample of growth ([`growth`]), whether a window is open or not.
+    pub growth_mean_bytes: u64,
 }
 
 /// Elements of the per-CPU map `HITS`: one for each attached site.

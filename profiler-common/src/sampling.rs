@@ -214,11 +214,19 @@ pub enum SamplingCounter {
     Lost = 1,
     /// Nanoseconds that taking them took.
     Nanoseconds = 2,
+    /// Bytes that the target got from the kernel ([`GrowthKind::Grown`](crate::growth::GrowthKind)).
+    GrownBytes = 3,
+    /// Bytes that it gave back.
+    ReturnedBytes = 4,
+    /// Bytes of pages that it touched first.
+    TouchedBytes = 5,
+    /// System calls and page faults of the target's, whether they are of those or not.
+    GrowthEvents = 6,
 }
 
 impl SamplingCounter {
     /// How many there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 7;
 }
 
 #[cfg(test)]
@@ -270,7 +278,7 @@ mod tests {
             assert_eq!(end as usize, number);
         }
         assert_eq!(
-            SamplingCounter::Nanoseconds as u32 + 1,
+            SamplingCounter::GrowthEvents as u32 + 1,
             SamplingCounter::COUNT
         );
         assert_eq!(

@@ -10,6 +10,7 @@
 
 mod call;
 mod event;
+mod growth;
 mod maps;
 mod stack;
 
@@ -225,6 +226,20 @@ fn emit_of_thread(kind: RecordKind) {
     if config.open != 0 && config.tgid != 0 && config.tgid == (id >> 32) as u32 {
         emit(id as u32, kind, 0, 0, 0);
     }
+}
+
+/// A system call ends.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn on_call_end(context: RawTracePointContext) -> i32 {
+    growth::called(&context);
+    0
+}
+
+/// A page that the target, or the kernel for it, needs and that is not there.
+#[raw_tracepoint(tracepoint = "page_fault_user")]
+pub fn on_page_fault(context: RawTracePointContext) -> i32 {
+    growth::faulted(&context);
+    0
 }
 
 #[cfg(not(test))]

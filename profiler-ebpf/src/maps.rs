@@ -40,6 +40,10 @@ pub static THREADS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4096, 0)
 #[map]
 pub static SAMPLING: PerCpuArray<u64> = PerCpuArray::with_max_entries(SamplingCounter::COUNT, 0);
 
+/// Where the heap that `brk` moves ends; 0 while that is not known. Userspace sets it at first.
+#[map]
+pub static HEAP_END: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Adds one to a map's element.
 ///
 /// # Safety

@@ -14,6 +14,7 @@ use profiler_common::sampling::{
     StackEnd, is_near, may_be_sampled,
 };
 use profiler_common::RawEvent;
+use profiler_common::growth::GrowthKind;
 
 use crate::maps;
 
@@ -34,14 +35,32 @@ pub fn sample(tid: u32, block: u64, size: u64, flags: u16) {
     // SAFETY: the helper takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     if may_be_sampled(random, size, mean_bytes) {
-        take(u64::from(flags) << 32 | u64::from(tid), block, size, mean_bytes, random);
+        take(Taker::allocation(tid, flags), block, size, mean_bytes, random);
+    }
+}
+
+/// What is sampled, and the thread, in one word.
+#[derive(Copy, Clone)]
+#[repr(transparent)]
+pub struct Taker(u64);
+
+impl Taker {
+    #[inline(always)]
+    fn allocation(tid: u32, flags: u16) -> Self {
+        Self(u64::from(RawStack::KIND) << 48 | u64::from(flags) << 32 | u64::from(tid))
+    }
+
+    /// Growth of this kind.
+    #[inline(always)]
+    pub fn growth(kind: GrowthKind, tid: u32) -> Self {
+        Self((kind as u64) << 48 | u64::from(tid))
     }
 }
 
 /// A function of its own in the object too, so that the verifier's work and the stack's 512 bytes are
 /// shared by all that call it.
 #[inline(never)]
-fn take(thread: u64, addr: u64, size: u64, mean_bytes: u64, random: u32) -> u32 {
+pub fn take(taker: Taker, addr: u64, size: u64, mean_bytes: u64, random: u32) -> u32 {
     if !is_near(random, size, mean_bytes) {
         return 0;
     }
@@ -57,9 +76,9 @@ fn take(thread: u64, addr: u64, size: u64, mean_bytes: u64, random: u32) -> u32 
         time_ns: began,
         addr,
         size,
-        tid: thread as u32,
-        kind: RawStack::KIND,
-        flags: (thread >> 32) as u16,
+        tid: taker.0 as u32,
+        kind: (taker.0 >> 48) as u16,
+        flags: (taker.0 >> 32) as u16,
     };
     // SAFETY: the reserved room is of this size and this program's alone.
     unsafe {
@@ -76,8 +95,9 @@ fn take(thread: u64, addr: u64, size: u64, mean_bytes: u64, random: u32) -> u32 
     0
 }
 
+/// Adds to one of the sums.
 #[inline(always)]
-fn count(counter: SamplingCounter, by: u64) {
+pub fn count(counter: SamplingCounter, by: u64) {
     if let Some(element) = maps::SAMPLING.get_ptr_mut(counter as u32) {
         // SAFETY: the map's element.
         unsafe { maps::add(element, by) };

@@ -29,6 +29,8 @@ pub(super) struct Armed {
     tgid: u32,
     /// Mean bytes between two points of the sample; 0 when none is taken.
     mean_bytes: u64,
+    /// The same of the sample of growth.
+    growth_mean_bytes: u64,
     is_open: bool,
     lost_before: u64,
 }
@@ -55,6 +57,7 @@ impl Armed {
             failed: vec![None; probes],
             tgid: if in_root { pid.get() } else { 0 },
             mean_bytes: 0,
+            growth_mean_bytes: 0,
             is_open: false,
         })
     }
@@ -245,11 +248,34 @@ impl Armed {
         self.configure()
     }
 
+    /// Watches growth from now on, whether probes are attached or not. `heap_end` is where the heap of `brk`
+    /// ends. Gives what cannot be watched, and why.
+    pub(super) fn watch_growth(&mut self, heap_end: u64) -> Result<Vec<String>, ProbeError> {
+        if self.tgid == 0 {
+            let why = "fragscope runs in a PID namespace of its own, where the kernel's calls cannot be told apart \
+                       by process";
+            return Ok(vec![why.to_owned()]);
+        }
+        self.loaded.watch_growth(heap_end).map_err(map_trouble)
+    }
+
+    /// Watches it no more.
+    pub(super) fn end_growth(&mut self) {
+        self.loaded.end_growth();
+    }
+
+    /// Sets the mean bytes between two points of the sample of growth; 0 for none.
+    pub(super) fn sample_growth(&mut self, mean_bytes: u64) -> Result<(), ProbeError> {
+        self.growth_mean_bytes = mean_bytes;
+        self.configure()
+    }
+
     fn configure(&mut self) -> Result<(), ProbeError> {
         let config = Config {
             tgid: self.tgid,
             open: self.is_open.into(),
             mean_bytes: self.mean_bytes,
+            growth_mean_bytes: self.growth_mean_bytes,
         };
         self.loaded.configure(config).map_err(map_trouble)
     }

@@ -84,6 +84,7 @@ impl HitCost {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         loaded
             .configure(Config {
+                growth_mean_bytes: 0,
                 open: 1,
                 // As seldom as can be: what samples cost is measured where they are taken.
                 mean_bytes: MAX_MEAN_BYTES,

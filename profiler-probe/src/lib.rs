@@ -11,6 +11,7 @@ mod budget;
 mod calibrate;
 mod decode;
 mod error;
+mod growth;
 mod kernel_types;
 pub mod leftover;
 mod links;

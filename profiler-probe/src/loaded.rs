@@ -14,6 +14,7 @@ use profiler_common::{Call, Config};
 use profiler_target::host;
 
 use super::error::ProbeError;
+use super::growth;
 use super::links::{Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
 
@@ -55,7 +56,8 @@ const THREADS: [(&str, &str); 2] = [
 pub(super) struct Loaded {
     links: Links,
     programs: Programs,
-    config: Array<MapData, [u64; 2]>,
+    config: Array<MapData, [u64; CONFIG_WORDS]>,
+    heap_end: Array<MapData, u64>,
     python: Array<MapData, [u64; PYTHON_WORDS]>,
     threads: HashMap<MapData, u64, u64>,
     sampling: PerCpuArray<MapData, u64>,
@@ -65,9 +67,10 @@ pub(super) struct Loaded {
     pub(super) events: RingBuf<MapData>,
 }
 
+const CONFIG_WORDS: usize = size_of::<Config>() / 8;
 const PYTHON_WORDS: usize = size_of::<PythonFrames>() / 8;
 
-const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 24);
 
 impl Loaded {
     /// Loads the object with a ring of `ring_bytes` (a power of two, at least a page).
@@ -97,6 +100,7 @@ impl Loaded {
             }
         }
         let config = map(&mut bpf, "CONFIG")?;
+        let heap_end = map(&mut bpf, "HEAP_END")?;
         let python = map(&mut bpf, "PYTHON")?;
         let threads = map(&mut bpf, "THREADS")?;
         let sampling = map(&mut bpf, "SAMPLING")?;
@@ -109,6 +113,7 @@ impl Loaded {
             links: start_guard(&mut programs)?,
             programs,
             config,
+            heap_end,
             python,
             threads,
             sampling,
@@ -164,9 +169,24 @@ impl Loaded {
         Ok(())
     }
 
+    /// Has the ring record growth of the target's memory, as [`Config::growth_mean_bytes`] says, until this is
+    /// dropped. `heap_end` is where the heap ends that `brk` moves; 0 where it has none. What cannot be watched
+    /// is given, with why.
+    pub(super) fn watch_growth(&mut self, heap_end: u64) -> io::Result<Vec<String>> {
+        self.heap_end
+            .set(0, heap_end, 0)
+            .map_err(io::Error::other)?;
+        Ok(growth::attach(&mut self.programs.bpf))
+    }
+
+    /// Ends that.
+    pub(super) fn end_growth(&mut self) {
+        growth::detach(&mut self.programs.bpf);
+    }
+
     /// Sets for the programs whose events count, and whether a window is open.
     pub(super) fn configure(&mut self, config: Config) -> io::Result<()> {
-        let words: [u64; 2] = zerocopy::transmute!(config);
+        let words: [u64; CONFIG_WORDS] = zerocopy::transmute!(config);
         self.config.set(0, words, 0).map_err(io::Error::other)
     }
 

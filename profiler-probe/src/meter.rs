@@ -11,8 +11,8 @@ const SPAN_NS: u64 = 2_000_000_000;
 pub(super) struct Meter {
     hits: Vec<u64>,
     ns_each: Vec<f64>,
-    /// What sampling took besides, in ns.
-    sampling_ns: u64,
+    /// What sampling and watching growth took besides, in ns.
+    sampling_ns: f64,
     /// What one hit costs as long as none was seen.
     least_ns: f64,
     attached_at_ns: u64,
@@ -28,7 +28,7 @@ impl Meter {
             hits: vec![0; ns_each.len()],
             least_ns: ns_each.iter().copied().fold(f64::INFINITY, f64::min),
             ns_each,
-            sampling_ns: 0,
+            sampling_ns: 0.0,
             attached_at_ns: now_ns,
             span: (now_ns, 0.0),
             last_share: None,
@@ -45,14 +45,14 @@ impl Meter {
         self.hits[index] = hits;
     }
 
-    /// Takes in the BPF side's count of the time that samples took.
-    pub(super) fn count_sampling(&mut self, ns: u64) {
+    /// Takes in how much time samples and watching growth took.
+    pub(super) fn count_sampling(&mut self, ns: f64) {
         self.sampling_ns = ns;
     }
 
-    /// The target's time that the hits took so far, with what was sampled at them, in ns.
+    /// The target's time that the hits took so far, with what was sampled and watched besides, in ns.
     pub(super) fn spent_ns(&self) -> f64 {
-        self.traps_ns() + self.sampling_ns as f64
+        self.traps_ns() + self.sampling_ns
     }
 
     /// That of the traps alone.

@@ -82,6 +82,9 @@ pub struct ProbePlan {
     pub skipped: Vec<(Function, String)>,
     /// The sizes that the events have.
     pub sizes: Sizes,
+    /// Whether it is watched which functions get memory from the kernel. No system call of the host is as quick
+    /// meanwhile, so that nobody gets it who does not ask for it.
+    pub watches_growth: bool,
 }
 
 /// Which size of an allocation is recorded.

@@ -55,6 +55,7 @@ impl ProbePlan {
             probes,
             skipped,
             sizes,
+            watches_growth: false,
         }
     }
 }

@@ -18,6 +18,7 @@ use super::armed::Armed;
 use super::budget::Budget;
 use super::calibrate::HitCost;
 use super::error::ProbeError;
+use super::growth::GrowthRate;
 use super::loaded::Loaded;
 use super::meter::Meter;
 use super::plan::ProbePlan;
@@ -55,6 +56,8 @@ pub(super) struct State {
     pub(super) sites: SiteTable,
     /// What the sums over all sites were at the last look.
     pub(super) sampling: [u64; SamplingCounter::COUNT as usize],
+    /// How growth is watched.
+    pub(super) growth: GrowthRate,
     /// Windows that were opened.
     pub(super) windows: u64,
     pub(super) meter: Meter,
@@ -156,6 +159,7 @@ impl ProbeSession {
                 tracker: Tracker::new(attached_at, MAX_BLOCKS),
                 sites: SiteTable::default(),
                 sampling: [0; SamplingCounter::COUNT as usize],
+                growth: GrowthRate::new(attached_at, Vec::new()),
                 windows: 0,
                 meter: Meter::new(&traps, cost, attached_at),
                 taken_until_ns: 0,
@@ -170,6 +174,9 @@ impl ProbeSession {
         let target = Target::open(pid).map_err(|_| ProbeError::Gone(pid))?;
         let stacks = Stacks::of(&target);
         let mut worker = Worker::new(armed, stacks, shared.clone(), budget)?;
+        if plan.watches_growth {
+            worker.watch_growth(&target)?;
+        }
         worker.attach()?;
         worker.open_window()?;
         let for_thread = Arc::clone(&shared);
@@ -209,12 +216,16 @@ impl ProbeSession {
     /// Where the allocations came from that were seen so far.
     pub fn sites(&self) -> Sites {
         let state = self.shared.state();
-        let (armed_ns, counted_bytes) = state.tracker.seen(now_ns());
+        let now_ns = now_ns();
+        let (armed_ns, counted_bytes) = state.tracker.seen(now_ns);
         let sites = state.sites.sites();
-        let [_, samples_lost, sampling_ns] = state.sampling;
         Sites {
-            samples_lost,
-            sampling_ns,
+            samples_lost: state.sampling[SamplingCounter::Lost as usize],
+            sampling_ns: state.sampling[SamplingCounter::Nanoseconds as usize],
+            growth: self
+                .plan
+                .watches_growth
+                .then(|| state.growth.state(now_ns, &state.sampling)),
             armed_ns,
             counted_bytes,
             mean_bytes: state.mean_bytes,

@@ -2,6 +2,7 @@
 //! how seldom they sample, and what becomes of what they find.
 
 use profiler_common::RawEvent;
+use profiler_common::growth::GrowthKind;
 use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawStack, StackEnd};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::objects::stacks::PythonStacks;
@@ -85,7 +86,8 @@ impl Stacks {
         let Ok((raw, _)) = RawStack::ref_from_prefix(record) else {
             return false;
         };
-        if raw.event.kind != RawStack::KIND {
+        let growth = GrowthKind::of(raw.event.kind);
+        if raw.event.kind != RawStack::KIND && growth.is_none() {
             return false;
         }
         let count = raw.frames.len().min(raw.count as usize);
@@ -95,6 +97,10 @@ impl Stacks {
         };
         let end = StackEnd::ALL.get(raw.end as usize).copied();
         let end = end.unwrap_or(StackEnd::Unreadable);
+        if let Some(kind) = growth {
+            sites.grew(kind, raw.event.size, raw.mean_bytes, stack, end);
+            return true;
+        }
         let allocation = Allocation {
             block: RemoteAddr::new(raw.event.addr),
             bytes: raw.event.size,

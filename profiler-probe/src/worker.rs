@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use profiler_common::sampling::SamplingCounter;
 use profiler_core::event::AllocEvent;
-use profiler_target::ErrorKind;
+use profiler_core::residency::MappingKind;
+use profiler_target::{ErrorKind, Process, Target};
 
 use super::armed::Armed;
 use super::budget::{Account, Budget};
 use super::decode::decode;
 use super::error::ProbeError;
+use super::growth::{self, GrowthRate};
 use super::session::{Ended, Shared, State};
 use super::stacks::{Spent, Stacks};
 
@@ -34,9 +36,11 @@ pub(super) struct Worker {
     armed: Armed,
     stacks: Stacks,
     shared: Arc<Shared>,
+    budget: Budget,
     account: Option<Account>,
     slow_at_ns: u64,
     adjust_at_ns: u64,
+    adjust_growth_at_ns: u64,
     refresh_at_ns: u64,
     gone: bool,
 }
@@ -55,12 +59,54 @@ impl Worker {
             armed,
             stacks,
             shared,
+            budget,
             account: budget.share().map(|share| Account::new(share, now_ns())),
             slow_at_ns: 0,
             adjust_at_ns: 0,
+            adjust_growth_at_ns: 0,
             refresh_at_ns: 0,
             gone: false,
         })
+    }
+
+    /// Begins to watch growth, which goes on whether a window is open or not.
+    pub(super) fn watch_growth(&mut self, target: &Target) -> Result<(), ProbeError> {
+        let mappings = target.mappings().unwrap_or_default();
+        let heap = mappings.iter().find(|of| of.kind == MappingKind::Brk);
+        let heap_end = heap.map_or(0, |heap| heap.range.end().get());
+        let missing = self.armed.watch_growth(heap_end)?;
+        let now_ns = now_ns();
+        self.refresh(now_ns)?;
+        let rate = GrowthRate::new(now_ns, missing);
+        self.armed.sample_growth(rate.mean_bytes())?;
+        self.shared.state().growth = rate;
+        Ok(())
+    }
+
+    /// Adjusts how seldom growth is sampled, and has the BPF programs know new threads.
+    fn adjust_growth(&mut self, now_ns: u64) -> Result<(), ProbeError> {
+        if now_ns < self.adjust_growth_at_ns {
+            return Ok(());
+        }
+        self.adjust_growth_at_ns = now_ns + SLOW_NS;
+        self.count()?;
+        if now_ns >= self.refresh_at_ns {
+            self.refresh(now_ns)?;
+        }
+        let (mean_bytes, must_end) = {
+            let mut state = self.shared.state();
+            let counts = state.sampling;
+            let changed = state.growth.adjust(now_ns, &counts);
+            let must_end = state.growth.must_end(now_ns, &counts, self.budget.share());
+            (changed.then(|| state.growth.mean_bytes()), must_end)
+        };
+        if must_end {
+            self.armed.end_growth();
+        }
+        match mean_bytes {
+            Some(mean_bytes) => self.armed.sample_growth(mean_bytes),
+            None => Ok(()),
+        }
     }
 
     /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
@@ -106,9 +152,6 @@ impl Worker {
             return Ok(());
         }
         self.adjust_at_ns = now_ns + SLOW_NS;
-        if now_ns >= self.refresh_at_ns {
-            self.refresh(now_ns)?;
-        }
         let spent = {
             let state = self.shared.state();
             let (armed_ns, bytes) = state.tracker.seen(now_ns);
@@ -127,6 +170,9 @@ impl Worker {
     /// why it ended, unless it was to.
     pub(super) fn run(mut self) -> Option<Ended> {
         let ended = self.windows();
+        // Growth goes on in a pause.
+        self.take_events();
+        let ended = ended.and(self.count());
         let ended = ended.and(self.armed.end());
         match ended {
             Ok(()) if self.gone => Some(Ended {
@@ -165,6 +211,7 @@ impl Worker {
             park_timeout(POLL);
             self.take_events();
             self.adjust(now_ns())?;
+            self.adjust_growth(now_ns())?;
         }
         self.armed.open(false)?;
         let closed = now_ns();
@@ -187,6 +234,7 @@ impl Worker {
         while !self.is_over()? && !self.is_earned(now_ns()) {
             park_timeout(PAUSE);
             self.take_events();
+            self.adjust_growth(now_ns())?;
         }
         Ok(())
     }
@@ -228,8 +276,9 @@ impl Worker {
         let sampling = self.armed.sampling()?;
         let mut state = self.shared.state();
         state.sampling = sampling;
-        let ns = sampling[SamplingCounter::Nanoseconds as usize];
-        state.meter.count_sampling(ns);
+        let ns = sampling[SamplingCounter::Nanoseconds as usize] as f64;
+        let spent = ns + growth::spent_ns(&sampling);
+        state.meter.count_sampling(spent);
         for (index, hits) in hits.into_iter().enumerate() {
             state.meter.count(index, hits);
         }

@@ -6,8 +6,8 @@ use crate::units::{Unit, Value};
 
 impl SiteRow {
     /// Figures in the order of files. What a walk says is unknown where none was matched.
-    pub const COLUMNS: [Column<Self>; 13] = {
-        let [bytes, error, _, live, at_walk, pinned] = Self::SHOWN;
+    pub const COLUMNS: [Column<Self>; 20] = {
+        let [bytes, error, _, live, at_walk, pinned, grown] = Self::SHOWN;
         [
             Column::of("samples", Unit::Count, |row| row.figures.samples),
             bytes,
@@ -36,11 +36,30 @@ impl SiteRow {
             Column::maybe("pinned_free_bytes_error", Unit::Bytes, |row| {
                 row.at_walk(row.figures.at_walk.pinned_free_bytes.rounded_error())
             }),
+            Column::maybe("growth_samples", Unit::Count, |row| {
+                row.growth(row.figures.growth.samples)
+            }),
+            grown,
+            Column::maybe("grown_bytes_error", Unit::Bytes, |row| {
+                row.growth(row.figures.growth.grown.rounded_error())
+            }),
+            Column::maybe("returned_bytes", Unit::Bytes, |row| {
+                row.growth(row.figures.growth.returned.rounded())
+            }),
+            Column::maybe("returned_bytes_error", Unit::Bytes, |row| {
+                row.growth(row.figures.growth.returned.rounded_error())
+            }),
+            Column::maybe("touched_bytes", Unit::Bytes, |row| {
+                row.growth(row.figures.growth.touched.rounded())
+            }),
+            Column::maybe("touched_bytes_error", Unit::Bytes, |row| {
+                row.growth(row.figures.growth.touched.rounded_error())
+            }),
         ]
     };
 
     /// Those that people see.
-    pub const SHOWN: [Column<Self>; 6] = [
+    pub const SHOWN: [Column<Self>; 7] = [
         Column::<Self>::of("allocated_bytes", Unit::Bytes, |row| {
             row.figures.bytes.rounded()
         })
@@ -78,7 +97,21 @@ impl SiteRow {
         })
         .titled("pins", 5, "free bytes on the pages of what stays")
         .short(0),
+        Column::<Self>::maybe("grown_bytes", Unit::Bytes, |row| {
+            row.growth(row.figures.growth.grown.rounded())
+        })
+        .titled(
+            "grew",
+            5,
+            "bytes got from the kernel, whether the probes were armed or not",
+        )
+        .short(0),
     ];
+
+    /// A figure of the growth.
+    fn growth(&self, value: u64) -> Option<u64> {
+        self.is_growth_watched.then_some(value)
+    }
 
     /// A figure of the last walk's.
     fn at_walk(&self, value: u64) -> Option<u64> {

@@ -13,6 +13,7 @@ mod walk;
 
 use std::sync::Arc;
 
+pub use profiler_common::growth::GrowthKind;
 pub use profiler_common::sampling::StackEnd;
 
 pub use self::rows::{Direction, SiteRow, Step};
@@ -126,6 +127,54 @@ pub struct AtWalk {
     pub by_age: [f64; AGES.len() + 1],
 }
 
+/// How the target's memory grew at a site, as the kernel was asked for it since the probes were first armed.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct Growth {
+    /// Calls and page faults that were sampled.
+    pub samples: u64,
+    /// Bytes of memory that was got.
+    pub grown: Estimate,
+    /// Bytes of memory that was given back.
+    pub returned: Estimate,
+    /// Bytes of pages that were written to when they were not there.
+    pub touched: Estimate,
+}
+
+impl Growth {
+    fn add(&mut self, other: &Self) {
+        self.samples = self.samples.saturating_add(other.samples);
+        self.grown.add(other.grown);
+        self.returned.add(other.returned);
+        self.touched.add(other.touched);
+    }
+
+    /// The sum of a kind.
+    fn of_kind(&mut self, kind: GrowthKind) -> &mut Estimate {
+        match kind {
+            GrowthKind::Grown => &mut self.grown,
+            GrowthKind::Returned => &mut self.returned,
+            GrowthKind::Touched => &mut self.touched,
+        }
+    }
+}
+
+/// What holds for the growth of all sites.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GrowthSampling {
+    /// For how long it was watched, in ns.
+    pub watched_ns: u64,
+    /// Mean bytes between two points of the sample at the last look.
+    pub mean_bytes: u64,
+    /// Bytes that were got, counted rather than estimated.
+    pub grown_bytes: u64,
+    /// Bytes that were given back.
+    pub returned_bytes: u64,
+    /// Bytes of pages that were touched first.
+    pub touched_bytes: u64,
+    /// What of it could not be watched, and why.
+    pub missing: Vec<String>,
+}
+
 /// What is known of a site, or of several together.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct SiteFigures {
@@ -141,6 +190,8 @@ pub struct SiteFigures {
     pub live_blocks: Estimate,
     /// What the last walk found; nothing where [`Sites::walk`] is `None`.
     pub at_walk: AtWalk,
+    /// How memory grew there; nothing where [`Sites::growth`] is `None`.
+    pub growth: Growth,
 }
 
 impl SiteFigures {
@@ -152,6 +203,7 @@ impl SiteFigures {
         self.live_bytes.add(other.live_bytes);
         self.live_blocks.add(other.live_blocks);
         self.at_walk.add(&other.at_walk);
+        self.growth.add(&other.growth);
     }
 }
 
@@ -219,6 +271,8 @@ pub struct Sites {
     pub walk: Option<SitesWalk>,
     /// The mmap threshold at that walk, where it has grown.
     pub mmap_threshold: Option<MmapThreshold>,
+    /// Growth of the target's memory; `None` where it was not watched.
+    pub growth: Option<GrowthSampling>,
 }
 
 impl Sites {
@@ -238,6 +292,11 @@ impl Sites {
         let mut total = SiteFigures::default();
         self.sites.iter().for_each(|site| total.add(&site.figures));
         total
+    }
+
+    /// Whether there is anything to show of any site.
+    pub fn has_samples(&self) -> bool {
+        self.samples > 0 || !self.sites.is_empty()
     }
 
     /// Bytes allocated, by the sample: near [`Self::counted_bytes`] if the sample is right.

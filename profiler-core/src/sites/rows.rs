@@ -35,6 +35,8 @@ pub struct SiteRow {
     pub whole_bytes: f64,
     /// Whether the sampled blocks were looked up in a walk.
     pub is_walked: bool,
+    /// Whether growth was watched.
+    pub is_growth_watched: bool,
 }
 
 impl Frame {
@@ -145,6 +147,7 @@ impl Sites {
             leads_on: false,
             whole_bytes,
             is_walked: self.walk.is_some(),
+            is_growth_watched: self.growth.is_some(),
         }
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Estimate, Frame, MmapThreshold, Site, SiteFigures, Sites, SitesWalk, StackEnd};
+use super::{
+    Estimate, Frame, GrowthKind, MmapThreshold, Site, SiteFigures, Sites, SitesWalk, StackEnd,
+};
 use crate::addr::RemoteAddr;
 use crate::allocator::GlibcSetting;
 
@@ -51,6 +53,11 @@ pub struct SiteTable {
     pub(super) raisers: HashMap<u64, usize>,
 }
 
+/// The probability with which so many bytes together are sampled.
+fn probability(bytes: u64, mean_bytes: u64) -> f64 {
+    -(-(bytes as f64) / mean_bytes as f64).exp_m1()
+}
+
 /// A sampled block that was not seen being freed.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Sampled {
@@ -88,7 +95,7 @@ impl SiteTable {
         }
         let sampled = Sampled {
             allocation,
-            p: -(-(bytes as f64) / mean_bytes as f64).exp_m1(),
+            p: probability(bytes, mean_bytes),
             site: self.site(stack, end),
         };
         self.samples += 1;
@@ -105,6 +112,25 @@ impl SiteTable {
         figures.live_bytes.add(sampled.bytes());
         figures.live_blocks.add(sampled.blocks());
         self.blocks.insert(allocation.block, sampled);
+    }
+
+    /// Takes in growth that was sampled, with its stack.
+    pub fn grew(
+        &mut self,
+        kind: GrowthKind,
+        bytes: u64,
+        mean_bytes: u64,
+        stack: Vec<Frame>,
+        end: StackEnd,
+    ) {
+        if bytes == 0 || mean_bytes == 0 {
+            return;
+        }
+        let site = self.site(stack, end);
+        let growth = &mut self.sites[site].figures.growth;
+        growth.samples += 1;
+        let of_one = Estimate::of_one(bytes as f64, probability(bytes, mean_bytes));
+        growth.of_kind(kind).add(of_one);
     }
 
     /// What was at this address is no more since `at_ns`, on the clock of the events: it is freed, or another
@@ -180,7 +206,9 @@ impl SiteTable {
     pub fn sites(&self) -> Sites {
         let mut sites = self.sites.clone();
         let bytes = |site: &Site| site.figures.bytes.value;
-        sites.sort_by(|a, b| bytes(b).total_cmp(&bytes(a)));
+        let grown = |site: &Site| site.figures.growth.grown.value;
+        let order = |a: &Site, b: &Site| bytes(b).total_cmp(&bytes(a));
+        sites.sort_by(|a, b| order(a, b).then_with(|| grown(b).total_cmp(&grown(a))));
         Sites {
             sites,
             frames: self.frames.clone(),

@@ -336,6 +336,48 @@ fn a_walk_is_of_one_moment_whatever_is_freed_and_allocated_while_it_is_read() {
 }
 
 #[test]
+fn growth_is_added_up_by_kind_beside_what_is_allocated_there() {
+    let mut table = SiteTable::default();
+    let stack = || vec![frame("load", 4)];
+    table.sampled(certain(16, 4096), stack(), StackEnd::Whole);
+    for (kind, bytes) in [
+        (GrowthKind::Grown, 64 << 20),
+        (GrowthKind::Grown, 4096),
+        (GrowthKind::Returned, 4096),
+        (GrowthKind::Touched, 8192),
+        (GrowthKind::Touched, 0),
+    ] {
+        table.grew(kind, bytes, 1, stack(), StackEnd::Whole);
+    }
+    // One that stands for others: a page in a sample with so few points.
+    table.grew(
+        GrowthKind::Touched,
+        4096,
+        64 << 10,
+        vec![frame("rare", 1)],
+        StackEnd::Whole,
+    );
+    let sites = table.sites();
+    assert_eq!((sites.samples, sites.sites.len()), (1, 2));
+    let growth = sites.sites[0].figures.growth;
+    assert_eq!(
+        (growth.samples, sites.sites[0].figures.bytes.rounded()),
+        (4, 4096)
+    );
+    assert_eq!(growth.grown.rounded(), (64 << 20) + 4096);
+    assert_eq!(
+        (growth.returned.rounded(), growth.touched.rounded()),
+        (4096, 8192)
+    );
+    let rare = sites.sites[1].figures.growth.touched;
+    let one = 4096.0 / -(-1.0f64 / 16.0).exp_m1();
+    assert!(
+        (rare.value - one).abs() < 1e-6 && rare.error() > 60_000.0,
+        "{rare:?}"
+    );
+}
+
+#[test]
 fn a_block_of_a_requested_size_fits_what_an_allocator_gives_for_it() {
     let mut table = SiteTable::default();
     let requested = Allocation {

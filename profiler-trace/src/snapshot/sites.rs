@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use profiler_core::sites::{
-    AGES, AtWalk, Estimate, Frame, Language, MmapThreshold, Site, SiteFigures, Sites, SitesWalk,
-    StackEnd,
+    AGES, AtWalk, Estimate, Frame, Growth, GrowthSampling, Language, MmapThreshold, Site,
+    SiteFigures, Sites, SitesWalk, StackEnd,
 };
 use profiler_core::text::visible;
 
@@ -23,6 +23,20 @@ fields!(SiteFigures {
     live_bytes,
     live_blocks,
     at_walk
+} later { growth });
+fields!(Growth {
+    samples,
+    grown,
+    returned,
+    touched
+});
+fields!(GrowthSampling {
+    watched_ns,
+    mean_bytes,
+    grown_bytes,
+    returned_bytes,
+    touched_bytes,
+    missing
 });
 fields!(AtWalk {
     bytes,
@@ -132,6 +146,7 @@ impl Wire for Sites {
             no_stacks,
             walk,
             mmap_threshold,
+            growth,
         } = self;
         put_framed(out, |out| {
             frames.put(out);
@@ -150,6 +165,7 @@ impl Wire for Sites {
             no_stacks.put(out);
             walk.put(out);
             mmap_threshold.put(out);
+            growth.put(out);
         });
     }
 
@@ -172,6 +188,11 @@ impl Wire for Sites {
             no_stacks: Wire::take(own)?,
             walk: Wire::take(own)?,
             mmap_threshold: Wire::take(own)?,
+            // Files of before end here.
+            growth: match own.rest.is_empty() {
+                true => None,
+                false => Wire::take(own)?,
+            },
         };
         let raiser = read.mmap_threshold.iter().flat_map(|of| &of.raised_by);
         let raiser = raiser.flat_map(|(stack, _)| stack.iter());

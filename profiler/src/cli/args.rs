@@ -233,6 +233,11 @@ pub(super) struct WatchArgs {
     /// Do not probe malloc and free; BPF is then not needed
     #[arg(long)]
     no_probes: bool,
+    /// Also watch which functions get memory from the kernel, give it back, and touch it first
+    ///
+    /// Each system call of every process of the host takes some 0.1 us longer meanwhile.
+    #[arg(long, conflicts_with = "no_probes")]
+    growth_sites: bool,
     /// Do not predict what other allocators would need by replaying its heap in them
     ///
     /// The replays run in processes of the lowest priority, which need as much memory as the heap takes.
@@ -419,6 +424,7 @@ impl WatchArgs {
             duration: self.duration,
             budget: self.budget,
             probes: !self.no_probes,
+            growth_sites: self.growth_sites,
             predict: !self.no_predict,
             objects: !self.no_objects,
             what_if: (!self.what_if.is_empty()).then(|| WhatIfOptions {

@@ -7,12 +7,14 @@ use profiler_core::heap::Allocator;
 use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
-use profiler_core::sites::{AGES, Frame, SiteFigures, Sites, Step};
+use profiler_core::sites::{AGES, Frame, SiteFigures, SiteRow, Sites, Step};
 use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::View;
 
 /// Types named of what was copied since a fork.
 const TOP_COPIED: usize = 5;
+/// Functions named of those where memory was got.
+const TOP_GROWN: usize = 3;
 /// Names shown of those who share something.
 const TOP_SHARERS: usize = 3;
 
@@ -253,6 +255,41 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
     }
     let ages = ages(&sites.total()).map(|ages| format!("age of what stays: {ages}."));
     [found].into_iter().chain(ages).collect()
+}
+
+/// How the target's memory grew and who did it, and what of it could not be watched, a sentence each.
+pub(crate) fn growth(sites: &Sites, label: fn(&Sites, Step) -> String) -> Vec<String> {
+    let Some(growth) = &sites.growth else {
+        return Vec::new();
+    };
+    let mut said = format!(
+        "grew: in {} the program got {} from the kernel and gave {} back, and touched {} of pages first",
+        nanoseconds(growth.watched_ns),
+        bytes(growth.grown_bytes),
+        bytes(growth.returned_bytes),
+        bytes(growth.touched_bytes)
+    );
+    let mut rows = sites.by_innermost();
+    let grown = |row: &SiteRow| row.figures.growth.grown;
+    rows.retain(|row| grown(row).rounded() > 0);
+    rows.sort_by(|a, b| grown(b).value.total_cmp(&grown(a).value));
+    let of = |row: &SiteRow| {
+        let (grown, error) = (grown(row).rounded(), grown(row).rounded_error());
+        format!(
+            "{} {} ± {}",
+            label(sites, row.step),
+            bytes(grown),
+            bytes(error)
+        )
+    };
+    let top: Vec<String> = rows.iter().take(TOP_GROWN).map(of).collect();
+    if !top.is_empty() {
+        said.push_str(&format!("; most was got by {}", top.join(", ")));
+    }
+    said.push('.');
+    let missing = growth.missing.iter();
+    let missing = missing.map(|what| format!("growth that is not watched: {what}."));
+    [said].into_iter().chain(missing).collect()
 }
 
 /// Who raised glibc's mmap threshold; `None` where it has not grown.

@@ -270,6 +270,7 @@ mod tests {
             duration: None,
             budget: Budget::Unlimited,
             probes: false,
+            growth_sites: false,
             predict: false,
             objects: false,
             what_if: None,

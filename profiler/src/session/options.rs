@@ -34,6 +34,8 @@ pub struct AttachOptions {
     pub budget: Budget,
     /// Whether to probe malloc and free.
     pub probes: bool,
+    /// Whether to watch which functions get memory from the kernel.
+    pub growth_sites: bool,
     /// Whether to predict what other allocators and settings would need.
     pub predict: bool,
     /// Whether to read Python's objects, by which type and name the memory is held.

@@ -57,11 +57,17 @@ impl NoProbes {
 
 impl Probes {
     /// Begins to attach to `pid`, unless `ending` is set before that is done.
-    pub(crate) fn start(pid: i32, budget: Budget, ending: Arc<AtomicBool>) -> Self {
+    pub(crate) fn start(
+        pid: i32,
+        budget: Budget,
+        watches_growth: bool,
+        ending: Arc<AtomicBool>,
+    ) -> Self {
         let attach = move || {
             let target = Target::open(pid).map_err(|error| NoProbes::of(&error, error.kind()))?;
             let plan = ProbePlan::for_target(&target);
-            let plan = plan.map_err(|error| NoProbes::of(&error, error.kind()))?;
+            let mut plan = plan.map_err(|error| NoProbes::of(&error, error.kind()))?;
+            plan.watches_growth = watches_growth;
             let attached = ProbeSession::attach_unless(&ending, pid, &plan, budget);
             // Where the target is gone, the kernel's answers are of no help.
             attached.map_err(|error| match target.check() {

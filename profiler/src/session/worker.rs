@@ -173,7 +173,8 @@ fn begin(
             Some(what_if)
         }
     };
-    let start = |budget| Probes::start(options.pid, budget, Arc::clone(ending));
+    let growth = options.growth_sites;
+    let start = |budget| Probes::start(options.pid, budget, growth, Arc::clone(ending));
     let probes = match (options.probes, options.budget) {
         (false, _) => Probes::Off,
         (true, _) if what_if.is_some() => Probes::ForWhatIf,

@@ -1,7 +1,8 @@
 //! Call sites of allocations.
 
 use profiler_core::sites::{
-    AtWalk, Estimate, Frame, Language, MmapThreshold, Site, SiteFigures, Sites, SitesWalk, StackEnd,
+    AtWalk, Estimate, Frame, Growth, GrowthSampling, Language, MmapThreshold, Site, SiteFigures,
+    Sites, SitesWalk, StackEnd,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -16,7 +17,7 @@ fn estimate() -> impl Strategy<Value = Estimate> {
 
 fn figures() -> impl Strategy<Value = SiteFigures> {
     let ages = vec(0.0..1e12, 6);
-    (COUNT, vec(estimate(), 7), ages).prop_map(|(samples, sums, ages)| SiteFigures {
+    (COUNT, vec(estimate(), 10), ages).prop_map(|(samples, sums, ages)| SiteFigures {
         samples,
         bytes: sums[0],
         allocations: sums[1],
@@ -27,6 +28,12 @@ fn figures() -> impl Strategy<Value = SiteFigures> {
             blocks: sums[5],
             pinned_free_bytes: sums[6],
             by_age: ages.try_into().expect("six"),
+        },
+        growth: Growth {
+            samples,
+            grown: sums[7],
+            returned: sums[8],
+            touched: sums[9],
         },
     })
 }
@@ -57,27 +64,40 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
     let raiser = raiser.prop_map(|(stack, end)| (stack.into(), end));
     let threshold = (COUNT, option::of(raiser));
     let threshold = threshold.prop_map(|(bytes, raised_by)| MmapThreshold { bytes, raised_by });
+    let growth = (vec(COUNT, 5), vec("[a-z]{0,9}", 0..3));
+    let growth = growth.prop_map(|(counts, missing)| GrowthSampling {
+        watched_ns: counts[0],
+        mean_bytes: counts[1],
+        grown_bytes: counts[2],
+        returned_bytes: counts[3],
+        touched_bytes: counts[4],
+        missing,
+    });
     let beside = (
         any::<bool>(),
         option::of("[a-z]{0,9}"),
         option::of(walk),
         option::of(threshold),
+        option::of(growth),
     );
     (vec(frame, 4), vec(site, 0..4), vec(COUNT, 7), beside).prop_map(
-        |(frames, sites, counts, (frees_complete, no_stacks, walk, mmap_threshold))| Sites {
-            sites,
-            frames,
-            samples: counts[0],
-            samples_lost: counts[1],
-            mean_bytes: counts[2],
-            sampling_ns: counts[3],
-            armed_ns: counts[4],
-            counted_bytes: counts[5],
-            stacks_left_out: counts[6],
-            frees_complete,
-            no_stacks,
-            walk,
-            mmap_threshold,
+        |(frames, sites, counts, (frees_complete, no_stacks, walk, mmap_threshold, growth))| {
+            Sites {
+                sites,
+                frames,
+                samples: counts[0],
+                samples_lost: counts[1],
+                mean_bytes: counts[2],
+                sampling_ns: counts[3],
+                armed_ns: counts[4],
+                counted_bytes: counts[5],
+                stacks_left_out: counts[6],
+                frees_complete,
+                no_stacks,
+                walk,
+                mmap_threshold,
+                growth,
+            }
         },
     )
 }

@@ -100,6 +100,7 @@ impl TopArgs {
                 duration: None,
                 budget: self.budget,
                 probes: true,
+                growth_sites: false,
                 predict: true,
                 objects: true,
                 what_if: None,

@@ -1,6 +1,8 @@
 //! Call sites of allocations, as part of a snapshot.
 
-use profiler_core::sites::{self, AGES, Frame, MmapThreshold, SiteRow, Sites, SitesWalk, end_name};
+use profiler_core::sites::{
+    self, AGES, Frame, GrowthSampling, MmapThreshold, SiteRow, Sites, SitesWalk, end_name,
+};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -69,6 +71,33 @@ pub(super) struct SiteSampling<'a> {
     walk: Option<Walk>,
     /// glibc's mmap threshold, where it has grown by itself.
     mmap_threshold: Option<Threshold<'a>>,
+    /// Growth of the target's memory, watched since the probes were first armed.
+    growth: Option<Growth<'a>>,
+}
+
+/// Bytes are counted rather than estimated.
+#[derive(Serialize)]
+struct Growth<'a> {
+    watched_ns: u64,
+    mean_bytes: u64,
+    grown_bytes: u64,
+    returned_bytes: u64,
+    touched_bytes: u64,
+    /// What could not be watched, and why.
+    missing: &'a [String],
+}
+
+impl<'a> Growth<'a> {
+    fn of(growth: &'a GrowthSampling) -> Self {
+        Self {
+            watched_ns: growth.watched_ns,
+            mean_bytes: growth.mean_bytes,
+            grown_bytes: growth.grown_bytes,
+            returned_bytes: growth.returned_bytes,
+            touched_bytes: growth.touched_bytes,
+            missing: &growth.missing,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -165,6 +194,7 @@ impl<'a> SiteSampling<'a> {
             no_stacks: sites.no_stacks.as_deref(),
             walk: sites.walk.map(|walk| Walk::of(sites, walk)),
             mmap_threshold: (sites.mmap_threshold.as_ref()).map(|of| Threshold::of(sites, of)),
+            growth: sites.growth.as_ref().map(Growth::of),
         }
     }
 }

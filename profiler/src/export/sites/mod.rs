@@ -17,7 +17,9 @@ const NO_FUNCTION: &str = "(no Python function)";
 /// scripts read.
 pub(super) fn folded(sites: &Sites) -> Vec<u8> {
     let mut lines = String::new();
-    for site in &sites.sites {
+    // Others only grew.
+    let allocating = sites.sites.iter().filter(|site| site.figures.samples > 0);
+    for site in allocating {
         let steps = site.steps(Direction::Inwards);
         // A semicolon would be the end of the function.
         let names: Vec<String> = steps
@@ -67,7 +69,7 @@ struct Profile {
 }
 
 /// A file of speedscope: a profile of the bytes that were allocated, one of the allocations, one of
-/// the bytes that were not seen being freed, and two of what the last walk found.
+/// the bytes that were not seen being freed, two of what the last walk found, and two of growth.
 pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
     let own = |name| SharedFrame {
         name,
@@ -116,6 +118,14 @@ pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
         let pinned = "free bytes that those pin";
         profiles.push(profile(pinned, "bytes", |of| {
             of.at_walk.pinned_free_bytes.rounded()
+        }));
+    }
+    if sites.growth.is_some() {
+        profiles.push(profile("bytes got from the kernel", "bytes", |of| {
+            of.growth.grown.rounded()
+        }));
+        profiles.push(profile("bytes of pages touched first", "bytes", |of| {
+            of.growth.touched.rounded()
         }));
     }
     serde_json::to_vec(&Speedscope {

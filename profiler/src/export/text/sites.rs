@@ -11,7 +11,7 @@ use crate::export::sentences;
 const TOP: usize = 12;
 
 pub(super) fn sites(text: &mut Text, sites: &Sites) {
-    if sites.samples == 0 {
+    if !sites.has_samples() {
         return;
     }
     let whole = sites.bytes();
@@ -35,7 +35,9 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
     }
     let threshold = sentences::mmap_threshold(sites, Frame::label);
     let threshold = threshold.map(|sentence| format!("{sentence}."));
-    for sentence in sentences::what_stays(sites).into_iter().chain(threshold) {
+    let growth = sentences::growth(sites, Sites::label);
+    let stays = sentences::what_stays(sites).into_iter();
+    for sentence in stays.chain(threshold).chain(growth) {
         text.paragraph("  ", &sentence);
     }
     if sites.samples_lost > 0 {

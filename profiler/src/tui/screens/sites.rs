@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::Column;
-use profiler_core::sites::{self, Direction, Site, SiteRow, Sites, Step};
+use profiler_core::sites::{self, Direction, Site, SiteFigures, SiteRow, Sites, Step};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::Frame;
@@ -30,7 +30,7 @@ const WIDE: usize = 110;
 const BAR: usize = 16;
 
 /// The figures of a row.
-const COLUMNS: [Column<SiteRow>; 6] = SiteRow::SHOWN;
+const COLUMNS: [Column<SiteRow>; 7] = SiteRow::SHOWN;
 /// Sorted by name rather than by one of them.
 const BY_NAME: usize = COLUMNS.len();
 
@@ -237,7 +237,7 @@ fn choose(of: &mut SitesView, code: KeyCode) {
 /// Draws the screen.
 pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
     let title = |text: &str| wrapped(text, area.width, app.theme.title());
-    let sampled = view.sites.as_deref().filter(|sites| sites.samples > 0);
+    let sampled = view.sites.as_deref().filter(|sites| sites.has_samples());
     let Some(sites) = sampled else {
         let why = nothing(app, view);
         frame.render_widget(Paragraph::new(title(&why)), area);
@@ -312,6 +312,17 @@ fn state(sites: &Sites) -> String {
         (Some(_), false) => Some("stays: at the most".to_owned()),
         (Some(_), true) => None,
     });
+    if let Some(growth) = &sites.growth {
+        parts.push(format!(
+            "grew {} in {}, gave back {}",
+            bytes(growth.grown_bytes),
+            nanoseconds(growth.watched_ns),
+            bytes(growth.returned_bytes)
+        ));
+        if !growth.missing.is_empty() {
+            parts.push(format!("not watched: {}", growth.missing.join("; ")));
+        }
+    }
     parts.join(" │ ")
 }
 
@@ -396,6 +407,18 @@ fn line(app: &App, sites: &Sites, row: &Row, is_selected: bool, width: usize) ->
     Line::from(spans)
 }
 
+/// How memory grew at a row.
+fn growth_of(figures: &SiteFigures) -> String {
+    let of = &figures.growth;
+    format!(
+        "grew {} ± {}, gave back {}, touched {} of pages first",
+        bytes(of.grown.rounded()),
+        bytes(of.grown.rounded_error()),
+        bytes(of.returned.rounded()),
+        bytes(of.touched.rounded())
+    )
+}
+
 /// What is said of a row that is open.
 fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>> {
     let figures = &row.row.figures;
@@ -412,6 +435,7 @@ fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>
         Some(whole),
         Some(format!("{calls} ± {error} allocations, {samples} samples")),
         ages.map(|ages| format!("age of what stays: {ages}")),
+        row.row.is_growth_watched.then(|| growth_of(figures)),
     ];
     let inner = width.saturating_sub(2 * INDENT as u16);
     let lines = said.into_iter().flatten();

@@ -1,0 +1,230 @@
+//! Growth of the target's memory: which of the kernel's tracepoints are watched, and how seldom it is sampled.
+//!
+//! The links are descriptors of this process, which the kernel closes with it: they leave nothing in the
+//! target. They stay for the whole session, whatever windows the probes have.
+
+use std::io;
+
+use aya::Ebpf;
+use aya::programs::{ProgramError, RawTracePoint};
+use profiler_common::sampling::{MAX_MEAN_BYTES, SamplingCounter};
+use profiler_core::sites::GrowthSampling;
+use profiler_core::units::nanoseconds;
+
+use super::error::deepest;
+
+/// Programs, the kernel's tracepoints at which they run, and what is not watched without them: page faults by the program
+/// itself, and by the kernel for it.
+const WATCHED: [(&str, &str, &str); 3] = [
+    (
+        "on_call_end",
+        "sys_exit",
+        "mmap, munmap, mprotect, madvise, mremap, brk",
+    ),
+    ("on_page_fault", "page_fault_user", "page faults"),
+    (
+        "on_page_fault",
+        "page_fault_kernel",
+        "page faults in system calls",
+    ),
+];
+
+/// What a system call or a page fault of the target's takes more while growth is watched, in ns: measured as the time of
+/// empty calls with and without.
+const EVENT_NS: f64 = 140.0;
+/// Watching takes no more than this part of the budget, or this share of the target's time where that is more.
+const PART_OF_BUDGET: f64 = 0.5;
+const LEAST_SHARE: f64 = 0.005;
+/// Over how long that is measured, in ns.
+const SPAN_NS: u64 = 2_000_000_000;
+
+/// The mean bytes between points of the sample at first, and at the least: of the page faults of a burst that
+/// follows on quiet no more than one in sixteen is sampled.
+const LEAST_MEAN_BYTES: u64 = 64 << 10;
+/// Samples a second that are aimed at, and how much more seldom they become from one look to the next at the most: with
+/// their stacks they take some thousandths of one core while much grows.
+const SAMPLES_A_SECOND: f64 = 1000.0;
+const MOST_CHANGE: u64 = 4;
+
+/// Attaches all programs of growth. What cannot be had is said, a sentence each.
+pub(super) fn attach(bpf: &mut Ebpf) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (program, tracepoint, what) in WATCHED {
+        if let Err(error) = attach_one(bpf, program, tracepoint) {
+            let why = deepest(&error);
+            missing.push(format!("{what} (the tracepoint {tracepoint}: {why})"));
+        }
+    }
+    missing
+}
+
+fn attach_one(bpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
+    let missing = || io::Error::other(format!("the BPF object has no {program}"));
+    let found = bpf.program_mut(program);
+    let found = found.ok_or_else(|| ProgramError::IOError(missing()))?;
+    let program: &mut RawTracePoint = found.try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    program.attach(tracepoint).map(drop)
+}
+
+/// Removes what [`attach`] has attached.
+pub(super) fn detach(bpf: &mut Ebpf) {
+    for (name, _, _) in WATCHED {
+        let program = bpf.program_mut(name);
+        let program: Option<&mut RawTracePoint> = program.and_then(|of| of.try_into().ok());
+        if let Some(program) = program {
+            // One that is not loaded need not be removed.
+            let _not_loaded = program.unload();
+        }
+    }
+}
+
+/// What watching growth took from the target besides samples, in ns.
+pub(super) fn spent_ns(counts: &[u64; SamplingCounter::COUNT as usize]) -> f64 {
+    counts[SamplingCounter::GrowthEvents as usize] as f64 * EVENT_NS
+}
+
+/// How growth is sampled.
+#[derive(Debug)]
+pub(super) struct GrowthRate {
+    mean_bytes: u64,
+    /// When it was looked at, and bytes by then.
+    before: (u64, u64),
+    began_ns: u64,
+    /// Where the present span began, and what watching had taken by then, in ns.
+    span: (u64, f64),
+    missing: Vec<String>,
+}
+
+impl GrowthRate {
+    pub(super) fn new(now_ns: u64, missing: Vec<String>) -> Self {
+        Self {
+            mean_bytes: LEAST_MEAN_BYTES,
+            before: (now_ns, 0),
+            began_ns: now_ns,
+            span: (now_ns, 0.0),
+            missing,
+        }
+    }
+
+    /// Mean bytes between two points of the sample.
+    pub(super) fn mean_bytes(&self) -> u64 {
+        self.mean_bytes
+    }
+
+    /// Samples so seldom that there are no more than some hundred a second, and says whether that is a change.
+    pub(super) fn adjust(
+        &mut self,
+        now_ns: u64,
+        counts: &[u64; SamplingCounter::COUNT as usize],
+    ) -> bool {
+        let bytes = |of| counts[of as usize];
+        let all = bytes(SamplingCounter::GrownBytes)
+            .saturating_add(bytes(SamplingCounter::ReturnedBytes))
+            .saturating_add(bytes(SamplingCounter::TouchedBytes));
+        let (at_ns, before) = std::mem::replace(&mut self.before, (now_ns, all));
+        let seconds = now_ns.saturating_sub(at_ns).max(1) as f64 / 1e9;
+        let wanted = all.saturating_sub(before) as f64 / seconds / SAMPLES_A_SECOND;
+        // Most bursts are over before the next look, and quiet may be.
+        let now = self.mean_bytes;
+        let wanted = (wanted as u64).clamp(now / 2, now * MOST_CHANGE);
+        let wanted = wanted.clamp(LEAST_MEAN_BYTES, MAX_MEAN_BYTES);
+        std::mem::replace(&mut self.mean_bytes, wanted) != wanted
+    }
+
+    /// Whether watching takes too much of the target's time, by this budget: then it has to end, which is noted.
+    pub(super) fn must_end(
+        &mut self,
+        now_ns: u64,
+        counts: &[u64; SamplingCounter::COUNT as usize],
+        budget: Option<f64>,
+    ) -> bool {
+        let (began_ns, before) = self.span;
+        let length = now_ns.saturating_sub(began_ns);
+        if length < SPAN_NS {
+            return false;
+        }
+        let spent = spent_ns(counts);
+        self.span = (now_ns, spent);
+        let share = (spent - before) / length as f64;
+        let limit = budget.map(|budget| (PART_OF_BUDGET * budget).max(LEAST_SHARE));
+        let is_too_much = limit.is_some_and(|limit| share > limit);
+        if is_too_much {
+            self.missing.push(format!(
+                "all of it since {} after it began: the target makes so many system calls that watching took {:.1} % \
+                 of its time (--budget allows more)",
+                nanoseconds(now_ns.saturating_sub(self.began_ns)),
+                share * 100.0
+            ));
+        }
+        is_too_much
+    }
+
+    /// What is known of it by now.
+    pub(super) fn state(
+        &self,
+        now_ns: u64,
+        counts: &[u64; SamplingCounter::COUNT as usize],
+    ) -> GrowthSampling {
+        GrowthSampling {
+            watched_ns: now_ns.saturating_sub(self.began_ns),
+            mean_bytes: self.mean_bytes,
+            grown_bytes: counts[SamplingCounter::GrownBytes as usize],
+            returned_bytes: counts[SamplingCounter::ReturnedBytes as usize],
+            touched_bytes: counts[SamplingCounter::TouchedBytes as usize],
+            missing: self.missing.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_growth_is_sampled_seldom_and_quiet_often_bit_by_bit() {
+        let mut rate = GrowthRate::new(0, Vec::new());
+        let mut counts = [0; SamplingCounter::COUNT as usize];
+        assert!(!rate.adjust(100_000_000, &counts));
+        assert_eq!(rate.mean_bytes(), LEAST_MEAN_BYTES);
+        // 2 GB a second.
+        for tick in 2..=10 {
+            counts[SamplingCounter::TouchedBytes as usize] += 200_000_000;
+            rate.adjust(tick * 100_000_000, &counts);
+            let most = LEAST_MEAN_BYTES * MOST_CHANGE.pow(tick as u32 - 1);
+            assert!(rate.mean_bytes() <= most);
+        }
+        assert_eq!(rate.mean_bytes(), 2_000_000);
+        assert!(rate.adjust(1_100_000_000, &counts));
+        assert_eq!(rate.mean_bytes(), 1_000_000);
+        counts[SamplingCounter::GrownBytes as usize] = u64::MAX;
+        for tick in 12..30 {
+            counts[SamplingCounter::TouchedBytes as usize] = 0;
+            rate.adjust(tick * 100_000_000, &counts);
+            counts[SamplingCounter::GrownBytes as usize] -= 1;
+            assert!((LEAST_MEAN_BYTES..=MAX_MEAN_BYTES).contains(&rate.mean_bytes()));
+        }
+    }
+
+    #[test]
+    fn watching_ends_where_it_takes_more_than_its_part_of_the_budget() {
+        let second = 1_000_000_000;
+        let play = |calls_a_second: u64, budget| {
+            let mut rate = GrowthRate::new(0, Vec::new());
+            let mut counts = [0; SamplingCounter::COUNT as usize];
+            let ended = (1..=20).find(|at| {
+                counts[SamplingCounter::GrowthEvents as usize] = at * calls_a_second;
+                rate.must_end(at * second, &counts, budget)
+            });
+            assert_eq!(ended.is_some(), !rate.missing.is_empty());
+            ended
+        };
+        // Of 140 ns each: 1.4 and 7 %.
+        assert_eq!(play(100_000, Some(0.05)), None);
+        assert_eq!(play(500_000, Some(0.05)), Some(2));
+        assert_eq!(play(500_000, None), None);
+        assert_eq!(play(30_000, Some(0.001)), None);
+    }
+}
