@@ -16,7 +16,9 @@ impl Environment {
     /// # Safety
     /// With glibc it is lines and a null after them, which stay.
     pub(crate) unsafe fn given(third: *const *const c_char) -> Self {
-        match next::first(c"gnu_get_libc_version").is_null() {
+        // The first is also there where another C library stands in for glibc, as gcompat does on Alpine.
+        let names = [c"gnu_get_libc_version", c"_thread_db_pthread_tid"];
+        match names.iter().any(|name| next::first(name).is_null()) {
             true => Self(ptr::null()),
             false => Self(third),
         }

@@ -43,7 +43,7 @@ pub(crate) unsafe fn ring(environment: Environment) -> Option<Ring> {
         return None;
     }
     // Of a crash of the program the core is to have the program's own memory.
-    filter::unless_filtered(|| {
+    let _ = filter::unless_filtered(|| {
         // SAFETY: the mapping made above, of this length, which stays what it is.
         unsafe { sys::advise(header, RING_BYTES, sys::MADV_DONTDUMP) };
     });

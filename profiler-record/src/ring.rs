@@ -85,7 +85,7 @@ fn record_at_end(ring: Ring, kind: RecordKind, addr: u64) -> Option<Written> {
 
 /// Records that the program has ended. Its threads record nothing after that.
 pub(crate) fn record_exit() {
-    if let Some(ring) = Ring::now() {
+    if let Some(ring) = Ring::of_this_process() {
         go_on_without();
         let _ = record_at_end(ring, RecordKind::Exit, 0);
     }
@@ -93,7 +93,7 @@ pub(crate) fn record_exit() {
 
 /// Records that the process ends, or a child that shares its memory does: the reader finds out which.
 pub(crate) fn record_leaving() {
-    if let Some(ring) = Ring::now() {
+    if let Some(ring) = Ring::of_this_process() {
         let _ = record_at_end(ring, RecordKind::Leaving, 0);
     }
 }
@@ -141,6 +141,11 @@ impl Ring {
     /// It, while this program is recorded.
     fn now() -> Option<Self> {
         Self::of(RING.load(Ordering::Acquire))
+    }
+
+    /// The same at the end, unless this process is a copy: that ends, and nothing of it is missing.
+    fn of_this_process() -> Option<Self> {
+        Self::now().filter(|_| !thread::is_in_a_copy())
     }
 
     /// That of which this is the header, with its reader's page.
@@ -220,7 +225,7 @@ pub(crate) fn awaits(process: u32) -> bool {
 /// does not come; whether that was all that is to be done for it. It waits without a system call: a filter may forbid it
 /// any, from one moment to the next.
 pub(crate) fn record_ending(process: u32) -> bool {
-    let Some(ring) = Ring::now() else {
+    let Some(ring) = Ring::of_this_process() else {
         return false;
     };
     let Some(answer) = ring.reader.answers.get(ending_at(process)) else {

@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use profiler_common::ring::Leaves;
-use profiler_common::{PAGE_BYTES, RecordKind};
+use profiler_common::{PAGE_BYTES, PID_BITS, RecordKind};
 
 use crate::{filter, next, ring, sys};
 
@@ -20,8 +20,6 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// A word that is 1 in the process of [`PROCESS`], and that the kernel makes 0 in copies of it; null where it does not
 /// do that.
 static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
-/// How many forks are under way, of which [`after_fork`] is told.
-static FORKS: AtomicU32 = AtomicU32::new(0);
 /// Where the C library keeps a thread's number, in bytes from the thread pointer; 0 where that is not known.
 static NUMBER_AT: AtomicU32 = AtomicU32::new(0);
 
@@ -38,7 +36,7 @@ pub(crate) unsafe fn begin() {
     }
     PROCESS.store(sys::process(), Ordering::Relaxed);
     find_number();
-    filter::unless_filtered(make_mark);
+    let _ = filter::unless_filtered(make_mark);
     // SAFETY: handlers of the right form that live as long as the program.
     unsafe { sys::pthread_atfork(Some(before_fork), Some(has_forked), Some(after_fork)) };
 }
@@ -70,8 +68,9 @@ fn mark() {
 /// Whether this process is a copy of a recorded one that was made by a system call of the program's own (`clone`): it has that
 /// one's number, and nobody has announced it.
 pub(crate) fn is_in_a_copy() -> bool {
+    // In the child of a fork [`after_fork`] may still be to come.
     the_mark().is_some_and(|mark| mark.load(Ordering::Relaxed) == 0)
-        && FORKS.load(Ordering::Relaxed) == 0
+        && !Own::get().is_some_and(Own::is_forking)
 }
 
 /// Finds out where glibc keeps a thread's number, as it describes it to debuggers: three words, the second of which
@@ -115,9 +114,15 @@ pub(crate) fn word() -> u64 {
     u64::from(number()) << 32 | u64::from(process())
 }
 
-/// What a thread keeps under the key: its number in the lower half, how often it forked in the upper.
+/// What a thread keeps under the key: its number, whether it forks just now, how often it was told that it ends, and in the
+/// upper half how often it forked.
 #[derive(Copy, Clone)]
 struct Own(u64);
+
+/// Of [`Own`], above the number.
+const FORKING: u64 = 1 << PID_BITS;
+const ENDING_AT: u32 = PID_BITS + 1;
+const ENDINGS: u64 = 0b111;
 
 impl Own {
     /// What this thread keeps: in a child that was just forked, what its parent's thread kept. `None`
@@ -143,7 +148,16 @@ impl Own {
     }
 
     fn number(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & ((1 << PID_BITS) - 1)
+    }
+
+    fn is_forking(self) -> bool {
+        self.0 & FORKING != 0
+    }
+
+    /// How often the thread was told that it ends.
+    fn endings(self) -> u64 {
+        self.0 >> ENDING_AT & ENDINGS
     }
 
     fn forks(self) -> u64 {
@@ -172,24 +186,33 @@ fn number() -> u32 {
 
 /// This thread's number, by a system call.
 fn asked_number() -> Option<u32> {
-    (!filter::is_filtered()).then(sys::thread)
+    filter::unless_filtered(sys::thread)
 }
 
-unsafe extern "C" fn thread_end(_number: *mut c_void) {
+/// The C library asks again for as long as keys have values, so often at most (`PTHREAD_DESTRUCTOR_ITERATIONS` of glibc and
+/// musl). What other keys hold is freed meanwhile: the last time is the thread's end.
+const ROUNDS: u64 = 4;
+
+unsafe extern "C" fn thread_end(kept: *mut c_void) {
+    let own = Own(kept.addr() as u64);
+    let told = own.endings() + 1;
+    if told < ROUNDS {
+        let cleared = own.0 & !(ENDINGS << ENDING_AT);
+        return Own::set(Some(Own(cleared | told << ENDING_AT)));
+    }
     ring::record(RecordKind::ThreadEnd, 0);
 }
 
 unsafe extern "C" fn before_fork() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
     let number = number();
     // Without a key all forks have the same number.
     let forks = Own::get().map_or(0, |own| own.forks() + 1);
-    Own::set(Some(Own(forks << 32 | u64::from(number))));
+    Own::set(Some(Own(forks << 32 | FORKING | u64::from(number))));
     ring::record_block(RecordKind::Forking, 0, forks, 0);
 }
 
 unsafe extern "C" fn has_forked() {
-    FORKS.fetch_sub(1, Ordering::Relaxed);
+    Own::set(Own::get().map(|own| Own(own.0 & !FORKING)));
 }
 
 unsafe extern "C" fn after_fork() {
@@ -202,10 +225,10 @@ unsafe extern "C" fn after_fork() {
     let own = kept_number().unwrap_or_else(sys::process);
     PROCESS.store(own, Ordering::Relaxed);
     mark();
-    FORKS.store(0, Ordering::Relaxed);
+    filter::forked();
     Own::set(None);
     // A PID namespace counts from 1 on, and its first process has a parent that it does not know.
-    if own < process && !filter::is_filtered() && sys::parent() == 0 {
+    if own < process && filter::unless_filtered(sys::parent) == Some(0) {
         return ring::leave(Leaves::Namespace);
     }
     let parent = u64::from(thread) << 32 | u64::from(process);

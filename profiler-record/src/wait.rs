@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use profiler_common::ring::{ASKS_FOR_NS, Leaves, READER_MISSED};
 
 use crate::ring::{Ring, leave, now_ns};
-use crate::sys;
+use crate::{filter, sys};
 
 /// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.
 const MOST_IDLE_SLEEPS: u32 = 2_000;
@@ -19,6 +19,8 @@ const MOST_WAITED_NS: u64 = 60_000_000_000;
 const EARNED_NS: u64 = 1_000_000;
 /// See [`EARNED_NS`]: a power of two.
 const EARNING: u64 = 128;
+/// A turn of waiting takes so long at most, on a busy host too.
+const MOST_TURN_NS: u64 = 100_000_000;
 /// How long threads waited in all, but for what was earned. Those that waited at the same time count once.
 static WAITED_NS: AtomicU64 = AtomicU64::new(0);
 /// Until when that was counted.
@@ -54,8 +56,7 @@ impl Wait {
             self.began = now_ns();
         }
         if patience == Patience::WithoutACall {
-            core::hint::spin_loop();
-            return now_ns().saturating_sub(self.began) < ASKS_FOR_NS;
+            return self.spins();
         }
         if has_waited_too_long(self.began) {
             // Of all that are recorded it alone: the others may have their room.
@@ -65,10 +66,12 @@ impl Wait {
         if self.turns < YIELDS {
             self.turns += 1;
             self.beat = ring.heartbeat();
-            sys::give_way();
-            return true;
+            // Another thread may have set a filter meanwhile.
+            return filter::unless_filtered(sys::give_way).is_some() || self.spins();
         }
-        sys::nap(SLEEP_NS);
+        if filter::unless_filtered(|| sys::nap(SLEEP_NS)).is_none() {
+            return self.spins();
+        }
         let now = ring.heartbeat();
         self.still = if now == self.beat { self.still + 1 } else { 0 };
         self.beat = now;
@@ -77,6 +80,14 @@ impl Wait {
             return false;
         }
         true
+    }
+}
+
+impl Wait {
+    /// The same without a system call.
+    fn spins(&self) -> bool {
+        core::hint::spin_loop();
+        now_ns().saturating_sub(self.began) < ASKS_FOR_NS
     }
 }
 
@@ -98,6 +109,7 @@ fn has_waited_too_long(began: u64) -> bool {
     if !is_counted {
         return false;
     }
-    let waited = now.saturating_sub(began.max(counted));
+    // A program that was stopped meanwhile did not wait.
+    let waited = now.saturating_sub(began.max(counted)).min(MOST_TURN_NS);
     WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MOST_WAITED_NS
 }

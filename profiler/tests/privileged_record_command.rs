@@ -365,9 +365,18 @@ fn no_signal_waits_for_a_sample_and_neither_does_the_end_after_it() {
     });
     let sampling = Pid::from_raw(sampling);
     ptrace::seize(sampling, ptrace::Options::empty()).expect("our own child's");
-    ptrace::interrupt(sampling).expect("traced");
     let whole = Some(WaitPidFlag::__WALL);
-    waitpid(sampling, whole).expect("it stops");
+    // In a system call: in malloc it may have a lock that others need.
+    eventually("a moment when it waits", || {
+        ptrace::interrupt(sampling).expect("traced");
+        waitpid(sampling, whole).expect("it stops");
+        let call = fs::read_to_string(format!("/proc/{sampling}/syscall")).expect("it is there");
+        let waits = !call.starts_with("-1");
+        if !waits {
+            ptrace::cont(sampling, None).expect("stopped");
+        }
+        waits.then_some(())
+    });
     recording.signal(Signal::SIGTERM);
     recording.wait_for("a second signal leaves it running");
     recording.wait_for("wrote ");

@@ -50,6 +50,54 @@ fn a_sandboxed_program_lives_though_others_fill_the_ring() {
 }
 
 #[test]
+fn threads_that_wait_for_room_may_get_a_filter_that_kills_for_waiting() {
+    for _ in 0..3 {
+        let recorded = recorded("filled");
+        assert_eq!(stdout(&recorded.output), "done\n", "{}", recorded.said());
+    }
+}
+
+#[test]
+fn a_filter_that_is_inherited_is_seen_however_many_groups_the_user_has() {
+    let recorded = recorded("many_groups");
+    assert_eq!(stdout(&recorded.output), "done\n", "{}", recorded.said());
+}
+
+#[test]
+fn a_copy_by_a_system_call_that_exits_does_not_end_its_parent() {
+    let recorded = recorded("copy_that_exits");
+    let (held, said) = (&recorded.held, recorded.said());
+    assert_eq!(held.of_size, 5000, "{said}");
+    assert!(!said.contains("processes that had ended"), "{said}");
+}
+
+#[test]
+fn copies_are_noticed_while_other_threads_fork() {
+    let recorded = recorded("copied_beside_forks");
+    assert_eq!(recorded.held.of_size, 1, "{}", recorded.said());
+}
+
+#[test]
+fn a_thread_is_one_however_often_its_keys_are_cleared() {
+    let recorded = recorded("threads_that_keep");
+    let threads = threads(&recorded.trace);
+    assert_eq!(threads, 101, "{}", recorded.said());
+}
+
+/// The threads that do anything in a trace.
+fn threads(trace: &Path) -> usize {
+    let file = std::io::BufReader::new(std::fs::File::open(trace).expect("a trace"));
+    let mut reader = Reader::new(file).expect("a trace");
+    let mut threads = std::collections::BTreeSet::new();
+    while let Some(item) = reader.next_item().expect("sound") {
+        if let Item::Event(event) = item {
+            threads.insert(event.thread);
+        }
+    }
+    threads.len()
+}
+
+#[test]
 fn a_thread_that_never_allocated_ends_a_program_behind_a_filter() {
     for how in ["quiet exit", "quiet _exit"] {
         let recorded = recorded(how);

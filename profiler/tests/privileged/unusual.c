@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <grp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
@@ -93,6 +94,109 @@ static void quiet(void) {
   for (;;);
 }
 
+static volatile int is_over;
+
+static void *allocates(void *none) {
+  while (!is_over) allocate(1000, 64);
+  return none;
+}
+
+// The two calls by which a recorder would wait for room, and no others.
+static void filter_waits(void) {
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_yield, 1, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clock_nanosleep, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  struct sock_fprog program = {sizeof code / sizeof *code, code};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) _exit(20);
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program)) _exit(21);
+}
+
+// Threads that wait for room in a full ring get a filter from another one.
+static void filled(void) {
+  pthread_t threads[3];
+  for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, allocates, NULL);
+  usleep(800000);
+  filter_waits();
+  for (volatile long i = 0; i < 300000000; i++);
+  is_over = 1;
+  for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+}
+
+// A program that is executed behind such a filter, by a user of many groups, fills the ring.
+static void many_groups(const char *self) {
+  enum { GROUPS = 1000 };
+  static gid_t groups[GROUPS];
+  for (int i = 0; i < GROUPS; i++) groups[i] = 100000 + i;
+  if (setgroups(GROUPS, groups)) _exit(23);
+  filter_waits();
+  execl(self, self, "fills", NULL);
+  _exit(24);
+}
+
+static void fills(void) {
+  pthread_t threads[3];
+  for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, allocates, NULL);
+  for (volatile long i = 0; i < 500000000; i++);
+  is_over = 1;
+  for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+}
+
+// A child by a system call of the program's own ends by `exit`, which is its parent's too as far as the C library knows.
+static void copy_that_exits(void) {
+  pid_t child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+  if (child == 0) exit(0);
+  waitpid(child, NULL, 0);
+  allocate(5000, 1003);
+}
+
+static void *forks(void *none) {
+  while (!is_over) {
+    pid_t child = fork();
+    if (child == 0) syscall(SYS_exit_group, 0);
+    waitpid(child, NULL, 0);
+  }
+  return none;
+}
+
+// Children by a system call of the program's own, while other threads fork.
+static void copied_beside_forks(void) {
+  pthread_t threads[2];
+  // From this thread's cache: a lock that another thread has is never released in a copy.
+  allocate(1, 1003);
+  for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, forks, NULL);
+  for (int i = 0; i < 100; i++) {
+    pid_t child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (child == 0) {
+      allocate(7, 1003);
+      syscall(SYS_exit_group, 0);
+    }
+    waitpid(child, NULL, 0);
+  }
+  is_over = 1;
+  for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+}
+
+static void frees(void *block) { free(block); }
+
+static pthread_key_t key;
+
+static void *keeps(void *none) {
+  pthread_setspecific(key, malloc(1003));
+  return none;
+}
+
+// What threads keep is freed when they end, by a key that is younger than the recorder's.
+static void threads_that_keep(void) {
+  pthread_key_create(&key, frees);
+  for (int i = 0; i < 100; i++) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, keeps, NULL);
+    pthread_join(thread, NULL);
+  }
+}
+
 // A child by a system call of the program's own frees its copies of its parent's blocks.
 static void copied(void) {
   enum { BLOCKS = 20000 };
@@ -169,6 +273,12 @@ int main(int argc, char **argv) {
   is_exit = !strcmp(what, "quiet exit");
   if (!strcmp(what, "sandboxed")) sandboxed();
   if (!strncmp(what, "quiet", 5)) quiet();
+  if (!strcmp(what, "filled")) filled();
+  if (!strcmp(what, "many_groups")) many_groups(argv[0]);
+  if (!strcmp(what, "fills")) fills();
+  if (!strcmp(what, "copy_that_exits")) copy_that_exits();
+  if (!strcmp(what, "copied_beside_forks")) copied_beside_forks();
+  if (!strcmp(what, "threads_that_keep")) threads_that_keep();
   if (!strcmp(what, "copied")) copied();
   if (!strcmp(what, "timeless")) timeless();
   if (!strcmp(what, "abandoned")) abandoned();

@@ -138,6 +138,10 @@ pub(super) const ATTACKS: &[Attack] = &[
         binary: "privileged_record_unusual",
         tests: &[
             "a_sandboxed_program_lives_though_others_fill_the_ring",
+            "threads_that_wait_for_room_may_get_a_filter_that_kills_for_waiting",
+            "a_filter_that_is_inherited_is_seen_however_many_groups_the_user_has",
+            "a_copy_by_a_system_call_that_exits_does_not_end_its_parent",
+            "copies_are_noticed_while_other_threads_fork",
             "a_thread_that_never_allocated_ends_a_program_behind_a_filter",
             "a_program_that_forbids_itself_the_clock_is_said_to_have_left",
             "a_copy_by_a_system_call_is_not_recorded_in_its_parents_name",
