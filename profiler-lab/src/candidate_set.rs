@@ -18,7 +18,7 @@ const FEWEST_RUNS: u32 = 3;
 /// Runs of what is random, as long as the set has been playing for less than [`LONG`].
 const RUNS: u32 = 5;
 /// Runs of what is random, as long as the set has been playing for less than [`SHORT`].
-const MOST_RUNS: u32 = 15;
+const MAX_RUNS: u32 = 15;
 const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(75);
 /// Of the memory that is available now, all players together may take this share.
@@ -284,7 +284,7 @@ impl<'a> CandidateSet<'a> {
             None => {
                 done < FEWEST_RUNS
                     || done < RUNS && until < LONG
-                    || done < MOST_RUNS && until < SHORT
+                    || done < MAX_RUNS && until < SHORT
             }
         };
         if !wanted {

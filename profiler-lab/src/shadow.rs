@@ -21,7 +21,7 @@ use super::recorded;
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// A shadow that is so many operations behind cannot keep up: they take 1 GiB of the folder for
 /// temporary files.
-const MOST_OPS_BEHIND: u64 = 1 << 26;
+const MAX_OPS_BEHIND: u64 = 1 << 26;
 /// Shadows end when the host has less of its memory available than this part of it.
 const PRESSED: u64 = 20;
 
@@ -180,7 +180,7 @@ impl Shadows {
         let mut least = published;
         for player in self.running() {
             let played = player.link.played.load(Ordering::Relaxed);
-            if published - played.min(published) > MOST_OPS_BEHIND {
+            if published - played.min(published) > MAX_OPS_BEHIND {
                 player.link.end("could not keep up with the worker");
             }
             least = least.min(played);

@@ -44,7 +44,7 @@ const LEAST_MEAN_BYTES: u64 = 64 << 10;
 /// Samples a second that are aimed at, and how much more seldom they become from one look to the next at the most: with
 /// their stacks they take some thousandths of one core while much grows.
 const SAMPLES_A_SECOND: f64 = 1000.0;
-const MOST_CHANGE: u64 = 4;
+const MAX_CHANGE: u64 = 4;
 
 /// Attaches all programs of growth. What cannot be had is said, a sentence each.
 pub(super) fn attach(bpf: &mut Ebpf) -> Vec<String> {
@@ -129,7 +129,7 @@ impl GrowthRate {
         let wanted = all.saturating_sub(before) as f64 / seconds / SAMPLES_A_SECOND;
         // Most bursts are over before the next look, and quiet may be.
         let now = self.mean_bytes;
-        let wanted = (wanted as u64).clamp(now / 2, now * MOST_CHANGE);
+        let wanted = (wanted as u64).clamp(now / 2, now * MAX_CHANGE);
         let wanted = wanted.clamp(LEAST_MEAN_BYTES, MAX_MEAN_BYTES);
         std::mem::replace(&mut self.mean_bytes, wanted) != wanted
     }
@@ -193,7 +193,7 @@ mod tests {
         for tick in 2..=10 {
             counts[SamplingCounter::TouchedBytes as usize] += 200_000_000;
             rate.adjust(tick * 100_000_000, &counts);
-            let most = LEAST_MEAN_BYTES * MOST_CHANGE.pow(tick as u32 - 1);
+            let most = LEAST_MEAN_BYTES * MAX_CHANGE.pow(tick as u32 - 1);
             assert!(rate.mean_bytes() <= most);
         }
         assert_eq!(rate.mean_bytes(), 2_000_000);

@@ -27,7 +27,7 @@ use super::traps::Traps;
 const INT3: u8 = 0xcc;
 
 /// More than this many are not one tool's probes, but a program that changes its own code.
-const MOST_BREAKPOINTS: usize = 4096;
+const MAX_BREAKPOINTS: usize = 4096;
 
 /// No more bytes of code that the target has written to are compared with its files: a breakpoint writes to
 /// one page, and a program with more of them changes its own code.
@@ -73,7 +73,7 @@ pub struct Scan {
     pub left_out_bytes: u64,
 }
 
-/// Finds them, `MOST_BREAKPOINTS` at most, on pages of code that are otherwise as in the file. Code that was never
+/// Finds them, `MAX_BREAKPOINTS` at most, on pages of code that are otherwise as in the file. Code that was never
 /// written to is the file's own page and is not looked at, so that nothing becomes resident by looking.
 ///
 /// # Errors
@@ -131,8 +131,8 @@ pub fn find(target: &Target) -> io::Result<Scan> {
                 offset: offset + at as u64,
                 addr: RemoteAddr::new(page.get() + at as u64),
             }));
-            if found.breakpoints.len() >= MOST_BREAKPOINTS {
-                found.breakpoints.truncate(MOST_BREAKPOINTS);
+            if found.breakpoints.len() >= MAX_BREAKPOINTS {
+                found.breakpoints.truncate(MAX_BREAKPOINTS);
                 return Ok(found);
             }
         }
@@ -146,9 +146,8 @@ pub fn find(target: &Target) -> io::Result<Scan> {
 /// When probes are not permitted here, the target has exited, or there are so many that they are its
 /// own.
 pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
-    if found.len() >= MOST_BREAKPOINTS {
-        let what =
-            format!("it has {MOST_BREAKPOINTS} or more: a program that changes its own code");
+    if found.len() >= MAX_BREAKPOINTS {
+        let what = format!("it has {MAX_BREAKPOINTS} or more: a program that changes its own code");
         return Err(ProbeError::Attach(what));
     }
     let pid = target.pid();

@@ -112,7 +112,7 @@ impl MultiProgram {
 }
 
 /// How often a command is given that a signal interrupts. Each signal is handled in between.
-const MOST_TRIES: u32 = 1000;
+const MAX_TRIES: u32 = 1000;
 
 /// A command's arguments, of which none is given.
 pub(super) fn zeroed() -> bpf_attr {
@@ -137,7 +137,7 @@ unsafe fn bpf_descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<Ow
 /// # Safety
 /// What `attr` points at is as the command expects it.
 pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
-    for _ in 0..MOST_TRIES {
+    for _ in 0..MAX_TRIES {
         let (attr, size) = (&raw mut *attr, size_of::<bpf_attr>());
         // SAFETY: `attr` is as long as said, and the caller vouches for what it points at.
         let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size) };

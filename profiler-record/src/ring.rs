@@ -29,7 +29,7 @@ const SPINS: u32 = 64;
 /// In a sound ring the head is never behind by more than one, and only a thread that lost its
 /// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
 /// damages, and after so many times, of all threads together, the program goes on without it.
-const MOST_ASTRAY: u32 = 2_000;
+const MAX_ASTRAY: u32 = 2_000;
 /// How often threads went astray twice or more in a row.
 static ASTRAY: AtomicU32 = AtomicU32::new(0);
 
@@ -306,7 +306,7 @@ fn claim(ring: Ring, thread: u32, patience: Patience) -> Option<(u64, &'static S
         if !is_full && !core::mem::replace(&mut astray, true) {
             continue;
         }
-        if !is_full && ASTRAY.fetch_add(1, Ordering::Relaxed) >= MOST_ASTRAY {
+        if !is_full && ASTRAY.fetch_add(1, Ordering::Relaxed) >= MAX_ASTRAY {
             ring.give_up(RING_DAMAGED);
             return None;
         }

@@ -8,19 +8,19 @@ use crate::ring::{Ring, leave, now_ns};
 use crate::{filter, sys};
 
 /// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.
-const MOST_IDLE_SLEEPS: u32 = 2_000;
+const MAX_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
 /// So often a writer yields before it sleeps.
 const YIELDS: u32 = 64;
 /// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
-const MOST_WAITED_NS: u64 = 60_000_000_000;
+const MAX_WAITED_NS: u64 = 60_000_000_000;
 /// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
 /// because it is slower to read, and of one that does not come to writing, because others take all the room.
 const EARNED_NS: u64 = 1_000_000;
 /// See [`EARNED_NS`]: a power of two.
 const EARNING: u64 = 128;
 /// A turn of waiting takes so long at most, on a busy host too.
-const MOST_TURN_NS: u64 = 100_000_000;
+const MAX_TURN_NS: u64 = 100_000_000;
 /// How long threads waited in all, but for what was earned. Those that waited at the same time count once.
 static WAITED_NS: AtomicU64 = AtomicU64::new(0);
 /// Until when that was counted.
@@ -75,7 +75,7 @@ impl Wait {
         let now = ring.heartbeat();
         self.still = if now == self.beat { self.still + 1 } else { 0 };
         self.beat = now;
-        if self.still > MOST_IDLE_SLEEPS {
+        if self.still > MAX_IDLE_SLEEPS {
             ring.give_up(READER_MISSED);
             return false;
         }
@@ -110,6 +110,6 @@ fn has_waited_too_long(began: u64) -> bool {
         return false;
     }
     // A program that was stopped meanwhile did not wait.
-    let waited = now.saturating_sub(began.max(counted)).min(MOST_TURN_NS);
-    WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MOST_WAITED_NS
+    let waited = now.saturating_sub(began.max(counted)).min(MAX_TURN_NS);
+    WAITED_NS.fetch_add(waited, Ordering::Relaxed) + waited > MAX_WAITED_NS
 }

@@ -22,7 +22,7 @@ const STEP_NS: u64 = 50_000_000;
 /// Threads of an allocator's own, at most.
 const SLEEPERS: usize = 64;
 /// How often it is checked whether they sleep again before they are left alone, and how long at once.
-const MOST_CHECKS: u32 = 2_000;
+const MAX_CHECKS: u32 = 2_000;
 const CHECK_NS: i64 = 500_000;
 /// A sleeper that waits for no time.
 const NEVER: i64 = i64::MAX;
@@ -107,7 +107,7 @@ fn wake_sleepers() {
 
 /// Waits until all threads of the allocator's own sleep.
 pub(crate) fn settle() {
-    for _ in 0..MOST_CHECKS {
+    for _ in 0..MAX_CHECKS {
         let slept = SLEPT.load(Ordering::Acquire);
         let mut all = sleepers().iter();
         if all.all(|sleeper| sleeper.asleep.load(Ordering::Acquire) != 0) {

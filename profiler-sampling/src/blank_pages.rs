@@ -14,7 +14,7 @@ use profiler_target::Target;
 /// Live blocks in huge pages of fewer bytes are not looked at.
 const LEAST_BYTES: u64 = 4 << 20;
 /// No more is read, in bytes: some 0.3 s.
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 /// Read at a time, in bytes.
 const PIECE: u64 = 2 << 20;
 /// What a page holds that nobody wrote.
@@ -34,7 +34,7 @@ pub(crate) fn find(
         return blank;
     }
     let mut buffer = Vec::new();
-    let mut left = MOST_BYTES;
+    let mut left = MAX_BYTES;
     for piece in to_read.iter().flat_map(pieces) {
         let Some(rest) = left.checked_sub(piece.len()) else {
             break;

@@ -14,9 +14,9 @@ use super::sampler::{Sampler, SamplingOptions, now_ns};
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 
 /// Processes that are listed at most.
-const MOST_LISTED: usize = 65_536;
+const MAX_LISTED: usize = 65_536;
 /// Processes that are shown at most; of more, those with the lower numbers.
-const MOST_SHOWN: usize = 4096;
+const MAX_SHOWN: usize = 4096;
 /// A process that was no Python is looked into again after this long: it may load one.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// One that could not be walked is tried again after this long.
@@ -24,7 +24,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
 const FILES_HELD: u64 = 4;
 /// Processes that are held between their walks at most, so that what was learned of their files stays.
-const MOST_HELD: u64 = 512;
+const MAX_HELD: u64 = 512;
 
 /// How a host is sampled.
 #[derive(Copy, Clone, Debug)]
@@ -115,7 +115,7 @@ impl HostSampler {
             budget: WalkSchedule::new(Duration::ZERO, options.budget, now),
             began: (now, own_cpu()),
             cost: Cost::default(),
-            most_held: files.min(MOST_HELD) as usize,
+            most_held: files.min(MAX_HELD) as usize,
         }
     }
 
@@ -134,7 +134,7 @@ impl HostSampler {
     /// When there is no `/proc`.
     pub fn look(&mut self) -> io::Result<HostSample> {
         let (began, cpu) = (Instant::now(), own_cpu());
-        let mut listing = list(MOST_LISTED)?;
+        let mut listing = list(MAX_LISTED)?;
         if let Some(master) = self.options.tree_of {
             listing.processes = tree_of(master, listing.processes);
         }
@@ -153,7 +153,7 @@ impl HostSampler {
                 closed.get_or_insert_with(|| (0, why.clone())).0 += 1;
             }
             let is_shown = self.options.all || matches!(known.kind, Kind::Python(_));
-            if is_shown && processes.len() >= MOST_SHOWN {
+            if is_shown && processes.len() >= MAX_SHOWN {
                 left_out += 1;
             } else if is_shown {
                 processes.extend(sample(&listed, &known, &mut groups));
@@ -168,7 +168,7 @@ impl HostSampler {
             count => format!("{count} processes cannot be read; the first: {why}"),
         });
         let left_out = (left_out > 0).then(|| {
-            format!("{left_out} processes are left out: no more than {MOST_SHOWN} are shown")
+            format!("{left_out} processes are left out: no more than {MAX_SHOWN} are shown")
         });
         // Looking goes on at each interval; walks have at least half of the budget.
         let took = own_cpu().saturating_sub(cpu);

@@ -13,7 +13,7 @@ use super::elf::{ElfFile, MAX_FILES, Version};
 use super::identity::{self, Python};
 
 /// Files whose facts are kept for all processes at most. Each takes some hundred bytes.
-const MOST_SHARED: usize = 4096;
+const MAX_SHARED: usize = 4096;
 
 /// What an ELF file was found to be.
 #[derive(Debug, Default)]
@@ -160,7 +160,7 @@ impl Shared {
     /// Notes what a file is.
     pub(super) fn insert(&mut self, key: Key, facts: Arc<FileFacts>) {
         self.uses += 1;
-        if self.files.len() >= MOST_SHARED && !self.files.contains_key(&key) {
+        if self.files.len() >= MAX_SHARED && !self.files.contains_key(&key) {
             let mut used: Vec<u64> = self.files.values().map(|(_, used)| *used).collect();
             let middle = used.len() / 2;
             let (_, &mut newest_old, _) = used.select_nth_unstable(middle);
@@ -224,13 +224,13 @@ mod tests {
         let version = old.version().expect("it was installed before");
         let key = |number: usize| (version.clone(), number.to_string(), false);
         let mut shared = Shared::default();
-        for number in 0..MOST_SHARED {
+        for number in 0..MAX_SHARED {
             shared.insert(key(number), Arc::default());
         }
         assert!(shared.get(&key(0)).is_some());
-        shared.insert(key(MOST_SHARED), Arc::default());
-        assert!(shared.files.len() <= MOST_SHARED / 2 + 1);
-        for kept in [0, MOST_SHARED - 1, MOST_SHARED] {
+        shared.insert(key(MAX_SHARED), Arc::default());
+        assert!(shared.files.len() <= MAX_SHARED / 2 + 1);
+        for kept in [0, MAX_SHARED - 1, MAX_SHARED] {
             assert!(shared.get(&key(kept)).is_some(), "{kept}");
         }
         assert!(shared.get(&key(1)).is_none());

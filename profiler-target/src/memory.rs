@@ -23,7 +23,7 @@ use profiler_core::memory::{ReadError, TargetMemory, fill};
 use super::stop::StopState;
 
 /// Pieces that the kernel takes in one call at most (`UIO_MAXIOV`).
-const MOST_PIECES: usize = 1024;
+const MAX_PIECES: usize = 1024;
 
 /// System calls that read a target's memory, and what they gave.
 #[derive(Debug, Default)]
@@ -144,9 +144,9 @@ impl TargetMemory for LiveMemory {
             len: N,
         });
         let pieces: Vec<_> = pieces.collect();
-        let mut buffer = vec![0; N * pieces.len().min(MOST_PIECES)];
+        let mut buffer = vec![0; N * pieces.len().min(MAX_PIECES)];
         while out.len() < addrs.len() {
-            let wanted = &pieces[out.len()..(out.len() + MOST_PIECES).min(pieces.len())];
+            let wanted = &pieces[out.len()..(out.len() + MAX_PIECES).min(pieces.len())];
             let read = match self.while_it_stands() {
                 Some(pid) => self.read_pieces(pid, &mut buffer[..N * wanted.len()], wanted),
                 None => Err(Errno::ESRCH),

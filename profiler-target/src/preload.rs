@@ -14,7 +14,7 @@ use profiler_core::text::visible;
 use super::elf::{ElfFile, FILE_LIMIT, Source};
 
 /// A script's interpreter may be a script itself; the kernel follows so many (`fs/exec.c`).
-const MOST_INTERPRETERS: usize = 5;
+const MAX_INTERPRETERS: usize = 5;
 /// As much of a script's first line as the kernel reads (`BINPRM_BUF_SIZE`).
 const FIRST_LINE_BYTES: u64 = 256;
 /// `e_machine` of this machine's programs (`elf(5)`).
@@ -30,7 +30,7 @@ const SETGID: u32 = 0o2000;
 /// reason.
 pub fn not_preloaded(command: &OsStr) -> Option<String> {
     let mut path = find(command)?;
-    for _ in 0..MOST_INTERPRETERS {
+    for _ in 0..MAX_INTERPRETERS {
         match interpreter(&path) {
             Some(next) => path = next,
             None => break,

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use super::proc_dir::PidFd;
 
 /// So many generations are followed at most.
-const MOST_GENERATIONS: usize = 1024;
+const MAX_GENERATIONS: usize = 1024;
 
 /// All processes that descend from this one. Those whose parents end become children of this one
 /// instead of the host's first process, so that a daemon stays one of them.
@@ -84,7 +84,7 @@ impl ProcessTree {
         let mut line = Vec::new();
         let mut at = pid;
         while at != self.own {
-            if at <= 1 || line.len() >= MOST_GENERATIONS {
+            if at <= 1 || line.len() >= MAX_GENERATIONS {
                 return None;
             }
             let pidfd = PidFd::open(at).ok()?;
@@ -195,7 +195,7 @@ pub fn process_of(tid: i32) -> Option<u32> {
 pub fn reap_adopted(is_own: impl Fn(i32) -> bool) {
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     // Bounded: more of them are there the next time.
-    for _ in 0..MOST_CHILDREN {
+    for _ in 0..MAX_CHILDREN {
         let pid = match waitid(Id::All, ended) {
             Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
             Err(Errno::EINTR) => continue,
@@ -300,7 +300,7 @@ fn maps(pid: i32, ring: u64) -> Option<bool> {
 /// the kernel does not list them. Those of a `vfork` have not written anything of their own.
 pub fn children_of(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let tasks = tasks.into_iter().flatten().flatten().take(MOST_TASKS);
+    let tasks = tasks.into_iter().flatten().flatten().take(MAX_TASKS);
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     let all = lists.flat_map(|list| {
         let numbers = list.split_whitespace();
@@ -308,12 +308,12 @@ pub fn children_of(pid: u32) -> Vec<u32> {
             .filter_map(|pid| pid.parse().ok())
             .collect::<Vec<_>>()
     });
-    all.take(MOST_CHILDREN).collect()
+    all.take(MAX_CHILDREN).collect()
 }
 
 /// Threads of a process whose children are looked at, and children of a process.
-const MOST_TASKS: usize = 1024;
-const MOST_CHILDREN: usize = 256;
+const MAX_TASKS: usize = 1024;
+const MAX_CHILDREN: usize = 256;
 
 /// The children of this process, with the times at which they began.
 fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {

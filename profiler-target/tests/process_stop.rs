@@ -138,7 +138,7 @@ fn tracer_of(pid: i32) -> u32 {
 const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
 
 /// Open files of the helper below, at most.
-const MOST_FILES: u64 = 64;
+const MAX_FILES: u64 = 64;
 
 /// Not a test of its own: it stops a process with ever more files that it may still open.
 #[test]
@@ -148,11 +148,11 @@ fn helper_stops_the_target_with_few_files() {
         return;
     };
     let target = Target::open(pid).expect("our own child");
-    setrlimit(Resource::RLIMIT_NOFILE, MOST_FILES, MOST_FILES).expect("fewer than before");
+    setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES).expect("fewer than before");
     let mut refused = 0;
     for left in 0.. {
         // All that may be opened, but for so many.
-        let mut files: Vec<File> = (0..MOST_FILES)
+        let mut files: Vec<File> = (0..MAX_FILES)
             .map_while(|_| File::open("/dev/null").ok())
             .collect();
         files.truncate(files.len() - left);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* How many: the first argument, else 3. */
-enum { MOST_THREADS = 16 };
+enum { MAX_THREADS = 16 };
 static int threads = 3;
 
 struct tally {
@@ -25,7 +25,7 @@ struct tally {
 static pthread_barrier_t begin, end;
 static unsigned long rounds;
 static int command;
-static struct tally tallies[MOST_THREADS];
+static struct tally tallies[MAX_THREADS];
 
 static void *got(struct tally *t, void *block) {
     if (block == NULL)
@@ -157,7 +157,7 @@ static void fork_and_wait(void) {
 int main(int count, char **arguments) {
     if (count > 1)
         threads = atoi(arguments[1]);
-    if (threads < 1 || threads > MOST_THREADS)
+    if (threads < 1 || threads > MAX_THREADS)
         return 2;
     pthread_barrier_init(&begin, NULL, threads + 1);
     pthread_barrier_init(&end, NULL, threads + 1);

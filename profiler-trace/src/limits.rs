@@ -20,9 +20,9 @@ const FLOOR: u64 = 512 << 20;
 /// compile to 40.
 const RATIO: u64 = 200;
 /// The most of all recordings, once unpacked, as a program, and as another format.
-const MOST_SIZE: u64 = 64 << 30;
+const MAX_SIZE: u64 = 64 << 30;
 /// The most memory for tables: of 40 million live blocks.
-const MOST_MEMORY: u64 = 4 << 30;
+const MAX_MEMORY: u64 = 4 << 30;
 
 /// A limit.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -57,8 +57,8 @@ impl Default for Limits {
     /// Those of a stream that is no file.
     fn default() -> Self {
         Self {
-            size: Bound::Given(MOST_SIZE),
-            memory: Bound::Given(MOST_MEMORY),
+            size: Bound::Given(MAX_SIZE),
+            memory: Bound::Given(MAX_MEMORY),
         }
     }
 }
@@ -66,9 +66,9 @@ impl Default for Limits {
 impl Limits {
     /// Those of a file, with what the user said of each, for a host with so much memory to spare.
     pub fn new(size: Option<u64>, memory: Option<u64>, available_bytes: u64) -> Self {
-        let most_memory = MOST_MEMORY.min((available_bytes / 2).max(FLOOR / 2));
+        let most_memory = MAX_MEMORY.min((available_bytes / 2).max(FLOOR / 2));
         Self {
-            size: size.map_or(Bound::Grows(MOST_SIZE), Bound::Given),
+            size: size.map_or(Bound::Grows(MAX_SIZE), Bound::Given),
             memory: memory.map_or(Bound::Grows(most_memory), Bound::Given),
         }
     }
@@ -349,10 +349,10 @@ mod tests {
 
     #[test]
     fn a_small_file_may_come_to_less_than_a_large_one_and_a_flag_goes_before_both() {
-        let grows = Bound::Grows(MOST_SIZE);
+        let grows = Bound::Grows(MAX_SIZE);
         assert_eq!(grows.allows(0), FLOOR);
         assert_eq!(grows.allows(1 << 20), FLOOR + (200 << 20));
-        assert_eq!(grows.allows(1 << 40), MOST_SIZE);
+        assert_eq!(grows.allows(1 << 40), MAX_SIZE);
         assert_eq!(Bound::Given(7).allows(1 << 40), 7);
     }
 

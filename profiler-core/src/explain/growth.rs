@@ -11,7 +11,7 @@ use crate::units::{bytes, count, percent};
 /// Who gains at least this share of all growth is named first.
 const NAMED_SHARE: f64 = 0.2;
 /// Who gains at least this share of the objects of the type that gains most does, too.
-const MOST_ITEMS: f64 = 0.5;
+const MAX_ITEMS: f64 = 0.5;
 /// Who holds at least this share of what is live is named where nothing grows.
 const HELD_SHARE: f64 = 0.1;
 
@@ -94,7 +94,7 @@ fn cause(census: &Census, growth: &Growth) -> String {
         more.is_some_and(|more| {
             let place = Place::of(of, holder, growth);
             place.item_type == Some(more.name.as_str())
-                && of.items.unwrap_or(0.0) >= more.rate.blocks * MOST_ITEMS
+                && of.items.unwrap_or(0.0) >= more.rate.blocks * MAX_ITEMS
         })
     };
     let grown = growth.holders.iter().filter(|of| of.has_more);

@@ -8,7 +8,7 @@ use super::{ProcessId, ProcessRow};
 use crate::columns::Datum;
 
 /// Generations that are drawn at most; deeper ones stand where the last of these do.
-const MOST_GENERATIONS: usize = 16;
+const MAX_GENERATIONS: usize = 16;
 
 /// How the table is arranged.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,7 +186,7 @@ impl Tree {
             return;
         }
         // What is deeper than a screen is wide stands flat, so that a chain of forks has a bounded depth.
-        if depth >= MOST_GENERATIONS {
+        if depth >= MAX_GENERATIONS {
             let shown = descendants.into_iter().filter(|&one| passes[one]);
             out.extend(shown.map(|row| Line {
                 guide: own.to_owned(),
@@ -344,7 +344,7 @@ mod tests {
         assert!(
             found
                 .iter()
-                .all(|line| line.guide.chars().count() <= 3 * MOST_GENERATIONS)
+                .all(|line| line.guide.chars().count() <= 3 * MAX_GENERATIONS)
         );
     }
 

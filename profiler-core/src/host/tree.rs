@@ -9,7 +9,7 @@ use crate::units::bytes;
 /// From this share of the tree's memory on its fragmentation is the first thing to say.
 const MUCH: f64 = 0.2;
 /// First findings that are named at most.
-const MOST_NAMED: usize = 4;
+const MAX_NAMED: usize = 4;
 
 /// What there is to say of a tree.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -172,7 +172,7 @@ impl TreeView {
         }
         let mut all: Vec<_> = counts.into_iter().collect();
         all.sort_by_key(|(what, count)| (std::cmp::Reverse(*count), *what));
-        let named = all.into_iter().take(MOST_NAMED);
+        let named = all.into_iter().take(MAX_NAMED);
         named
             .map(|(what, count)| format!("{what} in {count}"))
             .collect()

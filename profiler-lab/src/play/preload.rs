@@ -14,7 +14,7 @@ use profiler_target::open_regular;
 use super::PlayError;
 
 /// No allocator is larger.
-const MOST_BYTES: u64 = 256 << 20;
+const MAX_BYTES: u64 = 256 << 20;
 /// Reading and searching by anyone.
 const READ_BY_OTHERS: u32 = 0o004;
 const SEARCHED_BY_OTHERS: u32 = 0o001;
@@ -97,11 +97,11 @@ fn opens_for_others(path: &Path) -> bool {
 
 /// A copy of a file in memory.
 fn in_memory(file: File) -> io::Result<File> {
-    if file.metadata()?.len() > MOST_BYTES {
+    if file.metadata()?.len() > MAX_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     let mut copy = File::from(memfd_create(c"fragscope-allocator", MFdFlags::MFD_CLOEXEC)?);
-    io::copy(&mut file.take(MOST_BYTES), &mut copy)?;
+    io::copy(&mut file.take(MAX_BYTES), &mut copy)?;
     copy.flush()?;
     // Opened anew: this descriptor can only be read from.
     File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))

@@ -33,9 +33,9 @@ const HEADROOM: f64 = 1.3;
 /// …and so many bytes besides, for itself and its allocator's state.
 const OWN_BYTES: u64 = 64 << 20;
 /// What an allocator may need more than the heap takes before its player is ended.
-const MOST_TIMES: u64 = 4;
+const MAX_TIMES: u64 = 4;
 /// No heap of more operations is played: it would take minutes, and its program 512 MiB.
-const MOST_OPERATIONS: u64 = 1 << 25;
+const MAX_OPERATIONS: u64 = 1 << 25;
 
 /// The histories that a heap may have. The first two are its middle; all of them are its band.
 const HISTORIES: [SeedOptions; 4] = [
@@ -130,7 +130,7 @@ pub fn predict(
         walked: Walked::of(sample, &heap, measured),
         cpus: sample.host.cpus,
         limit: (room / players as u64)
-            .min(peak.saturating_mul(MOST_TIMES).saturating_add(OWN_BYTES)),
+            .min(peak.saturating_mul(MAX_TIMES).saturating_add(OWN_BYTES)),
         interrupted,
         is_pressed: AtomicBool::new(false),
         progress,
@@ -163,7 +163,7 @@ fn program(
     available: u64,
     interrupted: &Arc<AtomicBool>,
 ) -> io::Result<Arc<ReplayProgram>> {
-    let most = MOST_OPERATIONS * size_of::<Op>() as u64;
+    let most = MAX_OPERATIONS * size_of::<Op>() as u64;
     let limits = Limits::new(Some(most), None, available);
     let meter = Meter::new(limits, Arc::clone(interrupted));
     ReplayProgram::of_operations(meter, |sink| {

@@ -82,7 +82,7 @@ const COPIED: u32 = 3;
 const REFUSED: u32 = 4;
 
 /// Longer paths are none (`PATH_MAX` is 4096; those of a mapping may have a few words more).
-const MOST_BYTES: usize = 1 << 16;
+const MAX_BYTES: usize = 1 << 16;
 
 impl Request {
     pub(super) fn send(&self, mut channel: &UnixStream) -> io::Result<()> {
@@ -97,7 +97,7 @@ impl Request {
         };
         let linked = linked.map_or(&b""[..], |path| path.as_os_str().as_bytes());
         let named = named.as_os_str().as_bytes();
-        if linked.len().max(named.len()) > MOST_BYTES {
+        if linked.len().max(named.len()) > MAX_BYTES {
             return Err(Errno::ENAMETOOLONG.into());
         }
         let head = RequestHead {
@@ -115,7 +115,7 @@ impl Request {
             return Ok(Self::Copy(head.limit));
         }
         let mut path = |len: u32| {
-            let mut bytes = vec![0; (len as usize).min(MOST_BYTES)];
+            let mut bytes = vec![0; (len as usize).min(MAX_BYTES)];
             channel.read_exact(&mut bytes)?;
             Ok::<_, io::Error>(PathBuf::from(OsString::from_vec(bytes)))
         };
@@ -202,7 +202,7 @@ impl Answer {
             }),
             REFUSED if head.errno != 0 => Self::Refused(io::Error::from_raw_os_error(head.errno)),
             REFUSED => {
-                let mut text = vec![0; (head.text as usize).min(MOST_BYTES)];
+                let mut text = vec![0; (head.text as usize).min(MAX_BYTES)];
                 channel.read_exact(&mut text)?;
                 let text = String::from_utf8_lossy(&text).into_owned();
                 Self::Refused(io::Error::new(io::ErrorKind::InvalidInput, text))

@@ -29,7 +29,7 @@ use crate::proc_dir::PidFd;
 /// What it shows as.
 const NAME: &CStr = c"file-reader";
 /// So many may there be at a time, most of which do not answer then. Each holds a copy of fragscope's memory as it was.
-const MOST_STARTED: usize = 16;
+const MAX_STARTED: usize = 16;
 /// A file system that did not answer is not asked again for so long.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 /// How long the end of one that answers is waited for.
@@ -217,7 +217,7 @@ impl Helper {
             idle.end();
         }
         helpers.reap();
-        if helpers.started.len() >= MOST_STARTED {
+        if helpers.started.len() >= MAX_STARTED {
             return Err(NoHelper::TooMany);
         }
         if helpers.are_over {

@@ -60,7 +60,7 @@ fn close_others(keep: &[RawFd]) {
     });
     let open: Vec<RawFd> = match listed {
         Ok(listed) => listed.collect(),
-        Err(_) => (0..MOST_DESCRIPTORS).collect(),
+        Err(_) => (0..MAX_DESCRIPTORS).collect(),
     };
     for fd in open.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
         // SAFETY: closes a descriptor of which this process makes no use.
@@ -69,7 +69,7 @@ fn close_others(keep: &[RawFd]) {
 }
 
 /// How many descriptors fragscope may have open where that cannot be looked up.
-const MOST_DESCRIPTORS: RawFd = 65_536;
+const MAX_DESCRIPTORS: RawFd = 65_536;
 
 /// The same by `close_range(2)`; whether the kernel has it.
 fn close_ranges(keep: &[RawFd]) -> bool {

@@ -33,14 +33,14 @@ use self::event::read;
 pub use self::event::{Next, RingEvent};
 use self::memory::{Memory, NOBODY_ELSE_WRITES, shared};
 pub use self::reader::Marker;
-use self::reader::{MOST_HEAD_LAG, ReaderActivity, send_heartbeats};
+use self::reader::{MAX_HEAD_LAG, ReaderActivity, send_heartbeats};
 
 /// A ring of which more slots than these were abandoned is of no use any more.
-const MOST_ABANDONED: usize = SLOTS as usize / 4;
+const MAX_ABANDONED: usize = SLOTS as usize / 4;
 
 /// A thread that lives and does not finish its event for so long is suspended in the midst of it.
 pub const SUSPENDED_AFTER: Duration = Duration::from_secs(2);
-/// So long a recording waits for claimed slots in all, but for what [`MOST_FREE_WAIT`] allows: what
+/// So long a recording waits for claimed slots in all, but for what [`MAX_FREE_WAIT`] allows: what
 /// is full meanwhile holds up malloc of all recorded programs, and any of them can claim in the name
 /// of another.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -48,13 +48,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// events. So each event that comes earns so much of waiting,
 const FREE_WAIT_PER_EVENT: Duration = Duration::from_micros(20);
 /// of which so much at most is kept for the next wait.
-const MOST_FREE_WAIT: Duration = Duration::from_millis(100);
+const MAX_FREE_WAIT: Duration = Duration::from_millis(100);
 /// So many events apart it is looked where the head is.
 const HEAD_CHECK_INTERVAL: u64 = 1 << 12;
 /// What a program writes of how many left the recording is believed up to here.
-const MOST_LEFT: u32 = 10_000;
+const MAX_LEFT: u32 = 10_000;
 /// In a sound ring the head is where it should be; one that was moved back there so often is not.
-const MOST_REPAIRS: u32 = 1000;
+const MAX_REPAIRS: u32 = 1000;
 
 /// The ring. While it lives, writers wait for it when it is full; when it is dropped, they go on
 /// without it.
@@ -111,7 +111,7 @@ impl RecordRing {
             waiting: None,
             is_excused: false,
             waited: Duration::ZERO,
-            free_wait: MOST_FREE_WAIT,
+            free_wait: MAX_FREE_WAIT,
             has_abandoned: false,
             repairs: 0,
             abandoned: HashSet::new(),
@@ -222,8 +222,8 @@ impl RecordRing {
     /// Whether it was damaged so often that it is not repaired any more; then it is closed.
     pub fn is_too_damaged(&self) -> bool {
         let said = self.memory.header().given_up.load(Ordering::Relaxed);
-        self.repairs >= MOST_REPAIRS
-            || self.abandoned.len() > MOST_ABANDONED
+        self.repairs >= MAX_REPAIRS
+            || self.abandoned.len() > MAX_ABANDONED
             // What no writer says counts as well.
             || !matches!(said, 0 | READER_MISSED)
     }
@@ -231,7 +231,7 @@ impl RecordRing {
     /// How many processes say that they go on without the recording for this reason: as many as may be believed.
     pub fn left(&self, why: Leaves) -> u32 {
         let said = self.memory.header().left[why as usize].load(Ordering::Relaxed);
-        said.min(MOST_LEFT)
+        said.min(MAX_LEFT)
     }
 
     /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
@@ -270,7 +270,7 @@ impl RecordRing {
                 self.repair_head_ahead();
             }
             self.has_abandoned = false;
-            self.free_wait = (self.free_wait + FREE_WAIT_PER_EVENT).min(MOST_FREE_WAIT);
+            self.free_wait = (self.free_wait + FREE_WAIT_PER_EVENT).min(MAX_FREE_WAIT);
             return Next::Event(event);
         }
         if turn == Turn::free(tail) {
@@ -302,7 +302,7 @@ impl RecordRing {
         self.abandoned.insert(self.tail() % SLOTS);
         self.has_abandoned = true;
         self.next();
-        if self.abandoned.len() > MOST_ABANDONED {
+        if self.abandoned.len() > MAX_ABANDONED {
             self.close();
         }
     }
@@ -326,7 +326,7 @@ impl RecordRing {
     fn repair_head_ahead(&mut self) {
         let (head, tail) = (&self.memory.header().head, self.tail());
         let said = head.load(Ordering::Acquire);
-        if said < tail || said > tail + SLOTS + MOST_HEAD_LAG {
+        if said < tail || said > tail + SLOTS + MAX_HEAD_LAG {
             self.repair(said);
         }
     }
@@ -337,7 +337,7 @@ impl RecordRing {
         // A writer may have come meanwhile, who moved it on from there.
         let _ = head.compare_exchange(said, self.tail(), Ordering::Release, Ordering::Relaxed);
         self.repairs += 1;
-        if self.repairs >= MOST_REPAIRS {
+        if self.repairs >= MAX_REPAIRS {
             self.close();
         }
     }

@@ -14,7 +14,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 /// counts as alive: writers that wait for it then go on without being recorded.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(10);
 /// So far behind the claimed slots the head may be: one for each thread that is about to move it.
-pub(super) const MOST_HEAD_LAG: u64 = 4096;
+pub(super) const MAX_HEAD_LAG: u64 = 4096;
 
 /// Marks moments of a ring, on another thread than the reader's.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Marker {
         let tail = self.activity.tail.load(Ordering::Acquire);
         let head = self.memory.header().head.load(Ordering::Acquire);
         let mut head = head.clamp(tail, tail + SLOTS);
-        let end = (head + MOST_HEAD_LAG).min(tail + SLOTS);
+        let end = (head + MAX_HEAD_LAG).min(tail + SLOTS);
         while head < end && self.memory.turn(head).is_past(head) {
             head += 1;
         }

@@ -65,7 +65,7 @@ impl Task {
 
 /// So many threads are looked at in the handler at most: as many as a process has where the kernel's limit is
 /// what it is by default (`PID_MAX_DEFAULT`).
-const MOST_THREADS: usize = 32_768;
+const MAX_THREADS: usize = 32_768;
 
 impl Reaper {
     /// For the tracer of the process with this number, which is this OS thread.
@@ -76,7 +76,7 @@ impl Reaper {
         let task = Box::new(Task {
             process,
             deadline,
-            threads: (0..MOST_THREADS).map(|_| AtomicI32::new(0)).collect(),
+            threads: (0..MAX_THREADS).map(|_| AtomicI32::new(0)).collect(),
             count: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             seen: AtomicU64::new(0),

@@ -55,7 +55,7 @@ struct Fill {
 }
 
 /// Blocks of a fill at most.
-const MOST_BLOCKS: u32 = 1 << 24;
+const MAX_BLOCKS: u32 = 1 << 24;
 
 /// A block that is to be freed once all is allocated.
 struct Freed {
@@ -162,13 +162,13 @@ impl Compiler {
                 only: Only::FIRST_FILL,
                 exactly: false,
                 large_from: from(has_grown && of_large >= all / 2, large),
-                left: MOST_BLOCKS,
+                left: MAX_BLOCKS,
             },
             Fill {
                 only: Only::SECOND_FILL,
                 exactly: true,
                 large_from: from(has_grown, *MMAP_THRESHOLDS.start()),
-                left: MOST_BLOCKS,
+                left: MAX_BLOCKS,
             },
         ]
     }

@@ -19,7 +19,7 @@ const BLOCKS: u32 = 1_100;
 /// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
 const BLOCK_BYTES: u64 = 40 << 10;
 /// Threads that go on, at most.
-const MOST_THREADS: usize = 64;
+const MAX_THREADS: usize = 64;
 
 /// Makes glibc's `mmap_threshold` as many bytes, by a block that passes through `slot`: it follows the largest
 /// block with a mapping of its own that was freed (`free` in `malloc/malloc.c`).
@@ -51,7 +51,7 @@ pub fn settle(
     next: u32,
     sink: &mut impl Sink,
 ) -> io::Result<()> {
-    let threads = &threads[..threads.len().min(MOST_THREADS)];
+    let threads = &threads[..threads.len().min(MAX_THREADS)];
     for step in 1..=STEPS {
         let clock_ns = since_ns.saturating_add(step * STEP_NS);
         sink.push(op(OpCode::CLOCK, clock_ns, 0))?;

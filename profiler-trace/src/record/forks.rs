@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::numbers::{MOST_THREADS, Numbered, SourceThread};
+use super::numbers::{MAX_THREADS, Numbered, SourceThread};
 
 /// A child that has not recorded anything for so long, in ns, does not exist: its fork failed.
 const FAILED_AFTER_NS: u64 = 10_000_000_000;
@@ -41,7 +41,7 @@ impl AnnouncedForks {
 
     /// Whether one more may be announced.
     pub(super) fn has_room(&self) -> bool {
-        self.len() < MOST_THREADS
+        self.len() < MAX_THREADS
     }
 
     /// A thread is about to fork this child.
@@ -100,7 +100,7 @@ impl AnnouncedForks {
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        assert!(self.len() <= MOST_THREADS);
+        assert!(self.len() <= MAX_THREADS);
         assert!(self.processes.len() <= self.len());
         let room = self.processes.capacity();
         assert!(room <= 8 * self.processes.len() + 4, "{room}");

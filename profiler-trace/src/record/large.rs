@@ -9,12 +9,12 @@ use profiler_core::residency::ResidencyMap;
 use crate::trace::{Event, EventKind, SeedBlock};
 
 /// So many are recorded at one checkpoint, the largest first.
-const MOST_AT_CHECKPOINT: usize = 4096;
+const MAX_AT_CHECKPOINT: usize = 4096;
 /// So many large blocks are kept, of all processes together.
-const MOST_KEPT: usize = 1 << 20;
+const MAX_KEPT: usize = 1 << 20;
 /// So many are copied at a fork, those at the lowest addresses: each takes some 100 ns, for which
 /// nothing else is recorded.
-const MOST_COPIED: usize = 64 << 10;
+const MAX_COPIED: usize = 64 << 10;
 
 /// The large live blocks of one process.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +66,7 @@ impl ProcessBlocks {
 
     /// Those of a forked child, in which no other thread ends its realloc.
     fn copy(&self) -> Self {
-        let first = self.live.iter().take(MOST_COPIED);
+        let first = self.live.iter().take(MAX_COPIED);
         Self {
             live: first.map(|(&addr, &block)| (addr, block)).collect(),
             resized: HashMap::new(),
@@ -84,7 +84,7 @@ impl ProcessBlocks {
         let mut all: Vec<_> = self.live.iter_mut().collect();
         all.sort_by_key(|(_, block)| std::cmp::Reverse(block.bytes));
         let mut changed = Vec::new();
-        for (&addr, block) in all.into_iter().take(MOST_AT_CHECKPOINT) {
+        for (&addr, block) in all.into_iter().take(MAX_AT_CHECKPOINT) {
             let bytes = bytes_on_pages(residency, addr, block.bytes);
             if block.touched.replace(bytes) != Some(bytes) {
                 changed.push(EventKind::Touched { addr, bytes });
@@ -105,7 +105,7 @@ pub(super) struct LargeBlocks {
 impl LargeBlocks {
     /// Takes in a block of the first process that was there before.
     pub(super) fn seed(&mut self, block: &SeedBlock) {
-        if block.bytes >= LARGE_BYTES && self.kept < MOST_KEPT {
+        if block.bytes >= LARGE_BYTES && self.kept < MAX_KEPT {
             self.add(0, |blocks| blocks.add(block.addr, block.bytes));
         }
     }
@@ -115,7 +115,7 @@ impl LargeBlocks {
         match event.kind {
             EventKind::Fork { process: child, .. } => {
                 let parent = self.by_process.get(&process);
-                let fits = parent.filter(|blocks| self.kept + blocks.len() < MOST_KEPT);
+                let fits = parent.filter(|blocks| self.kept + blocks.len() < MAX_KEPT);
                 if let Some(copy) = fits.map(ProcessBlocks::copy) {
                     self.remove(child);
                     self.kept += copy.len() + 1;
@@ -124,7 +124,7 @@ impl LargeBlocks {
             }
             EventKind::Exit => self.remove(process),
             EventKind::Alloc { addr, bytes, .. } if bytes >= LARGE_BYTES => {
-                if self.kept < MOST_KEPT {
+                if self.kept < MAX_KEPT {
                     self.add(process, |blocks| blocks.note(event));
                 } else {
                     // What was there before is no more.
@@ -271,15 +271,15 @@ mod tests {
     #[test]
     fn a_fork_copies_no_more_than_takes_a_moment() {
         let mut all = LargeBlocks::default();
-        for number in 0..2 * MOST_COPIED as u64 {
+        for number in 0..2 * MAX_COPIED as u64 {
             all.note(0, &alloc(number << 20, LARGE_BYTES));
         }
         for child in 1..4 {
             let process = child;
             all.note(0, &of(0, EventKind::Fork { process, child }));
-            assert_eq!(all.by_process[&child].len(), MOST_COPIED);
+            assert_eq!(all.by_process[&child].len(), MAX_COPIED);
         }
-        assert_eq!(all.kept, 5 * MOST_COPIED + 4);
+        assert_eq!(all.kept, 5 * MAX_COPIED + 4);
     }
 
     #[test]
@@ -298,11 +298,11 @@ mod tests {
         let count = |all: &LargeBlocks| -> usize {
             all.by_process.values().map(|blocks| blocks.len() + 1).sum()
         };
-        assert!(all.kept <= MOST_KEPT, "{}", all.kept);
-        for number in 0..MOST_KEPT as u64 {
+        assert!(all.kept <= MAX_KEPT, "{}", all.kept);
+        for number in 0..MAX_KEPT as u64 {
             all.note(1, &alloc(number << 20, LARGE_BYTES));
         }
-        assert_eq!((all.kept, count(&all)), (MOST_KEPT, MOST_KEPT));
+        assert_eq!((all.kept, count(&all)), (MAX_KEPT, MAX_KEPT));
         for process in 0..=2000 {
             all.note(process, &of(0, EventKind::Exit));
         }

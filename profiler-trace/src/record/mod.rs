@@ -22,6 +22,6 @@ mod source;
 pub use clock::Clock;
 pub(crate) use foreign::{EventSource, Normalised, SourceItem};
 pub use normaliser::{LeftOut, Normaliser};
-pub use numbers::{MOST_PROCESSES, MOST_THREADS, RecordedProcess};
+pub use numbers::{MAX_PROCESSES, MAX_THREADS, RecordedProcess};
 pub use recorder::{Recorder, TraceSink};
 pub use source::{SourceEvent, SourceKind};

@@ -10,8 +10,8 @@ use crate::trace::{Event, EventKind, SeedBlock};
 /// Events of a source that have no place in the trace, by the reason.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct LeftOut {
-    /// There were too many processes or threads ([`MOST_PROCESSES`](super::MOST_PROCESSES),
-    /// [`MOST_THREADS`](super::MOST_THREADS)). They count as lost.
+    /// There were too many processes or threads ([`MAX_PROCESSES`](super::MAX_PROCESSES),
+    /// [`MAX_THREADS`](super::MAX_THREADS)). They count as lost.
     pub beyond_limit: u64,
     /// Their process had recorded its end before. They count as lost.
     pub after_exit: u64,

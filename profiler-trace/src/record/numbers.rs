@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use super::forks::{AnnouncedForks, Fork};
 
 /// So many processes are known at once at most.
-pub const MOST_PROCESSES: usize = 16 << 10;
+pub const MAX_PROCESSES: usize = 16 << 10;
 /// So many threads, of all processes together; and so many children that were announced and have
 /// not begun.
-pub const MOST_THREADS: usize = 256 << 10;
+pub const MAX_THREADS: usize = 256 << 10;
 
 /// A thread by the source's numbers: its process and itself.
 pub(super) type SourceThread = (u64, u64);
@@ -162,7 +162,7 @@ impl Numbers {
 
     /// Numbers a thread that was not known; `None` when there are too many.
     pub(super) fn begin_thread(&mut self, id: SourceThread) -> Option<Numbered> {
-        if self.held.threads >= MOST_THREADS {
+        if self.held.threads >= MAX_THREADS {
             return None;
         }
         let process = match self.processes.get(&id.0) {
@@ -266,7 +266,7 @@ impl Numbers {
         if let Some(mut before) = self.processes.remove(&id.0) {
             self.held.empty(&mut before.threads);
         }
-        if self.held.threads >= MOST_THREADS || !self.has_room() {
+        if self.held.threads >= MAX_THREADS || !self.has_room() {
             return;
         }
         let mut process = Process {
@@ -284,10 +284,10 @@ impl Numbers {
     /// Whether another process may be known. Those that ended are forgotten when there are too many:
     /// what they still record counts as another's, which is rare.
     fn has_room(&mut self) -> bool {
-        if self.processes.len() >= MOST_PROCESSES && std::mem::take(&mut self.has_ended) {
+        if self.processes.len() >= MAX_PROCESSES && std::mem::take(&mut self.has_ended) {
             self.processes.retain(|_, process| !process.has_ended);
         }
-        self.processes.len() < MOST_PROCESSES
+        self.processes.len() < MAX_PROCESSES
     }
 
     /// `None` when all numbers are used up.
@@ -306,9 +306,9 @@ impl Numbers {
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        assert!(self.processes.len() <= MOST_PROCESSES);
+        assert!(self.processes.len() <= MAX_PROCESSES);
         let held = &self.held;
-        assert!(held.threads <= MOST_THREADS, "{}", held.threads);
+        assert!(held.threads <= MAX_THREADS, "{}", held.threads);
         let tables = || self.processes.values().map(|process| &process.threads);
         let threads: usize = tables().map(HashMap::len).sum();
         let room: usize = tables().map(HashMap::capacity).sum();

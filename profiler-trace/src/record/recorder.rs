@@ -219,7 +219,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::record::{Clock, MOST_THREADS, SourceKind};
+    use crate::record::{Clock, MAX_THREADS, SourceKind};
     use crate::trace::{EventKind, Item};
 
     #[derive(Default)]
@@ -300,14 +300,14 @@ mod tests {
     #[test]
     fn events_beyond_the_limit_of_threads_are_recorded_as_lost() {
         let mut recorder = recorder();
-        for thread in 0..MOST_THREADS as u64 + 5 {
+        for thread in 0..MAX_THREADS as u64 + 5 {
             let taken = recorder.record(&of(2000, 7, thread, FREE));
             taken.expect("it never fails");
         }
         let known = recorder.record(&of(2000, 7, 1, FREE));
         known.expect("it never fails");
         assert_eq!(lost(recorder.sink()), [5]);
-        let beyond = MOST_THREADS as u64 + 9;
+        let beyond = MAX_THREADS as u64 + 9;
         let unknown = recorder.record(&of(2000, 7, beyond, FREE));
         unknown.expect("it never fails");
         assert_eq!(lost(&recorder.finish().expect("it never fails")), [5, 1]);

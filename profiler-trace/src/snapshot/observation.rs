@@ -349,7 +349,7 @@ impl Wire for ProbeState {
 }
 
 /// Significant digits of a histogram at most, which settle how much memory it takes.
-const MOST_DIGITS: u8 = 3;
+const MAX_DIGITS: u8 = 3;
 
 /// Digits, bounds, and each value with its count.
 impl Wire for Histogram<u64> {
@@ -370,7 +370,7 @@ impl Wire for Histogram<u64> {
         let unsound = || malformed("a histogram is not sound");
         let digits = input.byte()?;
         let (low, high) = (input.number()?, input.number()?);
-        if digits > MOST_DIGITS {
+        if digits > MAX_DIGITS {
             return Err(unsound());
         }
         let histogram = Self::new_with_bounds(low, high, digits);

@@ -246,13 +246,13 @@ impl Wire for PageRun {
 }
 
 /// Heaps of one sample at most: each object that is mapped can hold an allocator.
-const MOST_HEAPS: usize = 64;
+const MAX_HEAPS: usize = 64;
 
 /// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts can
 /// be summed.
 pub(super) fn take_sound(input: &mut Input<'_, '_>) -> io::Result<Sample> {
     let sample = Sample::take(input)?;
-    if sample.heaps.len() > MOST_HEAPS {
+    if sample.heaps.len() > MAX_HEAPS {
         return Err(malformed("more heaps than any process has"));
     }
     let mut sums = Sums::default();

@@ -236,11 +236,11 @@ fn read_block(
 
 /// Names of a description, and figures of a checkpoint, at most: a name of one byte is a text of
 /// many in memory.
-const MOST_NAMES: u64 = 4096;
+const MAX_NAMES: u64 = 4096;
 
 fn description(mut content: &[u8]) -> Option<TraceDescription> {
     let input = &mut content;
-    let count = take(input).filter(|&count| count <= MOST_NAMES)?;
+    let count = take(input).filter(|&count| count <= MAX_NAMES)?;
     let mut description = TraceDescription::default();
     for _ in 0..count {
         description.put(take_text(input)?, take_text(input)?);
@@ -270,7 +270,7 @@ fn checkpoint(mut content: &[u8]) -> Option<Checkpoint> {
     let input = &mut content;
     let time_ns = take(input)?;
     let process = u32::try_from(take(input)?).ok()?;
-    let count = take(input).filter(|&count| count <= MOST_NAMES)?;
+    let count = take(input).filter(|&count| count <= MAX_NAMES)?;
     let mut figures = Figures::default();
     for _ in 0..count {
         figures.put(take_text(input)?, take(input)?);

@@ -375,7 +375,7 @@ fn a_file_that_names_more_kinds_than_fit_is_read_up_to_a_limit() {
 #[test]
 fn what_was_left_out_of_a_recording_that_cannot_be_read_on_is_said_first() {
     let line = |thread: u64| format!("1 {thread} malloc(4)=0x{:x}\n", thread << 4);
-    let many = 1..=profiler_trace::record::MOST_THREADS as u64 + 7;
+    let many = 1..=profiler_trace::record::MAX_THREADS as u64 + 7;
     let text: String = many.map(line).collect();
     // They fit, and what is read with the last of them; the lines that follow do not.
     let most = text.len() as u64 + (64 << 10);

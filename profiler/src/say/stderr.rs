@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 /// Messages that wait for their reader at most; those that come then are dropped.
-const MOST_WAITING: usize = 64;
+const MAX_WAITING: usize = 64;
 /// What takes longer to write waits for a reader, who may never come.
 const STUCK: Duration = Duration::from_millis(50);
 /// How long the thread may take to come to a message on a busy host.
@@ -59,7 +59,7 @@ pub(super) fn finish() {
 
 impl Writer {
     fn start() -> Option<Self> {
-        let (messages, to_write) = sync_channel(MOST_WAITING);
+        let (messages, to_write) = sync_channel(MAX_WAITING);
         let progress = Arc::new(Progress::default());
         let for_thread = Arc::clone(&progress);
         thread::Builder::new()

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST_THREADS = 16, SLOTS = 512 };
+enum { MAX_THREADS = 16, SLOTS = 512 };
 static int threads = 3;
 
 struct table {
@@ -25,7 +25,7 @@ struct table {
     void *slots[SLOTS];
 };
 /* The last is of the thread that ends. */
-static struct table tables[MOST_THREADS + 1];
+static struct table tables[MAX_THREADS + 1];
 static void *shared[SLOTS];
 
 static pthread_barrier_t begin, end;
@@ -134,7 +134,7 @@ static int read_command(void) {
 
 static void run(void) {
     pthread_t once;
-    if (pthread_create(&once, NULL, serve_once, &tables[MOST_THREADS]))
+    if (pthread_create(&once, NULL, serve_once, &tables[MAX_THREADS]))
         abort();
     pthread_barrier_wait(&begin);
     pthread_barrier_wait(&end);
@@ -143,11 +143,11 @@ static void run(void) {
 
 /* The addresses of all blocks that it holds. */
 static void list(void) {
-    static char line[17 * (MOST_THREADS + 2) * SLOTS + 2];
+    static char line[17 * (MAX_THREADS + 2) * SLOTS + 2];
     char *to = line;
-    for (int i = 0; i < (MOST_THREADS + 2) * SLOTS; i++) {
+    for (int i = 0; i < (MAX_THREADS + 2) * SLOTS; i++) {
         int table = i / SLOTS;
-        void *block = table > MOST_THREADS ? shared[i % SLOTS] : tables[table].slots[i % SLOTS];
+        void *block = table > MAX_THREADS ? shared[i % SLOTS] : tables[table].slots[i % SLOTS];
         for (int shift = 60; block != NULL && shift >= 0; shift -= 4)
             *to++ = "0123456789abcdef"[(uintptr_t)block >> shift & 15];
         if (block != NULL)
@@ -172,9 +172,9 @@ static void fork_and_wait(void) {
 int main(int count, char **arguments) {
     if (count > 1)
         threads = atoi(arguments[1]);
-    if (threads < 1 || threads > MOST_THREADS)
+    if (threads < 1 || threads > MAX_THREADS)
         return 2;
-    for (int i = 0; i <= MOST_THREADS; i++)
+    for (int i = 0; i <= MAX_THREADS; i++)
         tables[i].random = i + 1;
     pthread_barrier_init(&begin, NULL, threads + 1);
     pthread_barrier_init(&end, NULL, threads + 1);

@@ -60,7 +60,7 @@ const AIMED: [(Mode, Aim); 13] = [
 /// What a round is counted under in which the moment did not come.
 const MISSED: &str = "aim missed";
 /// Of the aimed rounds so many may miss.
-const MOST_MISSED: f64 = 0.1;
+const MAX_MISSED: f64 = 0.1;
 
 /// The row.
 pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
@@ -73,7 +73,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
         .iter()
         .sum();
     let missed = tally.rounds_of(MISSED);
-    if missed as f64 > aimed as f64 * MOST_MISSED {
+    if missed as f64 > aimed as f64 * MAX_MISSED {
         tally.fault(format!(
             "{missed} of {aimed} aims were missed: nothing was tried there"
         ));

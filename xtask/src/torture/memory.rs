@@ -39,7 +39,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
         }
     })?;
     let (missed, all) = (tally.rounds_of(NO_KILL), tally.rounds);
-    if missed as f64 > all as f64 * MOST_MISSED {
+    if missed as f64 > all as f64 * MAX_MISSED {
         tally.fault(format!(
             "the kernel killed nothing in {missed} of {all} rounds"
         ));
@@ -50,7 +50,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
 /// A round in which fragscope ended before the kernel killed any of its processes.
 const NO_KILL: &str = "no kill";
 /// So many rounds may be such.
-const MOST_MISSED: f64 = 0.1;
+const MAX_MISSED: f64 = 0.1;
 
 /// The target is killed while fragscope is attached: its last sample is saved.
 fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &Path) -> Result<()> {

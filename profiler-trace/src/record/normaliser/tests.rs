@@ -226,7 +226,7 @@ fn a_flood_of_forged_processes_and_threads_meets_a_limit_and_costs_little() {
         normaliser.push(&of(1, tid, FREE), |_, _| {});
     }
     normaliser.numbers.check();
-    assert_eq!(normaliser.running().len(), super::super::MOST_PROCESSES);
+    assert_eq!(normaliser.running().len(), super::super::MAX_PROCESSES);
     assert!(normaliser.left_out().beyond_limit > 1_000_000);
     // An end makes room.
     normaliser.push(&of(1, 1, K::Exit), |_, _| {});
@@ -274,7 +274,7 @@ fn tables_give_back_their_room_when_threads_end_and_children_begin() {
 #[test]
 fn forked_children_meet_the_limit_of_threads_too() {
     let mut normaliser = Normaliser::new(Clock::new(0, 1));
-    for tid in 1..=super::super::MOST_THREADS as u64 {
+    for tid in 1..=super::super::MAX_THREADS as u64 {
         normaliser.push(&of(1, tid, FREE), |_, _| {});
     }
     let (process, thread) = (1, 1);

@@ -13,7 +13,7 @@ const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 76.0;
 const BELOW: f64 = 20.0;
 /// Points drawn of a curve at most: more cannot be told apart.
-const MOST_POINTS: usize = 800;
+const MAX_POINTS: usize = 800;
 /// Lines across.
 const LINES: u64 = 4;
 
@@ -33,7 +33,7 @@ pub(super) fn section(view: &View) -> Option<Section> {
     if span == 0 {
         return None;
     }
-    let step = view.history.len().div_ceil(MOST_POINTS);
+    let step = view.history.len().div_ceil(MAX_POINTS);
     let mut points: Vec<&Point> = view.history.iter().step_by(step).collect();
     points.push(last);
     let most = points

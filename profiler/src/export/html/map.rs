@@ -11,9 +11,9 @@ use super::Section;
 use super::table::{heading, rest, share};
 
 /// Cells at most: of a larger heap several pages are one.
-const MOST_CELLS: usize = 400_000;
+const MAX_CELLS: usize = 400_000;
 /// Extents at most: those with the most pages in memory.
-const MOST_EXTENTS: usize = 10_000;
+const MAX_EXTENTS: usize = 10_000;
 /// Rows of the table beside the map.
 const ROWS: usize = 12;
 
@@ -88,9 +88,9 @@ fn resident(extent: &MapExtent) -> usize {
 /// The extents that are drawn, by address.
 fn shown(all: &[MapExtent]) -> Vec<&MapExtent> {
     let mut extents: Vec<&MapExtent> = all.iter().collect();
-    if extents.len() > MOST_EXTENTS {
+    if extents.len() > MAX_EXTENTS {
         extents.sort_by_cached_key(|extent| std::cmp::Reverse(resident(extent)));
-        extents.truncate(MOST_EXTENTS);
+        extents.truncate(MAX_EXTENTS);
         extents.sort_by_key(|extent| extent.range.start());
     }
     extents
@@ -103,7 +103,7 @@ fn owner(extent: &MapExtent) -> String {
 
 fn encoded(extents: &[&MapExtent]) -> Map {
     let pages: usize = extents.iter().map(|extent| extent.pages.len()).sum();
-    let pages_a_cell = pages.div_ceil(MOST_CELLS).max(1);
+    let pages_a_cell = pages.div_ceil(MAX_CELLS).max(1);
     let mut owners: Vec<String> = Vec::new();
     let mut cells = Vec::new();
     let rows = extents.iter().map(|extent| {

@@ -26,7 +26,7 @@ use profiler_probe::ProbeError;
 use profiler_probe::plan::PlanError;
 use profiler_sampling::SamplingOptions;
 use profiler_target::{ErrorKind, Gone, OpenError, ProgramProblem};
-use profiler_trace::record::{MOST_PROCESSES, MOST_THREADS};
+use profiler_trace::record::{MAX_PROCESSES, MAX_THREADS};
 use profiler_trace::whole_file::{self, NoRuntimeDir, WriteError};
 
 pub(crate) use self::output::Output;
@@ -192,7 +192,7 @@ fn create(path: &Path, inputs: &[&Path]) -> Result<whole_file::Output, RecordErr
 /// Why events are left out of a recording with too many threads.
 fn beyond_limit() -> String {
     format!(
-        "the recorded processes have more threads than are followed ({MOST_THREADS} in {MOST_PROCESSES} \
+        "the recorded processes have more threads than are followed ({MAX_THREADS} in {MAX_PROCESSES} \
          processes): events of the others are left out and count as lost"
     )
 }

@@ -29,9 +29,9 @@ use super::{TraceWriteError, beyond_limit, monotonic_ns, source};
 
 /// So many processes are looked for at once when the command has ended: of forged ones there may be
 /// many.
-const MOST_SURVIVORS_CHECKED: usize = 1024;
+const MAX_SURVIVORS_CHECKED: usize = 1024;
 /// Of so many at once it is checked what they execute.
-const MOST_WATCHED: usize = 32;
+const MAX_WATCHED: usize = 32;
 /// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
 /// it takes so long.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(10);
@@ -382,7 +382,7 @@ impl PreloadedRecording {
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
             self.watch_from,
-            MOST_WATCHED,
+            MAX_WATCHED,
         );
         self.watch_from = from;
         for process in some {
@@ -404,7 +404,7 @@ impl PreloadedRecording {
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
             self.seek_from,
-            MOST_SURVIVORS_CHECKED,
+            MAX_SURVIVORS_CHECKED,
         );
         self.seek_from = from;
         for pid in some.iter().map(pid).filter(|pid| *pid != command) {

@@ -5,7 +5,7 @@ use profiler_target::RingEvent;
 use profiler_trace::record::{SourceEvent, SourceKind};
 
 /// No allocator gives a larger block (`PTRDIFF_MAX`).
-const MOST_BLOCK_BYTES: u64 = i64::MAX as u64;
+const MAX_BLOCK_BYTES: u64 = i64::MAX as u64;
 
 /// What a source says that it recorded.
 #[derive(Copy, Clone)]
@@ -25,7 +25,7 @@ impl Claim {
         is_number(self.process)
             && is_number(self.thread)
             && u32::from(self.align) < u64::BITS
-            && self.size <= MOST_BLOCK_BYTES
+            && self.size <= MAX_BLOCK_BYTES
             && self.addr.checked_add(self.size).is_some()
     }
 

@@ -12,13 +12,13 @@ use super::monotonic_ns;
 /// A program that does not map the ring is being loaded, for so long at most.
 pub(super) const LONGEST_LOADING: Duration = Duration::from_secs(2);
 /// Programs that seem not to be recorded, at most, until all that was written is known.
-const MOST_SUSPECTED: usize = 1024;
+const MAX_SUSPECTED: usize = 1024;
 /// Processes of which it is known what they execute, at most.
-const MOST_KNOWN: usize = 16 << 10;
+const MAX_KNOWN: usize = 16 << 10;
 /// Those that have ended are looked for at most so often.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(1);
 /// So many are named.
-const MOST_NAMED: usize = 8;
+const MAX_NAMED: usize = 8;
 
 /// What recorded processes execute.
 #[derive(Debug, Default)]
@@ -126,7 +126,7 @@ impl Unrecorded {
                 until_ns: monotonic_ns().unwrap_or(u64::MAX),
             });
         }
-        if self.suspected.len() > MOST_SUSPECTED {
+        if self.suspected.len() > MAX_SUSPECTED {
             // What it wrote was read long ago.
             let Suspected { pid, name, .. } = self.suspected.remove(0);
             self.find(pid, name);
@@ -147,7 +147,7 @@ impl Unrecorded {
 
     /// Whether another process may be known; those that have ended are forgotten.
     fn has_room(&mut self) -> bool {
-        if self.known.len() >= MOST_KNOWN
+        if self.known.len() >= MAX_KNOWN
             && self
                 .cleared_at
                 .is_none_or(|at| at.elapsed() >= CLEAR_INTERVAL)
@@ -162,11 +162,11 @@ impl Unrecorded {
                 self.suspect(pid);
             }
         }
-        self.known.len() < MOST_KNOWN
+        self.known.len() < MAX_KNOWN
     }
 
     fn find(&mut self, pid: u32, name: String) {
-        if self.found.len() < MOST_NAMED {
+        if self.found.len() < MAX_NAMED {
             self.found.push((pid, name));
         } else {
             self.others += 1;

@@ -22,7 +22,7 @@ use crate::tui::header::fitted;
 /// Rows that PgUp and PgDn move.
 const PAGE_ROWS: usize = 10;
 /// Rows of an opened tree at the most.
-const MOST_ROWS: usize = 10_000;
+const MAX_ROWS: usize = 10_000;
 /// Columns of each step into a tree, and of an opened row's details.
 const INDENT: usize = 2;
 /// From how many columns on there is room for bars, and how long these are.
@@ -114,7 +114,7 @@ impl SitesView {
         let mut next = sites.rows(direction, depth, of);
         next.sort_by(|a, b| self.compare(sites, a, b));
         for row in next {
-            if rows.len() >= MOST_ROWS {
+            if rows.len() >= MAX_ROWS {
                 return;
             }
             let path: Vec<Step> = path.iter().copied().chain([row.step]).collect();

@@ -22,13 +22,13 @@ const COMPARED_EVERY: Duration = Duration::from_millis(5);
 /// So many processes are compared at once, each some microseconds, in turn.
 const COMPARED_AT_ONCE: usize = 8;
 /// Of so many it is known how large they were.
-const MOST_COMPARED: usize = 64;
+const MAX_COMPARED: usize = 64;
 /// A process that has less resident is not awaited as it ends.
 const LEAST_AWAITED_BYTES: u64 = 16 << 20;
 /// Whoever said that it ends and still runs so long after it was let go did not end,
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// and is heard once more, not oftener.
-const MOST_ENDINGS: u32 = 2;
+const MAX_ENDINGS: u32 = 2;
 /// Bytes of a process that have come or gone are worth a sample when they are so many,
 const CHANGED_BYTES: u64 = 4 << 20;
 /// and such a share of what was there.
@@ -202,7 +202,7 @@ impl Checkpoints {
     /// Takes those that wait and are no more out of the way: of a program that forks much there are thousands,
     /// and nobody need be sampled for it.
     fn take_gone(&mut self, ring: &RecordRing) {
-        for _ in 0..MOST_COMPARED {
+        for _ in 0..MAX_COMPARED {
             let is_gone =
                 |(one, _): &mut (RecordedProcess, CheckpointReason)| !is_process(pid(one));
             let Some((process, _)) = self.waiting.pop_front_if(is_gone) else {
@@ -271,7 +271,7 @@ impl Checkpoints {
         ending.ago.as_nanos() < UNREAD_FOR_NS.into()
             && self.endings.awaited.contains(&number)
             && !self.endings.known.contains_key(&number)
-            && heard < MOST_ENDINGS
+            && heard < MAX_ENDINGS
             && (is_first || has_time)
             && ThreadState::of(pid, ending.thread) == ThreadState::Runs
             && self.tree.member(pid).is_some()
@@ -423,7 +423,7 @@ impl Resident {
         self.stopped += sampled.stopped;
         if let Some((process, bytes)) = sampled.observation.as_ref().and_then(Observation::resident)
         {
-            if self.bytes.len() >= MOST_COMPARED {
+            if self.bytes.len() >= MAX_COMPARED {
                 self.bytes.clear();
             }
             self.bytes.insert(process, bytes);

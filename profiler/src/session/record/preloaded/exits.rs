@@ -9,7 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use profiler_target::{RecordRing, RingEvent, ThreadState, counts_as_here, has_exited};
-use profiler_trace::record::{MOST_PROCESSES, RecordedProcess};
+use profiler_trace::record::{MAX_PROCESSES, RecordedProcess};
 
 use super::{next_of, now_ns, pid};
 use crate::session::record::checkpoint::STOP_SHARE;
@@ -17,13 +17,13 @@ use crate::session::record::checkpoint::STOP_SHARE;
 /// It is asked so often at most when others are forked.
 const SOUGHT_EVERY: Duration = Duration::from_millis(2);
 /// So many processes are looked at at once.
-const MOST_SOUGHT: usize = 32;
+const MAX_SOUGHT: usize = 32;
 /// A thread that says that it ends its process has this long until it is in the kernel, on a busy host; what comes
 /// after it in the ring waits meanwhile. All such waits together take no more than [`STOP_SHARE`] of the time.
 const LEAVES_WITHIN: Duration = Duration::from_millis(50);
 
 /// So many events are looked through at most for one that the thread wrote after it had said that it ends.
-const MOST_READ_AHEAD: u64 = 1 << 14;
+const MAX_READ_AHEAD: u64 = 1 << 14;
 /// In a PID namespace of its own a program's children have the first numbers. Those below this one are given out once,
 /// when the host starts (`RESERVED_PIDS`, kernel/pid.c): a child that had ended before anybody looked is one of the
 /// namespace that its parent is in when it has another.
@@ -87,7 +87,7 @@ impl Exits {
         let leaving = match ThreadState::of(event.process, event.thread) {
             // It may have been the child, after which the process went on, and ended meanwhile.
             ThreadState::Ends => {
-                match ring.writes_on(event.process, event.thread, MOST_READ_AHEAD) {
+                match ring.writes_on(event.process, event.thread, MAX_READ_AHEAD) {
                     Some(false) => Leaving::Left(event),
                     Some(true) | None => Leaving::Nobody,
                 }
@@ -124,7 +124,7 @@ impl Exits {
         if !is_known {
             return;
         }
-        if self.known.len() >= MOST_PROCESSES {
+        if self.known.len() >= MAX_PROCESSES {
             self.known.clear();
         }
         self.known.insert(process.process);
@@ -138,7 +138,7 @@ impl Exits {
 
     /// Looks at some of the processes that run as far as they say.
     pub(super) fn seek(&mut self, running: &[RecordedProcess], ring: &RecordRing) {
-        let (some, from) = next_of(running, self.from, MOST_SOUGHT);
+        let (some, from) = next_of(running, self.from, MAX_SOUGHT);
         (self.from, self.sought) = (from, Some(Instant::now()));
         for of in some {
             let is_known = self.found.iter().any(|exit| exit.of == of);

@@ -16,7 +16,7 @@ use super::{is_process, now_ns, pid};
 use crate::session::record::checkpoint::{self, CheckpointReason};
 
 /// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
-const MOST_SAMPLED: usize = 128;
+const MAX_SAMPLED: usize = 128;
 
 /// A process that is to be sampled.
 #[derive(Copy, Clone)]
@@ -254,13 +254,13 @@ impl Samplers {
 
     /// Whether another process may be sampled.
     fn has_room(&mut self) -> bool {
-        if self.known.len() >= MOST_SAMPLED {
+        if self.known.len() >= MAX_SAMPLED {
             self.known.retain(|_, known| known.member.is_alive());
         }
-        let has_room = self.known.len() < MOST_SAMPLED;
+        let has_room = self.known.len() < MAX_SAMPLED;
         if !has_room && !std::mem::replace(&mut self.is_crowded, true) {
             self.notes.push(format!(
-                "checkpoints are taken of {MOST_SAMPLED} processes at most: the others are \
+                "checkpoints are taken of {MAX_SAMPLED} processes at most: the others are \
                  recorded without"
             ));
         }
