@@ -54,6 +54,12 @@ pub trait TargetMemory {
     /// of `buf` is unspecified.
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError>;
 
+    /// As [`Self::read`], of memory to which a live object of the target refers at this moment. A source
+    /// that knows the pages of an earlier moment looks for those that are new.
+    fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read(addr, buf)
+    }
+
     /// As [`Self::read`], of pages that no other process maps and that come from no file. A source
     /// may have a faster way to those.
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
@@ -116,6 +122,10 @@ pub trait TargetMemory {
 impl<M: TargetMemory> TargetMemory for &M {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         (**self).read(addr, buf)
+    }
+
+    fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        (**self).read_current(addr, buf)
     }
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {

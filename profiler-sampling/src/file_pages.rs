@@ -80,6 +80,10 @@ impl<'a, M: TargetMemory> WithFiles<'a, M> {
 }
 
 impl<M: TargetMemory> TargetMemory for WithFiles<'_, M> {
+    fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.memory.read_current(addr, buf)
+    }
+
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let range = AddrRange::with_len(addr, buf.len() as u64).ok_or(ReadError::Unmapped(addr))?;
         let first = self.residency.mapping_at(addr);

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use profiler_core::addr::RemoteAddr;
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::objects::{self, Census, Context, NoCensus};
@@ -66,6 +66,7 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
     let memory = MovingMemory {
         target,
         known: ResidentMemory::new(target.memory(), &residency),
+        residency: &residency,
         began: Instant::now(),
         renewed: Mutex::default(),
     };
@@ -83,39 +84,103 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
     Ok(census)
 }
 
-/// Memory of a target that runs on: what is not mapped where it was when reading began, as the items of a
-/// list that has grown since, is looked for among the pages of now. Swapped pages are left alone in
-/// both cases.
+/// Memory of a target that runs on: what is not mapped where it was when reading began is looked for among the
+/// pages of now. Swapped pages are left alone in either case.
 struct MovingMemory<'t> {
     target: &'t Target,
     known: ResidentMemory<'t, LiveMemory>,
+    residency: &'t ResidencyMap,
     began: Instant,
-    /// The pages as they were found later, and when.
-    renewed: Mutex<Option<(Instant, ResidencyMap)>>,
+    renewed: Mutex<Renewed>,
+}
+
+/// Pages as they were found later.
+#[derive(Default)]
+struct Renewed {
+    /// All of them, and when.
+    all: Option<(Instant, ResidencyMap)>,
+    /// Those about an address that was asked for.
+    near: Option<(Instant, ResidencyMap)>,
+    /// What looking for those took.
+    near_took: Duration,
 }
 
 /// Pages are not looked up again before they are so old, nor before a quarter of the time since the
 /// beginning has passed.
 const RENEWED_AFTER: Duration = Duration::from_millis(20);
+/// Bytes behind an address whose pages are looked up with its own.
+const NEAR: u64 = 32 << 20;
+
+impl MovingMemory<'_> {
+    /// Reads what is on one of the pages of now. Any word may have been taken for an address, so that they
+    /// are not looked up for each.
+    fn read_of_now(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = RENEWED_AFTER.max(self.began.elapsed() / 4);
+        let last = renewed.all.as_ref().map_or(self.began, |(at, _)| *at);
+        if last.elapsed() >= patience {
+            let mappings = self.target.mappings().unwrap_or_default();
+            let residency = self.target.residency(&mappings).unwrap_or_default();
+            renewed.all = Some((Instant::now(), residency));
+        }
+        match &renewed.all {
+            Some((_, residency)) => {
+                ResidentMemory::new(self.target.memory(), residency).read(addr, buf)
+            }
+            None => Err(ReadError::Unmapped(addr)),
+        }
+    }
+
+    /// The pages from this address on, as they are now.
+    fn near(&self, addr: RemoteAddr) -> Option<ResidencyMap> {
+        let range = AddrRange::with_len(addr.align_down(PAGE_SIZE), NEAR)?;
+        let mut mappings = self.target.mappings().ok()?;
+        mappings.retain_mut(|mapping| {
+            let part = mapping.range.intersect(&range);
+            mapping.range = part.unwrap_or_default();
+            part.is_some() && !matches!(mapping.kind, MappingKind::File(_))
+        });
+        self.target.residency(&mappings).ok()
+    }
+}
+
+/// Whether all of a range lies on pages with data that were in memory.
+fn is_present(residency: &ResidencyMap, range: AddrRange) -> bool {
+    let mut at = range.start();
+    while at < range.end() {
+        match residency.run_at(at) {
+            Some(run) if run.state.is_present() && !run.state.is_zero() => at = run.range.end(),
+            _ => return false,
+        }
+    }
+    true
+}
 
 impl TargetMemory for MovingMemory<'_> {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         match self.known.read(addr, buf) {
-            Err(ReadError::Unmapped(_)) => {}
-            done => return done,
+            Err(ReadError::Unmapped(_)) => self.read_of_now(addr, buf),
+            done => done,
+        }
+    }
+
+    fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let range = AddrRange::with_len(addr, buf.len() as u64).ok_or(ReadError::Unmapped(addr))?;
+        if is_present(self.residency, range) && self.known.read(addr, buf).is_ok() {
+            return Ok(());
         }
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = RENEWED_AFTER.max(self.began.elapsed() / 4);
-        let last = renewed.as_ref().map_or(self.began, |(at, _)| *at);
-        if last.elapsed() >= patience {
-            let mappings = self.target.mappings().unwrap_or_default();
-            let residency = self.target.residency(&mappings).unwrap_or_default();
-            *renewed = Some((Instant::now(), residency));
+        let is_recent = renewed
+            .near
+            .as_ref()
+            .is_some_and(|(at, near)| at.elapsed() < RENEWED_AFTER && is_present(near, range));
+        let began = Instant::now();
+        if !is_recent && renewed.near_took <= RENEWED_AFTER.max(self.began.elapsed() / 4) {
+            renewed.near = self.near(addr).map(|near| (began, near));
+            renewed.near_took += began.elapsed();
         }
-        match &*renewed {
-            Some((_, residency)) => {
-                ResidentMemory::new(self.target.memory(), residency).read(addr, buf)
-            }
+        match &renewed.near {
+            Some((_, near)) => ResidentMemory::new(self.target.memory(), near).read(addr, buf),
             None => Err(ReadError::Unmapped(addr)),
         }
     }

@@ -44,6 +44,13 @@ pub(super) enum Content {
     Reached,
 }
 
+impl Content {
+    /// Whether it is the storage of a list, dictionary or set, which moves when it grows.
+    pub(super) fn is_of_container(self) -> bool {
+        matches!(self, Self::Words | Self::DictKeys | Self::SetTable)
+    }
+}
+
 /// A [`Kind`] in four bytes: three bits of what it is, three of its head or content, and the type.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct PackedKind(u32);

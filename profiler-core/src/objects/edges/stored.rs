@@ -9,14 +9,12 @@ use crate::memory::TargetMemory;
 use crate::objects::dict::{DictParts, TABLE_HEAD, Table};
 use crate::objects::kinds::{Content, Kind};
 use crate::objects::layout::{DictTable, LIST_ITEMS, Layout, SET_MASK, SET_TABLE, SIZE};
+use crate::objects::scan::LARGE;
 use crate::objects::types::Role;
 use crate::objects::words::{word, words};
 
 /// Bytes of a list, dictionary or set that say where its storage is, at the most.
 const STORED_HEAD: usize = 56;
-/// Storage of more bytes is read with its owner: it moves when it grows, and an owner that was read long
-/// before or after would not refer to it any more.
-const LARGE: u64 = 64 << 10;
 /// How often a large table is read that is another's when it has been read.
 const TRIES: usize = 4;
 /// Words that are read of the storage of one container.
@@ -122,7 +120,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         let before = self.targets.len();
         for attempt in 0..TRIES {
             match self.place_of(owner, &stored) {
-                StoragePlace::Elsewhere => return,
+                StoragePlace::Elsewhere => break,
                 StoragePlace::Moved if attempt == 0 => self.found.moved += 1,
                 StoragePlace::Moved | StoragePlace::Large => {}
             }
@@ -137,9 +135,19 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             let read = self.storage(&stored);
             match now(&mut head) {
                 Some(later) if later.at != stored.at || read.is_none() => stored = later,
-                _ => return,
+                _ => break,
             }
         }
+        self.former_storage(owner);
+    }
+
+    /// Takes the block that was a container's storage when blocks were looked at first, though it may have
+    /// another by now: among the blocks of the walk, its bytes are there.
+    fn former_storage(&mut self, owner: u32) {
+        let large = &self.scanned.large;
+        let first = large.partition_point(|(of, _)| *of < owner);
+        let own = large[first..].iter().take_while(|(of, _)| *of == owner);
+        self.targets.extend(own.map(|(_, storage)| *storage));
     }
 
     /// Takes the references in storage; `None` where it cannot be read to the end.
@@ -149,7 +157,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Content::DictKeys => {
                 let mut head = [0; TABLE_HEAD as usize];
                 let at = RemoteAddr::new(stored.at);
-                source.memory.read(at, &mut head).ok()?;
+                source.memory.read_current(at, &mut head).ok()?;
                 let table = Table::of_keys(source.layout, &head)?;
                 let entries = stored.at.checked_add(table.entries)?;
                 let (stride, key) = (table.size / 8, (table.key / 8) as usize);
@@ -177,7 +185,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         for from in (0..end).step_by(PIECE as usize) {
             piece.resize(PIECE.min(end - from) as usize, 0);
             let at = start.checked_add(from).map(RemoteAddr::new);
-            let read = at.is_some_and(|at| self.resolve.source.memory.read(at, &mut piece).is_ok());
+            let memory = self.resolve.source.memory;
+            let read = at.is_some_and(|at| memory.read_current(at, &mut piece).is_ok());
             if !read {
                 all = None;
                 break;

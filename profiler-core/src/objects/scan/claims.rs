@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::{KEPT_TYPES, Scan};
+use super::{KEPT_TYPES, LARGE, Scan};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 use crate::objects::dict::DictParts;
 use crate::objects::kinds::Content;
 use crate::objects::layout::{
     ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, NDARRAY_DATA, NDARRAY_DESCR, OPEN_DICT_BYTES,
-    PreHeader, SET_MASK, SET_TABLE, SIZE, StrLayout,
+    PreHeader, SET_MASK, SET_TABLE, SET_USED, SIZE, StrLayout,
 };
 use crate::objects::types::{Role, TypeFacts};
 use crate::objects::words::{read_word, word};
@@ -17,19 +17,41 @@ use crate::objects::words::{read_word, word};
 /// Bytes before the values of instances in their block, at the most: their order and number
 /// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
 pub(in crate::objects) const MAX_VALUES_HEAD: u64 = 64;
+/// Bytes for each item of the table of a dictionary, of which two thirds are in use when it grows: an entry
+/// and one and a half indices (`Objects/dictobject.c`, `USABLE_FRACTION`).
+const DICT_ITEM: u64 = 30;
+/// The same for a set's table, of which three fifths are (`Objects/setobject.c`, `set_add_entry`).
+const SET_ITEM: u64 = 27;
 /// Blocks of a deque at the most.
 const MAX_DEQUE_BLOCKS: usize = 1 << 20;
 /// All words of a block.
 pub(super) const ALL: Words = 0..u32::MAX;
 
+/// An object that has storage.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Owner {
+    /// Its block.
+    pub(super) block: u32,
+    /// The number of its type.
+    pub(super) of: u32,
+}
+
 /// Storage of an object, as the object's own fields say.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Claim {
     pub(super) block: u32,
-    pub(super) of: u32,
+    pub(super) owner: Owner,
     pub(super) content: Content,
     /// Words that hold references; the block's end is the limit where there are fewer.
     pub(super) words: Words,
+}
+
+/// A container whose storage lies in no block of the walk.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Moved {
+    pub(super) owner: Owner,
+    /// Bytes of storage that is full with what it has, about: what it had before it grew.
+    pub(super) outgrown: u64,
 }
 
 /// A part of a block in words, up to the block's end at the most.
@@ -37,50 +59,64 @@ pub(in crate::objects) type Words = Range<u32>;
 
 impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
     /// Claims the storage of an object that lies in `own`, with its fields.
-    pub(super) fn claim_storage(&mut self, own: Range<u64>, fields: &[u8], facts: &TypeFacts) {
+    pub(super) fn claim_storage(
+        &mut self,
+        owner: Owner,
+        own: Range<u64>,
+        fields: &[u8],
+        facts: &TypeFacts,
+    ) {
         let layout = self.source.layout;
         let field = |offset| word(fields, offset).unwrap_or(0);
         match facts.role {
             Role::List => {
+                let outgrown = field(SIZE).saturating_mul(8);
                 let words = field(SIZE).min(u32::MAX.into()) as u32;
-                self.claim(facts.id, field(LIST_ITEMS), Content::Words, 0..words);
+                self.claim_of_container(
+                    owner,
+                    field(LIST_ITEMS),
+                    Content::Words,
+                    0..words,
+                    outgrown,
+                );
             }
-            Role::Dict => self.claim_dict(facts.id, own.start, fields),
+            Role::Dict => self.claim_dict(owner, own.start, fields),
             Role::Set => {
                 let table = field(SET_TABLE);
                 let entries = field(SET_MASK).saturating_add(1);
                 // A small table is in the set itself.
                 if !own.contains(&table) {
                     let words = entries.saturating_mul(2).min(u32::MAX.into()) as u32;
-                    self.claim(facts.id, table, Content::SetTable, 0..words);
+                    let outgrown = field(SET_USED).saturating_mul(SET_ITEM);
+                    self.claim_of_container(owner, table, Content::SetTable, 0..words, outgrown);
                 }
             }
-            Role::Deque => self.claim_deque(facts.id, fields),
+            Role::Deque => self.claim_deque(owner, fields),
             Role::ByteArray => {
                 let buffer = field(layout.bytearray_bytes());
-                self.claim(facts.id, buffer, Content::Bytes, ALL);
+                self.claim(owner, buffer, Content::Bytes, ALL);
             }
-            Role::Array => self.claim(facts.id, field(ARRAY_ITEMS), Content::Bytes, ALL),
+            Role::Array => self.claim(owner, field(ARRAY_ITEMS), Content::Bytes, ALL),
             Role::NdArray => {
                 let content = match self.has_objects(field(NDARRAY_DESCR)) {
                     true => Content::Words,
                     false => Content::Bytes,
                 };
-                self.claim(facts.id, field(NDARRAY_DATA), content, ALL);
+                self.claim(owner, field(NDARRAY_DATA), content, ALL);
             }
-            Role::Str => self.claim_buffers(facts.id, fields),
+            Role::Str => self.claim_buffers(owner, fields),
             _ => {}
         }
     }
 
     /// Claims the values of an instance that has them without a dictionary.
-    pub(super) fn claim_managed_values(&mut self, bytes: &[u8], head: u64, of: u32) {
+    pub(super) fn claim_managed_values(&mut self, bytes: &[u8], head: u64, owner: Owner) {
         let [at_32, at_24] = [32, 24].map(|before| word(bytes, head - before).unwrap_or(0));
         let (values, _) = self.source.layout.pre_header.refers_to(at_32, at_24);
-        self.claim_values(of, values.unwrap_or(0));
+        self.claim_values(owner, values.unwrap_or(0));
     }
 
-    fn claim_dict(&mut self, of: u32, object: u64, fields: &[u8]) {
+    fn claim_dict(&mut self, owner: Owner, object: u64, fields: &[u8]) {
         let layout = self.source.layout;
         let Some(parts) = DictParts::of(layout, fields) else {
             return;
@@ -91,19 +127,21 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
                 if !own.contains(&parts.table) {
                     let words = parts.mask.saturating_add(1).saturating_mul(3);
                     let words = words.min(u32::MAX.into()) as u32;
-                    self.claim(of, parts.table, Content::OpenTable, 0..words);
+                    self.claim(owner, parts.table, Content::OpenTable, 0..words);
                 }
             }
             DictTable::Sized | DictTable::Logarithmic => {
-                self.claim(of, parts.table, Content::DictKeys, ALL);
-                self.claim_values(of, parts.values);
+                let used = word(fields, layout.dict_used()).unwrap_or(0);
+                let outgrown = used.saturating_mul(DICT_ITEM);
+                self.claim_of_container(owner, parts.table, Content::DictKeys, ALL, outgrown);
+                self.claim_values(owner, parts.values);
             }
         }
     }
 
     /// The blocks of a deque: the first from its first item on, the last up to its last, all between. Others
     /// that it keeps for later hold what was there before.
-    fn claim_deque(&mut self, of: u32, fields: &[u8]) {
+    fn claim_deque(&mut self, owner: Owner, fields: &[u8]) {
         let deque = self.source.layout.deque();
         let field = |nth: u64| word(fields, deque.left_block + nth * 8);
         let (Some(left), Some(right), Some(first), Some(last)) =
@@ -120,7 +158,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
                 true => place(last) + 1,
                 false => deque.block_words as u32,
             };
-            self.claim(of, at, Content::Words, from..end.max(from));
+            self.claim(owner, at, Content::Words, from..end.max(from));
             let link = at.checked_add(deque.right_link * 8);
             let next = link.and_then(|link| read_word(self.source.memory, link));
             let Some(next) = next.filter(|&next| at != right && next != 0) else {
@@ -131,7 +169,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
     }
 
     /// The buffers of a string that are not behind it: legacy data, and UTF-8.
-    fn claim_buffers(&mut self, of: u32, fields: &[u8]) {
+    fn claim_buffers(&mut self, owner: Owner, fields: &[u8]) {
         let places = match self.source.layout.str {
             StrLayout::Bytes => vec![24],
             StrLayout::Compact { ascii, wide } => {
@@ -146,7 +184,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         };
         for place in places {
             let buffer = word(fields, place).unwrap_or(0);
-            self.claim(of, buffer, Content::Bytes, ALL);
+            self.claim(owner, buffer, Content::Bytes, ALL);
         }
     }
 
@@ -164,8 +202,24 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         is_object
     }
 
+    /// Claims the storage of a container, whose items would fill so many bytes.
+    fn claim_of_container(
+        &mut self,
+        owner: Owner,
+        addr: u64,
+        content: Content,
+        words: Words,
+        outgrown: u64,
+    ) {
+        let moved = addr != 0 && outgrown >= LARGE && self.source.index.at(addr).is_none();
+        match moved {
+            true => self.part.moved.push(Moved { owner, outgrown }),
+            false => self.claim(owner, addr, content, words),
+        }
+    }
+
     /// Claims the block that begins at this address.
-    fn claim(&mut self, of: u32, addr: u64, content: Content, words: Words) {
+    fn claim(&mut self, owner: Owner, addr: u64, content: Content, words: Words) {
         let Some((block, into)) = self.source.index.at(addr) else {
             return;
         };
@@ -177,7 +231,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
             };
             self.part.claims.push(Claim {
                 block,
-                of,
+                owner,
                 content,
                 words,
             });
@@ -185,7 +239,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
     }
 
     /// Claims the block of the values of an instance, which may have a head before them.
-    fn claim_values(&mut self, of: u32, addr: u64) {
+    fn claim_values(&mut self, owner: Owner, addr: u64) {
         let content = match self.source.layout.pre_header {
             PreHeader::ValuesAndDict | PreHeader::WeakListAndTagged => Content::Values,
             PreHeader::None | PreHeader::WeakListAndDict => Content::Words,
@@ -194,7 +248,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         if let Some((block, _)) = own.filter(|(_, into)| *into <= MAX_VALUES_HEAD) {
             self.part.claims.push(Claim {
                 block,
-                of,
+                owner,
                 content,
                 words: ALL,
             });

@@ -2,12 +2,13 @@
 
 mod claims;
 
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
-use self::claims::{ALL, Claim};
+use self::claims::{ALL, Claim, Moved, Owner};
 pub(super) use self::claims::{MAX_VALUES_HEAD, Words};
 use super::blocks::BlockIndex;
 use super::kinds::{Content, Kind, PackedKind};
@@ -32,6 +33,11 @@ const MAX_REFCOUNT: u64 = 1 << 40;
 const KEPT_TYPES: usize = 1 << 15;
 /// One block of so many is looked at twice, to see whether it still holds what it did.
 pub(super) const COMPARED: u32 = 16;
+/// Storage of more bytes is read with its owner: it moves when it grows, and an owner that was read long
+/// before or after would not refer to it any more.
+pub(super) const LARGE: u64 = 64 << 10;
+/// What is farther in size from what a container has outgrown was not its own.
+const MAX_RATIO: f64 = 2.0;
 /// Items of one container that are counted at the most.
 const MAX_ENTRIES: u64 = 1 << 36;
 /// Bytes that the hooks of `PYTHONMALLOC=debug` put before each block (`Objects/obmalloc.c`).
@@ -53,6 +59,8 @@ pub(super) struct Scanned {
     pub(super) kinds: Vec<PackedKind>,
     /// Blocks of which only these words are references, ascending.
     pub(super) limits: Vec<(u32, Words)>,
+    /// Containers with the large storage that each had, ascending.
+    pub(super) large: Vec<(u32, u32)>,
     /// Modules, frames and the like, ascending by block.
     pub(super) noted: Vec<Noted>,
     /// Of each type what was counted.
@@ -132,9 +140,11 @@ pub(super) fn scan<M: TargetMemory + Sync>(
         kinds,
         ..Scanned::default()
     };
+    let mut moved = Vec::new();
     for part in found {
         scanned.noted.extend(part.noted);
         scanned.prints.extend(part.prints);
+        moved.extend(part.moved);
         let types = part.counts.len().max(scanned.counts.len());
         scanned.counts.resize(types, Counts::default());
         for (all, more) in scanned.counts.iter_mut().zip(&part.counts) {
@@ -145,8 +155,11 @@ pub(super) fn scan<M: TargetMemory + Sync>(
             let kind = &mut scanned.kinds[claim.block as usize];
             // What holds an object is no storage; the first owner has it.
             if kind.is_native() {
-                let (of, content) = (claim.of, claim.content);
+                let (of, content) = (claim.owner.of, claim.content);
                 *kind = PackedKind::of(Kind::Storage { of, content });
+                if content.is_of_container() && source.index.bytes(claim.block) >= LARGE {
+                    scanned.large.push((claim.owner.block, claim.block));
+                }
                 if claim.words != ALL {
                     scanned.limits.push((claim.block, claim.words));
                 }
@@ -154,13 +167,49 @@ pub(super) fn scan<M: TargetMemory + Sync>(
         }
     }
     scanned.limits.sort_unstable_by_key(|(block, _)| *block);
+    scanned.give_former(moved, source.index);
+    scanned.large.sort_unstable();
     scanned
+}
+
+impl Scanned {
+    /// Gives containers whose storage has moved since the walk the blocks that it was in. Nothing says which
+    /// those were: each takes what cannot be read any more and is nearest in size to what it has outgrown.
+    fn give_former(&mut self, mut moved: Vec<Moved>, index: &BlockIndex) {
+        if moved.is_empty() {
+            return;
+        }
+        let unreadable = (0..index.len() as u32)
+            .filter(|&block| index.bytes(block) >= LARGE)
+            .filter(|&block| self.kinds[block as usize].get() == Kind::Unreadable);
+        let mut gone: Vec<(u64, u32)> = unreadable
+            .map(|block| (index.bytes(block), block))
+            .collect();
+        moved.sort_unstable_by_key(|moved| (Reverse(moved.outgrown), moved.owner.block));
+        for moved in moved {
+            let ratio = |bytes: u64| {
+                let (low, high) = (bytes.min(moved.outgrown), bytes.max(moved.outgrown));
+                high as f64 / low as f64
+            };
+            let nearest = (gone.iter().enumerate())
+                .min_by(|(_, a), (_, b)| ratio(a.0).total_cmp(&ratio(b.0)))
+                .filter(|(_, (bytes, _))| ratio(*bytes) < MAX_RATIO);
+            let Some((at, _)) = nearest else {
+                continue;
+            };
+            let (_, block) = gone.swap_remove(at);
+            let (of, content) = (moved.owner.of, Content::Bytes);
+            self.kinds[block as usize] = PackedKind::of(Kind::Storage { of, content });
+            self.large.push((moved.owner.block, block));
+        }
+    }
 }
 
 /// What one thread found.
 #[derive(Default)]
 struct Part {
     claims: Vec<Claim>,
+    moved: Vec<Moved>,
     noted: Vec<Noted>,
     counts: Vec<Counts>,
     prints: Vec<(u32, u64)>,
@@ -309,9 +358,13 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
             let counts = self.counts(facts.id);
             counts.entries = counts.entries.saturating_add(entries);
         }
-        self.claim_storage(object..range.end().get(), fields, facts);
+        let owner = Owner {
+            block,
+            of: facts.id,
+        };
+        self.claim_storage(owner, object..range.end().get(), fields, facts);
         if facts.flags.has(Flags::MANAGED_DICT) && head >= 32 {
-            self.claim_managed_values(bytes, head, facts.id);
+            self.claim_managed_values(bytes, head, owner);
         }
     }
 
