@@ -20,6 +20,7 @@ mod denial;
 mod elf;
 mod error_kind;
 mod file_reader;
+mod forked;
 mod guard;
 pub mod host;
 mod identity;
@@ -55,8 +56,9 @@ pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
     ProgramProblem, not_started, start_thread,
 };
-pub use file_reader::{end as end_file_reader, open_foreign};
-pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, end_all as end_guards, is_suspended};
+pub use file_reader::open_foreign;
+pub use forked::end_forked;
+pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
 pub use memory::LiveMemory;

@@ -22,7 +22,8 @@ use nix::sys::signal::Signal;
 
 use self::messages::{Answer, Request};
 use crate::elf::{FILE_TIME, FilePath, Version, file_limit, open_regular};
-use crate::guard::{apart, fork_off};
+use crate::forked::{fork_off, is_over};
+use crate::guard::apart;
 use crate::privileges::Rights;
 use crate::proc_dir::PidFd;
 
@@ -32,8 +33,6 @@ const NAME: &CStr = c"file-reader";
 const MAX_STARTED: usize = 16;
 /// A file system that did not answer is not asked again for so long.
 const SILENT_FOR: Duration = Duration::from_secs(60);
-/// How long the end of one that answers is waited for.
-const END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Why a file was not opened.
 #[derive(Debug)]
@@ -81,15 +80,12 @@ struct Helpers {
     started: Vec<PidFd>,
     /// Devices that did not answer, and when.
     silent: Vec<(u64, Instant)>,
-    /// Whether fragscope is about to exit.
-    are_over: bool,
 }
 
 static HELPERS: Mutex<Helpers> = Mutex::new(Helpers {
     idle: None,
     started: Vec::new(),
     silent: Vec::new(),
-    are_over: false,
 });
 
 fn helpers() -> MutexGuard<'static, Helpers> {
@@ -126,7 +122,7 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
     for _ in 0..2 {
         let mut helper = match Helper::idle_or_new() {
             Ok(helper) => helper,
-            Err(NoHelper::TooMany) => return Err(NotOpened::Unanswered),
+            Err(NoHelper::TooMany | NoHelper::IsOver) => return Err(NotOpened::Unanswered),
             Err(NoHelper::NotStarted) => break,
         };
         match helper.ask(&Request::Open(path.clone()), deadline) {
@@ -203,6 +199,8 @@ enum NoHelper {
     TooMany,
     /// The kernel gives none.
     NotStarted,
+    /// fragscope is about to exit, and would not, if it waited for the file itself.
+    IsOver,
 }
 
 impl Helper {
@@ -220,11 +218,11 @@ impl Helper {
         if helpers.started.len() >= MAX_STARTED {
             return Err(NoHelper::TooMany);
         }
-        if helpers.are_over {
-            return Err(NoHelper::NotStarted);
-        }
         // The lock is held until the child is there: it has its own copy of it, and does not take it.
-        let new = Self::start(rights).map_err(|_| NoHelper::NotStarted)?;
+        let new = Self::start(rights).map_err(|_| match is_over() {
+            true => NoHelper::IsOver,
+            false => NoHelper::NotStarted,
+        })?;
         helpers.started.push(new.process.clone());
         Ok(new)
     }
@@ -258,7 +256,7 @@ impl Helper {
     /// It has nothing to do any more.
     fn put_back(self) {
         let mut helpers = helpers();
-        if helpers.idle.is_none() && !helpers.are_over {
+        if helpers.idle.is_none() && !is_over() {
             helpers.idle = Some(self);
         } else {
             drop(helpers);
@@ -310,14 +308,37 @@ pub fn open_foreign(path: &FilePath) -> io::Result<File> {
     })
 }
 
-/// Ends the processes that open files, for a process that is about to exit: those that would end by themselves
-/// are reaped, so that no zombie stays where nobody reaps orphans. None is waited for that does not answer.
-pub fn end() {
-    let mut helpers = helpers();
-    helpers.are_over = true;
-    helpers.started.iter().for_each(kill);
-    if let Some(idle) = helpers.idle.take() {
-        idle.process.ends_within(END_TIMEOUT);
+/// Kills the processes that open files, for a process that is about to exit: those as well that a thread waits for.
+pub(crate) fn kill_all() {
+    helpers().started.iter().for_each(kill);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::forked::end_forked;
+    use crate::tree::children_of;
+
+    use super::*;
+
+    #[test]
+    fn those_that_are_in_use_when_fragscope_ends_are_no_zombies() {
+        let in_use: Vec<Helper> = (0..MAX_STARTED)
+            .map(|_| Helper::start(Rights::of_this_thread()).expect("a process"))
+            .collect();
+        let children = || children_of(std::process::id());
+        helpers()
+            .started
+            .extend(in_use.iter().map(|helper| helper.process.clone()));
+        assert_eq!(children().len(), in_use.len());
+        assert_eq!(end_forked(Duration::ZERO), []);
+        assert_eq!(children(), []);
+        let refused = open(
+            &std::env::current_exe().expect("its path").into(),
+            Instant::now() + FILE_TIME,
+        );
+        assert!(
+            matches!(refused, Err(NotOpened::Unanswered)),
+            "it is read here"
+        );
     }
-    helpers.reap();
 }

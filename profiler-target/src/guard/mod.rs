@@ -8,12 +8,7 @@
 //! process that is forked for it, has a name, a session and, where it may, a cgroup of its own, and
 //! ends by itself when fragscope is gone, having given back what it held.
 //!
-//! A guard runs on in a copy of fragscope's memory, with one thread. It may allocate, because
-//! glibc's `fork` leaves its malloc usable in the child; it must not take any other lock that
-//! another thread of fragscope may have held at that moment. So it starts no threads (glibc's
-//! `pthread_create` takes the loader's lock of thread-local storage, which `fork` resets only since 2.42),
-//! and its panics run none of fragscope's hooks, which take locks of the terminal and of the standard
-//! streams.
+//! What a guard may do is in [`forked`](super::forked).
 //!
 //! One that does not end when it should is woken, in case that somebody suspended it, and then killed,
 //! unless it says that it is [`Needed`].
@@ -27,24 +22,20 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::thread;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use nix::sys::signal::{SigEvent, SigSet, SigevNotify, SigmaskHow, Signal, kill, pthread_sigmask};
+use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
-use nix::sys::wait::waitpid;
 use nix::time::ClockId;
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 use zerocopy::FromZeros;
 
-use super::error_kind::not_started;
+use super::forked::fork_off;
 use super::proc_dir::PidFd;
 
 /// How long the end of a guard is waited for. It takes milliseconds; one that somebody froze ends
@@ -146,11 +137,8 @@ impl Guard {
             .read(true)
             .write(true)
             .open("/dev/null")?;
-        // Held until it is among them: none is started once they were ended.
+        // Held until it is among them: whoever ends them finds it.
         let mut guards = running();
-        if guards.are_over {
-            return Err(io::Error::other("fragscope is ending"));
-        }
         let (pid, handle) = fork_off(|| {
             // It closes fragscope's ends as well: while they were open here, their end would never come.
             let mut keep = vec![others.as_raw_fd()];
@@ -163,7 +151,7 @@ impl Guard {
             handle,
             needed,
         };
-        guards.all.push(RunningGuard {
+        guards.push(RunningGuard {
             process: process.clone(),
             channel: second,
         });
@@ -204,73 +192,6 @@ impl Guard {
     }
 }
 
-/// Forks a process that does `life` and nothing else, and ends with it. It can do what the head of this file
-/// allows, shows what fragscope shows, and has all of its descriptors, until it is set [`apart`].
-///
-/// # Errors
-/// When the kernel gives no process or no descriptor.
-pub(super) fn fork_off(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
-    // No signal reaches it, from its first instant: none is meant for it.
-    let mut before = SigSet::empty();
-    pthread_sigmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )?;
-    silence_panics();
-    // SAFETY: the child has one thread, and does what the head of this file allows.
-    let forked = unsafe { fork() };
-    if let Ok(ForkResult::Child) = forked {
-        IS_GUARD.store(true, Ordering::SeqCst);
-        // A panic must not go on into code that is not the child's.
-        let _ = catch_unwind(AssertUnwindSafe(life));
-        // SAFETY: ends at once, with no handler of fragscope's.
-        unsafe { libc::_exit(0) };
-    }
-    let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-    let forked = forked.map_err(|error| not_started(error.into()));
-    let ForkResult::Parent { child: pid } = forked? else {
-        unreachable!("the child has ended above");
-    };
-    let handle = restored.map_err(io::Error::from);
-    match handle.and_then(|()| PidFd::open(pid.as_raw())) {
-        Ok(handle) => Ok((pid, handle)),
-        Err(error) => {
-            discard(pid);
-            Err(error)
-        }
-    }
-}
-
-/// Whether this process is a guard.
-static IS_GUARD: AtomicBool = AtomicBool::new(false);
-
-/// Keeps the hooks that are set by now from running in guards; those that are set later see to it by
-/// themselves. The guard itself cannot replace them: that
-/// takes a lock, too, which a thread that panics holds.
-fn silence_panics() {
-    static DONE: Once = Once::new();
-    // Where this thread panics, hooks cannot be changed.
-    if thread::panicking() {
-        return;
-    }
-    DONE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |what| {
-            if !IS_GUARD.load(Ordering::SeqCst) {
-                before(what);
-            }
-        }));
-    });
-}
-
-/// Ends a child that was just forked, holds nothing yet, and cannot be followed.
-fn discard(child: Pid) {
-    // It waits for the first request, so that the number is its own.
-    let _ = kill(child, Signal::SIGKILL);
-    while waitpid(child, None) == Err(Errno::EINTR) {}
-}
-
 impl Drop for Guard {
     fn drop(&mut self) {
         // One that is gone needs not.
@@ -282,23 +203,13 @@ impl Drop for Guard {
         if ended {
             let is_other =
                 |one: &RunningGuard| !Arc::ptr_eq(&one.process.needed, &self.process.needed);
-            running().all.retain(is_other);
+            running().retain(is_other);
         }
     }
 }
 
 /// The guards that run.
-static GUARDS: Mutex<Guards> = Mutex::new(Guards {
-    all: Vec::new(),
-    are_over: false,
-});
-
-#[derive(Debug)]
-struct Guards {
-    all: Vec<RunningGuard>,
-    /// Whether the process is about to exit.
-    are_over: bool,
-}
+static GUARDS: Mutex<Vec<RunningGuard>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
 struct RunningGuard {
@@ -306,27 +217,16 @@ struct RunningGuard {
     channel: UnixStream,
 }
 
-fn running() -> MutexGuard<'static, Guards> {
+fn running() -> MutexGuard<'static, Vec<RunningGuard>> {
     // Nothing that holds the lock panics.
     GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether fragscope is about to exit, and no guard is started any more.
-pub(super) fn are_over() -> bool {
-    running().are_over
-}
-
-/// Ends the guards that run, for a process that is about to exit while threads of it still have some:
-/// they would end by themselves, but not those that somebody suspended, and leave a zombie each where
-/// nobody reaps orphans. Waits for as long as `limit` for all of them, kills those that may be then,
+/// Ends the guards that run. Waits for as long as `limit` for all of them, kills those that may be then,
 /// and gives the numbers of those that still run.
-pub fn end_all(limit: Duration) -> Vec<i32> {
+pub(super) fn end_all(limit: Duration) -> Vec<i32> {
     let deadline = Instant::now() + limit;
-    let mut all = {
-        let mut guards = running();
-        guards.are_over = true;
-        std::mem::take(&mut guards.all)
-    };
+    let mut all = std::mem::take(&mut *running());
     for guard in &all {
         // One that is gone needs not.
         let _ = guard.channel.shutdown(Shutdown::Both);
@@ -440,6 +340,8 @@ impl<T> Drop for Shared<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic;
+
     use super::*;
 
     #[test]

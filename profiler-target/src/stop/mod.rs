@@ -29,7 +29,8 @@ use self::error::gone;
 use self::held::StopGuard;
 use self::tracer::Tracer;
 use super::cgroup::is_frozen;
-use super::guard::{Shared, are_over};
+use super::forked::is_over;
+use super::guard::Shared;
 use super::proc_dir::{ProcDir, field};
 
 /// How long the target may take to come to a stop. A running thread needs microseconds, and one that
@@ -314,7 +315,7 @@ fn stop_once(
                 false => guard.kill(),
             }
             // The guard is no ancestor of the target, which Yama may ask for; this process may be.
-            if !matches!(error, StopError::NotPermitted) || are_over() {
+            if !matches!(error, StopError::NotPermitted) || is_over() {
                 return Err(error);
             }
         }

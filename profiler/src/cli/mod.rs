@@ -9,6 +9,7 @@ mod print;
 mod words;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,22 +70,23 @@ pub fn main() -> ExitCode {
             return Exit::Error.into();
         }
     }
-    let code = run_and_report(&line.command);
+    // A panic leaves no processes either.
+    let ran = catch_unwind(AssertUnwindSafe(|| run_and_report(&line.command)));
     // A session that a signal ended leaves them to us.
-    profiler_lab::play::end_players(match code == Exit::Interrupted.into() {
+    let was_interrupted = matches!(&ran, Ok(code) if *code == Exit::Interrupted.into());
+    profiler_lab::play::end_players(match was_interrupted {
         true => FOR_CANCELLED,
         false => FOR_PLAYERS,
     });
-    for guard in profiler_target::end_guards(FOR_GUARDS) {
+    for guard in profiler_target::end_forked(FOR_GUARDS) {
         say::line(format_args!(
             "fragscope: process {guard}, which gives back what was done to the target, does not end: \
              somebody suspended or froze it, or the kernel is busy with it. Until it goes on, \
              breakpoints may stay in the target; `fragscope doctor --pid` checks"
         ));
     }
-    profiler_target::end_file_reader();
     say::finish();
-    code
+    ran.unwrap_or_else(|panicked| resume_unwind(panicked))
 }
 
 /// Prints the help or the version that was asked for.

@@ -20,6 +20,8 @@ use crate::say;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long work that looks at the flag is waited for.
 const AFTER_SIGNAL: Duration = Duration::from_millis(120);
+/// How long the processes that work are waited for by somebody who asks twice.
+const ASKED_TWICE: Duration = Duration::from_millis(200);
 
 /// A flag that is set when the user wants it to end.
 ///
@@ -44,6 +46,9 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
             again = signals.next() => again,
             () = stuck() => first,
         };
+        // They would end with it, and be zombies where nobody reaps orphans.
+        profiler_lab::play::end_players(ASKED_TWICE);
+        profiler_target::end_forked(ASKED_TWICE);
         let signal = Signal::from_str(last).map_or(SIGTERM, |signal| signal as i32);
         // It ends this process, where it can be ended at all.
         let _ = emulate_default_handler(signal);

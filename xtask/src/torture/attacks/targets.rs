@@ -105,6 +105,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "processes of fragscope's own that are in use when it ends",
+        package: "profiler-target",
+        binary: "",
+        tests: &["file_reader::tests::those_that_are_in_use_when_fragscope_ends_are_no_zombies"],
+    },
+    Attack {
         what: "a target that dies while it is stopped",
         package: "profiler-target",
         binary: "process_stop",

@@ -1,0 +1,201 @@
+//! The processes that fragscope forks off for itself: guards, and those that open files.
+//!
+//! All are in one table from the moment they are forked until somebody has taken note of their end, so that
+//! whoever ends fragscope finds those as well that a thread of it is just starting, or using, and none stays
+//! as a zombie where nobody reaps orphans.
+//!
+//! Such a process runs on in a copy of fragscope's memory, with one thread. It may allocate, because
+//! glibc's `fork` leaves its malloc usable in the child; it must not take any other lock that
+//! another thread of fragscope may have held at that moment. So it starts no threads (glibc's
+//! `pthread_create` takes the loader's lock of thread-local storage, which `fork` resets only since 2.42),
+//! and its panics run none of fragscope's hooks, which take locks of the terminal and of the standard
+//! streams.
+
+use std::fs;
+use std::io;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork};
+
+use super::error_kind::not_started;
+use super::proc_dir::PidFd;
+use super::tree::reap_adopted;
+use super::{file_reader, guard};
+
+/// How long the end of those that were killed is waited for: they need milliseconds, and a processor.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
+/// The same of those that wait in the kernel where no signal reaches them: most do so for an instant.
+const UNREACHABLE_WITHIN: Duration = Duration::from_millis(100);
+const STEP: Duration = Duration::from_millis(1);
+
+/// A process that was forked off, and of whose end nobody may have taken note.
+#[derive(Debug)]
+struct Forked {
+    pid: Pid,
+    handle: PidFd,
+}
+
+#[derive(Debug)]
+struct Table {
+    all: Vec<Forked>,
+    /// Whether fragscope is about to exit.
+    is_over: bool,
+}
+
+static TABLE: Mutex<Table> = Mutex::new(Table {
+    all: Vec::new(),
+    is_over: false,
+});
+
+fn table() -> MutexGuard<'static, Table> {
+    // Nothing that holds the lock panics.
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Table {
+    /// Takes note of those that have ended.
+    fn reap(&mut self) {
+        self.all.retain(|one| {
+            let is_alive = one.handle.is_alive();
+            if !is_alive {
+                one.handle.reap();
+            }
+            is_alive
+        });
+    }
+}
+
+/// Whether fragscope is about to exit, and nothing is forked off any more.
+pub(super) fn is_over() -> bool {
+    table().is_over
+}
+
+/// Forks a process that does `life` and nothing else, and ends with it. It can do what the head of this file
+/// allows, shows what fragscope shows, and has all of its descriptors, until it is set apart.
+///
+/// # Errors
+/// When the kernel gives no process or no descriptor, and when fragscope is about to exit.
+pub(super) fn fork_off(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
+    // Held until it is in the table. The process has a copy of the lock, and does not take it.
+    let mut table = table();
+    if table.is_over {
+        return Err(io::Error::other("fragscope is ending"));
+    }
+    table.reap();
+    let (pid, handle) = forked(life)?;
+    table.all.push(Forked {
+        pid,
+        handle: handle.clone(),
+    });
+    Ok((pid, handle))
+}
+
+fn forked(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
+    // No signal reaches it, from its first instant: none is meant for it.
+    let mut before = SigSet::empty();
+    pthread_sigmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )?;
+    silence_panics();
+    // SAFETY: the child has one thread, and does what the head of this file allows.
+    let forked = unsafe { fork() };
+    if let Ok(ForkResult::Child) = forked {
+        IS_FORKED.store(true, Ordering::SeqCst);
+        // A panic must not go on into code that is not the child's.
+        let _ = catch_unwind(AssertUnwindSafe(life));
+        // SAFETY: ends at once, with no handler of fragscope's.
+        unsafe { libc::_exit(0) };
+    }
+    let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    let forked = forked.map_err(|error| not_started(error.into()));
+    let ForkResult::Parent { child: pid } = forked? else {
+        unreachable!("the child has ended above");
+    };
+    let handle = restored.map_err(io::Error::from);
+    match handle.and_then(|()| PidFd::open(pid.as_raw())) {
+        Ok(handle) => Ok((pid, handle)),
+        Err(error) => {
+            discard(pid);
+            Err(error)
+        }
+    }
+}
+
+/// Whether this process was forked off.
+static IS_FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps the hooks that are set by now from running in such processes; those that are set later see to it by
+/// themselves. The process itself cannot replace them: that
+/// takes a lock, too, which a thread that panics holds.
+fn silence_panics() {
+    static DONE: Once = Once::new();
+    // Where this thread panics, hooks cannot be changed.
+    if thread::panicking() {
+        return;
+    }
+    DONE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |what| {
+            if !IS_FORKED.load(Ordering::SeqCst) {
+                before(what);
+            }
+        }));
+    });
+}
+
+/// Ends a child that was just forked, holds nothing yet, and cannot be followed.
+fn discard(child: Pid) {
+    // It waits for the first request, so that the number is its own.
+    let _ = kill(child, Signal::SIGKILL);
+    while waitpid(child, None) == Err(Errno::EINTR) {}
+}
+
+/// Ends all that was forked off, for a process that is about to exit while threads of it still use some: they
+/// would end by themselves, but not those that somebody suspended, and leave a zombie each where nobody reaps
+/// orphans. Waits for guards for as long as `limit`, kills those that may be then, and gives the
+/// numbers of those that still run. What cannot end, as it waits in the kernel, is not waited for.
+pub fn end_forked(limit: Duration) -> Vec<i32> {
+    table().is_over = true;
+    file_reader::kill_all();
+    let left = guard::end_all(limit);
+    await_ends(&left);
+    // What ended while nobody looked: a player's own process whose parent has ended.
+    reap_adopted(|_| false);
+    left
+}
+
+/// Waits for those that were killed.
+fn await_ends(left: &[i32]) {
+    let began = Instant::now();
+    loop {
+        let mut table = table();
+        table.reap();
+        let pids = table.all.iter().map(|one| one.pid);
+        let awaited: Vec<Pid> = pids.filter(|pid| !left.contains(&pid.as_raw())).collect();
+        drop(table);
+        let limit = match awaited.iter().all(|pid| is_unreachable(*pid)) {
+            true => UNREACHABLE_WITHIN,
+            false => KILLED_WITHIN,
+        };
+        if awaited.is_empty() || began.elapsed() >= limit {
+            return;
+        }
+        thread::sleep(STEP);
+    }
+}
+
+/// Whether a process waits where no signal reaches it (`D`, proc(5)), or its state cannot be read.
+fn is_unreachable(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    let state = stat.as_deref().ok().and_then(|stat| stat.rsplit_once(") "));
+    state.is_none_or(|(_, rest)| rest.starts_with('D'))
+}
