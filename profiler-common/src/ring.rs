@@ -54,7 +54,7 @@ impl Leaves {
 }
 
 /// The first word of the reader's page: a name and the version of its layout.
-pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x03");
+pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x04");
 
 /// Bytes of the reader's page.
 pub const READER_BYTES: usize = PAGE_BYTES;
@@ -70,8 +70,6 @@ pub struct ReaderPage {
     pub closed: AtomicU32,
     /// Moves on while the reader lives and comes for events.
     pub heartbeat: AtomicU32,
-    /// How many filters of system calls the reader runs behind itself (`Seccomp_filters`, proc_pid_status(5)).
-    pub filters: AtomicU32,
     /// The numbers of processes that are so large that the reader wants to see them as they
     /// [end](crate::RecordKind::Ending), each at [its place](ending_at).
     pub awaited: [AtomicU32; ENDINGS],
@@ -105,7 +103,8 @@ const _: () = assert!(size_of::<ReaderPage>() <= READER_BYTES && PID_BITS < 31);
 
 /// The environment variable that says where the ring is, and where the reader's page: of each `PATH
 /// DEVICE INODE`, numbers in decimal. Whoever opens the path compares what it found there with the two
-/// numbers.
+/// numbers. After both comes how many filters of system calls the reader runs behind itself (`Seccomp_filters`,
+/// proc_pid_status(5)).
 pub const RING_NAME: &CStr = c"FRAGSCOPE_RECORD_RING";
 /// The same as text.
 pub const RING_VARIABLE: &str = text(RING_NAME);

@@ -60,6 +60,31 @@ fn find(among: *mut c_void, name: &CStr) -> *mut c_void {
     found
 }
 
+/// What the C library's own function says of an open file: it makes the call that its loader makes of each library.
+pub(crate) fn about(fd: c_int) -> Option<sys::About> {
+    let mut found = sys::Stat::default();
+    let (fstat, older) = (first(c"fstat"), first(c"__fxstat"));
+    let error = if !fstat.is_null() {
+        // SAFETY: the C library's function of this name has this form.
+        let fstat: unsafe extern "C" fn(c_int, *mut sys::Stat) -> c_int =
+            unsafe { mem::transmute(fstat) };
+        // SAFETY: a place for the answer.
+        unsafe { fstat(fd, &mut found) }
+    } else if !older.is_null() {
+        // SAFETY: glibc's function of this name has this form (until 2.33, where there is no other).
+        let older: unsafe extern "C" fn(c_int, c_int, *mut sys::Stat) -> c_int =
+            unsafe { mem::transmute(older) };
+        // SAFETY: the kernel's form of the answer, and a place for it.
+        unsafe { older(STAT_VERSION, fd, &mut found) }
+    } else {
+        return None;
+    };
+    (error == 0).then(|| found.about())
+}
+
+/// `_STAT_VER` of the machine (`bits/stat.h`).
+const STAT_VERSION: c_int = if cfg!(target_arch = "x86_64") { 1 } else { 0 };
+
 /// How many lookups are under way.
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 /// The threads that look something up, by their pointers; 0 is nobody.
@@ -177,7 +202,6 @@ next! {
     POSIX_MEMALIGN posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int, c"posix_memalign", ENOMEM;
     VALLOC valloc(size: usize) -> *mut c_void, c"valloc", ptr::null_mut();
     GETENV getenv(name: *const c_char) -> *const c_char, c"getenv", ptr::null();
-    CLOCK_GETTIME clock_gettime(clock: c_int, time: *mut sys::Timespec) -> c_int, c"clock_gettime", -1;
     PRCTL prctl(option: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int, c"prctl", -1;
     CHROOT chroot(path: *const c_char) -> c_int, c"chroot", -1;
     SIGACTION sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, c"sigaction", -1;

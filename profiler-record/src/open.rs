@@ -8,59 +8,68 @@ use profiler_common::ring::{
 
 use crate::environment::Environment;
 use crate::ring::Ring;
-use crate::{filter, root, sys};
+use crate::status::Status;
+use crate::{filter, next, root, sys};
 
-/// Maps the ring that the environment names, if it is there and is that ring. When it is not, the
-/// program runs unrecorded and is not bothered: fragscope may be gone, and the path another's.
-///
-/// # Safety
-/// The environment is not changed at the same moment: called from the object's constructor.
-pub(crate) unsafe fn ring(environment: Environment) -> Option<Ring> {
-    // SAFETY: as the caller promises.
-    let named = unsafe { environment.get(RING_NAME) }?;
-    let mut words = named.to_bytes().split(|&byte| byte == b' ');
-    let places = (Place::parse(&mut words), Place::parse(&mut words));
-    let (Some(ring), Some(reader), None) = (places.0, places.1, words.next()) else {
-        return None;
-    };
-    let page = reader.map(READER_BYTES, Access::Read, READER_MAGIC)?;
-    let Some(header) = ring.map(RING_BYTES, Access::Write, RING_MAGIC) else {
-        // SAFETY: the mapping made above, of this length.
-        unsafe { sys::unmap(page, READER_BYTES) };
-        return None;
-    };
-    // SAFETY: the mapping made above, of this form, which stays unless this gives none; all shared fields are atomic.
-    let shared = unsafe { &*header.cast::<Header>() };
-    // SAFETY: as above.
-    let ring = Ring::new(shared, unsafe { &*page.cast::<ReaderPage>() });
-    filter::look(ring.reader_filters());
-    if !is_in_readers_namespace() {
-        ring.left(Leaves::Namespace);
-        // SAFETY: the mapping made above, of this length; the ring is not used any more.
-        unsafe { sys::unmap(header, RING_BYTES) };
-        // SAFETY: as above.
-        unsafe { sys::unmap(page, READER_BYTES) };
-        return None;
-    }
-    // Of a crash of the program the core is to have the program's own memory.
-    let _ = filter::unless_filtered(|| {
-        // SAFETY: the mapping made above, of this length, which stays what it is.
-        unsafe { sys::advise(header, RING_BYTES, sys::MADV_DONTDUMP) };
-    });
-    Some(ring)
+/// What the environment says of the ring.
+pub(crate) struct Named {
+    ring: Place,
+    reader: Place,
+    /// How many filters of system calls the reader runs behind itself: a container's filter is fragscope's as well.
+    pub(crate) filters: u32,
 }
 
-/// Whether the PID namespace of the folder of processes in which the ring was found counts this process by the same
-/// number as its own does.
-fn is_in_readers_namespace() -> bool {
-    let by_number = Numbered::folder(sys::process());
-    // The kernel may have forgotten the first folder before it was asked for the second, and numbered it anew.
-    (0..2).any(|_| {
-        // SAFETY: a path with its zero.
-        let by_number = unsafe { root::file_at(by_number.path()) };
-        let itself = root::file(c"/proc/self");
-        itself.is_none() || itself == by_number
-    })
+impl Named {
+    /// It, when there is any.
+    ///
+    /// # Safety
+    /// The environment is not changed at the same moment: called from the object's constructor.
+    pub(crate) unsafe fn by(environment: Environment) -> Option<Self> {
+        // SAFETY: as the caller promises.
+        let named = unsafe { environment.get(RING_NAME) }?;
+        let mut words = named.to_bytes().split(|&byte| byte == b' ');
+        let (ring, reader) = (Place::parse(&mut words)?, Place::parse(&mut words)?);
+        let filters = u32::try_from(decimal(words.next()?)?).ok()?;
+        let named = Self {
+            ring,
+            reader,
+            filters,
+        };
+        words.next().is_none().then_some(named)
+    }
+
+    /// Maps the ring, if it is there and is that ring. When it is not, the
+    /// program runs unrecorded and is not bothered: fragscope may be gone, and the path another's.
+    pub(crate) fn map(&self, status: &Status) -> Option<Ring> {
+        let user = status.user;
+        let page = self
+            .reader
+            .map(READER_BYTES, Access::Read, READER_MAGIC, user)?;
+        let Some(header) = self.ring.map(RING_BYTES, Access::Write, RING_MAGIC, user) else {
+            // SAFETY: the mapping made above, of this length.
+            unsafe { sys::unmap(page, READER_BYTES) };
+            return None;
+        };
+        // SAFETY: the mapping made above, of this form, which stays unless this gives none; all shared fields are atomic.
+        let shared = unsafe { &*header.cast::<Header>() };
+        // SAFETY: as above.
+        let ring = Ring::new(shared, unsafe { &*page.cast::<ReaderPage>() });
+        // It was found in the same folder of processes as the status.
+        if !status.is_numbered_here {
+            ring.left(Leaves::Namespace);
+            // SAFETY: the mapping made above, of this length; the ring is not used any more.
+            unsafe { sys::unmap(header, RING_BYTES) };
+            // SAFETY: as above.
+            unsafe { sys::unmap(page, READER_BYTES) };
+            return None;
+        }
+        // Of a crash of the program the core is to have the program's own memory.
+        let _ = filter::unless_filtered(|| {
+            // SAFETY: the mapping made above, of this length, which stays what it is.
+            unsafe { sys::advise(header, RING_BYTES, sys::MADV_DONTDUMP) };
+        });
+        Some(ring)
+    }
 }
 
 /// How a file is mapped.
@@ -122,7 +131,7 @@ impl Place {
     }
 
     /// Maps what is there, if it is the file that fragscope made, of so many bytes.
-    fn map(&self, bytes: usize, access: Access, magic: u64) -> Option<*mut c_void> {
+    fn map(&self, bytes: usize, access: Access, magic: u64, user: u32) -> Option<*mut c_void> {
         let (flags, protection) = access.flags();
         // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
         // SAFETY: a path with its zero.
@@ -131,7 +140,7 @@ impl Place {
             return None;
         }
         let mut mapped = None;
-        if self.is_it(handle, bytes) {
+        if self.is_it(handle, bytes, user) {
             let path = Numbered::descriptor(handle);
             // SAFETY: a path with its zero.
             let fd = unsafe { sys::open(path.path(), flags | sys::O_CLOEXEC) };
@@ -146,27 +155,21 @@ impl Place {
 
     /// Whether the handle is on the very file that fragscope made: the kernel gives the numbers of
     /// its files in memory once, and nobody but root makes a file that belongs to root.
-    fn is_it(&self, handle: i32, bytes: usize) -> bool {
-        let mut found = sys::Statx::default();
-        // What is known without asking whoever serves the file: it may be another's, who lets us
-        // wait.
-        // SAFETY: an empty path for the handle itself, and a place for the answer.
-        let error = unsafe {
-            sys::statx(
-                handle,
-                c"".as_ptr(),
-                sys::AT_EMPTY_PATH | sys::AT_STATX_DONT_SYNC,
-                sys::STATX_BASIC_STATS,
-                &mut found,
-            )
+    fn is_it(&self, handle: i32, bytes: usize, user: u32) -> bool {
+        let found = match filter::is_filtered() {
+            // What is known without asking whoever serves the file: it may be another's, who lets us
+            // wait.
+            false => root::about(handle, c"", sys::AT_EMPTY_PATH),
+            // The call that the loader makes of each library that it loads.
+            true => next::about(handle),
         };
-        let own = sys::user();
-        error == 0
-            && found.device() == self.device
-            && found.inode == self.inode
-            && (found.user == 0 || found.user == own)
-            && found.mode & sys::S_IFMT == sys::S_IFREG
-            && found.size == bytes as u64
+        found.is_some_and(|found| {
+            found.device == self.device
+                && found.inode == self.inode
+                && (found.user == 0 || found.user == user)
+                && found.mode & sys::S_IFMT == sys::S_IFREG
+                && found.bytes == bytes as u64
+        })
     }
 }
 
@@ -190,11 +193,6 @@ impl Numbered {
     /// One of this process's descriptors.
     fn descriptor(fd: i32) -> Self {
         Self::of(b"/proc/self/fd/", fd.unsigned_abs())
-    }
-
-    /// The folder of a process.
-    fn folder(process: u32) -> Self {
-        Self::of(b"/proc/", process)
     }
 
     /// Nothing here can panic: there is no standard library to do so with.

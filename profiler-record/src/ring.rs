@@ -9,8 +9,9 @@ use profiler_common::ring::{
     UNREAD_FOR_NS, answer as answer_to, ending_at,
 };
 
+use crate::clock::now_ns;
 use crate::wait::{Patience, Wait, earn};
-use crate::{filter, next, sys, thread};
+use crate::{filter, thread};
 
 /// The ring, or null while nothing is recorded. Once this program goes on without it, it does so for good,
 /// whatever others write into the ring.
@@ -160,9 +161,7 @@ impl Ring {
     /// Writes an event of this thread, if there is room for it.
     fn write(self, event: &Event, patience: Patience) -> Option<Written> {
         let thread = thread::word();
-        let (number, slot) = claim(self, (thread >> 32) as u32, patience)?;
-        let now = now_ns();
-        earn(now);
+        let Claimed { number, slot, now } = claim(self, (thread >> 32) as u32, patience)?;
         slot.time_ns.store(now, Ordering::Relaxed);
         slot.addr.store(event.addr, Ordering::Relaxed);
         slot.size.store(event.size, Ordering::Relaxed);
@@ -170,6 +169,7 @@ impl Ring {
         let kind = event.kind as u64 | u64::from(event.align) << 8;
         slot.kind.store(kind, Ordering::Relaxed);
         slot.turn.store(Turn::whole(number).0, Ordering::Release);
+        earn(now);
         Some(Written { number, slot })
     }
 
@@ -181,11 +181,6 @@ impl Ring {
     /// Moves on while the reader lives.
     pub(crate) fn heartbeat(self) -> u32 {
         self.reader.heartbeat.load(Ordering::Relaxed)
-    }
-
-    /// How many filters of system calls the reader runs behind.
-    pub(crate) fn reader_filters(self) -> u32 {
-        self.reader.filters.load(Ordering::Relaxed)
     }
 
     /// This program goes on without the reader, which is to end if it lives.
@@ -270,12 +265,21 @@ pub(crate) fn record_ending(process: u32) -> bool {
     }
 }
 
+/// A slot that is this thread's to fill. Until it has, nothing is called and nothing can fail.
+struct Claimed {
+    number: u64,
+    slot: &'static Slot,
+    /// The time just before, in ns: what reads the clock may end the program.
+    now: u64,
+}
+
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died, or does not come in time.
-fn claim(ring: Ring, thread: u32, patience: Patience) -> Option<(u64, &'static Slot)> {
+fn claim(ring: Ring, thread: u32, patience: Patience) -> Option<Claimed> {
     let header = ring.header;
     let mut wait = Wait::default();
     let mut astray = false;
     loop {
+        let now = now_ns();
         let mut number = header.head.load(Ordering::Acquire);
         let mut is_full = false;
         for _ in 0..STEPS {
@@ -299,7 +303,7 @@ fn claim(ring: Ring, thread: u32, patience: Patience) -> Option<(u64, &'static S
                     .head
                     .compare_exchange(number, next, Ordering::Release, Ordering::Relaxed);
             if taken.is_ok() {
-                return Some((number, slot));
+                return Some(Claimed { number, slot, now });
             }
             number = next;
         }
@@ -323,14 +327,4 @@ fn slot(header: &'static Header, number: u64) -> &'static Slot {
     let slot = unsafe { at.add(SLOTS_AT + index * size_of::<Slot>()) }.cast::<Slot>();
     // SAFETY: as said; its fields are atomic, and the mapping is aligned to a page.
     unsafe { &*slot }
-}
-
-pub(crate) fn now_ns() -> u64 {
-    let mut time = sys::Timespec {
-        seconds: 0,
-        nanoseconds: 0,
-    };
-    // SAFETY: a place for the answer.
-    unsafe { next::clock_gettime(sys::CLOCK_MONOTONIC, &mut time) };
-    time.seconds as u64 * 1_000_000_000 + time.nanoseconds as u64
 }

@@ -2,11 +2,12 @@
 //! somebody else has put there: so it is taken out of what they pass on to the programs that they
 //! execute.
 
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{next, sys};
+use crate::sys::About;
+use crate::{filter, next, sys};
 
 /// Which file the recorder was loaded from.
 static DEVICE: AtomicU64 = AtomicU64::new(0);
@@ -14,7 +15,8 @@ static INODE: AtomicU64 = AtomicU64::new(0);
 
 /// Remembers which file this is. Called from the object's constructor.
 pub(crate) fn begin() {
-    if let Some((device, inode)) = own_path().and_then(file) {
+    let own = filter::unless_filtered(|| own_path().and_then(file)).flatten();
+    if let Some((device, inode)) = own {
         DEVICE.store(device, Ordering::Relaxed);
         INODE.store(inode, Ordering::Relaxed);
     }
@@ -33,7 +35,8 @@ pub(crate) unsafe fn changed() {
         DEVICE.load(Ordering::Relaxed),
         INODE.load(Ordering::Relaxed),
     );
-    if file(own) == Some(known) {
+    // Where that cannot be asked, it is taken out.
+    if filter::unless_filtered(|| file(own)).flatten() == Some(known) {
         return;
     }
     // SAFETY: a constant name with its zero.
@@ -76,26 +79,29 @@ fn own_path() -> Option<&'static CStr> {
 }
 
 /// The file that a path leads to: its device and number.
-pub(crate) fn file(path: &CStr) -> Option<(u64, u64)> {
-    // SAFETY: a string with its zero.
-    unsafe { file_at(path.as_ptr()) }
+fn file(path: &CStr) -> Option<(u64, u64)> {
+    about(sys::AT_FDCWD, path, 0).map(|found| (found.device, found.inode))
 }
 
-/// As above.
-///
-/// # Safety
-/// `path` is a string with its zero.
-pub(crate) unsafe fn file_at(path: *const c_char) -> Option<(u64, u64)> {
+/// What is known of a file without asking whoever serves it.
+pub(crate) fn about(folder: c_int, path: &CStr, flags: c_int) -> Option<About> {
     let mut found = sys::Statx::default();
-    // SAFETY: as the caller promises, and a place for the answer.
+    let flags = flags | sys::AT_STATX_DONT_SYNC;
+    // SAFETY: a path with its zero, and a place for the answer.
     let error = unsafe {
         sys::statx(
-            sys::AT_FDCWD,
-            path,
-            sys::AT_STATX_DONT_SYNC,
+            folder,
+            path.as_ptr(),
+            flags,
             sys::STATX_BASIC_STATS,
             &mut found,
         )
     };
-    (error == 0).then(|| (found.device(), found.inode))
+    (error == 0).then(|| About {
+        device: found.device(),
+        inode: found.inode,
+        user: found.user,
+        mode: found.mode.into(),
+        bytes: found.size,
+    })
 }

@@ -11,8 +11,8 @@ pub(crate) const AT_FDCWD: c_int = -100;
 pub(crate) const AT_EMPTY_PATH: c_int = 0x1000;
 pub(crate) const AT_STATX_DONT_SYNC: c_int = 0x4000;
 pub(crate) const STATX_BASIC_STATS: c_uint = 0x7ff;
-pub(crate) const S_IFMT: u16 = 0o170_000;
-pub(crate) const S_IFREG: u16 = 0o100_000;
+pub(crate) const S_IFMT: u32 = 0o170_000;
+pub(crate) const S_IFREG: u32 = 0o100_000;
 pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
@@ -27,6 +27,9 @@ pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 pub(crate) const RTLD_DEFAULT: *mut c_void = ptr::null_mut();
 /// Of `prctl(2)`: what forbids system calls, and what makes reading the time stamp counter a fault.
 pub(crate) const PR_SET_SECCOMP: usize = 22;
+/// Of `prctl(2)`: has calls that are not made from one range of addresses intercepted by the program.
+pub(crate) const PR_SET_SYSCALL_USER_DISPATCH: usize = 59;
+pub(crate) const PR_SYS_DISPATCH_OFF: usize = 0;
 pub(crate) const SECCOMP_MODE_STRICT: usize = 1;
 pub(crate) const PR_SET_TSC: usize = 26;
 pub(crate) const PR_TSC_SIGSEGV: usize = 2;
@@ -48,6 +51,61 @@ pub(crate) struct DlInfo {
     pub(crate) base: *mut c_void,
     pub(crate) symbol: *const c_char,
     pub(crate) address: *mut c_void,
+}
+
+/// What is asked of a file.
+pub(crate) struct About {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) user: u32,
+    pub(crate) mode: u32,
+    pub(crate) bytes: u64,
+}
+
+/// `struct stat` (`arch/x86/include/uapi/asm/stat.h`).
+#[cfg(target_arch = "x86_64")]
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Stat {
+    device: u64,
+    inode: u64,
+    links: u64,
+    mode: u32,
+    user: u32,
+    group: u32,
+    pad: u32,
+    own_device: u64,
+    bytes: u64,
+    rest: [u64; 11],
+}
+
+/// `struct stat` (`include/uapi/asm-generic/stat.h`).
+#[cfg(target_arch = "aarch64")]
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Stat {
+    device: u64,
+    inode: u64,
+    mode: u32,
+    links: u32,
+    user: u32,
+    group: u32,
+    own_device: u64,
+    pad: u64,
+    bytes: u64,
+    rest: [u64; 9],
+}
+
+impl Stat {
+    pub(crate) fn about(&self) -> About {
+        About {
+            device: self.device,
+            inode: self.inode,
+            user: self.user,
+            mode: self.mode,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// `struct statx` (`include/uapi/linux/stat.h`): the same on every machine, unlike `struct stat`.
@@ -140,9 +198,9 @@ pub(crate) mod number {
     pub(super) const SCHED_YIELD: usize = 24;
     pub(super) const MADVISE: usize = 28;
     pub(super) const GETPID: usize = 39;
-    pub(super) const GETEUID: usize = 107;
     pub(super) const GETPPID: usize = 110;
     pub(super) const GETTID: usize = 186;
+    pub(super) const CLOCK_GETTIME: usize = 228;
     pub(super) const CLOCK_NANOSLEEP: usize = 230;
     pub(super) const EXIT_GROUP: usize = 231;
     pub(super) const OPENAT: usize = 257;
@@ -158,11 +216,11 @@ pub(crate) mod number {
     pub(super) const CLOSE: usize = 57;
     pub(super) const READ: usize = 63;
     pub(super) const EXIT_GROUP: usize = 94;
+    pub(super) const CLOCK_GETTIME: usize = 113;
     pub(super) const CLOCK_NANOSLEEP: usize = 115;
     pub(super) const SCHED_YIELD: usize = 124;
     pub(super) const GETPID: usize = 172;
     pub(super) const GETPPID: usize = 173;
-    pub(super) const GETEUID: usize = 175;
     pub(super) const GETTID: usize = 178;
     pub(super) const MUNMAP: usize = 215;
     pub(super) const MMAP: usize = 222;
@@ -292,11 +350,6 @@ pub(crate) fn thread_pointer() -> usize {
     at
 }
 
-/// The effective user.
-pub(crate) fn user() -> u32 {
-    plain(number::GETEUID)
-}
-
 /// The process, in its own namespace.
 pub(crate) fn process() -> u32 {
     plain(number::GETPID)
@@ -315,6 +368,14 @@ pub(crate) fn thread() -> u32 {
 /// Lets others run.
 pub(crate) fn give_way() {
     plain(number::SCHED_YIELD);
+}
+
+/// The time on the monotonic clock.
+pub(crate) fn clock_gettime(time: &mut Timespec) {
+    let time = ptr::from_mut(time).expose_provenance();
+    let arguments = [CLOCK_MONOTONIC as usize, time, 0, 0, 0, 0];
+    // SAFETY: a clock, and a place for the answer.
+    unsafe { call(number::CLOCK_GETTIME, arguments) };
 }
 
 /// Sleeps for so many nanoseconds, below a second, or until a signal comes.

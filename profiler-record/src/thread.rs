@@ -26,16 +26,16 @@ static NUMBER_AT: AtomicU32 = AtomicU32::new(0);
 /// Sets up, before events are recorded.
 ///
 /// # Safety
-/// Called once, from the object's constructor.
-pub(crate) unsafe fn begin() {
+/// Called once, from the object's constructor, by the first thread of the process of this number.
+pub(crate) unsafe fn begin(process: u32) {
     let mut key = 0;
     // SAFETY: a place for the key, and a destructor of the right form.
     let made = unsafe { sys::pthread_key_create(&mut key, Some(thread_end)) };
     if made == 0 && key < FIRST_ALLOCATED_KEY {
         KEY.store(key, Ordering::Relaxed);
     }
-    PROCESS.store(sys::process(), Ordering::Relaxed);
-    find_number();
+    PROCESS.store(process, Ordering::Relaxed);
+    find_number(process);
     let _ = filter::unless_filtered(make_mark);
     // SAFETY: handlers of the right form that live as long as the program.
     unsafe { sys::pthread_atfork(Some(before_fork), Some(has_forked), Some(after_fork)) };
@@ -75,8 +75,8 @@ pub(crate) fn is_in_a_copy() -> bool {
 
 /// Finds out where glibc keeps a thread's number, as it describes it to debuggers: three words, the second of which
 /// counts the numbers and the third of which says where they begin (`DB_STRUCT_FIELD (pthread, tid)`,
-/// nptl_db/structs.def). It is compared with this thread's own.
-fn find_number() {
+/// nptl_db/structs.def). It is compared with this thread's own, which is known.
+fn find_number(own: u32) {
     let described = next::first(c"_thread_db_pthread_tid").cast::<[u32; 3]>();
     if described.is_null() {
         return;
@@ -87,7 +87,7 @@ fn find_number() {
     const MOST: u32 = 1 << 11;
     if (bits, count) == (32, 1) && at.is_multiple_of(4) && at < MOST {
         NUMBER_AT.store(at, Ordering::Relaxed);
-        if kept_number() != Some(sys::thread()) {
+        if kept_number() != Some(own) {
             NUMBER_AT.store(0, Ordering::Relaxed);
         }
     }
@@ -222,7 +222,11 @@ unsafe extern "C" fn after_fork() {
     let thread = forking.map_or(process, Own::number);
     let forks = forking.map_or(0, Own::forks);
     // The thread that forked is the child's first, and has its number.
-    let own = kept_number().unwrap_or_else(sys::process);
+    let own = kept_number().or_else(|| filter::unless_filtered(sys::process));
+    let Some(own) = own else {
+        // By which number it is called nobody knows.
+        return ring::leave(Leaves::Copy);
+    };
     PROCESS.store(own, Ordering::Relaxed);
     mark();
     filter::forked();

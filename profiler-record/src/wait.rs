@@ -4,7 +4,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use profiler_common::ring::{ASKS_FOR_NS, Leaves, READER_MISSED};
 
-use crate::ring::{Ring, leave, now_ns};
+use crate::clock::now_ns;
+use crate::ring::{Ring, leave};
 use crate::{filter, sys};
 
 /// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.

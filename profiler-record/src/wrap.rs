@@ -10,7 +10,9 @@ use profiler_common::ring::Leaves;
 use profiler_common::{PAGE_BYTES, RecordKind};
 
 use crate::environment::Environment;
-use crate::{ending, filter, next, objects, open, ring, root, sys, thread};
+use crate::open::Named;
+use crate::status::Status;
+use crate::{clock, ending, filter, next, objects, ring, root, sys, thread};
 
 /// Runs before the program does, and with glibc before all other constructors: then there is no other thread, and what the
 /// others allocate is recorded.
@@ -22,16 +24,28 @@ unsafe extern "C" fn constructor(
     next::look_up();
     // SAFETY: as said, and the loader runs constructors before the program can change its environment.
     let environment = unsafe { Environment::given(environment) };
+    clock::look_up();
     ending::look_up();
-    root::begin();
     // SAFETY: the loader runs constructors before the program can change its environment.
-    let Some(ring) = (unsafe { open::ring(environment) }) else {
+    let named = unsafe { Named::by(environment) };
+    // Before the kernel is asked for anything else.
+    let status = named.as_ref().and_then(|_| Status::own());
+    if let (Some(named), Some(status)) = (&named, &status)
+        && status.filters > named.filters
+    {
+        filter::was_inherited();
+    }
+    root::begin();
+    let (Some(named), Some(status)) = (named, status) else {
         return;
     };
-    // SAFETY: the loader runs constructors once.
-    unsafe { thread::begin() };
+    let Some(ring) = named.map(&status) else {
+        return;
+    };
+    // SAFETY: the loader runs constructors once, in the first thread.
+    unsafe { thread::begin(status.process) };
     ring.begin();
-    ring::record(RecordKind::Start, sys::parent().into());
+    ring::record(RecordKind::Start, status.parent.into());
     // SAFETY: as above, and before the program does anything: an interpreter has asked for nothing yet.
     unsafe { objects::begin(environment) };
 }
@@ -260,7 +274,7 @@ pub unsafe extern "C" fn syscall(
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Restriction {
     None,
-    /// System calls, by a filter.
+    /// System calls, by a filter, or by intercepting those that are not made where it expects them.
     Calls,
     /// The processor's counter of time, which the C library's clock reads, as strict seccomp does besides (`disable_TSC`,
     /// arch/x86/kernel/process.c).
@@ -273,7 +287,8 @@ impl Restriction {
         match (option, argument) {
             (sys::PR_SET_SECCOMP, sys::SECCOMP_MODE_STRICT)
             | (sys::PR_SET_TSC, sys::PR_TSC_SIGSEGV) => Self::Clock,
-            (sys::PR_SET_SECCOMP, _) => Self::Calls,
+            (sys::PR_SET_SYSCALL_USER_DISPATCH, sys::PR_SYS_DISPATCH_OFF) => Self::None,
+            (sys::PR_SET_SECCOMP | sys::PR_SET_SYSCALL_USER_DISPATCH, _) => Self::Calls,
             _ => Self::None,
         }
     }

@@ -64,6 +64,41 @@ fn a_filter_that_is_inherited_is_seen_however_many_groups_the_user_has() {
 }
 
 #[test]
+fn a_program_that_is_executed_behind_a_filter_of_its_own_calls_lives_and_is_recorded() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let program = compiled(&folder, "known_calls", &[]);
+    let output = run(&mut record(&trace, &[text(&program)]));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(stdout(&output), "worked\n", "{said}");
+    assert_eq!(held(&trace, 1003).of_size, 5000, "{said}");
+}
+
+#[test]
+fn a_program_that_intercepts_system_calls_of_others_fills_the_ring_and_lives() {
+    let recorded = recorded("dispatched");
+    assert_eq!(stdout(&recorded.output), "done\n", "{}", recorded.said());
+}
+
+#[test]
+fn a_clock_that_others_preload_is_not_asked() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let program = compiled(&folder, "known_calls", &[]);
+    let clock = compiled(&folder, "other_clock", &["-shared", "-fPIC"]);
+    // After the recorder, as programs add theirs.
+    let command = r#"LD_PRELOAD="$LD_PRELOAD:$0" exec "$@""#;
+    let command = ["sh", "-c", command, text(&clock), text(&program), "works"];
+    let output = run(&mut record(&trace, &command));
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(held(&trace, 1003).of_size, 5000, "{said}");
+    // Of another time nothing is recorded: it would be from the future.
+    assert!(said.contains(" 0 lost"), "{said}");
+}
+
+#[test]
 fn a_copy_by_a_system_call_that_exits_does_not_end_its_parent() {
     let recorded = recorded("copy_that_exits");
     let (held, said) = (&recorded.held, recorded.said());

@@ -173,7 +173,8 @@ fn events_in_a_ring_of(user: u32, preload: &str) -> u64 {
     // A program that is written in C, and asks malloc for a buffer to print into.
     let program = Command::new("/bin/echo")
         .env("LD_PRELOAD", preload)
-        .env(RING_VARIABLE, place.trim())
+        // Behind no filter.
+        .env(RING_VARIABLE, format!("{} 0", place.trim()))
         .stdout(Stdio::null())
         .output()
         .expect("true");

@@ -93,9 +93,6 @@ impl RecordRing {
         let (file, memory) = shared(c"fragscope-ring", RING_BYTES, RING_MAGIC, length)?;
         let seals = length | NOBODY_ELSE_WRITES;
         let (reader_file, reader) = shared(c"fragscope-reader", READER_BYTES, READER_MAGIC, seals)?;
-        let filters = host::seccomp_filters().and_then(|filters| filters.try_into().ok());
-        let page = reader.reader_page();
-        page.filters.store(filters.unwrap_or(0), Ordering::Relaxed);
         let activity = Arc::new(ReaderActivity::new());
         let heartbeat = {
             let (reader, activity) = (Arc::clone(&reader), Arc::clone(&activity));
@@ -120,7 +117,7 @@ impl RecordRing {
         })
     }
 
-    /// Where it and the reader's page are, for the recorder's environment. A path leads to fragscope's
+    /// Where it and the reader's page are, for the recorder's environment, and what the reader is behind. A path leads to fragscope's
     /// descriptor while it lives, and later to whoever got its number: so each file's own numbers come with
     /// it.
     ///
@@ -132,10 +129,12 @@ impl RecordRing {
             let file = file.metadata()?;
             Ok(format!("/proc/{pid}/fd/{fd} {} {}", file.dev(), file.ino()))
         };
+        let filters = host::seccomp_filters().and_then(|filters| u32::try_from(filters).ok());
         Ok(format!(
-            "{} {}",
+            "{} {} {}",
             place(&self.file)?,
-            place(&self.reader_file)?
+            place(&self.reader_file)?,
+            filters.unwrap_or(0)
         ))
     }
 

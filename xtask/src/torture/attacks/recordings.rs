@@ -138,6 +138,9 @@ pub(super) const ATTACKS: &[Attack] = &[
         binary: "privileged_record_unusual",
         tests: &[
             "a_sandboxed_program_lives_though_others_fill_the_ring",
+            "a_program_that_is_executed_behind_a_filter_of_its_own_calls_lives_and_is_recorded",
+            "a_program_that_intercepts_system_calls_of_others_fills_the_ring_and_lives",
+            "a_clock_that_others_preload_is_not_asked",
             "threads_that_wait_for_room_may_get_a_filter_that_kills_for_waiting",
             "a_filter_that_is_inherited_is_seen_however_many_groups_the_user_has",
             "a_copy_by_a_system_call_that_exits_does_not_end_its_parent",
