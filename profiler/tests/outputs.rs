@@ -137,6 +137,32 @@ fn no_command_follows_a_link_or_replaces_a_device_a_pipe_or_a_folder() {
 
 /// Every command that reads a file and writes one, whatever the file is called.
 #[test]
+fn no_command_writes_a_file_that_is_called_as_others_call_the_standard_output() {
+    for (command, ending) in [
+        commands("1", "none"),
+        vec![(vec!["report", "none"], "html"), (vec!["demo"], "json")],
+    ]
+    .concat()
+    {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut args = command.clone();
+        args.extend(["-o", "-"]);
+        if command[0] == "record" {
+            args.extend(["--", "true"]);
+        }
+        let output = support::run(support::command(&args).current_dir(&folder));
+        let said = stderr(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{command:?} {ending}: {said}"
+        );
+        assert!(said.contains("- the standard output"), "{said}");
+        assert_eq!(names(folder.path()), Vec::<String>::new(), "{command:?}");
+    }
+}
+
+#[test]
 fn no_command_replaces_what_it_reads() {
     let folder = tempfile::tempdir().expect("a folder");
     let in_folder = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

@@ -77,6 +77,18 @@ fn few_threads_and_processes_make_no_report_wrong() {
 }
 
 #[test]
+fn a_stop_for_which_the_kernel_gives_no_timer_is_not_said_to_be_ended_by_somebody() {
+    let python = idle_python();
+    let pid = python.pid().to_string();
+    let mut command = Command::new("prlimit");
+    let limited = ["--sigpending=0", FRAGSCOPE, "snapshot", "--json", "--pid"];
+    let taken = json(&run(command.args(limited).arg(&pid)));
+    assert_eq!(taken["completeness"]["stopped"], false);
+    let defects = taken["completeness"]["defects"].to_string();
+    assert!(defects.contains("`ulimit -i`"), "{defects}");
+}
+
+#[test]
 fn every_command_names_the_limit_of_threads_and_processes() {
     let group = Group::new();
     let python = idle_python();

@@ -79,6 +79,9 @@ pub enum FileLimit {
     /// Its file system did not answer a short time ago.
     #[error("its file system did not answer before")]
     Silent,
+    /// As many processes as may be started wait for file systems that do not answer.
+    #[error("{0} processes that read files wait for file systems that do not answer")]
+    Waiting(usize),
     /// There were so many before it.
     #[error("no more than {0} files are looked into")]
     Files(usize),
@@ -223,6 +226,7 @@ impl Reader {
                 Ok(opened) => Source::of_opened(opened, bytes)?,
                 Err(NotOpened::Refused(why)) => return Err(why.into()),
                 Err(NotOpened::Unanswered) => return Err(FileLimit::Time(time).into()),
+                Err(NotOpened::TooMany(waiting)) => return Err(FileLimit::Waiting(waiting).into()),
                 Err(NotOpened::Silent) => return Err(FileLimit::Silent.into()),
             };
             let found = read(&source);

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use self::messages::{Answer, Request};
-use crate::elf::{FILE_TIME, FilePath, Version, file_limit, open_regular};
+use crate::elf::{FILE_TIME, FileLimit, FilePath, Version, file_limit, open_regular};
 use crate::forked::{fork_off, is_over};
 use crate::guard::apart;
 use crate::privileges::Rights;
@@ -43,6 +43,8 @@ pub(crate) enum NotOpened {
     Unanswered,
     /// Its file system did not answer somebody else, not long ago.
     Silent,
+    /// So many wait for others that do not answer.
+    TooMany(usize),
 }
 
 /// A file that was opened.
@@ -122,7 +124,8 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
     for _ in 0..2 {
         let mut helper = match Helper::idle_or_new() {
             Ok(helper) => helper,
-            Err(NoHelper::TooMany | NoHelper::IsOver) => return Err(NotOpened::Unanswered),
+            Err(NoHelper::TooMany) => return Err(NotOpened::TooMany(MAX_STARTED)),
+            Err(NoHelper::IsOver) => return Err(NotOpened::Unanswered),
             Err(NoHelper::NotStarted) => break,
         };
         match helper.ask(&Request::Open(path.clone()), deadline) {
@@ -302,6 +305,9 @@ pub fn open_foreign(path: &FilePath) -> io::Result<File> {
     });
     opened.map_err(|why| match why {
         NotOpened::Refused(why) => why,
+        NotOpened::TooMany(waiting) => {
+            io::Error::new(io::ErrorKind::TimedOut, FileLimit::Waiting(waiting))
+        }
         NotOpened::Unanswered | NotOpened::Silent => {
             io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")
         }

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 use nix::sys::time::TimeSpec;
@@ -259,14 +260,20 @@ impl Deadline {
     /// One that is not set.
     ///
     /// # Errors
-    /// When the kernel has no timer left.
+    /// When the user has as many timers and signals as may wait, which is said, or there is no memory.
     pub fn new() -> io::Result<Self> {
         let kill = SigevNotify::SigevSignal {
             signal: Signal::SIGKILL,
             si_value: 0,
         };
-        let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(kill))?;
-        Ok(Self(timer))
+        let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(kill));
+        timer.map(Self).map_err(|why| match why {
+            // `posixtimer_create_prealloc`: each takes the place of a signal that waits.
+            Errno::EAGAIN => io::Error::other(
+                "the kernel gives no timer: the limit of pending signals, `ulimit -i`, is reached",
+            ),
+            why => why.into(),
+        })
     }
 
     /// Sets it to `after` from now.

@@ -91,6 +91,8 @@ pub(super) struct StopGuard {
 impl StopGuard {
     /// Starts one.
     pub(super) fn start() -> io::Result<Self> {
+        // It would end for want of one, and could not say so.
+        drop(Deadline::new()?);
         let progress = Arc::new(Shared::zeroed()?);
         let own_state = File::open("/proc/self/stat")?;
         let for_guard = Arc::clone(&progress);

@@ -18,7 +18,7 @@ pub(super) use self::check::CheckArgs;
 pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs};
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
-use self::values::{budget, duration, interval, max_stop, size};
+use self::values::{budget, duration, interval, max_stop, output, size};
 use crate::export::line_help;
 use crate::session::options::{AttachOptions, Budget};
 use crate::session::outputs::files_among;
@@ -268,7 +268,7 @@ pub(super) struct WatchArgs {
     /// File to write at the end; its extension chooses the format: .html, .json, .csv or .hlog, call
     /// sites as .folded, .speedscope.json or .pb.gz (pprof), or .fragsnap, which is written walk by
     /// walk; may be given several times
-    #[arg(short, long = "output", value_name = "FILE")]
+    #[arg(short, long = "output", value_name = "FILE", value_parser = output())]
     outputs: Vec<PathBuf>,
 }
 
@@ -339,7 +339,7 @@ impl Command {
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
     /// File to write
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = output())]
     pub(super) output: PathBuf,
     /// End after this long, e.g. 30s: a command is asked to end (SIGTERM), a process goes on
     #[arg(long, value_name = "TIME", value_parser = duration)]

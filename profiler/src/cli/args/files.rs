@@ -7,7 +7,7 @@ use profiler_lab::allocators;
 use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
 
-use super::values::size;
+use super::values::{output, size};
 use crate::export::{ExportError, Format};
 use crate::session::convert::ConvertOptions;
 use crate::session::saved::{SavedExport, SavedOptions};
@@ -33,7 +33,7 @@ pub(in crate::cli) struct ReportArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// File to write
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = output())]
     output: PathBuf,
     /// Report walk N instead of the last; the first is 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -82,7 +82,7 @@ pub(in crate::cli) struct ExportArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
     /// File to write instead of printing
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = output())]
     output: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
@@ -216,7 +216,7 @@ pub(in crate::cli) struct ReplayArgs {
     #[arg(long)]
     pub(in crate::cli) json: bool,
     /// File to which the JSON is written as well
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = output())]
     pub(in crate::cli) output: Option<PathBuf>,
 }
 

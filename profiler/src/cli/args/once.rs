@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 
 use super::SamplingArgs;
 use super::files::LimitArgs;
-use super::values::duration;
+use super::values::{duration, output};
 use crate::session::diff::{After, DiffOptions};
 use crate::session::options::{ReadObjects, SnapshotOptions, Subject};
 use crate::session::saved::SavedOptions;
@@ -109,7 +109,7 @@ pub(in crate::cli) struct SnapshotArgs {
     growth: Option<Duration>,
     /// File to write as well; its extension chooses the format: .fragsnap, .html, .json, .csv or .hlog; may be
     /// given several times
-    #[arg(short, long = "output", value_name = "FILE")]
+    #[arg(short, long = "output", value_name = "FILE", value_parser = output())]
     outputs: Vec<PathBuf>,
 }
 

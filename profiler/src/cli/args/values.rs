@@ -1,10 +1,26 @@
 //! How the values of flags are read.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use profiler_core::thresholds::MostFragmentation;
 
 use crate::session::options::Budget;
+
+/// A file to write, which [`STANDARD_OUTPUT`] is not.
+pub(super) fn output() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|name| match name == STANDARD_OUTPUT {
+        true => Err(
+            "this is a file that is written, and - the standard output: leave -o out where the command \
+             prints the same with --json or --format, and give ./- for a file of this name",
+        ),
+        false => Ok(PathBuf::from(name)),
+    })
+}
+
+/// What other commands, as perf, have for it.
+const STANDARD_OUTPUT: &str = "-";
 
 /// A time with a unit.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

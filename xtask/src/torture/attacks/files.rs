@@ -15,6 +15,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             "a_kill_while_a_whole_file_is_written_leaves_nothing",
             "a_recording_is_readable_after_a_kill_and_keeps_what_was_there_until_it_has_begun",
             "no_command_replaces_what_it_reads",
+            "no_command_writes_a_file_that_is_called_as_others_call_the_standard_output",
         ],
     },
     Attack {

@@ -135,6 +135,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &[
             "few_threads_and_processes_make_no_report_wrong",
             "every_command_names_the_limit_of_threads_and_processes",
+            "a_stop_for_which_the_kernel_gives_no_timer_is_not_said_to_be_ended_by_somebody",
             "a_proc_of_another_pid_namespace_is_named_and_no_command_is_blamed",
             "a_program_that_is_not_found_where_path_cannot_be_searched_is_not_to_be_made_executable",
         ],
