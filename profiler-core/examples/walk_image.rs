@@ -6,9 +6,8 @@
 //! ```
 
 use profiler_core::glibc;
-use profiler_core::report::FragReport;
+use profiler_core::report::{FragReport, LedgerRow};
 use profiler_core::sample::{KernelCount, Sample};
-use profiler_core::units::bytes;
 use profiler_testing::images::glibc::{Chunk, context, with_chunks};
 
 fn main() {
@@ -38,7 +37,8 @@ fn main() {
     };
     let report = FragReport::from_sample(&sample);
     for row in report.ledger.iter().filter(|row| row.resident_bytes > 0) {
-        println!("{:>10}  {}", bytes(row.resident_bytes), row.class.name());
+        let [resident, ..] = LedgerRow::COLUMNS;
+        println!("{}  {}", resident.cell(row), row.class.name());
     }
     for finding in &report.findings {
         println!("{}", finding.claim);

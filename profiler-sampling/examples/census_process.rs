@@ -8,6 +8,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use profiler_core::columns::cells;
+use profiler_core::objects::{Holder, TypeRow};
 use profiler_core::units::{bytes, count};
 use profiler_sampling::{Sampler, SamplingOptions};
 
@@ -48,18 +50,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         count(census.changed)
     );
     for row in census.types.iter().take(25) {
-        println!(
-            "{:>10} {:>10} {:>10} {}",
-            count(row.objects.blocks),
-            bytes(row.objects.bytes),
-            bytes(row.storage.bytes),
-            row.name
-        );
+        println!("{} {}", cells(&TypeRow::SHOWN, row, " "), row.name);
     }
     for holder in census.holders.iter().take(25) {
         println!(
-            "{:>10} {} {}",
-            bytes(holder.retained_bytes),
+            "{} {} {}",
+            Holder::RETAINED.cell(holder),
             holder.name,
             holder.type_name.as_deref().unwrap_or("-")
         );

@@ -2,7 +2,8 @@
 
 use super::Column;
 use crate::report::{
-    ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, SizeClassRow,
+    ArenaReport, Finding, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow,
+    SizeClassRow,
 };
 use crate::units::Unit;
 
@@ -186,4 +187,16 @@ impl HugeOccupancyRow {
         Column::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes),
         Column::of("huge_bytes", Unit::Bytes, |row| row.huge_bytes),
     ];
+}
+
+impl OccupancyDeciles {
+    /// One of its deciles; JSON has all of them in an array of this key.
+    pub const LIVE_BYTES: Column<u16> =
+        Column::of("live_bytes", Unit::Bytes, |&live| u64::from(live));
+}
+
+impl Finding {
+    /// What it is about.
+    pub const COLUMNS: [Column<Self>; 1] =
+        [Column::maybe("bytes", Unit::Bytes, |finding| finding.bytes)];
 }

@@ -7,7 +7,9 @@ mod needs;
 mod objects;
 mod process;
 mod sites;
+mod text_column;
 
+pub use self::text_column::TextColumn;
 use crate::text::visible;
 use crate::units::{Unit, Value};
 
@@ -154,11 +156,13 @@ impl<Row> Column<Row> {
 
     /// Figures stand to the right, words to the left.
     fn aligned(&self, text: &str) -> String {
-        let width = self.width;
-        match self.get {
-            Get::Words(_) => format!("{text:<width$}"),
-            Get::Known(_) | Get::Maybe(_) | Get::Fraction(_) => format!("{text:>width$}"),
-        }
+        let column = match self.get {
+            Get::Words(_) => TextColumn::left(self.title, self.width),
+            Get::Known(_) | Get::Maybe(_) | Get::Fraction(_) => {
+                TextColumn::right(self.title, self.width)
+            }
+        };
+        column.cell(text)
     }
 }
 

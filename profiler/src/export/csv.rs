@@ -11,8 +11,8 @@ use profiler_core::metrics::Metric;
 use profiler_core::objects::{AllocatorShare, Census, Gain, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
 use profiler_core::report::{
-    ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyRow, PackedClass, Packing,
-    SizeClassRow,
+    ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyDeciles,
+    OccupancyRow, PackedClass, Packing, SizeClassRow,
 };
 use profiler_core::sample::KernelCount;
 use profiler_core::text::visible;
@@ -50,50 +50,12 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     for heap in &view.report.heaps {
         heap_rows(&mut rows, heap)?;
     }
-    for row in &view.report.size_classes {
-        let upper = row.class.upper_bytes().to_string();
-        rows.columns(
-            "size_classes",
-            row.allocator.name(),
-            &upper,
-            &SizeClassRow::COLUMNS,
-            row,
-        )?;
-    }
-    for row in &view.report.page_occupancy {
-        let range = format!("{}-{}", row.min_bytes, row.max_bytes);
-        rows.columns(
-            "page_occupancy",
-            row.allocator.name(),
-            &range,
-            &OccupancyRow::COLUMNS,
-            row,
-        )?;
-    }
-    for deciles in &view.report.occupancy_deciles {
-        let allocator = deciles.allocator.name();
-        for (tenth, live) in (1..).zip(deciles.live_bytes) {
-            let tenth = format!("{}", 10 * tenth);
-            let field = ("live_bytes", Unit::Bytes, Some(u64::from(live).into()));
-            rows.row("occupancy_deciles", allocator, &tenth, field)?;
-        }
-    }
-    for row in &view.report.huge_occupancy {
-        let percent = row.max_percent.to_string();
-        rows.columns(
-            "huge_occupancy",
-            row.allocator.name(),
-            &percent,
-            &HugeOccupancyRow::COLUMNS,
-            row,
-        )?;
-    }
+    class_and_page_rows(&mut rows, &view.report)?;
     metrics(&mut rows, "metrics", &view.report.metrics)?;
     metrics(&mut rows, "over_time", &view.over_time.ratios())?;
     for finding in &view.report.findings {
         let name = finding.mechanism.name();
-        let field = ("bytes", Unit::Bytes, finding.bytes.map(Into::into));
-        rows.row("findings", "", name, field)?;
+        rows.columns("findings", "", name, &Finding::COLUMNS, finding)?;
     }
     packing_rows(&mut rows, view)?;
     if let Some(predictions) = &view.report.predictions {
@@ -111,6 +73,49 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     }
     let bytes = rows.writer.into_inner();
     bytes.map_err(|error| csv::Error::from(error.into_error()))
+}
+
+/// Size classes, and pages and ranges of 2 MiB by what is live on them.
+fn class_and_page_rows(rows: &mut Rows, report: &FragReport) -> Result<(), csv::Error> {
+    for row in &report.size_classes {
+        let upper = row.class.upper_bytes().to_string();
+        rows.columns(
+            "size_classes",
+            row.allocator.name(),
+            &upper,
+            &SizeClassRow::COLUMNS,
+            row,
+        )?;
+    }
+    for row in &report.page_occupancy {
+        let range = format!("{}-{}", row.min_bytes, row.max_bytes);
+        rows.columns(
+            "page_occupancy",
+            row.allocator.name(),
+            &range,
+            &OccupancyRow::COLUMNS,
+            row,
+        )?;
+    }
+    for deciles in &report.occupancy_deciles {
+        let allocator = deciles.allocator.name();
+        for (tenth, live) in (1..).zip(deciles.live_bytes) {
+            let tenth = format!("{}", 10 * tenth);
+            let columns = [OccupancyDeciles::LIVE_BYTES];
+            rows.columns("occupancy_deciles", allocator, &tenth, &columns, &live)?;
+        }
+    }
+    for row in &report.huge_occupancy {
+        let percent = row.max_percent.to_string();
+        rows.columns(
+            "huge_occupancy",
+            row.allocator.name(),
+            &percent,
+            &HugeOccupancyRow::COLUMNS,
+            row,
+        )?;
+    }
+    Ok(())
 }
 
 /// What malloc's heap took at the walk that was predicted, and what it would need elsewhere.

@@ -1,15 +1,15 @@
 //! One aligned line an interval, for `attach --headless`.
 
-use profiler_core::columns::Column;
+use profiler_core::columns::{Column, TextColumn};
 use profiler_core::view::View;
 
 use super::latest::Latest;
 use super::names::GAPS;
 
 /// Characters of a column's title in the help.
-const TITLE: usize = 10;
+const TITLE: TextColumn = TextColumn::left("", 10);
 /// Characters of a word of the last column there.
-const WORD: usize = 12;
+const WORD: TextColumn = TextColumn::left("", 12);
 
 fn aligned<'a>(cell: impl Fn(&Column<Latest<'a>>) -> String) -> String {
     let cells: Vec<String> = Latest::SHOWN.iter().map(cell).collect();
@@ -38,10 +38,14 @@ pub fn line_help() -> String {
     let explained: Vec<_> = explained.collect();
     for same in explained.chunk_by(|one, next| one.help == next.help) {
         let titles: Vec<_> = same.iter().map(|column| column.title).collect();
-        lines.push(format!("  {:<TITLE$}  {}", titles.join(", "), same[0].help));
+        lines.push(format!(
+            "  {}  {}",
+            TITLE.cell(&titles.join(", ")),
+            same[0].help
+        ));
     }
-    let indent = TITLE + 4;
+    let indent = " ".repeat(TITLE.width + 4);
     let words = GAPS.iter().map(|gap| (gap.word, gap.help));
-    lines.extend(words.map(|(word, help)| format!("{:indent$}{word:<WORD$}  {help}", "")));
+    lines.extend(words.map(|(word, help)| format!("{indent}{}  {help}", WORD.cell(word))));
     lines.join("\n")
 }

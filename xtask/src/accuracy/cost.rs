@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use profiler_core::columns::TextColumn;
 
 use super::compare::quantile;
 use super::programs::{PROGRAMS, Tools};
@@ -13,6 +14,13 @@ use super::settings::BASELINE;
 const SCRIPTS: [&str; 2] = ["cost_frames", "cost_blocks"];
 /// Rounds, in each of which everything runs once: what else the machine does meets all alike.
 const ROUNDS: usize = 5;
+const COLUMNS: [TextColumn; 5] = [
+    TextColumn::left("program", 12),
+    TextColumn::left("recorder", 9),
+    TextColumn::right("x plain", 7),
+    TextColumn::right("ns an event", 11),
+    TextColumn::right("bytes an event", 14),
+];
 const MEMRAY: &str = "memray==1.20.0";
 
 /// Runs both scripts plainly and under each recorder, and prints the ratios of wall time.
@@ -31,7 +39,8 @@ pub(crate) fn run() -> Result<()> {
     crate::run(Command::new("cargo").args(["build", "--quiet", "--release", "-p", "fragscope"]))?;
     let fragscope = crate::root().join("target/release/fragscope");
     let folder = tempfile::tempdir_in(&tools.made)?;
-    println!("program       recorder    x plain   ns an event   bytes an event");
+    let titles = COLUMNS.map(|column| column.heading());
+    println!("{}", titles.join("  "));
     for script in SCRIPTS {
         let program = tools.sources.join(script).with_extension("py");
         one(&tools, &fragscope, folder.path(), &program)?;
@@ -115,7 +124,13 @@ fn one(tools: &Tools, fragscope: &Path, folder: &Path, program: &Path) -> Result
             _ => "-".to_owned(),
         };
         let recorder = recorder.name();
-        println!("{name:13} {recorder:11} {ratio:7.2}   {ns:11.0}   {size:>14}");
+        let (ratio, ns) = (format!("{ratio:.2}"), format!("{ns:.0}"));
+        let row = [&*name, recorder, &ratio, &ns, &size];
+        let row = COLUMNS
+            .iter()
+            .zip(row)
+            .map(|(column, cell)| column.cell(cell));
+        println!("{}", row.collect::<Vec<_>>().join("  "));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use profiler_core::columns::TextColumn;
 
 use super::compare::{FINAL, PEAK, Row, Spread, Summary};
 use super::programs::Program;
@@ -16,17 +17,24 @@ const END: &str = "<!-- end of what it writes -->\n";
 /// Errors above are listed one by one.
 const MISS: f64 = 0.05;
 
+/// Of a row on the terminal; ranges are of the runs, and of the predictions.
+const PROGRAM: TextColumn = TextColumn::left("", 12);
+const SETTING: TextColumn = TextColumn::left("", 21);
+const MOMENT: TextColumn = TextColumn::left("", 12);
+const RANGE: TextColumn = TextColumn::right("", 22);
+const ERROR: TextColumn = TextColumn::right("", 8);
+
 /// Prints a row.
 pub(super) fn print(row: &Row) {
-    println!(
-        "{:12} {:21} {:12} {:>22} {:>22} {:+6.1} %",
-        row.program,
-        row.setting,
-        row.moment,
-        range(&row.truth),
-        range(&row.predicted),
-        row.error() * 100.0,
-    );
+    let cells = [
+        PROGRAM.cell(row.program),
+        SETTING.cell(row.setting),
+        MOMENT.cell(&row.moment),
+        RANGE.cell(&range(&row.truth)),
+        RANGE.cell(&range(&row.predicted)),
+        ERROR.cell(&format!("{:+.1} %", row.error() * 100.0)),
+    ];
+    println!("{}", cells.join(" "));
 }
 
 /// Prints what it comes to.

@@ -37,6 +37,8 @@ pub(super) struct References {
     pub prints: Vec<(String, usize)>,
     /// Lines that show a path as it is: `.display()` that is not given to `visible` at once.
     pub raw_paths: Vec<usize>,
+    /// What its strings say, with their lines; documentation is none.
+    pub strings: Vec<(String, usize)>,
 }
 
 /// Macros that print.
@@ -171,6 +173,13 @@ impl Visitor<'_> {
                     colons = 0;
                     self.tokens(group.stream(), before == CLEANS);
                 }
+                TokenTree::Literal(literal) => {
+                    self.flush(&mut path, line);
+                    colons = 0;
+                    if let Lit::Str(string) = Lit::new(literal) {
+                        self.visit_lit_str(&string);
+                    }
+                }
                 _ => {
                     self.flush(&mut path, line);
                     colons = 0;
@@ -250,7 +259,15 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         self.tokens(call.tokens.clone(), false);
     }
 
+    fn visit_lit_str(&mut self, string: &'ast syn::LitStr) {
+        let line = string.span().start().line;
+        self.found.strings.push((string.value(), line));
+    }
+
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        if attribute.path().is_ident("doc") {
+            return;
+        }
         visit::visit_attribute(self, attribute);
         if let Meta::List(list) = &attribute.meta {
             self.tokens(list.tokens.clone(), false);

@@ -86,6 +86,10 @@ const PRINTS: &str = "printed through `say` alone, which cleans it of what drive
 /// Why the libraries do not.
 const RETURNS: &str = "a library returns what there is to say: only the command prints";
 
+/// Why widths are declared.
+const WIDTHS: &str =
+    "counts a column's width by hand: `Column` and `TextColumn` of the core declare it once";
+
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
 /// What looks at targets.
@@ -180,6 +184,13 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                 what,
             });
         };
+        if krate == COMMAND || krate == "profiler_core" || LIBRARIES.contains(&krate) {
+            for (string, line) in &source.references.strings {
+                if has_width(string) {
+                    report(*line, WIDTHS.to_string());
+                }
+            }
+        }
         for named in &source.references.named {
             for rule in rules() {
                 if rule.scope.holds(&source.module)
@@ -246,6 +257,19 @@ fn reaches(named: &Named, forbidden: &str) -> bool {
                 && forbidden.iter().zip(&named.path).all(|(a, b)| a == b)
         }
     }
+}
+
+/// Whether a format string aligns something in so many characters: `{name:<24}`.
+fn has_width(format: &str) -> bool {
+    let mut pieces = format.split(':').skip(1);
+    pieces.any(|spec| {
+        let aligned = spec.strip_prefix(['<', '>', '^']);
+        let width = aligned.unwrap_or(spec);
+        let digits = width.trim_start_matches(|c: char| c.is_ascii_digit());
+        let count = width.len() - digits.len();
+        // `{:02}` and `{:016x}` pad a number with zeros, and are no column.
+        count > 0 && !width.starts_with('0') && digits.starts_with(['}', '.'])
+    })
 }
 
 /// The walkers of the core, by their folders.

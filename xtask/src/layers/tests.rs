@@ -106,6 +106,27 @@ fn a_crate_without_unsafe_forbids_it() {
 }
 
 #[test]
+fn widths_of_columns_are_not_counted_by_hand() {
+    let what = "counts a column's width by hand";
+    for bad in [
+        "fn f(a: u8) -> String { format!(\"{a:<24}\") }",
+        "fn f(a: u8) -> String { format!(\"  {:>10} of\", a) }",
+        "fn f(a: f64) -> String { format!(\"{a:7.2}\") }",
+    ] {
+        for krate in ["profiler_core", "profiler_target", "fragscope"] {
+            assert_bad(krate, "a.rs", bad, 1, what);
+        }
+    }
+    for good in [
+        "fn f(a: f64) -> String { format!(\"{a:.1} %: {a}, {a:+.1}\") }",
+        "fn f(a: u8) -> String { format!(\"{a:02}:{a:016x}, {a:>width$}\", width = WIDTH) }",
+        "/// `{name:<24}`\nfn f() -> &'static str { \"at 12:30 or 12:5\" }",
+    ] {
+        assert_good("fragscope", "a.rs", good);
+    }
+}
+
+#[test]
 fn walkers_do_not_import_each_other() {
     assert_bad(
         "profiler_core",

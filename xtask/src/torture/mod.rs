@@ -27,6 +27,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use profiler_core::columns::TextColumn;
 
 use self::stage::Stage;
 use self::worker::{SMALL, Worker};
@@ -36,6 +37,23 @@ use self::worker::{SMALL, Worker};
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// Instants lie within this from the start of what ends by itself.
 const BRIEF_WINDOW: Duration = Duration::from_millis(300);
+
+/// Of what was done; the row takes what is left.
+const COLUMNS: [TextColumn; 4] = [
+    TextColumn::left("rounds", 9),
+    TextColumn::left("failures", 8),
+    TextColumn::left("seed", 10),
+    TextColumn::right("time", 7),
+];
+const GAP: &str = "  ";
+
+fn table_row(cells: [&str; COLUMNS.len()], what: &str) -> String {
+    let cells = COLUMNS.iter().zip(cells);
+    let cells: String = cells
+        .map(|(column, cell)| column.cell(cell) + GAP)
+        .collect();
+    cells + what
+}
 
 /// One row of the table.
 struct Row {
@@ -180,7 +198,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     };
     let stage = Stage::set_up(&binary, &target)?;
     println!("fragscope: {}", binary.display());
-    println!("rounds     failures  seed        time     row");
+    println!("{}", table_row(COLUMNS.map(|column| column.title), "row"));
     let mut failures = 0;
     for row in rows {
         let mut tally = Tally::new(options.rounds(row), options.seed);
@@ -191,16 +209,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         } else {
             format!("{} of {}", tally.done, tally.rounds)
         };
-        println!(
-            "{done:<9}  {:<8}  {:<10}  {:>5.0} s  {}: {}",
-            tally.failures,
-            tally.seed,
-            began.elapsed().as_secs_f64(),
-            row.name,
-            row.what
-        );
+        let cells = [
+            &*done,
+            &tally.failures.to_string(),
+            &tally.seed.to_string(),
+            &format!("{:.0} s", began.elapsed().as_secs_f64()),
+        ];
+        let what = format!("{}: {}", row.name, row.what);
+        println!("{}", table_row(cells, &what));
         for note in tally.notes() {
-            println!("           {note}");
+            println!("{}{GAP}{note}", COLUMNS[0].cell(""));
         }
         failures += tally.failures;
         ended.with_context(|| format!("the row {}", row.name))?;

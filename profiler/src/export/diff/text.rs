@@ -1,5 +1,6 @@
 //! What changed, for people.
 
+use profiler_core::columns::TextColumn;
 use profiler_core::difference::{Change, Difference};
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
@@ -11,13 +12,21 @@ use crate::export::text::Text;
 /// Rows of a table that are shown before the rest is only counted.
 const ROWS: usize = 12;
 
+/// Which of the two walks.
+const SIDE: TextColumn = TextColumn::left("", 6);
+/// Of a change; what it is of takes what is left.
+const BEFORE: TextColumn = TextColumn::right("before", 12);
+const AFTER: TextColumn = TextColumn::right("after", 12);
+const CHANGE: TextColumn = TextColumn::right("change", 12);
+
 /// What changed, at most 100 columns wide.
 pub fn text(before: &FragReport, after: &FragReport, difference: &Difference) -> String {
     let mut text = Text::default();
-    for (side, report) in [("before", before), ("after", after)] {
+    for (side, report) in [(BEFORE.title, before), (AFTER.title, after)] {
         let target = &report.target;
         text.line(&format!(
-            "{side:<6}  process {} ({}) at {}",
+            "{}  process {} ({}) at {}",
+            SIDE.cell(side),
             target.pid,
             visible(&target.comm),
             rfc3339(report.taken_at_ns)
@@ -71,8 +80,9 @@ fn facts(text: &mut Text, difference: &Difference) {
         };
         let (before, after) = (side(&fact.before), side(&fact.after));
         text.line(&format!("  {}", visible(&fact.name)));
-        text.line(&format!("    before  {before}"));
-        text.line(&format!("    after   {after}"));
+        for (side, value) in [(BEFORE.title, before), (AFTER.title, after)] {
+            text.line(&format!("    {}  {value}", SIDE.cell(side)));
+        }
     }
 }
 
@@ -88,22 +98,19 @@ fn table(text: &mut Text, title: &str, changes: &[Change], rss: &Change) {
     }
     text.blank();
     text.title(title);
-    text.line(&format!(
-        "  {:>12}  {:>12}  {:>12}",
-        "before", "after", "change"
-    ));
+    let row = |before: &str, after: &str, change: &str| {
+        let (before, after) = (BEFORE.cell(before), AFTER.cell(after));
+        format!("  {before}  {after}  {}", CHANGE.cell(change))
+    };
+    text.line(&row(BEFORE.title, AFTER.title, CHANGE.title));
     for change in &shown {
         let value = |side| match side {
             Some(value) => change.unit.text(value),
             None => "-".to_owned(),
         };
-        text.line(&format!(
-            "  {:>12}  {:>12}  {:>12}  {}",
-            value(change.before),
-            value(change.after),
-            change.by_text(),
-            visible(&change.name)
-        ));
+        let (before, after) = (value(change.before), value(change.after));
+        let figures = row(&before, &after, &change.by_text());
+        text.line(&format!("{figures}  {}", visible(&change.name)));
     }
     match changes.len() - shown.len() {
         0 => {}

@@ -38,7 +38,7 @@ pub(super) struct Snapshot<'a> {
     heaps: Vec<Heap<'a>>,
     size_classes: Vec<Record<'a, Name, SizeClassRow>>,
     page_occupancy: Vec<Record<'a, Name, OccupancyRow>>,
-    occupancy_deciles: Vec<Deciles>,
+    occupancy_deciles: Vec<Object<&'static str, Name>>,
     huge_occupancy: Vec<Record<'a, Name, HugeOccupancyRow>>,
     metrics: Object<&'static str, Option<Number>>,
     over_time: Object<&'static str, Option<Number>>,
@@ -70,16 +70,11 @@ struct Target<'a> {
 }
 
 #[derive(Serialize)]
-struct Deciles {
-    allocator: &'static str,
-    live_bytes: [u16; 9],
-}
-
-#[derive(Serialize)]
 struct FindingRow<'a> {
     mechanism: &'static str,
     claim: &'a str,
-    bytes: Option<u64>,
+    #[serde(flatten)]
+    figures: Record<'a, u64, Finding>,
     evidence: Object<&'static str, Option<Number>>,
     remedy: String,
     steps: Vec<RemedyStep>,
@@ -175,7 +170,7 @@ impl<'a> Snapshot<'a> {
             heaps: report.heaps.iter().map(Heap::of).collect(),
             size_classes: report.size_classes.iter().map(size_class).collect(),
             page_occupancy: report.page_occupancy.iter().map(occupancy).collect(),
-            occupancy_deciles: report.occupancy_deciles.iter().map(Deciles::of).collect(),
+            occupancy_deciles: report.occupancy_deciles.iter().map(deciles).collect(),
             huge_occupancy: report.huge_occupancy.iter().map(huge_occupancy).collect(),
             metrics: metrics(&report.metrics),
             over_time: metrics(&view.over_time.ratios()),
@@ -211,12 +206,13 @@ fn ledger(row: &LedgerRow) -> Record<'_, &'static str, LedgerRow> {
     }
 }
 
-/// What rows of an allocator are called by.
+/// What rows of an allocator are called by, and what is no single figure of them.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Name {
     Allocator(&'static str),
     Number(u64),
+    Deciles([u16; 9]),
 }
 
 fn size_class(row: &SizeClassRow) -> Record<'_, Name, SizeClassRow> {
@@ -261,13 +257,12 @@ fn point(point: &Point) -> Record<'_, String, Point> {
     }
 }
 
-impl Deciles {
-    fn of(deciles: &OccupancyDeciles) -> Self {
-        Self {
-            allocator: deciles.allocator.name(),
-            live_bytes: deciles.live_bytes,
-        }
-    }
+fn deciles(deciles: &OccupancyDeciles) -> Object<&'static str, Name> {
+    let live = Name::Deciles(deciles.live_bytes);
+    Object(vec![
+        ("allocator", Name::Allocator(deciles.allocator.name())),
+        (OccupancyDeciles::LIVE_BYTES.key, live),
+    ])
 }
 
 impl<'a> FindingRow<'a> {
@@ -276,7 +271,7 @@ impl<'a> FindingRow<'a> {
         Self {
             mechanism: finding.mechanism.name(),
             claim: &finding.claim,
-            bytes: finding.bytes,
+            figures: Record::figures(&Finding::COLUMNS, finding),
             evidence: Object(
                 evidence
                     .map(|one| (one.key, one.value.map(Number::from)))

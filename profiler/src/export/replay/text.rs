@@ -1,6 +1,7 @@
 //! A replay's report for people, at most [`WIDTH`] columns wide.
 
 use profiler_common::program::{MAX_PROCESSES, MAX_THREADS};
+use profiler_core::columns::TextColumn;
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_lab::calibrate::error;
@@ -12,10 +13,11 @@ use crate::export::names::cut;
 
 /// Columns at most.
 const WIDTH: usize = 80;
-/// Columns of a candidate's name: what the figures leave.
-const NAME: usize = WIDTH - columns::WIDTH;
-/// Columns of what a cause saved.
-const SAVED: usize = 8;
+/// A candidate's name: what the figures leave.
+const NAME: TextColumn = TextColumn::left("MiB of malloc", WIDTH - columns::WIDTH);
+/// What a cause saved.
+const SAVED_FINAL: TextColumn = TextColumn::right("final", 8);
+const SAVED_PEAK: TextColumn = TextColumn::right("peak", 8);
 /// What the candidates have in common in which Python asks malloc for its objects.
 const PYTHON_MALLOC: &str = "PYTHONMALLOC=malloc";
 /// Candidates that are named by their peaks.
@@ -225,10 +227,7 @@ fn many(number: u64, one: &str, more: &str) -> String {
 }
 
 fn table(text: &mut Text, report: &Report) {
-    text.styled(
-        TextStyle::Bold,
-        &format!("{:<NAME$}{}", "MiB of malloc", columns::headings()),
-    );
+    text.styled(TextStyle::Bold, &(NAME.heading() + &columns::headings()));
     let now = report.now().and_then(|row| row.measured);
     let unlike = |row: &&CandidateReport| row.same_as_now.is_none() && row.failure.is_none();
     let shown = report.candidates.iter().filter(unlike);
@@ -307,8 +306,8 @@ fn measured(text: &mut Text, row: &CandidateReport, now: Option<Measured>) {
         Some(of) if row.objects => of.trim_end(),
         _ => &whole,
     };
-    let mut name: String = whole.chars().take(NAME).collect();
-    if whole.chars().count() > NAME {
+    let mut name: String = whole.chars().take(NAME.width).collect();
+    if whole.chars().count() > NAME.width {
         name.pop();
         name.push('…');
     }
@@ -318,10 +317,7 @@ fn measured(text: &mut Text, row: &CandidateReport, now: Option<Measured>) {
         TextStyle::Plain
     };
     let compared = Compared::of(row, now);
-    text.styled(
-        style,
-        &format!("{name:<NAME$}{}", columns::cells(&compared)),
-    );
+    text.styled(style, &(NAME.cell(&name) + &columns::cells(&compared)));
 }
 
 fn shares(text: &mut Text, report: &Report) {
@@ -336,10 +332,15 @@ fn shares(text: &mut Text, report: &Report) {
         gap(|share| share.bytes.peak),
     );
     text.blank();
-    let row =
-        |at_end: &str, peak: &str, words: &str| format!("{at_end:>SAVED$} {peak:>SAVED$}  {words}");
+    let row = |at_end: &str, peak: &str, words: &str| {
+        let (at_end, peak) = (SAVED_FINAL.cell(at_end), SAVED_PEAK.cell(peak));
+        format!("{at_end} {peak}  {words}")
+    };
     let title = "MiB SAVED FROM GLIBC TO JEMALLOC, BY CAUSE";
-    text.styled(TextStyle::Bold, &row("final", "peak", title));
+    text.styled(
+        TextStyle::Bold,
+        &row(SAVED_FINAL.title, SAVED_PEAK.title, title),
+    );
     let mib = |bytes: i64| format!("{:.1}", bytes as f64 / MIB);
     for share in &report.shares {
         let (at_end, peak) = (mib(share.bytes.at_end), mib(share.bytes.peak));

@@ -1,12 +1,18 @@
 //! The heaps in the report for people: arenas, settings, size classes, pages.
 
-use profiler_core::columns::{cells, headings};
+use profiler_core::columns::{TextColumn, cells, headings};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, OccupancyRow, SizeClassRow};
 use profiler_core::units::{bytes, count, percent};
 
 use super::{BAR, TOP_ROWS, Text, bar};
 use crate::export::sentences;
 
+const ARENA: TextColumn = TextColumn::left("arena", 12);
+/// Of a size class's block bytes, those that are live.
+const LIVE_SHARE: TextColumn = TextColumn::right("live share", 11);
+/// Of pages by what is live on them.
+const LIVE_BYTES: TextColumn = TextColumn::right("live bytes", 12);
+const SHARE: TextColumn = TextColumn::right("share", 8);
 /// Size classes shown of each allocator.
 const TOP_CLASSES: usize = 8;
 
@@ -27,13 +33,13 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
         ));
     }
     let titles = headings(&ArenaReport::SHOWN, " ");
-    text.line(&format!("  {:<12}{titles}", "arena"));
+    text.line(&format!("  {}{titles}", ARENA.heading()));
     let mut arenas: Vec<_> = heap.arenas.iter().collect();
     arenas.sort_by_key(|arena| std::cmp::Reverse(arena.resident_bytes));
     for report in arenas.iter().take(TOP_ROWS) {
         let arena = format!("{} {}", report.arena.id, report.arena.kind.name());
         let figures = cells(&ArenaReport::SHOWN, report, " ");
-        text.line(&format!("  {arena:<12}{figures}"));
+        text.line(&format!("  {}{figures}", ARENA.cell(&arena)));
     }
     if let Some(rest) = arenas.len().checked_sub(TOP_ROWS + 1) {
         text.line(&format!(
@@ -65,11 +71,19 @@ pub(super) fn size_classes(text: &mut Text, report: &FragReport, heap: &HeapRepo
     ));
     let up_to = SizeClassRow::UP_TO;
     let titles = headings(&SizeClassRow::SHOWN, " ");
-    text.line(&format!("  {}{titles}  live share", up_to.heading("")));
+    text.line(&format!(
+        "  {}{titles} {}",
+        up_to.heading(""),
+        LIVE_SHARE.heading()
+    ));
     for row in rows {
         let figures = cells(&SizeClassRow::SHOWN, row, " ");
         let live = percent(row.live_bytes, row.live_bytes + row.free_bytes);
-        text.line(&format!("  {}{figures} {live:>11}", up_to.cell(row)));
+        text.line(&format!(
+            "  {}{figures} {}",
+            up_to.cell(row),
+            LIVE_SHARE.cell(&live)
+        ));
     }
     text.blank();
 }
@@ -91,11 +105,11 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
     ));
     let [in_memory, in_swap] = OccupancyRow::COLUMNS;
     text.line(&format!(
-        "  {:>12} {} {:>8}  {:<BAR$} {}",
-        "live bytes",
+        "  {} {} {}  {} {}",
+        LIVE_BYTES.heading(),
         in_memory.heading(""),
-        "share",
-        "",
+        SHARE.heading(),
+        BAR.heading(),
         in_swap.heading("")
     ));
     for row in rows {
@@ -104,10 +118,11 @@ pub(super) fn occupancy(text: &mut Text, report: &FragReport, heap: &HeapReport)
             (min, max) => format!("{min}-{max}"),
         };
         text.line(&format!(
-            "  {range:>12} {} {:>8}  {:<BAR$} {}",
+            "  {} {} {}  {} {}",
+            LIVE_BYTES.cell(&range),
             in_memory.cell(row),
-            percent(row.resident_pages, resident),
-            bar(row.resident_pages, resident, BAR),
+            SHARE.cell(&percent(row.resident_pages, resident)),
+            BAR.cell(&bar(row.resident_pages, resident, BAR.width)),
             in_swap.cell(row)
         ));
     }

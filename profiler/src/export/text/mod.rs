@@ -4,6 +4,7 @@ mod heap;
 mod objects;
 mod sites;
 
+use profiler_core::columns::TextColumn;
 use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::text::visible;
@@ -17,18 +18,23 @@ use super::sentences::{self, python};
 const WIDTH: usize = 100;
 /// Arenas, and defects, shown before the rest is only counted.
 const TOP_ROWS: usize = 12;
-/// Columns of a full bar.
-const BAR: usize = 24;
-/// Columns of a ledger's class and of its share.
-const CLASS: usize = 18;
-const SHARE: usize = 8;
-/// Columns of a metric's label and of its value.
-const LABEL: usize = 40;
-const FIGURE: usize = 14;
-/// Columns of a candidate's name, of what it needs, and of what that saves.
-const CANDIDATE: usize = 30;
-const NEEDS: usize = 11;
-const SAVES: usize = 12;
+/// A bar.
+const BAR: TextColumn = TextColumn::left("", 24);
+/// Of the ledger: a class, and what it holds of RSS. The title begins where the rows are indented to.
+const CLASS: TextColumn = TextColumn::left("", 18);
+const LEDGER: TextColumn = TextColumn::left("WHERE MEMORY IS", CLASS.width + 2);
+const SHARE: TextColumn = TextColumn::right("of RSS", 8);
+/// Of a metric.
+const LABEL: TextColumn = TextColumn::left("", 40);
+const FIGURE: TextColumn = TextColumn::right("", 14);
+/// Of a prediction: what was played, what it would need, and what that saves.
+const CANDIDATE: TextColumn = TextColumn::left("PREDICTED", 30);
+const NEEDS: [TextColumn; 3] = [
+    TextColumn::right("low", 11),
+    TextColumn::right("middle", 11),
+    TextColumn::right("high", 11),
+];
+const SAVES: TextColumn = TextColumn::right("saves", 12);
 
 /// A view as a readable report.
 pub fn text(view: &View) -> String {
@@ -175,24 +181,25 @@ fn ledger(text: &mut Text, report: &FragReport) {
     let rss = report.kernel.rss_bytes;
     let [in_memory, shared, swapped] = LedgerRow::COLUMNS;
     let (title, share) = if report.kernel.is_core {
-        let width = in_memory.width;
-        (format!("{:>width$}", "in core"), "of core")
+        let in_core = TextColumn::right("in core", in_memory.width);
+        (in_core.heading(), SHARE.cell("of core"))
     } else {
-        (in_memory.heading(""), "of RSS")
+        (in_memory.heading(""), SHARE.heading())
     };
-    let heading = CLASS + "  ".len();
     text.title(&format!(
-        "{:<heading$} {title} {share:>SHARE$}  {:<BAR$} {} {}",
-        "WHERE MEMORY IS",
-        "",
+        "{} {title} {share}  {} {} {}",
+        LEDGER.heading(),
+        BAR.heading(),
         shared.heading(""),
         swapped.heading("")
     ));
     let mut line = |name: &str, bar: &str, row: &LedgerRow| {
         text.line(&format!(
-            "  {name:<CLASS$} {} {:>SHARE$}  {bar:<BAR$} {} {}",
+            "  {} {} {}  {} {} {}",
+            CLASS.cell(name),
             in_memory.cell(row),
-            percent(row.resident_bytes, rss),
+            SHARE.cell(&percent(row.resident_bytes, rss)),
+            BAR.cell(bar),
             shared.cell(row),
             swapped.cell(row)
         ));
@@ -205,7 +212,11 @@ fn ledger(text: &mut Text, report: &FragReport) {
         // All classes but the unknown are left out when they hold nothing.
         let empty = row.resident_bytes == 0 && row.swapped_bytes == 0;
         if !empty || row.class == LedgerClass::Unknown {
-            line(row.class.name(), &bar(row.resident_bytes, rss, BAR), row);
+            line(
+                row.class.name(),
+                &bar(row.resident_bytes, rss, BAR.width),
+                row,
+            );
         }
     }
     line("sum", "", &sum);
@@ -220,8 +231,8 @@ fn metrics(text: &mut Text, view: &View) {
     let over_time = view.over_time.ratios();
     let over_time = over_time.iter().filter(|metric| metric.value.is_some());
     for metric in view.report.metrics.iter().chain(over_time) {
-        let (label, value) = (metric.id.label(), metric.text());
-        text.line(&format!("  {label:<LABEL$} {value:>FIGURE$}"));
+        let label = LABEL.cell(metric.id.label());
+        text.line(&format!("  {label} {}", FIGURE.cell(&metric.text())));
     }
     text.blank();
 }
@@ -270,8 +281,8 @@ fn predictions(text: &mut Text, report: &FragReport) {
     for prediction in &predictions.candidates {
         if let Some(why) = &prediction.failure {
             text.line(&format!(
-                "  {:<CANDIDATE$}not replayed: {why}",
-                prediction.title()
+                "  {}not replayed: {why}",
+                CANDIDATE.cell(&prediction.title())
             ));
         }
     }
@@ -285,23 +296,25 @@ fn predictions(text: &mut Text, report: &FragReport) {
 
 /// What other allocators and settings would need, one a row, and how those that save are had.
 fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
-    let row = |name: &str, cells: [&str; 4], rest: &str| {
-        let [low, middle, high, saves] = cells;
-        format!(
-            "  {name:<CANDIDATE$}{low:>NEEDS$}{middle:>NEEDS$}{high:>NEEDS$}{saves:>SAVES$}  {rest}"
-        )
+    let row = |name: &str, needs: [&str; 3], saves: &str, rest: &str| {
+        let needs: String = (NEEDS.iter().zip(needs))
+            .map(|(column, words)| column.cell(words))
+            .collect();
+        let (name, saves) = (CANDIDATE.cell(name), SAVES.cell(saves));
+        format!("  {name}{needs}{saves}  {rest}")
     };
-    text.title(row("PREDICTED", ["low", "middle", "high", "saves"], "").trim());
+    let titles = NEEDS.map(|column| column.title);
+    text.title(row(CANDIDATE.title, titles, SAVES.title, "").trim());
     if let Some(check) = &predictions.self_check {
         let when = match predictions.before(report.taken_at_ns) {
             None => "measured now".to_owned(),
             Some(before) => format!("measured {before} earlier"),
         };
         let measured = bytes(check.measured_bytes);
-        text.line(&row(&when, ["", &measured, "", ""], ""));
+        text.line(&row(&when, ["", &measured, ""], "", ""));
         let error = format!("{:+.1} %", check.error() * 100.0);
         let played = bytes(check.predicted_bytes);
-        text.line(&row("replayed as it is", ["", &played, "", ""], &error));
+        text.line(&row("replayed as it is", ["", &played, ""], "", &error));
     }
     let now = predictions.now().unwrap_or(0);
     for (prediction, needs, effect) in predictions.ranked() {
@@ -310,8 +323,8 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
             Some(saved) => bytes(saved),
             None => format!("-{}", bytes(needs.bytes - now)),
         };
-        let cells = [&*low, &middle, &high, &saves];
-        text.line(&row(&prediction.title(), cells, effect.words()));
+        let needs = [&*low, &middle, &high];
+        text.line(&row(&prediction.title(), needs, &saves, effect.words()));
         if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
             text.paragraph("      ", &how);
         }

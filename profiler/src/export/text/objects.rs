@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use profiler_core::columns::{cells, headings};
+use profiler_core::columns::{TextColumn, cells, headings};
 use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, growth, nanoseconds, percent};
@@ -32,10 +32,10 @@ pub(super) const SHORT: Detail = Detail {
 
 /// Holders of which it is said what freeing them would return.
 const TOP_FREED: usize = 3;
-/// Columns of a full bar.
-const BAR: usize = 12;
-/// Columns of what is gained in a second.
-const RATE: usize = 13;
+/// A bar.
+const BAR: TextColumn = TextColumn::left("", 12);
+/// What is gained in a second.
+const RATE: TextColumn = TextColumn::right("growth", 13);
 
 pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, detail: &Detail) {
     let growth = report.growth.as_ref();
@@ -54,7 +54,8 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
         ));
     }
     let titles = headings(&TypeRow::SHOWN, " ");
-    text.line(&format!("  {titles}{} {:<BAR$} type", heading(growth), ""));
+    let (rate, bars) = (heading(growth), BAR.heading());
+    text.line(&format!("  {titles}{rate} {bars} type"));
     let mut types: Vec<&TypeRow> = census.types.iter().collect();
     if let Some(growth) = growth {
         types.sort_by_key(|row| Reverse(growth.rank(growth.of_type(&row.name).bytes)));
@@ -63,10 +64,10 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
         let rate = growth.map(|growth| growth.of_type(&row.name).bytes);
         let sum = row.objects.bytes.saturating_add(row.storage.bytes);
         text.line(&format!(
-            "  {}{} {:<BAR$} {}",
+            "  {}{} {} {}",
             cells(&TypeRow::SHOWN, row, " "),
             gained(rate),
-            bar(sum, census.live.bytes, BAR),
+            BAR.cell(&bar(sum, census.live.bytes, BAR.width)),
             row.name
         ));
     }
@@ -84,11 +85,11 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
 
 /// What a row gains in a second, in a column of its own; no column without a census before.
 fn gained(rate: Option<f64>) -> String {
-    rate.map_or_else(String::new, |rate| format!(" {:>RATE$}", growth(rate)))
+    rate.map_or_else(String::new, |rate| format!(" {}", RATE.cell(&growth(rate))))
 }
 
 fn heading(of: Option<&Growth>) -> String {
-    of.map_or_else(String::new, |_| format!(" {:>RATE$}", "growth"))
+    of.map_or_else(String::new, |_| format!(" {}", RATE.heading()))
 }
 
 fn rate_or_unchanged(rate: f64) -> String {
@@ -105,9 +106,9 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
     let titles = headings(&NativeRow::COLUMNS, " ");
     let up_to = NativeRow::UP_TO.heading("");
     text.line(&format!(
-        "  {titles} {up_to}{} {:<BAR$} native blocks, by allocator",
+        "  {titles} {up_to}{} {} native blocks, by allocator",
         heading(growth),
-        ""
+        BAR.heading()
     ));
     let rate = |row: &NativeRow| growth.map(|of| of.of_native(row.allocator, row.class).bytes);
     let mut rows: Vec<&NativeRow> = census.native.iter().collect();
@@ -117,11 +118,11 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
     }
     for row in rows.into_iter().take(detail.classes) {
         text.line(&format!(
-            "  {} {}{} {:<BAR$} {}",
+            "  {} {}{} {} {}",
             cells(&NativeRow::COLUMNS, row, " "),
             NativeRow::UP_TO.cell(row),
             gained(rate(row)),
-            bar(row.native.bytes, census.live.bytes, BAR),
+            BAR.cell(&bar(row.native.bytes, census.live.bytes, BAR.width)),
             row.allocator.name()
         ));
     }
@@ -133,7 +134,8 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         text.paragraph("  ", &unsteadiness);
     }
     let titles = Holder::RETAINED.heading("");
-    text.line(&format!("  {titles}{} {:<BAR$} name", heading(growth), ""));
+    let (rate, bars) = (heading(growth), BAR.heading());
+    text.line(&format!("  {titles}{rate} {bars} name"));
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
         let rate = |at: usize| growth.of_holder(at).map_or(0.0, |of| of.bytes);
@@ -143,10 +145,10 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
     for (at, holder) in shown.into_iter().take(detail.holders) {
         let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
         let row = format!(
-            "  {}{} {:<BAR$} ",
+            "  {}{} {} ",
             Holder::RETAINED.cell(holder),
             gained(rate),
-            bar(holder.retained_bytes, census.live.bytes, BAR)
+            BAR.cell(&bar(holder.retained_bytes, census.live.bytes, BAR.width))
         );
         text.line(&format!("{row}{}", sentences::names(holder)));
         let indent = " ".repeat(row.chars().count());

@@ -4,6 +4,7 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use profiler_core::columns::TextColumn;
 use profiler_core::text::visible;
 use profiler_core::units;
 use profiler_target::ErrorKind;
@@ -17,6 +18,8 @@ use crate::session::kinds;
 
 /// Time between two progress lines.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// Since the recording began.
+const SECONDS: TextColumn = TextColumn::right("", 4);
 
 /// A trace that is being written. What was written stays readable whatever happens next.
 #[derive(Debug)]
@@ -221,8 +224,8 @@ impl Progress {
         let rate = (events - self.last_events) as f64 / since.as_secs_f64();
         let resident = resident.map_or("not measured yet".to_owned(), units::bytes);
         let line = format!(
-            "{:>4} s  {} events ({}/s)  {}  malloc resident {resident}  lost {lost}{}",
-            self.began.elapsed().as_secs(),
+            "{} s  {} events ({}/s)  {}  malloc resident {resident}  lost {lost}{}",
+            SECONDS.cell(&self.began.elapsed().as_secs().to_string()),
             units::count(events),
             units::count(rate as u64),
             units::bytes(bytes),

@@ -1,7 +1,7 @@
 //! What the probes saw: rates, lifetimes, size classes, the probes themselves.
 
 use profiler_core::activity::{Activity, ClassActivity, ProbeState};
-use profiler_core::columns::{cells, headings};
+use profiler_core::columns::{TextColumn, cells, headings};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::style::Style;
@@ -11,11 +11,11 @@ use super::wrapped;
 use crate::tui::app::App;
 
 /// Characters of a line's title.
-const TITLE: usize = 12;
-/// Characters of the columns of probes, of which the last takes what is left.
-const FUNCTION: usize = 25;
-const HITS: usize = 7;
-const STATE: usize = 8;
+const TITLE: TextColumn = TextColumn::left("", 12);
+/// Of a probe; what is said of it takes what is left.
+const FUNCTION: TextColumn = TextColumn::left("probe", 25);
+const HITS: TextColumn = TextColumn::right("hits", 7);
+const STATE: TextColumn = TextColumn::left("state", 8);
 const GAP: &str = "  ";
 
 /// The screen's lines.
@@ -56,7 +56,7 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
             nanoseconds(lifetimes.max())
         )
     };
-    let title = |text: &str| Span::styled(format!("{text:<TITLE$}"), app.theme.title());
+    let title = |text: &str| Span::styled(TITLE.cell(text), app.theme.title());
     vec![
         Line::from(vec![
             title("rates"),
@@ -135,9 +135,10 @@ fn states(app: &App, activity: &Activity) -> Span<'static> {
 
 fn probes(app: &App, activity: &Activity, width: u16) -> Vec<Line<'static>> {
     let row = |function: &str, hits: &str, state: &str, about: &str| {
-        format!("{function:<FUNCTION$}{hits:>HITS$}{GAP}{state:<STATE$}{about}")
+        let (function, hits) = (FUNCTION.cell(function), HITS.cell(hits));
+        format!("{function}{hits}{GAP}{}{about}", STATE.cell(state))
     };
-    let heading = row("probe", "hits", "state", "site");
+    let heading = row(FUNCTION.title, HITS.title, STATE.title, "site");
     let mut lines = vec![Line::styled(heading, app.theme.title())];
     let indent = " ".repeat(row("", "", "", "").len());
     for probe in &activity.probes {

@@ -1,6 +1,6 @@
 //! Arenas of each heap, settings in force, and the walk against the allocator's own account.
 
-use profiler_core::columns::{cells, headings};
+use profiler_core::columns::{TextColumn, cells, headings};
 use profiler_core::report::{ArenaReport, Setting};
 use profiler_core::units::{bytes, count};
 use profiler_core::view::View;
@@ -8,6 +8,8 @@ use ratatui::text::{Line, Span};
 
 use super::wrapped;
 use crate::tui::app::App;
+
+const ARENA: TextColumn = TextColumn::left("arena", 10);
 
 /// The screen's lines.
 pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
@@ -28,12 +30,12 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             )),
         ]));
         let titles = headings(&ArenaReport::SHOWN, "");
-        let heading = format!("{:<10}{titles}", "arena");
+        let heading = ARENA.heading() + &titles;
         lines.push(Line::styled(heading, theme.quiet()));
         for of in &heap.arenas {
             let arena = format!("{} {}", of.arena.kind.name(), of.arena.id);
             let figures = cells(&ArenaReport::SHOWN, of, "");
-            lines.push(Line::raw(format!("{arena:<10}{figures}")));
+            lines.push(Line::raw(ARENA.cell(&arena) + &figures));
         }
         let (hold, broken): (Vec<_>, Vec<_>) = heap.checks.iter().partition(|c| c.holds());
         lines.push(Line::raw(format!(

@@ -1,5 +1,6 @@
 //! Help: keys, and what each number means.
 
+use profiler_core::columns::TextColumn;
 use profiler_core::metrics::MetricId;
 use profiler_core::report::LedgerClass;
 use profiler_core::sites::SiteRow;
@@ -8,6 +9,9 @@ use ratatui::text::Line;
 
 use super::wrapped;
 use crate::tui::app::App;
+
+/// A key, or what is explained.
+const NAME: TextColumn = TextColumn::left("", 24);
 
 /// The keys of every session.
 const KEYS: [(&str, &str); 8] = [
@@ -126,9 +130,10 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     }
     lines.push(Line::styled("Keys", theme.title()));
     let entry = |lines: &mut Vec<Line<'static>>, name: &str, text: &str| {
-        let text = format!("{name:<24} {text}");
-        let options = textwrap::Options::new(usize::from(width.max(40)))
-            .subsequent_indent("                         ");
+        let name = NAME.cell(name) + " ";
+        let text = format!("{name}{text}");
+        let indent = " ".repeat(NAME.width + 1);
+        let options = textwrap::Options::new(usize::from(width.max(40))).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);
         lines.extend(wrapped.into_iter().map(|line| Line::raw(line.into_owned())));
     };

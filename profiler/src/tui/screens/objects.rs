@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
+use profiler_core::columns::TextColumn;
 use profiler_core::objects::{Branch, Census, Growth, Holder, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
@@ -22,8 +23,9 @@ use crate::tui::app::App;
 const PAGE_ROWS: usize = 10;
 /// Columns of an opened row's indent.
 const INDENT: usize = 4;
-/// Columns before the bar of a row, and a blank before the name.
-const BEFORE_BAR: usize = 38;
+const GROWTH: TextColumn = TextColumn::right("growth", 13);
+/// Between the figures and the bar or the name.
+const GAP: &str = "  ";
 
 /// What the rows are.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -43,6 +45,29 @@ impl Table {
             Self::Types => "types",
             Self::Native => "native",
         }
+    }
+
+    /// The column of a row's bytes.
+    const fn size(self) -> TextColumn {
+        let title = match self {
+            Self::Holders => "retained",
+            Self::Types | Self::Native => "bytes",
+        };
+        TextColumn::right(title, 10)
+    }
+
+    /// The column of how many there are.
+    const fn number(self) -> TextColumn {
+        let title = match self {
+            Self::Holders | Self::Native => "blocks",
+            Self::Types => "objects",
+        };
+        TextColumn::right(title, 10)
+    }
+
+    /// The figures of a row, or their titles, after a mark of one column.
+    fn figures(mark: char, [size, growth, number]: [String; 3]) -> String {
+        format!("{mark} {size} {growth} {number}{GAP}")
     }
 }
 
@@ -346,18 +371,12 @@ fn heading(app: &App) -> Line<'static> {
         (true, false) => "↓",
         (true, true) => "↑",
     };
-    let (size, number) = match of.table {
-        Table::Holders => ("retained", "blocks"),
-        Table::Types => ("bytes", "objects"),
-        Table::Native => ("bytes", "blocks"),
-    };
-    let text = format!(
-        "  {:>10} {:>13} {:>10}  name{}",
-        format!("{size}{}", mark(Order::Bytes)),
-        format!("growth{}", mark(Order::Growth)),
-        format!("{number}{}", mark(Order::Count)),
-        mark(Order::Name)
-    );
+    let titles = [
+        of.table.size().marked(mark(Order::Bytes)),
+        GROWTH.marked(mark(Order::Growth)),
+        of.table.number().marked(mark(Order::Count)),
+    ];
+    let text = format!("{}name{}", Table::figures(' ', titles), mark(Order::Name));
     Line::styled(text, app.theme.title())
 }
 
@@ -365,20 +384,21 @@ fn heading(app: &App) -> Line<'static> {
 fn list(app: &App, census: &Census, rows: &[Row], width: u16, room: usize) -> Vec<Line<'static>> {
     let selected = app.objects.selected.min(rows.len().saturating_sub(1));
     let width = usize::from(width);
-    let cells = (width.saturating_sub(BEFORE_BAR) / 5).clamp(6, 24);
-    let name_width = width.saturating_sub(BEFORE_BAR + cells + 2);
+    let of = app.objects.table;
+    let (size, number) = (of.size(), of.number());
     let mut lines = Vec::new();
     let mut of_selected = 0..0;
     for (at, row) in rows.iter().enumerate() {
         let is_selected = at == selected;
         let first = lines.len();
-        let figures = format!(
-            "{} {:>10} {:>13} {:>10}  ",
-            if is_selected { '▸' } else { ' ' },
-            bytes(row.bytes),
-            row.growth.map_or_else(String::new, growth),
-            count(row.count)
-        );
+        let figures = [
+            size.cell(&bytes(row.bytes)),
+            GROWTH.cell(&row.growth.map_or_else(String::new, growth)),
+            number.cell(&count(row.count)),
+        ];
+        let figures = Table::figures(if is_selected { '▸' } else { ' ' }, figures);
+        let room = width.saturating_sub(figures.chars().count());
+        let cells = (room / 5).clamp(6, 24);
         let style = match is_selected {
             true => app.theme.strong(),
             false => Style::new(),
@@ -387,7 +407,7 @@ fn list(app: &App, census: &Census, rows: &[Row], width: u16, room: usize) -> Ve
         lines.push(Line::from(vec![
             Span::styled(figures, style),
             Span::styled(format!("{drawn:<cells$} "), app.theme.fullness(1.0)),
-            Span::styled(cut(&row.name, name_width), style),
+            Span::styled(cut(&row.name, room.saturating_sub(cells + 1)), style),
         ]));
         if is_selected {
             if app.objects.is_open {

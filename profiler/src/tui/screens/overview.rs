@@ -1,5 +1,6 @@
 //! The verdict, the ledger, RSS and live bytes over time.
 
+use profiler_core::columns::TextColumn;
 use profiler_core::report::{LedgerClass, LedgerRow};
 use profiler_core::units::{bytes, percent};
 use profiler_core::view::View;
@@ -16,6 +17,20 @@ use crate::tui::app::App;
 const CHART_ROWS: u16 = 5;
 /// From this width on the metrics stand beside the ledger.
 const WIDE: u16 = 116;
+/// Of the ledger.
+const CLASS: TextColumn = TextColumn::left("where RSS is", 19);
+const BYTES: TextColumn = TextColumn::right("bytes", LedgerRow::COLUMNS[0].width);
+const SHARE: TextColumn = TextColumn::right("of RSS", 8);
+/// Of the metrics beside it.
+const LABEL: TextColumn = TextColumn::left("", 26);
+const FIGURE: TextColumn = TextColumn::right("", 12);
+/// Of a curve: its name, and what it is now.
+const CURVE: TextColumn = TextColumn::left("", 6);
+const NOW: TextColumn = TextColumn::right("", 10);
+/// Between columns.
+const GAP: &str = "  ";
+/// Columns that the metrics take.
+const BESIDE: u16 = (GAP.len() + LABEL.width + FIGURE.width) as u16;
 /// Metrics shown beside the ledger: the most important ones, so that the chart keeps its room.
 const METRICS: usize = 17;
 
@@ -23,7 +38,7 @@ const METRICS: usize = 17;
 pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect) {
     let verdict = wrapped(&view.report.verdict, area.width, app.theme.strong());
     let ledger_width = if area.width >= WIDE {
-        area.width - 40
+        area.width - BESIDE
     } else {
         area.width
     };
@@ -67,7 +82,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
 /// RSS and live bytes over time, a line each.
 fn sparks(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     const STEPS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let room = usize::from(width).saturating_sub(18);
+    let room = usize::from(width).saturating_sub(CURVE.width + NOW.width + GAP.len());
     let recent = view.history.len().saturating_sub(room);
     let recent = &view.history[recent..];
     let top = recent
@@ -87,7 +102,7 @@ fn sparks(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
             .collect();
         let now = now.map_or_else(|| "unknown".to_owned(), bytes);
         Line::from(vec![
-            Span::raw(format!("{name:<6}{now:>10}  ")),
+            Span::raw(CURVE.cell(name) + &NOW.cell(&now) + GAP),
             Span::styled(curve, style),
         ])
     };
@@ -108,13 +123,12 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     };
     let extras = view.report.ledger.iter().map(|row| extra(row).len()).max();
     // Bars take what the words leave.
-    let cells = usize::from(width).saturating_sub(39 + extras.unwrap_or(0));
+    let taken = CLASS.width + BYTES.width + SHARE.width + GAP.len();
+    let cells = usize::from(width).saturating_sub(taken + extras.unwrap_or(0));
     let cells = cells.clamp(8, 60);
+    let titles = CLASS.heading() + &BYTES.heading() + &SHARE.heading();
     let mut lines = vec![Line::styled(
-        format!(
-            "{:<19}{:>10}{:>8}  resident",
-            "where RSS is", "bytes", "of RSS"
-        ),
+        format!("{titles}{GAP}resident"),
         app.theme.title(),
     )];
     let [in_memory, ..] = LedgerRow::COLUMNS;
@@ -127,12 +141,8 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
         let style = app.theme.ledger(row.class);
         let bar = bar(row.resident_bytes, rss, cells);
         lines.push(Line::from(vec![
-            Span::styled(format!("{:<19}", row.class.name()), style),
-            Span::raw(format!(
-                "{}{:>8}  ",
-                in_memory.cell(row),
-                percent(row.resident_bytes, rss)
-            )),
+            Span::styled(CLASS.cell(row.class.name()), style),
+            Span::raw(in_memory.cell(row) + &SHARE.cell(&percent(row.resident_bytes, rss)) + GAP),
             Span::styled(format!("{bar:<cells$}"), style),
             Span::styled(extra(row), app.theme.quiet()),
         ]));
@@ -146,11 +156,8 @@ fn metrics(app: &App, view: &View) -> Vec<Line<'static>> {
         app.theme.title(),
     )];
     lines.extend(view.report.metrics.iter().take(METRICS).map(|metric| {
-        Line::raw(format!(
-            "  {:<26.26}{:>12}",
-            metric.id.label(),
-            metric.text()
-        ))
+        let label: String = metric.id.label().chars().take(LABEL.width).collect();
+        Line::raw(GAP.to_owned() + &LABEL.cell(&label) + &FIGURE.cell(&metric.text()))
     }));
     lines
 }

@@ -1,6 +1,7 @@
 //! Pages by live bytes, and the map of the heap.
 
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::columns::TextColumn;
 use profiler_core::heap::Allocator;
 use profiler_core::report::{HugeOccupancyRow, OccupancyRow};
 use profiler_core::units::{bytes, count, percent};
@@ -16,8 +17,10 @@ use crate::tui::app::App;
 use crate::tui::map_view::{Cell, Shown};
 use crate::tui::theme::Theme;
 
-/// Columns of the histogram on the left.
+/// Columns of the histogram on the left: a range of bytes or shares, how many there are, and a bar.
 const LEFT: u16 = 36;
+const RANGE: TextColumn = TextColumn::right("", 9);
+const PAGES: TextColumn = TextColumn::right("", 8);
 
 /// Where histogram, the map's heading and the map go.
 fn areas(area: Rect) -> [Rect; 3] {
@@ -150,7 +153,7 @@ fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
         lines.push(Line::styled(title, theme.title()));
         let most = buckets.iter().map(|bucket| bucket.resident).max();
         for bucket in &buckets {
-            let label = format!("{:>9}{:>8} ", bucket.label, count(bucket.resident));
+            let label = RANGE.cell(&bucket.label) + &PAGES.cell(&count(bucket.resident)) + " ";
             let bar = bar(bucket.resident, most.unwrap_or(0), 12);
             let mut spans = vec![
                 Span::raw(label),

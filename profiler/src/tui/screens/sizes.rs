@@ -1,6 +1,6 @@
 //! Size classes, live and free.
 
-use profiler_core::columns::{self, Column};
+use profiler_core::columns::{self, Column, TextColumn};
 use profiler_core::report::SizeClassRow;
 use profiler_core::view::View;
 use ratatui::text::{Line, Span};
@@ -19,6 +19,10 @@ const COLUMNS: [Column<SizeClassRow>; 5] = {
         free_bytes,
     ]
 };
+
+const ALLOCATOR: TextColumn = TextColumn::left("allocator", 10);
+/// Between the figures and the bars.
+const GAP: &str = "  ";
 
 /// The order of the table.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -63,7 +67,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         .map(|row| row.live_bytes + row.free_bytes)
         .max()
         .unwrap_or(0);
-    let cells = usize::from(width).saturating_sub(66).max(8);
+    let figures: usize = COLUMNS.iter().map(|column| column.width).sum();
+    let taken = ALLOCATOR.width + figures + GAP.len();
+    let cells = usize::from(width).saturating_sub(taken).max(8);
     let titles = COLUMNS.iter().enumerate().map(|(at, column)| {
         column.heading(match (app.sort.column == at, app.sort.reversed) {
             (false, _) => "",
@@ -73,7 +79,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     });
     let titles: String = titles.collect();
     let mut lines = vec![Line::styled(
-        format!("{:<10}{titles}  live █ free ░", "allocator"),
+        format!("{}{titles}{GAP}live █ free ░", ALLOCATOR.heading()),
         app.theme.title(),
     )];
     lines.extend(rows.into_iter().map(|row| {
@@ -81,11 +87,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         let rest = cells - live.chars().count().min(cells);
         let free = (row.free_bytes as f64 / most.max(1) as f64 * cells as f64).round() as usize;
         Line::from(vec![
-            Span::raw(format!(
-                "{:<10}{}  ",
-                row.allocator.name(),
-                columns::cells(&COLUMNS, row, "")
-            )),
+            Span::raw(
+                ALLOCATOR.cell(row.allocator.name()) + &columns::cells(&COLUMNS, row, "") + GAP,
+            ),
             Span::styled(live, app.theme.fullness(1.0)),
             Span::styled("░".repeat(free.min(rest)), app.theme.fullness(0.0)),
         ])

@@ -1,6 +1,7 @@
 //! Why: the verdict, the packing bound drawn beside the pages as they are, the findings, prose.
 
 use profiler_core::addr::PAGE_SIZE;
+use profiler_core::columns::TextColumn;
 use profiler_core::heap::Allocator;
 use profiler_core::prediction::{Effect, Needs, Predictions};
 use profiler_core::report::{FragReport, Packing};
@@ -14,6 +15,15 @@ use crate::tui::theme::Theme;
 
 /// Rows of each drawing of pages.
 const ROWS: usize = 4;
+/// Of a metric.
+const LABEL: TextColumn = TextColumn::left("", 34);
+const FIGURE: TextColumn = TextColumn::right("", 11);
+/// Of a prediction: what was played, what it would need, and what that means.
+const CANDIDATE: TextColumn = TextColumn::left("", 28);
+const NEEDS: TextColumn = TextColumn::right("", 22);
+const EFFECT: TextColumn = TextColumn::left("", 16);
+/// Between columns.
+const GAP: &str = "  ";
 
 /// The screen's lines.
 pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
@@ -55,8 +65,9 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines.push(Line::styled("Metrics", theme.title()));
     for metric in &report.metrics {
         let (label, help) = (metric.id.label(), metric.id.help());
-        let text = format!("{label:<34}{:>11}  {help}", metric.text());
-        let indent = " ".repeat(47);
+        let figures = LABEL.cell(label) + &FIGURE.cell(&metric.text()) + GAP;
+        let text = format!("{figures}{help}");
+        let indent = " ".repeat(figures.chars().count());
         let options = textwrap::Options::new(usize::from(width)).subsequent_indent(&indent);
         let wrapped = textwrap::wrap(&text, options);
         lines.extend(wrapped.into_iter().map(|line| Line::raw(line.into_owned())));
@@ -102,14 +113,14 @@ fn predicted(
             Effect::Saves => theme.strong(),
             Effect::Costs | Effect::NoLess | Effect::Same | Effect::Unclear => theme.quiet(),
         };
-        let columns = usize::from(width).saturating_sub(74).min(40);
+        let title = CANDIDATE.cell(&prediction.title());
+        let figures = format!("{GAP}{title}{}{GAP}", NEEDS.cell(&needs.band()));
+        let taken = CANDIDATE.width + NEEDS.width + EFFECT.width + 4 * GAP.len();
+        let columns = usize::from(width).saturating_sub(taken).min(40);
         lines.push(Line::from(vec![
-            Span::styled(
-                format!("  {:<28}{:>22}  ", prediction.title(), needs.band()),
-                style,
-            ),
+            Span::styled(figures, style),
             Span::styled(band(needs, check.measured_bytes, most, columns), style),
-            Span::styled(format!("  {}", effect.words()), style),
+            Span::styled(format!("{GAP}{}", effect.words()), style),
         ]));
     }
     lines

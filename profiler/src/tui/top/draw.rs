@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use profiler_core::columns::TextColumn;
 use profiler_core::host::{COLUMNS, ProcessColumn, ProcessRow, Totals, command, fitting};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, percent};
@@ -222,20 +223,24 @@ const KEYS: [(&str, &str); 9] = [
     ("q, F10, Ctrl-C", "quit"),
 ];
 
+/// Of the help: a key, and the title of a column.
+const KEY: TextColumn = TextColumn::left("", 24);
+const TITLE: TextColumn = TextColumn::left("", 8);
+
 fn help(app: &App, width: u16) -> Vec<Line<'static>> {
     let mut lines = vec![Line::styled("Keys", app.theme.title())];
     let entry =
-        |(name, text): (&str, &str)| wrapped(&format!("{name:<24}{text}"), width, Style::default());
+        |(name, text): (&str, &str)| wrapped(&(KEY.cell(name) + text), width, Style::default());
     lines.extend(KEYS.into_iter().flat_map(entry));
     lines.push(Line::styled(
         "Columns (- is not known yet)",
         app.theme.title(),
     ));
     let columns = COLUMNS.iter().map(|column| (column.title, column.help));
-    lines
-        .extend(columns.flat_map(|(name, text)| {
-            wrapped(&format!("{name:<8}{text}"), width, Style::default())
-        }));
+    lines.extend(
+        columns
+            .flat_map(|(name, text)| wrapped(&(TITLE.cell(name) + text), width, Style::default())),
+    );
     for notice in app.view.iter().flat_map(|view| &view.notices) {
         lines.extend(wrapped(
             &visible(notice).to_string(),

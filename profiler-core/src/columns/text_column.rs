@@ -1,0 +1,65 @@
+//! Columns that people alone see.
+
+/// A column of words that are made where they are shown and stand in no file: its title, and its place.
+/// Width and side are declared here, so that heading, rows and what is indented below them agree.
+#[derive(Copy, Clone, Debug)]
+pub struct TextColumn {
+    /// Its title; may be empty.
+    pub title: &'static str,
+    /// Characters that it takes.
+    pub width: usize,
+    is_right: bool,
+}
+
+impl TextColumn {
+    /// A column of words, which stand to the left.
+    pub const fn left(title: &'static str, width: usize) -> Self {
+        Self {
+            title,
+            width,
+            is_right: false,
+        }
+    }
+
+    /// A column of figures, which stand to the right.
+    pub const fn right(title: &'static str, width: usize) -> Self {
+        Self {
+            title,
+            width,
+            is_right: true,
+        }
+    }
+
+    /// Its title, aligned.
+    pub fn heading(&self) -> String {
+        self.cell(self.title)
+    }
+
+    /// Its title with a mark behind it, aligned.
+    pub fn marked(&self, mark: &str) -> String {
+        self.cell(&format!("{}{mark}", self.title))
+    }
+
+    /// Words, aligned; longer ones are not cut.
+    pub fn cell(&self, words: &str) -> String {
+        let width = self.width;
+        match self.is_right {
+            true => format!("{words:>width$}"),
+            false => format!("{words:<width$}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TextColumn;
+
+    #[test]
+    fn words_stand_to_the_left_and_figures_to_the_right() {
+        let name = TextColumn::left("name", 6);
+        let bytes = TextColumn::right("bytes", 7);
+        assert_eq!(name.heading() + &bytes.marked("↓"), "name   bytes↓");
+        assert_eq!(name.cell("a") + &bytes.cell("12 B"), "a        12 B");
+        assert_eq!(bytes.cell("123 456 B"), "123 456 B");
+    }
+}
