@@ -149,4 +149,7 @@ pub struct Completeness {
     pub layout_confidence: Confidence,
     /// What was wrong, unreadable or unknown: their number is bounded where they are added.
     pub defects: Vec<Defect>,
+    /// Whether mapped files were not read completely because of the limit on their bytes: one of the defects
+    /// names them, and a higher limit helps.
+    pub files_over_limit: bool,
 }

@@ -96,6 +96,8 @@ pub(super) struct GrowthRate {
     /// Where the present span began, and what watching had taken by then, in ns.
     span: (u64, f64),
     missing: Vec<String>,
+    /// Whether the budget ended it.
+    is_over_budget: bool,
 }
 
 impl GrowthRate {
@@ -106,6 +108,7 @@ impl GrowthRate {
             began_ns: now_ns,
             span: (now_ns, 0.0),
             missing,
+            is_over_budget: false,
         }
     }
 
@@ -152,9 +155,10 @@ impl GrowthRate {
         let limit = budget.map(|budget| (PART_OF_BUDGET * budget).max(LEAST_SHARE));
         let is_too_much = limit.is_some_and(|limit| share > limit);
         if is_too_much {
+            self.is_over_budget = true;
             self.missing.push(format!(
                 "all of it since {} after it began: the target makes so many system calls that watching took {:.1} % \
-                 of its time (--budget allows more)",
+                 of its time",
                 nanoseconds(now_ns.saturating_sub(self.began_ns)),
                 share * 100.0
             ));
@@ -175,6 +179,7 @@ impl GrowthRate {
             returned_bytes: counts[SamplingCounter::ReturnedBytes as usize],
             touched_bytes: counts[SamplingCounter::TouchedBytes as usize],
             missing: self.missing.clone(),
+            is_over_budget: self.is_over_budget,
         }
     }
 }
@@ -219,6 +224,7 @@ mod tests {
                 rate.must_end(at * second, &counts, budget)
             });
             assert_eq!(ended.is_some(), !rate.missing.is_empty());
+            assert_eq!(ended.is_some(), rate.is_over_budget);
             ended
         };
         // Of 140 ns each: 1.4 and 7 %.

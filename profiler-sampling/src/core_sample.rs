@@ -9,7 +9,7 @@ use profiler_core::memory::ResidentMemory;
 use profiler_core::objects::{Census, Context, NoCensus};
 use profiler_core::sample::{Host, KernelCount, Sample};
 use profiler_core::units::bytes;
-use profiler_target::{CoreError, CoreFile, Process};
+use profiler_target::{CoreError, CoreFile, Process, UnreadFiles};
 
 use super::facts::Facts;
 use super::objects::census;
@@ -81,9 +81,11 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
     for thread in core.threads() {
         residency.mark_stack(thread.stack_pointer);
     }
+    let unread = core.unread_files();
     let mut completeness = Completeness {
         stand_still: StandStill::Throughout,
-        defects: limits(core, pages.zero_bytes),
+        files_over_limit: unread.as_ref().is_some_and(|unread| unread.is_over_limit),
+        defects: limits(core, pages.zero_bytes, unread),
         ..Completeness::default()
     };
     let memory = ResidentMemory::new(core.memory(), &residency);
@@ -113,7 +115,7 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
 }
 
 /// What cannot be learned from this core.
-fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
+fn limits(core: &CoreFile, zero_bytes: u64, unread: Option<UnreadFiles>) -> Vec<Defect> {
     let mut limits = Vec::new();
     let mut add = |what, bytes| {
         limits.push(Defect {
@@ -139,8 +141,8 @@ fn limits(core: &CoreFile, zero_bytes: u64) -> Vec<Defect> {
         );
         add(what, 0);
     }
-    if let Some(unread) = core.unread_files() {
-        add(unread, 0);
+    if let Some(unread) = unread {
+        add(unread.what, 0);
     }
     let files = core.missing_files();
     if let Some(first) = files.first() {

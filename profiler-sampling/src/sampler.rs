@@ -253,8 +253,10 @@ impl Sampler {
             heaps,
             ..
         } = observation;
-        let unread = self.target.unread_files().map(Defect::of_all);
-        completeness.defects.extend(unread);
+        if let Some(unread) = self.target.unread_files() {
+            completeness.files_over_limit = unread.is_over_limit;
+            completeness.defects.push(Defect::of_all(unread.what));
+        }
         let mut target = self.target.identify(names, residency.mappings());
         target.python_malloc = facts.python_malloc(&heaps);
         // The stop does not wait for the parent's page tables: the few pages that either writes

@@ -50,7 +50,7 @@ pub use ahead::{Ahead, reading_ahead};
 pub use closed_stdout::was_stdout_closed;
 pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
-pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, set_file_limit};
+pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, UnreadFiles, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,

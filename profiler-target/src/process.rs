@@ -12,7 +12,7 @@ use profiler_core::sample;
 
 use super::allocators::{self, serving_malloc};
 use super::auxv::{AT_RANDOM, auxv_value};
-use super::elf::{FileError, FilePath, Reader, Source};
+use super::elf::{FileError, FilePath, Reader, Source, UnreadFiles};
 use super::identity::{self, Identity, Libc, Python};
 use super::known_files::KnownFiles;
 
@@ -164,8 +164,8 @@ pub trait Process {
         owned.collect()
     }
 
-    /// What was not looked into of its files because there was too much of it, in one sentence.
-    fn unread_files(&self) -> Option<String> {
+    /// What was not looked into of its files because there was too much of it.
+    fn unread_files(&self) -> Option<UnreadFiles> {
         self.files().reader.unread()
     }
 }

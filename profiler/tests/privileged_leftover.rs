@@ -310,7 +310,7 @@ fn a_breakpoint_that_nobody_holds_is_found_and_removed_and_one_in_use_stays() {
         .expect("it looks");
     assert_eq!(check.ok, Grade::Limited);
     assert!(
-        matches!(&check.fix, Some(Fix::Step(step)) if step.ends_with("--repair")),
+        matches!(&check.fix, Some(Fix::Repair { pid }) if *pid == calls.pid()),
         "{check:?}"
     );
     let repaired = command(&["doctor", "--repair", "--pid", &calls.pid().to_string()])

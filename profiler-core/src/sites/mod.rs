@@ -173,6 +173,8 @@ pub struct GrowthSampling {
     pub touched_bytes: u64,
     /// What of it could not be watched, and why.
     pub missing: Vec<String>,
+    /// Whether some of that would have been watched with a larger budget for probes.
+    pub is_over_budget: bool,
 }
 
 /// What is known of a site, or of several together.

@@ -20,7 +20,7 @@ use profiler_core::allocator::{self, Allocator, Contents};
 
 pub use self::path::FilePath;
 pub use self::reader::file_limit;
-pub use self::reader::{FILE_LIMIT, FileError, FileLimit, set_file_limit};
+pub use self::reader::{FILE_LIMIT, FileError, FileLimit, UnreadFiles, set_file_limit};
 pub(super) use self::reader::{FILE_TIME, MAX_FILES, Reader};
 pub(super) use self::source::Version;
 pub use self::source::{Source, open_checked, open_regular};

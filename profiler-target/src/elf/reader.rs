@@ -94,6 +94,15 @@ impl FileLimit {
     }
 }
 
+/// Mapped files that were not read completely.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnreadFiles {
+    /// Which, and why, in one sentence.
+    pub what: String,
+    /// Whether [`set_file_limit`] lets more of them be read.
+    pub is_over_limit: bool,
+}
+
 /// A file that was examined.
 enum Examined {
     /// Before, for this process or another.
@@ -258,8 +267,8 @@ impl Reader {
         }
     }
 
-    /// What the limits kept from being read, as one sentence.
-    pub(crate) fn unread(&self) -> Option<String> {
+    /// What the limits kept from being read.
+    pub(crate) fn unread(&self) -> Option<UnreadFiles> {
         let unread = self.unread.lock().ok()?;
         if unread.is_empty() {
             return None;
@@ -278,15 +287,14 @@ impl Reader {
             };
             named.push(format!("{at_least}{more} more"));
         }
-        let flag = match unread.values().any(|limit| limit.is_of_bytes()) {
-            true => "; --file-limit reads more of each",
-            false => "",
-        };
-        Some(format!(
-            "mapped files were not read completely, so an allocator or a Python in them may not \
-             be recognised: {}{flag}",
-            named.join(", ")
-        ))
+        Some(UnreadFiles {
+            what: format!(
+                "mapped files were not read completely, so an allocator or a Python in them may not \
+                 be recognised: {}",
+                named.join(", ")
+            ),
+            is_over_limit: unread.values().any(|limit| limit.is_of_bytes()),
+        })
     }
 }
 

@@ -67,7 +67,7 @@ by_name!(EndedEarly, "an end of a stop");
 fields!(Released { why, after_ns });
 
 /// Whether the target stood still is a yes or no in its place, and how a stop ended early was added at
-/// the end: one value here, which no macro takes apart.
+/// the end: one value here, which no macro takes apart. Then the limit on files was added.
 impl Wire for Completeness {
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -79,6 +79,7 @@ impl Wire for Completeness {
             unreadable_bytes,
             layout_confidence,
             defects,
+            files_over_limit,
         } = self;
         put_framed(out, |out| {
             stand_still.is_throughout().put(out);
@@ -90,6 +91,7 @@ impl Wire for Completeness {
             layout_confidence.put(out);
             defects.put(out);
             stand_still.released().put(out);
+            files_over_limit.put(out);
         });
     }
 
@@ -105,9 +107,14 @@ impl Wire for Completeness {
             unreadable_bytes: u64::take(&mut own)?,
             layout_confidence: Confidence::take(&mut own)?,
             defects: Vec::take(&mut own)?,
+            files_over_limit: false,
         };
         let released = match own.rest.is_empty() {
             true => None,
+            false => Wire::take(&mut own)?,
+        };
+        let files_over_limit = match own.rest.is_empty() {
+            true => false,
             false => Wire::take(&mut own)?,
         };
         let stand_still = match (stopped, released) {
@@ -117,6 +124,7 @@ impl Wire for Completeness {
         };
         Ok(Self {
             stand_still,
+            files_over_limit,
             ..rest
         })
     }
@@ -287,10 +295,12 @@ mod tests {
         };
         throughout.put(&mut bytes);
         assert_eq!(taken(&bytes), throughout);
-        // It ended with the defects.
-        bytes.pop();
-        bytes[0] -= 1;
-        assert_eq!(taken(&bytes), throughout);
+        // It ended with how a stop ended early, and before that with the defects.
+        for _ in 0..2 {
+            bytes.pop();
+            bytes[0] -= 1;
+            assert_eq!(taken(&bytes), throughout);
+        }
         bytes[1] = 0;
         assert_eq!(taken(&bytes).stand_still, StandStill::Never);
     }

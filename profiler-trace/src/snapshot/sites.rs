@@ -37,7 +37,7 @@ fields!(GrowthSampling {
     returned_bytes,
     touched_bytes,
     missing
-});
+} later { is_over_budget });
 fields!(AtWalk {
     bytes,
     blocks,

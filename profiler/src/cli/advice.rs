@@ -1,5 +1,6 @@
 //! What to do about an error, by its kind and by the command line that met it.
 
+mod doctor;
 mod files;
 mod permission;
 #[cfg(test)]

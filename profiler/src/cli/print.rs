@@ -13,7 +13,7 @@ use crate::export;
 use crate::say;
 use crate::session::check::CheckOutcome;
 use crate::session::diff::Compared;
-use crate::session::doctor::{Check, Fix, Grade};
+use crate::session::doctor::{Check, Grade};
 use crate::session::top::{TopOptions, TreeSeen};
 use crate::tui;
 
@@ -89,10 +89,8 @@ pub(super) fn replay(report: &Report, json: bool) -> io::Result<()> {
 
 /// What `doctor` found, aligned, with its fixes; or as JSON.
 pub(super) fn doctor(checks: &[Check], advice: &Advice, json: bool) -> io::Result<()> {
-    let fixes = checks.iter().map(|check| match check.fix.as_ref()? {
-        Fix::Step(step) => Some(step.clone()),
-        Fix::Of(kind) => advice.on(kind),
-    });
+    let fixes = checks.iter();
+    let fixes = fixes.map(|check| advice.fix(check.fix.as_ref()?));
     let fixes: Vec<_> = fixes.collect();
     let checks: Vec<_> = checks.iter().zip(&fixes).collect();
     if json {

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 
-use profiler_core::completeness::{EndedEarly, Released, StandStill};
+use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
-use profiler_core::sites::{AGES, Frame, SiteFigures, SiteRow, Sites, Step};
+use profiler_core::sites::{AGES, Frame, GrowthSampling, SiteFigures, SiteRow, Sites, Step};
 use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::View;
 
@@ -147,7 +147,19 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
             "{threads} threads were stopped inside the allocator: its state may be half written"
         ));
     }
+    all.extend(file_limit(seen).map(str::to_owned));
     all
+}
+
+/// What reads more of mapped files; `None` where no limit on their bytes was met.
+pub(crate) fn file_limit(seen: &Completeness) -> Option<&'static str> {
+    (seen.files_over_limit).then_some("--file-limit reads more of each mapped file")
+}
+
+/// What watches more of growth; `None` where it was not the budget that ended watching.
+pub(crate) fn growth_budget(growth: &GrowthSampling) -> Option<&'static str> {
+    (growth.is_over_budget)
+        .then_some("--budget lets growth be watched for more of the target's time")
 }
 
 /// All names of a holder, as far as there is room.
@@ -289,7 +301,8 @@ pub(crate) fn growth(sites: &Sites, label: fn(&Sites, Step) -> String) -> Vec<St
     said.push('.');
     let missing = growth.missing.iter();
     let missing = missing.map(|what| format!("growth that is not watched: {what}."));
-    [said].into_iter().chain(missing).collect()
+    let more = growth_budget(growth).map(|more| format!("{more}."));
+    [said].into_iter().chain(missing).chain(more).collect()
 }
 
 /// Who raised glibc's mmap threshold; `None` where it has not grown.

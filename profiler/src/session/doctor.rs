@@ -31,13 +31,69 @@ pub struct Check {
     pub fix: Option<Fix>,
 }
 
-/// What mends something.
+/// What mends something, by its kind: the command line says how.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fix {
-    /// A command or a step.
-    Step(String),
     /// What is advised on an error of this kind.
     Of(ErrorKind),
+    /// A host of the architecture that fragscope knows.
+    KnownArchitecture,
+    /// A kernel whose BPF is good for probes, or no probes.
+    NewerKernelForProbes,
+    /// A kernel that was built with something.
+    KernelBuiltWith(KernelOption),
+    /// A kernel with `PAGEMAP_SCAN`.
+    KernelWithPagemapScan,
+    /// A boot without lockdown.
+    NoLockdown,
+    /// The host's PID namespace.
+    HostPidNamespace,
+    /// A `/proc` that shows the processes of all users.
+    VisibleProcesses,
+    /// Another process.
+    OtherProcess,
+    /// Walks without stops.
+    NoStops {
+        /// The process that cannot be stopped.
+        pid: i32,
+    },
+    /// A program that has its allocator in a shared object.
+    DynamicAllocator,
+    /// A program that has its C library in a shared object.
+    DynamicLibc,
+    /// A fragscope that knows this C library.
+    NewerFragscope,
+    /// A report of this C library's version.
+    ReportLibc,
+    /// Mapped files were not read completely: it may be of no importance.
+    UnreadFiles {
+        /// Whether a higher limit lets more be read.
+        is_over_limit: bool,
+    },
+    /// Breakpoints to be removed.
+    Repair {
+        /// The process in whose code they are.
+        pid: i32,
+    },
+    /// Processes to be continued that hold probes.
+    Continue(Vec<i32>),
+    /// The end of the tool that holds breakpoints.
+    EndOfTool,
+    /// Nothing, where the program changes its code by itself.
+    OwnCode,
+    /// Root, and a target that runs without a debugger.
+    RootAndFreeTarget,
+}
+
+/// What a kernel can be built with.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum KernelOption {
+    /// Type information.
+    Btf,
+    /// Uprobes.
+    UprobeEvents,
+    /// Perf events.
+    PerfEvents,
 }
 
 impl Check {
@@ -50,28 +106,18 @@ impl Check {
         }
     }
 
-    fn bad(
-        name: &'static str,
-        ok: Grade,
-        found: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    fn bad(name: &'static str, ok: Grade, found: impl Into<String>, fix: Fix) -> Self {
         Self {
             name,
             ok,
             found: found.into(),
-            fix: Some(Fix::Step(fix.into())),
+            fix: Some(fix),
         }
     }
 
     /// That something is not there, by the kind of error that this means.
     fn kind(name: &'static str, ok: Grade, found: impl Into<String>, kind: ErrorKind) -> Self {
-        Self {
-            name,
-            ok,
-            found: found.into(),
-            fix: Some(Fix::Of(kind)),
-        }
+        Self::bad(name, ok, found, Fix::Of(kind))
     }
 }
 
@@ -125,7 +171,7 @@ fn machine() -> Check {
             name,
             Grade::Missing,
             format!("{arch}; layouts and registers are known for x86-64 only"),
-            "run fragscope on an x86-64 host",
+            Fix::KnownArchitecture,
         ),
     }
 }
@@ -174,13 +220,13 @@ fn kernel() -> Check {
             name,
             Grade::Limited,
             format!("{release}: walks work, probes need the BPF ring buffer of 5.8"),
-            "upgrade the kernel to 5.8 or later, or use --no-probes",
+            Fix::NewerKernelForProbes,
         ),
         _ => Check::bad(
             name,
             Grade::Missing,
             format!("{release}: older than 5.3"),
-            "upgrade the kernel to 5.8 or later",
+            Fix::Of(ErrorKind::UnsupportedKernel),
         ),
     }
 }
@@ -193,12 +239,7 @@ fn bpf() -> Check {
     let (kind, found) = (error.kind(), error.to_string());
     match kind {
         ErrorKind::NotPermitted { .. } => Check::kind(name, Grade::Missing, found, kind),
-        _ => Check::bad(
-            name,
-            Grade::Missing,
-            found,
-            "upgrade the kernel to 5.8 or later, or use --no-probes",
-        ),
+        _ => Check::bad(name, Grade::Missing, found, Fix::NewerKernelForProbes),
     }
 }
 
@@ -213,7 +254,7 @@ fn btf() -> Check {
             name,
             Grade::Limited,
             "no /sys/kernel/btf/vmlinux",
-            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are",
+            Fix::KernelBuiltWith(KernelOption::Btf),
         )
     }
 }
@@ -227,7 +268,7 @@ fn uprobes() -> Check {
             name,
             Grade::Missing,
             "the kernel has none: walks only",
-            "use a kernel built with CONFIG_UPROBE_EVENTS=y, or use --no-probes",
+            Fix::KernelBuiltWith(KernelOption::UprobeEvents),
         )
     } else {
         no_sysfs(name, Grade::Missing)
@@ -245,7 +286,7 @@ fn perf_events() -> Check {
             name,
             Grade::Missing,
             "the kernel has none: walks only",
-            "use a kernel built with CONFIG_PERF_EVENTS=y, or use --no-probes",
+            Fix::KernelBuiltWith(KernelOption::PerfEvents),
         );
     };
     let found = format!("kernel.perf_event_paranoid = {paranoid}");
@@ -301,7 +342,7 @@ fn pages() -> Check {
             name,
             Grade::Limited,
             "pagemap alone: huge pages are not recognised",
-            "upgrade the kernel to 6.7 or later for PAGEMAP_SCAN",
+            Fix::KernelWithPagemapScan,
         ),
         (PageSource::Pagemap, false) => Check::kind(
             name,
@@ -320,7 +361,7 @@ fn lockdown() -> Check {
             name,
             Grade::Limited,
             format!("{mode}: BPF programs may not read kernel memory, probes may be refused"),
-            "boot without lockdown=confidentiality on the kernel's command line, or use --no-probes",
+            Fix::NoLockdown,
         ),
         Some(mode) => Check::ok(name, mode),
     }
@@ -342,7 +383,7 @@ fn container() -> Check {
             name,
             Grade::Limited,
             "inside a PID namespace: only this container's processes are visible",
-            "docker run --pid=host ..., or run fragscope on the host with the host's pid",
+            Fix::HostPidNamespace,
         );
     }
     if host::hides_processes() && host::user() != 0 {
@@ -350,7 +391,7 @@ fn container() -> Check {
             name,
             Grade::Limited,
             "/proc is mounted with hidepid: processes of other users are hidden",
-            "sudo mount -o remount,hidepid=0 /proc",
+            Fix::VisibleProcesses,
         );
     }
     Check::ok(name, "all of the host's are visible")

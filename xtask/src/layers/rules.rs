@@ -90,6 +90,10 @@ const RETURNS: &str = "a library returns what there is to say: only the command 
 const WIDTHS: &str =
     "counts a column's width by hand: `Column` and `TextColumn` of the core declare it once";
 
+/// Why the core and the libraries name no flags.
+const NO_ADVICE: &str =
+    "names a flag: what to do about something is said by the command, by its kind";
+
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
 /// What looks at targets.
@@ -189,6 +193,9 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                 if has_width(string) {
                     report(*line, WIDTHS.to_string());
                 }
+                if krate != COMMAND && names_flag(string) {
+                    report(*line, NO_ADVICE.to_string());
+                }
             }
         }
         for named in &source.references.named {
@@ -269,6 +276,15 @@ fn has_width(format: &str) -> bool {
         let count = width.len() - digits.len();
         // `{:02}` and `{:016x}` pad a number with zeros, and are no column.
         count > 0 && !width.starts_with('0') && digits.starts_with(['}', '.'])
+    })
+}
+
+/// Whether words name a flag of a command: ` --json`.
+fn names_flag(words: &str) -> bool {
+    words.match_indices("--").any(|(at, dashes)| {
+        let before = words[..at].chars().next_back();
+        let after = words[at + dashes.len()..].chars().next();
+        before.is_none_or(|c| " (`'".contains(c)) && after.is_some_and(|c| c.is_ascii_lowercase())
     })
 }
 

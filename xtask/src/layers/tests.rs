@@ -127,6 +127,29 @@ fn widths_of_columns_are_not_counted_by_hand() {
 }
 
 #[test]
+fn the_libraries_name_no_flags() {
+    for bad in ["more by --file-limit", "(--budget allows more)", "--json"] {
+        let text = format!("fn f() -> String {{ format!({bad:?}) }}");
+        for krate in ["profiler_core", "profiler_target", "profiler_lab"] {
+            assert_bad(krate, "a.rs", &text, 1, "names a flag");
+        }
+        assert_good("fragscope", "a.rs", &text);
+    }
+    for good in [
+        "`fragscope record -- COMMAND`",
+        "a--b",
+        "r--p",
+        "not all -- of it",
+    ] {
+        assert_good(
+            "profiler_core",
+            "a.rs",
+            &format!("const A: &str = {good:?};"),
+        );
+    }
+}
+
+#[test]
 fn walkers_do_not_import_each_other() {
     assert_bad(
         "profiler_core",

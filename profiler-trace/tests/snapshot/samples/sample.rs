@@ -110,13 +110,14 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
         vec(COUNT, 4),
         any::<u32>(),
         confidence(),
-        defects(),
+        (defects(), any::<bool>()),
     );
     let host = (text(), text(), any::<u32>(), COUNT);
     let about = (any::<u64>(), host, target(), kernel, fork, completeness);
     (about, residency(), vec(heap(), 0..3)).prop_map(|(about, residency, heaps)| {
         let (taken_at_ns, host, target, (counts, known, is_core), fork, completeness) = about;
         let (stand_still, times, threads_in_allocator, layout_confidence, defects) = completeness;
+        let (defects, files_over_limit) = defects;
         Sample {
             taken_at_ns,
             host: Host {
@@ -155,6 +156,7 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
                 unreadable_bytes: times[3],
                 layout_confidence,
                 defects,
+                files_over_limit,
             },
         }
     })

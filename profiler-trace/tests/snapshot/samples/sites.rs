@@ -64,14 +64,15 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
     let raiser = raiser.prop_map(|(stack, end)| (stack.into(), end));
     let threshold = (COUNT, option::of(raiser));
     let threshold = threshold.prop_map(|(bytes, raised_by)| MmapThreshold { bytes, raised_by });
-    let growth = (vec(COUNT, 5), vec("[a-z]{0,9}", 0..3));
-    let growth = growth.prop_map(|(counts, missing)| GrowthSampling {
+    let growth = (vec(COUNT, 5), vec("[a-z]{0,9}", 0..3), any::<bool>());
+    let growth = growth.prop_map(|(counts, missing, is_over_budget)| GrowthSampling {
         watched_ns: counts[0],
         mean_bytes: counts[1],
         grown_bytes: counts[2],
         returned_bytes: counts[3],
         touched_bytes: counts[4],
         missing,
+        is_over_budget,
     });
     let beside = (
         any::<bool>(),

@@ -85,6 +85,8 @@ struct Growth<'a> {
     touched_bytes: u64,
     /// What could not be watched, and why.
     missing: &'a [String],
+    /// Whether a larger budget would have watched some of it.
+    is_over_budget: bool,
 }
 
 impl<'a> Growth<'a> {
@@ -96,6 +98,7 @@ impl<'a> Growth<'a> {
             returned_bytes: growth.returned_bytes,
             touched_bytes: growth.touched_bytes,
             missing: &growth.missing,
+            is_over_budget: growth.is_over_budget,
         }
     }
 }

@@ -117,6 +117,7 @@ struct Completeness<'a> {
     layout_confidence: &'static str,
     probes: Option<Probes>,
     gaps: Vec<&'static str>,
+    files_over_limit: bool,
     defects: Vec<DefectRow<'a>>,
 }
 
@@ -328,6 +329,7 @@ impl<'a> Completeness<'a> {
                 }
             }),
             gaps: gaps(view).map(|gap| gap.key).collect(),
+            files_over_limit: seen.files_over_limit,
             defects: seen.defects.iter().map(defect).collect(),
         }
     }

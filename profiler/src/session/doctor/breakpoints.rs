@@ -8,7 +8,7 @@ use profiler_core::units;
 use profiler_probe::leftover::{self, Breakpoint, Scan};
 use profiler_target::{ErrorKind, Target};
 
-use super::{Check, Grade};
+use super::{Check, Fix, Grade};
 
 const NAME: &str = "breakpoints";
 
@@ -27,7 +27,7 @@ pub(super) fn check(target: &Target) -> Check {
         describe(&found.breakpoints),
         left_out(&found)
     );
-    let fix = format!("sudo fragscope doctor --pid {} --repair", target.pid());
+    let fix = Fix::Repair { pid: target.pid() };
     Check::bad(NAME, Grade::Limited, found, fix)
 }
 
@@ -48,15 +48,14 @@ pub(super) fn repair(target: &Target) -> Check {
         Ok(left) if left.is_empty() => Check::ok(NAME, format!("{} removed", found.len())),
         Ok(left) if !leftover::suspended_guards().is_empty() => {
             let guards = leftover::suspended_guards();
-            let guards: Vec<String> = guards.iter().map(i32::to_string).collect();
+            let numbers: Vec<String> = guards.iter().map(i32::to_string).collect();
             let found = format!(
                 "{} left: somebody has suspended the process that holds fragscope's probes and removes \
                  them (probe-guard, process {})",
                 describe(&left),
-                guards.join(", ")
+                numbers.join(", ")
             );
-            let fix = format!("kill -CONT {}", guards.join(" "));
-            Check::bad(NAME, Grade::Limited, found, fix)
+            Check::bad(NAME, Grade::Limited, found, Fix::Continue(guards))
         }
         Ok(left) => Check::bad(
             NAME,
@@ -66,7 +65,7 @@ pub(super) fn repair(target: &Target) -> Check {
                 found.len() - left.len(),
                 describe(&left)
             ),
-            "nothing, as long as that tool runs; it shows among: sudo bpftool link list",
+            Fix::EndOfTool,
         ),
         Err(error) => {
             let found = format!("not removed: {error}");
@@ -74,7 +73,7 @@ pub(super) fn repair(target: &Target) -> Check {
                 kind @ ErrorKind::NotPermitted { .. } | kind @ ErrorKind::NoSysfs => {
                     Check::kind(NAME, Grade::Limited, found, kind)
                 }
-                _ => Check::bad(NAME, Grade::Limited, found, RUNS),
+                _ => Check::bad(NAME, Grade::Limited, found, Fix::RootAndFreeTarget),
             }
         }
     }
@@ -89,7 +88,7 @@ fn none(found: &Scan, words: &str) -> Check {
         NAME,
         Grade::Limited,
         format!("{words}{}", left_out(found)),
-        "nothing, if the program changes its own code by itself",
+        Fix::OwnCode,
     )
 }
 
@@ -105,11 +104,13 @@ fn left_out(found: &Scan) -> String {
     }
 }
 
-/// What it takes to look for them.
-const RUNS: &str = "run as root, while the target runs and no debugger holds it";
-
 fn failed(why: &str) -> Check {
-    Check::bad(NAME, Grade::Limited, format!("not checked: {why}"), RUNS)
+    Check::bad(
+        NAME,
+        Grade::Limited,
+        format!("not checked: {why}"),
+        Fix::RootAndFreeTarget,
+    )
 }
 
 /// How many there are in which file.

@@ -4,7 +4,7 @@ use profiler_core::allocator::{Allocator, AllocatorTitle};
 use profiler_core::glibc::{self, NotWalked};
 use profiler_target::{ErrorKind, OpenError, Process, Target};
 
-use super::{Check, Grade, breakpoints};
+use super::{Check, Fix, Grade, breakpoints};
 
 /// Removes breakpoints that nobody holds from its code.
 pub(super) fn repair(pid: i32) -> Result<Check, OpenError> {
@@ -22,10 +22,7 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
                 error => error.to_string(),
             };
             let check = match error.kind() {
-                ErrorKind::Other => {
-                    let fix = "name another process, which this lists: pgrep -af python";
-                    Check::bad(name, Grade::Missing, found, fix)
-                }
+                ErrorKind::Other => Check::bad(name, Grade::Missing, found, Fix::OtherProcess),
                 kind => Check::kind(name, Grade::Missing, found, kind),
             };
             return vec![check];
@@ -42,15 +39,17 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
             name,
             Grade::Limited,
             format!("{found}: {error}"),
-            format!("fragscope attach --pid {pid} --no-stop"),
+            Fix::NoStops { pid },
         ),
     };
     let allocator = allocator(described.malloc.as_ref());
     let breakpoints = breakpoints::check(&target);
     let mut checks = vec![seen, libc(&target), allocator, python(&target), breakpoints];
-    checks.extend(target.unread_files().map(|what| {
-        let fix = "nothing, unless the C library, the allocator or the Python above is wrong";
-        Check::bad("mapped files", Grade::Limited, what, fix)
+    checks.extend(target.unread_files().map(|unread| {
+        let fix = Fix::UnreadFiles {
+            is_over_limit: unread.is_over_limit,
+        };
+        Check::bad("mapped files", Grade::Limited, unread.what, fix)
     }));
     checks
 }
@@ -63,7 +62,7 @@ fn allocator(malloc: Option<&AllocatorTitle>) -> Check {
             name,
             Grade::Limited,
             "not known: residency, and heaps that can be identified without symbols",
-            "link the program dynamically to see all of it",
+            Fix::DynamicAllocator,
         ),
     }
 }
@@ -76,12 +75,7 @@ fn libc(target: &Target) -> Check {
         } else {
             "none found among its mapped files: residency only"
         };
-        return Check::bad(
-            name,
-            Grade::Limited,
-            found,
-            "link it dynamically to see its heap",
-        );
+        return Check::bad(name, Grade::Limited, found, Fix::DynamicLibc);
     };
     let found = format!("{libc} ({})", libc.path);
     match (libc.kind, libc.glibc_release()) {
@@ -90,13 +84,13 @@ fn libc(target: &Target) -> Check {
             name,
             Grade::Limited,
             NotWalked::UnknownVersion(major, minor).to_string(),
-            "use a fragscope that knows it; residency and probes work with this one",
+            Fix::NewerFragscope,
         ),
         (Allocator::Glibc, None) => Check::bad(
             name,
             Grade::Limited,
             format!("{found}: its heap cannot be walked without its version"),
-            "report it with the output of: ldd --version",
+            Fix::ReportLibc,
         ),
         _ => Check::ok(name, found),
     }

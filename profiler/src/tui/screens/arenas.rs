@@ -7,6 +7,7 @@ use profiler_core::view::View;
 use ratatui::text::{Line, Span};
 
 use super::wrapped;
+use crate::export::sentences;
 use crate::tui::app::App;
 
 const ARENA: TextColumn = TextColumn::left("arena", 10);
@@ -76,5 +77,10 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     for defect in &view.report.completeness.defects {
         lines.extend(wrapped(&defect.what, width, theme.warn()));
     }
+    let more = sentences::file_limit(&view.report.completeness);
+    lines.extend(
+        more.into_iter()
+            .flat_map(|more| wrapped(more, width, theme.warn())),
+    );
     lines
 }

@@ -322,6 +322,7 @@ fn state(sites: &Sites) -> String {
         if !growth.missing.is_empty() {
             parts.push(format!("not watched: {}", growth.missing.join("; ")));
         }
+        parts.extend(sentences::growth_budget(growth).map(str::to_owned));
     }
     parts.join(" │ ")
 }
