@@ -2,6 +2,7 @@
 
 use crate::addr::PAGE_SIZE;
 use crate::allocator::MMAP_THRESHOLDS;
+use crate::fork::ForkSharing;
 use crate::heap::Allocator;
 use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::malloc_resident;
@@ -151,93 +152,101 @@ impl Account<'_> {
 
     /// All metrics of one sample, in the order of their declaration.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
-        use MetricId as Id;
-        let figures = self.figures;
-        let rss = self.sample.kernel.rss_bytes;
-        let fork = self.sample.fork;
-        let is_walked = !self.heaps.is_empty();
-        let whole = |value: Option<u64>| value.map(Value::Whole);
-        let known = |value: u64| whole(is_walked.then_some(value));
-        // A core says of its pages only whether they are there.
-        let is_core = self.sample.kernel.is_core;
-        let of_page_table = |value: u64| known(value).filter(|_| !is_core);
-        let resident = |class| known(self.row(class).resident_bytes);
-        let floor = |page: u64| known(figures.live_bytes.div_ceil(page) * page);
-        let pages = |bytes: u64| known(bytes / PAGE_SIZE);
-        let ratio = |part: u64, whole: u64| {
-            (whole > 0).then(|| Value::Fraction(part as f64 / whole as f64))
-        };
-        let malloc = malloc_resident(&self.sample.residency, &self.sample.heaps);
-        let huge_backed = self.huge.iter().map(|row| row.huge_bytes).sum();
-        let swap_unknown = self.row(LedgerClass::Unknown).swapped_bytes;
-        [
-            (
-                Id::Utilisation,
-                ratio(figures.live_bytes, figures.heap_bytes),
-            ),
-            (
-                Id::FragmentationBytes,
-                known(self.fragmentation(|row| row.resident_bytes)),
-            ),
-            (Id::PinnedFreeBytes, resident(LedgerClass::FreePinned)),
-            (Id::TrimReturnableBytes, known(self.trimmable)),
-            (Id::StuckFreeBytes, resident(LedgerClass::FreeStuck)),
-            (Id::CachedBytes, resident(LedgerClass::Cached)),
-            (Id::CompactionFloorBytes, floor(PAGE_SIZE)),
-            (Id::CompactionFloor2mBytes, floor(HUGE_PAGE)),
-            (Id::PurgeFloorBytes, known(figures.occupied)),
-            (Id::PurgeFloor2mBytes, known(self.occupied_huge_bytes())),
-            (Id::LargeFreeBytes, known(large_free(self.sample))),
-            (Id::HugeBackedBytes, of_page_table(huge_backed)),
-            (Id::BlankBytes, of_page_table(self.blank_bytes())),
-            (
-                Id::BelowHighestLiveBytes,
-                known(self.of_arenas(|a| a.below_highest_live_bytes)),
-            ),
-            (
-                Id::TopPinnedBytes,
-                known(self.of_arenas(|a| a.top_pinned_bytes)),
-            ),
-            (Id::HeldBy64BytesPages, pages(figures.held_by_64)),
-            (Id::HeldBy512BytesPages, pages(figures.held_by_512)),
-            (Id::HeldByOneBlockPages, pages(figures.held_by_one)),
-            (
-                Id::PymallocUtilisation,
-                ratio(figures.pymalloc_live_bytes, figures.pymalloc_bytes),
-            ),
-            (
-                Id::HeapShareOfRss,
-                ratio(figures.heap_bytes, rss).filter(|_| is_walked),
-            ),
-            (Id::MallocResidentBytes, whole(Some(malloc.resident_bytes))),
-            (
-                Id::SwapFragmentationBytes,
-                of_page_table(self.fragmentation(|row| row.swapped_bytes)),
-            ),
-            (Id::SwapUnknownBytes, of_page_table(swap_unknown)),
-            (
-                Id::ForkSharedBytes,
-                whole(fork.map(|fork| fork.shared_bytes)),
-            ),
-            (
-                Id::ForkCopiedBytes,
-                whole(fork.map(|fork| fork.copied_bytes)),
-            ),
-            (Id::MemFragmentationRatio, ratio(rss, figures.live_bytes)),
-            (
-                Id::AllocatorFragRatio,
-                ratio(figures.occupied, figures.live_bytes),
-            ),
-            (
-                Id::AllocatorRssRatio,
-                ratio(figures.heap_bytes, figures.occupied),
-            ),
-            (Id::RssOverheadRatio, ratio(rss, figures.heap_bytes)),
-            (Id::MallocArenas, whole(self.malloc_arenas())),
-            (Id::LargestIdleArenaBytes, whole(self.largest_idle_arena())),
-            (Id::InternalSlopBytes, None),
-        ]
-        .map(|(id, value)| Metric { id, value })
-        .to_vec()
+        let all = MetricId::ALL.iter();
+        all.filter_map(|&id| self.metric(id)).collect()
     }
+
+    /// One metric; `None` where it is of a session and not of a sample. What a metric is worth stands here
+    /// alone, and the compiler names one that does not.
+    fn metric(&self, id: MetricId) -> Option<Metric> {
+        use MetricId as Id;
+        let of = self.figures;
+        let rss = self.sample.kernel.rss_bytes;
+        let value = match id {
+            Id::Utilisation => ratio(of.live_bytes, of.heap_bytes),
+            Id::FragmentationBytes => self.known(self.fragmentation(|row| row.resident_bytes)),
+            Id::PinnedFreeBytes => self.resident(LedgerClass::FreePinned),
+            Id::TrimReturnableBytes => self.known(self.trimmable),
+            Id::StuckFreeBytes => self.resident(LedgerClass::FreeStuck),
+            Id::CachedBytes => self.resident(LedgerClass::Cached),
+            Id::CompactionFloorBytes => self.floor(PAGE_SIZE),
+            Id::CompactionFloor2mBytes => self.floor(HUGE_PAGE),
+            Id::PurgeFloorBytes => self.known(of.occupied),
+            Id::PurgeFloor2mBytes => self.known(self.occupied_huge_bytes()),
+            Id::LargeFreeBytes => self.known(large_free(self.sample)),
+            Id::HugeBackedBytes => self.of_page_table(self.huge_backed_bytes()),
+            Id::BlankBytes => self.of_page_table(self.blank_bytes()),
+            Id::BelowHighestLiveBytes => {
+                self.known(self.of_arenas(|arena| arena.below_highest_live_bytes))
+            }
+            Id::TopPinnedBytes => self.known(self.of_arenas(|arena| arena.top_pinned_bytes)),
+            Id::HeldBy64BytesPages => self.known(of.held_by_64 / PAGE_SIZE),
+            Id::HeldBy512BytesPages => self.known(of.held_by_512 / PAGE_SIZE),
+            Id::HeldByOneBlockPages => self.known(of.held_by_one / PAGE_SIZE),
+            Id::PymallocUtilisation => ratio(of.pymalloc_live_bytes, of.pymalloc_bytes),
+            Id::HeapShareOfRss => ratio(of.heap_bytes, rss).filter(|_| self.is_walked()),
+            Id::MallocResidentBytes => Some(Value::Whole(self.malloc_resident_bytes())),
+            Id::SwapFragmentationBytes => {
+                self.of_page_table(self.fragmentation(|row| row.swapped_bytes))
+            }
+            Id::SwapUnknownBytes => {
+                self.of_page_table(self.row(LedgerClass::Unknown).swapped_bytes)
+            }
+            Id::ForkSharedBytes => self.of_fork(|fork| fork.shared_bytes),
+            Id::ForkCopiedBytes => self.of_fork(|fork| fork.copied_bytes),
+            Id::MemFragmentationRatio => ratio(rss, of.live_bytes),
+            Id::AllocatorFragRatio => ratio(of.occupied, of.live_bytes),
+            Id::AllocatorRssRatio => ratio(of.heap_bytes, of.occupied),
+            Id::RssOverheadRatio => ratio(rss, of.heap_bytes),
+            Id::MallocArenas => self.malloc_arenas().map(Value::Whole),
+            Id::LargestIdleArenaBytes => self.largest_idle_arena().map(Value::Whole),
+            Id::InternalSlopBytes => None,
+            Id::JohnstoneWilson1
+            | Id::JohnstoneWilson2
+            | Id::JohnstoneWilson3
+            | Id::JohnstoneWilson4 => return None,
+        };
+        Some(Metric { id, value })
+    }
+
+    fn is_walked(&self) -> bool {
+        !self.heaps.is_empty()
+    }
+
+    /// What is known where a heap was walked.
+    fn known(&self, value: u64) -> Option<Value> {
+        self.is_walked().then_some(Value::Whole(value))
+    }
+
+    /// What is known where it was walked in a live process: a core says of its pages only whether they are
+    /// there.
+    fn of_page_table(&self, value: u64) -> Option<Value> {
+        self.known(value).filter(|_| !self.sample.kernel.is_core)
+    }
+
+    fn resident(&self, class: LedgerClass) -> Option<Value> {
+        self.known(self.row(class).resident_bytes)
+    }
+
+    /// The fewest whole pages of this size that hold what is live.
+    fn floor(&self, page: u64) -> Option<Value> {
+        self.known(self.figures.live_bytes.div_ceil(page) * page)
+    }
+
+    fn huge_backed_bytes(&self) -> u64 {
+        self.huge.iter().map(|row| row.huge_bytes).sum()
+    }
+
+    fn malloc_resident_bytes(&self) -> u64 {
+        malloc_resident(&self.sample.residency, &self.sample.heaps).resident_bytes
+    }
+
+    fn of_fork(&self, bytes: fn(&ForkSharing) -> u64) -> Option<Value> {
+        let fork = self.sample.fork.as_ref();
+        fork.map(|fork| Value::Whole(bytes(fork)))
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> Option<Value> {
+    (whole > 0).then(|| Value::Fraction(part as f64 / whole as f64))
 }

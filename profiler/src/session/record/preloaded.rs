@@ -4,6 +4,7 @@
 //! that whoever calls can answer a signal between two of them.
 
 mod checkpoints;
+mod drain;
 mod exits;
 mod left;
 mod sampling;
@@ -13,35 +14,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use profiler_sampling::SamplingOptions;
-use profiler_target::{
-    Next, ProcessTree, RecordRing, RingEvent, SUSPENDED_AFTER, children_of, process_of,
-};
-use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder, SourceKind};
-use profiler_trace::trace::EventKind;
+use profiler_target::{ProcessTree, RecordRing, children_of};
+use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder};
 
-use self::checkpoints::{Checkpoints, Ends};
-use self::exits::{Exits, Leaving};
+use self::checkpoints::Checkpoints;
+use self::exits::Exits;
 use super::checkpoint::CheckpointReason;
 use super::output::Output;
 use super::trace_file::TraceFile;
 use super::unrecorded::Unrecorded;
-use super::{TraceWriteError, beyond_limit, monotonic_ns, source};
+use super::{TraceWriteError, monotonic_ns};
 
 /// So many processes are looked for at once when the command has ended: of forged ones there may be
 /// many.
 const MAX_SURVIVORS_CHECKED: usize = 1024;
 /// Of so many at once it is checked what they execute.
 const MAX_WATCHED: usize = 32;
-/// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
-/// it takes so long.
-const CLAIM_TIMEOUT: Duration = Duration::from_millis(10);
-/// Where one was given up, others were killed with it, most likely.
-const CLAIM_TIMEOUT_AFTER_ABANDONED: Duration = Duration::from_millis(1);
-/// So long events are taken at once, at most, before a signal can be answered.
-const LONGEST_STEP: Duration = Duration::from_millis(50);
-/// After so many events it is asked how long that took; of a fork at once, which takes longer than
-/// other events.
-const EVENTS_PER_CLOCK_CHECK: usize = 64;
 /// What is still being written at the end is waited for so long.
 const END_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -170,185 +158,6 @@ impl PreloadedRecording {
         Ok(taken > 0)
     }
 
-    /// Records up to `most` events, for about as long as [`LONGEST_STEP`]; gives how many there were.
-    fn take(&mut self, most: usize) -> Result<usize, TraceWriteError> {
-        // Nothing that is taken now was written later.
-        let mut now_ns = 0;
-        let mut taken = 0;
-        let mut is_fork = false;
-        let until = Instant::now() + LONGEST_STEP;
-        while taken < most {
-            if (is_fork || taken % EVENTS_PER_CLOCK_CHECK == EVENTS_PER_CLOCK_CHECK - 1)
-                && Instant::now() >= until
-            {
-                break;
-            }
-            is_fork = false;
-            while let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
-                observation.record(&mut self.recorder)?;
-            }
-            self.record_exits(self.ring.tail())?;
-            if !self.settle_leaving()? {
-                break;
-            }
-            match self.ring.take() {
-                // It waits for a sample of the moment before it.
-                Next::Held if self.checkpoints.holds() => break,
-                // Nobody waits for that sample any more.
-                Next::Held => {
-                    self.ring.release();
-                    continue;
-                }
-                Next::Empty => {
-                    while let Some(observation) = self.checkpoints.observed() {
-                        observation.record(&mut self.recorder)?;
-                    }
-                    break;
-                }
-                Next::Event(event) => {
-                    if event.time_ns > now_ns {
-                        now_ns = monotonic_ns().unwrap_or(now_ns);
-                    }
-                    is_fork = self.record(&event, now_ns)?;
-                }
-                Next::Damaged => self.recorder.lost(1)?,
-                Next::Nothing => {}
-                Next::Claimed {
-                    thread,
-                    waited,
-                    follows_abandoned,
-                } => {
-                    if self.may_come(thread, waited, follows_abandoned) {
-                        break;
-                    }
-                    self.ring.abandon();
-                    self.recorder.lost(1)?;
-                }
-            }
-            taken += 1;
-        }
-        self.report_left_out()?;
-        Ok(taken)
-    }
-
-    /// Records an event that was taken at this time; whether it is a fork.
-    fn record(&mut self, event: &RingEvent, now_ns: u64) -> Result<bool, TraceWriteError> {
-        let Some(sound) = source::of_ring(event, now_ns) else {
-            self.damaged += 1;
-            return Ok(false);
-        };
-        match sound.kind {
-            SourceKind::Start => self.unrecorded.began(event.process, event.time_ns),
-            // In the place of one that has ended, maybe.
-            SourceKind::Forking { .. } if self.exits.are_due() => self.seek_exits(),
-            SourceKind::Leaving => self.exits.leaves(event),
-            SourceKind::Event(EventKind::ObjectAlloc { .. }) => {
-                self.objects = self.objects.map(|events| events + 1);
-            }
-            _ => {}
-        }
-        self.recorder.record(&sound)?;
-        if matches!(sound.kind, SourceKind::Start | SourceKind::Forked { .. }) {
-            let began = self.recorder.normaliser().process(sound.process);
-            let parent = match sound.kind {
-                SourceKind::Forked { process, .. } => self.recorder.normaliser().process(process),
-                _ => None,
-            };
-            if let Some(process) = began {
-                self.exits.began(&process, parent);
-            }
-        }
-        if sound.kind == SourceKind::Ending {
-            let asked = event.addr as u32;
-            let now_ns = monotonic_ns().unwrap_or(u64::MAX);
-            match self.recorder.normaliser().process(sound.process) {
-                Some(process) => {
-                    let ending = Ends {
-                        process,
-                        thread: event.thread,
-                        asked,
-                        ago: Duration::from_nanos(now_ns.saturating_sub(event.time_ns)),
-                    };
-                    self.checkpoints.ends(ending, &self.ring);
-                }
-                None => self.ring.let_go(event.process, asked),
-            }
-        }
-        Ok(matches!(sound.kind, SourceKind::Forking { .. }))
-    }
-
-    fn seek_exits(&mut self) {
-        let running = self.recorder.normaliser().running();
-        self.exits.seek(&running, &self.ring);
-    }
-
-    /// Whether it is known of the last event, where that says that its process ends, if it does.
-    fn settle_leaving(&mut self) -> Result<bool, TraceWriteError> {
-        // Meanwhile it cannot go on to its end.
-        let held = self.checkpoints.sampled_now();
-        let age = match self.is_over {
-            true => Duration::ZERO,
-            false => self.checkpoints.age(),
-        };
-        match self.exits.leaving(age, held, &self.ring) {
-            Leaving::Nobody => Ok(true),
-            Leaving::Undecided => Ok(false),
-            Leaving::Left(event) => {
-                self.recorder.left(event.process.into(), event.time_ns)?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// Records the ends of processes of which all is recorded that they wrote, up to this number.
-    fn record_exits(&mut self, tail: u64) -> Result<(), TraceWriteError> {
-        // What was observed of one comes before its end.
-        let concerned = self.checkpoints.concerned();
-        while let Some(exit) = self.exits.before(tail, concerned) {
-            // Its number may be another's by now.
-            if self.recorder.normaliser().process(exit.of.source) == Some(exit.of) {
-                self.recorder.gone(exit.of.source, exit.time_ns)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// All that was written is recorded: whoever has ended has ended now.
-    fn record_last_exits(&mut self) -> Result<(), TraceWriteError> {
-        for process in self.recorder.normaliser().running() {
-            if self.exits.has_ended(&process) {
-                self.recorder.gone(process.source, now_ns())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the event that this thread claimed so long ago may still be written.
-    fn may_come(&mut self, thread: u32, waited: Duration, follows_abandoned: bool) -> bool {
-        let timeout = match follows_abandoned {
-            true => CLAIM_TIMEOUT_AFTER_ABANDONED,
-            false => CLAIM_TIMEOUT,
-        };
-        if self.is_over {
-            return false;
-        }
-        if waited < timeout {
-            return true;
-        }
-        if !self.tree.has_thread(thread, waited) {
-            return false;
-        }
-        // Who stands still for a sample cannot write.
-        let is_held = self.checkpoints.sampled_now().is_some_and(|sampled| {
-            let process = i32::try_from(thread).ok().and_then(process_of);
-            process == Some(sampled)
-        });
-        if is_held {
-            self.ring.excuse_wait();
-        }
-        is_held || waited < SUSPENDED_AFTER
-    }
-
     /// From now on a checkpoint of each process is taken, for this reason.
     pub(crate) fn start_checkpoints(&mut self, reason: CheckpointReason) {
         let running = self.recorder.normaliser().running();
@@ -429,23 +238,6 @@ impl PreloadedRecording {
     /// Takes note of the ends of processes whose parents ended before them, but for `command`.
     pub(crate) fn reap(&self, command: u32) {
         self.tree.reap(command);
-    }
-
-    fn report_left_out(&mut self) -> Result<(), TraceWriteError> {
-        let damaged = std::mem::take(&mut self.damaged);
-        if damaged > 0 && !std::mem::replace(&mut self.is_damaged, true) {
-            self.recorder.sink_mut().say(
-                "a recorded process writes invalid events: they are left out and count as lost",
-            );
-        }
-        if !self.is_beyond_limit && self.recorder.normaliser().left_out().beyond_limit > 0 {
-            self.is_beyond_limit = true;
-            self.recorder.sink_mut().say(&beyond_limit());
-        }
-        match damaged {
-            0 => Ok(()),
-            events => self.recorder.lost(events),
-        }
     }
 
     /// Why nothing more is recorded, when the ring is closed.
