@@ -4,8 +4,8 @@ use crate::completeness::Defect;
 use crate::explain::{packing, serving};
 use crate::heap::Allocator;
 use crate::metrics::{
-    Account, ArenaResidency, Figures, HeapMap, HugeRanges, Ledger, Occupancy, Pins, heaps, pages,
-    size_classes,
+    ArenaResidency, HeapMap, HugeRanges, Ledger, MetricInputs, Occupancy, PageTotals, Pins, heaps,
+    pages, size_classes,
 };
 use crate::report::FragReport;
 use crate::sample::Sample;
@@ -17,7 +17,7 @@ impl FragReport {
         let mut ledger = Ledger::new(sample);
         let mut occupancy = Occupancy::default();
         let mut map = HeapMap::default();
-        let mut figures = Figures::default();
+        let mut figures = PageTotals::default();
         let mut huge = HugeRanges::default();
         let mut pins = Pins::default();
         let mut arenas = ArenaResidency::new(sample);
@@ -42,7 +42,7 @@ impl FragReport {
         completeness.defects.extend(complaint.map(Defect::of_all));
         let huge_occupancy = huge.finish();
         let heaps = heaps(sample, &arenas, &pins);
-        let account = Account {
+        let account = MetricInputs {
             sample,
             figures: &figures,
             ledger: &ledger,

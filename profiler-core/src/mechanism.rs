@@ -3,7 +3,7 @@
 
 /// What the bytes of a finding are.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Subject {
+pub(crate) enum FindingBytes {
     /// Heap memory that holds nothing live: the finding explains a part of that.
     FreeHeap,
     /// Memory that is wasted beside that.
@@ -26,7 +26,7 @@ enum Returned {
 /// What is declared of a mechanism.
 struct Declaration {
     code: u8,
-    subject: Subject,
+    subject: FindingBytes,
     returned: Returned,
     key: &'static str,
     label: &'static str,
@@ -57,7 +57,7 @@ macro_rules! mechanisms {
                 match self {
                     $(Self::$id => &Declaration {
                         code: $code,
-                        subject: Subject::$subject,
+                        subject: FindingBytes::$subject,
                         returned: Returned::$returned,
                         key: $key,
                         label: $label,
@@ -167,7 +167,7 @@ impl Mechanism {
     }
 
     /// What the bytes of a finding about it are.
-    pub(crate) const fn subject(self) -> Subject {
+    pub(crate) const fn subject(self) -> FindingBytes {
         self.declaration().subject
     }
 

@@ -12,7 +12,7 @@ use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
 use super::error::{ProbeError, attach_failure, attach_reason, remove_failure};
 use super::links::Link;
-use super::loaded::{Loaded, Program};
+use super::loaded::{BpfProgram, Loaded};
 use super::traps::{CALIBRATION_SITES, Trap};
 
 std::arch::global_asm!(
@@ -100,9 +100,9 @@ impl HitCost {
             calls: STEPPED_CALLS,
         };
         let bare = plain.least_round(loaded);
-        let entry = plain.probed(loaded, Program::Free, 0)?;
-        let both = plain.probed(loaded, Program::Return, 1)?;
-        let stepped = stepping.probed(loaded, Program::Free, 2)?;
+        let entry = plain.probed(loaded, BpfProgram::Free, 0)?;
+        let both = plain.probed(loaded, BpfProgram::Return, 1)?;
+        let stepped = stepping.probed(loaded, BpfProgram::Free, 2)?;
         loaded
             .configure(Config::default())
             .map_err(host("write a BPF map"))?;
@@ -135,7 +135,7 @@ impl Dummy {
     fn probed(
         &self,
         loaded: &mut Loaded,
-        program: Program,
+        program: BpfProgram,
         site: u16,
     ) -> Result<Probed, ProbeError> {
         let offset =

@@ -20,7 +20,7 @@ use profiler_target::{LiveMemory, Process, Target, open_foreign};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
 use super::links::GUARD_NAME;
-use super::loaded::{Loaded, Program};
+use super::loaded::{BpfProgram, Loaded};
 use super::traps::Traps;
 
 /// x86's `int3`, which the kernel writes over the first byte of an instruction.
@@ -159,7 +159,7 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
     let mut links = Vec::new();
     for breakpoint in found {
         let point = (breakpoint.offset, cookie.0);
-        match loaded.attach(Program::Free, &breakpoint.file, number, &[point]) {
+        match loaded.attach(BpfProgram::Free, &breakpoint.file, number, &[point]) {
             Ok(link) => links.push(link),
             // One that cannot be set stays, and is reported as such.
             Err(error) => {

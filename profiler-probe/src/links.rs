@@ -30,7 +30,7 @@ use profiler_target::{Deadline, Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::{deepest, os_error};
-use super::loaded::Program;
+use super::loaded::BpfProgram;
 use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
 
@@ -41,7 +41,7 @@ pub(super) const GUARD_NAME: &CStr = c"probe-guard";
 pub(super) struct Programs {
     /// The object that has them.
     pub(super) bpf: Ebpf,
-    /// Those of links of any number of sites, in the order of [`Program::ALL`]. Without them, each
+    /// Those of links of any number of sites, in the order of [`BpfProgram::ALL`]. Without them, each
     /// site is attached by itself, by a perf event.
     pub(super) multi: Option<Vec<MultiProgram>>,
 }
@@ -52,18 +52,18 @@ impl Programs {
         if let Some(programs) = &self.multi {
             return Ok(programs.iter().map(MultiProgram::as_raw_fd).collect());
         }
-        let descriptor = |program: &Program| {
+        let descriptor = |program: &BpfProgram| {
             let program = self.bpf.program(program.name());
             let program: &UProbe = program.expect("found when it was loaded").try_into()?;
             Ok(program.fd()?.as_fd().as_raw_fd())
         };
-        Program::ALL.iter().map(descriptor).collect()
+        BpfProgram::ALL.iter().map(descriptor).collect()
     }
 
     /// Attaches one of them in process `pid` at `points` of the file at `path`.
     fn attach(
         &mut self,
-        program: Program,
+        program: BpfProgram,
         path: &Path,
         pid: NonZeroU32,
         points: &[(u64, u64)],
@@ -171,7 +171,7 @@ impl Links {
     /// cookies, or at none of them. Just one where links have one site.
     pub(super) fn attach(
         &mut self,
-        program: Program,
+        program: BpfProgram,
         path: &Path,
         pid: NonZeroU32,
         points: &[(u64, u64)],
@@ -424,7 +424,7 @@ fn attach(
     words: &[u64],
     programs: &mut Programs,
 ) -> Result<Held, ProgramError> {
-    let program = Program::ALL.get(request.program as usize);
+    let program = BpfProgram::ALL.get(request.program as usize);
     let points: Vec<_> = words.chunks_exact(2).map(|two| (two[0], two[1])).collect();
     programs.attach(
         *program.ok_or_else(invalid)?,

@@ -26,14 +26,14 @@ const OBJECT_VARIABLE: &str = "FRAGSCOPE_BPF_OBJECT";
 
 /// One of the programs in the object.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum Program {
+pub(super) enum BpfProgram {
     Free,
     Entry,
     Result,
     Return,
 }
 
-impl Program {
+impl BpfProgram {
     pub(super) const ALL: [Self; 4] = [Self::Free, Self::Entry, Self::Result, Self::Return];
 
     pub(super) const fn name(self) -> &'static str {
@@ -93,7 +93,7 @@ impl Loaded {
         .map_err(|error| ProbeError::of_load(&error))?;
         let multi = load_multi(&bpf, &object);
         if multi.is_none() {
-            for program in Program::ALL {
+            for program in BpfProgram::ALL {
                 uprobe(&mut bpf, program)?
                     .load()
                     .map_err(|error| ProbeError::of_load(&error))?;
@@ -144,7 +144,7 @@ impl Loaded {
     /// their cookies. Just one of them unless [`Loaded::is_multi`].
     pub(super) fn attach(
         &mut self,
-        program: Program,
+        program: BpfProgram,
         path: &Path,
         pid: NonZeroU32,
         points: &[(u64, u64)],
@@ -244,7 +244,7 @@ fn load_multi(bpf: &Ebpf, object: &[u8]) -> Option<Vec<MultiProgram>> {
         _ => None,
     });
     let relocated = Relocated::new(object, &maps.collect::<Vec<_>>())?;
-    let programs = Program::ALL.map(|p| relocated.load(p.name(), p == Program::Return));
+    let programs = BpfProgram::ALL.map(|p| relocated.load(p.name(), p == BpfProgram::Return));
     let programs: Vec<MultiProgram> = programs.into_iter().collect::<Option<_>>()?;
     programs[0].is_usable().then_some(programs)
 }
@@ -275,7 +275,7 @@ fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
     Ok(Cow::Owned(read))
 }
 
-fn uprobe(bpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProbeError> {
+fn uprobe(bpf: &mut Ebpf, program: BpfProgram) -> Result<&mut UProbe, ProbeError> {
     let name = program.name();
     let found = bpf.program_mut(name);
     let found = found.ok_or_else(|| ProbeError::Load(format!("the object has no {name}")))?;

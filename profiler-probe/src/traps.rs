@@ -8,7 +8,7 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
 use super::links::Link;
-use super::loaded::{Loaded, Program};
+use super::loaded::{BpfProgram, Loaded};
 use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site, Sizes};
 
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
@@ -35,7 +35,7 @@ pub(super) enum Trap {
 pub(super) struct Placed {
     /// Index of the probe in the plan.
     pub(super) probe: usize,
-    pub(super) program: Program,
+    pub(super) program: BpfProgram,
     pub(super) trap: Trap,
     offset: u64,
     cookie: Cookie,
@@ -70,7 +70,7 @@ impl Traps {
             return all.map(|index| vec![index]).collect();
         }
         let of = |program| move |index: &usize| self.placed[*index].program == program;
-        Program::ALL
+        BpfProgram::ALL
             .map(|program| all.clone().filter(of(program)).collect())
             .into()
     }
@@ -116,8 +116,8 @@ fn place(index: usize, probe: &PlannedProbe, plan: &ProbePlan, placed: &mut Vec<
     let has_entry = probe.entry.is_some();
     if let Some(site) = &probe.entry {
         let program = match probe.function {
-            Function::Free => Program::Free,
-            _ => Program::Entry,
+            Function::Free => BpfProgram::Free,
+            _ => BpfProgram::Entry,
         };
         add(program, step(site), site, has_entry);
     }
@@ -125,7 +125,7 @@ fn place(index: usize, probe: &PlannedProbe, plan: &ProbePlan, placed: &mut Vec<
         ResultSite::None => {}
         ResultSite::Jumps(sites) => {
             for site in sites {
-                add(Program::Result, step(site), site, has_entry);
+                add(BpfProgram::Result, step(site), site, has_entry);
             }
         }
         ResultSite::Return(site) => {
@@ -139,7 +139,7 @@ fn place(index: usize, probe: &PlannedProbe, plan: &ProbePlan, placed: &mut Vec<
                     emulated: site.emulated,
                 },
             };
-            add(Program::Return, trap, site, has_entry);
+            add(BpfProgram::Return, trap, site, has_entry);
         }
     }
 }
@@ -189,8 +189,8 @@ pub(super) fn statuses(
             None if total == 0 => ProbeState::Silent,
             None if probe.entry.is_none()
                 || probe.result == ResultSite::None
-                || seen(Program::Result)
-                || seen(Program::Return)
+                || seen(BpfProgram::Result)
+                || seen(BpfProgram::Return)
                 || total < ENTRIES_WITHOUT_RESULT =>
             {
                 ProbeState::Firing

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use profiler_core::sites::{Growth, Sites};
+use profiler_core::sites::{SiteGrowth, Sites};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
@@ -72,7 +72,7 @@ fn start(budget: Budget) -> (Child, ProbeSession) {
 }
 
 /// The growth of a function.
-fn of(sites: &Sites, name: &str) -> Growth {
+fn of(sites: &Sites, name: &str) -> SiteGrowth {
     let rows = sites.by_innermost().into_iter();
     let mut found = rows.filter(|row| {
         let function = sites.function(row.step);

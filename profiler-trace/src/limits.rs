@@ -221,7 +221,7 @@ impl From<Stopped> for io::Error {
 
 /// Who has tables.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Holder {
+pub enum TableOwner {
     /// The reader of a format.
     Reader,
     /// The compiler.
@@ -286,7 +286,7 @@ impl Meter {
     ///
     /// # Errors
     /// When that is too much.
-    pub fn hold(&self, holder: Holder, bytes: u64) -> io::Result<()> {
+    pub fn hold(&self, holder: TableOwner, bytes: u64) -> io::Result<()> {
         let held = &self.0.held;
         held[holder as usize].store(bytes, Ordering::Relaxed);
         let all = held.iter().map(|one| one.load(Ordering::Relaxed));
@@ -386,8 +386,8 @@ mod tests {
         assert!(meter.content(10).is_ok());
         let error = meter.content(1).expect_err("too much").to_string();
         assert!(error.contains("10 B, the limit of size"), "{error}");
-        assert!(meter.hold(Holder::Reader, 3).is_ok());
-        let error = meter.hold(Holder::Compiler, 3).expect_err("too much");
+        assert!(meter.hold(TableOwner::Reader, 3).is_ok());
+        let error = meter.hold(TableOwner::Compiler, 3).expect_err("too much");
         let stopped = Stopped::of(&error);
         let is_memory = matches!(
             stopped,

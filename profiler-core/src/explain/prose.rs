@@ -1,7 +1,7 @@
 //! The verdict in a line, and the explanation in words.
 
 use crate::explain::rules::{is_notable, not_walked, serving};
-use crate::mechanism::Subject;
+use crate::mechanism::FindingBytes;
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, TRUSTED_ERROR};
 use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
@@ -33,7 +33,7 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     // The larger share goes unsaid otherwise.
     let used = percent(used(report), report.kernel.rss_bytes);
     match first.mechanism {
-        other if other.subject() == Subject::NoWaste => verdict,
+        other if other.subject() == FindingBytes::NoWaste => verdict,
         // What of them was never written cannot be seen.
         Mechanism::HugePages if first.bytes.is_none() => {
             format!("{verdict} At most {used} is live.")

@@ -1,6 +1,6 @@
 //! The verdict in three words, for a row of a table.
 
-use crate::mechanism::Subject;
+use crate::mechanism::FindingBytes;
 use crate::report::{FragReport, Mechanism};
 
 /// The verdict of a report in three words at most, by its first finding.
@@ -51,7 +51,7 @@ impl ShortVerdict {
     /// Whether a remedy of fragmentation is named, rather than that memory is in use.
     pub fn is_fragmentation(&self) -> bool {
         let subject = self.mechanism.map(Mechanism::subject);
-        subject.is_some_and(|subject| subject != Subject::NoWaste)
+        subject.is_some_and(|subject| subject != FindingBytes::NoWaste)
     }
 }
 

@@ -5,7 +5,7 @@
 //! show; totals count chunks as `[p, p + size)`, as glibc does.
 
 use super::Notes;
-use super::lists::{HeldChunk, Holder};
+use super::lists::{HeldChunk, HeldIn};
 use super::trim::Trim;
 use crate::addr::{PAGE_SIZE, RemoteAddr};
 use crate::memory::{ReadAhead, ReadError, TargetMemory};
@@ -250,14 +250,14 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
     }
 
     #[inline]
-    fn account(&mut self, p: u64, size: u64, free: bool, holder: Option<Holder>) -> SpanState {
+    fn account(&mut self, p: u64, size: u64, free: bool, holder: Option<HeldIn>) -> SpanState {
         match (free, holder) {
             (true, _) => {
                 self.trim.free(p, size);
                 count(&mut self.totals.free, size);
                 SpanState::Free
             }
-            (false, Some(Holder::Fastbin)) => {
+            (false, Some(HeldIn::Fastbin)) => {
                 self.trim.free(p, size);
                 count(&mut self.totals.fastbin, size);
                 SpanState::Cached
@@ -265,7 +265,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
             (false, other) => {
                 self.trim.kept();
                 match other {
-                    Some(Holder::Tcache) => {
+                    Some(HeldIn::Tcache) => {
                         count(&mut self.totals.tcache, size);
                         SpanState::Cached
                     }

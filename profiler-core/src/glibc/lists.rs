@@ -8,7 +8,7 @@ use crate::memory::TargetMemory;
 
 /// What a chunk in a cache, or of a cache, is.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub(super) enum Holder {
+pub(super) enum HeldIn {
     /// Freed, in a thread's tcache.
     Tcache,
     /// Freed, in a fastbin.
@@ -21,7 +21,7 @@ pub(super) enum Holder {
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(super) struct HeldChunk {
     pub(super) chunk: u64,
-    pub(super) holder: Holder,
+    pub(super) holder: HeldIn,
 }
 
 /// Follows singly linked lists as tcache and fastbins have them: `fd` is the first word of the
@@ -112,7 +112,7 @@ pub(super) fn fastbins<M: TargetMemory>(
             if fits {
                 held.push(HeldChunk {
                     chunk: link.chunk,
-                    holder: Holder::Fastbin,
+                    holder: HeldIn::Fastbin,
                 });
             }
             fits

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::Notes;
 use super::layout::{Layout, TcacheKey, TcacheLayout};
-use super::lists::{HeldChunk, Holder, Links};
+use super::lists::{HeldChunk, HeldIn, Links};
 use super::state::{MallocPar, word_at};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::memory::TargetMemory;
@@ -77,11 +77,11 @@ pub(super) fn find<M: TargetMemory>(
         };
         found.push(HeldChunk {
             chunk: at - 16,
-            holder: Holder::TcacheItself,
+            holder: HeldIn::TcacheItself,
         });
         found.extend(cache.chunks.iter().map(|&chunk| HeldChunk {
             chunk,
-            holder: Holder::Tcache,
+            holder: HeldIn::Tcache,
         }));
         if cache.miscounted {
             let what = "a tcache's counts do not match its lists: its thread was stopped in malloc";

@@ -17,7 +17,7 @@ use crate::units::Value;
 
 /// What is counted over the heap's pages for the figures. Bytes are of resident pages unless said.
 #[derive(Copy, Clone, Debug, Default)]
-pub(crate) struct Figures {
+pub(crate) struct PageTotals {
     heap_bytes: u64,
     malloc_bytes: u64,
     live_bytes: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Figures {
     occupied: u64,
 }
 
-impl Figures {
+impl PageTotals {
     /// Counts the pages of a slice.
     pub(crate) fn page(&mut self, slice: &PageSlice) {
         let (pages, bytes) = (slice.pages(), slice.range.len());
@@ -88,9 +88,9 @@ fn large_free(sample: &Sample) -> u64 {
 }
 
 /// What the metrics of one sample are made from.
-pub(crate) struct Account<'a> {
+pub(crate) struct MetricInputs<'a> {
     pub(crate) sample: &'a Sample,
-    pub(crate) figures: &'a Figures,
+    pub(crate) figures: &'a PageTotals,
     pub(crate) ledger: &'a [LedgerRow],
     pub(crate) heaps: &'a [HeapReport],
     pub(crate) huge: &'a [HugeOccupancyRow],
@@ -98,7 +98,7 @@ pub(crate) struct Account<'a> {
     pub(crate) trimmable: u64,
 }
 
-impl Account<'_> {
+impl MetricInputs<'_> {
     fn row(&self, class: LedgerClass) -> LedgerRow {
         self.ledger[class as usize]
     }

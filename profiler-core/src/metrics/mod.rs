@@ -15,7 +15,7 @@ pub(crate) mod pages;
 mod pins;
 mod size_classes;
 
-pub(crate) use figures::{Account, Figures};
+pub(crate) use figures::{MetricInputs, PageTotals};
 pub(crate) use heaps::{ArenaResidency, heaps};
 pub(crate) use huge::HugeRanges;
 pub use id::{Metric, MetricId};

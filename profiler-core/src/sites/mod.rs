@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use profiler_common::growth::GrowthKind;
 pub use profiler_common::sampling::StackEnd;
 
-pub use self::rows::{Direction, SiteRow, Step};
+pub use self::rows::{Direction, SiteRow, StackStep};
 pub use self::table::{Allocation, SiteTable};
 pub use self::walk::{Found, Lookup};
 
@@ -129,7 +129,7 @@ pub struct AtWalk {
 
 /// How the target's memory grew at a site, as the kernel was asked for it since the probes were first armed.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
-pub struct Growth {
+pub struct SiteGrowth {
     /// Calls and page faults that were sampled.
     pub samples: u64,
     /// Bytes of memory that was got.
@@ -140,7 +140,7 @@ pub struct Growth {
     pub touched: Estimate,
 }
 
-impl Growth {
+impl SiteGrowth {
     fn add(&mut self, other: &Self) {
         self.samples = self.samples.saturating_add(other.samples);
         self.grown.add(other.grown);
@@ -193,7 +193,7 @@ pub struct SiteFigures {
     /// What the last walk found; nothing where [`Sites::walk`] is `None`.
     pub at_walk: AtWalk,
     /// How memory grew there; nothing where [`Sites::growth`] is `None`.
-    pub growth: Growth,
+    pub growth: SiteGrowth,
 }
 
 impl SiteFigures {

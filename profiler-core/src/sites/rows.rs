@@ -15,7 +15,7 @@ pub enum Direction {
 
 /// One step along a stack.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum StackStep {
     /// A function, by its index in [`Sites::frames`].
     Function(u32),
     /// Where functions are missing, or where there are none, and why.
@@ -26,7 +26,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteRow {
     /// Which it is.
-    pub step: Step,
+    pub step: StackStep,
     /// The sums.
     pub figures: SiteFigures,
     /// Whether further functions follow in some of the stacks.
@@ -61,7 +61,7 @@ impl Frame {
     }
 }
 
-impl Step {
+impl StackStep {
     /// It as numbers.
     fn key(self) -> (bool, u32) {
         match self {
@@ -81,13 +81,13 @@ impl Step {
 
 impl Site {
     /// The step at this depth of its stack, from 0 on.
-    pub fn step(&self, direction: Direction, depth: usize) -> Option<Step> {
+    pub fn step(&self, direction: Direction, depth: usize) -> Option<StackStep> {
         let functions = self.stack.len();
         // A thread without a state in Python has no functions that could be missing.
         let is_whole = matches!(self.end, StackEnd::Whole | StackEnd::NoThreadState);
         let lacks = functions == 0 || !is_whole;
-        let rest = lacks.then_some(Step::Rest(self.end));
-        let function = |at: usize| self.stack.get(at).copied().map(Step::Function);
+        let rest = lacks.then_some(StackStep::Rest(self.end));
+        let function = |at: usize| self.stack.get(at).copied().map(StackStep::Function);
         match direction {
             Direction::Outwards if depth == functions => rest,
             Direction::Outwards => function(depth),
@@ -97,35 +97,35 @@ impl Site {
     }
 
     /// All steps of its stack.
-    pub fn steps(&self, direction: Direction) -> impl Iterator<Item = Step> + '_ {
+    pub fn steps(&self, direction: Direction) -> impl Iterator<Item = StackStep> + '_ {
         (0..).map_while(move |depth| self.step(direction, depth))
     }
 }
 
 impl Sites {
     /// The function of a step.
-    pub fn function(&self, step: Step) -> Option<&Frame> {
+    pub fn function(&self, step: StackStep) -> Option<&Frame> {
         match step {
-            Step::Function(number) => self.frames.get(number as usize),
-            Step::Rest(_) => None,
+            StackStep::Function(number) => self.frames.get(number as usize),
+            StackStep::Rest(_) => None,
         }
     }
 
     /// A step as people read it.
-    pub fn label(&self, step: Step) -> String {
+    pub fn label(&self, step: StackStep) -> String {
         self.label_by(step, Frame::label)
     }
 
     /// The same where there is little room.
-    pub fn short_label(&self, step: Step) -> String {
+    pub fn short_label(&self, step: StackStep) -> String {
         self.label_by(step, Frame::short_label)
     }
 
-    fn label_by(&self, step: Step, label: fn(&Frame) -> String) -> String {
+    fn label_by(&self, step: StackStep, label: fn(&Frame) -> String) -> String {
         match (self.function(step), step) {
             (Some(frame), _) => label(frame),
-            (None, Step::Rest(end)) => Step::rest_label(end),
-            (None, Step::Function(_)) => Step::rest_label(StackEnd::Unreadable),
+            (None, StackStep::Rest(end)) => StackStep::rest_label(end),
+            (None, StackStep::Function(_)) => StackStep::rest_label(StackEnd::Unreadable),
         }
     }
 
@@ -140,9 +140,9 @@ impl Sites {
         })
     }
 
-    fn new_row(&self, site: &Site, step: Option<Step>, whole_bytes: f64) -> SiteRow {
+    fn new_row(&self, site: &Site, step: Option<StackStep>, whole_bytes: f64) -> SiteRow {
         SiteRow {
-            step: step.unwrap_or(Step::Rest(site.end)),
+            step: step.unwrap_or(StackStep::Rest(site.end)),
             figures: SiteFigures::default(),
             leads_on: false,
             whole_bytes,

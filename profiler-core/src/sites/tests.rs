@@ -131,7 +131,7 @@ fn branching() -> Sites {
 fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
     let sites = branching();
     assert_eq!((sites.sites.len(), sites.frames.len()), (4, 3));
-    let shown = |direction, path: &[Step]| {
+    let shown = |direction, path: &[StackStep]| {
         let follows = |site: &&Site| {
             let mut path = path.iter().enumerate();
             path.all(|(depth, step)| site.step(direction, depth) == Some(*step))
@@ -145,7 +145,7 @@ fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
         .collect::<Vec<_>>()
     };
     let of = |name: &str, bytes, leads_on| (name.to_owned(), bytes, leads_on);
-    let inner = Step::Function(0);
+    let inner = StackStep::Function(0);
     assert_eq!(
         shown(Direction::Outwards, &[]),
         [
@@ -172,7 +172,7 @@ fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
         ]
     );
     assert_eq!(
-        shown(Direction::Inwards, &[Step::Rest(StackEnd::Cut)]),
+        shown(Direction::Inwards, &[StackStep::Rest(StackEnd::Cut)]),
         [of("inner (jobs/a.py:5)", 512, false)]
     );
     for site in &sites.sites {

@@ -20,7 +20,7 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::GlibcSetting;
 use profiler_core::text::visible;
 use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
-use profiler_trace::limits::{Holder, Incomplete, Meter, Stopped};
+use profiler_trace::limits::{Incomplete, Meter, Stopped, TableOwner};
 use profiler_trace::trace::{
     Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
 };
@@ -315,7 +315,7 @@ impl ProgramBuilder {
         self.since_weighed = 0;
         self.meter.check()?;
         let bytes = self.compiler.table_bytes(forks);
-        self.meter.hold(Holder::Compiler, bytes)
+        self.meter.hold(TableOwner::Compiler, bytes)
     }
 
     /// Nothing more will follow, for the reason given if it is not the end: the program.

@@ -44,13 +44,13 @@ pub(super) enum ChainError {
 
 /// The program's image in memory, as its auxiliary vector gives it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct Program {
+pub(super) struct ProgramHeaders {
     /// Where its program headers lie.
     pub headers: RemoteAddr,
     count: u64,
 }
 
-impl Program {
+impl ProgramHeaders {
     /// Reads `/proc/PID/auxv`'s bytes.
     pub(super) fn from_auxv(auxv: &[u8]) -> Option<Self> {
         let entry = |key| auxv_value(auxv, key);
@@ -162,7 +162,7 @@ mod tests {
     const WITH_DEBUG: [u64; 6] = [5, 77, 21, 0x9000, 0, 0];
 
     fn chain(image: &MemoryImage) -> Result<Vec<u64>, ChainError> {
-        let program = Program::from_auxv(&auxv(0x5000_0040, 4)).expect("auxv");
+        let program = ProgramHeaders::from_auxv(&auxv(0x5000_0040, 4)).expect("auxv");
         let chain = program.chain(image)?;
         Ok(chain.iter().map(|l| l.dynamic.get()).collect())
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_program_without_a_loader_is_static() {
         assert_eq!(chain(&image(&[5, 77, 0, 0], &[])), Err(ChainError::Static));
-        let program = Program::from_auxv(&auxv(0x5000_0040, 3)).expect("auxv");
+        let program = ProgramHeaders::from_auxv(&auxv(0x5000_0040, 3)).expect("auxv");
         let image = image(&WITH_DEBUG, &[]);
         assert_eq!(program.chain(&image), Err(ChainError::Static));
     }
@@ -208,8 +208,11 @@ mod tests {
 
     #[test]
     fn a_short_or_strange_auxv_gives_none() {
-        assert_eq!(Program::from_auxv(&[]), None);
-        assert_eq!(Program::from_auxv(&[0; 7]), None);
-        assert_eq!(Program::from_auxv(&words(&[3, 1, 4, 57, 5, 1])), None);
+        assert_eq!(ProgramHeaders::from_auxv(&[]), None);
+        assert_eq!(ProgramHeaders::from_auxv(&[0; 7]), None);
+        assert_eq!(
+            ProgramHeaders::from_auxv(&words(&[3, 1, 4, 57, 5, 1])),
+            None
+        );
     }
 }

@@ -15,7 +15,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 use profiler_target::{FileError, Process, Source, Target};
 
 use self::elf::{Definition, ElfObject, Table};
-use self::link_map::{ChainError, Program};
+use self::link_map::{ChainError, ProgramHeaders};
 use super::plan::{Function, MallocObject, PlanError};
 use super::sites::{Code, ENDINGS, Symbols};
 
@@ -51,7 +51,7 @@ impl Server {
 
 /// Finds the object that serves malloc.
 pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, PlanError> {
-    let program = Program::from_auxv(inputs.auxv);
+    let program = ProgramHeaders::from_auxv(inputs.auxv);
     let own = program.and_then(|p| file_mapping_at(inputs.mappings, p.headers));
     match (program.map(|p| p.chain(inputs.memory)), own) {
         (Some(Ok(chain)), _) => serve_first(

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use super::Input;
 use super::lines::Lines;
-use crate::limits::{Holder, Incomplete, Meter};
+use crate::limits::{Incomplete, Meter, TableOwner};
 use crate::record::{EventSource, SourceEvent, SourceItem};
 use crate::trace::{
     By, Event, EventKind, Item, PassError, ReadError, TraceDescription, TraceSource, pass_on,
@@ -266,7 +266,7 @@ impl LogallocWriter<'_> {
     fn check(&self) -> io::Result<()> {
         let entries = self.threads.capacity() + self.resized.capacity();
         let bytes = entries * size_of::<(u32, u64)>();
-        self.meter.hold(Holder::Compiler, bytes as u64)
+        self.meter.hold(TableOwner::Compiler, bytes as u64)
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::clock::Clock;
 use super::normaliser::Normaliser;
 use super::source::SourceEvent;
-use crate::limits::{Holder, Meter};
+use crate::limits::{Meter, TableOwner};
 use crate::trace::{Checkpoint, Figures, Item, ReadError, TraceDescription, TraceSource};
 
 /// Reads a recording, item by item, in the order in which these took effect.
@@ -89,7 +89,7 @@ impl<S: EventSource> Normalised<S> {
             SourceItem::Nothing => {}
         }
         let tables = self.source.table_bytes() + self.normaliser.table_bytes();
-        self.meter.hold(Holder::Reader, tables)?;
+        self.meter.hold(TableOwner::Reader, tables)?;
         Ok(true)
     }
 }

@@ -9,7 +9,7 @@ use super::sample::take_sound;
 use super::wire::{Input, Memory, Wire, malformed};
 use super::{NAME, Observation, VERSION, kind, part};
 use crate::block::{self, MARK, MAX_UNPACKED, NextBlock, fill};
-use crate::limits::{Counted, Holder, Layer, Meter, Stopped};
+use crate::limits::{Counted, Layer, Meter, Stopped, TableOwner};
 use crate::trace;
 use crate::varint;
 
@@ -422,7 +422,7 @@ impl<R: Read> Reader<R> {
             // Else it is the rest of a record whose beginning was damaged, and counted.
             if open == Some(*kind) {
                 let bytes = (self.content.len() + content.len()) as u64;
-                meter.hold(Holder::Reader, bytes)?;
+                meter.hold(TableOwner::Reader, bytes)?;
                 self.content.extend_from_slice(content);
                 if part & part::LAST != 0 {
                     return Ok(open);

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use profiler_core::sites::{
-    AGES, AtWalk, Estimate, Frame, Growth, GrowthSampling, Language, MmapThreshold, Site,
-    SiteFigures, Sites, SitesWalk, StackEnd,
+    AGES, AtWalk, Estimate, Frame, GrowthSampling, Language, MmapThreshold, Site, SiteFigures,
+    SiteGrowth, Sites, SitesWalk, StackEnd,
 };
 use profiler_core::text::visible;
 
@@ -24,7 +24,7 @@ fields!(SiteFigures {
     live_blocks,
     at_walk
 } later { growth });
-fields!(Growth {
+fields!(SiteGrowth {
     samples,
     grown,
     returned,

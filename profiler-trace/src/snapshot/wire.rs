@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 
-use crate::limits::{Holder, Meter};
+use crate::limits::{Meter, TableOwner};
 use crate::varint;
 
 /// What is not of the form that is described.
@@ -38,7 +38,7 @@ impl<'m> Memory<'m> {
     pub(super) fn add(&self, bytes: u64) -> io::Result<()> {
         self.meter.check()?;
         self.held.set(self.held.get().saturating_add(bytes));
-        self.meter.hold(Holder::Reader, self.held.get())
+        self.meter.hold(TableOwner::Reader, self.held.get())
     }
 }
 

@@ -7,7 +7,7 @@ use profiler_core::heap::Allocator;
 use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
-use profiler_core::sites::{AGES, Frame, GrowthSampling, SiteFigures, SiteRow, Sites, Step};
+use profiler_core::sites::{AGES, Frame, GrowthSampling, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::View;
 
@@ -270,7 +270,7 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
 }
 
 /// How the target's memory grew and who did it, and what of it could not be watched, a sentence each.
-pub(crate) fn growth(sites: &Sites, label: fn(&Sites, Step) -> String) -> Vec<String> {
+pub(crate) fn growth(sites: &Sites, label: fn(&Sites, StackStep) -> String) -> Vec<String> {
     let Some(growth) = &sites.growth else {
         return Vec::new();
     };
@@ -317,7 +317,7 @@ pub(crate) fn mmap_threshold(sites: &Sites, label: fn(&Frame) -> String) -> Opti
     // Who calls the function is what tells one call of it from another.
     let functions: Vec<String> = sites.frames_of(stack).take(2).map(label).collect();
     let whose = match functions.is_empty() {
-        true => sites.label(Step::Rest(*end)),
+        true => sites.label(StackStep::Rest(*end)),
         false => functions.join(", called by "),
     };
     Some(format!(

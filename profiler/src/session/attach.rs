@@ -12,7 +12,7 @@ use super::aside::aside;
 use super::front::Front;
 use super::options::AttachOptions;
 use super::outputs::Outputs;
-use super::saved::Recorder;
+use super::saved::SessionSaver;
 use super::screen::CLOSED;
 use super::signals::Signals;
 use super::worker::SessionWorker;
@@ -45,7 +45,7 @@ pub(super) fn attach_on(
 ) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
     let outputs = Outputs::reserve(&options.outputs, &options.inputs())?;
-    let recorder = outputs.recorder();
+    let saver = outputs.saver();
     let pid = options.pid;
     let opened = runtime.block_on(async {
         tokio::select! {
@@ -64,7 +64,7 @@ pub(super) fn attach_on(
     };
     let mut front = Front::open(options)?;
     let watched = runtime.block_on(watch(
-        options, sampler, signals, &mut front, &outputs, &recorder,
+        options, sampler, signals, &mut front, &outputs, &saver,
     ));
     let in_haste = matches!(
         &watched,
@@ -81,7 +81,7 @@ pub(super) fn attach_on(
         failed,
     } = watched?;
     match &view {
-        Some(view) => outputs.save_last(&recorder, view, in_haste)?,
+        Some(view) => outputs.save_last(&saver, view, in_haste)?,
         None => say::line("ended before the first walk of the target: nothing was saved"),
     }
     closed?;
@@ -113,10 +113,10 @@ async fn watch(
     signals: &mut Signals,
     front: &mut Front,
     outputs: &Outputs,
-    recorder: &Recorder,
+    saver: &SessionSaver,
 ) -> Result<Watched, SessionError> {
     let began = Instant::now();
-    let session = SessionWorker::start(options.clone(), sampler, recorder.clone())?;
+    let session = SessionWorker::start(options.clone(), sampler, saver.clone())?;
     let deadline = options.duration.map(|duration| began + duration);
     let far = began + Duration::from_secs(u64::from(u32::MAX));
     let over = sleep_until(deadline.unwrap_or(far).into());

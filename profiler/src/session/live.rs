@@ -16,7 +16,7 @@ use super::history::History;
 use super::objects::ObjectReader;
 use super::predictor::Predictor;
 use super::probes::Probes;
-use super::saved::Recorder;
+use super::saved::SessionSaver;
 use super::what_if::WhatIfSession;
 
 /// A walk no older than this is as good as a new one.
@@ -41,7 +41,7 @@ pub(crate) struct LiveSession {
     predictor: Option<Predictor>,
     /// `None` where objects are not wanted.
     objects: Option<ObjectReader>,
-    recorder: Recorder,
+    saver: SessionSaver,
     history: History,
     over_time: OverTime,
     report: Arc<FragReport>,
@@ -61,7 +61,7 @@ impl LiveSession {
         probes: Probes,
         what_if: Option<WhatIfSession>,
         background: Background,
-        recorder: Recorder,
+        saver: SessionSaver,
     ) -> io::Result<Self> {
         let Background {
             mut predictor,
@@ -87,7 +87,7 @@ impl LiveSession {
             what_if,
             predictor,
             objects,
-            recorder,
+            saver,
             history: History::default(),
             over_time: OverTime::default(),
             report: Arc::new(report),
@@ -96,7 +96,7 @@ impl LiveSession {
         };
         session.over_time.add(&session.report);
         session.note_point(sample.kernel.rss_bytes, sample.kernel.swap_bytes);
-        session.recorder.walk(&sample, &session.view());
+        session.saver.walk(&sample, &session.view());
         Ok(session)
     }
 
@@ -170,7 +170,7 @@ impl LiveSession {
                     }
                     None => report,
                 });
-                self.recorder.walk(&sample, &self.view());
+                self.saver.walk(&sample, &self.view());
             }
         } else {
             // Another program's memory is no point of this curve.
@@ -190,7 +190,7 @@ impl LiveSession {
             heap_bytes: self.report.heap_resident_bytes(),
         };
         self.history.push(point);
-        self.recorder.point(point);
+        self.saver.point(point);
     }
 
     /// What there is to show now.
@@ -200,7 +200,7 @@ impl LiveSession {
         let activity = self.probes.activity();
         let what_if = self.what_if.as_ref().map(WhatIfSession::get);
         // What has failed comes first: a screen has one line for all of them.
-        let trouble = [self.trouble.clone(), self.recorder.trouble()];
+        let trouble = [self.trouble.clone(), self.saver.trouble()];
         let mut notices: Vec<String> = trouble.into_iter().flatten().collect();
         // Probes end with their target, which is said in other words.
         if self.ended.is_none() {

@@ -7,7 +7,7 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
-use super::saved::{Recorder, write_whole};
+use super::saved::{SessionSaver, write_whole};
 use crate::export::{self, ExportError};
 use crate::say;
 
@@ -101,23 +101,23 @@ impl Outputs {
     }
 
     /// What saves the session while it goes on.
-    pub(crate) fn recorder(&self) -> Recorder {
-        Recorder::new(&self.sessions)
+    pub(crate) fn saver(&self) -> SessionSaver {
+        SessionSaver::new(&self.sessions)
     }
 
     /// Writes every export, each whole or not at all, and ends the session that was saved meanwhile.
-    /// One that fails does not keep the others from being written. `in_haste` as in [`Recorder::end`].
+    /// One that fails does not keep the others from being written. `in_haste` as in [`SessionSaver::end`].
     ///
     /// # Errors
     /// All that were not written, after all were tried.
     pub(crate) fn save_last(
         self,
-        recorder: &Recorder,
+        saver: &SessionSaver,
         view: &View,
         in_haste: bool,
     ) -> Result<(), Unwritten> {
         let exported = self.export(view);
-        let saved = recorder.end(view, in_haste);
+        let saved = saver.end(view, in_haste);
         self.unwritten(exported, saved)
     }
 

@@ -16,7 +16,7 @@ use super::objects::ObjectReader;
 use super::options::{AttachOptions, Budget};
 use super::predictor::Predictor;
 use super::probes::Probes;
-use super::saved::Recorder;
+use super::saved::SessionSaver;
 use super::what_if::WhatIfSession;
 
 /// What the session is asked to do.
@@ -52,14 +52,14 @@ impl SessionWorker {
     pub(crate) fn start(
         options: AttachOptions,
         sampler: Sampler,
-        recorder: Recorder,
+        saver: SessionSaver,
     ) -> Result<Self, SessionError> {
         let (requests, requested) = channel();
         let (show, seen) = unbounded_channel();
         let ending = Arc::new(AtomicBool::new(false));
         let for_thread = Arc::clone(&ending);
         profiler_target::start_thread("session", move || {
-            let began = begin(&options, sampler, recorder, &for_thread);
+            let began = begin(&options, sampler, saver, &for_thread);
             if let Err(error) = began.map(|session| run(session, &requested, &show)) {
                 // The screen may have ended.
                 let _ = show.send(Err(error));
@@ -159,7 +159,7 @@ fn run(mut session: LiveSession, requests: &Receiver<Request>, show: &UnboundedS
 fn begin(
     options: &AttachOptions,
     sampler: Sampler,
-    recorder: Recorder,
+    saver: SessionSaver,
     ending: &Arc<AtomicBool>,
 ) -> Result<LiveSession, SessionError> {
     // Probes that record stay armed, and feed the shadows alone.
@@ -197,7 +197,7 @@ fn begin(
         objects: options.objects.then(reader),
     };
     let session = LiveSession::start(
-        sampler, sampling, schedule, probes, what_if, background, recorder,
+        sampler, sampling, schedule, probes, what_if, background, saver,
     )?;
     Ok(session)
 }

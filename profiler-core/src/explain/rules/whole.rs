@@ -4,7 +4,7 @@ use super::{evidence, of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;
 use crate::explain::prose::{UNEXPLAINED_SHARE, used};
 use crate::explain::remedies::{self, Remedy};
-use crate::mechanism::Subject;
+use crate::mechanism::FindingBytes;
 use crate::metrics::MetricId;
 use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
@@ -64,7 +64,7 @@ pub(super) fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Fin
     let free = report.amount(MetricId::FragmentationBytes)?;
     let rss = report.kernel.rss_bytes;
     let mut others = others.iter();
-    let is_unexplained = others.all(|other| other.mechanism.subject() != Subject::FreeHeap);
+    let is_unexplained = others.all(|other| other.mechanism.subject() != FindingBytes::FreeHeap);
     let is_much = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
     (is_unexplained && is_much).then(|| Finding {
         mechanism: Mechanism::Unexplained,

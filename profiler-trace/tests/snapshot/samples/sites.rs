@@ -1,8 +1,8 @@
 //! Call sites of allocations.
 
 use profiler_core::sites::{
-    AtWalk, Estimate, Frame, Growth, GrowthSampling, Language, MmapThreshold, Site, SiteFigures,
-    Sites, SitesWalk, StackEnd,
+    AtWalk, Estimate, Frame, GrowthSampling, Language, MmapThreshold, Site, SiteFigures,
+    SiteGrowth, Sites, SitesWalk, StackEnd,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -29,7 +29,7 @@ fn figures() -> impl Strategy<Value = SiteFigures> {
             pinned_free_bytes: sums[6],
             by_age: ages.try_into().expect("six"),
         },
-        growth: Growth {
+        growth: SiteGrowth {
             samples,
             grown: sums[7],
             returned: sums[8],

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use profiler_core::report::FragReport;
 use profiler_core::view::{Point, View};
-use profiler_trace::limits::{Holder, Incomplete, Limits, Meter, Stopped};
+use profiler_trace::limits::{Incomplete, Limits, Meter, Stopped, TableOwner};
 use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record};
 
 use super::{SavedError, SavedOptions};
@@ -182,7 +182,7 @@ impl Session {
             let bytes = size_of_val(self.walks.as_slice())
                 + size_of_val(self.points.as_slice())
                 + size_of_val(self.censuses.as_slice());
-            meter.hold(Holder::Index, bytes as u64)?;
+            meter.hold(TableOwner::Index, bytes as u64)?;
         }
         Ok(())
     }

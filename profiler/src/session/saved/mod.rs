@@ -2,7 +2,7 @@
 
 mod browse;
 mod read;
-mod recorder;
+mod saver;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use profiler_trace::whole_file::WriteError;
 
 pub use browse::view;
 pub use read::{export, load, load_predicted};
-pub(crate) use recorder::{Recorder, write_whole};
+pub(crate) use saver::{SessionSaver, write_whole};
 
 use super::kinds;
 use crate::export::Format;

@@ -10,7 +10,7 @@ use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_lab::input::Input;
-use profiler_trace::limits::{Holder, Incomplete, Meter, Stopped};
+use profiler_trace::limits::{Incomplete, Meter, Stopped, TableOwner};
 use profiler_trace::snapshot::{Censuses, Observation, ReadError, Reader, Record, SavedSample};
 
 use super::{Saved, SavedError, SavedExport, SavedOptions};
@@ -220,7 +220,7 @@ impl WalkSearch {
                 Ok(None) => return Ok(None),
                 Err(why) => break why,
             }
-            if let Err(limit) = meter.hold(Holder::Index, self.held_bytes()) {
+            if let Err(limit) = meter.hold(TableOwner::Index, self.held_bytes()) {
                 break limit.into();
             }
         };

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::Column;
-use profiler_core::sites::{self, Direction, Site, SiteFigures, SiteRow, Sites, Step};
+use profiler_core::sites::{self, Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::View;
 use ratatui::Frame;
@@ -53,9 +53,9 @@ pub(in crate::tui) struct SitesView {
     reversed: bool,
     filter: Filter,
     /// The steps to the selected row; the first row where there are none.
-    selected: Vec<Step>,
+    selected: Vec<StackStep>,
     /// The steps to the rows that are open.
-    open: Vec<Vec<Step>>,
+    open: Vec<Vec<StackStep>>,
 }
 
 impl Default for SitesView {
@@ -109,7 +109,7 @@ impl SitesView {
     }
 
     /// What lies below these steps in those sites, and below all that is open there.
-    fn below(&self, sites: &Sites, of: &[&Site], path: &[Step], rows: &mut Vec<Row>) {
+    fn below(&self, sites: &Sites, of: &[&Site], path: &[StackStep], rows: &mut Vec<Row>) {
         let (direction, depth) = (self.direction, path.len());
         let mut next = sites.rows(direction, depth, of);
         next.sort_by(|a, b| self.compare(sites, a, b));
@@ -117,7 +117,7 @@ impl SitesView {
             if rows.len() >= MAX_ROWS {
                 return;
             }
-            let path: Vec<Step> = path.iter().copied().chain([row.step]).collect();
+            let path: Vec<StackStep> = path.iter().copied().chain([row.step]).collect();
             let is_open = self.open.contains(&path);
             let goes_on = |site: &&&Site| site.step(direction, depth) == Some(row.step);
             let inner: Vec<&Site> = match is_open {
@@ -164,7 +164,7 @@ impl SitesView {
 /// A row of the tree.
 struct Row {
     /// The steps to it, itself the last.
-    path: Vec<Step>,
+    path: Vec<StackStep>,
     row: SiteRow,
     is_open: bool,
 }

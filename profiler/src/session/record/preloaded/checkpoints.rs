@@ -11,7 +11,7 @@ use profiler_sampling::{SamplingOptions, WalkSchedule};
 use profiler_target::{ProcessTree, RecordRing, ThreadState, resident_bytes};
 use profiler_trace::record::RecordedProcess;
 
-use super::sampling::{Observation, Poll, Request, Sampled, SamplingThread};
+use super::sampling::{Poll, ProcessObservation, Request, Sampled, SamplingThread};
 use super::{is_process, next_of, pid};
 use crate::session::record::checkpoint::{
     self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, REGULAR_STOP_SHARE, STOP_SHARE,
@@ -53,9 +53,9 @@ pub(super) struct Checkpoints {
     /// Of which process that was or is.
     sampled: Option<u32>,
     /// What was observed of a process, until the events before that moment are recorded.
-    observation: Option<Observation>,
+    observation: Option<ProcessObservation>,
     /// Processes that were found to be no more, oldest first: the same of them.
-    gone: VecDeque<Observation>,
+    gone: VecDeque<ProcessObservation>,
 }
 
 /// A process that says that it ends.
@@ -188,14 +188,14 @@ impl Checkpoints {
     }
 
     /// What was observed, once all events up to this number are recorded: one after the other.
-    pub(super) fn observed_before(&mut self, tail: u64) -> Option<Observation> {
-        let is_due = |one: &mut Observation| tail >= one.moment();
+    pub(super) fn observed_before(&mut self, tail: u64) -> Option<ProcessObservation> {
+        let is_due = |one: &mut ProcessObservation| tail >= one.moment();
         let gone = self.gone.pop_front_if(is_due);
         gone.or_else(|| self.observation.take_if(is_due))
     }
 
     /// The same, whatever moment the ring's head gave: nothing is claimed before it.
-    pub(super) fn observed(&mut self) -> Option<Observation> {
+    pub(super) fn observed(&mut self) -> Option<ProcessObservation> {
         self.observed_before(u64::MAX)
     }
 
@@ -209,7 +209,8 @@ impl Checkpoints {
                 return;
             };
             // It has written all that it will.
-            self.gone.push_back(Observation::gone(process, ring.head()));
+            self.gone
+                .push_back(ProcessObservation::gone(process, ring.head()));
         }
     }
 
@@ -421,7 +422,10 @@ impl Endings {
 impl Resident {
     fn take_in(&mut self, sampled: &Sampled) {
         self.stopped += sampled.stopped;
-        if let Some((process, bytes)) = sampled.observation.as_ref().and_then(Observation::resident)
+        if let Some((process, bytes)) = sampled
+            .observation
+            .as_ref()
+            .and_then(ProcessObservation::resident)
         {
             if self.bytes.len() >= MAX_COMPARED {
                 self.bytes.clear();

@@ -33,7 +33,7 @@ pub(super) struct Sampled {
     /// The request's number.
     pub(super) number: u64,
     /// What was observed, if the process could be looked at.
-    pub(super) observation: Option<Observation>,
+    pub(super) observation: Option<ProcessObservation>,
     /// How long the process was stopped.
     pub(super) stopped: Duration,
     /// What the user is to know.
@@ -41,7 +41,7 @@ pub(super) struct Sampled {
 }
 
 /// What was found of a process.
-pub(super) struct Observation {
+pub(super) struct ProcessObservation {
     of: RecordedProcess,
     what: Observed,
     time_ns: u64,
@@ -55,7 +55,7 @@ enum Observed {
     Gone,
 }
 
-impl Observation {
+impl ProcessObservation {
     /// A process is no more: all that it wrote was claimed before this number.
     pub(super) fn gone(of: RecordedProcess, moment: u64) -> Self {
         Self {
@@ -188,7 +188,7 @@ impl Samplers {
 
     /// Looks at one process. It says of itself who it is: only one that descends from fragscope is
     /// touched.
-    fn observe(&mut self, request: Request) -> Option<Observation> {
+    fn observe(&mut self, request: Request) -> Option<ProcessObservation> {
         let Request {
             process,
             reason,
@@ -239,7 +239,7 @@ impl Samplers {
             self.report_if_short_of_files();
         }
         let (sample, (moment, time_ns)) = taken.ok().filter(|_| is_sound)?;
-        Some(Observation {
+        Some(ProcessObservation {
             of: process,
             what: Observed::Sample(Box::new(sample), reason),
             time_ns,
@@ -248,8 +248,8 @@ impl Samplers {
     }
 
     /// A process is no more: its end comes after what it wrote before.
-    fn gone(&self, process: RecordedProcess) -> Observation {
-        Observation::gone(process, self.marker.mark())
+    fn gone(&self, process: RecordedProcess) -> ProcessObservation {
+        ProcessObservation::gone(process, self.marker.mark())
     }
 
     /// Whether another process may be sampled.

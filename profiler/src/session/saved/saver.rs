@@ -13,7 +13,7 @@ use crate::say;
 
 /// Saves a session into any number of files. Clones save the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorder(Arc<Mutex<State>>);
+pub(crate) struct SessionSaver(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -45,7 +45,7 @@ enum Progress {
     Done,
 }
 
-impl Recorder {
+impl SessionSaver {
     /// Files at these places, which may be none. They appear with the first walk.
     pub(crate) fn new(places: &[Place]) -> Self {
         let file = |place: &Place| SavedFile {
