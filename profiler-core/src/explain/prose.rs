@@ -3,7 +3,7 @@
 use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::mechanism::FindingBytes;
 use crate::metrics::MetricId;
-use crate::prediction::{Effect, TRUSTED_ERROR};
+use crate::prediction::{Effect, Needs, TRUSTED_ERROR};
 use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
 use crate::units::{bytes, percent};
 
@@ -185,20 +185,28 @@ fn outlook(report: &FragReport) -> Option<String> {
     let unclear = predictions.ranked().into_iter();
     let mut unclear = unclear.filter(|(.., effect)| *effect == Effect::Unclear);
     if let Some((prediction, needs, _)) = unclear.find(|(p, ..)| p.remedies.is_some()) {
-        let (title, band) = (prediction.title(), needs.band());
-        return Some(format!("{title} may help or not: {band}, {now}"));
+        let title = prediction.title();
+        return Some(format!("{title} may help or not: {}", malloc(needs, &now)));
     }
     let (jemalloc, needs, effect) = predictions.jemalloc()?;
     let title = jemalloc.title();
     Some(match effect {
-        Effect::Costs => format!("{title} would need more: {}, {now}", needs.band()),
-        Effect::NoLess => format!(
-            "{title} would need as much or more: {}, {now}",
-            needs.band()
-        ),
-        Effect::Unclear => format!("{title} may help or not: {}, {now}", needs.band()),
+        Effect::Costs => format!("{title} would need more: {}", malloc(needs, &now)),
+        Effect::NoLess => {
+            format!(
+                "{title} would need as much or more: {}",
+                malloc(needs, &now)
+            )
+        }
+        Effect::Unclear => format!("{title} may help or not: {}", malloc(needs, &now)),
         Effect::Same | Effect::Saves => "nothing that was replayed would save much".to_owned(),
     })
+}
+
+/// What malloc's memory would come to. The verdict's first figure is of all memory that is in use, or wasted:
+/// what these are of is always said.
+fn malloc(needs: Needs, now: &str) -> String {
+    format!("{} for malloc's memory, {now}", needs.band())
 }
 
 /// What was predicted, in a paragraph or two.

@@ -233,7 +233,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     let costs = with(&[jemalloc([110, 115, 120])]);
     assert_eq!(
         costs.verdict,
-        "98.4 MiB: free memory is pinned by live blocks; jemalloc would need more: 110.0 to 120.0 MiB, \
+        "98.4 MiB: free memory is pinned by live blocks; jemalloc would need more: 110.0 to 120.0 MiB for malloc's memory, \
          now 100.0 MiB. 1.4 % is live."
     );
     assert_eq!(costs.findings[0].bytes, Some(0));
@@ -244,7 +244,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     assert!(
         unclear
             .verdict
-            .contains("jemalloc may help or not: 60.0 to 120.0 MiB")
+            .contains("jemalloc may help or not: 60.0 to 120.0 MiB for malloc's memory")
     );
 
     // A remedy that the walk's own figures do not speak of comes first when it returns most.
