@@ -2,8 +2,10 @@
 //!
 //! What identifies one stands in its row ([`profiler_core::allocator`]); here are the files.
 
+use std::collections::BTreeMap;
+
 use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::allocator::{self, Allocator, AllocatorIdentity, Role};
+use profiler_core::allocator::{self, Allocator, AllocatorIdentity, AllocatorTitle, Role};
 use profiler_core::object::{AllocatorObject, OptionAt};
 use profiler_core::residency::{Mapping, MappingKind};
 
@@ -30,6 +32,7 @@ pub(super) fn find<P: Process + ?Sized>(process: &P, mappings: &[Mapping]) -> Ve
     let executed = executed(mappings);
     let known = &process.files().known;
     known.keep(&executed);
+    let first = first_with_malloc(process, mappings, &executed);
     let mut objects = Vec::new();
     for (file, mapping) in &executed {
         let Some(facts) = known.facts(process, file, mapping) else {
@@ -37,7 +40,7 @@ pub(super) fn find<P: Process + ?Sized>(process: &P, mappings: &[Mapping]) -> Ve
         };
         let held = &facts.held;
         objects.extend(
-            held.identities(&file.path, facts.is_python())
+            held.identities(file, facts.is_python(), first.as_ref())
                 .map(|identity| AllocatorObject {
                     options: match identity.is(Allocator::Jemalloc) {
                         true => options(mappings, file, held),
@@ -55,11 +58,53 @@ pub(super) fn find<P: Process + ?Sized>(process: &P, mappings: &[Mapping]) -> Ve
 pub(super) fn serving<P: Process + ?Sized>(
     process: &P,
     mappings: &[Mapping],
-) -> Option<AllocatorIdentity> {
-    executed(mappings).iter().find_map(|(file, mapping)| {
+) -> Option<AllocatorTitle> {
+    let executed = executed(mappings);
+    let first = first_with_malloc(process, mappings, &executed);
+    let serving = executed.iter().find_map(|(file, mapping)| {
         let facts = process.files().known.facts(process, file, mapping)?;
-        let mut all = facts.held.identities(&file.path, facts.is_python());
+        let mut all = (facts.held).identities(file, facts.is_python(), first.as_ref());
         all.find(|one| one.serves_malloc())
+    });
+    // Files that cannot be read still have names.
+    let named = || {
+        let mut files = executed.keys();
+        let of_name = |file: &FileId| {
+            let is_first = first.as_ref().is_none_or(|first| first == file);
+            Allocator::in_file_name(&file.path).filter(|_| is_first)
+        };
+        let kind = files.find_map(of_name)?;
+        Some(AllocatorTitle::Known {
+            kind,
+            version: None,
+        })
+    };
+    serving.map(|serving| serving.title()).or_else(named)
+}
+
+/// The object that malloc calls of `process` are bound to: the first in load order that defines it. So a
+/// preloaded allocator comes before the C library, and one that was loaded later with `dlopen` does not, whatever
+/// it exports. `None` where the order is not known: then each that exports malloc may be it.
+fn first_with_malloc<P: Process + ?Sized>(
+    process: &P,
+    mappings: &[Mapping],
+    executed: &BTreeMap<FileId, &Mapping>,
+) -> Option<FileId> {
+    let in_order = process.load_order().into_iter().filter_map(|dynamic| {
+        let next = mappings.partition_point(|mapping| mapping.range.end() <= dynamic);
+        let mapping = mappings.get(next)?;
+        FileId::of(mapping).filter(|_| mapping.range.contains(dynamic))
+    });
+    in_order.into_iter().find(|file| {
+        let facts = executed.get(file).and_then(|mapping| {
+            let known = &process.files().known;
+            known.facts(process, file, mapping)
+        });
+        let defines_malloc = facts.map_or_else(
+            || Allocator::in_file_name(&file.path).is_some(),
+            |facts| facts.held.defines_malloc,
+        );
+        defines_malloc || allocator::is_c_library_name(&file.path)
     })
 }
 
@@ -94,19 +139,26 @@ impl Held {
         }
     }
 
-    /// The allocators in it, where it is mapped from `path` and may be Python.
-    fn identities(&self, path: &str, in_python: bool) -> impl Iterator<Item = AllocatorIdentity> {
-        // By the name of malloc it can serve the whole program; a copy with a prefix, or inside a
-        // library, serves that library only.
-        let role = match self.defines_malloc {
+    /// The allocators in it, where it is this file, may be Python, and malloc calls are bound to the object `first`.
+    fn identities(
+        &self,
+        file: &FileId,
+        in_python: bool,
+        first: Option<&FileId>,
+    ) -> impl Iterator<Item = AllocatorIdentity> {
+        // By the name of malloc it can serve the whole program; a copy with a prefix, inside a library, or
+        // behind another, serves only who asks for it by other means.
+        let is_first = first.is_none_or(|first| first == file);
+        let role = match self.defines_malloc && is_first {
             true => Role::ServesMalloc,
             false => Role::Private,
         };
+        let path = &file.path;
         let all = self.allocators.iter();
         all.map(move |(kind, version)| AllocatorIdentity {
             kind: Some(*kind),
             version: version.clone(),
-            object: path.to_owned(),
+            object: path.clone(),
             in_python,
             role,
         })

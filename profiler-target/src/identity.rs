@@ -92,25 +92,14 @@ impl Identity {
         Some(self.libc.get_or_init(|| found))
     }
 
-    /// The allocator that most likely serves its malloc calls, with its version. Which one really
-    /// does is decided where probes are planned, by the order in which objects were loaded.
+    /// The allocator that serves its malloc calls, with its version.
     pub(super) fn malloc<P: Process + ?Sized>(
         &self,
         process: &P,
         mappings: &[Mapping],
     ) -> Option<AllocatorTitle> {
-        if let Some(serving) = allocators::serving(process, mappings) {
-            return Some(serving.title());
-        }
-        // Files that cannot be read still have names.
-        let files = executed(mappings);
-        let mut files = files.keys();
-        let named = files.find_map(|file| Allocator::in_file_name(&file.path));
-        let named = named.map(|kind| AllocatorTitle::Known {
-            kind,
-            version: None,
-        });
-        named.or_else(|| self.libc(process, mappings).map(Libc::title))
+        let serving = allocators::serving(process, mappings);
+        serving.or_else(|| self.libc(process, mappings).map(Libc::title))
     }
 }
 

@@ -27,6 +27,7 @@ mod identity;
 pub mod interrupts;
 mod jemalloc_options;
 mod known_files;
+pub mod link_map;
 mod maps;
 mod memory;
 mod memory_group;

@@ -6,9 +6,9 @@
 
 use std::collections::HashSet;
 
+use super::auxv::{AT_PHDR, AT_PHENT, AT_PHNUM, auxv_value};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
-use profiler_target::auxv::{AT_PHDR, AT_PHENT, AT_PHNUM, auxv_value};
 
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
@@ -21,16 +21,9 @@ const MAX_PHDRS: u64 = 256;
 const MAX_DYNAMIC_ENTRIES: u64 = 4096;
 const MAX_OBJECTS: usize = 16_384;
 
-/// One loaded object.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct Loaded {
-    /// Where its dynamic section lies: an address inside the object's mappings.
-    pub dynamic: RemoteAddr,
-}
-
 /// Why there is no chain.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum ChainError {
+pub enum ChainError {
     /// The program asks for no loader (`PT_INTERP`), so none keeps a list for it.
     #[error("the program is statically linked, or is itself the loader")]
     Static,
@@ -44,7 +37,7 @@ pub(super) enum ChainError {
 
 /// The program's image in memory, as its auxiliary vector gives it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) struct ProgramHeaders {
+pub struct ProgramHeaders {
     /// Where its program headers lie.
     pub headers: RemoteAddr,
     count: u64,
@@ -52,7 +45,7 @@ pub(super) struct ProgramHeaders {
 
 impl ProgramHeaders {
     /// Reads `/proc/PID/auxv`'s bytes.
-    pub(super) fn from_auxv(auxv: &[u8]) -> Option<Self> {
+    pub fn from_auxv(auxv: &[u8]) -> Option<Self> {
         let entry = |key| auxv_value(auxv, key);
         if entry(AT_PHENT)? != PHDR_BYTES {
             return None;
@@ -63,19 +56,21 @@ impl ProgramHeaders {
         })
     }
 
-    /// All loaded objects in load order, the program first.
-    pub(super) fn chain<M: TargetMemory>(&self, memory: &M) -> Result<Vec<Loaded>, ChainError> {
+    /// All loaded objects in load order, the program first: where their dynamic sections lie, each an address
+    /// inside of its object's mappings.
+    ///
+    /// # Errors
+    /// When there is no such list, or it is damaged or cannot be read.
+    pub fn chain<M: TargetMemory>(&self, memory: &M) -> Result<Vec<RemoteAddr>, ChainError> {
         let debug = self.debug_pointer(memory)?;
         let mut at = word(memory, debug, 8)?;
-        let mut chain: Vec<Loaded> = Vec::new();
+        let mut chain = Vec::new();
         let mut seen = HashSet::new();
         while at.get() != 0 {
             if chain.len() >= MAX_OBJECTS || !seen.insert(at) {
                 return Err(ChainError::Damaged);
             }
-            chain.push(Loaded {
-                dynamic: word(memory, at, 16)?,
-            });
+            chain.push(word(memory, at, 16)?);
             at = word(memory, at, 24)?;
         }
         if chain.is_empty() {
@@ -122,6 +117,13 @@ impl ProgramHeaders {
     }
 }
 
+/// The list of the program of this auxiliary vector; empty where there is none.
+pub(super) fn chain<M: TargetMemory>(auxv: &[u8], memory: &M) -> Vec<RemoteAddr> {
+    let program = ProgramHeaders::from_auxv(auxv);
+    let chain = program.and_then(|program| program.chain(memory).ok());
+    chain.unwrap_or_default()
+}
+
 fn word<M: TargetMemory>(
     memory: &M,
     base: RemoteAddr,
@@ -164,7 +166,7 @@ mod tests {
     fn chain(image: &MemoryImage) -> Result<Vec<u64>, ChainError> {
         let program = ProgramHeaders::from_auxv(&auxv(0x5000_0040, 4)).expect("auxv");
         let chain = program.chain(image)?;
-        Ok(chain.iter().map(|l| l.dynamic.get()).collect())
+        Ok(chain.iter().map(|dynamic| dynamic.get()).collect())
     }
 
     #[test]

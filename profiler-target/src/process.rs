@@ -31,6 +31,10 @@ pub trait Process {
     /// When it has exited, or when the kernel does not permit it.
     fn auxv(&self) -> io::Result<Vec<u8>>;
 
+    /// Where the dynamic sections of its objects lie, in the order in which the loader loaded them, the program
+    /// first; empty where the loader has no list (a static program), or none yet, or it cannot be read.
+    fn load_order(&self) -> Vec<RemoteAddr>;
+
     /// Its number, its names and how many threads it has; nothing of what its files say.
     fn names(&self) -> sample::Target;
 

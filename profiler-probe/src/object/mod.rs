@@ -5,17 +5,16 @@
 //! with `dlopen` does not.
 
 mod elf;
-mod link_map;
 
 use std::collections::HashMap;
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};
+use profiler_target::link_map::{ChainError, ProgramHeaders};
 use profiler_target::{FileError, Process, Source, Target};
 
 use self::elf::{Definition, ElfObject, Table};
-use self::link_map::{ChainError, ProgramHeaders};
 use super::plan::{Function, MallocObject, PlanError};
 use super::sites::{Code, ENDINGS, Symbols};
 
@@ -60,7 +59,7 @@ pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, Pl
                 inputs.mappings,
                 chain
                     .iter()
-                    .filter_map(|loaded| file_mapping_at(inputs.mappings, loaded.dynamic)),
+                    .filter_map(|dynamic| file_mapping_at(inputs.mappings, *dynamic)),
             ),
         ),
         // Also the case of a loader that was started with the program as its argument; then the

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use profiler_core::allocator::AllocatorTitle;
 use profiler_core::heap::Allocator;
 use profiler_core::memory::MemoryImage;
 
@@ -186,4 +187,57 @@ fn a_process_that_maps_no_file_has_no_malloc() {
         target: &open(std::process::id()),
     });
     assert!(matches!(result, Err(PlanError::NoMalloc)));
+}
+
+/// What malloc calls are bound to, by the report's description and by the plan, under `preload` and with
+/// `library` loaded later; a library loads by its name alone.
+fn serving_with(preload: &str, library: &str) -> (Option<Allocator>, Option<Allocator>) {
+    let program = format!("import ctypes; ctypes.CDLL('{library}'); print('ready'); input()");
+    let mut command = Command::new("python3");
+    command.args(["-c", &program]).env("LD_PRELOAD", preload);
+    let child = profiler_testing::child::Child::run(command);
+    assert_eq!(child.first_line(), "ready");
+    let target = open(child.pid().cast_unsigned());
+    let described = target.describe().malloc.expect("it is dynamic");
+    let plan = ProbePlan::for_target(&target).expect("a plan");
+    let objects = target.allocator_objects();
+    let serving = objects.iter().map(|object| &object.identity);
+    let serving: Vec<_> = serving
+        .filter(|identity| identity.serves_malloc())
+        .collect();
+    let kinds: Vec<_> = serving.iter().map(|identity| identity.kind).collect();
+    let planned = plan.object.identity.kind;
+    match planned {
+        Some(Allocator::Glibc) => assert_eq!(kinds, [], "nothing but glibc serves malloc"),
+        other => assert_eq!(kinds, [other], "one alone serves malloc"),
+    }
+    let described = match described {
+        AllocatorTitle::Known { kind, .. } => Some(kind),
+        AllocatorTitle::Other(_) => None,
+    };
+    (described, planned)
+}
+
+#[test]
+fn an_allocator_that_is_loaded_later_or_behind_another_serves_no_malloc_call_in_report_and_plan_alike()
+ {
+    let (mimalloc, tcmalloc) = ("libmimalloc.so.2", "libtcmalloc_minimal.so.4");
+    for (preload, library, serves) in [
+        ("", mimalloc, Allocator::Glibc),
+        ("", tcmalloc, Allocator::Glibc),
+        (
+            "libmimalloc.so.2 libjemalloc.so.2",
+            "libc.so.6",
+            Allocator::Mimalloc,
+        ),
+        (
+            "libjemalloc.so.2 libmimalloc.so.2",
+            "libc.so.6",
+            Allocator::Jemalloc,
+        ),
+        (mimalloc, tcmalloc, Allocator::Mimalloc),
+    ] {
+        let found = serving_with(preload, library);
+        assert_eq!(found, (Some(serves), Some(serves)), "{preload} {library}");
+    }
 }

@@ -26,6 +26,7 @@ use profiler_core::sample;
 use profiler_core::threads::Thread;
 
 use super::elf::{FilePath, Source, open_regular};
+use super::link_map;
 use super::process::{Files, Process};
 use error::check_kind;
 use files::MappedFiles;
@@ -157,6 +158,11 @@ impl Process for CoreFile {
 
     fn auxv(&self) -> io::Result<Vec<u8>> {
         Ok(self.notes.auxv.clone())
+    }
+
+    fn load_order(&self) -> Vec<RemoteAddr> {
+        let auxv = self.auxv().unwrap_or_default();
+        link_map::chain(&auxv, &self.memory())
     }
 
     fn names(&self) -> sample::Target {

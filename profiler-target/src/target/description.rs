@@ -4,14 +4,15 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use profiler_core::addr::RemoteAddr;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
 use super::Target;
 use crate::elf::FilePath;
-use crate::maps;
 use crate::proc_dir::field;
 use crate::process::{Files, Process};
+use crate::{link_map, maps};
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
@@ -61,6 +62,11 @@ impl Process for Target {
 
     fn auxv(&self) -> io::Result<Vec<u8>> {
         self.dir.bytes("auxv")
+    }
+
+    fn load_order(&self) -> Vec<RemoteAddr> {
+        let auxv = self.auxv().unwrap_or_default();
+        link_map::chain(&auxv, &self.memory())
     }
 
     fn names(&self) -> sample::Target {
