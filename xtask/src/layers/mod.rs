@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use self::references::References;
-use self::rules::{Source, violations};
+use self::rules::{Source, Violation, violations};
 
 /// The crates that are checked, by folder and by the name that paths use.
 const CRATES: [(&str, &str); 12] = [
@@ -31,9 +31,30 @@ const CRATES: [(&str, &str); 12] = [
     ("profiler-trace", "profiler_trace"),
 ];
 
+/// Members of the workspace of which no crate is checked: `xtask` is none that is shipped.
+const NOT_CHECKED: &str = "xtask";
+
+/// The folders of the workspace's members that [`CRATES`] does not have.
+fn unlisted(manifest: &str) -> Vec<&str> {
+    let members = manifest.split_once("members = [");
+    let members = members.and_then(|(_, rest)| rest.split_once(']'));
+    let members = members.map_or("", |(members, _)| members).split(',');
+    let folders = members.map(|member| member.trim().trim_matches('"'));
+    folders
+        .filter(|folder| !folder.is_empty() && *folder != NOT_CHECKED)
+        .filter(|folder| !CRATES.iter().any(|(listed, _)| listed == folder))
+        .collect()
+}
+
 /// Fails, after printing each violation, when a layer is crossed.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let mut found = Vec::new();
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).context("Cargo.toml")?;
+    found.extend(unlisted(&manifest).into_iter().map(|folder| Violation {
+        file: "Cargo.toml".to_owned(),
+        line: 1,
+        what: format!("{folder} is a member that the layers do not know: add it to CRATES"),
+    }));
     let mut files = 0;
     for (folder, name) in CRATES {
         let sources = sources(root, folder, name)?;

@@ -82,7 +82,7 @@ fn the_core_is_pure() {
         "#[cfg(test)] mod tests { use std::fs; }",
         "// std::fs\nconst S: &str = \"std::fs\";",
         "mod fs {} fn f() { fs::f() }",
-        "fn f(csv: &str) { println!(\"{}\", csv); g(csv) }",
+        "fn f(csv: &str) { g(format!(\"{}\", csv)); g(csv) }",
     ] {
         assert_good("profiler_core", "heap.rs", good);
     }
@@ -124,6 +124,32 @@ fn widths_of_columns_are_not_counted_by_hand() {
     ] {
         assert_good("fragscope", "a.rs", good);
     }
+}
+
+#[test]
+fn a_crate_that_the_layers_do_not_know_is_found() {
+    let manifest = |more: &str| {
+        format!("[workspace]\nmembers = [\"profiler\", \"profiler-core\"{more}, \"xtask\"]\n")
+    };
+    assert_eq!(unlisted(&manifest("")), Vec::<&str>::new());
+    assert_eq!(unlisted(&manifest(", \"profiler-new\"")), ["profiler-new"]);
+}
+
+#[test]
+fn reports_see_no_layout_exports_read_nothing_and_the_core_prints_nothing() {
+    for module in [
+        "report.rs",
+        "columns/heaps.rs",
+        "host/model.rs",
+        "sites/walk.rs",
+    ] {
+        let text = "use crate::glibc::CHUNK_HEADER;";
+        assert_bad("profiler_core", module, text, 1, "names crate::glibc");
+    }
+    let text = "fn f() { let _ = std::fs::read(\"/proc/self/status\"); }";
+    assert_bad("fragscope", "export/text/mod.rs", text, 1, "names std::fs");
+    let text = "fn f() { println!(); }";
+    assert_bad("profiler_core", "heap.rs", text, 1, "names println!");
 }
 
 #[test]
@@ -180,7 +206,7 @@ fn walkers_do_not_import_each_other() {
     );
     assert_good(
         "profiler_core",
-        "report.rs",
+        "allocator/rows.rs",
         "use crate::glibc; use crate::pymalloc;",
     );
 }
