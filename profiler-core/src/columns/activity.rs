@@ -17,20 +17,27 @@ impl Activity {
         Column::of("tracked_bytes", Unit::Bytes, |of| of.tracked_bytes),
     ];
 
-    /// Allocations a second.
+    /// Allocations a second; unknown once the probes have ended, as all rates are.
     pub const ALLOC_RATE: Column<Self> =
         Column::<Self>::fraction("allocs_per_second", Unit::PerSecond, |of| {
-            Some(of.alloc_rate)
+            of.while_probed(of.alloc_rate)
         });
 
     /// What the last interval came to.
     pub const RATES: [Column<Self>; 3] = [
         Self::ALLOC_RATE,
-        Column::fraction("frees_per_second", Unit::PerSecond, |of| Some(of.free_rate)),
+        Column::fraction("frees_per_second", Unit::PerSecond, |of| {
+            of.while_probed(of.free_rate)
+        }),
         Column::fraction("alloc_bytes_per_second", Unit::BytesPerSecond, |of| {
-            Some(of.alloc_byte_rate)
+            of.while_probed(of.alloc_byte_rate)
         }),
     ];
+
+    /// What is true of now while there are probes, and of before afterwards.
+    pub fn while_probed(&self, value: f64) -> Option<f64> {
+        self.ended.is_none().then_some(value)
+    }
 }
 
 impl ProbeCost {

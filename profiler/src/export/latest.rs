@@ -92,7 +92,8 @@ impl<'a> Latest<'a> {
     );
     const ALLOC_RATE: Column<Self> =
         Column::<Self>::fraction(Activity::ALLOC_RATE.key, Activity::ALLOC_RATE.unit, |of| {
-            Some(of.activity()?.alloc_rate)
+            let activity = of.activity()?;
+            activity.while_probed(activity.alloc_rate)
         })
         .titled(
             "malloc/s",
@@ -114,7 +115,8 @@ impl<'a> Latest<'a> {
     );
     const PROBE_COST: Column<Self> =
         Column::<Self>::fraction("probe_share", ProbeCost::SHARE.unit, |of| {
-            Some(of.activity()?.cost.share)
+            let activity = of.activity()?;
+            activity.while_probed(activity.cost.share)
         })
         .titled(
             "cost",

@@ -340,6 +340,9 @@ fn what_has_failed_is_among_the_gaps_of_a_line_and_of_its_json() {
     let mut view = full();
     view.ended = None;
     let before = line(&view);
+    let json: Value = serde_json::from_str(&ndjson(&view)).expect("JSON");
+    assert!(json["activity"]["probe_share"].is_f64(), "{json}");
+    assert!(json["activity"]["allocs_per_second"].is_f64(), "{json}");
     let mut activity = view.activity.as_deref().expect("it is full").clone();
     activity.ended = Some("the thread panicked".into());
     activity.untracked_blocks = 3;
@@ -363,6 +366,10 @@ fn what_has_failed_is_among_the_gaps_of_a_line_and_of_its_json() {
     }
     assert_eq!(value["activity"]["untracked_blocks"], 3);
     assert_eq!(value["activity"]["ended"], "the thread panicked");
+    // They are not those of before, nor none.
+    assert_eq!(value["activity"]["probe_share"], Value::Null);
+    assert_eq!(value["activity"]["allocs_per_second"], Value::Null);
+    assert_eq!(parsed(&view)["activity"]["frees_per_second"], Value::Null);
     let shadow = &value["what_if"]["shadows"][0];
     assert_eq!(shadow["ended"], "crashed (SIGKILL)");
     assert_eq!(parsed(&view)["activity"]["untracked_blocks"], 3);
