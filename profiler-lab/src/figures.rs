@@ -156,6 +156,13 @@ impl Endings {
         endings
     }
 
+    /// Whether what a process had last counts to what is final: it ran to the last of so many checkpoints, or is not known
+    /// to have ended before.
+    pub fn counts_to_end(&self, process: u32, checkpoints: usize) -> bool {
+        let ended = self.at(process).is_some_and(|end| end < checkpoints);
+        !ended && !self.before.contains(&process) && !self.only_played.contains(&process)
+    }
+
     /// How many checkpoints come before the end of a process that was not measured then.
     fn at(&self, process: u32) -> Option<usize> {
         let mut ends = self.unmeasured.iter();
@@ -213,6 +220,7 @@ impl PeakAndFinal<Figure> {
 
 #[cfg(test)]
 mod tests {
+    use profiler_trace::compile::ObjectBytes;
     use profiler_trace::trace::{Checkpoint, Figures};
 
     use super::*;
@@ -262,6 +270,7 @@ mod tests {
             recorded: true,
             began_ns: 0,
             live_bytes: 0,
+            objects: ObjectBytes::default(),
             events: 0,
         };
         let mut checkpoints = [
@@ -340,6 +349,7 @@ mod tests {
             recorded,
             began_ns: 0,
             live_bytes: 0,
+            objects: ObjectBytes::default(),
             events: 0,
         };
         let checkpoints = [at(0, true), at(1, true), at(2, false)];

@@ -16,6 +16,7 @@ pub mod candidates;
 pub mod figures;
 pub mod input;
 mod loader;
+mod object_arenas;
 pub mod open;
 pub mod play;
 pub mod predict;

@@ -67,7 +67,7 @@ struct AddedCheckpoints {
     time_ns: u64,
     /// What was live of each process at its checkpoints, by its number.
     processes: Vec<AtCheckpoints>,
-    /// What was live of all of them together at any checkpoint, at most.
+    /// What was live of all of them together when all were measured.
     most_of_all: u64,
     /// Whether the recording has checkpoints of its own.
     recorded: bool,
@@ -114,15 +114,42 @@ impl AddedCheckpoints {
         self.events += 1;
         self.since += 1;
         match builder.process_of_thread(thread) {
+            Some(_) if self.all_have_grown(builder) => self.add_all(builder),
             Some(process) if self.has_grown(process, builder) => self.add(process, builder),
             _ if !self.recorded && self.since >= EVERY_EVENTS => self.add(FIRST, builder),
             _ => Ok(()),
         }
     }
 
-    /// Whether a process has more than at any checkpoint before. A child that no checkpoint was recorded of,
-    /// short-lived mostly, is measured for the peak alone: when it has grown since it was forked, and all
-    /// processes together have more than at any checkpoint before.
+    /// Whether several processes together have more than when they were last measured together.
+    fn all_have_grown(&self, builder: &ProgramBuilder) -> bool {
+        let live = builder.live_bytes();
+        builder.processes() > 1
+            && live >= LEAST_LIVE
+            && live as f64 >= self.most_of_all as f64 * GROWTH
+    }
+
+    /// Measures all that have changed since they last were: what they had together is the sum of what each had last.
+    fn add_all(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
+        self.most_of_all = builder.live_bytes();
+        for process in FIRST..builder.processes() {
+            let Some(live) = builder.live_bytes_of(process) else {
+                continue;
+            };
+            let of = self.processes.get(process as usize);
+            let of = of.copied().unwrap_or_default();
+            let change = live.abs_diff(of.last) as f64;
+            let has_changed =
+                change >= of.last as f64 * (GROWTH - 1.0) && live.abs_diff(of.last) >= LEAST_LIVE;
+            if has_changed && !of.is_final {
+                self.add(process, builder)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a process has more than at any checkpoint before. Children that no checkpoint was recorded of,
+    /// short-lived mostly, are measured for the peak alone, with [all others](Self::all_have_grown).
     fn has_grown(&self, process: u32, builder: &ProgramBuilder) -> bool {
         let of = self.processes.get(process as usize);
         let of = of.copied().unwrap_or_default();
@@ -131,13 +158,7 @@ impl AddedCheckpoints {
         if of.is_final || live < LEAST_LIVE {
             return false;
         }
-        if process == FIRST || of.recorded {
-            return has_grown(live, of.most);
-        }
-        let inherited = builder.inherited_bytes_of(process).unwrap_or(0);
-        live >= inherited.saturating_add(LEAST_LIVE)
-            && has_grown(live, of.most.max(inherited))
-            && has_grown(builder.live_bytes(), self.most_of_all)
+        (process == FIRST || of.recorded) && has_grown(live, of.most)
     }
 
     /// At the end each process is measured once more, if one has grown since its last checkpoint: then that was
@@ -173,7 +194,6 @@ impl AddedCheckpoints {
     fn note(&mut self, process: u32, builder: &ProgramBuilder) -> Option<&mut AtCheckpoints> {
         self.since = 0;
         let live = builder.live_bytes_of(process)?;
-        self.most_of_all = self.most_of_all.max(builder.live_bytes());
         let index = process as usize;
         if self.processes.len() <= index {
             self.processes.resize(index + 1, AtCheckpoints::default());

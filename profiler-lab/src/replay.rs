@@ -1,7 +1,5 @@
 //! `replay`: a trace played into a set of allocators and settings.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +17,7 @@ use super::calibrate::{CalibrationFactors, Point, calibrate};
 use super::candidate_set::{self, Outcome, Progress, ReplayConfig, Run};
 use super::candidates::{self, Candidate, Facts, Tunable};
 use super::figures::{Endings, Figure, PeakAndFinal, median};
+use super::object_arenas::ObjectArenas;
 use super::open::open;
 use super::play::confine::Confinement;
 use super::play::{CompileError, ReplayProgram};
@@ -28,6 +27,9 @@ use super::verdict::verdict;
 
 /// A share of the most that was live from which uncertainty about touched pages is played out.
 const NOTABLE_TOUCH: f64 = 0.01;
+/// Where what is not known of the arenas of Python's object allocator makes a larger share of a peak, that peak is not
+/// known.
+const VAGUE_PEAK: f64 = 0.1;
 
 /// What `replay` does.
 #[derive(Clone, Debug)]
@@ -165,68 +167,6 @@ fn cpus(description: &TraceDescription) -> Option<u32> {
     description.cpus.filter(|cpus| (1..=8192).contains(cpus))
 }
 
-/// What the arenas of Python's object allocator had at each checkpoint of a recording that has what was asked of it: it is
-/// part of what is compared, because `PYTHONMALLOC=malloc` moves all of it to malloc.
-struct ObjectArenas(Vec<u64>);
-
-impl ObjectArenas {
-    /// `None` where nothing of it was recorded, Python had no such allocator, or it is not known what a process had that
-    /// went on after its last checkpoint. Between two of them it is taken to have changed evenly; a process that has no
-    /// checkpoint counts without.
-    fn of(summary: &Summary, checkpoints: &[ProgramCheckpoint]) -> Option<Self> {
-        let known = |at: &ProgramCheckpoint| {
-            let bytes = at.checkpoint.figures.pymalloc_bytes?;
-            Some((at.checkpoint.time_ns, bytes))
-        };
-        let mut next: HashMap<u32, (u64, u64)> = HashMap::new();
-        let after = checkpoints.iter().rev().map(|at| {
-            let next = next.entry(at.checkpoint.process);
-            match known(at) {
-                Some(known) => Some(*next.insert_entry(known).get()),
-                None => match next {
-                    Entry::Occupied(known) => Some(*known.get()),
-                    Entry::Vacant(_) => None,
-                },
-            }
-        });
-        let mut after: Vec<Option<(u64, u64)>> = after.collect();
-        after.reverse();
-        let mut last: HashMap<u32, (u64, u64)> = HashMap::new();
-        let all = checkpoints.iter().zip(after).map(|(at, after)| {
-            let process = at.checkpoint.process;
-            last.extend(known(at).map(|known| (process, known)));
-            match (last.get(&process), after) {
-                (Some(before), Some(after)) => Some(between(*before, after, at.checkpoint.time_ns)),
-                (None, Some((_, bytes))) => Some(bytes),
-                (Some(_), None) => None,
-                (None, None) => Some(0),
-            }
-        });
-        let all: Vec<u64> = all.collect::<Option<_>>()?;
-        (summary.object_events > 0 && all.iter().any(|bytes| *bytes > 0)).then_some(Self(all))
-    }
-
-    /// What was measured with what the arenas had.
-    fn with(&self, run: &Run) -> Run {
-        let both = run.resident.iter().zip(&self.0);
-        let resident = both.map(|(malloc, arenas)| malloc.saturating_add(*arenas));
-        Run {
-            resident: resident.collect(),
-            ..run.clone()
-        }
-    }
-}
-
-/// What there was at this time, between two at which it is known.
-fn between(before: (u64, u64), after: (u64, u64), time_ns: u64) -> u64 {
-    let whole = after.0.saturating_sub(before.0);
-    if whole == 0 {
-        return after.1;
-    }
-    let part = time_ns.saturating_sub(before.0) as f64 / whole as f64;
-    (before.1 as f64 + (after.1 as f64 - before.1 as f64) * part.clamp(0.0, 1.0)) as u64
-}
-
 /// A set of candidates that was played.
 struct PlayedSet<'a> {
     program: &'a ReplayProgram,
@@ -294,29 +234,39 @@ impl PlayedSet<'_> {
         }
     }
 
-    /// What a candidate had at the checkpoints in its runs, and in those that only widen the range: with the arenas of
-    /// Python's object allocator where these count and it has them.
-    fn runs(&self, number: usize) -> (Vec<Run>, Vec<Run>) {
-        let outcome = &self.outcomes[number];
+    /// The arenas of Python's object allocator, where these count and a candidate has them.
+    fn arenas(&self, number: usize) -> Option<&ObjectArenas> {
         let arenas = self.objects.as_ref();
-        let arenas = arenas.filter(|_| !self.candidates[number].objects);
-        let of = |runs: &[Run]| match arenas {
-            Some(arenas) => runs.iter().map(|run| arenas.with(run)).collect(),
-            None => runs.to_vec(),
-        };
-        (of(&outcome.runs), of(&outcome.bounds))
+        arenas.filter(|_| !self.candidates[number].objects)
+    }
+
+    /// What a candidate had at the checkpoints in its runs, and in those that only widen the range: with those arenas.
+    fn runs(&self, number: usize) -> (Vec<Run>, Vec<Run>) {
+        let Outcome { runs, bounds, .. } = &self.outcomes[number];
+        match self.arenas(number) {
+            Some(arenas) => arenas.with(runs, bounds),
+            None => (runs.clone(), bounds.clone()),
+        }
     }
 
     fn measured(&self, number: usize) -> Option<Measured> {
         let outcome = &self.outcomes[number];
         let (likely, bounds) = self.runs(number);
-        let memory = PeakAndFinal::of_runs(&likely, &bounds, &self.processes(), &self.endings())?;
+        let of = |likely: &[Run], bounds: &[Run]| {
+            PeakAndFinal::of_runs(likely, bounds, &self.processes(), &self.endings())
+        };
+        let memory = of(&likely, &bounds)?;
+        let arenas = self.arenas(number);
+        let most = arenas.and_then(|arenas| of(&arenas.with_most(&outcome.runs), &[]));
+        let most = most.map_or(memory.peak.bytes, |most| most.peak.bytes);
+        let apart = most.saturating_sub(memory.peak.bytes) as f64;
         let cpu: Vec<f64> = outcome.runs.iter().map(|run| run.cpu_seconds).collect();
         let faults: Vec<u64> = outcome.runs.iter().map(|run| run.faults).collect();
         let calls = outcome.runs.iter().filter_map(|run| run.kernel_calls);
         let calls: Vec<u64> = calls.collect();
         Some(Measured {
             memory,
+            peak_is_unknown: apart > memory.peak.bytes as f64 * VAGUE_PEAK,
             runs: outcome.runs.len() as u32,
             cpu_seconds: median(&cpu)?,
             faults: median(&faults)?,
@@ -327,8 +277,8 @@ impl PlayedSet<'_> {
     fn checkpoints(&self, number: usize) -> Vec<Checkpoint> {
         let (likely, bounds) = self.runs(number);
         let mut all = self.checkpoints_of(&likely, &bounds);
-        if let Some(ObjectArenas(arenas)) = &self.objects {
-            for (at, arenas) in all.iter_mut().zip(arenas) {
+        if let Some(arenas) = &self.objects {
+            for (at, arenas) in all.iter_mut().zip(arenas.least()) {
                 at.recorded_bytes = at.recorded_bytes.map(|bytes| bytes.saturating_add(*arenas));
             }
         }
@@ -517,52 +467,4 @@ fn foreign(description: &TraceDescription) -> Option<String> {
 fn lacking(description: &TraceDescription) -> Vec<String> {
     let lacks = description.lacks.iter();
     lacks.map(|what| what.replace('_', " ")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use profiler_trace::trace::{self, Figures};
-
-    use super::*;
-
-    /// Checkpoints of processes at these times, with what their arenas had where that was recorded.
-    fn arenas(checkpoints: &[(u32, u64, Option<u64>)]) -> Option<Vec<u64>> {
-        let all = checkpoints.iter();
-        let all = all.map(|(process, time_ns, pymalloc_bytes)| ProgramCheckpoint {
-            checkpoint: trace::Checkpoint {
-                time_ns: *time_ns,
-                process: *process,
-                figures: Figures {
-                    pymalloc_bytes: *pymalloc_bytes,
-                    ..Figures::default()
-                },
-            },
-            recorded: pymalloc_bytes.is_some(),
-            began_ns: 0,
-            live_bytes: 0,
-            events: 0,
-        });
-        let summary = Summary {
-            object_events: 1,
-            ..Summary::default()
-        };
-        let found = ObjectArenas::of(&summary, &all.collect::<Vec<_>>());
-        found.map(|found| found.0)
-    }
-
-    #[test]
-    fn arenas_change_evenly_between_two_checkpoints_and_are_not_guessed_after_the_last() {
-        let both = [(0, 10, Some(100)), (0, 15, None), (0, 20, Some(300))];
-        assert_eq!(arenas(&both), Some(vec![100, 200, 300]));
-        assert_eq!(arenas(&[both[1], both[2]]), Some(vec![300, 300]));
-        assert_eq!(arenas(&both[..2]), None);
-        // A child that was never measured counts without.
-        let child = (1, 12, None);
-        let with_child = [both[0], child, both[2]];
-        assert_eq!(arenas(&with_child), Some(vec![100, 0, 300]));
-        // No pymalloc, and no objects.
-        assert_eq!(arenas(&[(0, 10, Some(0))]), None);
-        let none = ObjectArenas::of(&Summary::default(), &[]);
-        assert!(none.is_none());
-    }
 }

@@ -191,6 +191,8 @@ pub struct Checkpoint {
 pub struct Measured {
     /// malloc's memory: resident and swapped bytes.
     pub memory: PeakAndFinal<Figure>,
+    /// Whether too little is known of what children had of Python's object allocator to say its peak: it lies in its range.
+    pub peak_is_unknown: bool,
     /// Runs.
     pub runs: u32,
     /// Processor time of playing, the median of the runs.

@@ -104,7 +104,8 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool, peak_is_compared: b
         said.push_str(" Not in every run: the range reaches the baseline.");
     }
     let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
-    if change.abs() >= worth::OF_REPLAY.share() {
+    let is_known = !had.peak_is_unknown && !with.peak_is_unknown;
+    if is_known && change.abs() >= worth::OF_REPLAY.share() {
         said.push_str(&format!(
             " Its peak would be {} {}: {}{}.",
             bytes(with.memory.peak.bytes.abs_diff(had.memory.peak.bytes)),

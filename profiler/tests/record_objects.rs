@@ -24,11 +24,9 @@ print(open('/proc/self/status').read().split('RssAnon:')[1].split()[0], flush=Tr
 ";
 
 /// MiB that the program really has.
-fn really(python: &str, variables: &[(&str, &str)]) -> f64 {
+fn really(python: &str, source: &str, variables: &[(&str, &str)]) -> f64 {
     let mut program = Command::new(python);
-    program
-        .args(["-c", PROGRAM])
-        .envs(variables.iter().copied());
+    program.args(["-c", source]).envs(variables.iter().copied());
     let kib: f64 = stdout(&run(&mut program)).trim().parse().expect("a number");
     kib / 1024.0
 }
@@ -55,9 +53,14 @@ fn replayed(trace: &Path) -> Value {
 
 /// MiB of the candidate of this name.
 fn needs(found: &Value, name: &str) -> Option<f64> {
+    named(found, name, "rest_bytes")
+}
+
+/// MiB of this figure of it.
+fn named(found: &Value, name: &str, figure: &str) -> Option<f64> {
     let all = found["candidates"].as_array().expect("candidates");
     let row = all.iter().find(|row| row["name"] == name)?;
-    Some(row["rest_bytes"].as_f64().expect("measured") / f64::from(1 << 20))
+    Some(row[figure].as_f64()? / f64::from(1 << 20))
 }
 
 #[test]
@@ -83,11 +86,60 @@ fn python_without_its_object_allocator_needs_what_a_recording_of_its_objects_say
     let had = needs(&found, baseline).expect("the baseline");
     let needed = needs(&found, "PYTHONMALLOC=malloc").expect("played");
     assert!(needs(&found, "jemalloc PYTHONMALLOC=malloc").is_some());
-    let truth = really(&python, &[("PYTHONMALLOC", "malloc")]) - really(&python, &[]);
+    let truth =
+        really(&python, PROGRAM, &[("PYTHONMALLOC", "malloc")]) - really(&python, PROGRAM, &[]);
     let predicted = needed - had;
     assert!(
         (truth - predicted).abs() < 0.03 * had,
         "{predicted:.1} of {truth:.1} MiB, beside {had:.1}"
+    );
+}
+
+/// A server that forks: four children build objects, and all wait until what they have together was read.
+const FORKING: &str = "
+import os
+kept = [{'number': i, 'text': str(i) * 3} for i in range(40000)]
+def anonymous(pid):
+    return int(open(f'/proc/{pid}/status').read().split('RssAnon:')[1].split()[0])
+children, is_full, go_on = [], os.pipe(), os.pipe()
+for _ in range(4):
+    child = os.fork()
+    if child == 0:
+        for _ in range(3):
+            all = [{'number': i, 'list': [i, str(i)]} for i in range(12000)]
+            kept += all[::4]
+        os.write(is_full[1], b'1')
+        os.close(go_on[1])
+        os.read(go_on[0], 1)
+        os._exit(0)
+    children.append(child)
+full = b''
+while len(full) < 4:
+    full += os.read(is_full[0], 4)
+print(sum(map(anonymous, [os.getpid(), *children])), flush=True)
+os.close(go_on[1])
+for child in children:
+    os.waitpid(child, 0)
+";
+
+#[test]
+fn peaks_of_a_program_that_forks_are_predicted_with_and_without_its_object_allocator() {
+    let python = recordable().swap_remove(0);
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let mut recording = command(&["record", "--objects", "-o"]);
+    recording.arg(&trace).args(["--", &python, "-c", FORKING]);
+    let output = run(&mut recording);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found = replayed(&trace);
+    let peak = |name: &str| named(&found, name, "peak_bytes").expect("a peak that is known");
+    let had = peak(found["candidates"][0]["name"].as_str().expect("a name"));
+    let truth =
+        really(&python, FORKING, &[("PYTHONMALLOC", "malloc")]) - really(&python, FORKING, &[]);
+    let predicted = peak("PYTHONMALLOC=malloc") - had;
+    assert!(
+        (truth - predicted).abs() < 0.06 * had,
+        "{predicted:.1} of {truth:.1} MiB, beside {had:.1}: {found}"
     );
 }
 

@@ -19,7 +19,7 @@ use profiler_common::program::{
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::GlibcSetting;
 use profiler_core::text::visible;
-use profiler_trace::compile::{Compiler, ProgramCheckpoint, Sink, Summary};
+use profiler_trace::compile::{Compiler, ObjectBytes, ProgramCheckpoint, Sink, Summary};
 use profiler_trace::limits::{Incomplete, Meter, Stopped, TableOwner};
 use profiler_trace::trace::{
     Checkpoint, Event, EventKind, Item, PassError, ReadError, RecordedBy, TraceDescription,
@@ -116,6 +116,7 @@ impl ReplayProgram {
                 recorded: false,
                 began_ns: 0,
                 live_bytes: 0,
+                objects: ObjectBytes::default(),
                 events: summary.events,
             };
             state.checkpoints.push(checkpoint);
@@ -339,9 +340,9 @@ impl ProgramBuilder {
         self.compiler.live_bytes_of(process)
     }
 
-    /// What was live of a process that runs when it was forked, as asked for.
-    pub fn inherited_bytes_of(&self, process: u32) -> Option<u64> {
-        self.compiler.inherited_bytes_of(process)
+    /// The processes so far: their numbers are less.
+    pub fn processes(&self) -> u32 {
+        self.compiler.processes()
     }
 
     /// Bytes live by now in all processes, as asked for.

@@ -95,6 +95,32 @@ pub struct Summary {
     pub object_events: u64,
     /// The processes that ended, once each. In the player the first is there to the end.
     pub ends: Vec<ProcessEnd>,
+    /// The processes that were forked and execute no other program, each after its parent.
+    pub forks: Vec<ProcessFork>,
+}
+
+/// When a process was forked.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct ProcessFork {
+    /// Its number.
+    pub process: u32,
+    /// Its parent's, which is less.
+    pub parent: u32,
+    /// When, in ns as a checkpoint's time.
+    pub time_ns: u64,
+    /// Objects that its parent had.
+    pub objects: ObjectBytes,
+}
+
+/// What a process asked of Python's object allocator since it is known what the arenas of that had: since the last
+/// checkpoint of it that recorded this, since it was forked, or from its beginning. Each object counts with what
+/// the allocator gives it.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct ObjectBytes {
+    /// The most that was live at once.
+    pub most: u64,
+    /// How much more that is than was live then.
+    pub grown: u64,
 }
 
 /// When a process ended.
@@ -118,6 +144,8 @@ pub struct ProgramCheckpoint {
     pub began_ns: u64,
     /// Bytes live there, as requested.
     pub live_bytes: u64,
+    /// Of Python's object allocator.
+    pub objects: ObjectBytes,
     /// Events before it.
     pub events: u64,
 }
@@ -226,10 +254,9 @@ impl Compiler {
         Some(thread.process)
     }
 
-    /// What was live of a process that runs when it was forked, as requested.
-    pub fn inherited_bytes_of(&self, process: u32) -> Option<u64> {
-        let process = self.processes.get(process as usize)?;
-        process.alive.then_some(process.inherited_bytes)
+    /// The processes so far: their numbers are less.
+    pub fn processes(&self) -> u32 {
+        self.processes.len() as u32
     }
 
     /// Bytes live by now in a process that runs, as requested. The first one runs to the end.
@@ -446,7 +473,11 @@ impl Compiler {
         if self.clock_ns < checkpoint.time_ns {
             self.pass_time(checkpoint.time_ns, sink)?;
         }
-        let live_bytes = self.processes[process].live_bytes();
+        let state = &mut self.processes[process];
+        let (live_bytes, objects) = (state.live_bytes(), state.object_bytes());
+        if checkpoint.figures.pymalloc_bytes.is_some() {
+            state.arenas_are_known();
+        }
         self.switch(main, sink)?;
         sink.push(op(OpCode::CHECKPOINT, self.checkpoints.len() as u64, 0))?;
         let figures = checkpoint.figures.heap_bytes();
@@ -457,6 +488,7 @@ impl Compiler {
             recorded,
             began_ns,
             live_bytes,
+            objects,
             events: self.summary.events,
         });
         Ok(())

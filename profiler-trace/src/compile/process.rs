@@ -7,7 +7,7 @@ use profiler_common::program::MAX_SLOTS;
 use profiler_core::addr::PAGE_SIZE;
 
 use super::objects::Object;
-use super::{Sink, is_large, touch, touch_unknown};
+use super::{ObjectBytes, Sink, is_large, touch, touch_unknown};
 
 /// A live block.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -30,12 +30,48 @@ pub(super) struct Touch {
     known: Option<u64>,
 }
 
+/// Live objects of Python's object allocator, in bytes that it gives them: multiples of [`OBJECT_ALIGN`].
+#[derive(Copy, Clone, Debug, Default)]
+struct LiveObjects {
+    live: u64,
+    /// The most since it was known what the arenas had.
+    most: u64,
+    /// What was live then.
+    before: u64,
+}
+
+/// What sizes are rounded up to (`ALIGNMENT` in `Objects/obmalloc.c`).
+const OBJECT_ALIGN: u64 = 16;
+
+impl LiveObjects {
+    fn given(bytes: u64) -> u64 {
+        bytes
+            .max(1)
+            .checked_next_multiple_of(OBJECT_ALIGN)
+            .unwrap_or(bytes)
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.live = self.live.saturating_add(Self::given(bytes));
+        self.most = self.most.max(self.live);
+    }
+
+    fn remove(&mut self, bytes: u64) {
+        self.live = self.live.saturating_sub(Self::given(bytes));
+    }
+
+    fn begin_anew(&mut self) {
+        (self.most, self.before) = (self.live, self.live);
+    }
+}
+
 /// One process.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     blocks: HashMap<u64, Block>,
     /// Of Python's object allocator, none of which is malloc's.
     objects: HashMap<u64, Object>,
+    object_bytes: LiveObjects,
     free_slots: Vec<u32>,
     next_slot: u32,
     live_bytes: u64,
@@ -43,8 +79,6 @@ pub(super) struct Process {
     pub(super) uncertain_bytes: u64,
     /// What is touched of large zeroed blocks with mappings of their own, and their bytes.
     zeroed_alone: (u64, u64),
-    /// What was live of it when it was forked.
-    pub(super) inherited_bytes: u64,
     /// The thread that it began with.
     pub(super) main_thread: u32,
     /// When it began, in the trace's time.
@@ -59,12 +93,12 @@ impl Process {
         Self {
             blocks: HashMap::new(),
             objects: HashMap::new(),
+            object_bytes: LiveObjects::default(),
             free_slots: Vec::new(),
             next_slot: 0,
             live_bytes: 0,
             uncertain_bytes: 0,
             zeroed_alone: (0, 0),
-            inherited_bytes: 0,
             main_thread,
             began_ns: 0,
             alive: true,
@@ -75,7 +109,7 @@ impl Process {
     pub(super) fn fork(&self, main_thread: u32) -> Self {
         let mut copy = self.clone();
         (copy.main_thread, copy.uncertain_bytes) = (main_thread, 0);
-        copy.inherited_bytes = self.live_bytes;
+        copy.object_bytes.begin_anew();
         // What the parent's operations said holds for both.
         for block in copy.blocks.values_mut() {
             block.touch = None;
@@ -94,6 +128,18 @@ impl Process {
     /// Slots that it ever had.
     pub(super) fn slots(&self) -> u64 {
         self.next_slot.into()
+    }
+
+    /// What it asked of the object allocator since it is known what the arenas had.
+    pub(super) fn object_bytes(&self) -> ObjectBytes {
+        let LiveObjects { most, before, .. } = self.object_bytes;
+        let grown = most.saturating_sub(before);
+        ObjectBytes { most, grown }
+    }
+
+    /// It is known now.
+    pub(super) fn arenas_are_known(&mut self) {
+        self.object_bytes.begin_anew();
     }
 
     /// Bytes live, as requested.
@@ -183,6 +229,8 @@ impl Process {
         let gone = before.map_or(0, |before| before.bytes);
         self.live_bytes = self.live_bytes.saturating_sub(gone);
         self.live_bytes = self.live_bytes.saturating_add(object.bytes);
+        before.inspect(|before| self.object_bytes.remove(before.bytes));
+        self.object_bytes.add(object.bytes);
         before
     }
 
@@ -190,13 +238,14 @@ impl Process {
     pub(super) fn remove_object(&mut self, addr: u64) -> Option<Object> {
         let object = self.objects.remove(&addr)?;
         self.live_bytes = self.live_bytes.saturating_sub(object.bytes);
+        self.object_bytes.remove(object.bytes);
         Some(object)
     }
 
     /// Nothing is live any more.
     pub(super) fn forget_all(&mut self) {
         (self.live_bytes, self.blocks) = (0, HashMap::new());
-        self.objects = HashMap::new();
+        (self.objects, self.object_bytes) = (HashMap::new(), LiveObjects::default());
     }
 
     /// A block gets another size. What is cut off of a large one that nobody looked at was never

@@ -7,7 +7,7 @@ use profiler_common::program::{MAX_PROCESSES, MAX_THREADS, OpCode};
 
 use super::objects::Object;
 use super::process::{Block, Process};
-use super::{Compiler, ProcessEnd, Sink, op};
+use super::{Compiler, ProcessEnd, ProcessFork, Sink, op};
 
 /// A thread of the stream.
 #[derive(Debug)]
@@ -168,8 +168,15 @@ impl Compiler {
             self.summary.left_out += 1;
             return Ok(());
         }
-        let mut copy = self.processes[process as usize].fork(child);
+        let parent = &self.processes[process as usize];
+        let mut copy = parent.fork(child);
         copy.began_ns = self.clock_ns;
+        self.summary.forks.push(ProcessFork {
+            process: new,
+            parent: process,
+            time_ns: self.clock_ns,
+            objects: parent.object_bytes(),
+        });
         self.add_live(copy.live_bytes());
         self.put_process(new, copy);
         self.put_thread(child, new);
@@ -193,6 +200,7 @@ impl Compiler {
             other.ended |= other.process == process;
         }
         self.put_process(process, Process::new(thread));
+        self.summary.forks.retain(|fork| fork.process != process);
         self.put_thread(thread, process);
         self.summary.executes = true;
         sink.push(op(OpCode::EXEC, 0, thread))?;

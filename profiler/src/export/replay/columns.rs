@@ -51,7 +51,7 @@ const FINAL_RANK: Column<Compared> = Column::maybe("rest_rank", Unit::Name, |of:
     Some(of.rank?.at_end as u64)
 });
 const PEAK: Column<Compared> = Column::maybe("peak_bytes", Unit::Bytes, |of: &Compared| {
-    Some(of.own?.memory.peak.bytes)
+    Some(of.own_peak()?.memory.peak.bytes)
 })
 .titled("peak", 7, "the most that malloc's memory came to")
 .written(|of| mib(of, |m| m.memory.peak.bytes));
@@ -66,8 +66,12 @@ const PEAK_SAVES: Column<Compared> = Column::maybe("", Unit::Bytes, |of: &Compar
     Some(of.own?.memory.peak.bytes)
 })
 .titled("saves", 7, "how much less that is than the baseline")
-.written(|of| of.saves(|m| m.memory.peak.bytes));
+.written(|of| match of.own_peak().and(of.now.filter(has_peak)) {
+    Some(_) => of.saves(|m| m.memory.peak.bytes),
+    None => String::new(),
+});
 const PEAK_RANK: Column<Compared> = Column::maybe("peak_rank", Unit::Name, |of: &Compared| {
+    of.own_peak()?;
     Some(of.rank?.peak as u64)
 });
 const RUNS: Column<Compared> = Column::of("runs", Unit::Count, |of: &Compared| {
@@ -139,6 +143,11 @@ impl Compared {
         }
     }
 
+    /// What was measured, where its peak is known.
+    fn own_peak(&self) -> Option<Measured> {
+        self.own.filter(has_peak)
+    }
+
     /// How much less it has than what the program had.
     fn saves(&self, part: fn(&Measured) -> u64) -> String {
         let now = self.now.filter(|_| !self.is_baseline);
@@ -153,6 +162,10 @@ impl Compared {
             format!("{mib:+.1}")
         }
     }
+}
+
+fn has_peak(of: &Measured) -> bool {
+    !of.peak_is_unknown
 }
 
 fn mib(of: &Compared, part: fn(&Measured) -> u64) -> String {

@@ -30,6 +30,7 @@ fn row(name: &str, peak: u64, last: (u64, u64, u64), cpu_seconds: f64) -> Candid
                 peak: figure((peak, peak, peak)),
                 at_end: figure(last),
             },
+            peak_is_unknown: false,
             runs: if last.0 == last.2 { 1 } else { 15 },
             cpu_seconds,
             faults: 31_234,

@@ -76,6 +76,23 @@ fn json_has_the_figures_and_null_for_what_failed() {
     assert!((gap - 610 * (1 << 20) / 10).abs() < 10, "{gap}");
 }
 
+#[test]
+fn a_peak_that_is_not_known_is_said_to_be_unknown() {
+    let mut report = full();
+    let row = report.candidates.iter_mut().find(|row| row.is_baseline);
+    let measured = row.expect("a baseline").measured.as_mut();
+    measured.expect("measured").peak_is_unknown = true;
+    let found = document(&report);
+    let (baseline, other) = (&found["candidates"][0], &found["candidates"][1]);
+    assert!(baseline["peak_bytes"].is_null() && baseline["peak_rank"].is_null());
+    assert!(baseline["peak_high_bytes"].is_u64() && other["peak_bytes"].is_u64());
+    let shown = text(&report, false);
+    assert!(
+        shown.contains("peak unknown (-)") && !shown.contains("lowest peaks"),
+        "{shown}"
+    );
+}
+
 /// A change of the words or of the wrapping shows here.
 #[test]
 fn the_text_reads_as_it_did() {

@@ -275,6 +275,11 @@ fn failures(text: &mut Text, report: &Report) {
 
 /// The first by what they need at their peak: rows are in the order of what is final.
 fn by_peak(text: &mut Text, report: &Report) {
+    let is_unknown = |row: &CandidateReport| row.measured.is_some_and(|own| own.peak_is_unknown);
+    if report.candidates.iter().any(is_unknown) {
+        let why = "peak unknown (-): too few checkpoints were recorded of children, of what they had of Python's object allocator";
+        return text.wrapped(TextStyle::Faint, "", why);
+    }
     let unlike = |row: &&CandidateReport| row.same_as_now.is_none();
     let ranked = report.candidates.iter().filter(unlike);
     let mut ranked: Vec<(usize, String)> = ranked

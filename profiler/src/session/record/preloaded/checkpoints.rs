@@ -91,7 +91,7 @@ struct Endings {
     looked: Option<Instant>,
 }
 
-/// How much of each process was resident when it was sampled last, and when that was last compared.
+/// How much of each process was resident when it was sampled last, or was first compared, and when that was last done.
 #[derive(Default)]
 struct Resident {
     bytes: HashMap<u32, u64>,
@@ -427,22 +427,45 @@ impl Resident {
             .as_ref()
             .and_then(ProcessObservation::resident)
         {
-            if self.bytes.len() >= MAX_COMPARED {
-                self.bytes.clear();
-            }
+            self.make_room_for(process);
             self.bytes.insert(process, bytes);
         }
     }
 
-    /// Whether so much of a process has come or gone since it was sampled. One that never was is not known.
-    fn has_changed(&self, process: &RecordedProcess) -> bool {
-        let Some(&before) = self.bytes.get(&process.process) else {
-            return false;
-        };
+    fn make_room_for(&mut self, process: u32) {
+        if self.bytes.len() >= MAX_COMPARED && !self.bytes.contains_key(&process) {
+            self.bytes.clear();
+        }
+    }
+
+    /// Whether so much of a process has come or gone since it was sampled, or since it was first compared where it never
+    /// was: children may end before it is time for a round.
+    fn has_changed(&mut self, process: &RecordedProcess) -> bool {
         let Some(now) = resident_bytes(pid(process)) else {
             return false;
         };
+        self.make_room_for(process.process);
+        let before = *self.bytes.entry(process.process).or_insert(now);
         let change = now.abs_diff(before);
         change >= CHANGED_BYTES && change as f64 >= before as f64 * CHANGED_SHARE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_was_never_sampled_has_changed_once_it_has_grown() {
+        let own = RecordedProcess {
+            source: std::process::id().into(),
+            process: 7,
+            main_thread: 7,
+        };
+        let mut resident = Resident::default();
+        assert!(!resident.has_changed(&own), "it was not seen before");
+        let before = resident.bytes[&own.process];
+        let grown = vec![1u8; before as usize + CHANGED_BYTES as usize];
+        assert!(resident.has_changed(&own), "{} bytes more", grown.len());
     }
 }
