@@ -71,6 +71,7 @@ impl FragReport {
             objects: None,
             objects_before: None,
             growth: None,
+            trend: None,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),

@@ -45,6 +45,7 @@ pub mod tcmalloc;
 pub mod text;
 pub mod threads;
 pub mod thresholds;
+pub mod trend;
 pub mod tuning;
 pub mod units;
 pub mod view;

@@ -21,6 +21,7 @@ use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
 use crate::sample::{Host, KernelCount, Target};
 use crate::text::visible;
+use crate::trend::Trend;
 use crate::units::{self, Value};
 
 /// A setting in force, or something else that the allocator keeps beside its settings.
@@ -311,6 +312,8 @@ pub struct FragReport {
     pub objects_before: Option<Arc<Census>>,
     /// What grew between the two; `None` where there are no two.
     pub growth: Option<Growth>,
+    /// How it has grown lately; `None` where it was not watched.
+    pub trend: Option<Trend>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.
@@ -340,6 +343,14 @@ impl FragReport {
         self.objects_before = before;
         self.conclude();
         self
+    }
+
+    /// The same report of a process that has grown so lately.
+    pub fn with_trend(&self, trend: Trend) -> Self {
+        let mut report = self.clone();
+        report.trend = Some(trend);
+        report.conclude();
+        report
     }
 
     /// Draws the conclusions from what is known: findings, verdict and explanation are of the other figures.

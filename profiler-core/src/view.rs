@@ -7,6 +7,7 @@ use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
 use crate::report::FragReport;
 use crate::sites::Sites;
+use crate::trend::Trend;
 use crate::units::{bytes, count};
 use crate::worth;
 
@@ -23,6 +24,19 @@ pub struct Point {
     pub live_bytes: Option<u64>,
     /// Resident bytes of the pages of all walked heaps at the last walk.
     pub heap_bytes: Option<u64>,
+}
+
+impl Point {
+    /// Of a walk.
+    pub fn of(report: &FragReport) -> Self {
+        Self {
+            time_ns: report.taken_at_ns,
+            rss_bytes: report.kernel.rss_bytes,
+            swap_bytes: report.kernel.swap_bytes,
+            live_bytes: report.live_bytes(),
+            heap_bytes: report.heap_resident_bytes(),
+        }
+    }
 }
 
 /// The worker's stream under another allocator, played while it runs.
@@ -194,20 +208,29 @@ pub struct View {
 }
 
 impl View {
-    /// Of one passive look.
-    pub fn of_one_look(report: FragReport, notices: Vec<String>) -> Self {
+    /// Of one passive look, with what was counted beside it.
+    pub fn of_one_look(report: FragReport, history: Vec<Point>, notices: Vec<String>) -> Self {
         Self {
             report: Arc::new(report),
             activity: None,
             sites: None,
             probes_wanted: false,
             notices,
-            history: Arc::default(),
+            history: Arc::new(history),
             over_time: OverTime::default(),
             objects: ObjectsState::default(),
             what_if: None,
             ended: None,
         }
+        .with_trend()
+    }
+
+    /// With how the process has grown lately, by the past: live and saved views have it from here.
+    pub fn with_trend(mut self) -> Self {
+        if let Some(trend) = Trend::of(&self.history) {
+            self.report = Arc::new(self.report.with_trend(trend));
+        }
+        self
     }
 
     /// Events lost since attaching, by the newest account.

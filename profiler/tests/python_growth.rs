@@ -153,6 +153,55 @@ fn the_explanation_names_who_grows_and_begins_with_it() {
     assert!((rate - PACE).abs() < PACE * 0.2, "{rate}");
 }
 
+/// Objects are read twice ten seconds apart at the least.
+#[test]
+fn that_memory_in_use_grows_is_said_before_objects_were_read_twice() {
+    let source = "
+import time
+all = []
+print('ready', flush=True)
+while True:
+    all.append(bytearray(b'x') * 200_000)
+    time.sleep(0.01)
+";
+    let mut program = Command::new(&pythons()[0].path);
+    program.args(["-c", source]);
+    let program = Child::run(program);
+    let pid = program.pid().to_string();
+    let attach = |form: &str| {
+        let output = fragscope(&[
+            "attach",
+            "--no-probes",
+            "--no-predict",
+            "--duration",
+            "7s",
+            "--pid",
+            &pid,
+            form,
+        ]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let lines = attach("--headless");
+    let said = lines
+        .lines()
+        .filter(|line| line.contains("verdict: Growing"));
+    let said: Vec<_> = said.collect();
+    assert!(
+        said.iter()
+            .any(|line| line.contains("/s: memory in use grows; whose it is")),
+        "{lines}"
+    );
+    let lines = attach("--json");
+    let last = lines.lines().last().expect("a line");
+    let last: Value = serde_json::from_str(last).expect("JSON");
+    let trend = &last["trend"];
+    assert_eq!(trend["grows"], "in_use", "{last}");
+    let rate = |key: &str| trend[key].as_f64().expect("a rate");
+    let (rss, live) = (rate("rss_bytes_per_second"), rate("live_bytes_per_second"));
+    assert!(rss > 5e6 && (rss - live).abs() < 0.3 * rss, "{last}");
+}
+
 #[test]
 fn what_rests_does_not_grow() {
     let folder = tempfile::tempdir().expect("a folder");

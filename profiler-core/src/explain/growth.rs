@@ -6,6 +6,7 @@ use super::rules::is_notable;
 use crate::metrics::MetricId;
 use crate::objects::{Branch, Census, Growth, Holder, HolderGrowth, Rate};
 use crate::report::FragReport;
+use crate::trend::{Grows, Trend};
 use crate::units::{bytes, count, percent};
 
 /// Who gains at least this share of all growth is named first.
@@ -17,7 +18,10 @@ const HELD_SHARE: f64 = 0.1;
 
 /// The first sentences of the verdict, where two censuses were taken.
 pub(crate) fn answer(report: &FragReport) -> Option<String> {
-    let (census, growth) = (report.objects.as_deref()?, report.growth.as_ref()?);
+    let lately = || lately(report, report.trend.as_ref()?);
+    let (Some(census), Some(growth)) = (report.objects.as_deref(), &report.growth) else {
+        return lately();
+    };
     let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
     let is_fragmented = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
     let share = || {
@@ -25,12 +29,14 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         format!("{} ({} of {name})", bytes(free), percent(free, rss))
     };
     if !growth.is_growing {
-        return Some(
-            match is_fragmented {
+        let still = || {
+            let holds = match is_fragmented {
                 true => format!("Not growing. Fragmentation holds {}.", share()),
                 false => format!("Not growing{}.", held(census)),
-            } + &step(growth),
-        );
+            };
+            holds + &step(growth)
+        };
+        return Some(lately().unwrap_or_else(still));
     }
     let cause = cause(census, growth);
     let answer = format!("Growing {}/s: {cause};", rate(growth.steady_bytes));
@@ -44,6 +50,28 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
             format!("{answer} huge pages make more of it resident than was written.")
         }
         false => format!("{answer} no allocator helps."),
+    })
+}
+
+/// What grows by the kernel's counts and the walks, before anybody knows whose it is; `None` where nothing does.
+fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
+    let grows = trend.grows?;
+    let speed = format!("Growing {}/s", rate(trend.rss.bytes_per_second));
+    let when = match (&report.objects, report.target.is_python()) {
+        (_, false) => "`fragscope attach`, screen Sites, shows who asks for it".to_owned(),
+        (None, true) => "whose it is is known once its objects were read twice".to_owned(),
+        (Some(_), true) => "whose it is is known once its objects are read again".to_owned(),
+    };
+    Some(match grows {
+        Grows::InUse => format!("{speed}: memory in use grows; {when}."),
+        Grows::Elsewhere => format!(
+            "{speed}, and what is live in the walked heaps grows by {}/s: free memory, or what lies outside of \
+             these heaps.",
+            rate(trend.live_bytes_per_second.unwrap_or(0.0))
+        ),
+        Grows::NotKnown => {
+            format!("{speed}: whether memory in use does is known after the next walk.")
+        }
     })
 }
 
@@ -184,6 +212,7 @@ fn rate(of: f64) -> String {
 mod tests {
     use super::*;
     use crate::objects::{Amount, TypeRow};
+    use crate::trend::RssGrowth;
 
     const MIB: u64 = 1 << 20;
 
@@ -217,6 +246,39 @@ mod tests {
             }],
             ..Census::default()
         }
+    }
+
+    #[test]
+    fn growth_lately_is_said_before_objects_were_read_twice() {
+        let mut report = FragReport::from_sample(&crate::sample::Sample::default());
+        assert_eq!(answer(&report), None);
+        report.target.python = Some("CPython 3.11".into());
+        let mut said = |live: Option<u64>, census: bool| {
+            report.objects = census.then(|| Default::default());
+            report.trend = Some(Trend {
+                rss: RssGrowth {
+                    elapsed_ns: 2_000_000_000,
+                    bytes_per_second: (20 * MIB) as f64,
+                    is_growing: true,
+                },
+                live_bytes_per_second: live.map(|live| live as f64),
+                grows: Some(match live {
+                    None => Grows::NotKnown,
+                    Some(live) if live > MIB => Grows::InUse,
+                    Some(_) => Grows::Elsewhere,
+                }),
+            });
+            answer(&report).expect("it grows")
+        };
+        let grows = said(Some(19 * MIB), false);
+        let in_use = "Growing 20.0 MiB/s: memory in use grows; whose it is is known once";
+        assert!(
+            grows.starts_with(in_use) && grows.ends_with("read twice."),
+            "{grows}"
+        );
+        assert!(said(Some(19 * MIB), true).ends_with("read again."));
+        assert!(said(Some(0), false).contains("grows by 0 B/s: free memory"));
+        assert!(said(None, false).ends_with("after the next walk."));
     }
 
     #[test]

@@ -11,14 +11,8 @@ use crate::fork::ForkSharing;
 use crate::metrics::MetricId;
 use crate::report::{FragReport, LedgerPart};
 use crate::sample::Host;
+use crate::trend::RssGrowth;
 use crate::units::{bytes, count, nanoseconds};
-
-/// What is watched for less time than this has no growth yet: a page more or less would be a large rate.
-const LEAST_TIME_NS: u64 = 2_000_000_000;
-/// A process grows when it gained at least so many bytes…
-const GROWN_BYTES: u64 = 4 << 20;
-/// …and would gain at least this share of its RSS in an hour.
-const GROWN_SHARE_PER_HOUR: f64 = 0.25;
 
 /// What a walk of a process came to, as far as a table shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -305,22 +299,22 @@ impl HostModel {
         urgent.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, id)| id)
     }
 
+    fn rss_growth(&self, of: &Watched) -> Option<RssGrowth> {
+        let now = (self.taken_at_ns, of.last.memory.rss_bytes);
+        RssGrowth::between(of.first, now)
+    }
+
     /// In bytes a second, once it was watched long enough.
     fn growth(&self, of: &Watched) -> Option<f64> {
-        let time = self.taken_at_ns.saturating_sub(of.first.0);
-        (time >= LEAST_TIME_NS).then(|| of.gained_bytes() * 1e9 / time as f64)
+        Some(self.rss_growth(of)?.bytes_per_second)
     }
 
     fn row(&self, of: &Watched, now_ns: u64) -> ProcessRow {
-        let growth = self.growth(of);
-        let rss = of.last.memory.rss_bytes as f64;
-        let is_growing = growth.is_some_and(|rate| {
-            of.gained_bytes() >= GROWN_BYTES as f64 && rate * 3600.0 >= rss * GROWN_SHARE_PER_HOUR
-        });
+        let growth = self.rss_growth(of);
         ProcessRow {
             process: of.last.clone(),
-            growth,
-            is_growing,
+            growth: growth.map(|growth| growth.bytes_per_second),
+            is_growing: growth.is_some_and(|growth| growth.is_growing),
             walk: of.walk.clone(),
             walk_age_ns: of.walk_age_ns(now_ns),
             not_walked: of.not_walked.clone(),
@@ -329,11 +323,6 @@ impl HostModel {
 }
 
 impl Watched {
-    /// Since it was seen first.
-    fn gained_bytes(&self) -> f64 {
-        self.last.memory.rss_bytes as f64 - self.first.1 as f64
-    }
-
     fn walk_age_ns(&self, now_ns: u64) -> Option<u64> {
         let walk = self.walk.as_ref()?;
         Some(now_ns.saturating_sub(walk.taken_at_ns))

@@ -9,6 +9,7 @@ use std::time::Duration;
 use profiler_core::prediction::Predictions;
 use profiler_core::report::{FragReport, Mechanism};
 use profiler_core::text::visible;
+use profiler_core::trend::Grows;
 use profiler_core::view::View;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -213,12 +214,18 @@ struct Grounds {
     cause: Option<Mechanism>,
     /// The walk that was predicted, and how many candidates are known of it.
     predicted: Option<(u64, usize)>,
+    /// What grows lately.
+    grows: Option<Grows>,
+    /// Whether objects were read twice, and what is live grew between.
+    is_growing: Option<bool>,
 }
 
 impl Grounds {
     fn of(report: &FragReport) -> Self {
         let predictions = report.predictions.as_ref();
         Self {
+            grows: report.trend.and_then(|trend| trend.grows),
+            is_growing: report.growth.as_ref().map(|growth| growth.is_growing),
             cause: report.findings.first().map(|finding| finding.mechanism),
             predicted: predictions.map(|all| {
                 // Of those that are under way a line each is too many.

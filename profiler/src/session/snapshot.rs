@@ -1,7 +1,6 @@
 //! `snapshot` and `explain`: one passive walk.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,8 +8,9 @@ use std::time::Instant;
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::view::View;
-use profiler_sampling::{Sampler, SamplingOptions, sample_of_core};
+use profiler_core::view::{Point, View};
+use profiler_sampling::{Sampler, SamplingOptions, now_ns, sample_of_core};
+use profiler_target::TargetState;
 
 use super::SessionError;
 use super::interrupt;
@@ -39,8 +39,10 @@ pub struct SnapshotOutcome {
 struct Reading {
     sample: Sample,
     missing_bytes: u64,
-    /// Its root directory, where that is another than ours.
-    root: Option<PathBuf>,
+    /// The running process.
+    sampler: Option<Sampler>,
+    /// What a walk before that one found.
+    earlier: Option<Point>,
     /// Of its objects, if they were asked for.
     census: Option<Result<Census, NoCensus>>,
     /// The census before that one.
@@ -56,14 +58,15 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
             return Ok(Reading {
                 census: options.objects.map(|_| core.census()),
                 missing_bytes: core.missing_bytes,
-                root: None,
+                sampler: None,
+                earlier: None,
                 sample: core.sample,
                 before: None,
             });
         }
     };
     let sampler = Sampler::open(pid)?;
-    let mut before = None;
+    let (mut before, mut earlier) = (None, None);
     let (sample, census) = match options.objects {
         None => (sampler.take(sampling)?, None),
         Some(ReadObjects {
@@ -87,6 +90,7 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
                 )
             {
                 before = census.ok().map(Arc::new);
+                earlier = Some(Point::of(&FragReport::from_sample(&sample)));
                 (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
             }
             // That a program is not Python's needs no notice.
@@ -97,7 +101,8 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
     Ok(Reading {
         sample,
         missing_bytes: 0,
-        root: sampler.target().foreign_root(),
+        sampler: Some(sampler),
+        earlier,
         census,
         before,
     })
@@ -130,6 +135,18 @@ fn walk_and_read(
     Ok((sample, census))
 }
 
+/// What the kernel counts now, after the walk; `None` of a process that is no more.
+fn counted(sampler: &Sampler, report: &FragReport) -> Option<Point> {
+    let count = sampler.target().quick_count().ok()?;
+    let is_same = sampler.target().state() == TargetState::Same;
+    (is_same && count.rss_bytes > 0).then(|| Point {
+        time_ns: now_ns(),
+        rss_bytes: count.rss_bytes,
+        swap_bytes: count.swap_bytes,
+        ..Point::of(report)
+    })
+}
+
 /// Walks the target once, without probes, and writes the outputs.
 ///
 /// # Errors
@@ -145,7 +162,8 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
     let Reading {
         sample,
         missing_bytes,
-        root,
+        sampler,
+        earlier,
         census,
         before,
     } = observed?;
@@ -157,10 +175,14 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         None => {}
     }
     if options.predict {
+        let root = sampler.as_ref().and_then(|of| of.target().foreign_root());
         report = report.with_predictions(predict_now(&sample, root.as_deref(), &flag));
     }
+    let walked = sampler.as_ref().map(|_| Point::of(&report));
+    let counted = sampler.as_ref().and_then(|of| counted(of, &report));
+    let history = earlier.into_iter().chain(walked).chain(counted).collect();
     let interrupted = flag.load(Ordering::Relaxed);
-    let view = View::of_one_look(report, notices);
+    let view = View::of_one_look(report, history, notices);
     let saved = outputs.save_once(&sample, &view);
     Ok(SnapshotOutcome {
         view,

@@ -4,10 +4,10 @@ use profiler_core::activity::Activity;
 use profiler_core::view::View;
 use serde::Serialize;
 
-use super::Record;
 use super::activity::Percentiles;
 use super::prediction::Predicted;
 use super::what_if::WhatIfRow;
+use super::{Record, TrendRow, trend};
 use crate::export::latest::Latest;
 use crate::export::names::{gaps, rfc3339};
 
@@ -23,6 +23,7 @@ pub(super) struct Interval<'a> {
     #[serde(flatten)]
     of_walk: Record<'a, u64, Latest<'a>>,
     verdict: &'a str,
+    trend: Option<TrendRow<'a>>,
     #[serde(flatten)]
     predicted: Predicted<'a>,
     activity: Option<Rates<'a>>,
@@ -57,6 +58,7 @@ impl<'a> Interval<'a> {
             walked_at: rfc3339(report.taken_at_ns),
             of_walk: Record::figures(&Latest::OF_WALK, latest),
             verdict: &report.verdict,
+            trend: report.trend.as_ref().map(trend),
             predicted: Predicted::of(report.predictions.as_ref()),
             activity: view.activity.as_ref().map(|activity| Rates {
                 rates: Record::figures(&Activity::RATES, activity),

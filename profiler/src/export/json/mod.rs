@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::latest::Latest;
+use profiler_core::trend::{Grows, Trend};
 
 /// A view as one indented `fragscope.snapshot/1` document, its keys in a fixed order.
 pub fn json(view: &View) -> String {
@@ -153,6 +154,17 @@ impl<'a, Row> Record<'a, u64, Row> {
             columns,
             row,
         }
+    }
+}
+
+/// How a process has grown lately.
+type TrendRow<'a> = Record<'a, Option<&'static str>, Trend>;
+
+fn trend(trend: &Trend) -> TrendRow<'_> {
+    Record {
+        name: vec![("grows", trend.grows.map(Grows::name))],
+        columns: &Trend::COLUMNS,
+        row: trend,
     }
 }
 

@@ -18,7 +18,7 @@ use super::objects::Objects;
 use super::prediction::Predicted;
 use super::sites::{self, Site, SiteSampling};
 use super::what_if::WhatIfRow;
-use super::{Host, Number, Object, Record};
+use super::{Host, Number, Object, Record, TrendRow, trend};
 use crate::export::names::{gaps, milliseconds, rfc3339};
 
 #[derive(Serialize)]
@@ -33,6 +33,7 @@ pub(super) struct Snapshot<'a> {
     core_bytes: Option<Number>,
     fork: Option<Record<'a, i32, ForkSharing>>,
     verdict: &'a str,
+    trend: Option<TrendRow<'a>>,
     explanation: &'a str,
     ledger: Vec<Record<'a, &'static str, LedgerRow>>,
     heaps: Vec<Heap<'a>>,
@@ -166,6 +167,7 @@ impl<'a> Snapshot<'a> {
                 row: fork,
             }),
             verdict: &report.verdict,
+            trend: report.trend.as_ref().map(trend),
             explanation: &report.explanation,
             ledger: report.ledger.iter().map(ledger).collect(),
             heaps: report.heaps.iter().map(Heap::of).collect(),

@@ -81,7 +81,7 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
             }
             false => report,
         };
-        View::of_one_look(report, Vec::new())
+        View::of_one_look(report, Vec::new(), Vec::new())
     });
     Ok(TreeSeen {
         view,
