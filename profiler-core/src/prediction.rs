@@ -3,7 +3,7 @@
 //! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
 //! what follows from it.
 
-use crate::allocator::AllocatorTitle;
+use crate::allocator::{Allocator, AllocatorTitle};
 use crate::candidate::CandidateName;
 use crate::report::Mechanism;
 use crate::units::{bytes, nanoseconds};
@@ -205,6 +205,15 @@ impl Prediction {
         match self.candidate {
             CandidateName::Tuning(tuning) => format!("{} {}", self.allocator, tuning.title),
             CandidateName::Build(_) | CandidateName::Other(_) => self.allocator.to_string(),
+        }
+    }
+
+    /// Under what condition it needs what was played, in words that follow that: it gives back what was freed once that
+    /// was left alone for some seconds, and a program that goes on using it has it all the while.
+    pub fn condition(&self) -> &'static str {
+        match self.allocator.kind() {
+            Some(Allocator::Jemalloc | Allocator::Mimalloc) => " once it has purged",
+            _ => "",
         }
     }
 

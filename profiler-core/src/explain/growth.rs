@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(answer(&report), None);
         report.target.python = Some("CPython 3.11".into());
         let mut said = |live: Option<u64>, census: bool| {
-            report.objects = census.then(|| Default::default());
+            report.objects = census.then(Default::default);
             report.trend = Some(Trend {
                 rss: RssGrowth {
                     elapsed_ns: 2_000_000_000,

@@ -12,6 +12,29 @@ pub(super) const UNEXPLAINED_SHARE: f64 = 0.2;
 
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
+    match about_copies(report) {
+        Some(copies) => format!("{} {copies}", of_findings(report)),
+        None => of_findings(report),
+    }
+}
+
+/// What a forked worker has of its parent's memory only because it was written to.
+fn about_copies(report: &FragReport) -> Option<String> {
+    let fork = report.fork?;
+    let census = report.objects.as_ref().and_then(|census| census.copied);
+    let by_collector = census.map(|copied| copied.collector_bytes.min(fork.copied_bytes));
+    let copied = by_collector.unwrap_or(fork.copied_bytes);
+    let most = bytes(copied);
+    is_notable(report, copied).then(|| match by_collector {
+        Some(_) => format!(
+            "Up to {most} are copies of the parent's pages that its garbage collector has made: gc.freeze() before \
+             the fork keeps these shared."
+        ),
+        None => format!("Up to {most} are copies of the parent's pages, made by writes since the fork."),
+    })
+}
+
+fn of_findings(report: &FragReport) -> String {
     let Some(first) = report.findings.first() else {
         let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
         let name = report.kernel.name();
@@ -84,9 +107,10 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     let private = report.resident_bytes(LedgerClass::PrivateHeap);
     if private > 0 {
         text.push_str(&format!(
-            " {} ({}) are in heaps that libraries have for themselves.",
+            " {} ({}) are in heaps that libraries have for themselves, {} of them live.",
             bytes(private),
-            percent(private, rss)
+            percent(private, rss),
+            bytes(private_live(report))
         ));
     }
     findings(&mut text, report);
@@ -174,9 +198,10 @@ fn outlook(report: &FragReport) -> Option<String> {
     });
     if let Some((best, needs)) = worth_it {
         return Some(format!(
-            "with {} malloc would need {}, {now}",
+            "with {} malloc would need {}{}, {now}",
             best.title(),
-            needs.band()
+            needs.band(),
+            best.condition()
         ));
     }
     if predictions.pending > 0 {
@@ -240,8 +265,8 @@ fn about_predictions(report: &FragReport) -> String {
             );
             return text;
         }
-        text +=
-            ". The figures of other allocators are taken after they have purged what was freed.";
+        text += ". The figures of other allocators are taken after they have purged what was freed: what a program uses \
+             again within some ten seconds, these keep.";
     }
     if predictions.pending > 0 {
         text += &match predictions.self_check {
@@ -271,9 +296,24 @@ fn about_predictions(report: &FragReport) -> String {
     paragraphs.join("\n\n")
 }
 
+/// Live bytes in the heaps that libraries have for themselves.
+fn private_live(report: &FragReport) -> u64 {
+    let heaps = report.heaps.iter().filter(|heap| heap.library.is_some());
+    let live = heaps.map(|heap| {
+        let bytes = heap.live_bytes.saturating_add(heap.mapped_large_bytes);
+        bytes.min(
+            heap.resident_bytes()
+                .saturating_add(heap.mapped_large_bytes),
+        )
+    });
+    let live = live.fold(0, u64::saturating_add);
+    live.min(report.resident_bytes(LedgerClass::PrivateHeap))
+}
+
 /// Live bytes that the program uses: what only huge pages make resident nobody does.
 pub(super) fn used(report: &FragReport) -> u64 {
-    live(report).saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0))
+    let live = live(report).saturating_add(private_live(report));
+    live.saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0))
 }
 
 fn live(report: &FragReport) -> u64 {

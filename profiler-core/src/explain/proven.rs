@@ -67,6 +67,8 @@ impl<'a> TrustedPredictions<'a> {
         effect: Effect,
     ) -> Option<Finding> {
         let (mut title, band) = (remedy.title(), needs.band());
+        finding.remedy = finding.remedy.as_played(&remedy.candidate);
+        let condition = remedy.condition();
         // The line that was played stands beside what it promises; a call is what the finding ends with.
         let is_line = effect == Effect::Saves && !remedy.set.is_empty();
         if let Some(how) = remedy.how().filter(|_| is_line) {
@@ -76,11 +78,11 @@ impl<'a> TrustedPredictions<'a> {
         let said = match effect {
             Effect::Saves => match &self.before {
                 None => format!(
-                    "With {title}, malloc would need {band} instead of {}.",
+                    "With {title}, malloc would need {band}{condition} instead of {}.",
                     bytes(now)
                 ),
                 Some(before) => format!(
-                    "With {title}, malloc would have needed {band} instead of {} in the walk {before} earlier.",
+                    "With {title}, malloc would have needed {band}{condition} instead of {} in the walk {before} earlier.",
                     bytes(now)
                 ),
             },

@@ -1,9 +1,13 @@
 //! Findings and verdicts: what is said of a sample, and in whose words.
 
+use std::sync::Arc;
+
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{Allocator, AllocatorTitle, Home, ROWS};
+use profiler_core::fork::ForkSharing;
 use profiler_core::heap::{Extent, ExtentKind};
 use profiler_core::metrics::MetricId;
+use profiler_core::objects::{Census, Copied};
 use profiler_core::prediction::SelfCheck;
 use profiler_core::report::{FragReport, LedgerClass, Mechanism};
 use profiler_core::sample::Sample;
@@ -226,7 +230,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     assert_eq!(
         saves.verdict,
         "70.0 MiB: free memory is pinned by live blocks; with jemalloc malloc would need 20.0 to 40.0 \
-         MiB, now 100.0 MiB. 1.4 % is live."
+         MiB once it has purged, now 100.0 MiB. 1.4 % is live."
     );
     assert_eq!(saves.findings[0].bytes, Some(70 << 20));
 
@@ -246,6 +250,16 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
             .verdict
             .contains("jemalloc may help or not: 60.0 to 120.0 MiB for malloc's memory")
     );
+
+    // What is advised beside a prediction is what was played.
+    let sprawl = |name| {
+        let found = with(&[(name, Some(Mechanism::ArenaSprawl), [20, 30, 40])]);
+        let mut all = found.findings.into_iter();
+        let sprawl = all.find(|finding| finding.mechanism == Mechanism::ArenaSprawl);
+        sprawl.expect("it saves").advice()
+    };
+    assert!(sprawl("arena_max=1").starts_with("MALLOC_ARENA_MAX=1 makes"));
+    assert!(sprawl("arena_max=2").starts_with("MALLOC_ARENA_MAX=2 makes"));
 
     // A remedy that the walk's own figures do not speak of comes first when it returns most.
     let threshold = (
@@ -277,6 +291,35 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
         off.verdict
     );
     assert_eq!(off.findings[0].bytes, report.findings[0].bytes);
+}
+
+/// A worker that writes to what it has of its parent has it twice: that is no allocator's doing.
+#[test]
+fn copies_since_a_fork_are_in_the_verdict() {
+    let mut worker = worker(25_600, &[(4096, SpanState::Live)], 0);
+    worker.fork = Some(ForkSharing {
+        parent: 1,
+        shared_bytes: 50 << 20,
+        copied_bytes: 40 << 20,
+        own_bytes: 0,
+    });
+    let report = FragReport::from_sample(&worker);
+    let said = "99.8 MiB: the memory is in use. Up to 40.0 MiB are copies of the parent's pages, made by writes";
+    assert!(report.verdict.starts_with(said), "{}", report.verdict);
+    let copied = |collector_bytes| {
+        let copied = Some(Copied {
+            bytes: 40 << 20,
+            collector_bytes,
+        });
+        let census = Census {
+            copied,
+            ..Census::default()
+        };
+        report.clone().with_objects(Arc::new(census), None).verdict
+    };
+    let said = "Up to 30.0 MiB are copies of the parent's pages that its garbage collector has made: gc.freeze()";
+    assert!(copied(30 << 20).contains(said), "{}", copied(30 << 20));
+    assert!(!copied(1 << 20).contains("copies"), "too few to matter");
 }
 
 /// malloc's figures, bounds and remedies leave out what a library allocates for itself.
@@ -343,4 +386,16 @@ fn the_heap_of_a_library_is_a_class_of_its_own() {
         finding.remedy.prose().contains("release_unused()"),
         "{finding:?}"
     );
+    // What is live in it is in use.
+    let said = "are in heaps that libraries have for themselves, 4.0 KiB of them live";
+    assert!(with.explanation.contains(said), "{}", with.explanation);
+    let full = sample.heaps.last_mut().expect("the library's");
+    full.arenas[0].live_bytes = 2560 * PAGE_SIZE;
+    let full = FragReport::from_sample(&sample);
+    let share = |report: &FragReport| {
+        let (_, said) = report.verdict.split_once(". ")?;
+        Some(said.to_owned())
+    };
+    assert_eq!(share(&without).as_deref(), Some("0.7 % is live."));
+    assert_ne!(share(&full), share(&without), "{}", full.verdict);
 }

@@ -234,7 +234,9 @@ impl Grounds {
                 } else {
                     all.candidates.len()
                 };
-                (all.walk_ns, known)
+                // Why nothing is known stays the same from walk to walk.
+                let is_none = all.pending == 0 && all.candidates.is_empty();
+                (if is_none { 0 } else { all.walk_ns }, known)
             }),
         }
     }
@@ -347,6 +349,15 @@ mod tests {
         assert!(report(2, 7) == report(1, 7), "some are under way");
         assert!(report(1, 7) != report(0, 7), "all are known");
         assert!(report(0, 7) != report(0, 8), "another walk");
+        let not_predicted = |of_walk| {
+            let none = Predictions::none(of_walk, "its heap has changed");
+            Grounds::of(
+                &crate::export::sample_view::passive()
+                    .report
+                    .with_predictions(none),
+            )
+        };
+        assert!(not_predicted(7) == not_predicted(8), "nothing new");
     }
 
     #[test]

@@ -6,8 +6,9 @@ mod rows;
 use std::fmt::{self, Display};
 
 pub(crate) use self::rows::OBJECTS_WERE_READ;
-use self::rows::{NONE, OF_LIBRARIES, REMEDIES, RemedyRow};
+use self::rows::{NONE, OF_LIBRARIES, ONE_ARENA, REMEDIES, RemedyRow};
 use crate::allocator::Allocator;
+use crate::candidate::CandidateName;
 use crate::report::Mechanism;
 use crate::tuning::{self, Tuning};
 
@@ -71,6 +72,14 @@ impl Remedy {
         fitting(|row, serving| serving.is_some_and(|own| row.allocators.contains(&own)))
             .or_else(|| fitting(|row, _| row.allocators.is_empty()))
             .unwrap_or(&NONE)
+    }
+
+    /// The same where a candidate was played for it: the advice is of what was played.
+    pub(crate) fn as_played(&'static self, candidate: &CandidateName) -> &'static Self {
+        match candidate {
+            CandidateName::Tuning(played) if **played == tuning::ONE_ARENA => &ONE_ARENA,
+            _ => self,
+        }
     }
 
     /// What to do about a mechanism whatever serves malloc, short of another allocator's settings.

@@ -198,8 +198,7 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
             steps: &[Step::Tune(&tuning::TWO_ARENAS)],
-            sentences: "{0} makes threads share arenas. It can also cost memory where their \
-                lifetimes mix, so compare peaks before and after.",
+            sentences: SHARED_ARENAS,
         },
     },
     RemedyRow {
@@ -297,6 +296,14 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
 ];
 
 /// What there is to say where no row is for the allocator: settings of another one are no remedy.
+const SHARED_ARENAS: &str = "{0} makes threads share arenas. It can also cost memory where their \
+                             lifetimes mix, so compare peaks before and after.";
+/// What replaces the row of the same mechanism where one arena was predicted to need least.
+pub(super) static ONE_ARENA: Remedy = Remedy {
+    steps: &[Step::Tune(&tuning::ONE_ARENA)],
+    sentences: SHARED_ARENAS,
+};
+
 pub(super) const NONE: Remedy = Remedy {
     steps: &[],
     sentences: "No setting of this allocator is known to change that.",
