@@ -201,6 +201,8 @@ pub struct Finding {
 
 /// The key of the evidence that a remedy was predicted to help.
 pub(crate) const PREDICTED_BYTES: &str = "predicted_bytes";
+/// That of what it is compared with.
+pub(crate) const BASELINE_BYTES: &str = "baseline_bytes";
 
 impl Finding {
     /// What to do about it, in sentences; that it was not predicted what this would return, where nothing else

@@ -5,7 +5,7 @@ use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
 use crate::explain::rules::{evidence, grown_mmap_threshold, is_notable, serving, walk_confidence};
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
-use crate::report::{Finding, FragReport, Mechanism, PREDICTED_BYTES};
+use crate::report::{BASELINE_BYTES, Finding, FragReport, Mechanism, PREDICTED_BYTES};
 use crate::units::bytes;
 
 /// The findings, as far as predictions confirm them, and those that only predictions show.
@@ -111,7 +111,7 @@ impl<'a> TrustedPredictions<'a> {
             evidence(PREDICTED_BYTES, needs.bytes),
             evidence("predicted_low_bytes", needs.low_bytes),
             evidence("predicted_high_bytes", needs.high_bytes),
-            evidence("baseline_bytes", now),
+            evidence(BASELINE_BYTES, now),
         ]);
         Some(finding)
     }

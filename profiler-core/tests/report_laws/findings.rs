@@ -277,6 +277,16 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);
     assert_eq!(both.findings[0].bytes, Some(94 << 20));
 
+    // What may help or not is ranked by the middle, behind what is sure to return more.
+    let threshold = (threshold.0, threshold.1, [80, 85, 90]);
+    let unsure = report.with_predictions(predicted(&[jemalloc([60, 90, 120]), threshold]));
+    let order = unsure.findings.iter().map(|finding| finding.mechanism);
+    let order: Vec<_> = order.take(2).collect();
+    assert_eq!(
+        order,
+        [Mechanism::DynamicMmapThreshold, Mechanism::PinnedPages]
+    );
+
     // What is not reproduced carries no conclusion.
     let mut off = predicted(&[jemalloc([20, 30, 40])]);
     off.self_check = Some(SelfCheck {

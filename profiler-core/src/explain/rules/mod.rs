@@ -10,7 +10,9 @@ use crate::completeness::Confidence;
 use crate::explain::remedies::Remedy;
 use crate::heap::Allocator;
 use crate::metrics::MetricId;
-use crate::report::{Evidence, Finding, FragReport, HeapReport, Mechanism};
+use crate::report::{
+    BASELINE_BYTES, Evidence, Finding, FragReport, HeapReport, Mechanism, PREDICTED_BYTES,
+};
 use crate::units::Value;
 use crate::worth;
 
@@ -40,12 +42,26 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
     findings.extend(whole::unexplained(report, &findings));
-    // What cannot be predicted, or was not, may return all that it takes, or nothing.
-    findings.sort_by_key(|finding| {
-        let known = finding.bytes.filter(|_| !finding.is_assumed());
-        std::cmp::Reverse(known.unwrap_or(finding.held_bytes / 2))
-    });
+    findings.sort_by_key(|finding| std::cmp::Reverse(likely_returned(finding)));
     findings
+}
+
+/// What the remedy of a finding most likely returns: what is known, or the middle of what was predicted; where nothing
+/// was, all that it takes or nothing.
+fn likely_returned(finding: &Finding) -> u64 {
+    let known = finding.bytes.filter(|_| !finding.is_assumed());
+    let whole = |key| {
+        let mut evidence = finding.evidence.iter();
+        match evidence.find(|one| one.key == key)?.value? {
+            Value::Whole(bytes) => Some(bytes),
+            Value::Fraction(_) => None,
+        }
+    };
+    let middle = || {
+        let saved = whole(BASELINE_BYTES)?.saturating_sub(whole(PREDICTED_BYTES)?);
+        Some(saved.min(finding.held_bytes))
+    };
+    known.or_else(middle).unwrap_or(finding.held_bytes / 2)
 }
 
 /// Whether a saving of `saved` bytes is worth being reported.
