@@ -24,7 +24,7 @@ impl ObjectArenas {
     /// `None` where nothing of it was recorded, Python had no such allocator, or it is not known what a process had that
     /// went on after its last checkpoint and counts to what is final.
     ///
-    /// Between two checkpoints of a process the arenas are taken to have changed evenly. A child has its parent's when
+    /// Between two checkpoints of a process the arenas are taken to have changed evenly, and to have room for what lived. A child has its parent's when
     /// it is forked: pages that both share count for both, as in all that is recorded. After what is known last they are as
     /// they were, unless more objects live than fit: at least these, and at most as many more as have come.
     pub(super) fn of(summary: &Summary, checkpoints: &[ProgramCheckpoint]) -> Option<Self> {
@@ -123,7 +123,8 @@ impl Arenas {
         let before = before.map(|(at_ns, bytes)| (at_ns, (bytes, bytes)));
         match (before.or(forked.copied()), after) {
             (Some((before_ns, (least, most))), Some(after)) => {
-                let of = |bytes| between((before_ns, bytes), after, time_ns);
+                // What lives has room.
+                let of = |bytes| between((before_ns, bytes), after, time_ns).max(objects.most);
                 (of(least), of(most))
             }
             (None, Some((_, bytes))) => (bytes, bytes),
@@ -193,6 +194,10 @@ mod tests {
         assert_eq!(arenas(&both), Some(vec![100, 200, 300]));
         assert_eq!(arenas(&both[1..]), Some(vec![300, 300]));
         assert_eq!(arenas(&both[..2]), None);
+        // Python began between the two, and had most of it early.
+        let mut early = both.clone();
+        early[1].objects.most = 290;
+        assert_eq!(arenas(&early), Some(vec![100, 290, 300]));
         // No pymalloc, and no objects.
         assert_eq!(arenas(&[at(0, 10, Some(0))]), None);
         assert!(ObjectArenas::of(&Summary::default(), &[]).is_none());
