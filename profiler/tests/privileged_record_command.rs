@@ -451,6 +451,22 @@ impl Drop for MemoryGroup {
 }
 
 #[test]
+fn the_ring_is_not_charged_to_the_control_group_of_what_is_recorded() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    // More than the program needs, and less than the ring has.
+    let group = MemoryGroup::new(30 << 20);
+    let program = "for n in range(700_000): bytes(600)\nraise SystemExit(7)";
+    let entrance = group.0.join("cgroup.procs");
+    let enter = "echo $$ > \"$0\" && exec python3 -S -c \"$1\"";
+    let mut recorded = record(&trace, &["sh", "-c", enter, text(&entrance), program]);
+    let output = run(&mut recorded);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(held(&trace, 1_400_000).whole);
+}
+
+#[test]
 fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
     let folder = open_folder();
     let trace = folder.path().join("trace");

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl, posix_fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use profiler_common::ring::{Header, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn};
@@ -27,7 +27,9 @@ pub(super) fn shared(
 ) -> io::Result<(File, Arc<Memory>)> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
-    file.set_len(bytes as u64)?;
+    // All of it now: else whoever writes there first pays, which is the program that is recorded, in a control
+    // group with a limit of its own. Want of memory is known here besides, before anything begins.
+    posix_fallocate(&file, 0, bytes as libc::off_t)?;
     file.write_all_at(&magic.to_ne_bytes(), 0)?;
     let memory = Arc::new(Memory::of(&file, bytes)?);
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
