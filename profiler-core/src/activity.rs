@@ -113,8 +113,9 @@ impl Activity {
     /// trouble has the same words at each look.
     pub fn troubles(&self) -> Vec<String> {
         let ended = self.ended.as_ref();
-        let ended =
-            ended.map(|why| format!("the probes have ended, their figures are of before: {why}"));
+        let ended = ended.map(|why| {
+            format!("the probes have ended, and their figures are of the time before: {why}")
+        });
         let untracked = (self.untracked_blocks > 0).then(|| {
             "some blocks are not tracked, since too many live at a time: their lifetimes are unknown"
                 .to_owned()

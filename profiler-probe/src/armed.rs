@@ -49,7 +49,7 @@ impl Armed {
             .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
         Ok(Self {
             lost_before: loaded.lost().map_err(map_trouble)?,
-            sites: Sites::of(pid, &traps),
+            sites: Sites::of(pid, &traps)?,
             loaded,
             traps,
             pid,

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::memory::TargetMemory;
+use profiler_core::memory::{ReadError, TargetMemory};
 use profiler_core::residency::{Mapping, MappingKind, PageRun};
-use profiler_target::{LiveMemory, Process, Target, open_foreign};
+use profiler_target::{LiveMemory, OpenError, Process, Target, open_foreign};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
 use super::links::GUARD_NAME;
@@ -171,7 +171,7 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
     }
     loaded.remove(&links).map_err(remove_failure)?;
     let sites = Sites {
-        memory: Some(target.memory()),
+        memory: target.memory(),
         addrs: found.iter().map(|one| one.addr).collect(),
     };
     sites.wait_until_clear();
@@ -188,18 +188,32 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Places in a target's code where probes are set, but for those where others had set one before.
 pub(super) struct Sites {
-    /// `None` when the target is gone.
-    memory: Option<LiveMemory>,
+    memory: LiveMemory,
     addrs: Vec<RemoteAddr>,
 }
 
 impl Sites {
     /// Those of `traps` in the process, before they are set.
-    pub(super) fn of(pid: NonZeroU32, traps: &Traps) -> Self {
-        let target = Target::open(pid.get().cast_signed()).ok();
-        let code = target.as_ref().and_then(|target| target.mappings().ok());
-        let inode = fs::metadata(traps.path()).map_or(0, |file| file.ino());
-        let mut code = code.unwrap_or_default();
+    ///
+    /// # Errors
+    /// When they cannot be found: whether breakpoints are left could not be said at the end.
+    pub(super) fn of(pid: NonZeroU32, traps: &Traps) -> Result<Self, ProbeError> {
+        let number = pid.get().cast_signed();
+        let failed = |source| ProbeError::Host {
+            what: "find the places of the probes in the target",
+            source,
+        };
+        let target = match Target::open(number) {
+            Ok(target) => target,
+            Err(
+                OpenError::Gone(_) | OpenError::NoSuchProcess { .. } | OpenError::Zombie { .. },
+            ) => {
+                return Err(ProbeError::Gone(number));
+            }
+            Err(error) => return Err(failed(io::Error::other(error))),
+        };
+        let mut code = target.mappings().map_err(failed)?;
+        let inode = fs::metadata(traps.path()).map_err(failed)?.ino();
         code.retain(|mapping| is_code(mapping) && mapping.inode == inode);
         let addrs = traps.offsets().filter_map(|offset| {
             let holds = |m: &&Mapping| (m.offset..m.offset + m.range.len()).contains(&offset);
@@ -208,17 +222,22 @@ impl Sites {
         });
         let mut sites = Self {
             addrs: addrs.collect(),
-            memory: target.map(|target| target.memory()),
+            memory: target.memory(),
         };
         let free = |addr: &RemoteAddr| !sites.is_set(*addr);
         sites.addrs = sites.addrs.iter().copied().filter(free).collect();
-        sites
+        Ok(sites)
     }
 
+    /// Whether there is one, or whether that cannot be looked at any more.
     fn is_set(&self, addr: RemoteAddr) -> bool {
         let mut byte = [0];
-        let memory = self.memory.as_ref();
-        memory.is_some_and(|memory| memory.read(addr, &mut byte).is_ok()) && byte == [INT3]
+        match self.memory.read(addr, &mut byte) {
+            Ok(()) => byte == [INT3],
+            // With its code it went.
+            Err(ReadError::Gone | ReadError::Unmapped(_) | ReadError::Swapped(_)) => false,
+            Err(ReadError::NotPermitted) => true,
+        }
     }
 
     /// Whether there is a breakpoint at any of them.

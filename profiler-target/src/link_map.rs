@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use super::auxv::{AT_PHDR, AT_PHENT, AT_PHNUM, auxv_value};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
+use profiler_core::residency::ResidencyMap;
 
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
@@ -79,6 +80,13 @@ impl ProgramHeaders {
         Ok(chain)
     }
 
+    /// Whether the loader is not at work on the list (`r_state` is `RT_CONSISTENT`, `elf/link.h`).
+    fn is_settled<M: TargetMemory>(&self, memory: &M) -> bool {
+        let debug = self.debug_pointer(memory).ok();
+        let state = debug.and_then(|debug| memory.read_value::<u32>(debug.checked_add(24)?).ok());
+        state == Some(0)
+    }
+
     fn debug_pointer<M: TargetMemory>(&self, memory: &M) -> Result<RemoteAddr, ChainError> {
         let dynamic = self.dynamic(memory)?.ok_or(ChainError::Static)?;
         for i in 0..MAX_DYNAMIC_ENTRIES {
@@ -117,11 +125,30 @@ impl ProgramHeaders {
     }
 }
 
-/// The list of the program of this auxiliary vector; empty where there is none.
-pub(super) fn chain<M: TargetMemory>(auxv: &[u8], memory: &M) -> Vec<RemoteAddr> {
-    let program = ProgramHeaders::from_auxv(auxv);
-    let chain = program.and_then(|program| program.chain(memory).ok());
-    chain.unwrap_or_default()
+/// The list of the program of this auxiliary vector; `None` where there is none, or the loader is at work on it.
+pub(super) fn chain<M: TargetMemory>(auxv: &[u8], memory: &M) -> Option<Vec<RemoteAddr>> {
+    let program = ProgramHeaders::from_auxv(auxv)?;
+    let chain = program.chain(memory).ok()?;
+    program.is_settled(memory).then_some(chain)
+}
+
+/// Memory whose swapped pages are left where they are: what the loader keeps of an object may be on one.
+pub(super) struct Unswapped<'r, M> {
+    pub(super) memory: M,
+    pub(super) residency: &'r ResidencyMap,
+}
+
+impl<M: TargetMemory> TargetMemory for Unswapped<'_, M> {
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let last = addr.checked_add(buf.len().saturating_sub(1) as u64);
+        for at in [Some(addr), last].into_iter().flatten() {
+            let run = self.residency.run_at(at);
+            if run.is_some_and(|run| run.state.is_swapped()) {
+                return Err(ReadError::Swapped(at));
+            }
+        }
+        self.memory.read(addr, buf)
+    }
 }
 
 fn word<M: TargetMemory>(

@@ -24,6 +24,16 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
+/// Has it loaded before all else.
+const PRELOADS: &str = "
+import os, sys
+if 'LD_PRELOAD' not in os.environ:
+    os.environ['LD_PRELOAD'] = sys.argv[1]
+    os.execv(sys.executable, sys.orig_argv)
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
 /// What the file holds.
 const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 
@@ -36,13 +46,18 @@ struct Silent {
 
 impl Silent {
     fn new() -> Self {
+        Self::running(MAPS)
+    }
+
+    /// With a program that is given the file's name.
+    fn running(python: &str) -> Self {
         let program = compiled("silent_fuse");
         let folder = tempfile::tempdir().expect("a folder");
         let mount = folder.path().join("mount");
         fs::create_dir(&mount).expect("made");
         let mut server = Command::new(program.path().join("silent_fuse"));
         server.arg(JEMALLOC).arg(folder.path().join("silent"));
-        server.arg(&mount).args(["python3", "-c", MAPS]);
+        server.arg(&mount).args(["python3", "-c", python]);
         let python = Child::run({
             server.arg(mount.join("file"));
             server
@@ -180,7 +195,7 @@ fn a_file_system_that_goes_away_leaves_no_process() {
 
 #[test]
 fn a_file_of_a_file_system_that_answers_is_read_by_a_copy() {
-    let silent = Silent::new();
+    let silent = Silent::running(PRELOADS);
     let pid = silent.python.pid().to_string();
     let taken = json(&fragscope(&["snapshot", "--json", "--pid", &pid]));
     let malloc = taken["target"]["malloc"].to_string();

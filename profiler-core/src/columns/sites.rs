@@ -63,16 +63,12 @@ impl SiteRow {
         Column::<Self>::of("allocated_bytes", Unit::Bytes, |row| {
             row.figures.bytes.rounded()
         })
-        .titled("alloc", 6, "bytes allocated while the probes were armed")
+        .titled("alloc", 6, "bytes allocated while the probes were attached")
         .short(0),
         Column::<Self>::of("allocated_bytes_error", Unit::Bytes, |row| {
             row.figures.bytes.rounded_error()
         })
-        .titled(
-            "error",
-            6,
-            "how far luck may have led: two of three figures are within it",
-        )
+        .titled("error", 6, "sampling error (one standard deviation)")
         .written(|row| {
             let error = Value::Whole(row.figures.bytes.rounded_error());
             format!("±{}", Unit::Bytes.short_text(error))
@@ -90,12 +86,12 @@ impl SiteRow {
         Column::<Self>::maybe("walk_live_bytes", Unit::Bytes, |row| {
             row.at_walk(row.figures.at_walk.bytes.rounded())
         })
-        .titled("stays", 6, "bytes that the last walk found live")
+        .titled("live", 6, "bytes that the last walk found live")
         .short(0),
         Column::<Self>::maybe("pinned_free_bytes", Unit::Bytes, |row| {
             row.at_walk(row.figures.at_walk.pinned_free_bytes.rounded())
         })
-        .titled("pins", 5, "free bytes on the pages of what stays")
+        .titled("pins", 5, "free bytes on the pages of what is live")
         .short(0),
         Column::<Self>::maybe("grown_bytes", Unit::Bytes, |row| {
             row.growth(row.figures.growth.grown.rounded())
@@ -103,7 +99,7 @@ impl SiteRow {
         .titled(
             "grew",
             5,
-            "bytes got from the kernel, whether the probes were armed or not",
+            "bytes got from the kernel, whether the probes were attached or not",
         )
         .short(0),
     ];

@@ -211,7 +211,10 @@ fn outlook(report: &FragReport) -> Option<String> {
     let mut unclear = unclear.filter(|(.., effect)| *effect == Effect::Unclear);
     if let Some((prediction, needs, _)) = unclear.find(|(p, ..)| p.remedies.is_some()) {
         let title = prediction.title();
-        return Some(format!("{title} may help or not: {}", malloc(needs, &now)));
+        return Some(format!(
+            "{title} could go either way: {}",
+            malloc(needs, &now)
+        ));
     }
     let (jemalloc, needs, effect) = predictions.jemalloc()?;
     let title = jemalloc.title();
@@ -223,7 +226,7 @@ fn outlook(report: &FragReport) -> Option<String> {
                 malloc(needs, &now)
             )
         }
-        Effect::Unclear => format!("{title} may help or not: {}", malloc(needs, &now)),
+        Effect::Unclear => format!("{title} could go either way: {}", malloc(needs, &now)),
         Effect::Same | Effect::Saves => "nothing that was replayed would save much".to_owned(),
     })
 }
@@ -273,7 +276,7 @@ fn about_predictions(report: &FragReport) -> String {
             None => "The heap is being replayed in other allocators: what they would need is not \
                      known yet."
                 .to_owned(),
-            Some(_) => format!("\n\n{} more are being replayed.", predictions.pending),
+            Some(_) => format!("\n\n{} more are not replayed yet.", predictions.pending),
         };
     }
     let mut paragraphs = vec![text];

@@ -3,7 +3,7 @@
 //! An allocation of `s` bytes is in the sample with the probability `p = 1 - exp(-s / mean)`
 //! ([`profiler_common::sampling`]). So it stands for `1 / p` allocations of `s / p` bytes together, and the
 //! sums of these are right on the average, whatever the sizes. Each adds `(1 - p) / p²` times the square
-//! of what it counts to the variance of a sum, which is how far luck may have led.
+//! of what it counts to the variance of a sum, which is its sampling error squared.
 
 mod rows;
 mod table;

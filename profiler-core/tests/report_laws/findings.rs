@@ -248,7 +248,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     assert!(
         unclear
             .verdict
-            .contains("jemalloc may help or not: 60.0 to 120.0 MiB for malloc's memory")
+            .contains("jemalloc could go either way: 60.0 to 120.0 MiB for malloc's memory")
     );
 
     // What is advised beside a prediction is what was played.
@@ -277,7 +277,7 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     assert_eq!(both.findings[0].mechanism, Mechanism::DynamicMmapThreshold);
     assert_eq!(both.findings[0].bytes, Some(94 << 20));
 
-    // What may help or not is ranked by the middle, behind what is sure to return more.
+    // What could go either way is ranked by the middle, behind what is sure to return more.
     let threshold = (threshold.0, threshold.1, [80, 85, 90]);
     let unsure = report.with_predictions(predicted(&[jemalloc([60, 90, 120]), threshold]));
     let order = unsure.findings.iter().map(|finding| finding.mechanism);

@@ -162,7 +162,7 @@ impl Process for CoreFile {
 
     fn load_order(&self) -> Vec<RemoteAddr> {
         let auxv = self.auxv().unwrap_or_default();
-        link_map::chain(&auxv, &self.memory())
+        link_map::chain(&auxv, &self.memory()).unwrap_or_default()
     }
 
     fn names(&self) -> sample::Target {

@@ -10,9 +10,10 @@ use profiler_core::sample;
 
 use super::Target;
 use crate::elf::FilePath;
+use crate::link_map::{self, Unswapped};
+use crate::maps;
 use crate::proc_dir::field;
 use crate::process::{Files, Process};
-use crate::{link_map, maps};
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
@@ -65,8 +66,23 @@ impl Process for Target {
     }
 
     fn load_order(&self) -> Vec<RemoteAddr> {
-        let auxv = self.auxv().unwrap_or_default();
-        link_map::chain(&auxv, &self.memory())
+        // What is loaded later comes behind, so that who serves malloc stays. Until then it is looked at again.
+        if let Some(known) = self.load_order.get() {
+            return known.clone();
+        }
+        let read = || {
+            let auxv = self.auxv().ok()?;
+            let residency = self.residency(&self.mappings().ok()?).ok()?;
+            let unswapped = Unswapped {
+                memory: self.memory(),
+                residency: &residency,
+            };
+            link_map::chain(&auxv, &unswapped)
+        };
+        match read() {
+            Some(order) => self.load_order.get_or_init(|| order).clone(),
+            None => Vec::new(),
+        }
     }
 
     fn names(&self) -> sample::Target {

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::memory::LiveMemory;
 use super::open::{self, OpenError};
@@ -18,6 +18,7 @@ use super::process::Files;
 use super::residency::PageSource;
 use super::stop::StopGuards;
 use super::tmpfs::Devices;
+use profiler_core::addr::RemoteAddr;
 
 pub(super) use self::description::words;
 pub use self::pages::Reads;
@@ -33,6 +34,8 @@ pub struct Target {
     stop_guards: Arc<StopGuards>,
     files: Files,
     devices: Devices,
+    /// Of this execution, once it is known.
+    load_order: OnceLock<Vec<RemoteAddr>>,
 }
 
 /// Whether the target is still what it was when it was opened.
@@ -80,6 +83,7 @@ impl Target {
             stop_guards: StopGuards::shared(),
             files: Files::default(),
             devices: Devices::default(),
+            load_order: OnceLock::new(),
         })
     }
 

@@ -248,7 +248,7 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
         return Vec::from_iter((!sites.frees_complete).then(|| unseen.to_owned()));
     };
     let mut found = format!(
-        "stays: of {} sampled blocks that were not seen being freed the last walk found {} live, each at its \
+        "live: of {} sampled blocks that were not seen being freed the last walk found {} live, each at its \
          address and of its size.",
         count(walk.looked_up),
         count(walk.found)
@@ -261,11 +261,11 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
     }
     if !sites.frees_complete {
         found.push_str(
-            " Frees were missed while the probes were not attached: where another block of the same size came \
-             to an address since, it is counted, so that this is the most that stays.",
+            " Frees were missed while the probes were not attached: a freed block whose address another of the \
+             same size has got since is counted too, so that this is an upper bound.",
         );
     }
-    let ages = ages(&sites.total()).map(|ages| format!("age of what stays: {ages}."));
+    let ages = ages(&sites.total()).map(|ages| format!("Since they were allocated: {ages}."));
     [found].into_iter().chain(ages).collect()
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use profiler_core::report::FragReport;
 use profiler_core::thresholds::{Checked, Thresholds, check as compare, growth};
+use profiler_core::trend::RssGrowth;
 use profiler_core::view::Point;
 use profiler_sampling::{Sampler, SamplingOptions, now_ns};
 use profiler_trace::limits::Incomplete;
@@ -69,8 +70,11 @@ pub fn check(options: &CheckOptions) -> Result<CheckOutcome, SessionError> {
         Checkable::Saved(file) => {
             let saved = saved::load(file)?;
             let points = &saved.view.history;
-            let growth =
-                (points.first().zip(points.last())).and_then(|(from, to)| growth(from, to));
+            // A walk and the counts beside it are too near to one another.
+            let seen = |at: &Point| (at.time_ns, at.rss_bytes);
+            let ends = points.first().zip(points.last());
+            let growth = ends.and_then(|(from, to)| RssGrowth::between(seen(from), seen(to)));
+            let growth = growth.map(|growth| growth.bytes_per_second);
             ((*saved.view.report).clone(), growth, saved.trouble)
         }
     };

@@ -95,7 +95,7 @@ impl LiveSession {
             trouble: None,
         };
         session.over_time.add(&session.report);
-        session.note_point(sample.kernel.rss_bytes, sample.kernel.swap_bytes);
+        session.note_point(Point::of(&session.report));
         session.saver.walk(&sample, &session.view());
         Ok(session)
     }
@@ -161,7 +161,7 @@ impl LiveSession {
                     objects.offer(&sample);
                     report = objects.apply(report);
                 }
-                self.note_point(report.kernel.rss_bytes, report.kernel.swap_bytes);
+                self.note_point(Point::of(&report));
                 self.over_time.add(&report);
                 self.report = Arc::new(match &mut self.predictor {
                     Some(predictor) => {
@@ -175,20 +175,18 @@ impl LiveSession {
         } else {
             // Another program's memory is no point of this curve.
             if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
-                self.note_point(count.rss_bytes, count.swap_bytes);
+                self.note_point(Point {
+                    time_ns: now_ns(),
+                    rss_bytes: count.rss_bytes,
+                    swap_bytes: count.swap_bytes,
+                    ..Point::of(&self.report)
+                });
             }
         }
         Ok(())
     }
 
-    fn note_point(&mut self, rss_bytes: u64, swap_bytes: u64) {
-        let point = Point {
-            time_ns: now_ns(),
-            rss_bytes,
-            swap_bytes,
-            live_bytes: self.report.live_bytes(),
-            heap_bytes: self.report.heap_resident_bytes(),
-        };
+    fn note_point(&mut self, point: Point) {
         self.history.push(point);
         self.saver.point(point);
     }

@@ -274,7 +274,7 @@ fn predictions(text: &mut Text, report: &FragReport) {
     table(text, report, predictions);
     if predictions.pending > 0 {
         text.line(&format!(
-            "  {} more are being replayed",
+            "  {} more are not replayed yet",
             predictions.pending
         ));
     }

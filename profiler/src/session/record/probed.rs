@@ -370,7 +370,7 @@ fn price(events: u64, cost: StreamCost, lasted: Duration, used_ns: Option<f64>) 
     let lasted = lasted.as_nanos().max(1) as f64;
     let of_a_core = |ns: f64| format!("{:.0} % of a core", ns / lasted * 100.0);
     let of_its_time = used_ns.map_or(String::new(), |used| {
-        format!(", of {} that it used with them", of_a_core(used))
+        format!("; it used {} in all", of_a_core(used))
     });
     format!(
         "the probes took {each:.0} ns of the target per event, {}{of_its_time}",
@@ -475,8 +475,8 @@ mod tests {
         let said = price(1_000_000, of(2_000_000), SECONDS, Some(2e9));
         assert_eq!(
             said,
-            "the probes took 1022 ns of the target per event, 10 % of a core, of 20 % of a core that it used \
-             with them"
+            "the probes took 1022 ns of the target per event, 10 % of a core; it used 20 % of a \
+             core in all"
         );
     }
 }

@@ -15,7 +15,7 @@ const NAME: TextColumn = TextColumn::left("", 24);
 
 /// The keys of every session.
 const KEYS: [(&str, &str); 8] = [
-    ("1 to 9, Tab, Shift-Tab", "choose a screen"),
+    ("1 to 8, Tab, Shift-Tab", "choose a screen"),
     (
         "↑ ↓ PgUp PgDn Home End",
         "scroll; on Pages with ← → move over the map",

@@ -308,8 +308,8 @@ fn state(sites: &Sites) -> String {
         parts.push(format!("{} lost", count(sites.samples_lost)));
     }
     parts.extend(match (&sites.walk, sites.frees_complete) {
-        (None, _) => Some("stays: not walked yet".to_owned()),
-        (Some(_), false) => Some("stays: at the most".to_owned()),
+        (None, _) => Some("live: not walked yet".to_owned()),
+        (Some(_), false) => Some("live: upper bound".to_owned()),
         (Some(_), true) => None,
     });
     if let Some(growth) = &sites.growth {
@@ -435,7 +435,7 @@ fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>
     let said = [
         Some(whole),
         Some(format!("{calls} ± {error} allocations, {samples} samples")),
-        ages.map(|ages| format!("age of what stays: {ages}")),
+        ages.map(|ages| format!("age of what is live: {ages}")),
         row.row.is_growth_watched.then(|| growth_of(figures)),
     ];
     let inner = width.saturating_sub(2 * INDENT as u16);

@@ -88,7 +88,7 @@ fn predicted(
     };
     let pending = match predictions.pending {
         0 => String::new(),
-        pending => format!(", {pending} more under way"),
+        pending => format!(", {pending} more not replayed yet"),
     };
     // It is played once, and walks go on.
     let (walk, then) = match predictions.before(walked_at_ns) {
