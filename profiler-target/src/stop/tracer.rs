@@ -195,13 +195,16 @@ impl Tracer {
     /// Looks at those that were asked to stop; one that has not, if there is any.
     ///
     /// Dead ones are let go at once, but for the process's own: a thread that executes another program
-    /// waits, inside of that, until all others have been taken note of, which is the tracer's to do.
+    /// waits, inside of that, until all others have been taken note of, which is the tracer's to do. Those that had
+    /// stopped die then, too.
     fn inspect_asked(&mut self) -> Option<i32> {
         let process = self.dir.pid();
         let mut waiting = None;
+        let is_executed = self.held.get(&process) == Some(&Held::Asked)
+            && self.thread_state(process) == Some('Z');
         self.held.retain(|&tid, held| {
             let is_foreign = *held == Held::Foreign;
-            if *held == Held::Asked || is_foreign {
+            if *held == Held::Asked || is_foreign || is_executed && *held == Held::Stopped {
                 *held = inspect(tid);
             }
             match *held {
