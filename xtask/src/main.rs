@@ -3,6 +3,7 @@
 mod accuracy;
 mod bpf;
 mod dependencies;
+mod dist;
 mod layers;
 mod test;
 mod torture;
@@ -33,6 +34,10 @@ tasks:
                       root, on a machine where nothing else sets uprobes); --rounds N or full (some:
                       minutes), --only kill, signals, target, attacks, damage, memory or eintr,
                       --fragscope BINARY (else a release build), --seed N
+  dist [--development]
+                      make what people install (a wheel, a Debian package, a tar of the static program,
+                      a bill of materials, sums) in target/dist, and try each where nothing else is (as
+                      root); --development packs the program of development instead, in seconds
   check-dependencies  fail where a licence is not allowed, or a crate is there twice without a reason
   check-layers        fail where a module uses what its layer must not
 ";
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         ["record-cost"] => accuracy::cost::run(),
         ["test"] => test::run(),
         ["torture", options @ ..] => torture::run(options),
+        ["dist", options @ ..] => dist::run(options),
         ["check-dependencies"] => dependencies::check(),
         ["check-layers"] => layers::check(&root()),
         _ => {
