@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use crate::{PAGE_BYTES, PID_BITS};
 
 /// The first word of the ring: a name and the version of this layout.
-pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x07");
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x08");
 
 /// How many slots there are: so many events wait for the reader at most, while it is not reading.
 pub const SLOTS: u64 = 1 << 20;
@@ -46,11 +46,19 @@ pub enum Leaves {
     Copy,
     /// It has made reading the clock a fault (`PR_SET_TSC`).
     Clock,
+    /// It has no room for the ring: its limit of addresses is too low.
+    NoAddresses,
 }
 
 impl Leaves {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::NoRoom, Self::Namespace, Self::Copy, Self::Clock];
+    pub const ALL: [Self; 5] = [
+        Self::NoRoom,
+        Self::Namespace,
+        Self::Copy,
+        Self::Clock,
+        Self::NoAddresses,
+    ];
 }
 
 /// The first word of the reader's page: a name and the version of its layout.
@@ -132,7 +140,7 @@ pub struct Header {
     /// How many processes go on without the recording, by the number of a [`Leaves`].
     pub left: [AtomicU32; Leaves::ALL.len()],
     /// What writers move lies on another line of the cache.
-    pub apart: [u32; 9],
+    pub apart: [u32; 8],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
 }

@@ -4,6 +4,7 @@ use core::ffi::{c_char, c_void};
 
 use profiler_common::ring::{
     Header, Leaves, READER_BYTES, READER_MAGIC, RING_BYTES, RING_MAGIC, RING_NAME, ReaderPage,
+    SLOTS_AT,
 };
 
 use crate::environment::Environment;
@@ -44,8 +45,21 @@ impl Named {
         let user = status.user;
         let page = self
             .reader
-            .map(READER_BYTES, Access::Read, READER_MAGIC, user)?;
-        let Some(header) = self.ring.map(RING_BYTES, Access::Write, RING_MAGIC, user) else {
+            .map(READER_BYTES, READER_BYTES, Access::Read, READER_MAGIC, user)?;
+        let map_ring = |bytes| {
+            let ring = &self.ring;
+            ring.map(RING_BYTES, bytes, Access::Write, RING_MAGIC, user)
+        };
+        let Some(header) = map_ring(RING_BYTES) else {
+            if let Some(head) = map_ring(SLOTS_AT) {
+                // SAFETY: the mapping made just now, in which the header lies; it is atomic.
+                let shared = unsafe { &*head.cast::<Header>() };
+                // SAFETY: the mapping of the page, made above.
+                let page = unsafe { &*page.cast::<ReaderPage>() };
+                Ring::new(shared, page).left(Leaves::NoAddresses);
+                // SAFETY: the mapping made just now, of this length, to which nothing refers any more.
+                unsafe { sys::unmap(head, SLOTS_AT) };
+            }
             // SAFETY: the mapping made above, of this length.
             unsafe { sys::unmap(page, READER_BYTES) };
             return None;
@@ -130,8 +144,15 @@ impl Place {
         self.path.as_ptr().cast()
     }
 
-    /// Maps what is there, if it is the file that fragscope made, of so many bytes.
-    fn map(&self, bytes: usize, access: Access, magic: u64, user: u32) -> Option<*mut c_void> {
+    /// Maps the first `bytes` of what is there, if it is the file that fragscope made, which has `all`.
+    fn map(
+        &self,
+        all: usize,
+        bytes: usize,
+        access: Access,
+        magic: u64,
+        user: u32,
+    ) -> Option<*mut c_void> {
         let (flags, protection) = access.flags();
         // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
         // SAFETY: a path with its zero.
@@ -140,7 +161,8 @@ impl Place {
             return None;
         }
         let mut mapped = None;
-        if self.is_it(handle, bytes, user) {
+        let mut lacks_descriptors = false;
+        if self.is_it(handle, all, user) {
             let path = Numbered::descriptor(handle);
             // SAFETY: a path with its zero.
             let fd = unsafe { sys::open(path.path(), flags | sys::O_CLOEXEC) };
@@ -148,8 +170,21 @@ impl Place {
                 mapped = map(fd, bytes, protection, magic);
                 sys::close(fd);
             }
+            lacks_descriptors = fd == -sys::EMFILE;
         }
         sys::close(handle);
+        if lacks_descriptors {
+            // The loader itself needs one, and so there is this one. What was there a moment ago is the file.
+            let flags = flags | sys::O_CLOEXEC | sys::O_NONBLOCK;
+            // SAFETY: a path with its zero.
+            let fd = unsafe { sys::open(self.path(), flags) };
+            if fd >= 0 {
+                if self.is_it(fd, all, user) {
+                    mapped = map(fd, bytes, protection, magic);
+                }
+                sys::close(fd);
+            }
+        }
         mapped
     }
 

@@ -66,7 +66,7 @@ pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills};
 pub use open::OpenError;
 pub use own_memory::share_arena_where_addresses_are_short;
-pub use preload::not_preloaded;
+pub use preload::{not_preloaded, wants_to_be_first};
 pub use privileges::{
     as_caller, drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges,
 };

@@ -11,7 +11,8 @@ use nix::unistd::{getgid, getuid};
 
 use profiler_core::text::visible;
 
-use super::elf::{ElfFile, FILE_LIMIT, Source};
+use super::elf::{ElfFile, FILE_LIMIT, Source, asks_for};
+use super::file_reader::open_foreign;
 
 /// A script's interpreter may be a script itself; the kernel follows so many (`fs/exec.c`).
 const MAX_INTERPRETERS: usize = 5;
@@ -77,6 +78,18 @@ pub fn not_preloaded(command: &OsStr) -> Option<String> {
     (!file.has_interpreter()).then(|| {
         format!("{name} is linked statically: it has no dynamic loader that could preload anything")
     })
+}
+
+/// AddressSanitizer as a library, of GCC and of Clang.
+const ADDRESS_SANITIZER: [&str; 2] = ["libasan.so", "libclang_rt.asan"];
+
+/// Whether the program that this command names ends at once where anything is preloaded into it: that is what
+/// AddressSanitizer's library does, which wants to be the first.
+pub fn wants_to_be_first(command: &OsStr) -> bool {
+    let source = find(command)
+        .and_then(|path| open_foreign(&path.into()).ok())
+        .and_then(|file| Source::of(file, FILE_LIMIT).ok());
+    source.is_some_and(|source| asks_for(&source, &ADDRESS_SANITIZER))
 }
 
 /// The file that is executed, as `execvp` finds it.

@@ -82,6 +82,55 @@ fn a_program_that_intercepts_system_calls_of_others_fills_the_ring_and_lives() {
 }
 
 #[test]
+fn a_recorded_process_has_little_of_the_ring_in_its_own_memory() {
+    let recorded = recorded("resident");
+    let out = "few pages: 1\nfew pages: 1\ndone\n";
+    assert_eq!(stdout(&recorded.output), out, "{}", recorded.said());
+    assert_eq!(recorded.held.lost, 0, "{}", recorded.said());
+}
+
+#[test]
+fn a_program_with_one_descriptor_to_open_anything_with_is_recorded() {
+    let recorded = recorded("one_descriptor");
+    let said = recorded.said();
+    assert_eq!(stdout(&recorded.output), "done\n", "{said}");
+    assert_eq!(recorded.held.of_size, 5000, "{said}");
+}
+
+#[test]
+fn a_short_program_without_addresses_for_the_ring_is_said_not_to_be_recorded() {
+    let recorded = recorded("few_addresses");
+    let said = recorded.said();
+    assert_eq!(stdout(&recorded.output), "done\n", "{said}");
+    assert_eq!(recorded.held.of_size, 0, "{said}");
+    assert!(
+        said.contains("a process began without room for the ring"),
+        "{said}"
+    );
+    assert!(recorded.held.lost > 0, "{said}");
+}
+
+#[test]
+fn a_program_with_address_sanitizer_is_said_to_end_and_how_it_is_recorded() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let program = compiled(&folder, "unusual", &["-pthread", "-fsanitize=address"]);
+    let mut command = record(&trace, &[text(&program), "few"]);
+    let alone = run(Command::new(&program).arg("few"));
+    assert_eq!(stdout(&alone), "done\n");
+    let said = stderr(&run(&mut command));
+    assert!(said.contains("is built with AddressSanitizer"), "{said}");
+    let option = "ASAN_OPTIONS=verify_asan_link_order=0";
+    assert!(said.contains(option), "{said}");
+    let (name, value) = option.split_once('=').expect("both");
+    let output = run(command.env(name, value));
+    let said = stderr(&output);
+    assert!(!said.contains("AddressSanitizer"), "{said}");
+    assert_eq!(stdout(&output), "done\n", "{said}");
+    assert_eq!(held(&trace, 1003).of_size, 5000, "{said}");
+}
+
+#[test]
 fn a_clock_that_others_preload_is_not_asked() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
@@ -195,7 +244,7 @@ fn how_many_left_is_not_believed_beyond_measure() {
     let recorded = recorded("left");
     let said = recorded.said();
     assert!(said.contains("10000 times a process "), "{said}");
-    assert!(recorded.held.lost <= 30_000, "{said}");
+    assert!(recorded.held.lost <= 40_000, "{said}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ mod source;
 use std::sync::LazyLock;
 
 use object::elf::{
-    FileHeader64, PF_W, PT_INTERP, PT_LOAD, ProgramHeader64, SHN_XINDEX, SHT_DYNSYM, SHT_NOBITS,
-    SHT_SYMTAB, STT_FUNC, STT_NOTYPE, STT_OBJECT, SectionHeader64, Sym64,
+    DT_NEEDED, FileHeader64, PF_W, PT_INTERP, PT_LOAD, ProgramHeader64, SHN_XINDEX, SHT_DYNSYM,
+    SHT_NOBITS, SHT_SYMTAB, STT_FUNC, STT_NOTYPE, STT_OBJECT, SectionHeader64, Sym64,
 };
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{LittleEndian, ReadRef};
@@ -127,6 +127,21 @@ impl ElfFile {
     pub(super) fn has_interpreter(&self) -> bool {
         self.has_interpreter
     }
+}
+
+/// Whether an ELF file asks the loader for a library whose name begins with one of these.
+pub(super) fn asks_for(source: &Source, names: &[&str]) -> bool {
+    let asks = || {
+        let header = FileHeader64::<LittleEndian>::parse(source).ok()?;
+        let sections = header.sections(ENDIAN, source).ok()?;
+        let table = sections.dynamic_table(ENDIAN, source).ok()?;
+        let mut needed = table.iter().filter(|entry| entry.tag == DT_NEEDED);
+        needed.find(|entry| {
+            let name = table.string(*entry).unwrap_or_default();
+            names.iter().any(|begin| name.starts_with(begin.as_bytes()))
+        })
+    };
+    asks().is_some()
 }
 
 /// The tables at the head of a file that is being read.

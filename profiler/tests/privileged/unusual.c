@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -263,7 +264,7 @@ static void given_up(void) {
 // Processes that left the recording, if one believes it.
 static void left(void) {
   volatile uint32_t *left = (void *)(ring() + 12);
-  for (int i = 0; i < 4; i++) left[i] = UINT32_MAX;
+  for (int i = 0; i < 5; i++) left[i] = UINT32_MAX;
 }
 
 // All calls but the C library's are the program's own to answer, as under Wine, which ends it here.
@@ -283,6 +284,42 @@ static void dispatched(void) {
   blocks = 0;
 }
 
+// How much of this process's memory is shared with others, in KiB.
+static long shared_kib(void) {
+  FILE *status = fopen("/proc/self/status", "r");
+  char line[256];
+  long kib = -1;
+  while (status && fgets(line, sizeof line, status)) sscanf(line, "RssShmem: %ld", &kib);
+  if (status) fclose(status);
+  return kib;
+}
+
+// More events than the ring has slots, from threads and from a child, which begins in its midst.
+static void resident(void) {
+  pthread_t threads[3];
+  for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, allocates, NULL);
+  allocate(1 << 20, 40);
+  is_over = 1;
+  for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+  allocate(1 << 20, 40);
+  printf("few pages: %d\n", shared_kib() < 4 << 10);
+  pid_t child = fork();
+  if (child == 0) {
+    allocate(1 << 20, 40);
+    printf("few pages: %d\n", shared_kib() < 4 << 10);
+    _exit(0);
+  }
+  waitpid(child, NULL, 0);
+}
+
+// Executes itself with one descriptor to open anything with, or with few addresses.
+static void limited(const char *self, int limit, rlim_t to, const char *what) {
+  struct rlimit both = {to, to};
+  if (setrlimit(limit, &both)) _exit(25);
+  execl(self, self, what, NULL);
+  _exit(26);
+}
+
 int main(int argc, char **argv) {
   const char *what = argc > 1 ? argv[1] : "";
   alarm(100);
@@ -299,6 +336,10 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "copied")) copied();
   if (!strcmp(what, "timeless")) timeless();
   if (!strcmp(what, "dispatched")) dispatched();
+  if (!strcmp(what, "resident")) resident();
+  if (!strcmp(what, "one_descriptor")) limited(argv[0], RLIMIT_NOFILE, 4, "few");
+  if (!strcmp(what, "few_addresses")) limited(argv[0], RLIMIT_AS, 20 << 20, "few");
+  if (!strcmp(what, "few")) allocate(5000, 1003);
   if (!strcmp(what, "abandoned")) abandoned();
   if (!strcmp(what, "given_up")) given_up();
   if (!strcmp(what, "left")) left();

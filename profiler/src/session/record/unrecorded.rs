@@ -203,8 +203,8 @@ impl Unrecorded {
         Some(format!(
             "not recorded, though recorded processes executed it: {}{others}. A program that runs \
              as another user, is set-user-ID or linked statically, starts without LD_PRELOAD \
-             and FRAGSCOPE_RECORD_RING, sees another /proc (in a PID namespace), or may have too few files or addresses \
-             (`ulimit -n`, `ulimit -v`) writes nothing. Start `fragscope record` as that user, or \
+             and FRAGSCOPE_RECORD_RING, sees another /proc (in a PID namespace), or may have too few addresses (`ulimit -v`) \
+             writes nothing. Start `fragscope record` as that user, or \
              record it while it runs: `sudo fragscope record --pid PID -o FILE`",
             named.join(", ")
         ))

@@ -75,6 +75,9 @@ async fn run(
         say::line(format_args!("{name}: ended before the command was started"));
         return Ok(RecordEnding::Session(Ending::Interrupted(name)));
     }
+    if let Some(why) = words::ends_at_once(command) {
+        say::line(format_args!("fragscope: {why}"));
+    }
     let mut started = Started::of(start(command, &object, &ring, objects)?, &ring)?;
     // All processes are looked at for it. Where they cannot be, what is left is in nobody's way.
     drop(aside("unused", move || {

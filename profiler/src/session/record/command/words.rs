@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use profiler_core::host::MemoryGroup;
 use profiler_core::text::visible;
 use profiler_core::units;
-use profiler_target::{has_borrowed_privileges, not_preloaded};
+use profiler_target::{has_borrowed_privileges, not_preloaded, wants_to_be_first};
 
 /// Why nothing was recorded of this command, which `early` ended soon after its start.
 pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> String {
@@ -30,6 +30,23 @@ pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> S
         "nothing was recorded: {why}. Record it while it runs: `sudo fragscope record --pid PID -o \
          FILE`"
     )
+}
+
+/// What AddressSanitizer is to be told, so that it suffers the recorder before it.
+const SUFFERS: &str = "verify_asan_link_order=0";
+
+/// That this command ends at once as it is started.
+pub(super) fn ends_at_once(command: &[OsString]) -> Option<String> {
+    let program = command.first()?;
+    let options = std::env::var("ASAN_OPTIONS").unwrap_or_default();
+    let ends = !options.contains(SUFFERS) && wants_to_be_first(program);
+    ends.then(|| {
+        format!(
+            "{} is built with AddressSanitizer, which ends a program where anything is loaded before it, as the recorder \
+             is. It is recorded with ASAN_OPTIONS={SUFFERS} in its environment",
+            visible(program.to_string_lossy())
+        )
+    })
 }
 
 /// That the kernel ended a process of this group.

@@ -41,6 +41,10 @@ fn left_sentence(why: Leaves, processes: u64) -> String {
             "made reading the clock a fault (PR_SET_TSC, or strict seccomp), and went on without being recorded: the file lacks \
              what came then"
         }
+        Leaves::NoAddresses => {
+            "began without room for the ring of 48 MiB that recorded programs share, and is not recorded: its limit of \
+             addresses is too low (`ulimit -v`)"
+        }
     };
     match processes {
         1 => format!("a process {what}"),
