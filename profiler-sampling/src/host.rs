@@ -21,6 +21,10 @@ const MAX_SHOWN: usize = 4096;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// One that could not be walked is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// Of the time of a session so large a part, one in so many, may go to waiting for file systems that do not answer.
+const WAITING_PART: u32 = 10;
+/// What took less was no such waiting.
+const NO_WAIT: Duration = Duration::from_secs(1);
 /// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
 const FILES_HELD: u64 = 4;
 /// Processes that are held between their walks at most, so that what was learned of their files stays.
@@ -78,6 +82,8 @@ struct WatchedProcess {
     sampler: Option<Sampler>,
     /// When it was walked last.
     walked: Option<Instant>,
+    /// Whether it maps files for which the kernel does not answer itself, when it was looked into.
+    is_served: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +94,8 @@ enum Kind {
     },
     /// It cannot be looked into.
     Closed(String),
+    /// It is looked into later: for its files somebody answers who may keep everybody waiting, and others' did.
+    Deferred,
 }
 
 /// Samples the processes of this host.
@@ -99,6 +107,8 @@ pub struct HostSampler {
     /// When the next walk of any process may begin.
     budget: WalkSchedule,
     began: (Instant, Duration),
+    /// Until then nobody is waited for again.
+    waits_from: Instant,
     cost: Cost,
     most_held: usize,
 }
@@ -114,6 +124,7 @@ impl HostSampler {
             known: BTreeMap::new(),
             budget: WalkSchedule::new(Duration::ZERO, options.budget, now),
             began: (now, own_cpu()),
+            waits_from: now,
             cost: Cost::default(),
             most_held: files.min(MAX_HELD) as usize,
         }
@@ -141,16 +152,23 @@ impl HostSampler {
         let mut before = std::mem::take(&mut self.known);
         let mut groups = MemoryGroups::now();
         let mut closed: Option<(u64, String)> = None;
-        let mut left_out = listing.left_out;
+        let (mut left_out, mut deferred) = (listing.left_out, 0);
         let mut processes = Vec::new();
         for listed in listing.processes {
             let known = before.remove(&listed.id);
-            let mut known = known.unwrap_or_else(|| self.unknown(&listed, began));
-            if matches!(known.kind, Kind::Other { looked } if began >= looked + LOOK_AGAIN) {
-                known.kind = kind(&listed, began);
+            let mut known = known.unwrap_or_else(|| self.unknown(began));
+            let is_to_be_looked_into = match known.kind {
+                Kind::Other { looked } => began >= looked + LOOK_AGAIN,
+                Kind::Deferred => true,
+                Kind::Python(_) | Kind::Closed(_) => false,
+            };
+            if is_to_be_looked_into {
+                (known.kind, known.is_served) = self.kind(&listed, began);
             }
-            if let Kind::Closed(why) = &known.kind {
-                closed.get_or_insert_with(|| (0, why.clone())).0 += 1;
+            match &known.kind {
+                Kind::Closed(why) => closed.get_or_insert_with(|| (0, why.clone())).0 += 1,
+                Kind::Deferred => deferred += 1,
+                _ => {}
             }
             let is_shown = self.options.all || matches!(known.kind, Kind::Python(_));
             if is_shown && processes.len() >= MAX_SHOWN {
@@ -170,6 +188,12 @@ impl HostSampler {
         let left_out = (left_out > 0).then(|| {
             format!("{left_out} processes are left out: no more than {MAX_SHOWN} are shown")
         });
+        let deferred = (deferred > 0).then(|| {
+            format!(
+                "{deferred} processes are not looked into yet: they map files of file systems that may not answer, as \
+                 others' did not"
+            )
+        });
         // Looking goes on at each interval; walks have at least half of the budget.
         let took = own_cpu().saturating_sub(cpu);
         let half = self
@@ -181,21 +205,59 @@ impl HostSampler {
             taken_at_ns: now_ns(),
             host: self.host.clone(),
             processes,
-            notices: [closed, is_hidden, left_out]
+            notices: [closed, is_hidden, left_out, deferred]
                 .into_iter()
                 .flatten()
                 .collect(),
         })
     }
 
-    fn unknown(&self, listed: &Listed, now: Instant) -> WatchedProcess {
+    fn unknown(&self, now: Instant) -> WatchedProcess {
         let share = self.options.budget.map(|share| share * STOP_PART_OF_BUDGET);
         WatchedProcess {
-            kind: kind(listed, now),
+            kind: Kind::Deferred,
+            is_served: false,
             schedule: WalkSchedule::new(self.options.interval, share, now),
             sampler: None,
             walked: None,
         }
+    }
+
+    /// What a process is, by the one rule that says what Python is, and whether it maps files for which the kernel does not
+    /// answer itself.
+    fn kind(&mut self, listed: &Listed, now: Instant) -> (Kind, bool) {
+        let target = match Target::open(listed.id.pid) {
+            Ok(target) => target,
+            Err(error @ OpenError::NotPermitted { .. }) => {
+                return (Kind::Closed(error.to_string()), false);
+            }
+            // It has ended, or is of a kind that cannot be looked into: no Python that could be walked.
+            Err(_) => return (Kind::Other { looked: now }, false),
+        };
+        target.waits_once();
+        let (began, is_served) = (Instant::now(), target.maps_served_files());
+        if is_served && began < self.waits_from {
+            return (Kind::Deferred, is_served);
+        }
+        let kind = match target.python() {
+            Some(python) => Kind::Python(format!("CPython {}", python.full_version)),
+            None => Kind::Other { looked: now },
+        };
+        self.has_waited(is_served, began);
+        (kind, is_served)
+    }
+
+    /// Takes note of what was done since `began` with a process, which may have been waiting for its files.
+    fn has_waited(&mut self, is_served: bool, began: Instant) {
+        let took = began.elapsed();
+        if is_served && took >= NO_WAIT {
+            self.waits_from = Instant::now() + took * (WAITING_PART - 1);
+        }
+    }
+
+    /// Whether a process maps files for which the kernel does not answer itself: others are to be walked before it.
+    pub fn is_served(&self, id: ProcessId) -> bool {
+        self.known.get(&id).is_some_and(|known| known.is_served)
     }
 
     /// How long it is until the budget of the host allows a walk.
@@ -206,9 +268,10 @@ impl HostSampler {
     /// Whether a process may be walked by its own schedule: stops take at most a share of its time.
     pub fn is_due(&self, id: ProcessId) -> bool {
         let now = Instant::now();
-        self.known
-            .get(&id)
-            .is_some_and(|known| known.schedule.due(now))
+        self.known.get(&id).is_some_and(|known| {
+            let waits = known.is_served && known.sampler.is_none();
+            known.schedule.due(now) && (!waits || now >= self.waits_from)
+        })
     }
 
     /// Notes that a process was stopped by somebody else on our behalf until now.
@@ -223,7 +286,7 @@ impl HostSampler {
     /// # Errors
     /// Why it was not walked; it is not due again for a while.
     pub fn walk(&mut self, id: ProcessId) -> Result<Sample, NotWalked> {
-        let (sampling, cpu) = (self.options.sampling, own_cpu());
+        let (sampling, cpu, began) = (self.options.sampling, own_cpu(), Instant::now());
         let known = self.known.get_mut(&id).ok_or(NotWalked::Unknown)?;
         let taken = take(known, id, sampling);
         let (now, took) = (Instant::now(), own_cpu().saturating_sub(cpu));
@@ -245,6 +308,14 @@ impl HostSampler {
                 Duration::ZERO
             }
         };
+        // It may map others since it was looked into.
+        if began.elapsed() >= NO_WAIT
+            && let Some(sampler) = &known.sampler
+        {
+            known.is_served = sampler.target().maps_served_files();
+        }
+        let is_served = known.is_served;
+        self.has_waited(is_served, began);
         // Whatever of the two is the more, the other is within its share then.
         self.budget.spent(now, took.max(stop));
         self.hold_fewer();
@@ -309,7 +380,11 @@ fn take(
 ) -> Result<Sample, NotWalked> {
     let sampler = match known.sampler.take() {
         Some(sampler) => sampler,
-        None => Sampler::open(id.pid)?,
+        None => {
+            let sampler = Sampler::open(id.pid)?;
+            sampler.target().waits_once();
+            sampler
+        }
     };
     // The number may have been given anew between listing and opening.
     if sampler.target().began_ticks()? != id.began_ticks {
@@ -317,19 +392,6 @@ fn take(
     }
     let sampler = known.sampler.insert(sampler);
     Ok(sampler.take(sampling)?)
-}
-
-/// What a process is, by the one rule that says what Python is.
-fn kind(listed: &Listed, now: Instant) -> Kind {
-    match Target::open(listed.id.pid) {
-        Ok(target) => match target.python() {
-            Some(python) => Kind::Python(format!("CPython {}", python.full_version)),
-            None => Kind::Other { looked: now },
-        },
-        Err(error @ OpenError::NotPermitted { .. }) => Kind::Closed(error.to_string()),
-        // It has ended, or is of a kind that cannot be looked into: no Python that could be walked.
-        Err(_) => Kind::Other { looked: now },
-    }
 }
 
 /// What is read of a process; `None` when it ended meanwhile.

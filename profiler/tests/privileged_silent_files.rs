@@ -24,6 +24,19 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
+/// The same of several, in more memory than others have.
+const MAPS_ALL: &str = "
+import mmap, os, sys
+kept = [b'x' * 1000 for _ in range(100_000)]
+mapped = []
+for name in sys.argv[1:]:
+    opened = os.open(name, os.O_RDONLY)
+    mapped.append(mmap.mmap(opened, 0, prot=mmap.PROT_READ | mmap.PROT_EXEC))
+    os.close(opened)
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
 /// Has it loaded before all else.
 const PRELOADS: &str = "
 import os, sys
@@ -51,16 +64,28 @@ impl Silent {
 
     /// With a program that is given the file's name.
     fn running(python: &str) -> Self {
+        Self::of_mounts(1, python)
+    }
+
+    /// With a program that is given the names of the files of so many file systems.
+    fn of_mounts(count: usize, python: &str) -> Self {
         let program = compiled("silent_fuse");
         let folder = tempfile::tempdir().expect("a folder");
-        let mount = folder.path().join("mount");
-        fs::create_dir(&mount).expect("made");
-        let mut server = Command::new(program.path().join("silent_fuse"));
-        server.arg(JEMALLOC).arg(folder.path().join("silent"));
-        server.arg(&mount).args(["python3", "-c", python]);
+        let mounts: Vec<_> = (0..count)
+            .map(|number| folder.path().join(format!("mount{number}")))
+            .collect();
+        // Each serves one, and starts the next.
+        let mut servers = Command::new("env");
+        for mount in &mounts {
+            fs::create_dir(mount).expect("made");
+            servers.arg(program.path().join("silent_fuse"));
+            servers.arg(JEMALLOC).arg(folder.path().join("silent"));
+            servers.arg(mount);
+        }
+        servers.args(["python3", "-c", python]);
         let python = Child::run({
-            server.arg(mount.join("file"));
-            server
+            servers.args(mounts.iter().map(|mount| mount.join("file")));
+            servers
         });
         assert_eq!(python.first_line(), "READY");
         Self { python, folder }
@@ -200,4 +225,22 @@ fn a_file_of_a_file_system_that_answers_is_read_by_a_copy() {
     let taken = json(&fragscope(&["snapshot", "--json", "--pid", &pid]));
     let malloc = taken["target"]["malloc"].to_string();
     assert!(malloc.contains("jemalloc 5"), "{malloc}");
+}
+
+#[test]
+fn files_that_nobody_answers_for_take_no_time_from_the_walks_of_others() {
+    let silent = Silent::of_mounts(4, MAPS_ALL);
+    let other = Child::python("import sys; print('READY', flush=True); sys.stdin.readline()");
+    assert_eq!(other.first_line(), "READY");
+    silent.fall_silent();
+    let seen = json(&fragscope(&["top", "--once", "--json"]));
+    let processes = seen["processes"].as_array().expect("a list");
+    let walked_at = |of: &Child| {
+        let mut its = processes.iter().filter(|one| one["pid"] == of.pid());
+        its.next().map(|one| one["walked_at"].to_string())
+    };
+    let [other, silent] = [&other, &silent.python].map(walked_at);
+    // It is larger, and comes after it all the same, within the time for walks.
+    let are_walked = other.as_deref() != Some("null") && silent.as_deref() != Some("null");
+    assert!(are_walked && other < silent, "{seen:#}");
 }

@@ -13,6 +13,8 @@ pub struct FilePath {
     named: PathBuf,
     /// The device of its file system, where the kernel says so of the mapping.
     device: Option<u64>,
+    /// Whether a process or another host answers for it, who may not.
+    is_served: bool,
 }
 
 impl FilePath {
@@ -22,7 +24,18 @@ impl FilePath {
             linked: Some(linked),
             named,
             device,
+            is_served: false,
         }
+    }
+
+    /// A process or another host answers for it, or not.
+    pub(crate) fn served(self, is_served: bool) -> Self {
+        Self { is_served, ..self }
+    }
+
+    /// Whether it is known that a process or another host answers for it.
+    pub(crate) fn is_served(&self) -> bool {
+        self.is_served
     }
 
     /// The device of its file system, if it is known.
@@ -58,6 +71,7 @@ impl From<PathBuf> for FilePath {
             linked: None,
             named,
             device: None,
+            is_served: false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +51,9 @@ pub(crate) struct Reader {
     rest: Mutex<Rest>,
     unread: Mutex<BTreeMap<String, FileLimit>>,
     looked: AtomicU64,
+    waits_once: AtomicBool,
+    /// Whether a file did not answer.
+    has_waited: AtomicBool,
 }
 
 /// Why a mapped file was not read.
@@ -82,6 +85,9 @@ pub enum FileLimit {
     /// As many processes as may be started wait for file systems that do not answer.
     #[error("{0} processes that read files wait for file systems that do not answer")]
     Waiting(usize),
+    /// Another one did not answer, and this one may not, either.
+    #[error("its file system may not answer, as that of another did not")]
+    WaitedOnce,
     /// There were so many before it.
     #[error("no more than {0} files are looked into")]
     Files(usize),
@@ -131,11 +137,18 @@ impl Default for Reader {
             }),
             unread: Mutex::default(),
             looked: AtomicU64::new(0),
+            waits_once: AtomicBool::new(false),
+            has_waited: AtomicBool::new(false),
         }
     }
 }
 
 impl Reader {
+    /// Once a file does not answer, no other is waited for for which the kernel does not answer itself.
+    pub(crate) fn waits_once(&self) {
+        self.waits_once.store(true, Ordering::Relaxed);
+    }
+
     /// How often a file was looked into, or was to be.
     pub(crate) fn looked(&self) -> u64 {
         self.looked.load(Ordering::Relaxed)
@@ -222,6 +235,10 @@ impl Reader {
         if rest.files == 0 {
             return Err(limited(FileLimit::Files(MAX_FILES)).into());
         }
+        let has_waited = self.waits_once.load(Ordering::Relaxed) && self.has_waited();
+        if has_waited && path.is_served() {
+            return Err(limited(FileLimit::WaitedOnce).into());
+        }
         let bytes = self.limit.min(rest.bytes);
         let time = FILE_TIME.min(rest.time);
         if bytes == 0 || time.is_zero() {
@@ -250,13 +267,23 @@ impl Reader {
                 rest.bytes = rest.bytes.saturating_sub(spent);
                 Ok((found, is_cut.then(|| limited(FileLimit::Bytes(bytes)))))
             }
-            Ok(Err(FileError::Limit(limit))) => Err(limited(limit).into()),
+            Ok(Err(FileError::Limit(limit))) => {
+                self.has_waited.store(true, Ordering::Relaxed);
+                Err(limited(limit).into())
+            }
             Ok(Err(why)) => Err(why),
-            Err(RecvTimeoutError::Timeout) => Err(limited(FileLimit::Time(time)).into()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.has_waited.store(true, Ordering::Relaxed);
+                Err(limited(FileLimit::Time(time)).into())
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 Err(io::Error::other("its reader failed").into())
             }
         }
+    }
+
+    fn has_waited(&self) -> bool {
+        self.has_waited.load(Ordering::Relaxed)
     }
 
     fn note(&self, mapped: &str, limit: FileLimit) {

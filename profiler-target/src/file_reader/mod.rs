@@ -31,6 +31,9 @@ use crate::proc_dir::PidFd;
 const NAME: &CStr = c"file-reader";
 /// So many may there be at a time, most of which do not answer then. Each holds a copy of fragscope's memory as it was.
 const MAX_STARTED: usize = 16;
+/// So many of them may be at files for which a process or another host answers: anybody can have such ones that never do,
+/// and the rest is for all others' files.
+const MAX_AT_SERVED: usize = 8;
 /// A file system that did not answer is not asked again for so long.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
@@ -45,6 +48,14 @@ pub(crate) enum NotOpened {
     Silent,
     /// So many wait for others that do not answer.
     TooMany(usize),
+}
+
+/// How many processes there may be for a file at a time.
+fn most_for(path: &FilePath) -> usize {
+    match path.is_served() {
+        true => MAX_AT_SERVED,
+        false => MAX_STARTED,
+    }
 }
 
 /// A file that was opened.
@@ -122,9 +133,10 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
     }
     // One that somebody ended is replaced once.
     for _ in 0..2 {
-        let mut helper = match Helper::idle_or_new() {
+        let most = most_for(path);
+        let mut helper = match Helper::idle_or_new(most) {
             Ok(helper) => helper,
-            Err(NoHelper::TooMany) => return Err(NotOpened::TooMany(MAX_STARTED)),
+            Err(NoHelper::TooMany) => return Err(NotOpened::TooMany(most)),
             Err(NoHelper::IsOver) => return Err(NotOpened::Unanswered),
             Err(NoHelper::NotStarted) => break,
         };
@@ -207,19 +219,21 @@ enum NoHelper {
 }
 
 impl Helper {
-    /// One that may open what this thread may.
-    fn idle_or_new() -> Result<Self, NoHelper> {
+    /// One that may open what this thread may, where fewer than `most` are busy.
+    fn idle_or_new(most: usize) -> Result<Self, NoHelper> {
         let rights = Rights::of_this_thread();
         let mut helpers = helpers();
+        helpers.reap();
+        // An idle one that somebody ended is not among them.
+        let idle = usize::from(helpers.idle.is_some());
+        if helpers.started.len().saturating_sub(idle) >= most {
+            return Err(NoHelper::TooMany);
+        }
         if let Some(idle) = helpers.idle.take() {
             if idle.rights == rights && idle.process.is_alive() {
                 return Ok(idle);
             }
             idle.end();
-        }
-        helpers.reap();
-        if helpers.started.len() >= MAX_STARTED {
-            return Err(NoHelper::TooMany);
         }
         // The lock is held until the child is there: it has its own copy of it, and does not take it.
         let new = Self::start(rights).map_err(|_| match is_over() {
@@ -321,6 +335,8 @@ pub(crate) fn kill_all() {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use crate::forked::end_forked;
     use crate::tree::children_of;
 
@@ -346,5 +362,24 @@ mod tests {
             matches!(refused, Err(NotOpened::Unanswered)),
             "it is read here"
         );
+    }
+
+    #[test]
+    fn files_that_others_answer_for_leave_processes_for_all_other_files() {
+        let busy: Vec<Helper> = (0..MAX_AT_SERVED)
+            .map(|_| Helper::start(Rights::of_this_thread()).expect("a process"))
+            .collect();
+        let all = busy.iter().map(|helper| helper.process.clone());
+        helpers().started.extend(all);
+        let own = std::env::current_exe().expect("its path");
+        let open = |is_served| {
+            let path = FilePath::linked(PathBuf::from("/none"), own.clone(), None);
+            open(&path.served(is_served), Instant::now() + FILE_TIME)
+        };
+        assert!(matches!(open(true), Err(NotOpened::TooMany(MAX_AT_SERVED))));
+        assert!(matches!(open(false), Ok(Opened::Here(_))));
+        // Beside an idle one as well.
+        assert!(matches!(open(true), Err(NotOpened::TooMany(MAX_AT_SERVED))));
+        assert_eq!(end_forked(Duration::ZERO), []);
     }
 }

@@ -38,6 +38,25 @@ impl Target {
                 .is_some_and(|exe| !exe.has_interpreter())
     }
 
+    /// From now on, once one of its files did not answer, others that the kernel does not answer for itself are not waited
+    /// for: it is one of many processes.
+    pub fn waits_once(&self) {
+        self.files.reader.waits_once();
+    }
+
+    /// Whether it maps files for which a process or another host answers, who may not.
+    pub fn maps_served_files(&self) -> bool {
+        let mappings = self.mappings().unwrap_or_default();
+        mappings
+            .iter()
+            .any(|mapping| matches!(mapping.kind, MappingKind::File(_)) && self.is_served(mapping))
+    }
+
+    fn is_served(&self, mapping: &Mapping) -> bool {
+        let device = ((mapping.device >> 32) as u32, mapping.device as u32);
+        self.devices.is_served(&self.dir, device)
+    }
+
     fn cmdline(&self) -> Vec<String> {
         let bytes = self.dir.bytes("cmdline").unwrap_or_default();
         words(&bytes[..bytes.len().min(MAX_CMDLINE_BYTES)])
@@ -122,7 +141,7 @@ impl Process for Target {
             _ => "",
         };
         let named = self.root().join(mapped.trim_start_matches('/'));
-        FilePath::linked(linked, named, Some(mapping.device))
+        FilePath::linked(linked, named, Some(mapping.device)).served(self.is_served(mapping))
     }
 
     fn is_program(&self, mapped: &str) -> bool {

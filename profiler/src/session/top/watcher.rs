@@ -205,7 +205,11 @@ impl WatchedHost {
 
     /// Walks a process that was not walked yet, whatever it costs; whether there was one.
     pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
-        let next = self.model.next(now_ns(), |id| !tried.contains(&id));
+        let is_new = |id| !tried.contains(&id);
+        // What may have to be waited for takes nobody else's time.
+        let at_once = |id| is_new(id) && !self.sampler.is_served(id);
+        let next = self.model.next(now_ns(), at_once);
+        let next = next.or_else(|| self.model.next(now_ns(), is_new));
         if let Some(id) = next {
             tried.push(id);
             self.walk(id);
