@@ -98,6 +98,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         package: "fragscope",
         binary: "privileged_silent_files",
         tests: &[
+            "files_that_nobody_answers_for_take_no_time_from_the_walks_of_others",
             "a_mapped_file_that_no_file_system_answers_for_keeps_no_command",
             "a_signal_ends_the_wait_for_a_file_system_that_does_not_answer",
             "a_file_system_that_goes_away_leaves_no_process",
@@ -109,6 +110,14 @@ pub(super) const ATTACKS: &[Attack] = &[
         package: "profiler-target",
         binary: "",
         tests: &["file_reader::tests::those_that_are_in_use_when_fragscope_ends_are_no_zombies"],
+    },
+    Attack {
+        what: "many file systems that do not answer",
+        package: "profiler-target",
+        binary: "",
+        tests: &[
+            "file_reader::tests::files_that_others_answer_for_leave_processes_for_all_other_files",
+        ],
     },
     Attack {
         what: "a target that dies while it is stopped",
