@@ -12,7 +12,6 @@ use nix::unistd::{getgid, getuid};
 use profiler_core::text::visible;
 
 use super::elf::{ElfFile, FILE_LIMIT, Source, asks_for};
-use super::file_reader::open_foreign;
 
 /// A script's interpreter may be a script itself; the kernel follows so many (`fs/exec.c`).
 const MAX_INTERPRETERS: usize = 5;
@@ -86,9 +85,8 @@ const ADDRESS_SANITIZER: [&str; 2] = ["libasan.so", "libclang_rt.asan"];
 /// Whether the program that this command names ends at once where anything is preloaded into it: that is what
 /// AddressSanitizer's library does, which wants to be the first.
 pub fn wants_to_be_first(command: &OsStr) -> bool {
-    let source = find(command)
-        .and_then(|path| open_foreign(&path.into()).ok())
-        .and_then(|file| Source::of(file, FILE_LIMIT).ok());
+    // Whoever starts it waits for its file system all the same.
+    let source = find(command).and_then(|path| Source::open(&path, FILE_LIMIT).ok());
     source.is_some_and(|source| asks_for(&source, &ADDRESS_SANITIZER))
 }
 
