@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::metrics::MetricId;
 use crate::objects::Census;
-use crate::report::{FragReport, HeapReport, LedgerClass, LedgerPart, SizeClassRow};
+use crate::report::FragReport;
+use crate::tables::{HeapReport, LedgerClass, LedgerPart, SizeClassRow};
 use crate::units::{Unit, Value, bytes, percent};
 
 /// Memory that changes by no more than this share of RSS is the same: programs are no clockwork.

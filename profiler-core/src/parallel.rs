@@ -94,7 +94,7 @@ mod tests {
                     .all(|part| part.len() >= least)
             );
             let sums = each(parts, |part| part.sum::<usize>());
-            assert_eq!(sums.iter().sum::<usize>(), (0..all).sum());
+            assert_eq!(sums.iter().sum::<usize>(), (0..all).sum::<usize>());
         }
     }
 }

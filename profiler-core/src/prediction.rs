@@ -5,7 +5,7 @@
 
 use crate::allocator::{Allocator, AllocatorTitle};
 use crate::candidate::CandidateName;
-use crate::report::Mechanism;
+use crate::mechanism::Mechanism;
 use crate::units::{bytes, nanoseconds};
 use crate::worth;
 

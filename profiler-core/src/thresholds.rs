@@ -2,8 +2,8 @@
 
 use crate::metrics::MetricId;
 use crate::report::FragReport;
+use crate::trend::Point;
 use crate::units::{Unit, Value};
-use crate::view::Point;
 
 /// How much fragmentation may be: of the resident heap bytes that hold nothing live.
 #[derive(Copy, Clone, Debug, PartialEq)]

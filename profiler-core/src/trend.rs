@@ -1,10 +1,6 @@
 //! How a process's memory has grown lately, by the kernel's counts and the walks of a session: known long before
 //! Python's objects were read twice.
 
-use crate::columns::Column;
-use crate::units::Unit;
-use crate::view::Point;
-
 /// What was watched for less time than this has no growth yet: a page more or less would be a large rate.
 const LEAST_TIME_NS: u64 = 2_000_000_000;
 /// What was before this time is not lately.
@@ -16,6 +12,21 @@ const GROWN_SHARE_PER_HOUR: f64 = 0.25;
 /// What gained this share of all that was gained is what grows; and of what still grows, the later half gained this
 /// share of what the whole did in the same time.
 const MOST: f64 = 0.5;
+
+/// One point of the curves over time.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Point {
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub time_ns: u64,
+    /// Resident set by the kernel's account, in bytes.
+    pub rss_bytes: u64,
+    /// Swap by the kernel's account, in bytes.
+    pub swap_bytes: u64,
+    /// Live bytes of all walked heaps at the last walk, in bytes; `None` when none was walked.
+    pub live_bytes: Option<u64>,
+    /// Resident bytes of the pages of all walked heaps at the last walk.
+    pub heap_bytes: Option<u64>,
+}
 
 /// Growth of RSS over the time since a process was seen first, or lately.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -107,19 +118,6 @@ impl Trend {
             grows: (rss.is_growing && goes_on).then(grows),
         })
     }
-
-    /// Its figures in JSON.
-    pub const COLUMNS: [Column<Self>; 3] = [
-        Column::fraction("seconds", Unit::Seconds, |of| {
-            Some(of.rss.elapsed_ns as f64 / 1e9)
-        }),
-        Column::fraction("rss_bytes_per_second", Unit::BytesPerSecond, |of| {
-            Some(of.rss.bytes_per_second)
-        }),
-        Column::fraction("live_bytes_per_second", Unit::BytesPerSecond, |of| {
-            of.live_bytes_per_second
-        }),
-    ];
 }
 
 /// Growth of what is live, from the first walk since `since_ns`, or the one before where there is no other, to the last.

@@ -6,8 +6,8 @@
 
 use std::fmt::{self, Display};
 
-use crate::allocator::{Allocator, Assignment, Environment};
-use crate::report::Mechanism;
+use crate::allocator::{Allocator, Assignment, Environment, MALLOC_TRIM_IN_C};
+use crate::mechanism::Mechanism;
 
 /// A change of the settings of one allocator, or a call of it.
 #[derive(Debug, Eq, PartialEq)]
@@ -116,7 +116,7 @@ pub(crate) fn together(all: &[&Tuning]) -> Environment {
 
 /// glibc's own way to give back whole free pages.
 pub(crate) const MALLOC_TRIM: Call = Call {
-    in_c: "malloc_trim(0)",
+    in_c: MALLOC_TRIM_IN_C,
     in_python: "ctypes.CDLL(None).malloc_trim(0)",
 };
 

@@ -7,24 +7,10 @@ use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
 use crate::report::FragReport;
 use crate::sites::Sites;
+pub use crate::trend::Point;
 use crate::trend::Trend;
 use crate::units::{bytes, count};
 use crate::worth;
-
-/// One point of the curves over time.
-#[derive(Copy, Clone, Debug, PartialEq)]
-pub struct Point {
-    /// Nanoseconds since 1970-01-01 UTC.
-    pub time_ns: u64,
-    /// Resident set by the kernel's account, in bytes.
-    pub rss_bytes: u64,
-    /// Swap by the kernel's account, in bytes.
-    pub swap_bytes: u64,
-    /// Live bytes of all walked heaps at the last walk, in bytes; `None` when none was walked.
-    pub live_bytes: Option<u64>,
-    /// Resident bytes of the pages of all walked heaps at the last walk.
-    pub heap_bytes: Option<u64>,
-}
 
 impl Point {
     /// Of a walk.

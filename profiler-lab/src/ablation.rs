@@ -5,8 +5,8 @@ use profiler_core::tuning::{self, Tuning};
 
 use super::allocators::PlayableAllocator;
 use super::candidates::{Candidate, Facts, Trim};
+use super::failure::Failure;
 use super::figures::PeakAndFinal;
-use super::report::{Failure, Share};
 
 /// What makes a program need more under glibc than under jemalloc.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -24,6 +24,15 @@ pub enum GapCause {
     Unexplained,
     /// Free pages that jemalloc keeps for a while: less than nothing where it keeps some.
     Decay,
+}
+
+/// A part of the gap between glibc and jemalloc.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// Which cause.
+    pub cause: GapCause,
+    /// Its bytes; below 0 when undoing it costs.
+    pub bytes: PeakAndFinal<i64>,
 }
 
 impl GapCause {

@@ -7,11 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use profiler_core::parallel::SideThread;
-use profiler_core::sample::Sample;
 
 use super::candidates::{Candidate, Trim};
+use super::outcome::{Outcome, Run};
 use super::play::{GapFill, PlayError, Played, ReplayProgram, Setup, Touch, cores, play};
-use super::report::Failure;
 
 /// Runs of what is random, in any case.
 const FEWEST_RUNS: u32 = 3;
@@ -41,33 +40,6 @@ pub struct ReplayConfig<'a> {
     pub available_bytes: u64,
     /// Set when the user wants it to end.
     pub interrupted: &'a AtomicBool,
-}
-
-/// What was measured in one run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Run {
-    /// malloc's resident bytes at each checkpoint of the trace.
-    pub resident: Vec<u64>,
-    /// Processor time of the player.
-    pub cpu_seconds: f64,
-    /// Its page faults.
-    pub faults: u64,
-    /// Its kernel calls for memory, where they could be counted.
-    pub kernel_calls: Option<u64>,
-}
-
-/// What playing one candidate came to.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Runs as the program most likely ran.
-    pub runs: Vec<Run>,
-    /// Runs as it may have run as well, which only widen the range: large blocks of which nothing is known
-    /// left untouched, or gaps filled in the other way.
-    pub bounds: Vec<Run>,
-    /// Why it could not be played.
-    pub failure: Option<Failure>,
-    /// The player's first process at its end, of one of the runs.
-    pub sample: Option<Sample>,
 }
 
 /// How far a set is.

@@ -11,8 +11,8 @@ use profiler_core::tuning::{self, Tuning};
 use profiler_trace::trace::TraceDescription;
 
 use super::allocators::{PlayableAllocator, kind_named};
+use super::failure::Failure;
 use super::recorded::{self, Recorded};
-use super::report::Failure;
 
 /// What an allocator costs that the C library does not bring.
 const INSTALLATION: &str = "a library to install";

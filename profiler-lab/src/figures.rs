@@ -2,8 +2,6 @@
 
 use profiler_trace::compile::{ProcessEnd, ProgramCheckpoint};
 
-use super::candidate_set::{Outcome, Run};
-
 /// Processes of a program that end within so much time, in ns, end with it: a server's workers and the server.
 const SHUTDOWN_NS: u64 = 500_000_000;
 /// The number of the program's first process.
@@ -177,47 +175,6 @@ pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
     sorted.get(sorted.len().checked_sub(1)? / 2).copied()
 }
 
-impl PeakAndFinal<Figure> {
-    /// Of an outcome, by the processes of its checkpoints and when these ended; `None` when it has no run that
-    /// came to its end.
-    pub fn of_outcome(outcome: &Outcome, processes: &[u32], endings: &Endings) -> Option<Self> {
-        Self::of_runs(&outcome.runs, &outcome.bounds, processes, endings)
-    }
-
-    /// The same of runs, and of those that only widen the range.
-    pub fn of_runs(
-        likely: &[Run],
-        bounds: &[Run],
-        processes: &[u32],
-        endings: &Endings,
-    ) -> Option<Self> {
-        let of = |runs: &[Run]| -> Vec<PeakAndFinal<u64>> {
-            let all = runs.iter().filter_map(|run| {
-                let at = processes.iter().copied().zip(run.resident.iter().copied());
-                PeakAndFinal::of_ending(&at.collect::<Vec<_>>(), endings)
-            });
-            all.collect()
-        };
-        let (likely, bounds) = (of(likely), of(bounds));
-        let figure = |part: fn(&PeakAndFinal<u64>) -> u64| {
-            let own: Vec<u64> = likely.iter().map(part).collect();
-            let all = own.iter().copied().chain(bounds.iter().map(part));
-            let (low, high) = all.fold((u64::MAX, 0), |(low, high), bytes| {
-                (low.min(bytes), high.max(bytes))
-            });
-            Some(Figure {
-                bytes: median(&own)?,
-                low_bytes: low,
-                high_bytes: high,
-            })
-        };
-        Some(Self {
-            peak: figure(|one| one.peak)?,
-            at_end: figure(|one| one.at_end)?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use profiler_trace::compile::ObjectBytes;
@@ -369,25 +326,5 @@ mod tests {
         assert_eq!(median(&[3, 1, 2]), Some(2));
         assert_eq!(median(&[4, 1, 2, 3]), Some(2));
         assert_eq!(median::<u64>(&[]), None);
-    }
-
-    #[test]
-    fn the_range_has_the_bounds_and_the_median_has_not() {
-        let run = |bytes| Run {
-            resident: vec![bytes, bytes / 2],
-            ..Run::default()
-        };
-        let outcome = Outcome {
-            runs: vec![run(100), run(120), run(110)],
-            bounds: vec![run(40)],
-            ..Outcome::default()
-        };
-        let both = PeakAndFinal::of_outcome(&outcome, &[0, 0], &Endings::default()).expect("runs");
-        let (peak, last) = (both.peak, both.at_end);
-        assert_eq!(
-            (peak.low_bytes, peak.bytes, peak.high_bytes),
-            (40, 110, 120)
-        );
-        assert_eq!((last.low_bytes, last.bytes, last.high_bytes), (20, 55, 60));
     }
 }

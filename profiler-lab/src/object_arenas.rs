@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use profiler_trace::compile::{ObjectBytes, ProgramCheckpoint, Summary};
 
-use super::candidate_set::Run;
 use super::figures::Endings;
+use super::outcome::Run;
 
 /// What those arenas had at each checkpoint of a recording that has what was asked of them: it is part of what is compared,
 /// because `PYTHONMALLOC=malloc` moves all of it to malloc. Each at least, and at most.

@@ -12,17 +12,19 @@ use profiler_trace::compile::{ProgramCheckpoint, Summary};
 use profiler_trace::limits::{Incomplete, Limits};
 use profiler_trace::trace::TraceDescription;
 
-use super::ablation::{self, GapCause};
+use super::ablation::{self, GapCause, Share};
 use super::calibrate::{CalibrationFactors, Point, calibrate};
-use super::candidate_set::{self, Outcome, Progress, ReplayConfig, Run};
+use super::candidate_set::{self, Progress, ReplayConfig};
 use super::candidates::{self, Candidate, Facts, Tunable};
+use super::failure::Failure;
 use super::figures::{Endings, Figure, PeakAndFinal, median};
 use super::object_arenas::ObjectArenas;
 use super::open::open;
+use super::outcome::{Outcome, Run};
 use super::play::confine::Confinement;
 use super::play::{CompileError, ReplayProgram};
 use super::recorded;
-use super::report::{self, CandidateReport, Checkpoint, Failure, Measured, Report, TraceFacts};
+use super::report::{self, CandidateReport, Checkpoint, Measured, Report, TraceFacts};
 use super::verdict::verdict;
 
 /// A share of the most that was live from which uncertainty about touched pages is played out.
@@ -425,7 +427,7 @@ impl PlayedSet<'_> {
     }
 
     /// The gap in parts, when every replay that it takes came to its end.
-    fn shares(&self, causes: &[GapCause], facts: &Facts<'_>) -> Vec<report::Share> {
+    fn shares(&self, causes: &[GapCause], facts: &Facts<'_>) -> Vec<Share> {
         let of = |number: usize| -> Option<PeakAndFinal<u64>> {
             let outcome = self.outcomes.get(number)?;
             let measured = self

@@ -7,11 +7,11 @@ use profiler_core::worth;
 use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
 
-use super::ablation::GapCause;
-use super::allocators::{NoAllocator, PlayableAllocator};
+use super::ablation::Share;
+use super::allocators::PlayableAllocator;
 use super::calibrate::Calibration;
+use super::failure::Failure;
 use super::figures::{Figure, PeakAndFinal};
-use super::play::PlayError;
 
 /// The whole of it.
 #[derive(Clone, Debug, Default)]
@@ -97,41 +97,6 @@ impl TraceFacts {
     }
 }
 
-/// Why a candidate was not played to its end.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Failure {
-    /// In words.
-    pub why: String,
-    /// Of what kind it is.
-    pub kind: ErrorKind,
-}
-
-impl From<String> for Failure {
-    /// Of no kind that anything follows from.
-    fn from(why: String) -> Self {
-        let kind = ErrorKind::Other;
-        Self { why, kind }
-    }
-}
-
-impl From<NoAllocator> for Failure {
-    fn from(error: NoAllocator) -> Self {
-        Self {
-            why: error.to_string(),
-            kind: error.kind(),
-        }
-    }
-}
-
-impl From<PlayError> for Failure {
-    fn from(error: PlayError) -> Self {
-        Self {
-            why: error.to_string(),
-            kind: ErrorKind::of_causes(&error),
-        }
-    }
-}
-
 /// One candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CandidateReport {
@@ -201,15 +166,6 @@ pub struct Measured {
     pub faults: u64,
     /// Kernel calls for memory of playing, likewise; `None` where they could not be counted.
     pub kernel_calls: Option<u64>,
-}
-
-/// A part of the gap between glibc and jemalloc.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Share {
-    /// Which cause.
-    pub cause: GapCause,
-    /// Its bytes; below 0 when undoing it costs.
-    pub bytes: PeakAndFinal<i64>,
 }
 
 impl Report {

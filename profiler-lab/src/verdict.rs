@@ -226,9 +226,9 @@ mod tests {
     use profiler_core::candidate::CandidateName;
 
     use crate::ablation::GapCause;
+    use crate::ablation::Share;
     use crate::allocators::PlayableAllocator;
     use crate::figures::{Figure, PeakAndFinal};
-    use crate::report::Share;
 
     const MIB: u64 = 1 << 20;
 

@@ -12,7 +12,8 @@ use profiler_common::{Arguments, Config, Cookie, MAX_SITES};
 
 use super::error::{ProbeError, attach_failure, attach_reason, remove_failure};
 use super::links::Link;
-use super::loaded::{BpfProgram, Loaded};
+use super::loaded::Loaded;
+use super::program::BpfProgram;
 use super::traps::{CALIBRATION_SITES, Trap};
 
 std::arch::global_asm!(

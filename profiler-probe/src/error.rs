@@ -7,8 +7,6 @@ use std::path::Path;
 use aya::programs::ProgramError;
 use profiler_target::{Action, Denial, ErrorKind};
 
-use super::links::{guard_is_silent, guard_was_ended};
-
 /// Why the probes cannot be attached. Walks and residency do not need them.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -166,6 +164,17 @@ pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     causes(error)
         .filter_map(|e| e.downcast_ref::<io::Error>())
         .find_map(io::Error::raw_os_error)
+}
+
+/// Whether the guard was ended, as the error of asking it says.
+pub(super) fn guard_was_ended(error: &io::Error) -> bool {
+    // The kernel's errors have a number.
+    error.kind() == io::ErrorKind::BrokenPipe && error.raw_os_error().is_none()
+}
+
+/// Whether the guard lives and does not answer, as the error of asking it says.
+pub(super) fn guard_is_silent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 /// A program that the verifier rejects is refused with EACCES too, and then there is its log.

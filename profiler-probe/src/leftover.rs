@@ -20,7 +20,8 @@ use profiler_target::{LiveMemory, OpenError, Process, Target, open_foreign};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
 use super::links::GUARD_NAME;
-use super::loaded::{BpfProgram, Loaded};
+use super::loaded::Loaded;
+use super::program::BpfProgram;
 use super::traps::Traps;
 
 /// x86's `int3`, which the kernel writes over the first byte of an instruction.

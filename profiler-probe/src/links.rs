@@ -30,9 +30,9 @@ use profiler_target::{Deadline, Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::{deepest, os_error};
-use super::loaded::BpfProgram;
 use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
+use super::program::BpfProgram;
 
 /// What the guard shows as: a name that `pkill fragscope` does not match.
 pub(super) const GUARD_NAME: &CStr = c"probe-guard";
@@ -247,17 +247,6 @@ impl Links {
             false => io::ErrorKind::TimedOut.into(),
         }
     }
-}
-
-/// Whether the guard was ended, as the error of asking it says.
-pub(super) fn guard_was_ended(error: &io::Error) -> bool {
-    // The kernel's errors have a number.
-    error.kind() == io::ErrorKind::BrokenPipe && error.raw_os_error().is_none()
-}
-
-/// Whether the guard lives and does not answer, as the error of asking it says.
-pub(super) fn guard_is_silent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 /// The kernel takes tenths of a second for a link, and seconds for many of one site each.

@@ -17,34 +17,13 @@ use super::error::ProbeError;
 use super::growth;
 use super::links::{Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
+use super::program::BpfProgram;
 
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 
 /// Names another object file to load in place of the embedded one. Only for the tests of a freshly
 /// built object.
 const OBJECT_VARIABLE: &str = "FRAGSCOPE_BPF_OBJECT";
-
-/// One of the programs in the object.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(super) enum BpfProgram {
-    Free,
-    Entry,
-    Result,
-    Return,
-}
-
-impl BpfProgram {
-    pub(super) const ALL: [Self; 4] = [Self::Free, Self::Entry, Self::Result, Self::Return];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Free => "on_free",
-            Self::Entry => "on_entry",
-            Self::Result => "on_result",
-            Self::Return => "on_return",
-        }
-    }
-}
 
 /// Programs that report threads, and the kernel's tracepoints that they belong to.
 const THREADS: [(&str, &str); 2] = [

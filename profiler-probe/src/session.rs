@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use super::growth::GrowthRate;
 use super::loaded::Loaded;
 use super::meter::Meter;
 use super::plan::ProbePlan;
+use super::shared::{Ended, Shared, State};
 use super::stacks::Stacks;
 use super::traps::{Traps, statuses};
 use super::worker::{Worker, now_ns};
@@ -43,56 +44,6 @@ pub struct ProbeSession {
     traps: Arc<Traps>,
     budget: Budget,
     worker: Option<JoinHandle<()>>,
-}
-
-/// What passes between the session and the worker.
-pub(super) struct Shared {
-    stop: AtomicBool,
-    state: Mutex<State>,
-}
-
-pub(super) struct State {
-    pub(super) tracker: Tracker,
-    pub(super) sites: SiteTable,
-    /// What the sums over all sites were at the last look.
-    pub(super) sampling: [u64; SamplingCounter::COUNT as usize],
-    /// How growth is watched.
-    pub(super) growth: GrowthRate,
-    /// Windows that were opened.
-    pub(super) windows: u64,
-    pub(super) meter: Meter,
-    /// Events up to this moment have been taken in, on their clock.
-    pub(super) taken_until_ns: u64,
-    /// Events for which the ring had no room.
-    pub(super) lost: u64,
-    /// By probe of the plan: why it is not attached.
-    pub(super) failed: Vec<Option<String>>,
-    /// Why samples have no stacks, if they have none.
-    pub(super) no_stacks: Option<String>,
-    /// Mean bytes between two points of the sample.
-    pub(super) mean_bytes: u64,
-    /// Why probing ended by itself.
-    pub(super) ended: Option<Ended>,
-}
-
-/// Why probing ended by itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Ended {
-    /// In words.
-    pub(super) why: String,
-    /// Of what kind it is.
-    pub(super) kind: ErrorKind,
-}
-
-impl Shared {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // Sums stay usable after a panic in between.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn must_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
 }
 
 impl ProbeSession {

@@ -8,8 +8,9 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::activity::{ProbeState, ProbeStatus};
 
 use super::links::Link;
-use super::loaded::{BpfProgram, Loaded};
+use super::loaded::Loaded;
 use super::plan::{Function, PlannedProbe, ProbePlan, ResultSite, Site, Sizes};
+use super::program::BpfProgram;
 
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
 pub(super) const CALIBRATION_SITES: u32 = 4;

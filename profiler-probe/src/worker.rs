@@ -16,7 +16,7 @@ use super::budget::{Account, Budget};
 use super::decode::decode;
 use super::error::ProbeError;
 use super::growth::{self, GrowthRate};
-use super::session::{Ended, Shared, State};
+use super::shared::{Ended, Shared, State};
 use super::stacks::{Spent, Stacks};
 
 /// Between two looks at the ring. It holds 200 ms of the fastest stream that traps can make.

@@ -13,7 +13,8 @@ use profiler_target::{CoreError, CoreFile, Process, UnreadFiles};
 
 use super::facts::Facts;
 use super::objects::census;
-use super::walkers::{Input, Roots};
+use super::roots::Roots;
+use super::walkers::Input;
 use super::walks;
 
 /// At most so many missing files are named.

@@ -10,8 +10,7 @@ use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::PythonMalloc;
 use profiler_target::{Libc, Process};
 
-use super::known::locked;
-use super::walkers::Roots;
+use super::roots::{Roots, locked};
 
 /// What walks must know of a target.
 #[derive(Clone, Debug, Default)]

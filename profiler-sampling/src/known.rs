@@ -7,19 +7,15 @@
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_target::Target;
 
 use super::facts::Facts;
-use super::walkers::{self, Input, Roots};
-
-/// The roots of one allocator.
-pub(crate) fn locked<T>(roots: &Mutex<T>) -> MutexGuard<'_, T> {
-    roots.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use super::roots::{Roots, locked};
+use super::walkers::{self, Input};
 
 /// What is known of a target that has certain files mapped.
 #[derive(Clone, Debug)]

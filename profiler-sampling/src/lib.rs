@@ -18,6 +18,7 @@ mod in_stops;
 mod known;
 mod objects;
 mod observer;
+mod roots;
 mod sampler;
 mod schedule;
 mod walkers;

@@ -13,7 +13,8 @@ use profiler_core::threads::Thread;
 use profiler_target::{LiveMemory, Process, Stopped, Target};
 
 use super::known::KnownFacts;
-use super::walkers::{self, Input, Roots};
+use super::roots::Roots;
+use super::walkers::{self, Input};
 use super::walks;
 
 /// What was observed of the target's memory.

@@ -15,9 +15,10 @@ use profiler_target::{LiveMemory, OpenError, Process, StopError, Stopped, Target
 use super::blank_pages;
 use super::facts::Facts;
 use super::in_stops::InStops;
-use super::known::{KnownTarget, locked};
+use super::known::KnownTarget;
 use super::objects::{WalkedTarget, census_since};
 use super::observer::{ObservedMemory, Observer};
+use super::roots::locked;
 
 /// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
 /// lock held. Each stop but the last ends once that is known, before anything is walked. One that fails is the

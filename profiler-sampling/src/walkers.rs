@@ -3,8 +3,6 @@
 //! A walk fills in the settings in force as well, and what the environment asked for: where they lie
 //! is known only to who reads the allocator's state.
 
-use std::sync::Mutex;
-
 use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::TargetMemory;
@@ -16,15 +14,7 @@ use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
 use profiler_target::{Libc, reading_ahead};
 
 use super::facts::Facts;
-use super::known::locked;
-
-/// Where allocators have their roots, as far as that was found. Each walker notes what it finds.
-#[derive(Debug, Default)]
-pub(crate) struct Roots {
-    pub(crate) glibc: Mutex<glibc::Roots>,
-    pub(crate) musl: Mutex<musl::Roots>,
-    pub(crate) pymalloc: Mutex<pymalloc::Roots>,
-}
+use super::roots::{Roots, locked};
 
 /// What a walk reads.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ pub use self::glibc_settings::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESH
 pub use self::recognise::{
     Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };
+pub(crate) use self::rows::MALLOC_TRIM_IN_C;
 pub use self::rows::ROWS;
 pub use self::settings::{
     Assignment, List, Settings, ValueForm, environment_beginnings, reader_of,

@@ -2,9 +2,8 @@
 
 use super::settings::{self, Settings};
 use super::{
-    Allocator, AllocatorRow, BuildId, Home, Listed, PageReturn, ReturnTime, Signs, version,
+    Allocator, AllocatorRow, BuildId, Home, Listed, Margins, PageReturn, ReturnTime, Signs, version,
 };
-use crate::{glibc, tuning};
 
 /// All rows. Where several hold (a library with several allocators inside), the first counts.
 pub static ROWS: [&AllocatorRow; Allocator::COUNT] =
@@ -23,6 +22,17 @@ impl Allocator {
         }
     }
 }
+
+/// glibc's call that gives back whole free pages, as a program in C has it.
+pub(crate) const MALLOC_TRIM_IN_C: &str = "malloc_trim(0)";
+
+/// What `mtrim` (`malloc/malloc.c`, 2.17 to 2.43) leaves alone next to a chunk that is in use: the word before
+/// its span (`prev_size`), which is its own, and behind it the structure of a free chunk (48 bytes), which begins
+/// with the last word of the span. The walker's own rule is compared with it.
+const MTRIM_MARGINS: Margins = Margins {
+    before: 8,
+    behind: 40,
+};
 
 static GLIBC: AllocatorRow = AllocatorRow {
     kind: Allocator::Glibc,
@@ -53,9 +63,9 @@ static GLIBC: AllocatorRow = AllocatorRow {
     },
     builds: &[BuildId::Glibc],
     chunk_header: true,
-    page_return: PageReturn::PagesBetween(glibc::TRIM_MARGINS),
+    page_return: PageReturn::PagesBetween(MTRIM_MARGINS),
     return_time: ReturnTime::ByPlace,
-    gives_back: Some(tuning::MALLOC_TRIM.in_c),
+    gives_back: Some(MALLOC_TRIM_IN_C),
     caches: "tcache and fastbins",
 };
 

@@ -1,8 +1,9 @@
 //! The ledger, and heaps by arena, size class and page.
 
 use super::Column;
-use crate::report::{
-    ArenaReport, Finding, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow,
+use crate::report::Finding;
+use crate::tables::{
+    ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow,
     SizeClassRow,
 };
 use crate::units::Unit;

@@ -207,8 +207,8 @@ pub fn cells<Row>(columns: &[Column<Row>], row: &Row, gap: &str) -> String {
 mod tests {
     use super::*;
     use crate::activity::ClassActivity;
-    use crate::report::{LedgerClass, LedgerRow};
     use crate::size_class::SizeClass;
+    use crate::tables::{LedgerClass, LedgerRow};
 
     #[test]
     fn a_column_is_as_wide_as_it_says_and_marks_are_aligned_with_its_title() {

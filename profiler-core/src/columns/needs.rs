@@ -2,7 +2,7 @@
 
 use super::Column;
 use crate::prediction::{Prediction, SelfCheck};
-use crate::report::{PackedClass, Packing};
+use crate::tables::{PackedClass, Packing};
 use crate::units::Unit;
 
 impl Packing {

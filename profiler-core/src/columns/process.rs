@@ -4,8 +4,9 @@ use super::Column;
 use crate::completeness::Completeness;
 use crate::fork::ForkSharing;
 use crate::sample::KernelCount;
+use crate::trend::{Point, Trend};
 use crate::units::{Unit, milliseconds};
-use crate::view::{Point, View};
+use crate::view::View;
 
 impl KernelCount {
     /// The kernel's account.
@@ -84,5 +85,20 @@ impl Point {
         Column::of("swap_bytes", Unit::Bytes, |point| point.swap_bytes),
         Column::maybe("live_bytes", Unit::Bytes, |point| point.live_bytes),
         Column::maybe("heap_bytes", Unit::Bytes, |point| point.heap_bytes),
+    ];
+}
+
+impl Trend {
+    /// Its figures in JSON.
+    pub const COLUMNS: [Column<Self>; 3] = [
+        Column::fraction("seconds", Unit::Seconds, |of| {
+            Some(of.rss.elapsed_ns as f64 / 1e9)
+        }),
+        Column::fraction("rss_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.rss.bytes_per_second)
+        }),
+        Column::fraction("live_bytes_per_second", Unit::BytesPerSecond, |of| {
+            of.live_bytes_per_second
+        }),
     ];
 }

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::allocator::jemalloc_classes::{class_of, slab_bytes};
-use crate::report::{PackedClass, Packing};
 use crate::residency::ResidencyMap;
 use crate::sample::Sample;
 use crate::span::{GRANULE, SpanState};
+use crate::tables::{PackedClass, Packing};
 
 /// Packs the live blocks of every walked malloc. `present_bytes` is what its pages take now.
 /// `None` when none was walked.

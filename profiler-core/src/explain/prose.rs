@@ -2,9 +2,11 @@
 
 use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::mechanism::FindingBytes;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, Needs, TRUSTED_ERROR};
-use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
+use crate::report::{Finding, FragReport};
+use crate::tables::LedgerClass;
 use crate::units::{bytes, percent};
 
 /// From this share of RSS on, fragmentation is not passed over.

@@ -2,10 +2,11 @@
 //! remedy returns nothing.
 
 use crate::completeness::Confidence;
-use crate::explain::remedies::Remedy;
 use crate::explain::rules::{evidence, grown_mmap_threshold, is_notable, serving, walk_confidence};
+use crate::mechanism::Mechanism;
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
-use crate::report::{BASELINE_BYTES, Finding, FragReport, Mechanism, PREDICTED_BYTES};
+use crate::remedy::Remedy;
+use crate::report::{BASELINE_BYTES, Finding, FragReport, PREDICTED_BYTES};
 use crate::units::bytes;
 
 /// The findings, as far as predictions confirm them, and those that only predictions show.

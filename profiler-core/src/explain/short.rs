@@ -1,7 +1,8 @@
 //! The verdict in three words, for a row of a table.
 
 use crate::mechanism::FindingBytes;
-use crate::report::{FragReport, Mechanism};
+use crate::mechanism::Mechanism;
+use crate::report::FragReport;
 
 /// The verdict of a report in three words at most, by its first finding.
 #[derive(Copy, Clone, Debug, PartialEq)]

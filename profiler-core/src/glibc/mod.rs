@@ -33,7 +33,6 @@ use crate::threads::Thread;
 pub use chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
 pub use roots::{Roots, find_roots};
 pub use thread_arena::thread_arenas;
-pub(crate) use trim::TRIM_MARGINS;
 
 use arena::Arenas;
 use chunks::{ChunkWalker, Totals};

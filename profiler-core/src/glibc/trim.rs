@@ -1,19 +1,11 @@
 //! What `malloc_trim(0)` would give back, to the page: `mtrim` on every arena and `systrim` on the
 //! main arena's top (`malloc/malloc.c`, the same rules from 2.17 to 2.43).
 
-use super::chunks::{CHUNK_HEADER, MIN_CHUNK, WHOLE_HEADER};
+use super::chunks::MIN_CHUNK;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use crate::allocator::Margins;
 
 /// `sizeof (struct malloc_chunk)`: what `mtrim` leaves alone at a free chunk's start.
 const CHUNK_STRUCT: u64 = 48;
-/// The word before a chunk's span (`prev_size`), which is the chunk's own, and what is left alone behind it:
-/// the structure of a free chunk there, which begins with the last word of the span.
-pub(crate) const TRIM_MARGINS: Margins = Margins {
-    before: WHOLE_HEADER - CHUNK_HEADER,
-    behind: CHUNK_STRUCT - (WHOLE_HEADER - CHUNK_HEADER),
-};
-
 /// Follows a chunk walk and gathers the pages. Neighbouring free and fastbin chunks count as one,
 /// because `mtrim` consolidates first.
 #[derive(Default)]
@@ -69,7 +61,17 @@ impl Trim {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunks::{CHUNK_HEADER, WHOLE_HEADER};
     use super::*;
+    use crate::allocator::{Allocator, Margins, PageReturn};
+
+    #[test]
+    fn the_margins_of_the_row_are_those_of_the_walk() {
+        let before = WHOLE_HEADER - CHUNK_HEADER;
+        let behind = CHUNK_STRUCT - before;
+        let margins = PageReturn::PagesBetween(Margins { before, behind });
+        assert_eq!(Allocator::Glibc.row().page_return, margins);
+    }
 
     fn pages(trim: Trim) -> Vec<(u64, u64)> {
         let ranges = trim.finish();

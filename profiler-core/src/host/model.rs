@@ -9,8 +9,9 @@ use crate::completeness::Confidence;
 use crate::explain::ShortVerdict;
 use crate::fork::ForkSharing;
 use crate::metrics::MetricId;
-use crate::report::{FragReport, LedgerPart};
+use crate::report::FragReport;
 use crate::sample::Host;
+use crate::tables::LedgerPart;
 use crate::trend::RssGrowth;
 use crate::units::{bytes, count, nanoseconds};
 

@@ -8,11 +8,11 @@ use crate::metrics::huge::HUGE_PAGE;
 use crate::metrics::malloc_resident;
 use crate::metrics::pages::{PageSlice, Use};
 use crate::metrics::{Metric, MetricId};
-use crate::report::{
-    ArenaReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerPart, LedgerRow,
-};
 use crate::sample::Sample;
 use crate::span::{Span, SpanState};
+use crate::tables::{
+    ArenaReport, HeapReport, HugeOccupancyRow, LedgerClass, LedgerPart, LedgerRow,
+};
 use crate::units::Value;
 
 /// What is counted over the heap's pages for the figures. Bytes are of resident pages unless said.

@@ -3,8 +3,8 @@
 use crate::heap::{ExtentKind, HeapSnapshot};
 use crate::metrics::pages::PageSlice;
 use crate::metrics::pins::Pins;
-use crate::report::{ArenaReport, HeapReport, Setting};
 use crate::sample::Sample;
+use crate::tables::{ArenaReport, HeapReport, Setting};
 
 /// Resident, swapped and trimmable bytes of one arena's extents.
 #[derive(Copy, Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::addr::PAGE_SIZE;
 use crate::heap::Allocator;
 use crate::metrics::pages::PageSlice;
-use crate::report::HugeOccupancyRow;
+use crate::tables::HugeOccupancyRow;
 
 /// A huge page on x86-64, and on aarch64 with pages of 4 KiB.
 pub(crate) const HUGE_PAGE: u64 = 2 << 20;

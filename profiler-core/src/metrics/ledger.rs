@@ -2,9 +2,9 @@
 
 use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::metrics::pages::{PageSlice, Use};
-use crate::report::{LedgerClass, LedgerRow};
 use crate::residency::{Mapping, MappingKind, PageState};
 use crate::sample::Sample;
+use crate::tables::{LedgerClass, LedgerRow};
 
 /// Adds pages up into classes.
 pub(crate) struct Ledger<'a> {

@@ -2,7 +2,7 @@
 
 use crate::addr::AddrRange;
 use crate::metrics::pages::{PageSlice, Use};
-use crate::report::{MapExtent, MapPage};
+use crate::tables::{MapExtent, MapPage};
 
 /// A longer stretch of absent pages is left out and splits the map.
 const LONGEST_GAP_PAGES: u64 = 64;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::addr::PAGE_SIZE;
 use crate::heap::Allocator;
 use crate::metrics::pages::PageSlice;
-use crate::report::{OccupancyDeciles, OccupancyRow};
+use crate::tables::{OccupancyDeciles, OccupancyRow};
 
 /// Fewest and most live bytes of each bucket: empty pages and full pages apart.
 const BUCKETS: [(u32, u32); 13] = [

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::heap::Allocator;
 use crate::metrics::pins::Pins;
-use crate::report::SizeClassRow;
 use crate::sample::Sample;
 use crate::size_class::{LINEAR_LIMIT, SizeClass};
 use crate::span::SpanState;
+use crate::tables::SizeClassRow;
 
 /// The size classes in use, by allocator, then size. Sizes are block sizes as the allocator
 /// counts them (glibc: chunk sizes).

@@ -8,7 +8,7 @@ use profiler_core::tuning::{self, Tuning};
 
 use crate::allocators::PlayableAllocator;
 use crate::candidates::Candidate;
-use crate::report::Failure;
+use crate::failure::Failure;
 use crate::seed::WalkedHeap;
 
 /// How the figures of a candidate's players are read: what the program would need beside what they show.

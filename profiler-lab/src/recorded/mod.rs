@@ -17,7 +17,7 @@ use profiler_trace::whole_file::ownership;
 
 use self::forms::Kept;
 use super::allocators::PlayableAllocator;
-use super::report::Failure;
+use super::failure::Failure;
 
 /// The variables of a recording that players get, and what was not taken, in words.
 pub fn environment(description: &TraceDescription) -> (Environment, Vec<String>) {

@@ -34,7 +34,7 @@ pub use snapshot::snapshot;
 
 use std::io;
 
-use profiler_lab::report::Failure;
+use profiler_lab::failure::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
 use tokio::runtime::Runtime;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use profiler_core::text::visible;
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::PlayableAllocator;
-use profiler_lab::report::Failure;
+use profiler_lab::failure::Failure;
 use profiler_lab::shadow::{Shadows, SharedWhatIf};
 use profiler_probe::plan::ProbePlan;
 use profiler_sampling::{Sampler, SamplingOptions};

@@ -3,6 +3,7 @@
 //! The invariants are those of `docs/architecture.md`. Tests may cross them. What that and
 //! `CONTRIBUTING.md` name must be in the tree.
 
+mod circles;
 mod documents;
 mod references;
 mod rules;
@@ -60,6 +61,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         let sources = sources(root, folder, name)?;
         files += sources.len();
         found.extend(violations(name, &sources));
+        found.extend(circles::circles(name, &sources));
     }
     let tree = documents::tree(root)?;
     for document in documents::DOCUMENTS {

@@ -1,15 +1,18 @@
 use super::*;
 
+/// A file of a crate.
+fn source(krate: &str, inside: &str, text: &str) -> Source {
+    let module = module_of(Path::new(inside));
+    Source {
+        file: format!("{krate}/src/{inside}"),
+        references: References::of(text, &module, krate).expect("a Rust file"),
+        module,
+    }
+}
+
 /// The violations of one file, as `line: what` up to the first colon of the reason.
 fn check_file(krate: &str, inside: &str, text: &str) -> Vec<(usize, String)> {
-    let source = |inside: &str, text| {
-        let module = module_of(Path::new(inside));
-        Source {
-            file: format!("{krate}/src/{inside}"),
-            references: References::of(text, &module, krate).expect("a Rust file"),
-            module,
-        }
-    };
+    let source = |inside: &str, text| source(krate, inside, text);
     let walkers = ["glibc/mod.rs", "pymalloc/mod.rs", "tcmalloc/mod.rs"];
     let mut sources = Vec::from(walkers.map(|walker| source(walker, "")));
     sources.push(source(inside, text));
@@ -150,6 +153,52 @@ fn reports_see_no_layout_exports_read_nothing_and_the_core_prints_nothing() {
     assert_bad("fragscope", "export/text/mod.rs", text, 1, "names std::fs");
     let text = "fn f() { println!(); }";
     assert_bad("profiler_core", "heap.rs", text, 1, "names println!");
+}
+
+#[test]
+fn top_level_modules_that_need_each_other_are_found() {
+    let check = |remaining: &[(&str, &[&str])], files: &[(&str, &str)]| -> Vec<(String, String)> {
+        let sources: Vec<Source> = files
+            .iter()
+            .map(|(inside, text)| source("profiler_core", inside, text))
+            .collect();
+        let found = circles::circles_but(remaining, "profiler_core", &sources);
+        found.into_iter().map(|one| (one.file, one.what)).collect()
+    };
+    let found = |file: &str, what: &str| (file.to_owned(), what.to_owned());
+    let line = [
+        ("lib.rs", "pub use self::report::Report; pub mod report;"),
+        ("report.rs", "use crate::metrics::Metric; use super::rows;"),
+        ("metrics/mod.rs", "mod ledger; use self::ledger::Ledger;"),
+        (
+            "metrics/ledger.rs",
+            "use super::Metric; use crate::rows::Row;",
+        ),
+        (
+            "rows.rs",
+            "#[cfg(test)] mod tests { use crate::report::Report; }",
+        ),
+    ];
+    assert_eq!(check(&[], &line), [], "a tree and its tests");
+    let mut circle = line;
+    circle[3].1 = "use crate::rows::Row; fn f() { crate::report::conclude() }";
+    let both = [
+        found(
+            "profiler_core/src/metrics/ledger.rs",
+            "modules in a circle: metrics names report, and back by report -> metrics",
+        ),
+        found(
+            "profiler_core/src/report.rs",
+            "modules in a circle: report names metrics, and back by metrics -> report",
+        ),
+    ];
+    assert_eq!(check(&[], &circle), both);
+    let remaining: [(&str, &[&str]); 1] = [("profiler_core", &["metrics", "report"])];
+    assert_eq!(check(&remaining, &circle), [], "it is in the list");
+    let cut = check(&remaining, &line);
+    assert_eq!(cut.len(), 2, "the list only shrinks: {cut:?}");
+    let of_another: [(&str, &[&str]); 1] = [("profiler_lab", &["metrics", "report"])];
+    assert_eq!(check(&of_another, &circle), both);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! All remedies, a row each.
 
-use super::{Remedy, Step};
 use crate::allocator::Allocator;
-use crate::report::Mechanism;
+use crate::mechanism::Mechanism;
+use crate::remedy::{Remedy, Step};
 use crate::tuning;
 
 /// A remedy with what it is for.

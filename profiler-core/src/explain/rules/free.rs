@@ -3,10 +3,13 @@
 
 use super::{evidence, is_notable, of_metric, serving, walk_confidence};
 use crate::arena::ArenaFigure;
-use crate::explain::remedies::{self, Remedy};
+use crate::explain::remedies;
 use crate::heap::Allocator;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
-use crate::report::{ArenaReport, Finding, FragReport, LedgerClass, Mechanism};
+use crate::remedy::Remedy;
+use crate::report::{Finding, FragReport};
+use crate::tables::{ArenaReport, LedgerClass};
 use crate::units::{bytes, count};
 
 pub(super) fn pinned_pages(report: &FragReport) -> Option<Finding> {

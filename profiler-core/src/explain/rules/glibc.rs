@@ -3,10 +3,12 @@
 use super::{evidence, is_notable, of_metric, walk_confidence};
 use crate::allocator::GlibcSetting;
 use crate::completeness::Confidence;
-use crate::explain::remedies::Remedy;
 use crate::heap::Allocator;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
-use crate::report::{ArenaReport, Finding, FragReport, LedgerClass, Mechanism};
+use crate::remedy::Remedy;
+use crate::report::{Finding, FragReport};
+use crate::tables::{ArenaReport, LedgerClass};
 use crate::units::bytes;
 
 pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {

@@ -2,9 +2,10 @@
 
 use super::{evidence, is_notable, of_metric, serving};
 use crate::completeness::Confidence;
-use crate::explain::remedies::Remedy;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
-use crate::report::{Finding, FragReport, Mechanism};
+use crate::remedy::Remedy;
+use crate::report::{Finding, FragReport};
 use crate::units::bytes;
 
 /// From this share of RSS on, huge pages are worth a finding.

@@ -7,12 +7,12 @@ mod whole;
 
 pub(super) use self::glibc::grown_mmap_threshold;
 use crate::completeness::Confidence;
-use crate::explain::remedies::Remedy;
 use crate::heap::Allocator;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
-use crate::report::{
-    BASELINE_BYTES, Evidence, Finding, FragReport, HeapReport, Mechanism, PREDICTED_BYTES,
-};
+use crate::remedy::Remedy;
+use crate::report::{BASELINE_BYTES, Evidence, Finding, FragReport, PREDICTED_BYTES};
+use crate::tables::HeapReport;
 use crate::units::Value;
 use crate::worth;
 

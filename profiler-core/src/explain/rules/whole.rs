@@ -3,10 +3,13 @@
 use super::{evidence, of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;
 use crate::explain::prose::{UNEXPLAINED_SHARE, used};
-use crate::explain::remedies::{self, Remedy};
+use crate::explain::remedies;
 use crate::mechanism::FindingBytes;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
-use crate::report::{Finding, FragReport, LedgerClass, Mechanism};
+use crate::remedy::Remedy;
+use crate::report::{Finding, FragReport};
+use crate::tables::LedgerClass;
 use crate::units::{bytes, percent};
 
 pub(super) fn mostly_live(report: &FragReport) -> Option<Finding> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use profiler_core::units::Value;
+use profiler_lab::ablation::Share;
 use profiler_lab::calibrate::{Calibration, error};
-use profiler_lab::report::{CandidateReport, Checkpoint, Report, Share};
+use profiler_lab::report::{CandidateReport, Checkpoint, Report};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 

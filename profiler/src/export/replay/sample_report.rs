@@ -3,12 +3,11 @@
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::candidate::CandidateName;
 use profiler_lab::ablation::GapCause;
+use profiler_lab::ablation::Share;
 use profiler_lab::allocators::{NoAllocator, PlayableAllocator};
 use profiler_lab::calibrate::{CalibrationFactors, Point, calibrate};
 use profiler_lab::figures::{Figure, PeakAndFinal};
-use profiler_lab::report::{
-    CandidateReport, Checkpoint, Measured, Report, Share, TraceFacts, rank,
-};
+use profiler_lab::report::{CandidateReport, Checkpoint, Measured, Report, TraceFacts, rank};
 use profiler_lab::verdict::verdict;
 
 const MIB: u64 = 1 << 20;

@@ -329,7 +329,7 @@ fn shares(text: &mut Text, report: &Report) {
     if report.shares.is_empty() {
         return;
     }
-    let gap = |part: fn(&profiler_lab::report::Share) -> i64| -> i64 {
+    let gap = |part: fn(&profiler_lab::ablation::Share) -> i64| -> i64 {
         report.shares.iter().map(part).sum()
     };
     let (last, peak) = (

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::Confidence;
+use profiler_core::explain::ShortVerdict;
 use profiler_core::host::{
     Arrangement, Cost, HostView, Memory, MemoryGroup, ProcessId, ProcessRow, ProcessSample,
     WalkFigures,
 };
-use profiler_core::report::{Mechanism, ShortVerdict};
+use profiler_core::report::Mechanism;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 

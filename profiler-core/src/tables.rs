@@ -1,9 +1,13 @@
-//! The rows of a report's tables: of the ledger, of size classes, of occupancy, and of the map.
+//! The tables of a report and their rows: the ledger, heaps and arenas, size classes, occupancy, the map,
+//! and what the packing bound has. They are made by the metrics and the explanations, and held by the report.
 
 use crate::addr::AddrRange;
-use crate::heap::Allocator;
+use crate::completeness::Confidence;
+use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::residency::PageState;
 use crate::size_class::SizeClass;
+use crate::text::visible;
+use crate::units;
 
 /// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -280,6 +284,189 @@ pub struct MapExtent {
     pub pages: Vec<MapPage>,
 }
 
+/// A setting in force, or something else that the allocator keeps beside its settings.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Setting {
+    /// As the allocator names it.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// What it is in this release when nobody changes it, where that is known.
+    pub default: Option<String>,
+    /// Whether it is an amount of bytes.
+    pub is_bytes: bool,
+    /// Whether nobody set it: it was counted.
+    pub is_counter: bool,
+}
+
+impl Setting {
+    /// Whether it is known to differ from the default.
+    pub fn is_changed(&self) -> bool {
+        self.default
+            .as_ref()
+            .is_some_and(|default| *default != self.value)
+    }
+
+    /// Name and value as people read them, bytes by their unit, with the default when it differs.
+    pub fn text(&self) -> String {
+        let value = self.value_text();
+        match self.default.as_ref().filter(|_| self.is_changed()) {
+            Some(default) => format!("{}={value} (default {})", self.name, self.in_unit(default)),
+            None => format!("{}={value}", self.name),
+        }
+    }
+
+    /// Its value as people read it.
+    pub fn value_text(&self) -> String {
+        self.in_unit(&self.value)
+    }
+
+    /// Its default as people read it, where that is known.
+    pub fn default_text(&self) -> Option<String> {
+        self.default.as_deref().map(|default| self.in_unit(default))
+    }
+
+    fn in_unit(&self, value: &str) -> String {
+        match value.parse() {
+            Ok(bytes) if self.is_bytes => units::bytes(bytes),
+            _ => value.to_owned(),
+        }
+    }
+}
+
+/// One allocator's heap in figures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeapReport {
+    /// Whose.
+    pub allocator: Allocator,
+    /// Its version; empty when not known.
+    pub version: String,
+    /// The path of the library that has it for itself; `None` for one that serves malloc or Python.
+    pub library: Option<String>,
+    /// Its arenas.
+    pub arenas: Vec<ArenaReport>,
+    /// Live bytes without the large mapped blocks.
+    pub live_bytes: u64,
+    /// Live blocks without the large mapped ones.
+    pub live_blocks: u64,
+    /// Free bytes without the top.
+    pub free_bytes: u64,
+    /// Cached bytes.
+    pub cached_bytes: u64,
+    /// Bytes of large mapped blocks (their mappings).
+    pub mapped_large_bytes: u64,
+    /// Their number.
+    pub mapped_large_blocks: u64,
+    /// Settings in force.
+    pub settings: Vec<Setting>,
+    /// What the target's environment asked for.
+    pub requested: Vec<RequestedSetting>,
+    /// The walk against the allocator's own account.
+    pub checks: Vec<CrossCheck>,
+    /// How sure the layout is.
+    pub confidence: Confidence,
+}
+
+impl HeapReport {
+    /// The allocator with its version, and the library that it is inside of, e.g. `mimalloc 3.4.1 in
+    /// libarrow.so.2400`.
+    pub fn title(&self) -> String {
+        let mut title = self.allocator.name().to_owned();
+        if !self.version.is_empty() {
+            title.push_str(&format!(" {}", self.version));
+        }
+        if let Some(library) = self.library_name() {
+            title.push_str(&format!(" in {}", visible(library)));
+        }
+        title
+    }
+
+    /// The file's name of its library.
+    pub fn library_name(&self) -> Option<&str> {
+        self.library.as_deref()?.rsplit('/').next()
+    }
+
+    /// Whether it serves malloc calls.
+    pub fn serves_malloc(&self) -> bool {
+        self.allocator.serves_malloc(self.library.as_deref())
+    }
+
+    /// Its arenas but the main one, where it is glibc's.
+    pub fn thread_arenas(&self) -> impl Iterator<Item = &ArenaReport> {
+        self.arenas.iter().filter(|of| of.arena.id != 0)
+    }
+
+    /// Bytes of its arenas in memory.
+    pub fn resident_bytes(&self) -> u64 {
+        self.arenas.iter().map(|of| of.resident_bytes).sum()
+    }
+}
+
+/// One arena with its residency.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArenaReport {
+    /// The walk's totals.
+    pub arena: Arena,
+    /// Bytes of its extents in memory.
+    pub resident_bytes: u64,
+    /// Bytes of its extents in swap.
+    pub swapped_bytes: u64,
+    /// Bytes that a trim would return from it.
+    pub trimmable_bytes: u64,
+    /// Free bytes on resident pages that something not free keeps.
+    pub pinned_free_bytes: u64,
+    /// Free bytes on resident pages up to the one of the highest live block, in heaps that grow
+    /// upwards (brk and glibc's thread heaps).
+    pub below_highest_live_bytes: u64,
+    /// Whole free resident pages that would join the top, were it not for a page's worth of
+    /// blocks above them.
+    pub top_pinned_bytes: u64,
+}
+
+impl ArenaReport {
+    /// Resident bytes that are not live.
+    pub fn idle_bytes(&self) -> u64 {
+        self.resident_bytes.saturating_sub(self.arena.live_bytes)
+    }
+}
+
+impl Packing {
+    /// Whose size classes and slabs they are.
+    pub const ALLOCATOR: Allocator = Allocator::Jemalloc;
+}
+
+/// The live blocks packed into jemalloc's size classes and slabs: a lower bound on what they
+/// would take there, not a prediction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Packing {
+    /// Pages that slabs filled to the brim would take, and the touched pages of blocks of more than
+    /// a page, in bytes.
+    pub packed_bytes: u64,
+    /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
+    /// around; bytes whose use could not be determined are left out.
+    pub present_bytes: u64,
+    /// Live blocks packed.
+    pub blocks: u64,
+    /// Their bytes, without headers.
+    pub live_bytes: u64,
+    /// Loss from rounding blocks of up to a page up to size classes, in bytes, and of larger ones up
+    /// to pages.
+    pub rounding_bytes: u64,
+    /// Per jemalloc size class: size, live blocks, pages of full slabs.
+    pub classes: Vec<PackedClass>,
+}
+
+/// One size class of a [`Packing`].
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct PackedClass {
+    /// jemalloc's size class, in bytes.
+    pub size: u64,
+    /// Live blocks in it.
+    pub blocks: u64,
+    /// Bytes of slabs they fill, or of the pages they touch.
+    pub bytes: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -288,7 +475,7 @@ mod tests {
 
     #[test]
     fn the_document_has_every_class_and_no_other() {
-        let document = include_str!("../../../docs/metrics.md");
+        let document = include_str!("../../docs/metrics.md");
         let (_, chapter) = document.split_once("## The ledger").expect("a chapter");
         let (chapter, _) = chapter.split_once("## Figures").expect("the next one");
         let rows = chapter.lines().filter_map(|line| line.strip_prefix("| `"));
