@@ -133,7 +133,7 @@ pub fn supported() -> Result<(), NoScreen> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(NoScreen::NoTerminal);
     }
-    if std::env::var("TERM").is_ok_and(|term| term == "dumb") {
+    if terminal::is_dumb() {
         return Err(NoScreen::Dumb);
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The real terminal: raw mode and the alternate screen, given back on every way out.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Stdout};
 use std::mem::ManuallyDrop;
@@ -17,6 +18,16 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 use signal_hook::consts::SIGTSTP;
 use signal_hook::low_level::emulate_default_handler;
+
+/// Whether the terminal says that it knows no more than lines.
+pub(super) fn is_dumb() -> bool {
+    env::var("TERM").is_ok_and(|term| term == "dumb")
+}
+
+/// Whether colours are wanted: unless `NO_COLOR` is set to something.
+pub(super) fn has_colour() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
 
 /// The terminal while fragscope draws on it.
 pub(super) struct Screen {

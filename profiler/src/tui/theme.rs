@@ -4,6 +4,8 @@ use profiler_core::completeness::Confidence;
 use profiler_core::report::LedgerClass;
 use ratatui::style::{Color, Modifier, Style};
 
+use super::terminal;
+
 /// How things look. The sixteen colours of the terminal's own palette are used, so that dark and
 /// light backgrounds both work.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -15,7 +17,7 @@ impl Theme {
     /// In colour, unless `NO_COLOR` is set to something.
     pub(super) fn from_environment() -> Self {
         Self {
-            colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            colour: terminal::has_colour(),
         }
     }
 

@@ -1,5 +1,6 @@
-//! Documents: the paths and modules that they name are in the tree.
+//! Documents: the paths, modules and identifiers that they name are in the tree.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -9,6 +10,9 @@ use super::rules::Violation;
 
 /// The documents that are checked.
 pub(super) const DOCUMENTS: [&str; 4] = ["CONTRIBUTING.md", "README.md", "SECURITY.md", MAP];
+
+/// Those whose identifiers are checked alone: it has examples of paths as well.
+pub(super) const STYLE: &str = "docs/style.md";
 
 /// The one that has the map of the crates.
 pub(super) const MAP: &str = "docs/architecture.md";
@@ -78,6 +82,53 @@ pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violat
         }));
     }
     found
+}
+
+/// The words of all sources.
+pub(super) fn words(root: &Path, tree: &[String]) -> Result<HashSet<String>> {
+    let mut words = HashSet::new();
+    let is_source = |path: &&String| {
+        let ending = path.rsplit_once('.').map_or("", |(_, ending)| ending);
+        ending != "md" && ENDINGS.contains(&ending)
+    };
+    for path in tree.iter().filter(is_source) {
+        let text = fs::read(root.join(path)).with_context(|| path.clone())?;
+        let text = String::from_utf8_lossy(&text);
+        words.extend(text.split(|c| !is_of_word(c)).map(str::to_owned));
+    }
+    Ok(words)
+}
+
+/// The quoted identifiers of a document that no source has: `snake_case` and `CamelCase`, as far as these
+/// are no plain words.
+pub(super) fn unknown(document: &str, text: &str, words: &HashSet<String>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let quoted = line.split('`').skip(1).step_by(2);
+        let paths = quoted.filter(|code| code.chars().all(|c| is_of_word(c) || c == ':'));
+        let names = paths.flat_map(|path| path.split("::"));
+        let lacking = names.filter(|name| is_identifier(name) && !words.contains(*name));
+        found.extend(lacking.map(|name| Violation {
+            file: document.to_owned(),
+            line: index + 1,
+            what: format!("{name} is named, and in no source"),
+        }));
+    }
+    found
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+fn is_identifier(name: &str) -> bool {
+    let is_snake = name.contains('_') && !name.contains(|c: char| c.is_ascii_uppercase());
+    let capitals = name.matches(|c: char| c.is_ascii_uppercase()).count();
+    let is_camel = name.starts_with(|c: char| c.is_ascii_uppercase())
+        && !name.contains('_')
+        && capitals > 1
+        && capitals < name.len();
+    is_snake || is_camel
 }
 
 /// Folders of modules that the map has no row for, each by its crate.

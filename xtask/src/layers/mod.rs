@@ -64,6 +64,11 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         found.extend(circles::circles(name, &sources));
     }
     let tree = documents::tree(root)?;
+    let words = documents::words(root, &tree)?;
+    for document in documents::DOCUMENTS.iter().chain([&documents::STYLE]) {
+        let text = fs::read_to_string(root.join(document)).context(*document)?;
+        found.extend(documents::unknown(document, &text, &words));
+    }
     for document in documents::DOCUMENTS {
         let text = fs::read_to_string(root.join(document)).context(document)?;
         found.extend(documents::missing(document, &text, &tree));

@@ -151,6 +151,17 @@ fn reports_see_no_layout_exports_read_nothing_and_the_core_prints_nothing() {
     }
     let text = "fn f() { let _ = std::fs::read(\"/proc/self/status\"); }";
     assert_bad("fragscope", "export/text/mod.rs", text, 1, "names std::fs");
+    for module in ["tui/theme.rs", "tui/screens/sites.rs", "tui/mod.rs"] {
+        assert_bad("fragscope", module, text, 1, "names std::fs");
+        for (text, what) in [
+            ("use std::env;", "names std::env"),
+            ("fn f() { nix::unistd::getpid(); }", "names nix"),
+            ("fn f() { unsafe { libc::getpid() }; }", "names libc"),
+        ] {
+            assert_bad("fragscope", module, text, 1, what);
+        }
+    }
+    assert_good("fragscope", "tui/terminal.rs", "use std::fs::File;");
     let text = "fn f() { println!(); }";
     assert_bad("profiler_core", "heap.rs", text, 1, "names println!");
 }
@@ -431,6 +442,21 @@ fn all_that_is_printed_and_every_path_that_is_shown_is_cleaned() {
     }
     assert_good("fragscope", "say.rs", "fn f() { std::io::stderr(); }");
     assert_good("fragscope", "tui/terminal.rs", "use std::io::stdout;");
+}
+
+#[test]
+fn a_document_names_only_identifiers_that_a_source_has() {
+    let words = ["whole_session", "FragReport", "from_sample"].map(str::to_owned);
+    let check = |text: &str| -> Vec<(usize, String)> {
+        let found = documents::unknown("CONTRIBUTING.md", text, &words.clone().into());
+        found.into_iter().map(|one| (one.line, one.what)).collect()
+    };
+    let good = "`whole_session` and `FragReport::from_sample`, `NAME`, `MALLOC_CONF=x`, not_whole\n`cargo`";
+    assert_eq!(check(good), []);
+    let found = |line, name: &str| (line, format!("{name} is named, and in no source"));
+    assert_eq!(check("one\nas `not_whole` says"), [found(2, "not_whole")]);
+    assert_eq!(check("`FragReport::from_walk`"), [found(1, "from_walk")]);
+    assert_eq!(check("`ReplayReport`"), [found(1, "ReplayReport")]);
 }
 
 #[test]
