@@ -71,10 +71,16 @@ impl Worker {
 
     /// Begins to watch growth, which goes on whether a window is open or not.
     pub(super) fn watch_growth(&mut self, target: &Target) -> Result<(), ProbeError> {
-        let mappings = target.mappings().unwrap_or_default();
-        let heap = mappings.iter().find(|of| of.kind == MappingKind::Brk);
+        let mappings = target.mappings();
+        let heap = mappings.as_deref().unwrap_or_default().iter();
+        let heap = heap.rev().find(|of| of.kind == MappingKind::Brk);
         let heap_end = heap.map_or(0, |heap| heap.range.end().get());
-        let missing = self.armed.watch_growth(heap_end)?;
+        let mut missing = self.armed.watch_growth(heap_end)?;
+        if let Err(error) = mappings {
+            missing.push(format!(
+                "where the heap of brk ends could not be read, so that its first growth is not counted: {error}"
+            ));
+        }
         let now_ns = now_ns();
         self.refresh(now_ns)?;
         let rate = GrowthRate::new(now_ns, missing);

@@ -1,6 +1,7 @@
 //! The census of Python's objects: after a walk while the target runs on, in the stop of the walk, or of
 //! a core file.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,9 +57,10 @@ impl WalkedTarget<'_> {
 /// The census of a target that was walked before and has run on since: blocks are those of the walk, and
 /// their content is that of now.
 pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, NoCensus> {
-    let mappings = target.mappings().unwrap_or_default();
+    let unreadable = |error: io::Error| NoCensus::Unreadable(error.to_string());
+    let mappings = target.mappings().map_err(unreadable)?;
     // Pages may have been given back or swapped out meanwhile.
-    let mut residency = target.residency(&mappings).unwrap_or_default();
+    let mut residency = target.residency(&mappings).map_err(unreadable)?;
     let walked = sample.residency.mappings().iter();
     for stack in walked.filter(|mapping| mapping.kind == MappingKind::Stack) {
         residency.mark_stack(stack.range.start());
@@ -70,7 +72,7 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
         began: Instant::now(),
         renewed: Mutex::default(),
     };
-    let memory = WithFiles::new(target, &residency, memory);
+    let memory_and_files = WithFiles::new(target, &residency, &memory);
     let python = target.python_version();
     let copied = target.copied_since_fork(&residency);
     let context = Context {
@@ -79,7 +81,10 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
         stopped: false,
         copied: &copied,
     };
-    let mut census = census(&memory, &residency, &sample.heaps, context)?;
+    let mut census = census(&memory_and_files, &residency, &sample.heaps, context)?;
+    if let Some(error) = memory.trouble() {
+        return Err(unreadable(error));
+    }
     census.taken_at_ns = sample.taken_at_ns;
     Ok(census)
 }
@@ -103,6 +108,8 @@ struct Renewed {
     near: Option<(Instant, ResidencyMap)>,
     /// What looking for those took.
     near_took: Duration,
+    /// Why they could not be looked up: what was not found then may be there.
+    trouble: Option<io::Error>,
 }
 
 /// Pages are not looked up again before they are so old, nor before a quarter of the time since the
@@ -119,9 +126,11 @@ impl MovingMemory<'_> {
         let patience = RENEWED_AFTER.max(self.began.elapsed() / 4);
         let last = renewed.all.as_ref().map_or(self.began, |(at, _)| *at);
         if last.elapsed() >= patience {
-            let mappings = self.target.mappings().unwrap_or_default();
-            let residency = self.target.residency(&mappings).unwrap_or_default();
-            renewed.all = Some((Instant::now(), residency));
+            let mappings = self.target.mappings();
+            match mappings.and_then(|mappings| self.target.residency(&mappings)) {
+                Ok(residency) => renewed.all = Some((Instant::now(), residency)),
+                Err(error) => renewed.trouble = Some(error),
+            }
         }
         match &renewed.all {
             Some((_, residency)) => {
@@ -131,16 +140,21 @@ impl MovingMemory<'_> {
         }
     }
 
-    /// The pages from this address on, as they are now.
-    fn near(&self, addr: RemoteAddr) -> Option<ResidencyMap> {
-        let range = AddrRange::with_len(addr.align_down(PAGE_SIZE), NEAR)?;
-        let mut mappings = self.target.mappings().ok()?;
+    /// The pages of this range, as they are now.
+    fn near(&self, range: AddrRange) -> io::Result<ResidencyMap> {
+        let mut mappings = self.target.mappings()?;
         mappings.retain_mut(|mapping| {
             let part = mapping.range.intersect(&range);
             mapping.range = part.unwrap_or_default();
             part.is_some() && !matches!(mapping.kind, MappingKind::File(_))
         });
-        self.target.residency(&mappings).ok()
+        self.target.residency(&mappings)
+    }
+
+    /// Why pages could not be looked up, if so.
+    fn trouble(&self) -> Option<io::Error> {
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.trouble.take()
     }
 }
 
@@ -176,7 +190,13 @@ impl TargetMemory for MovingMemory<'_> {
             .is_some_and(|(at, near)| at.elapsed() < RENEWED_AFTER && is_present(near, range));
         let began = Instant::now();
         if !is_recent && renewed.near_took <= RENEWED_AFTER.max(self.began.elapsed() / 4) {
-            renewed.near = self.near(addr).map(|near| (began, near));
+            let near = AddrRange::with_len(addr.align_down(PAGE_SIZE), NEAR);
+            renewed.near = None;
+            match near.map(|near| self.near(near)) {
+                Some(Ok(near)) => renewed.near = Some((began, near)),
+                Some(Err(error)) => renewed.trouble = Some(error),
+                None => {}
+            }
             renewed.near_took += began.elapsed();
         }
         match &renewed.near {
@@ -197,4 +217,25 @@ pub(crate) fn census<M: TargetMemory + Sync>(
     let mut census = objects::census(memory, residency, heaps, context)?;
     census.took_ns = began.elapsed().as_nanos() as u64;
     Ok(census)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_target_that_cannot_be_read_any_more_has_no_empty_census() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("a child");
+        let target = Target::open(child.id().cast_signed()).expect("a process of our own");
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        let census = census_since(&target, &Sample::default());
+        assert!(
+            matches!(census, Err(NoCensus::Unreadable(_))),
+            "{:?}",
+            census.err()
+        );
+    }
 }

@@ -318,7 +318,7 @@ impl Census {
 }
 
 /// Why there is no census.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NoCensus {
     /// No Python runs in the target.
     #[error("the target is not a Python process")]
@@ -335,6 +335,9 @@ pub enum NoCensus {
     /// No heap was walked.
     #[error("no heap was walked, so there are no blocks to look at")]
     NoBlocks,
+    /// What is mapped, or which pages are in memory, could not be read.
+    #[error("the target's mappings or pages could not be read: {0}")]
+    Unreadable(String),
 }
 
 #[cfg(test)]

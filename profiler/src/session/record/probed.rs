@@ -96,7 +96,7 @@ impl<O: Output> ProbedRecording<O> {
         let output = begin(&description)?;
         let normaliser = Normaliser::for_lossy_source(Clock::new(began_ns, CLOCK_NS), &blocks);
         let pid = source_number(target);
-        let threads = threads(target, &sample, walked, sampling)?;
+        let (threads, unknown_arenas) = threads(target, &sample, walked, sampling)?;
         let recorder = Recorder::seeded(output, normaliser, &blocks, pid, &threads)?;
         let process = recorder.normaliser().process(pid);
         let process = process.ok_or_else(|| io::Error::other("the process has no thread"))?;
@@ -119,7 +119,8 @@ impl<O: Output> ProbedRecording<O> {
         recording.record_checkpoint(&sample, began_ns, CheckpointReason::Due)?;
         recording.record(&around.after)?;
         recording.lose(around.lost_after)?;
-        for what in missing(&recording.stream, plan, &sample, malloc_heap(&sample, plan)) {
+        let missing = missing(&recording.stream, plan, &sample, malloc_heap(&sample, plan));
+        for what in missing.into_iter().chain(unknown_arenas) {
             recording.output_mut().say(&what);
         }
         Ok(recording)

@@ -16,13 +16,14 @@ use profiler_target::Target;
 use super::seed;
 use crate::export::sentences;
 
-/// The threads, in the order of the arenas that they allocate from where that is known.
+/// The threads, in the order of the arenas that they allocate from where that is known; and a sentence where it
+/// could have been known and is not.
 pub(super) fn threads(
     target: &Target,
     sample: &Sample,
     heap: Option<&HeapSnapshot>,
     sampling: SamplingOptions,
-) -> io::Result<Vec<Option<u64>>> {
+) -> io::Result<(Vec<Option<u64>>, Option<String>)> {
     let main = target.pid();
     let others = target.tids()?.into_iter().filter(|tid| *tid != main);
     let tids: Vec<u32> = std::iter::once(main)
@@ -31,19 +32,29 @@ pub(super) fn threads(
         .collect();
     let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && sampling.stop);
     // Threads hardly ever change their arena, so that a stop of its own does.
-    let stopped = glibc.and_then(|heap| Some((heap, target.stop_for(sampling.max_stop).ok()?)));
-    let Some((heap, stopped)) = stopped else {
-        return Ok(seed::thread_order(&[], 0, &tids));
+    let Some(heap) = glibc else {
+        return Ok((seed::thread_order(&[], 0, &tids), None));
+    };
+    let stopped = match target.stop_for(sampling.max_stop) {
+        Ok(stopped) => stopped,
+        Err(error) => {
+            let why = format!(
+                "which thread allocates from which arena is not known, so that replays assume it: {error}"
+            );
+            return Ok((seed::thread_order(&[], 0, &tids), Some(why)));
+        }
     };
     let memory = ResidentMemory::new(target.memory(), &sample.residency);
     let users = glibc::thread_arenas(&memory, &sample.residency, &heap.arenas, stopped.threads());
-    Ok(seed::thread_order(&users, heap.arenas.len() as u32, &tids))
+    let order = seed::thread_order(&users, heap.arenas.len() as u32, &tids);
+    Ok((order, None))
 }
 
 /// The heap that serves malloc.
 pub(super) fn malloc_heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'s HeapSnapshot> {
     let serves = plan.object.identity.kind?;
-    sample.heaps.iter().find(|heap| heap.allocator == serves)
+    let mut heaps = sample.heaps.iter().filter(|heap| heap.serves_malloc());
+    heaps.find(|heap| heap.allocator == serves)
 }
 
 /// What is missing in the recording, in sentences.

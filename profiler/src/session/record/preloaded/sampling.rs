@@ -169,6 +169,8 @@ struct Samplers {
 struct Known {
     member: Member,
     sampler: Option<Sampler>,
+    /// Whether it was reported that it could not be sampled.
+    is_refused: bool,
 }
 
 impl Samplers {
@@ -213,21 +215,29 @@ impl Samplers {
                 if !self.has_room() {
                     return None;
                 }
-                let sampler = None;
-                self.known.insert(pid, Known { member, sampler });
+                let known = Known {
+                    member,
+                    sampler: None,
+                    is_refused: false,
+                };
+                self.known.insert(pid, known);
             }
         }
         let known = self.known.get_mut(&pid)?;
         match known.sampler.as_ref().map(|one| one.target().state()) {
             Some(TargetState::Same) => {}
             // What was known is of another program.
-            _ => known.sampler = Sampler::open(pid as i32).ok(),
+            _ => match Sampler::open(pid as i32) {
+                Ok(sampler) => known.sampler = Some(sampler),
+                Err(error) => {
+                    known.sampler = None;
+                    self.report_refusal(pid, &error);
+                    return None;
+                }
+            },
         }
         // While the member lives its number is its own: so what was opened by number is the member.
-        let Some(sampler) = known.sampler.as_ref().filter(|_| known.member.is_alive()) else {
-            self.report_if_short_of_files();
-            return None;
-        };
+        let sampler = known.sampler.as_ref().filter(|_| known.member.is_alive())?;
         // Gone meanwhile: its own last events follow, or the next round finds it so.
         let taken = sampler.take_at(sampling, |_| (self.marker.mark(), now_ns()));
         let stopped = taken
@@ -238,7 +248,14 @@ impl Samplers {
         if sampling.stop && !stopped {
             self.report_if_short_of_files();
         }
-        let (sample, (moment, time_ns)) = taken.ok().filter(|_| is_sound)?;
+        let (sample, (moment, time_ns)) = match taken {
+            Ok(taken) if is_sound => taken,
+            Ok(_) => return None,
+            Err(error) => {
+                self.report_refusal(pid, &error);
+                return None;
+            }
+        };
         Some(ProcessObservation {
             of: process,
             what: Observed::Sample(Box::new(sample), reason),
@@ -265,6 +282,19 @@ impl Samplers {
             ));
         }
         has_room
+    }
+
+    /// Reports once of a process why it is not sampled, unless it ended meanwhile.
+    fn report_refusal(&mut self, pid: u32, error: &dyn std::error::Error) {
+        self.report_if_short_of_files();
+        let Some(known) = self.known.get_mut(&pid) else {
+            return;
+        };
+        if known.member.is_alive() && !std::mem::replace(&mut known.is_refused, true) {
+            self.notes.push(format!(
+                "process {pid} could not be sampled, so that checkpoints of it are missing: {error}"
+            ));
+        }
     }
 
     /// Reports once why samples fail, when it is because fragscope may open nothing more.
