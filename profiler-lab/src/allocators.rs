@@ -188,6 +188,18 @@ impl PlayableAllocator {
         }
     }
 
+    /// The allocator of a name as [`Self::find`], but a build's name stands for what [`Self::to_preload`] loads: what is
+    /// compared with predictions is of the same library.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn as_loaded(name: &str) -> Result<Self, NoAllocator> {
+        match BuildId::named(name) {
+            Some(build) => Self::to_preload(build, None),
+            None => Self::find(name),
+        }
+    }
+
     /// A build, as a line that preloads it would load it: the library that is installed here, or else the one that fragscope carries. A process with another root directory, at `root`, loads
     /// what is there: where that is not known to be the same, the line is said to need an installation. It
     /// is never played, because whoever runs that process may have put it there.
@@ -407,6 +419,23 @@ mod tests {
                 Err(why) => assert!(matches!(build.source, Origin::Package(_)), "{why}"),
             }
         }
+    }
+
+    #[test]
+    fn a_shadow_is_of_the_library_that_predictions_are_of() {
+        for id in BuildId::ALL {
+            let predicted = PlayableAllocator::to_preload(id, None);
+            let shadow = PlayableAllocator::as_loaded(id.build().name);
+            match (predicted, shadow) {
+                (Ok(predicted), Ok(shadow)) => {
+                    assert_eq!(shadow.identity, predicted.identity);
+                    assert_eq!(shadow.is_installed, predicted.is_installed, "{id:?}");
+                }
+                (Err(_), Err(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(PlayableAllocator::as_loaded("hoard").is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use profiler_lab::allocators;
 use profiler_target::{AllocatorProblem, ErrorKind, InputProblem, Limit, host};
 
 use self::files::{input, on_core, on_output, on_program, raises_limit, word};
-use super::args::Command;
+use super::args::{Command, session_formats};
 use crate::{export, say};
 
 /// The command line, as far as advice repeats it.
@@ -124,11 +124,10 @@ impl Advice {
             ErrorKind::Output(problem) => on_output(*problem),
             ErrorKind::UnknownEnding => format!("name a file that ends in {}", export::ENDINGS),
             ErrorKind::Core(problem) => on_core(*problem).into(),
-            ErrorKind::IsSession => {
-                "`fragscope view` shows a saved session, and `fragscope export` \
-                writes it as json, csv, hlog or text"
-                    .into()
-            }
+            ErrorKind::IsSession => format!(
+                "`fragscope view` shows a saved session, and `fragscope export` writes it as {}",
+                session_formats()
+            ),
             ErrorKind::IsRecording => {
                 "`fragscope replay` plays a recording, and `fragscope export \
                 --format logalloc` writes it as text"

@@ -15,7 +15,9 @@ use clap_complete::Shell;
 use profiler_sampling::SamplingOptions;
 
 pub(super) use self::check::CheckArgs;
-pub(super) use self::files::{Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs};
+pub(super) use self::files::{
+    Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs, session_formats,
+};
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, max_stop, output, size};
@@ -252,7 +254,7 @@ pub(super) struct WatchArgs {
     ///
     /// Each runs in a process of the lowest priority: glibc, jemalloc, mimalloc, tcmalloc, or the
     /// path of a shared object. The probes stay active for it, whatever the budget: every call costs
-    /// the worker a microsecond or two.
+    /// the worker 2 to 7 microseconds.
     #[arg(
         long,
         value_name = "NAME,...",

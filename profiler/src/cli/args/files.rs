@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use profiler_lab::allocators;
 use profiler_lab::candidates::Tunable;
 use profiler_lab::replay::ReplayOptions;
@@ -153,7 +153,7 @@ impl LimitArgs {
 }
 
 /// Formats that files can be written in.
-#[derive(Copy, Clone, Debug, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Copy, Clone, Debug, Eq, PartialEq, ValueEnum)]
 enum ExportFormat {
     /// A recording, as Firefox's logalloc: one line of text per call
     Logalloc,
@@ -173,6 +173,17 @@ enum ExportFormat {
     Speedscope,
     /// A saved session's call sites, as a profile of pprof
     Pprof,
+}
+
+/// The names of the formats that a saved session can be written in, for people.
+pub(in crate::cli) fn session_formats() -> String {
+    let formats = ExportFormat::value_variants().iter();
+    let formats = formats.filter(|format| format.of_session().is_some());
+    let names =
+        formats.filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()));
+    let mut names: Vec<String> = names.collect();
+    let last = names.pop().unwrap_or_default();
+    format!("{} or {last}", names.join(", "))
 }
 
 impl ExportFormat {
