@@ -3,7 +3,6 @@
 
 mod support;
 
-#[allow(dead_code, reason = "only the image's bytes are wanted")]
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;

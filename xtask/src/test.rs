@@ -84,7 +84,9 @@ pub(crate) fn run() -> Result<()> {
     step("tests, privileged ones included", || {
         let mut command = Command::new("cargo");
         // One runner for all: nextest runs each test in a process of its own, so that one that
-        // hangs or dies takes nothing with it. cargo test is what a fresh machine has.
+        // hangs or dies takes nothing with it. cargo test is what a fresh machine has: there is nextest
+        // only as source, which takes minutes to build. It runs one test binary after the other too, but
+        // not the tests of one: what probes cost is measured beside others there.
         if has("cargo-nextest") {
             command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         } else {

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 
@@ -306,33 +306,6 @@ fn a_draft_that_somebody_replaced_is_not_put_into_its_place() {
 }
 
 #[test]
-fn what_belongs_to_another_user_is_written_by_nobody_but_him_afterwards() {
-    if !geteuid().is_root() {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("out.json");
-    // In a folder of another one's, only he sees it: the folder's owner, root and we chose nothing.
-    for (folder, owner, before, after) in [
-        (12345, 12345, 0o666, 0o644),
-        (12345, 12345, 0o640, 0o640),
-        (0, 12345, 0o666, 0o600),
-        (0, 12345, 0o440, 0o400),
-        (12345, 54321, 0o644, 0o600),
-        (12345, 0, 0o664, 0o664),
-        (0, 0, 0o664, 0o664),
-    ] {
-        std::os::unix::fs::chown(dir.path(), Some(folder), None).expect("given away");
-        fs::write(&path, "before").expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("mode");
-        std::os::unix::fs::chown(&path, Some(owner), None).expect("given away");
-        write(&path, b"after").expect("written");
-        assert_eq!(mode(&path), after, "{folder} {owner} {before:o}");
-        assert_eq!(fs::metadata(&path).expect("there").uid(), owner);
-    }
-}
-
-#[test]
 fn an_error_says_what_is_wrong_with_the_place() {
     let error = Place::reserve(Path::new("/proc/out.json")).expect_err("no place for files");
     assert!(error.to_string().contains("takes no new files"), "{error}");
@@ -359,31 +332,6 @@ fn without_nameless_files_a_temporary_name_does_the_same() {
         assert_eq!(mode(&path), before.unwrap_or(0o600));
         drop(begin_named(&place).expect("begun"));
         assert_eq!(entries(dir.path()), 1);
-    }
-}
-
-#[test]
-fn root_keeps_the_owner_and_refuses_what_another_user_planted_in_a_shared_folder() {
-    if !geteuid().is_root() {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("out.json");
-    fs::write(&path, "before").expect("written");
-    std::os::unix::fs::chown(&path, Some(12345), Some(54321)).expect("given away");
-    write(&path, b"after").expect("written");
-    let about = fs::metadata(&path).expect("there");
-    assert_eq!((about.uid(), about.gid()), (12345, 54321));
-    assert_eq!(fs::read(&path).expect("read"), b"after");
-    // Whoever may put files there, a group or all, may have put this one.
-    for shared in [0o1777, 0o777, 0o1775, 0o775, 0o2770, 0o720] {
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(shared)).expect("mode");
-        let refused = write(&path, b"again");
-        assert!(
-            matches!(refused, Err(WriteError::Planted { owner: 12345, .. })),
-            "{shared:o}: {refused:?}"
-        );
-        assert_eq!(fs::read(&path).expect("read"), b"after");
     }
 }
 

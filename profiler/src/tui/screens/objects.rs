@@ -313,7 +313,7 @@ fn state(app: &App, view: &View) -> String {
         )),
         ObjectsState::Failed(why) => parts.push(format!("not read: {why}")),
         ObjectsState::Off if report.objects.is_none() => parts.push(match app.saved {
-            Some(_) => "Python's objects were not read by then.".to_owned(),
+            Some(_) => "Python's objects had not been read when this walk was taken.".to_owned(),
             None => "Python's objects are not read (--no-objects).".to_owned(),
         }),
         ObjectsState::Planned if !report.target.is_python() => {

@@ -266,7 +266,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
 fn nothing(app: &App, view: &View) -> String {
     let Some(sites) = &view.sites else {
         return match (app.saved, view.probes_wanted) {
-            (Some(_), _) => "No call sites were saved with this walk: there were no probes by then.",
+            (Some(_), _) => "No call sites were saved with this walk: no probes had been attached yet.",
             (None, false) => {
                 "Call sites come from probes, which this session is without (--no-probes, --what-if)."
             }
