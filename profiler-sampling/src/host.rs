@@ -181,6 +181,7 @@ impl HostSampler {
         let is_hidden = hides_processes().then(|| {
             "/proc is mounted with hidepid: processes of other users may be hidden".to_owned()
         });
+        let unreadable = closed.as_ref().map_or(0, |(count, _)| *count);
         let closed = closed.map(|(count, why)| match count {
             1 => format!("1 process cannot be read: {why}"),
             count => format!("{count} processes cannot be read; the first: {why}"),
@@ -205,6 +206,7 @@ impl HostSampler {
             taken_at_ns: now_ns(),
             host: self.host.clone(),
             processes,
+            unreadable,
             notices: [closed, is_hidden, left_out, deferred]
                 .into_iter()
                 .flatten()
@@ -300,9 +302,11 @@ impl HostSampler {
                 self.cost.stop_ns += sample.completeness.stop_ns;
                 self.cost.longest_stop_ns =
                     self.cost.longest_stop_ns.max(sample.completeness.stop_ns);
+                self.cost.stops.count(sample.completeness.stop_ns);
                 stop
             }
-            Err(_) => {
+            Err(error) => {
+                self.cost.failed_walks += u64::from(!error.is_gone());
                 known.sampler = None;
                 known.schedule.not_before(now + TRY_AGAIN);
                 Duration::ZERO

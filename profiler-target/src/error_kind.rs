@@ -85,12 +85,30 @@ pub enum ErrorKind {
     },
     /// There is no terminal to draw a screen on.
     NoScreen,
+    /// Nobody can be served at an address.
+    Listen(ListenProblem),
     /// A file that is to be read cannot be opened.
     Input(InputProblem),
     /// A program cannot be started.
     Program(ProgramProblem),
     /// Anything else that the system refused, or that was wrong with a file.
     Other,
+}
+
+/// Why nobody can be served at an address.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ListenProblem {
+    /// Somebody else listens there.
+    InUse {
+        /// The port.
+        port: u16,
+    },
+    /// The port is one of those that not everybody may take.
+    Denied,
+    /// The address is none of this host.
+    NotHere,
+    /// Others than this host would reach it, which was not asked for.
+    Remote,
 }
 
 /// What may not be permitted.

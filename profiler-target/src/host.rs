@@ -40,6 +40,13 @@ pub fn own_cpu() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
+/// The resident set of fragscope, in bytes.
+pub fn own_resident() -> Option<u64> {
+    let counts = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = counts.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(procfs::page_size())
+}
+
 /// Gives the thread that calls this, and those that it starts, the lowest priority: all else that wants a
 /// processor comes first.
 pub fn give_way() {

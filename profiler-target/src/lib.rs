@@ -54,8 +54,8 @@ pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, UnreadFiles, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
 pub use error_kind::{
-    Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, OutputProblem, Packer,
-    ProgramProblem, not_started, start_thread,
+    Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, ListenProblem,
+    OutputProblem, Packer, ProgramProblem, not_started, start_thread,
 };
 pub use file_reader::open_foreign;
 pub use forked::end_forked;
@@ -65,7 +65,7 @@ pub use identity::{Libc, Python};
 pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills};
 pub use open::OpenError;
-pub use own_memory::share_arena_where_addresses_are_short;
+pub use own_memory::{give_back_free_memory, share_arena_where_addresses_are_short};
 pub use preload::{not_preloaded, wants_to_be_first};
 pub use privileges::{
     as_caller, drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges,

@@ -15,9 +15,10 @@ fn fails(args: &[&str], code: i32, words: &str) {
     assert_eq!(stdout(&output), "", "{args:?}: errors go to stderr");
 }
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "attach",
     "top",
+    "serve",
     "snapshot",
     "explain",
     "diff",

@@ -83,6 +83,18 @@ impl Line {
     }
 }
 
+/// Of each process the master of its tree, by their places among the rows.
+pub(super) fn masters(rows: &[ProcessRow]) -> Vec<usize> {
+    let tree = Tree::of(rows);
+    let mut masters: Vec<usize> = (0..rows.len()).collect();
+    for &root in &tree.roots {
+        for one in tree.descendants(root) {
+            masters[one] = root;
+        }
+    }
+    masters
+}
+
 /// Children under their parents.
 struct Tree {
     roots: Vec<usize>,

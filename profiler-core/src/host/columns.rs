@@ -159,22 +159,31 @@ pub fn column_of(title: &str) -> Option<usize> {
 /// Python without the interpreter, which all of them have; in brackets the kernel's name where it has no
 /// command line.
 pub fn command(process: &ProcessSample) -> String {
+    let words = words(process);
+    if words.is_empty() {
+        return format!("[{}]", visible(&process.comm));
+    }
+    visible(words.join(" ").trim_end()).to_string()
+}
+
+/// The words of a command line without the folder of its program, and of a Python without the interpreter;
+/// none where it has none.
+pub(super) fn words(process: &ProcessSample) -> Vec<&str> {
     let mut words = process.cmdline.iter().map(String::as_str).peekable();
     if words.peek().is_none_or(|program| program.is_empty()) {
-        return format!("[{}]", visible(&process.comm));
+        return Vec::new();
     }
     let is_interpreter = |word: &&str| short(word).starts_with("python");
     if process.cmdline.len() > 1 && words.next_if(is_interpreter).is_some() {
         words.next_if(|word| *word == "-m");
     }
     let program = words.next().map(short);
-    let words: Vec<&str> = program.into_iter().chain(words).collect();
-    visible(words.join(" ").trim_end()).to_string()
+    program.into_iter().chain(words).collect()
 }
 
 /// A path without its folders. What a program has written over its command line is a sentence, and no
 /// path.
-fn short(word: &str) -> &str {
+pub(super) fn short(word: &str) -> &str {
     match word.contains(' ') {
         true => word,
         false => word.rsplit('/').next().unwrap_or(word),

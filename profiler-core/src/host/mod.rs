@@ -3,7 +3,9 @@
 
 mod arrange;
 mod columns;
+mod groups;
 mod model;
+mod served;
 mod tree;
 mod turns;
 
@@ -13,7 +15,14 @@ use crate::sample::Host;
 
 pub use arrange::{Arrangement, Line, lines};
 pub use columns::{COLUMNS, ProcessColumn, column_of, command, fitting};
-pub use model::{Cost, HostModel, HostView, ProcessRow, Totals, WalkFigures};
+pub use groups::{GroupName, ProcessGroup, groups};
+pub use model::{
+    Cost, HostModel, HostView, ProcessRow, STOP_BOUNDS_NS, StopCounts, Totals, WalkFigures,
+};
+pub use served::{
+    BUILD_INFO, Declared, GROUP_INFO, GROUP_METRICS, HOST_METRICS, MetricKind, ServedHost,
+    ServedMetric, ServerFigures, VERDICTS, WALK_STOPS, declared,
+};
 pub use tree::{TreeSums, TreeView};
 
 /// A process that no later one is taken for: its number, when it began, and the program that it
@@ -82,4 +91,6 @@ pub struct HostSample {
     pub processes: Vec<ProcessSample>,
     /// What is not shown and why, one sentence each.
     pub notices: Vec<String>,
+    /// Processes that cannot be looked into.
+    pub unreadable: u64,
 }

@@ -187,6 +187,47 @@ pub struct Cost {
     pub stop_ns: u64,
     /// The longest time that one was stopped for a walk, in nanoseconds.
     pub longest_stop_ns: u64,
+    /// How long walks stopped their processes: how many for how long.
+    pub stops: StopCounts,
+    /// Walks that came to nothing, but for those of processes that ended.
+    pub failed_walks: u64,
+}
+
+/// Bounds between which [`StopCounts`] counts, in nanoseconds, each included.
+pub const STOP_BOUNDS_NS: [u64; 11] = [
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// Walks by the time that they stopped their process for.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct StopCounts([u64; STOP_BOUNDS_NS.len() + 1]);
+
+impl StopCounts {
+    /// Counts one.
+    pub fn count(&mut self, stop_ns: u64) {
+        let at = STOP_BOUNDS_NS.partition_point(|bound| *bound < stop_ns);
+        self.0[at] += 1;
+    }
+
+    /// Up to and with each of the bounds, and all.
+    pub fn cumulative(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        let bounds = STOP_BOUNDS_NS.into_iter().map(Some).chain([None]);
+        let mut sum = 0;
+        bounds.zip(self.0).map(move |(bound, count)| {
+            sum += count;
+            (bound, sum)
+        })
+    }
 }
 
 /// What there is to show.
@@ -200,6 +241,8 @@ pub struct HostView {
     pub rows: Vec<ProcessRow>,
     /// What is not shown and why.
     pub notices: Vec<String>,
+    /// Processes that cannot be looked into.
+    pub unreadable: u64,
     /// What it took so far.
     pub cost: Cost,
 }
@@ -220,6 +263,7 @@ pub struct HostModel {
     taken_at_ns: u64,
     host: Host,
     notices: Vec<String>,
+    unreadable: u64,
 }
 
 impl HostModel {
@@ -228,6 +272,7 @@ impl HostModel {
         self.taken_at_ns = sample.taken_at_ns;
         self.host = sample.host;
         self.notices = sample.notices;
+        self.unreadable = sample.unreadable;
         let mut before = std::mem::take(&mut self.watched);
         for process in sample.processes {
             let known = before.remove(&process.id);
@@ -278,6 +323,7 @@ impl HostModel {
                 .map(|of| self.row(of, now_ns))
                 .collect(),
             notices: self.notices.clone(),
+            unreadable: self.unreadable,
             cost,
         }
     }

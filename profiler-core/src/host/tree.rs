@@ -76,12 +76,7 @@ impl TreeView {
 
     /// What counts in [`TreeSums::fragmentation_bytes`] of a process.
     pub fn own_fragmentation(&self, row: &ProcessRow) -> Option<u64> {
-        let walk = row.walk.as_ref()?;
-        let free = walk.fragmentation_bytes?;
-        Some(match row.process.id.pid == self.master {
-            true => free,
-            false => free.saturating_sub(walk.shared_fragmentation_bytes),
-        })
+        own_fragmentation(row, row.process.id.pid == self.master)
     }
 
     /// What it comes to, a sentence each; the first is the verdict.
@@ -177,6 +172,16 @@ impl TreeView {
             .map(|(what, count)| format!("{what} in {count}"))
             .collect()
     }
+}
+
+/// Free bytes that count once in a tree: of the master all, of others those on pages of their own.
+pub(super) fn own_fragmentation(row: &ProcessRow, is_master: bool) -> Option<u64> {
+    let walk = row.walk.as_ref()?;
+    let free = walk.fragmentation_bytes?;
+    Some(match is_master {
+        true => free,
+        false => free.saturating_sub(walk.shared_fragmentation_bytes),
+    })
 }
 
 #[cfg(test)]

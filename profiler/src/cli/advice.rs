@@ -7,7 +7,7 @@ mod permission;
 mod tests;
 
 use profiler_lab::allocators;
-use profiler_target::{AllocatorProblem, ErrorKind, InputProblem, Limit, host};
+use profiler_target::{AllocatorProblem, ErrorKind, InputProblem, Limit, ListenProblem, host};
 
 use self::files::{input, on_core, on_output, on_program, raises_limit, word};
 use super::args::{Command, session_formats};
@@ -53,6 +53,7 @@ impl Advice {
                 }
             }
             Command::Top(_) => advice("top", None),
+            Command::Serve(_) => advice("serve", None),
             Command::Snapshot(args) => advice("snapshot", args.source.pid),
             Command::Explain(args) => advice("explain", args.source.pid),
             Command::Diff(args) => advice("diff", args.pid),
@@ -148,6 +149,7 @@ impl Advice {
             ErrorKind::NoRuntimeDir { root: false } => {
                 "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own".into()
             }
+            ErrorKind::Listen(problem) => on_listener(*problem),
             ErrorKind::NoScreen => self.without_screen.into(),
             ErrorKind::Input(InputProblem::Missing | InputProblem::Folder) => {
                 format!("name {}", self.input)
@@ -193,6 +195,22 @@ fn without_probes(command: &Command) -> Option<&'static str> {
             "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no probes",
         ),
         _ => None,
+    }
+}
+
+/// How to listen.
+fn on_listener(problem: ListenProblem) -> String {
+    match problem {
+        ListenProblem::InUse { port } => format!(
+            "name another port with --listen, or end what `ss -ltnp 'sport = :{port}'` shows"
+        ),
+        ListenProblem::Denied => "name a port above 1023 with --listen, or run this as root".into(),
+        ListenProblem::NotHere => {
+            "name an address of this host with --listen: `ip address` lists them".into()
+        }
+        ListenProblem::Remote => "add --allow-remote if everybody who reaches that address may \
+            know which programs run here: nobody is asked for a password"
+            .into(),
     }
 }
 

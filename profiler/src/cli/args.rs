@@ -3,6 +3,7 @@
 mod check;
 mod files;
 mod once;
+mod serve;
 mod top;
 mod values;
 
@@ -19,6 +20,7 @@ pub(super) use self::files::{
     Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs, session_formats,
 };
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
+pub(super) use self::serve::ServeArgs;
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, max_stop, output, size};
 use crate::export::line_help;
@@ -68,6 +70,9 @@ pub(super) enum Command {
     /// Show every Python process of the host: memory, fragmentation, growth, as a tree
     #[command(after_long_help = top::HELP)]
     Top(TopArgs),
+    /// Serve metrics of every Python process of the host, by group, to Prometheus over HTTP
+    #[command(after_long_help = serve::HELP)]
+    Serve(ServeArgs),
     /// Walk the heap once, without probes, and print a report
     #[command(after_long_help = "\
 Examples:
@@ -330,6 +335,7 @@ impl Command {
                 files
             }
             Self::Top(_)
+            | Self::Serve(_)
             | Self::Record(_)
             | Self::Doctor(_)
             | Self::Completions { .. }

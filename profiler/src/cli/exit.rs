@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use profiler_target::{CoreProblem, ErrorKind};
+use profiler_target::{CoreProblem, ErrorKind, ListenProblem};
 
 use crate::session::Ending;
 use crate::session::doctor::{Check, Fix, Grade};
@@ -46,7 +46,9 @@ impl Exit {
             | ErrorKind::NoSymbols
             | ErrorKind::Core(CoreProblem::Foreign) => Self::TargetGone,
             ErrorKind::Interrupted => Self::Interrupted,
-            ErrorKind::Usage | ErrorKind::UnknownEnding => Self::Usage,
+            ErrorKind::Usage
+            | ErrorKind::UnknownEnding
+            | ErrorKind::Listen(ListenProblem::Remote) => Self::Usage,
             ErrorKind::IsThread { .. }
             | ErrorKind::HostNotProbeable
             | ErrorKind::NoObjects
@@ -63,6 +65,7 @@ impl Exit {
             | ErrorKind::Allocator(_)
             | ErrorKind::NoRuntimeDir { .. }
             | ErrorKind::NoScreen
+            | ErrorKind::Listen(_)
             | ErrorKind::Input(_)
             | ErrorKind::Program(_)
             | ErrorKind::Other => Self::Error,

@@ -333,6 +333,7 @@ fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
     let exit: Exit = match command {
         Command::Attach(args) => session::attach(&args.options())?.into(),
         Command::Top(args) => top(args)?,
+        Command::Serve(args) => session::serve::serve(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),
         Command::Snapshot(args) => match args.tree() {
             Some(options) => tree(&options, args.json)?,

@@ -1,4 +1,4 @@
-//! Views as files and as lines: JSON, CSV, HdrHistogram logs, and text for people.
+//! Views as files and as lines: JSON, CSV, HdrHistogram logs, metrics, and text for people.
 //!
 //! `docs/exports.md` documents every key, column and tag. Nothing here looks at a target: all of
 //! it is made from a [`View`].
@@ -11,6 +11,7 @@ mod json;
 mod latest;
 mod lines;
 mod names;
+mod openmetrics;
 pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample_view;
@@ -28,6 +29,7 @@ use profiler_trace::whole_file::{Place, WriteError};
 
 pub use json::{checked, checks, host, host_line, json, ndjson, tree};
 pub use lines::{line, line_heading, line_help};
+pub use openmetrics::{Exposition, exposition};
 pub use text::{explanation, text};
 
 /// The endings by which files are named, for people: of the formats, and of saved sessions.

@@ -22,6 +22,7 @@ pub mod record;
 pub mod replay;
 pub mod saved;
 mod screen;
+pub mod serve;
 mod signals;
 mod snapshot;
 pub mod top;
@@ -41,6 +42,7 @@ use tokio::runtime::Runtime;
 
 use self::outputs::Unwritten;
 use self::saved::SavedError;
+use self::serve::ListenError;
 use self::signals::Signals;
 use crate::export::ExportError;
 use crate::tui::NoScreen;
@@ -102,6 +104,9 @@ pub enum SessionError {
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),
+    /// Nobody can be served there.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A saved session that is compared with.
     #[error(transparent)]
     Saved(#[from] SavedError),
@@ -122,6 +127,7 @@ impl SessionError {
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::WhatIf(failure) => failure.kind.clone(),
             Self::Saved(error) => error.kind(),
+            Self::Listen(error) => error.kind(),
             Self::Interrupted => ErrorKind::Interrupted,
             Self::NothingCompared(_) | Self::Demo(_) => ErrorKind::Other,
         }

@@ -10,7 +10,6 @@ use profiler_core::report::FragReport;
 use profiler_sampling::{HostOptions, HostSampler, now_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::TopOptions;
 use crate::session::SessionError;
 
 /// What the watcher is asked to do.
@@ -28,7 +27,7 @@ enum Request {
 type HostViewResult = Result<HostView, SessionError>;
 
 /// The watcher, from outside of its thread.
-pub(super) struct Watcher {
+pub(in crate::session) struct Watcher {
     requests: Sender<Request>,
     seen: UnboundedReceiver<Option<HostViewResult>>,
     /// Requests that were not answered yet.
@@ -36,15 +35,14 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts it; nothing is looked at before the first [`Self::tick`].
+    /// Starts it, with or without walks; nothing is looked at before the first [`Self::tick`].
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(options: &TopOptions) -> io::Result<Self> {
+    pub(in crate::session) fn start(options: HostOptions, walks: bool) -> io::Result<Self> {
         let (requests, requested) = channel();
         let (show, seen) = unbounded_channel();
-        let options = options.clone();
-        profiler_target::start_thread("top", move || run(&options, &requested, &show))?;
+        profiler_target::start_thread("top", move || run(options, walks, &requested, &show))?;
         Ok(Self {
             requests,
             seen,
@@ -53,19 +51,19 @@ impl Watcher {
     }
 
     /// Asks for a look, unless something is under way.
-    pub(super) fn tick(&mut self) {
+    pub(in crate::session) fn tick(&mut self) {
         if self.waiting == 0 {
             self.ask(Request::Tick);
         }
     }
 
     /// Asks for a walk.
-    pub(super) fn walk(&mut self, pid: i32) {
+    pub(in crate::session) fn walk(&mut self, pid: i32) {
         self.ask(Request::Walk(pid));
     }
 
     /// Goes on after [`Self::rest`]: the process was attached to, which stops it, until now.
-    pub(super) fn resume(&mut self, attached_to: i32) {
+    pub(in crate::session) fn resume(&mut self, attached_to: i32) {
         self.ask(Request::Resume { attached_to });
     }
 
@@ -79,7 +77,7 @@ impl Watcher {
     ///
     /// # Errors
     /// Why there will be no more.
-    pub(super) async fn next(&mut self) -> HostViewResult {
+    pub(in crate::session) async fn next(&mut self) -> HostViewResult {
         loop {
             match self.seen.recv().await {
                 Some(Some(seen)) => return seen,
@@ -94,7 +92,7 @@ impl Watcher {
     }
 
     /// Has it rest, and waits until nothing is under way.
-    pub(super) async fn rest(&mut self) {
+    pub(in crate::session) async fn rest(&mut self) {
         self.ask(Request::Rest);
         while self.waiting > 0 {
             match self.seen.recv().await {
@@ -107,15 +105,16 @@ impl Watcher {
 }
 
 fn run(
-    options: &TopOptions,
+    options: HostOptions,
+    walks: bool,
     requests: &Receiver<Request>,
     show: &UnboundedSender<Option<HostViewResult>>,
 ) {
-    let mut host = WatchedHost::new(options.host());
+    let mut host = WatchedHost::new(options);
     let (mut is_resting, mut is_all_walked) = (false, false);
     let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();
     loop {
-        let pause = match options.walks && !is_resting {
+        let pause = match walks && !is_resting {
             true if is_all_walked => LOOK,
             true => host.sampler.until_walk(),
             false => IDLE,
@@ -142,7 +141,7 @@ fn run(
                 send(&host)
             }
             Err(RecvTimeoutError::Timeout) => {
-                if options.walks && !is_resting {
+                if walks && !is_resting {
                     is_all_walked = !host.walk_next();
                     if !is_all_walked && !send(&host) {
                         return;

@@ -111,6 +111,7 @@ fn view() -> HostView {
             walks: 4,
             stop_ns: 32_000_000,
             longest_stop_ns: 9_000_000,
+            ..Cost::default()
         },
         ..HostView::default()
     }

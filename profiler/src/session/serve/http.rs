@@ -1,0 +1,270 @@
+//! HTTP, as little of it as a scraper needs, within limits: one request a connection, a bounded number of
+//! connections of which the oldest goes first, and a bounded time for each.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::published::Published;
+use crate::export::Exposition;
+
+/// Connections at a time at most: of more, the oldest is closed. An honest one is over in milliseconds.
+const MAX_CONNECTIONS: usize = 64;
+/// A connection is closed after this long, whatever is under way.
+const MAX_TIME: Duration = Duration::from_secs(10);
+/// A request's head has to come within this time.
+const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
+/// Bytes of a request's head at most.
+const MAX_HEAD: usize = 16 << 10;
+/// Lines of a request's head at most.
+const MAX_HEADERS: usize = 64;
+/// So many connections are accepted at once, and then one each `STEP`: more wait in the kernel.
+const BURST: u32 = 200;
+const STEP: Duration = Duration::from_millis(5);
+/// So many wait there at most.
+const BACKLOG: u32 = 1024;
+/// After an error, as of too many open files, nothing is accepted for so long.
+const REST: Duration = Duration::from_millis(100);
+
+/// The listener and its connections.
+pub(super) struct Server {
+    listener: TcpListener,
+    published: Arc<Published>,
+    /// Those that are open, the oldest first.
+    open: VecDeque<AbortHandle>,
+    pace: Pace,
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn bind(address: SocketAddr, published: Arc<Published>) -> io::Result<Self> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // What is left of earlier connections is no reason to refuse the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self {
+            listener: socket.listen(BACKLOG)?,
+            published,
+            open: VecDeque::new(),
+            pace: Pace::new(),
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Takes the next connection, which is served beside.
+    pub(super) async fn accept(&mut self) {
+        sleep_until(self.pace.next()).await;
+        match self.listener.accept().await {
+            Ok((stream, _)) => {
+                self.pace.took(Instant::now());
+                self.open.retain(|connection| !connection.is_finished());
+                if self.open.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = self.open.pop_front()
+                {
+                    oldest.abort();
+                }
+                let serving = tokio::spawn(connection(stream, Arc::clone(&self.published)));
+                self.open.push_back(serving.abort_handle());
+            }
+            Err(_) => self.pace.rest(Instant::now() + REST),
+        }
+    }
+}
+
+/// How fast connections are accepted.
+struct Pace {
+    /// When the one after the last would be accepted, were there no burst.
+    due: Instant,
+    not_before: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            due: now,
+            not_before: now,
+        }
+    }
+
+    fn next(&self) -> Instant {
+        let burst = self.due.checked_sub(STEP * BURST);
+        burst.map_or(self.not_before, |burst| burst.max(self.not_before))
+    }
+
+    fn took(&mut self, now: Instant) {
+        self.due = self.due.max(now) + STEP;
+    }
+
+    fn rest(&mut self, until: Instant) {
+        self.not_before = until;
+    }
+}
+
+/// Counts a connection that ends without an answer, however that comes.
+struct Counted {
+    published: Arc<Published>,
+    is_answered: AtomicBool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        match self.is_answered.load(Ordering::Relaxed) {
+            true => self.published.answered(),
+            false => self.published.dropped(),
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, published: Arc<Published>) {
+    let counted = Counted {
+        published,
+        is_answered: AtomicBool::new(false),
+    };
+    let counted = &counted;
+    let answer = async |request: Request<Incoming>| {
+        let response = answer(&request, &counted.published);
+        counted.is_answered.store(true, Ordering::Relaxed);
+        Ok::<_, Infallible>(response)
+    };
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(MAX_HEAD_TIME)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    // What a reader does not take in time, or asks in a way that is none, is its own loss.
+    let _ = timeout(MAX_TIME, serving).await;
+}
+
+fn answer<B>(request: &Request<B>, published: &Published) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = words(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allowed);
+        return response;
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            // Several lines of a header are one list.
+            let accept = request.headers().get_all(ACCEPT).iter();
+            let accept: Vec<&str> = accept.filter_map(|line| line.to_str().ok()).collect();
+            let format = Exposition::accepted(&accept.join(","));
+            let body = published.metrics(format);
+            with_type(StatusCode::OK, format.content_type(), body)
+        }
+        "/-/healthy" if published.is_healthy() => words(StatusCode::OK, "healthy\n"),
+        "/-/healthy" => words(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the processes have not been looked at for a while\n",
+        ),
+        "/-/ready" if published.is_ready() => words(StatusCode::OK, "ready\n"),
+        "/-/ready" => words(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the processes have not been looked at yet\n",
+        ),
+        "/" => words(StatusCode::OK, INDEX),
+        _ => words(StatusCode::NOT_FOUND, INDEX),
+    }
+}
+
+/// What is here.
+const INDEX: &str = "fragscope serves metrics of the Python processes of this host.\n\n\
+    /metrics    for Prometheus: OpenMetrics, or its own text format\n\
+    /-/healthy  whether the processes are still looked at\n\
+    /-/ready    whether they were looked at once\n";
+
+fn words(status: StatusCode, words: &'static str) -> Response<Full<Bytes>> {
+    let body = Full::new(Bytes::from_static(words.as_bytes()));
+    with_type(status, "text/plain; charset=utf-8", body)
+}
+
+fn with_type(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Full<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // No browser takes it for anything else, because names in it are anybody's.
+    let name = hyper::header::X_CONTENT_TYPE_OPTIONS;
+    headers.insert(name, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_connections_are_taken_at_once_and_then_one_each_step() {
+        let mut pace = Pace::new();
+        let now = Instant::now() + STEP * BURST * 2;
+        let mut taken = 0;
+        while pace.next() <= now {
+            pace.took(now);
+            taken += 1;
+            assert!(taken <= BURST + 1, "no bound");
+        }
+        assert!(taken >= BURST, "{taken}");
+        let next = pace.next();
+        assert!(next > now && next <= now + STEP);
+        pace.rest(now + REST);
+        assert_eq!(pace.next(), now + REST);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_answered_and_all_else_refused() {
+        let published = Published::new(&crate::session::serve::tests::options());
+        let ask = |method: Method, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(());
+            answer(&request.expect("a request"), &published).status()
+        };
+        assert_eq!(ask(Method::GET, "/"), StatusCode::OK);
+        assert_eq!(ask(Method::GET, "/-/healthy"), StatusCode::OK);
+        assert_eq!(
+            ask(Method::GET, "/-/ready"),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(ask(Method::GET, "/metrics?name=x"), StatusCode::OK);
+        assert_eq!(
+            ask(Method::POST, "/metrics"),
+            StatusCode::METHOD_NOT_ALLOWED
+        );
+        assert_eq!(ask(Method::GET, "/../etc"), StatusCode::NOT_FOUND);
+        published.show(Default::default());
+        assert_eq!(ask(Method::HEAD, "/-/ready"), StatusCode::OK);
+    }
+}

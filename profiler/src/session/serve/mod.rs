@@ -1,0 +1,190 @@
+//! `serve`: the processes of the host as metrics over HTTP. What is served is what was seen last: nobody who
+//! asks makes anything be looked at, and nothing that is looked at waits for who asks.
+
+mod http;
+mod published;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use profiler_sampling::{HostOptions, SamplingOptions};
+use profiler_target::{ErrorKind, ListenProblem, give_back_free_memory};
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::http::Server;
+use self::published::Published;
+use super::options::Budget;
+use super::signals::Signals;
+use super::top::watcher::Watcher;
+use super::{Ending, SessionError, event_loop};
+use crate::say;
+
+/// What `serve` does.
+#[derive(Copy, Clone, Debug)]
+pub struct ServeOptions {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether others than this host may reach it.
+    pub allow_remote: bool,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// What it may cost the host.
+    pub budget: Budget,
+    /// Whether heaps are walked.
+    pub walks: bool,
+    /// Groups that are served at most.
+    pub max_groups: usize,
+    /// How a process is walked.
+    pub sampling: SamplingOptions,
+}
+
+/// Why nobody can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is one that other hosts reach.
+    #[error("{0} can be reached by other hosts: nothing was served")]
+    Remote(SocketAddr),
+    /// The kernel refuses it.
+    #[error("cannot listen on {address}: {source}")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ListenError {
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Remote(_) => ErrorKind::Listen(ListenProblem::Remote),
+            Self::Refused { address, source } => match source.kind() {
+                io::ErrorKind::AddrInUse => ErrorKind::Listen(ListenProblem::InUse {
+                    port: address.port(),
+                }),
+                io::ErrorKind::PermissionDenied => ErrorKind::Listen(ListenProblem::Denied),
+                io::ErrorKind::AddrNotAvailable => ErrorKind::Listen(ListenProblem::NotHere),
+                _ => ErrorKind::of_io(source),
+            },
+        }
+    }
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// When it cannot listen, or the host cannot be looked at.
+pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
+    let is_local = options.listen.ip().to_canonical().is_loopback();
+    if !is_local && !options.allow_remote {
+        return Err(ListenError::Remote(options.listen).into());
+    }
+    let (runtime, mut signals) = event_loop()?;
+    let published = Arc::new(Published::new(options));
+    let server = {
+        let _entered = runtime.enter();
+        Server::bind(options.listen, Arc::clone(&published))
+    };
+    let mut server = server.map_err(|source| ListenError::Refused {
+        address: options.listen,
+        source,
+    })?;
+    let address = server.address()?;
+    if !is_local {
+        say::line(format_args!(
+            "warning: whoever reaches {address} may read what is served: there is no password and no encryption"
+        ));
+    }
+    let budget = match options.budget {
+        Budget::Share(share) => Some(share),
+        Budget::Unlimited => None,
+    };
+    let host = HostOptions {
+        all: false,
+        tree_of: None,
+        interval: options.interval,
+        budget,
+        sampling: options.sampling,
+    };
+    let mut watcher = Watcher::start(host, options.walks)?;
+    say::line(format_args!("serving http://{address}/metrics"));
+    let by = runtime.block_on(watch(
+        options.interval,
+        &mut signals,
+        &mut watcher,
+        &published,
+        &mut server,
+    ));
+    // Nobody is waited for.
+    runtime.shutdown_background();
+    let by = by?;
+    say::line(format_args!("ended by {by}"));
+    Ok(Ending::Interrupted(by))
+}
+
+async fn watch(
+    every: Duration,
+    signals: &mut Signals,
+    watcher: &mut Watcher,
+    published: &Published,
+    server: &mut Server,
+) -> Result<&'static str, SessionError> {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_first = true;
+    loop {
+        tokio::select! {
+            biased;
+            name = signals.next() => return Ok(name),
+            seen = watcher.next() => {
+                let view = seen?;
+                if std::mem::take(&mut is_first) {
+                    view.notices.iter().for_each(|notice| say::line(notice));
+                }
+                published.show(view);
+                // It runs for months beside what it measures.
+                give_back_free_memory();
+            }
+            _ = ticks.tick() => watcher.tick(),
+            () = server.accept() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn options() -> ServeOptions {
+        ServeOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            allow_remote: false,
+            interval: Duration::from_secs(10),
+            budget: Budget::Share(0.02),
+            walks: true,
+            max_groups: 200,
+            sampling: SamplingOptions {
+                stop: true,
+                swap_in: false,
+                max_stop: Duration::from_secs(2),
+            },
+        }
+    }
+
+    #[test]
+    fn an_address_that_others_reach_must_be_asked_for() {
+        for listen in ["0.0.0.0:0", "[::]:0", "[::ffff:192.0.2.1]:0", "192.0.2.1:0"] {
+            let listen = listen.parse().expect("an address");
+            let options = ServeOptions {
+                listen,
+                ..options()
+            };
+            let error = serve(&options).expect_err("refused");
+            let expected = ErrorKind::Listen(ListenProblem::Remote);
+            assert_eq!(error.kind(), expected, "{listen}");
+        }
+    }
+}
