@@ -9,8 +9,8 @@ use crate::{accuracy, bpf, dependencies, dist, layers, root, run as run_command}
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; make for the jemalloc that is inside
-/// fragscope, a C++ compiler for the library that fuzzes; a broker for the Celery worker; Prometheus, which scrapes `serve`, with promtool; tmux for
-/// the screen; gdb for gcore; setcap.
+/// fragscope, a C++ compiler for the library that fuzzes; a broker for the Celery worker; Prometheus with
+/// promtool, which scrapes `serve`; tmux for the screen; gdb for gcore; setcap.
 const PACKAGES: [&str; 13] = [
     "g++",
     "gcc",
