@@ -142,7 +142,7 @@ async fn watch(
             seen = watcher.next() => {
                 let view = seen?;
                 if std::mem::take(&mut is_first) {
-                    view.notices.iter().for_each(|notice| say::line(notice));
+                    view.notices.iter().for_each(say::line);
                 }
                 published.show(view);
                 // It runs for months beside what it measures.
