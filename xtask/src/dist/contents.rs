@@ -1,6 +1,5 @@
 //! What a package holds: the program, and what is printed by it about itself.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -68,13 +67,12 @@ impl Contents {
         let licences = licences::of_linked_crates()?;
         let path = Path::new("share/doc/fragscope").join(licences::NAME);
         files.push(Packaged::document(path, licences.clone().into_bytes()));
-        for entry in fs::read_dir(root().join("docs"))? {
-            let document = entry?.path();
-            if document.extension() == Some(OsStr::new("md")) {
-                let name = document.file_name().context("a file has a name")?;
-                let path = Path::new("share/doc/fragscope/docs").join(name);
-                files.push(Packaged::document(path, read(&document)?));
-            }
+        let documents = Path::new("share/doc/fragscope");
+        for (from, into) in [
+            ("docs", documents.join("docs")),
+            ("deploy", documents.join("deploy")),
+        ] {
+            packed_below(&root().join(from), &into, &mut files)?;
         }
         files.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(Self { files, licences })
@@ -97,6 +95,20 @@ impl Packaged {
         let mode = 0o644;
         Self { path, bytes, mode }
     }
+}
+
+/// Every file below a folder, to be installed below `into`.
+fn packed_below(folder: &Path, into: &Path, files: &mut Vec<Packaged>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), into.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            packed_below(&from, &to, files)?;
+        } else {
+            files.push(Packaged::document(to, read(&from)?));
+        }
+    }
+    Ok(())
 }
 
 /// fragscope(1), and each page that it refers to, with their file names.

@@ -1,15 +1,16 @@
 //! The package for Debian and what comes of it.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use flate2::{Compression, GzBuilder};
 
 use super::contents::{Contents, Packaged, write as write_file};
 use super::{Date, VERSION};
-use crate::run;
+use crate::{root, run};
 
 /// Who may do what with it: in the form that Debian reads.
 const COPYRIGHT: &str = "\
@@ -37,6 +38,8 @@ pub(super) fn write(contents: &Contents, date: Date, folder: &Path) -> Result<()
     }
     let copyright = tree.join("usr/share/doc/fragscope/copyright");
     write_file(&copyright, COPYRIGHT.as_bytes(), 0o644)?;
+    let unit = tree.join("usr/lib/systemd/system/fragscope.service");
+    write_file(&unit, service_unit()?.as_bytes(), 0o644)?;
     let size: usize = contents.files.iter().map(|file| file.bytes.len()).sum();
     let control = control(size.div_ceil(1024));
     write_file(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
@@ -45,6 +48,15 @@ pub(super) fn write(contents: &Contents, date: Date, folder: &Path) -> Result<()
         .arg(&tree)
         .arg(folder)
         .env(Date::VARIABLE, date.seconds()))
+}
+
+/// The unit of `fragscope serve`, which runs the program where this package puts it.
+fn service_unit() -> Result<String> {
+    const ELSEWHERE: &str = "/usr/local/bin/fragscope";
+    let path = root().join("deploy/fragscope.service");
+    let unit = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    ensure!(unit.contains(ELSEWHERE), "the unit runs no {ELSEWHERE}");
+    Ok(unit.replace(ELSEWHERE, "/usr/bin/fragscope"))
 }
 
 /// What dpkg is told, of a package that takes so many KiB once installed.
