@@ -11,7 +11,7 @@ use profiler_common::ring::{
 
 use crate::clock::now_ns;
 use crate::wait::{Patience, Wait, earn};
-use crate::{filter, sys, thread};
+use crate::{filter, thread};
 
 /// The ring, or null while nothing is recorded. Once this program goes on without it, it does so for good,
 /// whatever others write into the ring.
@@ -31,13 +31,6 @@ const SPINS: u32 = 64;
 /// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
 /// damages, and after so many times, of all threads together, the program goes on without it.
 const MAX_ASTRAY: u32 = 2_000;
-/// A process has so many slots of the ring in its own memory, or a few more: 768 KiB, which are whole pages of 4, 16 and
-/// 64 KiB.
-const PIECE_SLOTS: u64 = 1 << 14;
-const PIECE_BYTES: usize = PIECE_SLOTS as usize * size_of::<Slot>();
-const _: () = assert!(PIECE_BYTES.is_multiple_of(64 << 10) && SLOTS.is_multiple_of(PIECE_SLOTS));
-/// The piece into which this process wrote last; none before it did.
-static PIECE: AtomicU32 = AtomicU32::new(u32::MAX);
 /// How often threads went astray twice or more in a row.
 static ASTRAY: AtomicU32 = AtomicU32::new(0);
 
@@ -67,11 +60,12 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
         true => Patience::WithoutACall,
         false => Patience::UntilItComes,
     };
-    match ring.write(&event, patience) {
-        Some(written) => ring.forget_before(written.number),
+    if ring.write(&event, patience).is_none() {
         // Where it waited for the reader, that knows why.
-        None if patience == Patience::WithoutACall && !ring.is_over() => leave(Leaves::NoRoom),
-        None => go_on_without(),
+        match patience == Patience::WithoutACall && !ring.is_over() {
+            true => leave(Leaves::NoRoom),
+            false => go_on_without(),
+        }
     }
 }
 
@@ -192,44 +186,6 @@ impl Ring {
     /// This program goes on without the reader, which is to end if it lives.
     pub(crate) fn give_up(self, why: u32) {
         self.header.given_up.store(why, Ordering::Relaxed);
-    }
-
-    /// Where this process's events have come to another piece of the ring, it lets go of the one where they were:
-    /// what it maps counts as its resident memory. What stands there stays, and the reader takes it.
-    fn forget_before(self, number: u64) {
-        let piece = (number % SLOTS / PIECE_SLOTS) as u32;
-        if PIECE.load(Ordering::Relaxed) != piece {
-            let before = PIECE.swap(piece, Ordering::Relaxed);
-            self.turn_to(piece, before, number.is_multiple_of(PIECE_SLOTS));
-        }
-    }
-
-    /// Lets go of a piece of the ring, if it is one. Nothing refers to it for longer than it takes to write an event,
-    /// and where another thread does so just now its page comes back. Who is the first in the next piece, which is by
-    /// chance whoever writes most, has all of it at once, as that is quicker than page by page.
-    #[cold]
-    fn turn_to(self, piece: u32, before: u32, is_first: bool) {
-        let _ = filter::unless_filtered(|| {
-            self.advise(before, sys::MADV_DONTNEED);
-            if is_first {
-                // Before Linux 5.14 there is no such advice.
-                self.advise(piece, sys::MADV_POPULATE_WRITE);
-            }
-        });
-    }
-
-    /// Advises the kernel of a piece of the ring, if it is one.
-    fn advise(self, piece: u32, advice: i32) {
-        if u64::from(piece) >= SLOTS / PIECE_SLOTS {
-            return;
-        }
-        // From the mapping's own start, so that it begins with a page of whatever size: a piece of slots begins
-        // and ends a little later.
-        let at = ptr::from_ref(self.header).cast::<u8>().cast_mut();
-        // SAFETY: the mapping holds all pieces.
-        let at = unsafe { at.add(piece as usize * PIECE_BYTES) };
-        // SAFETY: a part of the ring's mapping, which is shared: whatever becomes of its pages, it has the same content.
-        unsafe { sys::advise(at.cast(), PIECE_BYTES, advice) };
     }
 
     /// A process goes on without the recording, which is counted.

@@ -17,7 +17,7 @@ pub(crate) struct Status {
     /// Whether its PID namespace is that of the folder of processes in which this was found: there it has the same
     /// number. Where the kernel does not say (before Linux 4.1), it is.
     pub(crate) is_numbered_here: bool,
-    /// How many filters of system calls it runs behind. Before Linux 5.9 the kernel does not say.
+    /// How many filters of system calls it runs behind; before Linux 5.9, 1 where there are any.
     pub(crate) filters: u32,
 }
 
@@ -80,6 +80,8 @@ impl Status {
             b"Uid:" => self.user = words.next().map_or(u32::MAX, number),
             // One number for each namespace from that of the folder to its own.
             b"NSpid:" => self.is_numbered_here = words.next().is_none(),
+            // Its mode, 2 being that of filters; how many they are comes after it.
+            b"Seccomp:" => self.filters = u32::from(number(first) == 2),
             b"Seccomp_filters:" => self.filters = number(first),
             _ => {}
         }
@@ -114,5 +116,16 @@ mod tests {
         assert_eq!((status.process, status.user), (0, u32::MAX));
         status.take(b"NSpid:\t12\t1");
         assert!(!status.is_numbered_here);
+    }
+
+    #[test]
+    fn filters_are_known_of_kernels_that_do_not_count_them() {
+        let mut status = Status::default();
+        status.take(b"Seccomp:\t2");
+        assert_eq!(status.filters, 1);
+        status.take(b"Seccomp_filters:\t3");
+        assert_eq!(status.filters, 3);
+        status.take(b"Seccomp:\t0");
+        assert_eq!(status.filters, 0);
     }
 }

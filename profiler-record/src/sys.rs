@@ -20,10 +20,6 @@ const MAP_PRIVATE_ANONYMOUS: c_int = 0x22;
 /// Of `madvise(2)`: the child of a fork finds zeros there, and no core has it.
 pub(crate) const MADV_WIPEONFORK: c_int = 18;
 pub(crate) const MADV_DONTDUMP: c_int = 16;
-/// The process's own pages go; of a shared mapping the content stays.
-pub(crate) const MADV_DONTNEED: c_int = 4;
-/// The process gets its own pages of all of it, as if it had written there.
-pub(crate) const MADV_POPULATE_WRITE: c_int = 23;
 /// The process has as many descriptors as it may have.
 pub(crate) const EMFILE: c_int = 24;
 pub(crate) const O_NONBLOCK: c_int = 0o4000;

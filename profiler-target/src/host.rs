@@ -367,10 +367,12 @@ pub fn has_seccomp() -> bool {
     }
 }
 
-/// How many filters of system calls this process runs behind; `None` before Linux 5.9, where there are none, and in a
-/// kernel without them (`fs/proc/array.c`).
+/// How many filters of system calls this process runs behind; before Linux 5.9, 1 where there are any. `None` in a kernel
+/// without them (`fs/proc/array.c`).
 pub fn seccomp_filters() -> Option<u64> {
-    field(&text("/proc/self/status"), "Seccomp_filters")
+    let status = text("/proc/self/status");
+    let mode = || field(&status, "Seccomp");
+    field(&status, "Seccomp_filters").or_else(|| mode().map(|mode| u64::from(mode == 2)))
 }
 
 fn namespace(kind: &str) -> Option<u64> {

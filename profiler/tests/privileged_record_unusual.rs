@@ -82,14 +82,6 @@ fn a_program_that_intercepts_system_calls_of_others_fills_the_ring_and_lives() {
 }
 
 #[test]
-fn a_recorded_process_has_little_of_the_ring_in_its_own_memory() {
-    let recorded = recorded("resident");
-    let out = "few pages: 1\nfew pages: 1\ndone\n";
-    assert_eq!(stdout(&recorded.output), out, "{}", recorded.said());
-    assert_eq!(recorded.held.lost, 0, "{}", recorded.said());
-}
-
-#[test]
 fn a_program_with_one_descriptor_to_open_anything_with_is_recorded() {
     let recorded = recorded("one_descriptor");
     let said = recorded.said();

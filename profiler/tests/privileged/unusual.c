@@ -284,34 +284,6 @@ static void dispatched(void) {
   blocks = 0;
 }
 
-// How much of this process's memory is shared with others, in KiB.
-static long shared_kib(void) {
-  FILE *status = fopen("/proc/self/status", "r");
-  char line[256];
-  long kib = -1;
-  while (status && fgets(line, sizeof line, status)) sscanf(line, "RssShmem: %ld", &kib);
-  if (status) fclose(status);
-  return kib;
-}
-
-// More events than the ring has slots, from threads and from a child, which begins in its midst.
-static void resident(void) {
-  pthread_t threads[3];
-  for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, allocates, NULL);
-  allocate(1 << 20, 40);
-  is_over = 1;
-  for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
-  allocate(1 << 20, 40);
-  printf("few pages: %d\n", shared_kib() < 4 << 10);
-  pid_t child = fork();
-  if (child == 0) {
-    allocate(1 << 20, 40);
-    printf("few pages: %d\n", shared_kib() < 4 << 10);
-    _exit(0);
-  }
-  waitpid(child, NULL, 0);
-}
-
 // Executes itself with one descriptor to open anything with, or with few addresses.
 static void limited(const char *self, int limit, rlim_t to, const char *what) {
   struct rlimit both = {to, to};
@@ -336,7 +308,6 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "copied")) copied();
   if (!strcmp(what, "timeless")) timeless();
   if (!strcmp(what, "dispatched")) dispatched();
-  if (!strcmp(what, "resident")) resident();
   if (!strcmp(what, "one_descriptor")) limited(argv[0], RLIMIT_NOFILE, 4, "few");
   if (!strcmp(what, "few_addresses")) limited(argv[0], RLIMIT_AS, 20 << 20, "few");
   if (!strcmp(what, "few")) allocate(5000, 1003);

@@ -150,7 +150,6 @@ pub(super) const ATTACKS: &[Attack] = &[
             "a_copy_by_a_system_call_is_not_recorded_in_its_parents_name",
             "what_libraries_allocate_before_the_program_begins_is_recorded",
             "a_core_of_a_recorded_program_has_its_own_memory_alone",
-            "a_recorded_process_has_little_of_the_ring_in_its_own_memory",
             "a_program_with_address_sanitizer_is_said_to_end_and_how_it_is_recorded",
             "a_program_with_one_descriptor_to_open_anything_with_is_recorded",
             "a_short_program_without_addresses_for_the_ring_is_said_not_to_be_recorded",
