@@ -142,7 +142,7 @@ pub struct Control {
     pub played: AtomicU64,
     /// The player's time, in ns since the recording began.
     pub now_ns: AtomicU64,
-    /// `malloc_trim(0)` is called each time so many ns have passed; 0 is never.
+    /// `malloc_trim(0)` is called in each process each time so many ns have passed; 0 is never.
     pub trim_every_ns: u64,
     /// Not 0 when `malloc_trim(0)` is called before each checkpoint is looked at.
     pub trim_at_checkpoints: u32,
@@ -169,10 +169,24 @@ pub struct Control {
     pub executes: u32,
     /// The kernel's number of each process, once it plays.
     pub pids: [AtomicU32; MAX_PROCESSES as usize],
+    /// The number of each process's first thread, which is there until the process ends.
+    pub mains: [AtomicU32; MAX_PROCESSES as usize],
     /// Where the stacks of its threads lie, for [`STACKS_BYTES`]: that is no memory of the allocator's.
     pub stacks: [AtomicU64; MAX_PROCESSES as usize],
-    /// Not 0 when it is the thread's turn.
+    /// Counts up when a process has trimmed for another: see [`turn::TRIM`].
+    pub trimmed: AtomicU32,
+    /// What a thread is to do: one of [`turn`].
     pub turns: [AtomicU32; MAX_THREADS as usize],
+}
+
+/// What a thread is to do.
+pub mod turn {
+    /// To wait.
+    pub const NONE: u32 = 0;
+    /// To play.
+    pub const PLAY: u32 = 1;
+    /// To give back what is free, and to wait again.
+    pub const TRIM: u32 = 2;
 }
 
 /// Why a player failed.

@@ -198,18 +198,20 @@ fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
     }
 }
 
-/// Lets the program's time pass, and trims when that is requested.
+/// Lets the program's time pass, and has all of its processes trim when that is requested: also those
+/// that do nothing meanwhile.
 fn pass_time(control: &Control, to_ns: u64) {
     let periods = |ns: u64| ns.checked_div(control.trim_every_ns);
     if periods(to_ns) > periods(control.now_ns.load(Ordering::Relaxed)) {
         trim();
+        process::have_others_trim();
     }
     clock::advance(control, to_ns);
 }
 
 /// Has the allocator give back what is free, where it has a function for it: `malloc_trim` of the C
 /// library, or `mi_collect`, which mimalloc has beside an empty `malloc_trim`.
-fn trim() {
+pub(crate) fn trim() {
     static COLLECT: sys::Next = sys::Next::named(c"mi_collect");
     static TRIM: sys::Next = sys::Next::named(c"malloc_trim");
     let (collect, found) = (COLLECT.get(), TRIM.get());

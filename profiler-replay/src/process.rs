@@ -161,13 +161,15 @@ impl Identity {
 /// The number of this process in the program.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// This process is so numbered in the program: fragscope looks at it by its pid.
-fn enter(number: u32) {
+/// This process is so numbered in the program, and so is its first thread: fragscope looks at it by its
+/// pid.
+fn enter(number: u32, thread: u32) {
     NUMBER.store(number, Ordering::Relaxed);
     // SAFETY: no arguments.
     let pid = unsafe { sys::getpid() };
     let (control, place) = (memory::control(), (number % MAX_PROCESSES) as usize);
     control.stacks[place].store(memory::stacks().addr() as u64, Ordering::Relaxed);
+    control.mains[place].store(thread, Ordering::Relaxed);
     control.pids[place].store(pid as u32, Ordering::Release);
     let (cpu_ns, faults) = used();
     BEGAN_CPU.store(cpu_ns as i64, Ordering::Relaxed);
@@ -178,6 +180,17 @@ fn enter(number: u32) {
 pub(crate) fn leave() {
     let number = NUMBER.load(Ordering::Relaxed);
     memory::control().pids[(number % MAX_PROCESSES) as usize].store(0, Ordering::Release);
+}
+
+/// Has all other processes of the program trim: each would have a timer of its own for it.
+pub(crate) fn have_others_trim() {
+    let own = (NUMBER.load(Ordering::Relaxed) % MAX_PROCESSES) as usize;
+    let control = memory::control();
+    for (place, (pid, main)) in control.pids.iter().zip(&control.mains).enumerate() {
+        if place != own && pid.load(Ordering::Acquire) != 0 {
+            thread::have_trim(main.load(Ordering::Relaxed));
+        }
+    }
 }
 
 /// What the process had used when it began to play.
@@ -264,7 +277,7 @@ fn wait_until_ready(child: c_int, before: u32, number: u32) {
 
 /// Plays as the first thread of a process, and never returns. One that is new waits for its turn.
 pub(crate) fn run_as(identity: Identity) -> ! {
-    enter(identity.process);
+    enter(identity.process, identity.thread);
     if identity.is_new {
         let ready = &memory::control().ready;
         ready.fetch_add(1, Ordering::Release);

@@ -4,7 +4,7 @@ use core::ffi::{c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use profiler_common::program::{MAX_THREADS, STACK_BYTES, failure};
+use profiler_common::program::{MAX_THREADS, STACK_BYTES, failure, turn};
 
 use crate::play;
 use crate::process::fail;
@@ -22,25 +22,50 @@ fn handle(number: u32) -> &'static AtomicU64 {
     &HANDLES[(number % MAX_THREADS) as usize]
 }
 
-fn turn(number: u32) -> &'static AtomicU32 {
+fn turn_of(number: u32) -> &'static AtomicU32 {
     &memory::control().turns[(number % MAX_THREADS) as usize]
 }
 
 /// Gives the turn to a thread.
 pub(crate) fn give_turn(number: u32) {
-    let turn = turn(number);
-    turn.store(1, Ordering::Release);
+    let turn = turn_of(number);
+    turn.store(turn::PLAY, Ordering::Release);
     sys::wake(turn);
 }
 
-/// Waits for the turn.
+/// Waits for the turn; trims meanwhile when another process has the time for it.
 pub(crate) fn wait_for_turn(number: u32) {
-    let turn = turn(number);
-    while turn.swap(0, Ordering::Acquire) == 0 {
-        sys::wait_for(turn, 0, POLL_NS);
-        if turn.load(Ordering::Relaxed) == 0 {
-            process::end_if_alone();
+    let turn = turn_of(number);
+    loop {
+        match turn.swap(turn::NONE, Ordering::Acquire) {
+            turn::NONE => {
+                sys::wait_for(turn, turn::NONE, POLL_NS);
+                if turn.load(Ordering::Relaxed) == turn::NONE {
+                    process::end_if_alone();
+                }
+            }
+            turn::TRIM => {
+                play::trim();
+                let trimmed = &memory::control().trimmed;
+                trimmed.fetch_add(1, Ordering::Release);
+                sys::wake(trimmed);
+            }
+            _ => return,
         }
+    }
+}
+
+/// Has a thread of another process trim there, and waits until it has. The caller has the turn, so that
+/// the thread waits for its own.
+pub(crate) fn have_trim(number: u32) {
+    let trimmed = &memory::control().trimmed;
+    let before = trimmed.load(Ordering::Acquire);
+    let turn = turn_of(number);
+    turn.store(turn::TRIM, Ordering::Release);
+    sys::wake(turn);
+    while trimmed.load(Ordering::Acquire) == before {
+        sys::wait_for(trimmed, before, POLL_NS);
+        process::end_if_alone();
     }
 }
 

@@ -275,3 +275,40 @@ fn a_forked_process_that_crashes_before_it_plays_is_noticed_at_once() {
     assert_eq!(said, "crashed (process 1 of the recording, as it began)");
     assert!(took < AT_ONCE, "{took:?}");
 }
+
+#[test]
+fn trimming_at_times_reaches_processes_that_do_nothing_meanwhile() {
+    let mut trace = TraceBuilder::default();
+    trace.alloc(0, 100);
+    for child in 1..=2 {
+        trace.fork(0, child, child);
+        let blocks: Vec<_> = (0..4000).map(|_| trace.alloc(child, 10_000)).collect();
+        trace.alloc(child, 64);
+        for block in blocks {
+            trace.free(child, block);
+        }
+    }
+    // The first one's main thread is over, and another goes on.
+    trace.begin(1, 10);
+    trace.alloc(10, 64);
+    trace.thread_end(1);
+    trace.pass(Duration::from_secs(20));
+    trace.alloc(0, 64);
+    for process in [0, 1, 2] {
+        trace.checkpoint(process);
+    }
+    // The top does not shrink by itself.
+    let fixed = vec![("MALLOC_TRIM_THRESHOLD_".into(), "1000000000".into())];
+    let setup = Setup {
+        env: fixed,
+        ..Setup::default()
+    };
+    let without = at(&played(&trace, &setup).checkpoints);
+    assert_eq!(without, [(0, 0), (1, 38), (2, 38)]);
+    let with = Setup {
+        trim_every: Some(Duration::from_secs(10)),
+        ..setup
+    };
+    let with = at(&played(&trace, &with).checkpoints);
+    assert_eq!(with, [(0, 0), (1, 0), (2, 0)]);
+}
