@@ -52,6 +52,9 @@ pub(super) struct Walked {
     pub(super) measured: u64,
     /// What the process took at its peak, for what it takes now.
     pub(super) peak: f64,
+    /// What malloc's heap took at that peak, in bytes: all that the process had more then than now is taken
+    /// to have been malloc's, and so is what is purged in what it takes now.
+    pub(super) at_peak: u64,
     /// Threads for each of the arenas: each keeps something of its own in mimalloc.
     pub(super) threads_per_arena: f64,
     /// Whether several threads of the program have a part in the heap.
@@ -73,9 +76,13 @@ impl Walked {
         let arenas = heap.arenas().len();
         let kernel = &sample.kernel;
         let now = kernel.rss_bytes.saturating_add(kernel.swap_bytes);
+        let more = kernel.peak_rss_bytes.saturating_sub(now);
         Self {
             measured,
             peak: at_least_one(kernel.peak_rss_bytes, now),
+            at_peak: [measured, heap.unpurged_bytes(), more]
+                .into_iter()
+                .fold(0, u64::saturating_add),
             threads_per_arena: at_least_one(sample.target.threads.into(), arenas as u64),
             has_threads: arenas > 1,
             live: heap.live_bytes(),
@@ -113,7 +120,14 @@ impl Walked {
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
         let mut middle = geometric_mean(&all[..MIDDLE.min(all.len())]);
         match interpretation {
-            Interpretation::Baseline | Interpretation::Histories | Interpretation::Idle => {}
+            Interpretation::Baseline | Interpretation::Histories => {}
+            Interpretation::Idle => {
+                // Idle from its last free on, it keeps all that had not been purged until then. That the
+                // program goes on is as likely.
+                let unpurged = all.last().copied().unwrap_or(0);
+                middle = geometric_mean(&[middle, unpurged.max(measured)]);
+                high = high.max(self.at_peak);
+            }
             Interpretation::Collected => {
                 if self.has_threads {
                     // Other threads' heaps are collected by these alone.
@@ -122,10 +136,13 @@ impl Walked {
                 high = scaled(high, self.threads_per_arena);
             }
             Interpretation::Peak => {
-                high = scaled(high, self.peak);
+                // Which part of the process was larger then is not known: malloc's alone, or all of it.
+                high = scaled(high, self.peak).max(self.at_peak);
                 middle = scaled(middle, self.peak);
             }
-            Interpretation::UpToPeak => high = high.max(scaled(measured, self.peak)),
+            Interpretation::UpToPeak => {
+                high = high.max(scaled(measured, self.peak)).max(self.at_peak);
+            }
         }
         if self.blank > 0 {
             high = high.saturating_add(self.blank);
@@ -166,6 +183,7 @@ mod tests {
         Walked {
             measured: 100 * MIB,
             peak: 1.5,
+            at_peak: 110 * MIB,
             threads_per_arena: 2.0,
             has_threads: false,
             live: 10 * MIB,
@@ -217,6 +235,39 @@ mod tests {
         let back = needs(&walked(), Interpretation::UpToPeak, true, [80; 4], 100);
         assert!(back.high_bytes >= 150 * MIB, "{back:?}");
         assert_eq!(back.bytes, 80 * MIB);
+    }
+
+    #[test]
+    fn a_small_heap_may_have_had_all_that_the_process_had_more_at_its_peak() {
+        // Of 315 MiB malloc takes 22 now, and the process took 106 more: large blocks, given back since.
+        let walked = Walked {
+            measured: 22 * MIB,
+            peak: 1.34,
+            at_peak: 128 * MIB,
+            ..walked()
+        };
+        let tcmalloc = needs(&walked, Interpretation::Peak, false, [24; 4], 22);
+        assert!(tcmalloc.high_bytes >= 128 * MIB, "{tcmalloc:?}");
+        let glibc = needs(&walked, Interpretation::UpToPeak, true, [22; 4], 22);
+        assert!(glibc.high_bytes >= 128 * MIB, "{glibc:?}");
+        assert_eq!(glibc.bytes, 22 * MIB);
+    }
+
+    #[test]
+    fn one_that_purges_only_when_called_may_never_have_purged() {
+        let walked = Walked {
+            at_peak: 104 * MIB,
+            ..walked()
+        };
+        // The last is of a program that is idle once all was freed.
+        let idle = needs(&walked, Interpretation::Idle, false, [64, 64, 60, 81], 100);
+        assert_eq!(
+            idle.bytes,
+            80 * MIB,
+            "between one that goes on and one that does not"
+        );
+        assert!(idle.high_bytes >= 104 * MIB, "{idle:?}");
+        assert!(idle.low_bytes < 60 * MIB, "{idle:?}");
     }
 
     #[test]

@@ -189,6 +189,19 @@ impl<'a> WalkedHeap<'a> {
         extents.map(|e| self.residency.blank_bytes(e.range)).sum()
     }
 
+    /// Bytes that it keeps from the kernel for a while, in pages that are resident or in swap: jemalloc's
+    /// dirty and muzzy pages.
+    pub(crate) fn unpurged_bytes(&self) -> u64 {
+        let extents = self.heap.extents.iter();
+        let kept = |extent: &Extent| {
+            let spans = extent.spans.iter(extent.range.start());
+            let retained = spans.filter(|span| span.state == SpanState::Retained);
+            let present = retained.map(|span| self.present(span.range)).sum::<u64>();
+            present.min(self.present(extent.range))
+        };
+        extents.map(kept).sum()
+    }
+
     /// Bytes of the pages of a range that are resident or in swap.
     pub(super) fn present(&self, range: AddrRange) -> u64 {
         self.residency.data_bytes(range)
@@ -200,11 +213,7 @@ impl<'a> WalkedHeap<'a> {
 /// that does was walked.
 pub fn measured_bytes(sample: &Sample) -> Option<u64> {
     let heap = WalkedHeap::of(sample)?;
-    let taken = |extent: &Extent| {
-        let spans = extent.spans.iter(extent.range.start());
-        let retained = spans.filter(|span| span.state == SpanState::Retained);
-        let retained: u64 = retained.map(|span| heap.present(span.range)).sum();
-        heap.present(extent.range).saturating_sub(retained)
-    };
-    Some(heap.heap.extents.iter().map(taken).sum())
+    let extents = heap.heap.extents.iter();
+    let present: u64 = extents.map(|e| heap.present(e.range)).sum();
+    Some(present.saturating_sub(heap.unpurged_bytes()))
 }
