@@ -154,6 +154,19 @@ impl FragReport {
         (!walked).then(|| serving.name())
     }
 
+    /// Whether more of the heap lies in swap, where it was not read, than was read: figures of what was read are not
+    /// the process's then.
+    pub fn is_heap_in_swap(&self) -> bool {
+        let swapped = |class| self.ledger_row(class).map_or(0, |row| row.swapped_bytes);
+        let of_malloc = match self.malloc_not_walked() {
+            Some(_) => swapped(LedgerClass::OtherAnonymous),
+            None if self.heaps.is_empty() => swapped(LedgerClass::OtherAnonymous),
+            None => 0,
+        };
+        let not_read = swapped(LedgerClass::Unknown).saturating_add(of_malloc);
+        not_read > self.heap_resident_bytes().unwrap_or(0)
+    }
+
     /// Live bytes of all walked heaps; `None` when none was walked.
     pub fn live_bytes(&self) -> Option<u64> {
         let live = self

@@ -13,7 +13,12 @@ pub struct ShortVerdict {
     pub share: f64,
     /// Fragmentation as a share of RSS, 0 to 1.
     pub fragmentation: f64,
+    /// Whether most of the heap lies in swap and was not read, so that the other figures are of the rest alone.
+    pub is_in_swap: bool,
 }
+
+/// The verdict on a process of whose heap most is in swap.
+const IN_SWAP: &str = "in swap";
 
 impl ShortVerdict {
     /// Of a report.
@@ -30,12 +35,14 @@ impl ShortVerdict {
             mechanism: first.map(|first| first.mechanism),
             share: bytes as f64 / rss,
             fragmentation: report.fragmentation_share().unwrap_or(0.0),
+            is_in_swap: report.is_heap_in_swap(),
         }
     }
 
     /// In words. That a process grows is named where its memory is in use, which no allocator changes.
     pub fn words(&self, is_growing: bool) -> String {
         match self.mechanism {
+            _ if self.is_in_swap => IN_SWAP.into(),
             None | Some(Mechanism::MostlyLive) if is_growing => "growing".into(),
             Some(Mechanism::NotTheHeap) if is_growing => "growing, not heap".into(),
             Some(Mechanism::Untrimmed) => format!("trim returns {:.0}%", self.share * 100.0),
@@ -46,12 +53,16 @@ impl ShortVerdict {
 
     /// What the first finding is about, without its size.
     pub fn about(&self) -> &'static str {
-        self.mechanism.unwrap_or(Mechanism::MostlyLive).short()
+        match self.is_in_swap {
+            true => IN_SWAP,
+            false => self.mechanism.unwrap_or(Mechanism::MostlyLive).short(),
+        }
     }
 
     /// Whether a remedy of fragmentation is named, rather than that memory is in use.
     pub fn is_fragmentation(&self) -> bool {
-        let subject = self.mechanism.map(Mechanism::subject);
+        let known = self.mechanism.filter(|_| !self.is_in_swap);
+        let subject = known.map(Mechanism::subject);
         subject.is_some_and(|subject| subject != FindingBytes::NoWaste)
     }
 }
@@ -67,6 +78,7 @@ mod tests {
                 mechanism,
                 share: 0.617,
                 fragmentation: 0.7,
+                is_in_swap: false,
             };
             verdict.words(is_growing)
         };
@@ -91,6 +103,7 @@ mod tests {
                 mechanism,
                 share: 0.62,
                 fragmentation: 0.7,
+                is_in_swap: false,
             };
             verdict.words(is_growing)
         };
@@ -104,13 +117,21 @@ mod tests {
         }
         let growing =
             [Mechanism::MostlyLive, Mechanism::NotTheHeap].map(|one| words(Some(one), true));
+        let swapped = ShortVerdict {
+            mechanism: None,
+            share: 0.0,
+            fragmentation: 0.0,
+            is_in_swap: true,
+        };
+        assert_eq!(swapped.words(true), IN_SWAP);
+        assert!(chapter.contains(&format!("| `{IN_SWAP}` |")));
         for words in &growing {
             assert!(chapter.contains(&format!("| `{words}` |")), "{words}");
         }
         let rows = chapter.lines().filter(|line| line.starts_with("| `"));
         assert_eq!(
             rows.count(),
-            Mechanism::ALL.len() + growing.len(),
+            Mechanism::ALL.len() + growing.len() + 1,
             "and no other"
         );
     }

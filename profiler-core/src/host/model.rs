@@ -43,15 +43,17 @@ pub struct WalkFigures {
 impl WalkFigures {
     /// Of the report on a walk.
     pub fn of(report: &FragReport) -> Self {
+        // What was read of a heap that is in swap says nothing of the process.
+        let of_heap = |figure: Option<u64>| figure.filter(|_| !report.is_heap_in_swap());
         let fragments = report.ledger.iter();
         let fragments = fragments.filter(|row| row.class.part() == LedgerPart::Fragmentation);
         Self {
             taken_at_ns: report.taken_at_ns,
-            live_bytes: report.live_bytes(),
-            fragmentation_bytes: report.amount(MetricId::FragmentationBytes),
+            live_bytes: of_heap(report.live_bytes()),
+            fragmentation_bytes: of_heap(report.amount(MetricId::FragmentationBytes)),
             shared_fragmentation_bytes: fragments.map(|row| row.shared_bytes).sum(),
             fork: report.fork,
-            trim_returnable_bytes: report.amount(MetricId::TrimReturnableBytes),
+            trim_returnable_bytes: of_heap(report.amount(MetricId::TrimReturnableBytes)),
             malloc: report.target.malloc.clone(),
             stop_ns: report.completeness.stop_ns,
             confidence: report.completeness.layout_confidence,
@@ -486,6 +488,32 @@ pub(super) mod tests {
             seen[2] > seen[0] && seen[0] > seen[1] && seen[1] > 0,
             "{seen:?}"
         );
+    }
+
+    #[test]
+    fn what_was_read_of_a_heap_that_is_in_swap_is_no_figure_of_the_process() {
+        let mut report = FragReport::from_sample(&Default::default());
+        report.metrics.iter_mut().for_each(|metric| {
+            if metric.id == MetricId::FragmentationBytes {
+                metric.value = Some(crate::units::Value::Whole(23 << 10));
+            }
+        });
+        let known = WalkFigures::of(&report);
+        assert_eq!(known.fragmentation_bytes, Some(23 << 10));
+        for row in &mut report.ledger {
+            if row.class == crate::report::LedgerClass::Unknown {
+                row.swapped_bytes = 80 << 20;
+            }
+        }
+        let walk = WalkFigures::of(&report);
+        let figures = [
+            walk.live_bytes,
+            walk.fragmentation_bytes,
+            walk.trim_returnable_bytes,
+        ];
+        assert_eq!(figures, [None; 3]);
+        assert_eq!(walk.verdict.words(true), "in swap");
+        assert!(!walk.verdict.is_fragmentation());
     }
 
     #[test]

@@ -8,8 +8,17 @@ use crate::units::bytes;
 
 /// From this share of the tree's memory on its fragmentation is the first thing to say.
 const MUCH: f64 = 0.2;
+/// Below this share of a process's RSS its fragmentation, or what it has copied, is nothing to look at.
+const LITTLE: f64 = 0.05;
 /// First findings that are named at most.
 const MAX_NAMED: usize = 4;
+
+/// By what a process is the worst of its tree.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Worst {
+    Fragmentation,
+    Copies,
+}
 
 /// What there is to say of a tree.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,12 +75,29 @@ impl TreeView {
         }
     }
 
-    /// The process with the most fragmentation on pages of its own; of several the largest.
+    /// The process with the most fragmentation on pages of its own; where that is little in all of them and copies
+    /// are more, the one with the most of these. Of several the largest.
     pub fn worst(&self) -> Option<&ProcessRow> {
-        let rows = self.processes.rows.iter();
-        let known = rows.filter_map(|row| Some((self.own_fragmentation(row)?, row)));
-        let worst = known.max_by_key(|(free, row)| (*free, row.process.memory.rss_bytes));
-        worst.map(|(_, row)| row)
+        self.worst_by().map(|(row, ..)| row)
+    }
+
+    /// The same with its bytes, and of what they are.
+    fn worst_by(&self) -> Option<(&ProcessRow, u64, Worst)> {
+        let most = |bytes: &dyn Fn(&ProcessRow) -> Option<u64>| {
+            let rows = self.processes.rows.iter();
+            let known = rows.filter_map(|row| Some((bytes(row)?, row)));
+            known.max_by_key(|(bytes, row)| (*bytes, row.process.memory.rss_bytes))
+        };
+        let (free, worst) = most(&|row| self.own_fragmentation(row))?;
+        let is_little =
+            |of: u64, row: &ProcessRow| (of as f64) < row.process.memory.rss_bytes as f64 * LITTLE;
+        if is_little(free, worst) {
+            let copied = most(&|row| Some(row.walk.as_ref()?.fork?.copied_bytes));
+            if let Some((copied, row)) = copied.filter(|(copied, row)| !is_little(*copied, row)) {
+                return Some((row, copied, Worst::Copies));
+            }
+        }
+        Some((worst, free, Worst::Fragmentation))
     }
 
     /// What counts in [`TreeSums::fragmentation_bytes`] of a process.
@@ -107,16 +133,17 @@ impl TreeView {
                 count => format!("{count} processes were not walked; the first: {why}."),
             });
         }
-        if let Some((worst, free)) = self
-            .worst()
-            .and_then(|row| Some((row, self.own_fragmentation(row)?)))
-        {
-            all.push(format!(
-                "The worst is process {} ({}), with {} of it.",
-                worst.process.id.pid,
-                command(&worst.process),
-                bytes(free)
-            ));
+        if let Some((row, of, by)) = self.worst_by() {
+            let (pid, command, of) = (row.process.id.pid, command(&row.process), bytes(of));
+            all.push(match by {
+                Worst::Fragmentation => {
+                    format!("The worst is process {pid} ({command}), with {of} of it.")
+                }
+                Worst::Copies => format!(
+                    "The worst is process {pid} ({command}): little is free in any of them, and it has most pages of \
+                     its own that it had in common with its parent or mapped since, {of}."
+                ),
+            });
         }
         all
     }
@@ -250,6 +277,35 @@ mod tests {
             verdict.last().is_some_and(|last| last.contains("15.0 MiB")),
             "{verdict:?}"
         );
+    }
+
+    #[test]
+    fn where_little_is_free_the_worst_is_the_one_that_has_copied_most() {
+        let fork = |copied_bytes| {
+            Some(ForkSharing {
+                parent: 1,
+                shared_bytes: 30 * MIB,
+                copied_bytes,
+                own_bytes: 0,
+            })
+        };
+        let with = |free| {
+            tree(vec![
+                row(1, 40 * MIB, free, 0, None),
+                row(2, 40 * MIB, 0, 0, fork(25 * MIB)),
+                row(3, 40 * MIB, 0, 0, fork(20 * MIB)),
+            ])
+        };
+        let live = with(258 << 10);
+        assert_eq!(live.worst().map(|row| row.process.id.pid), Some(2));
+        let verdict = live.verdict();
+        let last = verdict.last().expect("some");
+        assert!(
+            last.starts_with("The worst is process 2 (") && last.ends_with("25.0 MiB."),
+            "{last}"
+        );
+        let sparse = with(20 * MIB);
+        assert_eq!(sparse.worst().map(|row| row.process.id.pid), Some(1));
     }
 
     #[test]

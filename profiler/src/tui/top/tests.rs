@@ -69,6 +69,7 @@ fn walked(mut row: ProcessRow, mechanism: Option<Mechanism>, free: f64) -> Proce
             mechanism,
             share: free * 0.9,
             fragmentation: free,
+            is_in_swap: false,
         },
     });
     row
