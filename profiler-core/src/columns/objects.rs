@@ -1,9 +1,7 @@
 //! Python's objects by type and by holder, and the blocks that none owns.
 
 use super::Column;
-use crate::objects::{
-    AllocatorShare, Census, Copied, Gain, Growth, Holder, NativeRow, PackageRow, TypeRow,
-};
+use crate::objects::{AllocatorShare, Census, Copied, Gain, Growth, Holder, NativeRow, TypeRow};
 use crate::units::{Unit, milliseconds};
 
 impl TypeRow {
@@ -107,7 +105,7 @@ impl Holder {
 
 impl Census {
     /// Its totals.
-    pub const COLUMNS: [Column<Self>; 15] = [
+    pub const COLUMNS: [Column<Self>; 14] = [
         Column::fraction("read_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.took_ns))
         }),
@@ -126,15 +124,6 @@ impl Census {
             of.held_by_names.bytes
         }),
         Column::of("unreached_bytes", Unit::Bytes, |of| of.unreached.bytes),
-        Column::of("unlisted_bytes", Unit::Bytes, |of| of.unlisted.bytes),
-    ];
-}
-
-impl PackageRow {
-    /// What a package's modules have besides what is in rows.
-    pub const COLUMNS: [Column<Self>; 2] = [
-        Column::of("bytes", Unit::Bytes, |of| of.unlisted.bytes),
-        Column::of("blocks", Unit::Blocks, |of| of.unlisted.blocks),
     ];
 }
 

@@ -139,20 +139,6 @@ impl Folded {
         nodes.filter(|node| !self.is_folded(*node)).collect()
     }
 
-    /// The node that this one is folded into at last, and the one on the way that is right below, past those
-    /// that are `passed`.
-    #[inline]
-    pub(super) fn within_past(&self, node: u32, passed: impl Fn(u32) -> bool) -> (u32, u32) {
-        let (mut at, mut below) = (node, node);
-        while self.is_folded(at) {
-            if !passed(at) {
-                below = at;
-            }
-            at = self.only[at as usize];
-        }
-        (at, below)
-    }
-
     /// The node that this one is folded into at last, itself if it is not; and the one on the way that
     /// is right below.
     #[inline]

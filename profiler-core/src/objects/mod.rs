@@ -53,7 +53,7 @@ use crate::size_class::SizeClass;
 
 pub use self::census::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    NoCensus, PackageRow, PathStep, TypeRow, Via,
+    NoCensus, PathStep, TypeRow, Via,
 };
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;

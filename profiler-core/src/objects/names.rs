@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolver;
@@ -80,7 +80,6 @@ impl Root {
 #[derive(Clone, Debug)]
 struct Space {
     name: String,
-    is_class: bool,
     /// Its first name, and the one after its last.
     names: (u32, u32),
 }
@@ -93,8 +92,8 @@ pub(super) struct Names {
     tables: HashMap<u32, u32>,
     /// By the block of a generator: its first name, the one after its last, and where its variables are.
     suspended: HashMap<u32, (u32, u32, Range<u64>)>,
-    /// Modules and classes, their dictionaries and tables, with the space of those that have names.
-    blocks: HashMap<u32, Option<u32>>,
+    /// Modules and classes, their dictionaries and tables.
+    blocks: HashSet<u32>,
     /// Modules and classes alone.
     owners: Vec<u32>,
     /// What is referred to from each place without names.
@@ -139,9 +138,9 @@ impl Names {
                 continue;
             };
             if is_dict(of) {
+                names.blocks.insert(noted.block);
                 names.owners.push(noted.block);
-                let space = names.add_space(resolve, dict, dict_block, name);
-                names.blocks.insert(noted.block, space);
+                names.add_space(resolve, dict, dict_block, name);
             }
         }
         names
@@ -153,17 +152,20 @@ impl Names {
         dict: u64,
         dict_block: u32,
         name: Option<String>,
-    ) -> Option<u32> {
+    ) {
         let source = resolve.source;
         let (memory, layout) = (source.memory, source.layout);
         let mut object = [0; 56];
         let read = memory.read(RemoteAddr::new(dict), &mut object);
         let parts = read.ok().and_then(|()| DictParts::of(layout, &object));
         let table = parts.and_then(|parts| source.index.at(parts.table));
-        let (table, _) = table?;
+        let Some((table, _)) = table else {
+            return;
+        };
         let own = self.tables.contains_key(&table);
-        let entries = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own)?;
-        let is_class = name.is_some();
+        let Some(entries) = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own) else {
+            return;
+        };
         let name = name.or_else(|| module_name(memory, layout, &entries));
         let space = self.spaces.len() as u32;
         let first = self.names.len() as u32;
@@ -175,13 +177,10 @@ impl Names {
         }
         self.spaces.push(Space {
             name: name.unwrap_or_else(|| "?".to_owned()),
-            is_class,
             names: (first, self.names.len() as u32),
         });
         self.tables.insert(table, space);
-        self.blocks
-            .extend([dict_block, table].map(|block| (block, Some(space))));
-        Some(space)
+        self.blocks.extend([dict_block, table]);
     }
 
     /// Adds a name that is in no space.
@@ -249,26 +248,7 @@ impl Names {
 
     /// Whether a block is a module, a class, or the dictionary of one.
     pub(super) fn is_space(&self, block: u32) -> bool {
-        self.blocks.contains_key(&block)
-    }
-
-    /// The space of a name, or of a module, a class, or the dictionary of one.
-    pub(super) fn space_of_node(&self, node: u32) -> Option<u32> {
-        match self.of_node(node) {
-            Some((Name::Entry { space, .. }, _)) => Some(space),
-            Some(_) => None,
-            None => self.blocks.get(&node).copied().flatten(),
-        }
-    }
-
-    /// The package at the top of a space's name: `sklearn` of `sklearn.base`.
-    pub(super) fn package(&self, space: u32) -> &str {
-        let space = &self.spaces[space as usize];
-        match space.name.split_once('.') {
-            Some((package, _)) => package,
-            None if space.is_class => "builtins",
-            None => &space.name,
-        }
+        self.blocks.contains(&block)
     }
 
     /// All names with the blocks of their values.

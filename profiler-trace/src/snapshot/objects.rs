@@ -4,7 +4,7 @@ use std::io;
 
 use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PackageRow, PathStep, TypeRow, Via,
+    PathStep, TypeRow, Via,
 };
 
 use super::wire::{Input, Wire, by_name, fields};
@@ -105,6 +105,4 @@ fields!(Census {
     took_ns,
     gaps,
     copied
-} later { compared, replaced, unlisted, packages });
-
-fields!(PackageRow { name, unlisted });
+} later { compared, replaced });

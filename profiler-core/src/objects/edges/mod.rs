@@ -181,9 +181,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 }
                 match content {
                     Content::Bytes => Some(()),
-                    Content::Words | Content::DequeItems => {
-                        reader.words(from, len, |addr| self.refer(addr))
-                    }
+                    Content::Words => reader.words(from, len, |addr| self.refer(addr)),
                     Content::Values => {
                         let head = reader.bytes(0, len.min(MAX_VALUES_HEAD))?;
                         let mut ends = (8..=head.len()).step_by(8);

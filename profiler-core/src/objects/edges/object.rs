@@ -75,11 +75,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }
         match facts.role {
             Role::Leaf | Role::Str => {}
-            Role::Deque => {
-                self.fields(reader, object, FIELDS..fixed, &[])?;
-                self.known_storage(block);
-            }
-            Role::List | Role::ByteArray | Role::Array | Role::Code => {
+            Role::List | Role::Deque | Role::ByteArray | Role::Array | Role::Code => {
                 self.fields(reader, object, FIELDS..fixed, &[])?;
             }
             Role::Tuple if !facts.flags.has(Flags::HEAP) => {

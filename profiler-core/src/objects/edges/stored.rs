@@ -138,15 +138,15 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 _ => break,
             }
         }
-        self.known_storage(owner);
+        self.former_storage(owner);
     }
 
-    /// Takes the blocks that were a container's storage when blocks were looked at first, though it may have
+    /// Takes the block that was a container's storage when blocks were looked at first, though it may have
     /// another by now: among the blocks of the walk, its bytes are there.
-    pub(super) fn known_storage(&mut self, owner: u32) {
-        let storage = &self.scanned.storage;
-        let first = storage.partition_point(|(of, _)| *of < owner);
-        let own = storage[first..].iter().take_while(|(of, _)| *of == owner);
+    fn former_storage(&mut self, owner: u32) {
+        let large = &self.scanned.large;
+        let first = large.partition_point(|(of, _)| *of < owner);
+        let own = large[first..].iter().take_while(|(of, _)| *of == owner);
         self.targets.extend(own.map(|(_, storage)| *storage));
     }
 

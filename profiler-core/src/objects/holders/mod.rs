@@ -2,19 +2,16 @@
 
 mod branches;
 mod candidates;
-mod packages;
 mod path;
-mod sharing;
 
 use hashbrown::HashMap;
 
 use self::candidates::Candidate;
-use self::sharing::Sharing;
 use super::census::{Amount, Census, Holder};
 use super::dominators::Dominators;
 use super::fold::Folded;
 use super::graph::NONE;
-use super::kinds::{Content, Kind, PackedKind};
+use super::kinds::{Kind, PackedKind};
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
@@ -27,8 +24,6 @@ use crate::residency::ResidencyMap;
 
 /// Nodes that a way down, or up to the next name, is followed over.
 const MAX_STEPS: usize = 1 << 20;
-/// Who shares what a name holds, where that is no name: a field of a module or class, as a class's bases.
-const WITHOUT_NAME: &str = "(a place without a name)";
 
 /// What holders are made from.
 pub(super) struct Holders<'a, M> {
@@ -62,24 +57,21 @@ impl<M: TargetMemory> Holders<'_, M> {
     pub(super) fn report(&self, census: &mut Census) -> Pages {
         let retained = self.retained(census);
         let heaviest = self.tree.heaviest(&retained.bytes);
-        let sharing = self.sharing(&retained);
-        let all = self.candidates(&retained, &sharing);
-        let way = |candidate: &Candidate| match candidate.is_of_many(&retained.bytes) {
-            true => (Vec::new(), NONE),
-            false => self.way_down(candidate.number, &retained.bytes, &heaviest, MAX_STEPS),
-        };
-        let ways: Vec<(Vec<u32>, u32)> = all.iter().map(way).collect();
+        let all = self.candidates(&retained);
+        let ways: Vec<(Vec<u32>, u32)> = all
+            .iter()
+            .map(|candidate| self.way_down(candidate.number, &retained.bytes, &heaviest, MAX_STEPS))
+            .collect();
         let branches = self.branches(&ways, &retained.bytes, &heaviest);
-        let pinned = self.pinned(&all, &sharing, census);
+        let pinned = self.pinned(&all);
         let ends = ways.iter().map(|(_, end)| *end);
         let ends = ends.chain(branches.iter().map(|branch| branch.end));
         let items = self.item_types(ends, &retained.bytes);
-        let of_many = self.types_of_many(&all, &sharing, &retained);
         for (at, (candidate, (way, end))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
                 dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
-                ..self.holder(candidate, way, items.get(end).or(of_many.get(&at)).copied())
+                ..self.holder(candidate, way, items.get(end).copied())
             });
         }
         for of in &branches {
@@ -120,35 +112,26 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
         let mut names = candidate.names.iter().map(|name| self.name_text(*name));
         let first = way.iter().find_map(|number| self.object(*number));
-        let name = names.next().unwrap_or_default();
-        let mut shared_with: Vec<String> = names.collect();
-        if candidate.group.is_some() && candidate.names.len() == 1 {
-            shared_with.push(WITHOUT_NAME.to_owned());
-        }
-        let item_name = item.map(|(of, _)| self.types[of as usize].name.clone());
         Holder {
-            name,
-            shared_with,
+            name: names.next().unwrap_or_default(),
+            shared_with: names.collect(),
             is_name: candidate.names.iter().all(|name| {
                 let name = self.names.of_node(self.tree.node[*name as usize]);
                 !matches!(name, Some((Name::Root(_), _)))
             }),
-            type_name: match way.is_empty() {
-                true => item_name.clone(),
-                false => first.map(|(of, _)| of.name.clone()),
-            },
+            type_name: first.map(|(of, _)| of.name.clone()),
             length: first.and_then(|(of, addr)| self.length(of, addr)),
             retained_bytes: candidate.bytes,
             retained_blocks: candidate.blocks,
             path: self.path(way),
-            item_type: item_name,
+            item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
             items: item.map_or(0, |(_, count)| count),
             ..Holder::default()
         }
     }
 
     /// What the blocks of each candidate, and of each type, pin.
-    fn pinned(&self, all: &[Candidate], sharing: &Sharing, census: &mut Census) -> Pinned {
+    fn pinned(&self, all: &[Candidate]) -> Pinned {
         let tree = self.tree;
         // The innermost candidate that has each number, and who is around each candidate.
         let mut owner = vec![NOBODY; tree.node.len()];
@@ -157,16 +140,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             .zip(all)
             .flat_map(|(at, candidate)| candidate.tops.iter().map(move |&top| (top, at)))
             .collect();
-        let of_groups: HashMap<u32, u16> = (0u16..)
-            .zip(all)
-            .filter_map(|(at, candidate)| Some((candidate.group?, at)))
-            .collect();
-        let mut things = sharing.things().peekable();
         for number in 1..tree.node.len() {
             let above = owner[tree.dominator[number] as usize];
-            let thing = things.next_if(|(thing, _)| *thing == number as u32);
-            let of_group = thing.and_then(|(_, group)| of_groups.get(&group));
-            owner[number] = match of_group.or_else(|| tops.get(&(number as u32))) {
+            owner[number] = match tops.get(&(number as u32)) {
                 Some(&at) => {
                     // Of several things shared the first decides: so none is around itself.
                     around[usize::from(at)].get_or_insert(above);
@@ -185,7 +161,6 @@ impl<M: TargetMemory> Holders<'_, M> {
             })
             .collect();
         drop(owner);
-        self.unlisted(&holders, &around, sharing, census);
         let of_type = |block: u32| match self.kinds[block as usize].get() {
             Kind::Object { of, .. } | Kind::Storage { of, .. } => Some(of),
             _ => None,
@@ -210,19 +185,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     ) -> HashMap<u32, (u32, u64)> {
         let mut sums: HashMap<u32, HashMap<u32, Amount>> =
             ends.map(|end| (end, HashMap::new())).collect();
-        // Items of a deque are right below it, not below its blocks.
-        let is_passed = |block: u32| {
-            let kind = self.kinds.get(block as usize).map(|kind| kind.get());
-            let content = Content::DequeItems;
-            matches!(kind, Some(Kind::Storage { content: of, .. }) if of == content)
-        };
-        let mut add = |mut number: u32, item: Kind, blocks: u64, bytes: u64| {
-            if number == NONE {
-                return;
-            }
-            if !sums.contains_key(&number) && is_passed(self.tree.node[number as usize]) {
-                number = self.tree.dominator[number as usize];
-            }
+        let mut add = |number: u32, item: Kind, blocks: u64, bytes: u64| {
             if let Some(sums) = sums.get_mut(&number)
                 && let Kind::Object { of, .. } = item
             {
@@ -238,7 +201,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             }
         }
         for block in 0..self.kinds.len() as u32 {
-            let (into, below) = self.folded.within_past(block, is_passed);
+            let (into, below) = self.folded.within(block);
             if into != block {
                 let number = self.tree.number[self.folded.place(into) as usize];
                 let kind = self.kinds[below as usize].get();
@@ -251,36 +214,6 @@ impl<M: TargetMemory> Holders<'_, M> {
             most.map(|(of, sum)| (*of, sum.blocks))
         };
         let all = sums.iter().filter_map(|(end, of)| Some((*end, most(of)?)));
-        all.collect()
-    }
-
-    /// Of what is many things that the same names share, the type of most of them, by bytes, and how many
-    /// of that there are; by the places of the candidates.
-    fn types_of_many(
-        &self,
-        all: &[Candidate],
-        sharing: &Sharing,
-        retained: &Retained,
-    ) -> HashMap<usize, (u32, u64)> {
-        let many = all.iter().enumerate();
-        let many = many.filter(|(_, candidate)| candidate.is_of_many(&retained.bytes));
-        let places: HashMap<u32, usize> = many
-            .filter_map(|(at, candidate)| Some((candidate.group?, at)))
-            .collect();
-        let mut sums: HashMap<usize, HashMap<u32, Amount>> = HashMap::new();
-        for (thing, group) in sharing.things() {
-            if let Some(&at) = places.get(&group)
-                && let Some(Kind::Object { of, .. }) = self.kind(thing)
-            {
-                let sum = sums.entry(at).or_default().entry(of).or_default();
-                sum.add(retained.bytes[thing as usize]);
-            }
-        }
-        let most = |of: &HashMap<u32, Amount>| {
-            let most = of.iter().max_by_key(|(of, sum)| (sum.bytes, **of));
-            most.map(|(of, sum)| (*of, sum.blocks))
-        };
-        let all = sums.iter().filter_map(|(at, of)| Some((*at, most(of)?)));
         all.collect()
     }
 

@@ -140,8 +140,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
     }
 
     /// The blocks of a deque: the first from its first item on, the last up to its last, all between. Others
-    /// that it keeps for later hold what was there before. The links between them are left out: the deque
-    /// has each of them.
+    /// that it keeps for later hold what was there before.
     fn claim_deque(&mut self, owner: Owner, fields: &[u8]) {
         let deque = self.source.layout.deque();
         let field = |nth: u64| word(fields, deque.left_block + nth * 8);
@@ -153,14 +152,13 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         let place = |item: u64| (deque.items + item.min(deque.block_items)) as u32;
         let mut at = left;
         for _ in 0..MAX_DEQUE_BLOCKS {
-            let from = place(if at == left { first } else { 0 });
+            let from = if at == left { place(first) } else { 0 };
             // The allocator may give a block more words than it has.
             let end = match at == right {
                 true => place(last) + 1,
-                false => place(deque.block_items),
+                false => deque.block_words as u32,
             };
-            let words = from..end.max(from);
-            self.claim(owner, at, Content::DequeItems, words);
+            self.claim(owner, at, Content::Words, from..end.max(from));
             let link = at.checked_add(deque.right_link * 8);
             let next = link.and_then(|link| read_word(self.source.memory, link));
             let Some(next) = next.filter(|&next| at != right && next != 0) else {

@@ -4,7 +4,7 @@ use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PackageRow, PathStep, TypeRow, Via,
+    PathStep, TypeRow, Via,
 };
 use profiler_core::size_class::SizeClass;
 use proptest::collection::vec;
@@ -111,11 +111,6 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         unreadable: amounts.2,
         held_by_names: amounts.3,
         unreached: amounts.4,
-        unlisted: amounts.0,
-        packages: vec![PackageRow {
-            name: "app".into(),
-            unlisted: amounts.1,
-        }],
         taken_at_ns: figures.0,
         changed: figures.1,
         compared: figures.1,
