@@ -72,8 +72,6 @@ impl FragReport {
             objects_before: None,
             growth: None,
             trend: None,
-            since: None,
-            is_watched: false,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),

@@ -23,7 +23,6 @@ pub mod glibc;
 pub mod heap;
 pub mod host;
 pub mod jemalloc;
-pub mod ledger_growth;
 pub mod live;
 pub mod mechanism;
 pub mod memory;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::addr::PAGE_SIZE;
 use crate::completeness::{Completeness, Confidence};
 use crate::fork::ForkSharing;
-use crate::ledger_growth::LedgerGrowth;
 pub use crate::mechanism::Mechanism;
 use crate::metrics::{Metric, MetricId};
 use crate::objects::{Census, Growth};
@@ -129,10 +128,6 @@ pub struct FragReport {
     pub growth: Option<Growth>,
     /// How it has grown lately; `None` where it was not watched.
     pub trend: Option<Trend>,
-    /// What changed of RSS and of the ledger since an earlier walk; `None` without one.
-    pub since: Option<LedgerGrowth>,
-    /// Whether the process is still watched, so that what was not read yet will be.
-    pub is_watched: bool,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.

@@ -93,26 +93,6 @@ impl LedgerClass {
         }
     }
 
-    /// What it is in a sentence.
-    pub const fn words(self) -> &'static str {
-        match self {
-            Self::Live | Self::PymallocLive | Self::InternalSlop => "live blocks",
-            Self::LargeMapped => "blocks with a mapping of their own",
-            Self::Cached => "the allocator's caches",
-            Self::FreeTrimmable | Self::FreeStuck | Self::FreePinned | Self::PymallocFree => {
-                "free memory in the heaps"
-            }
-            Self::Top => "the top of the heap",
-            Self::AllocatorMetadata => "the allocator's own data",
-            Self::PrivateHeap => "heaps that libraries have for themselves",
-            Self::Stacks => "stacks of threads",
-            Self::File => "mapped files",
-            Self::SharedMemory => "shared memory",
-            Self::OtherAnonymous => "anonymous memory outside of the heaps",
-            Self::Unknown => "memory that is not known",
-        }
-    }
-
     /// What the class is a part of.
     pub const fn part(self) -> LedgerPart {
         match self {

@@ -168,13 +168,6 @@ pub enum ObjectsState {
     Failed(String),
 }
 
-impl ObjectsState {
-    /// Whether what was not read yet will be.
-    pub fn is_to_come(&self) -> bool {
-        matches!(self, Self::Planned | Self::Reading { .. })
-    }
-}
-
 /// Everything that is shown or exported at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -221,8 +214,7 @@ impl View {
     /// With how the process has grown lately, by the past: live and saved views have it from here.
     pub fn with_trend(mut self) -> Self {
         if let Some(trend) = Trend::of(&self.history) {
-            let is_watched = self.ended.is_none() && self.objects.is_to_come();
-            self.report = Arc::new(self.report.with_trend(trend, is_watched));
+            self.report = Arc::new(self.report.with_trend(trend));
         }
         self
     }

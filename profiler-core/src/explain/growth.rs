@@ -13,8 +13,6 @@ use crate::units::{bytes, count, percent};
 const NAMED_SHARE: f64 = 0.2;
 /// Who gains at least this share of the objects of the type that gains most does, too.
 const MAX_ITEMS: f64 = 0.5;
-/// What grew of RSS and of which live blocks account for less than the rest of this share is said.
-const UNACCOUNTED: f64 = 0.5;
 /// Who holds at least this share of what is live is named where nothing grows.
 const HELD_SHARE: f64 = 0.1;
 
@@ -38,16 +36,12 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
             };
             holds + &step(growth)
         };
-        let elsewhere = || Some(elsewhere(report, growth)? + &step(growth));
-        let swapped_in = swapped_in(report).unwrap_or_default();
-        let answer = lately().or_else(elsewhere).unwrap_or_else(still);
-        return Some(answer + &swapped_in);
+        return Some(lately().unwrap_or_else(still));
     }
     let cause = cause(census, growth);
     let answer = format!("Growing {}/s: {cause};", rate(growth.steady_bytes));
-    let faster = elsewhere(report, growth).map_or_else(String::new, |more| format!(" {more}"));
     let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
-    let answer = match is_fragmented {
+    Some(match is_fragmented {
         true => format!(
             "{answer} no allocator helps with that. Besides, fragmentation holds {}.",
             share()
@@ -56,49 +50,6 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
             format!("{answer} huge pages make more of it resident than was written.")
         }
         false => format!("{answer} no allocator helps."),
-    };
-    Some(answer + &faster)
-}
-
-/// By how much RSS grew from the walk of one census to that of the other, and which classes of the ledger did,
-/// where that is more than what live blocks gained accounts for.
-fn elsewhere(report: &FragReport, growth: &Growth) -> Option<String> {
-    let since = report.since.as_ref()?;
-    let more = since.gained_bytes()? - growth.live.bytes.max(0.0) * growth.elapsed_ns as f64 / 1e9;
-    if more < since.least_bytes || more < since.rss_bytes * UNACCOUNTED {
-        return None;
-    }
-    let gained = |of: f64| format!("{} ({}/s)", rate(of), rate(since.per_second(of)));
-    let least = since.rss_bytes * NAMED_SHARE;
-    let classes = since.classes.iter().filter(|(_, of)| *of >= least);
-    let classes: Vec<_> = classes
-        .take(2)
-        .map(|(class, of)| format!("{} gained {}", class.words(), rate(*of)))
-        .collect();
-    let live = match growth.is_growing {
-        true => "more than what live blocks gained",
-        false => "and live blocks do not grow",
-    };
-    let rss = gained(since.rss_bytes);
-    let seconds = since.elapsed_ns as f64 / 1e9;
-    Some(match classes.is_empty() {
-        true => format!("RSS grew by {rss} in {seconds:.0} s, {live}."),
-        false => format!(
-            "RSS grew by {rss} in {seconds:.0} s, {live}: {}.",
-            classes.join(", ")
-        ),
-    })
-}
-
-/// What came back from swap between the two walks, where that is worth a word: no growth.
-fn swapped_in(report: &FragReport) -> Option<String> {
-    let since = report.since.as_ref()?;
-    let back = since.swapped_in_bytes();
-    (back >= since.least_bytes).then(|| {
-        format!(
-            " {} came back from swap meanwhile, which is no growth.",
-            rate(back)
-        )
     })
 }
 
@@ -106,31 +57,18 @@ fn swapped_in(report: &FragReport) -> Option<String> {
 fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
     let grows = trend.grows?;
     let speed = format!("Growing {}/s", rate(trend.rss.bytes_per_second));
-    let twice = report.growth.is_some();
-    let whose = match (
-        report.target.is_python(),
-        report.is_watched,
-        &report.objects,
-    ) {
-        (false, ..) => "`fragscope attach`, screen Sites, shows who asks for it",
-        (true, true, None) => "whose it is is known once its objects were read twice",
-        (true, true, Some(_)) => "whose it is is known once its objects are read again",
-        (true, false, _) if twice => {
-            "whose it is does not show in two readings of its objects; a longer time between them may show it \
-             (`fragscope explain --growth 30s`)"
-        }
-        (true, false, _) => "whose it is is not known: its objects were not read twice",
+    let when = match (&report.objects, report.target.is_python()) {
+        (_, false) => "`fragscope attach`, screen Sites, shows who asks for it".to_owned(),
+        (None, true) => "whose it is is known once its objects were read twice".to_owned(),
+        (Some(_), true) => "whose it is is known once its objects are read again".to_owned(),
     };
     Some(match grows {
-        Grows::InUse => format!("{speed}: memory in use grows; {whose}."),
+        Grows::InUse => format!("{speed}: memory in use grows; {when}."),
         Grows::Elsewhere => format!(
             "{speed}, and what is live in the walked heaps grows by {}/s: free memory, or what lies outside of \
              these heaps.",
             rate(trend.live_bytes_per_second.unwrap_or(0.0))
         ),
-        Grows::NotKnown if !report.is_watched => {
-            format!("{speed}: whether memory in use does is not known, as there was one walk.")
-        }
         Grows::NotKnown => {
             format!("{speed}: whether memory in use does is known after the next walk.")
         }
@@ -144,7 +82,7 @@ fn step(growth: &Growth) -> String {
     };
     let what = match &step.type_name {
         Some(of) => format!("`{of}` took {} more in one step", rate(step.bytes)),
-        None => format!("A native block took {} more in one step", rate(step.bytes)),
+        None => format!("a native block took {} more in one step", rate(step.bytes)),
     };
     format!(" {what}, as a table that is enlarged: a longer time shows whether that repeats.")
 }
@@ -317,7 +255,6 @@ mod tests {
         report.target.python = Some("CPython 3.11".into());
         let mut said = |live: Option<u64>, census: bool| {
             report.objects = census.then(Default::default);
-            report.is_watched = true;
             report.trend = Some(Trend {
                 rss: RssGrowth {
                     elapsed_ns: 2_000_000_000,
@@ -342,87 +279,6 @@ mod tests {
         assert!(said(Some(19 * MIB), true).ends_with("read again."));
         assert!(said(Some(0), false).contains("grows by 0 B/s: free memory"));
         assert!(said(None, false).ends_with("after the next walk."));
-    }
-
-    /// Two walks of a process, ten seconds apart, whose live blocks did not change; RSS, shared memory and swap of
-    /// each, in MiB.
-    fn looked_at_twice(earlier: [u64; 3], later: [u64; 3]) -> FragReport {
-        let of = |at: u64, [rss, shared, swap]: [u64; 3]| {
-            let mut report = FragReport::from_sample(&crate::sample::Sample::default());
-            report.taken_at_ns = at;
-            report.kernel.rss_bytes = rss * MIB;
-            report.kernel.swap_bytes = swap * MIB;
-            report.ledger.iter_mut().for_each(|row| {
-                if row.class == crate::report::LedgerClass::SharedMemory {
-                    row.resident_bytes = shared * MIB;
-                }
-            });
-            report.target.python = Some("CPython 3.11".into());
-            report
-        };
-        let (before, now) = (
-            census(0, 1000, MIB, MIB),
-            census(10_000_000_000, 1000, MIB, MIB),
-        );
-        let report = of(10_000_000_000, later).with_objects(now.into(), Some(before.into()));
-        report.since(&of(0, earlier))
-    }
-
-    #[test]
-    fn growth_of_rss_outside_of_live_blocks_is_said_by_its_class() {
-        let said = |earlier, later| answer(&looked_at_twice(earlier, later)).expect("read twice");
-        assert_eq!(
-            said([18, 2, 0], [57, 40, 0]),
-            "RSS grew by 39.0 MiB (3.9 MiB/s) in 10 s, and live blocks do not grow: shared memory gained 38.0 MiB."
-        );
-        let still = said([100, 2, 0], [100, 2, 0]);
-        assert!(still.starts_with("Not growing"), "{still}");
-    }
-
-    #[test]
-    fn what_comes_back_from_swap_is_no_growth() {
-        let report = looked_at_twice([18, 2, 40], [57, 2, 1]);
-        let said = answer(&report).expect("read twice");
-        assert!(said.starts_with("Not growing"), "{said}");
-        assert!(
-            said.ends_with("39.0 MiB came back from swap meanwhile, which is no growth."),
-            "{said}"
-        );
-        // Nor are blocks whose pages came back.
-        let mut report = looked_at_twice([18, 2, 40], [57, 2, 1]);
-        let (before, now) = (
-            census(0, 1000, MIB, MIB),
-            census(10_000_000_000, 90_000, MIB, MIB),
-        );
-        report = report.with_objects(now.into(), Some(before.into()));
-        assert!(answer(&report).is_some_and(|said| said.starts_with("Growing")));
-        let mut earlier = report.clone();
-        earlier.taken_at_ns = 0;
-        earlier.kernel.swap_bytes = 40 * MIB;
-        let said = answer(&report.since(&earlier)).expect("read twice");
-        assert!(said.starts_with("Not growing"), "{said}");
-    }
-
-    #[test]
-    fn nothing_is_promised_of_a_process_that_is_not_watched() {
-        let mut report = looked_at_twice([100, 2, 0], [100, 2, 0]);
-        report.trend = Some(Trend {
-            rss: RssGrowth {
-                elapsed_ns: 2_000_000_000,
-                bytes_per_second: (20 * MIB) as f64,
-                is_growing: true,
-            },
-            live_bytes_per_second: Some((20 * MIB) as f64),
-            grows: Some(Grows::InUse),
-        });
-        let said = answer(&report).expect("it grows");
-        assert!(said.contains("does not show in two readings"), "{said}");
-        report.growth = None;
-        let said = answer(&report).expect("it grows");
-        assert!(
-            said.ends_with("is not known: its objects were not read twice."),
-            "{said}"
-        );
     }
 
     #[test]

@@ -15,7 +15,6 @@ use self::prose::{explanation, verdict};
 use self::rules::findings;
 pub(crate) use self::rules::serving;
 pub use self::short::ShortVerdict;
-use crate::ledger_growth::LedgerGrowth;
 use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
 use crate::report::FragReport;
@@ -42,23 +41,12 @@ impl FragReport {
         self
     }
 
-    /// The same report of a process that has grown so lately, and whether its objects will be read again.
-    pub fn with_trend(&self, trend: Trend, is_watched: bool) -> Self {
+    /// The same report of a process that has grown so lately.
+    pub fn with_trend(&self, trend: Trend) -> Self {
         let mut report = self.clone();
-        report.is_watched = is_watched;
         report.trend = Some(trend);
         report.conclude();
         report
-    }
-
-    /// The same report with what changed since an earlier walk: what came back from swap since then is no growth.
-    pub fn since(mut self, earlier: &Self) -> Self {
-        self.since = LedgerGrowth::between(earlier, &self);
-        if let (Some(since), Some(growth)) = (&self.since, &mut self.growth) {
-            growth.leave_out(since.swapped_in_bytes());
-        }
-        self.conclude();
-        self
     }
 
     /// Draws the conclusions from what is known: findings, verdict and explanation are of the other figures.

@@ -114,24 +114,9 @@ pub struct Growth {
     pub steady_bytes: f64,
     /// Whether that is more than a program's memory grows by itself.
     pub is_growing: bool,
-    /// Growth by less than this between the two is what any program's memory does.
-    pub noise_bytes: f64,
-}
-
-/// What a program's memory gains by itself, where so much is live.
-fn noise_bytes(live: u64) -> f64 {
-    NOISE_BYTES.max(live as f64 * NOISE_SHARE)
 }
 
 impl Growth {
-    /// Takes so many bytes for blocks that were there before and could not be seen: what came back from swap.
-    pub fn leave_out(&mut self, bytes: f64) {
-        let seconds = self.elapsed_ns as f64 / 1e9;
-        self.steps.retain(|step| step.bytes > bytes);
-        self.steady_bytes -= bytes.min(self.steady_bytes.max(0.0) * seconds) / seconds;
-        self.is_growing = self.steady_bytes * seconds > self.noise_bytes;
-    }
-
     /// What grew from one census to a later one of the same process; `None` where no time has passed
     /// between them.
     pub fn between(earlier: &Census, later: &Census) -> Option<Self> {
@@ -153,8 +138,8 @@ impl Growth {
             types: types(earlier, later, clock),
             native: native(earlier, later, clock),
             holders: holders(earlier, later, clock),
-            is_growing: steady_bytes * clock.seconds > noise_bytes(later.live.bytes),
-            noise_bytes: noise_bytes(later.live.bytes),
+            is_growing: steady_bytes * clock.seconds
+                > NOISE_BYTES.max(later.live.bytes as f64 * NOISE_SHARE),
             steps,
             steady_bytes,
         })

@@ -42,7 +42,7 @@ struct Reading {
     /// The running process.
     sampler: Option<Sampler>,
     /// What a walk before that one found.
-    earlier: Option<FragReport>,
+    earlier: Option<Point>,
     /// Of its objects, if they were asked for.
     census: Option<Result<Census, NoCensus>>,
     /// The census before that one.
@@ -90,7 +90,7 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
                 )
             {
                 before = census.ok().map(Arc::new);
-                earlier = Some(FragReport::from_sample(&sample));
+                earlier = Some(Point::of(&FragReport::from_sample(&sample)));
                 (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
             }
             // That a program is not Python's needs no notice.
@@ -174,16 +174,12 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         Some(Err(why)) => notices.push(format!("objects were not read: {why}")),
         None => {}
     }
-    if let Some(earlier) = &earlier {
-        report = report.since(earlier);
-    }
     if options.predict {
         let root = sampler.as_ref().and_then(|of| of.target().foreign_root());
         report = report.with_predictions(predict_now(&sample, root.as_deref(), &flag));
     }
     let walked = sampler.as_ref().map(|_| Point::of(&report));
     let counted = sampler.as_ref().and_then(|of| counted(of, &report));
-    let earlier = earlier.as_ref().map(Point::of);
     let history = earlier.into_iter().chain(walked).chain(counted).collect();
     let interrupted = flag.load(Ordering::Relaxed);
     let view = View::of_one_look(report, history, notices);
