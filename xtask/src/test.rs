@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{accuracy, bpf, dependencies, dist, layers, root, run as run_command};
+use crate::{accuracy, bpf, dependencies, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; make for the jemalloc that is inside
@@ -67,7 +67,6 @@ pub(crate) fn run() -> Result<()> {
     step("the program that `cargo run` names", || {
         cargo(&["run", "--quiet", "--", "--version"])
     })?;
-    step("packages", || dist::run(&["--development"]))?;
     step("accuracy of a replay", || {
         accuracy::run(&[
             "--fresh",
