@@ -150,6 +150,14 @@ fn about_swap(report: &FragReport) -> Option<String> {
     let swap = report.kernel.swap_bytes;
     let known = report.amount(MetricId::SwapFragmentationBytes)?;
     let unread = report.amount(MetricId::SwapUnknownBytes)?;
+    if swap > 0 && known == 0 && unread > 0 {
+        return Some(format!(
+            "{} are in swap. How much of that is fragmentation is not known: up to {} may be, but what lies there \
+             was not read, because reading brings it back.",
+            bytes(swap),
+            bytes(unread)
+        ));
+    }
     let unread = match unread {
         0 => String::new(),
         unread => format!(

@@ -131,7 +131,14 @@ fn the_bound_counts_what_lies_in_swap() {
     let mut spans = spans(&[]);
     spans.push(2560 * PAGE_SIZE, SpanState::Unknown);
     unread.heaps[0].extents[0].spans = spans;
-    let none = FragReport::from_sample(&unread).packing.expect("a bound");
+    unread.kernel.swap_bytes = 2560 * PAGE_SIZE;
+    let report = FragReport::from_sample(&unread);
+    let said = &report.explanation;
+    assert!(
+        said.contains("10.0 MiB are in swap. How much of that is fragmentation is not known: up to 10.0 MiB may be"),
+        "{said}"
+    );
+    let none = report.packing.expect("a bound");
     assert_eq!((none.present_bytes, none.packed_bytes), (0, 0));
     assert_eq!(resident, Some(swapped));
 }
