@@ -6,9 +6,10 @@ mod support;
 use std::process::Command;
 
 use profiler_testing::child::{Child, wait_for_state};
-use profiler_testing::pythons::{Python, pythons};
+use profiler_testing::pythons::Python;
 use profiler_testing::wait::eventually;
 use serde_json::Value;
+use support::objects::{holder, number, objects, of_type, readable};
 use support::{fragscope, json, stdout};
 
 /// Structures under known names, then an account of all objects.
@@ -27,45 +28,6 @@ fn shapes(python: &Python) -> (Child, Value) {
     let account = serde_json::from_str(child.first_line()).expect("an account");
     wait_for_state(child.pid(), 'S');
     (child, account)
-}
-
-fn objects(pid: i32, how: &[&str]) -> Value {
-    let pid = pid.to_string();
-    let args = [&["snapshot", "--json", "--pid", &pid], how].concat();
-    let snapshot = json(&fragscope(&args));
-    assert!(snapshot["objects"].is_object(), "{}", snapshot["notices"]);
-    snapshot["objects"].clone()
-}
-
-/// Pythons whose objects can be read.
-fn readable() -> Vec<Python> {
-    let all = pythons().into_iter();
-    let readable: Vec<_> = all
-        .filter(|python| !python.free_threaded && !python.debug)
-        .collect();
-    assert!(!readable.is_empty(), "no Python that can be read");
-    readable
-}
-
-fn of_type<'o>(objects: &'o Value, name: &str) -> &'o Value {
-    let types = objects["types"].as_array().expect("types");
-    types
-        .iter()
-        .find(|row| row["type"] == name)
-        .unwrap_or(&Value::Null)
-}
-
-fn number(of: &Value, key: &str) -> u64 {
-    of[key].as_u64().unwrap_or(0)
-}
-
-fn holder<'o>(objects: &'o Value, name: &str) -> &'o Value {
-    let holders = objects["holders"].as_array().expect("holders");
-    let found = holders.iter().find(|holder| {
-        let shared = holder["shared_with"].as_array().expect("names");
-        holder["name"] == name || shared.iter().any(|other| other == name)
-    });
-    found.unwrap_or_else(|| panic!("{name} holds nothing: {holders:#?}"))
 }
 
 /// Each type of which the collector tracks objects has as many as it says, and bytes where
@@ -126,6 +88,20 @@ fn assert_known_structures(objects: &Value, account: &Value, what: &str) {
     assert_eq!(path("__main__.CLOSURE")[1]["via"], "closure", "{what}");
     let shared = holder(objects, "__main__.ALSO_SHARED");
     assert_eq!(shared["shared_with"].as_array().map(Vec::len), Some(1));
+    let indexed = holder(objects, "__main__.BY_ID");
+    assert_eq!(indexed["item_type"], "__main__.Slotted", "{what}");
+    assert_eq!(number(indexed, "items"), N, "{what}");
+    // Of 2.7's deques neither the length is known nor whose the numbers are.
+    if objects["python"] != "2.7" {
+        let events = &holder(objects, "__main__.APP")["path"][1];
+        assert_eq!(events["attribute"], "events", "{what}");
+        assert_eq!(events["length"], N, "{what}");
+        for queue in ["__main__.QUEUE", "__main__.APP", "__main__.NUMBERS"] {
+            let queue = holder(objects, queue);
+            assert_eq!(queue["item_type"], "float", "{queue:#} {what}");
+            assert_eq!(number(queue, "items"), N, "{queue:#} {what}");
+        }
+    }
     // A weak reference holds nothing.
     let weak = holder(objects, "__main__.run(): watched");
     assert_eq!(weak["shared_with"], Value::Array(Vec::new()), "{what}");

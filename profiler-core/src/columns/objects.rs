@@ -1,12 +1,14 @@
 //! Python's objects by type and by holder, and the blocks that none owns.
 
 use super::Column;
-use crate::objects::{AllocatorShare, Census, Copied, Gain, Growth, Holder, NativeRow, TypeRow};
+use crate::objects::{
+    AllocatorShare, Census, Copied, Gain, Growth, Holder, NativeRow, PackageRow, TypeRow,
+};
 use crate::units::{Unit, milliseconds};
 
 impl TypeRow {
     /// Figures of a type, in the order of files.
-    pub const COLUMNS: [Column<Self>; 8] = {
+    pub const COLUMNS: [Column<Self>; 9] = {
         let [objects, bytes, storage] = Self::SHOWN;
         [
             objects,
@@ -19,6 +21,7 @@ impl TypeRow {
             }),
             Column::of("copied_bytes", Unit::Bytes, |row| row.copied_bytes),
             Column::of("entries", Unit::Objects, |row| row.entries),
+            Column::of("unreached_bytes", Unit::Bytes, |row| row.unreached.bytes),
         ]
     };
 
@@ -105,7 +108,7 @@ impl Holder {
 
 impl Census {
     /// Its totals.
-    pub const COLUMNS: [Column<Self>; 14] = [
+    pub const COLUMNS: [Column<Self>; 15] = [
         Column::fraction("read_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.took_ns))
         }),
@@ -124,6 +127,15 @@ impl Census {
             of.held_by_names.bytes
         }),
         Column::of("unreached_bytes", Unit::Bytes, |of| of.unreached.bytes),
+        Column::of("unlisted_bytes", Unit::Bytes, |of| of.unlisted.bytes),
+    ];
+}
+
+impl PackageRow {
+    /// What a package's modules have besides what is in rows.
+    pub const COLUMNS: [Column<Self>; 2] = [
+        Column::of("bytes", Unit::Bytes, |of| of.unlisted.bytes),
+        Column::of("blocks", Unit::Blocks, |of| of.unlisted.blocks),
     ];
 }
 
@@ -137,7 +149,7 @@ impl Copied {
 
 impl Growth {
     /// What grew in all since the census before.
-    pub const COLUMNS: [Column<Self>; 7] = [
+    pub const COLUMNS: [Column<Self>; 8] = [
         Column::fraction("elapsed_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.elapsed_ns))
         }),
@@ -156,6 +168,9 @@ impl Growth {
         }),
         Column::fraction("steady_bytes_per_second", Unit::BytesPerSecond, |of| {
             Some(of.steady_bytes)
+        }),
+        Column::fraction("unreached_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.unreached.bytes)
         }),
     ];
 }

@@ -11,6 +11,8 @@ use crate::units::{bytes, count, percent};
 
 /// Who gains at least this share of all growth is named first.
 const NAMED_SHARE: f64 = 0.2;
+/// Where at least this share of all growth is held by nobody, that is said.
+const UNREACHED_SHARE: f64 = 0.5;
 /// Who gains at least this share of the objects of the type that gains most does, too.
 const MAX_ITEMS: f64 = 0.5;
 /// Who holds at least this share of what is live is named where nothing grows.
@@ -114,6 +116,17 @@ fn cause(census: &Census, growth: &Growth) -> String {
             bytes(of.class.upper_bytes()),
             of.allocator.name(),
             count(of.rate.blocks.max(0.0).round() as u64)
+        );
+    }
+    if growth.unreached.bytes >= growth.steady_bytes * UNREACHED_SHARE {
+        let what = match &growth.most_unreached {
+            Some(of) => format!(", among them `{}`", of.name),
+            None => String::new(),
+        };
+        return format!(
+            "{} a second more are reached from no name{what}: cycles that the garbage collector has not freed, \
+             or references that native code keeps or has forgotten",
+            rate(growth.unreached.bytes)
         );
     }
     let more = growth.types.iter().find(|of| of.rate.blocks >= 1.0);

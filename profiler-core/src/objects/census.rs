@@ -56,6 +56,8 @@ pub struct TypeRow {
     /// Of a forked process: its share of the pages of which a write has made a copy since, divided evenly
     /// among the live blocks of a page.
     pub copied_bytes: u64,
+    /// Blocks of its objects, and of what belongs to them, that no root was found for.
+    pub unreached: Amount,
 }
 
 /// Native blocks of one size class.
@@ -225,6 +227,15 @@ impl Holder {
     }
 }
 
+/// What a package's modules have besides what is in the row of a holder: code, functions, classes, constants.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PackageRow {
+    /// The first part of its modules' names. Foreign text.
+    pub name: String,
+    /// That.
+    pub unlisted: Amount,
+}
+
 /// What the live blocks are, and who holds them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Census {
@@ -261,6 +272,11 @@ pub struct Census {
     pub copied: Option<Copied>,
     /// All that names in the program hold.
     pub held_by_names: Amount,
+    /// Of that, what is held by none of the holders that reports have: by many names, little by each, or by
+    /// modules and classes themselves.
+    pub unlisted: Amount,
+    /// Whose that is, the most bytes first.
+    pub packages: Vec<PackageRow>,
     /// What no root was found for.
     pub unreached: Amount,
     /// References that were followed.

@@ -102,6 +102,12 @@ pub struct Growth {
     pub live: Rate,
     /// Objects and their storage.
     pub typed: Rate,
+    /// What no root was found for: cycles that the garbage collector has not freed yet, and what native code
+    /// refers to, or has forgotten.
+    pub unreached: Rate,
+    /// What is gained of that by the type that tells most: of those that are not built in the one that gains
+    /// most, or of all.
+    pub most_unreached: Option<TypeGrowth>,
     /// Types whose bytes changed, the most first.
     pub types: Vec<TypeGrowth>,
     /// Native blocks whose bytes changed, the most first.
@@ -135,7 +141,12 @@ impl Growth {
             elapsed_ns,
             live,
             typed: clock.rate(typed(earlier), typed(later)),
-            types: types(earlier, later, clock),
+            unreached: clock.rate(earlier.unreached, later.unreached),
+            most_unreached: most_unreached(earlier, later, clock),
+            types: types_by(earlier, later, clock, |row| Amount {
+                blocks: row.objects.blocks,
+                bytes: row.objects.bytes.saturating_add(row.storage.bytes),
+            }),
             native: native(earlier, later, clock),
             holders: holders(earlier, later, clock),
             is_growing: steady_bytes * clock.seconds
@@ -233,15 +244,26 @@ fn pairs<K: Eq + std::hash::Hash + Copy>(
     all
 }
 
-fn types(earlier: &Census, later: &Census, clock: Clock) -> Vec<TypeGrowth> {
-    fn amounts(census: &Census) -> impl Iterator<Item = (&str, Amount)> {
-        census.types.iter().map(|row: &TypeRow| {
-            let bytes = row.objects.bytes.saturating_add(row.storage.bytes);
-            let blocks = row.objects.blocks;
-            (row.name.as_str(), Amount { blocks, bytes })
-        })
-    }
-    let all = pairs(amounts(earlier), amounts(later)).into_iter();
+fn most_unreached(earlier: &Census, later: &Census, clock: Clock) -> Option<TypeGrowth> {
+    let mut all = types_by(earlier, later, clock, |row| row.unreached);
+    all.retain(|of| of.rate.bytes > 0.0);
+    // Those of modules have the name of theirs.
+    let own = all.iter().position(|of| of.name.contains('.'));
+    let at = own.unwrap_or(0);
+    (at < all.len()).then(|| all.swap_remove(at))
+}
+
+/// Types of which this changed, the most first.
+fn types_by(
+    earlier: &Census,
+    later: &Census,
+    clock: Clock,
+    of: impl Fn(&TypeRow) -> Amount,
+) -> Vec<TypeGrowth> {
+    let of = &of;
+    let before = earlier.types.iter().map(|row| (row.name.as_str(), of(row)));
+    let now = later.types.iter().map(|row| (row.name.as_str(), of(row)));
+    let all = pairs(before, now).into_iter();
     let changed = all.filter(|(_, (before, now))| before != now);
     let mut grown: Vec<TypeGrowth> = changed
         .map(|(name, (before, now))| TypeGrowth {

@@ -40,6 +40,8 @@ pub(super) enum Content {
     SetTable,
     /// Values of an instance of 3.11 or 3.12, behind a head whose last byte is its length.
     Values,
+    /// Items of a deque: words between limits that are kept for the block.
+    DequeItems,
     /// It was reached from an object over one of its words: each of its own may be a reference.
     Reached,
 }
@@ -94,6 +96,7 @@ impl PackedKind {
                     3 => Content::OpenTable,
                     4 => Content::SetTable,
                     5 => Content::Values,
+                    6 => Content::DequeItems,
                     _ => Content::Reached,
                 },
             },
@@ -120,6 +123,7 @@ mod tests {
             Content::OpenTable,
             Content::SetTable,
             Content::Values,
+            Content::DequeItems,
             Content::Reached,
         ];
         let storage = contents.map(|content| Kind::Storage { of: 77, content });

@@ -9,6 +9,7 @@
 mod attributes;
 mod blocks;
 mod census;
+mod deque;
 mod dict;
 mod dominators;
 mod edges;
@@ -36,7 +37,7 @@ use self::dominators::Dominators;
 use self::edges::{References, Resolver, references_of};
 use self::fold::Folded;
 use self::graph::Graph;
-use self::holders::{Holders, Pages};
+use self::holders::{ByType, Holders};
 use self::kinds::{Content, Kind, PackedKind};
 use self::layout::Layout;
 use self::names::{Name, Names};
@@ -53,7 +54,7 @@ use crate::size_class::SizeClass;
 
 pub use self::census::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    NoCensus, PathStep, TypeRow, Via,
+    NoCensus, PackageRow, PathStep, TypeRow, Via,
 };
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
@@ -119,9 +120,9 @@ pub fn census<M: TargetMemory + Sync>(
         residency,
         copied: context.copied,
     };
-    let pages = holders.report(&mut census);
-    add_pages(&mut census.types, &known, &pages);
-    census.copied = (!context.copied.is_empty()).then_some(pages.copied.sums);
+    let by_type = holders.report(&mut census);
+    add_by_type(&mut census.types, &known, &by_type);
+    census.copied = (!context.copied.is_empty()).then_some(by_type.copied.sums);
     census.python = version;
     census.layout = layout.basis;
     census.exact = context.stopped;
@@ -205,17 +206,20 @@ fn newer(layout: &Layout) -> Option<String> {
     })
 }
 
-/// Adds what blocks of each type pin, and what was copied of them, to the rows by their names.
-fn add_pages(rows: &mut [TypeRow], types: &[Type], pages: &Pages) {
-    let mut by_name: HashMap<&str, (u64, u64)> = HashMap::new();
+/// Adds what blocks of each type pin, what was copied of them, and what nobody holds of them to the rows by
+/// their names.
+fn add_by_type(rows: &mut [TypeRow], types: &[Type], all: &ByType) {
+    let mut by_name: HashMap<&str, (u64, u64, Amount)> = HashMap::new();
     for (at, of) in types.iter().enumerate() {
-        let (pinned, copied) = by_name.entry(&of.name).or_default();
-        *pinned += pages.pinned[at];
-        *copied += pages.copied.by_type[at];
+        let (pinned, copied, unreached) = by_name.entry(&of.name).or_default();
+        *pinned += all.pinned[at];
+        *copied += all.copied.by_type[at];
+        unreached.blocks += all.unreached[at].blocks;
+        unreached.bytes += all.unreached[at].bytes;
     }
     for row in rows {
-        let pages = by_name.get(row.name.as_str()).copied();
-        (row.pinned_free_bytes, row.copied_bytes) = pages.unwrap_or_default();
+        let all = by_name.get(row.name.as_str()).copied();
+        (row.pinned_free_bytes, row.copied_bytes, row.unreached) = all.unwrap_or_default();
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolver;
@@ -80,6 +80,7 @@ impl Root {
 #[derive(Clone, Debug)]
 struct Space {
     name: String,
+    is_class: bool,
     /// Its first name, and the one after its last.
     names: (u32, u32),
 }
@@ -92,8 +93,8 @@ pub(super) struct Names {
     tables: HashMap<u32, u32>,
     /// By the block of a generator: its first name, the one after its last, and where its variables are.
     suspended: HashMap<u32, (u32, u32, Range<u64>)>,
-    /// Modules and classes, their dictionaries and tables.
-    blocks: HashSet<u32>,
+    /// Modules and classes, their dictionaries and tables, with the space of those that have names.
+    blocks: HashMap<u32, Option<u32>>,
     /// Modules and classes alone.
     owners: Vec<u32>,
     /// What is referred to from each place without names.
@@ -105,44 +106,32 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Names of all modules and classes that were noted.
+    /// Names in the modules that are loaded, and in the classes that are named in those, and so on. Other
+    /// classes and modules, made while the program runs, are objects of whoever holds them.
     pub(super) fn find<M: TargetMemory + Sync>(
         resolve: &Resolver<'_, M>,
         noted: &[Noted],
         types: &Mutex<TypeTable<&M>>,
         is_dict: impl Fn(u32) -> bool,
     ) -> Self {
-        let source = resolve.source;
         let mut names = Self {
-            first_node: source.index.len() as u32,
+            first_node: resolve.source.index.len() as u32,
             ..Self::default()
         };
-        for noted in noted {
-            let dict_and_name = match noted.role {
-                Role::Module => {
-                    let dict = read_word(source.memory, noted.object.wrapping_add(MODULE_DICT));
-                    dict.map(|dict| (dict, None))
-                }
-                Role::Type => {
-                    let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
-                    let of = types.at(noted.object);
-                    of.map(|of| &types.types[of.id as usize])
-                        .map(|of| (of.dict, Some(of.name.clone())))
-                }
-                _ => None,
-            };
-            let Some((dict, name)) = dict_and_name else {
+        let mut possible = possible_spaces(resolve, noted, types, is_dict);
+        let mut waiting = loaded_modules(resolve, &possible);
+        while let Some(block) = waiting.pop() {
+            let Some(of) = possible.remove(&block) else {
                 continue;
             };
-            let Some((dict_block, of)) = resolve.object(dict) else {
-                continue;
-            };
-            if is_dict(of) {
-                names.blocks.insert(noted.block);
-                names.owners.push(noted.block);
-                names.add_space(resolve, dict, dict_block, name);
-            }
+            names.owners.push(block);
+            let first = names.names.len();
+            let space = names.add_space(resolve, of.dict, of.dict_block, of.class);
+            names.blocks.insert(block, space);
+            let values = names.names[first..].iter().map(|(_, value)| *value);
+            waiting.extend(values.filter(|value| possible.contains_key(value)));
         }
+        names.owners.sort_unstable();
         names
     }
 
@@ -152,20 +141,17 @@ impl Names {
         dict: u64,
         dict_block: u32,
         name: Option<String>,
-    ) {
+    ) -> Option<u32> {
         let source = resolve.source;
         let (memory, layout) = (source.memory, source.layout);
         let mut object = [0; 56];
         let read = memory.read(RemoteAddr::new(dict), &mut object);
         let parts = read.ok().and_then(|()| DictParts::of(layout, &object));
         let table = parts.and_then(|parts| source.index.at(parts.table));
-        let Some((table, _)) = table else {
-            return;
-        };
+        let (table, _) = table?;
         let own = self.tables.contains_key(&table);
-        let Some(entries) = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own) else {
-            return;
-        };
+        let entries = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own)?;
+        let is_class = name.is_some();
         let name = name.or_else(|| module_name(memory, layout, &entries));
         let space = self.spaces.len() as u32;
         let first = self.names.len() as u32;
@@ -177,10 +163,13 @@ impl Names {
         }
         self.spaces.push(Space {
             name: name.unwrap_or_else(|| "?".to_owned()),
+            is_class,
             names: (first, self.names.len() as u32),
         });
         self.tables.insert(table, space);
-        self.blocks.extend([dict_block, table]);
+        self.blocks
+            .extend([dict_block, table].map(|block| (block, Some(space))));
+        Some(space)
     }
 
     /// Adds a name that is in no space.
@@ -248,7 +237,26 @@ impl Names {
 
     /// Whether a block is a module, a class, or the dictionary of one.
     pub(super) fn is_space(&self, block: u32) -> bool {
-        self.blocks.contains(&block)
+        self.blocks.contains_key(&block)
+    }
+
+    /// The space of a name, or of a module, a class, or the dictionary of one.
+    pub(super) fn space_of_node(&self, node: u32) -> Option<u32> {
+        match self.of_node(node) {
+            Some((Name::Entry { space, .. }, _)) => Some(space),
+            Some(_) => None,
+            None => self.blocks.get(&node).copied().flatten(),
+        }
+    }
+
+    /// The package at the top of a space's name: `sklearn` of `sklearn.base`.
+    pub(super) fn package(&self, space: u32) -> &str {
+        let space = &self.spaces[space as usize];
+        match space.name.split_once('.') {
+            Some((package, _)) => package,
+            None if space.is_class => "builtins",
+            None => &space.name,
+        }
     }
 
     /// All names with the blocks of their values.
@@ -275,6 +283,79 @@ impl Names {
             Name::Root(root) => root.name().to_owned(),
         }
     }
+}
+
+/// A module or a class that may have names.
+struct PossibleSpace {
+    /// The address of its dictionary.
+    dict: u64,
+    dict_block: u32,
+    /// The name of a class; a module's is in its dictionary.
+    class: Option<String>,
+}
+
+/// All modules and classes that were noted, by their blocks.
+fn possible_spaces<M: TargetMemory + Sync>(
+    resolve: &Resolver<'_, M>,
+    noted: &[Noted],
+    types: &Mutex<TypeTable<&M>>,
+    is_dict: impl Fn(u32) -> bool,
+) -> HashMap<u32, PossibleSpace> {
+    let memory = resolve.source.memory;
+    let of = |noted: &Noted| {
+        let (dict, class) = match noted.role {
+            Role::Module => {
+                let dict = read_word(memory, noted.object.wrapping_add(MODULE_DICT))?;
+                (dict, None)
+            }
+            Role::Type => {
+                let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
+                let of = types.at(noted.object)?;
+                let of = &types.types[of.id as usize];
+                (of.dict, Some(of.name.clone()))
+            }
+            _ => return None,
+        };
+        let (dict_block, of) = resolve.object(dict)?;
+        is_dict(of).then_some(PossibleSpace {
+            dict,
+            dict_block,
+            class,
+        })
+    };
+    let all = noted.iter();
+    all.filter_map(|noted| Some((noted.block, of(noted)?)))
+        .collect()
+}
+
+/// The blocks of the modules that are in `sys.modules`, the last first; of all that there are where that is not
+/// found.
+fn loaded_modules<M: TargetMemory>(
+    resolve: &Resolver<'_, M>,
+    possible: &HashMap<u32, PossibleSpace>,
+) -> Vec<u32> {
+    let (memory, layout) = (resolve.source.memory, resolve.source.layout);
+    let of_dict = |dict| entries(memory, layout, dict, MAX_ENTRIES).unwrap_or_default();
+    let modules = possible.iter().filter(|(_, of)| of.class.is_none());
+    let mut blocks = Vec::new();
+    for (_, of) in modules.clone() {
+        let own = of_dict(of.dict);
+        // Each interpreter has its own.
+        if module_name(memory, layout, &own).as_deref() != Some("sys") {
+            continue;
+        }
+        for (key, value) in own {
+            if str_name(memory, layout, key).as_deref() == Some("modules") {
+                let loaded = of_dict(value).into_iter();
+                blocks.extend(loaded.filter_map(|(_, module)| resolve.target(module)));
+            }
+        }
+    }
+    if blocks.is_empty() {
+        blocks = modules.map(|(block, _)| *block).collect();
+    }
+    blocks.sort_unstable_by_key(|block| std::cmp::Reverse(*block));
+    blocks
 }
 
 /// What a module's dictionary calls it.

@@ -4,7 +4,7 @@ use std::io;
 
 use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PathStep, TypeRow, Via,
+    PackageRow, PathStep, TypeRow, Via,
 };
 
 use super::wire::{Input, Wire, by_name, fields};
@@ -32,7 +32,7 @@ fields!(TypeRow {
     tracked,
     pinned_free_bytes,
     copied_bytes
-} later { entries });
+} later { entries, unreached });
 
 fields!(NativeRow {
     allocator,
@@ -105,4 +105,6 @@ fields!(Census {
     took_ns,
     gaps,
     copied
-} later { compared, replaced });
+} later { compared, replaced, unlisted, packages });
+
+fields!(PackageRow { name, unlisted });

@@ -17,6 +17,8 @@ const TOP_COPIED: usize = 5;
 const TOP_GROWN: usize = 3;
 /// Names shown of those who share something.
 const TOP_SHARERS: usize = 3;
+/// Packages whose modules' own memory is given in a sentence.
+const TOP_PACKAGES: usize = 6;
 
 /// Python's version and what serves its objects.
 pub(super) fn python(target: &Target) -> String {
@@ -183,6 +185,26 @@ pub(super) fn way(at: usize, holder: &Holder, growth: Option<&Growth>) -> String
     let branch = growth.and_then(|growth| growth.branch_of(at, holder));
     let steps = branch.map_or_else(|| holder.steps(), Branch::steps);
     steps.join(" → ")
+}
+
+/// What is in the row of no holder, and in which packages' modules.
+pub(super) fn unlisted(census: &Census) -> Option<String> {
+    if census.unlisted.bytes == 0 {
+        return None;
+    }
+    let packages = census.packages.iter().take(TOP_PACKAGES);
+    let packages: Vec<String> = packages
+        .map(|row| format!("{} {}", row.name, bytes(row.unlisted.bytes)))
+        .collect();
+    let packages = match packages.is_empty() {
+        true => String::new(),
+        false => format!(", by package: {}", packages.join(", ")),
+    };
+    Some(format!(
+        "Of that {} are in none of the holders' rows: code, functions, classes and what little names hold\
+         {packages}.",
+        bytes(census.unlisted.bytes)
+    ))
 }
 
 /// What a census misses, a sentence each.

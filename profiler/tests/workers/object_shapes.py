@@ -76,6 +76,18 @@ if numpy is not None:
         OBJECTS[i] = float(i)
 
 
+BY_ID = dict((i + 4000000, Slotted(i)) for i in range(N))
+BY_NAME = dict(("name %d" % i, BY_ID[i + 4000000]) for i in range(N))
+
+
+class App(object):
+    def __init__(self):
+        self.events = collections.deque(unique(N))
+
+
+APP = App()
+
+
 def remember(value, seen=[]):
     seen.append(value)
 
@@ -129,6 +141,8 @@ def retained(**of_run):
         "__main__.SHARED": whole(rows, SHARED),
         "__main__.ALSO_SHARED": whole(rows, SHARED),
         "__main__.QUEUE": whole(rows, QUEUE),
+        "__main__.APP": whole(rows, APP.events),
+        "__main__.BY_ID": rows + N * whole(0, BY_ID[4000000]),
         "__main__.NUMBERS": whole(rows, NUMBERS),
         "__main__.BUFFER": whole(0, BUFFER),
         "__main__.CLOSURE": whole(rows, CLOSURE()),

@@ -11,10 +11,10 @@ mod stored;
 use std::ops::Range;
 
 use self::reader::{PIECE, Reader};
+pub(super) use self::stored::{Entries, Stored};
 use super::dict::{TABLE_HEAD, Table, references};
 use super::graph::Graph;
 use super::kinds::{Content, Kind, PackedKind};
-use super::layout::DictTable;
 use super::names::Names;
 use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
 use super::types::Type;
@@ -181,7 +181,9 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 }
                 match content {
                     Content::Bytes => Some(()),
-                    Content::Words => reader.words(from, len, |addr| self.refer(addr)),
+                    Content::Words | Content::DequeItems => {
+                        reader.words(from, len, |addr| self.refer(addr))
+                    }
                     Content::Values => {
                         let head = reader.bytes(0, len.min(MAX_VALUES_HEAD))?;
                         let mut ends = (8..=head.len()).step_by(8);
@@ -197,18 +199,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                         reader.strided(from, len, 3, taken, |addr| self.refer(addr))
                     }
                     Content::SetTable => {
-                        let key = self.set_key();
+                        let key = self.resolve.source.layout.set_key();
                         reader.strided(from, len, 2, key..key + 1, |addr| self.refer(addr))
                     }
                     Content::DictKeys => self.dict_table(block, reader),
                 }
             }
         }
-    }
-
-    /// Which of the two words of a set's entry is its key.
-    fn set_key(&self) -> usize {
-        usize::from(self.resolve.source.layout.dict == DictTable::Open)
     }
 
     /// Which words of a dictionary's entry of three are references: the key, and the value where that is

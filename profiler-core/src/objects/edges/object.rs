@@ -75,7 +75,11 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }
         match facts.role {
             Role::Leaf | Role::Str => {}
-            Role::List | Role::Deque | Role::ByteArray | Role::Array | Role::Code => {
+            Role::Deque => {
+                self.fields(reader, object, FIELDS..fixed, &[])?;
+                self.known_storage(block);
+            }
+            Role::List | Role::ByteArray | Role::Array | Role::Code => {
                 self.fields(reader, object, FIELDS..fixed, &[])?;
             }
             Role::Tuple if !facts.flags.has(Flags::HEAP) => {
@@ -89,14 +93,18 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             }
             Role::Set => self.set(object, reader)?,
             Role::WeakRef => self.fields(reader, object, WEAK_CALLBACK..len, &WEAK)?,
-            Role::Type => self.fields(reader, object, FIELDS..len, &[TYPE_WEAK_LIST])?,
+            // Behind its fields are the descriptions of its slots, which refer to text, and what was there
+            // before.
+            Role::Type => self.fields(reader, object, FIELDS..fixed, &[TYPE_WEAK_LIST])?,
+            // Its dictionary, where it has one, is behind its items.
+            Role::Tuple => {
+                let items = size.saturating_mul(8).saturating_add(fixed);
+                self.fields(reader, object, FIELDS..items.min(len), &[])?;
+            }
             Role::Generator | Role::Frame => self.generator(object, reader)?,
-            Role::NdArray
-            | Role::Module
-            | Role::Function
-            | Role::LocalDummy
-            | Role::Tuple
-            | Role::Other => self.fields(reader, object, FIELDS..len, &[])?,
+            Role::NdArray | Role::Module | Role::Function | Role::LocalDummy | Role::Other => {
+                self.fields(reader, object, FIELDS..len, &[])?
+            }
         }
         self.own_storage(block, address, facts.role, stored);
         Some(())
@@ -144,7 +152,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         };
         self.fields(reader, object, FIELDS..table, &[])?;
         self.fields(reader, object, table + words * 8..object.len, &[])?;
-        let key = self.set_key();
+        let key = self.resolve.source.layout.set_key();
         reader.strided(object.head + table, words * 8, 2, key..key + 1, |addr| {
             self.refer(addr);
         })

@@ -9,7 +9,7 @@ use crate::memory::TargetMemory;
 use crate::objects::dict::{DictParts, TABLE_HEAD, Table};
 use crate::objects::kinds::{Content, Kind};
 use crate::objects::layout::{DictTable, LIST_ITEMS, Layout, SET_MASK, SET_TABLE, SIZE};
-use crate::objects::scan::LARGE;
+use crate::objects::scan::{LARGE, Source};
 use crate::objects::types::Role;
 use crate::objects::words::{word, words};
 
@@ -22,7 +22,7 @@ const MAX_STORAGE: u64 = 1 << 28;
 
 /// Where a list, dictionary or set has its items.
 #[derive(Copy, Clone)]
-pub(super) struct Stored {
+pub(in crate::objects) struct Stored {
     at: u64,
     /// Words of it; a dictionary's table says that itself.
     words: u64,
@@ -31,7 +31,7 @@ pub(super) struct Stored {
 
 impl Stored {
     /// Of the object that begins with these bytes; `None` without storage of its own.
-    pub(super) fn of(layout: &Layout, role: Role, object: &[u8]) -> Option<Self> {
+    pub(in crate::objects) fn of(layout: &Layout, role: Role, object: &[u8]) -> Option<Self> {
         let (at, words, content) = match role {
             Role::List => (
                 word(object, LIST_ITEMS)?,
@@ -52,6 +52,55 @@ impl Stored {
         };
         (at != 0 && words != 0).then_some(Self { at, words, content })
     }
+
+    /// What it consists of, as it is now; `None` where its head cannot be read.
+    pub(in crate::objects) fn entries<M: TargetMemory>(
+        &self,
+        source: &Source<'_, M>,
+    ) -> Option<Entries> {
+        let (at, words) = (self.at, self.words);
+        Some(match self.content {
+            Content::DictKeys => {
+                let mut head = [0; TABLE_HEAD as usize];
+                let start = RemoteAddr::new(at);
+                source.memory.read_current(start, &mut head).ok()?;
+                let table = Table::of_keys(source.layout, &head)?;
+                let key = (table.key / 8) as usize;
+                Entries {
+                    at: at.checked_add(table.entries)?,
+                    count: table.count,
+                    stride: table.size / 8,
+                    taken: key..key + 2,
+                }
+            }
+            Content::SetTable => {
+                let key = source.layout.set_key();
+                Entries {
+                    at,
+                    count: words / 2,
+                    stride: 2,
+                    taken: key..key + 1,
+                }
+            }
+            _ => Entries {
+                at,
+                count: words,
+                stride: 1,
+                taken: 0..1,
+            },
+        })
+    }
+}
+
+/// Entries of like form, one after the other.
+pub(in crate::objects) struct Entries {
+    /// The address of the first.
+    pub(in crate::objects) at: u64,
+    pub(in crate::objects) count: u64,
+    /// Words of each.
+    pub(in crate::objects) stride: u64,
+    /// Which of them are references.
+    pub(in crate::objects) taken: Range<usize>,
 }
 
 /// Where the storage of an object is, as it is read.
@@ -138,53 +187,28 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 _ => break,
             }
         }
-        self.former_storage(owner);
+        self.known_storage(owner);
     }
 
-    /// Takes the block that was a container's storage when blocks were looked at first, though it may have
+    /// Takes the blocks that were a container's storage when blocks were looked at first, though it may have
     /// another by now: among the blocks of the walk, its bytes are there.
-    fn former_storage(&mut self, owner: u32) {
-        let large = &self.scanned.large;
-        let first = large.partition_point(|(of, _)| *of < owner);
-        let own = large[first..].iter().take_while(|(of, _)| *of == owner);
+    pub(super) fn known_storage(&mut self, owner: u32) {
+        let storage = &self.scanned.storage;
+        let first = storage.partition_point(|(of, _)| *of < owner);
+        let own = storage[first..].iter().take_while(|(of, _)| *of == owner);
         self.targets.extend(own.map(|(_, storage)| *storage));
     }
 
     /// Takes the references in storage; `None` where it cannot be read to the end.
     fn storage(&mut self, stored: &Stored) -> Option<()> {
-        let source = self.resolve.source;
-        match stored.content {
-            Content::DictKeys => {
-                let mut head = [0; TABLE_HEAD as usize];
-                let at = RemoteAddr::new(stored.at);
-                source.memory.read_current(at, &mut head).ok()?;
-                let table = Table::of_keys(source.layout, &head)?;
-                let entries = stored.at.checked_add(table.entries)?;
-                let (stride, key) = (table.size / 8, (table.key / 8) as usize);
-                self.strided(entries, table.count * stride, stride as usize, key..key + 2)
-            }
-            Content::SetTable => {
-                let key = self.set_key();
-                self.strided(stored.at, stored.words, 2, key..key + 1)
-            }
-            _ => self.strided(stored.at, stored.words, 1, 0..1),
-        }
-    }
-
-    /// Takes the words `taken` of each `stride` of `count`, wherever they are.
-    fn strided(
-        &mut self,
-        start: u64,
-        count: u64,
-        stride: usize,
-        taken: Range<usize>,
-    ) -> Option<()> {
-        let (end, mut nth) = (count.min(MAX_STORAGE) * 8, 0);
+        let entries = stored.entries(self.resolve.source)?;
+        let all_words = entries.count.saturating_mul(entries.stride);
+        let (end, mut nth) = (all_words.min(MAX_STORAGE) * 8, 0);
         let mut piece = std::mem::take(&mut self.piece);
         let mut all = Some(());
         for from in (0..end).step_by(PIECE as usize) {
             piece.resize(PIECE.min(end - from) as usize, 0);
-            let at = start.checked_add(from).map(RemoteAddr::new);
+            let at = entries.at.checked_add(from).map(RemoteAddr::new);
             let memory = self.resolve.source.memory;
             let read = at.is_some_and(|at| memory.read_current(at, &mut piece).is_ok());
             if !read {
@@ -192,7 +216,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 break;
             }
             for word in words(&piece) {
-                if taken.contains(&(nth % stride)) {
+                if entries.taken.contains(&(nth % entries.stride as usize)) {
                     self.refer(word);
                 }
                 nth += 1;

@@ -8,6 +8,7 @@ use super::Holders;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 use crate::objects::census::{Branch, MAX_BRANCHES};
+use crate::objects::kinds::{Content, Kind};
 
 /// What holds less than this is no branch, in bytes.
 const LEAST_BRANCH: u64 = 16 << 10;
@@ -21,7 +22,7 @@ pub(super) struct BranchWay {
     /// The place of its holder among the candidates.
     pub(super) holder: usize,
     /// From the holder down to where its bytes spread out.
-    way: Vec<u32>,
+    pub(super) way: Vec<u32>,
     /// The last of them.
     pub(super) end: u32,
     /// The step in which it leaves the way to the largest.
@@ -48,7 +49,14 @@ impl<M: TargetMemory> Holders<'_, M> {
             if !is_block || retained[number as usize] < LEAST_BRANCH {
                 continue;
             }
-            let above = self.tree.dominator[number as usize];
+            // What is in a block of a deque is the deque's.
+            let mut above = self.tree.dominator[number as usize];
+            if self.is_deque_block(number) {
+                continue;
+            }
+            if self.is_deque_block(above) {
+                above = self.tree.dominator[above as usize];
+            }
             if let Some(numbers) = below.get_mut(&above) {
                 numbers.push(number);
                 if numbers.len() > 4 * MAX_BRANCHES {
@@ -79,6 +87,12 @@ impl<M: TargetMemory> Holders<'_, M> {
             }
         }
         all
+    }
+
+    fn is_deque_block(&self, number: u32) -> bool {
+        let content = Content::DequeItems;
+        number != 0
+            && matches!(self.kind(number), Some(Kind::Storage { content: of, .. }) if of == content)
     }
 
     /// A branch as it is reported, with the type and number of its items; `None` where no object is on it.

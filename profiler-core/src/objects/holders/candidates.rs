@@ -1,9 +1,11 @@
 //! Which names, and what things that several names share, are worth being reported.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::sharing::{MAX_SHARERS, Sharing};
 use super::{Holders, MAX_STEPS, Retained};
 use crate::memory::TargetMemory;
 use crate::objects::census::SHOWN;
@@ -13,11 +15,10 @@ use crate::objects::graph::NONE;
 const KEPT: usize = 1000;
 /// Beyond the largest, those that hold less than this are not kept, in bytes.
 const LEAST_KEPT: u64 = 16 << 10;
-/// Names that are looked at for them, and things that several names share.
+/// Names that are looked at for them, and sets of names that share something.
 const CANDIDATES: usize = 2 * KEPT;
-const SHARED_CANDIDATES: usize = 800;
-/// Names that are given of those who share something.
-const MAX_SHARERS: usize = 8;
+/// Things that generators' variables share with others that are looked at.
+const OF_GENERATORS: usize = 800;
 /// Nodes that are gone through in search of them, of each thing shared.
 const MAX_SEARCHED: usize = 20_000;
 
@@ -32,6 +33,15 @@ pub(super) struct Candidate {
     /// The numbers of all that is retained with what is below it: the name's own, or of each thing
     /// shared.
     pub(super) tops: Vec<u32>,
+    /// The group of what is shared, which has its numbers.
+    pub(super) group: Option<u32>,
+}
+
+impl Candidate {
+    /// Whether it is many things, of which none has half of the bytes.
+    pub(super) fn is_of_many(&self, retained: &[u64]) -> bool {
+        self.group.is_some() && retained[self.number as usize] < self.bytes / 2
+    }
 }
 
 /// Whether so much of what something holds is in another that the other is reported instead.
@@ -41,9 +51,9 @@ fn is_nearly_all(part: u64, whole: u64) -> bool {
 
 impl<M: TargetMemory> Holders<'_, M> {
     /// Those that are reported, the most bytes first.
-    pub(super) fn candidates(&self, retained: &Retained) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, retained: &Retained, sharing: &Sharing) -> Vec<Candidate> {
         let mut all = self.named(retained);
-        let shared = self.shared(retained);
+        let shared = self.shared(retained, sharing);
         let outer = self.around_shared(&shared, &retained.bytes);
         all.retain(|candidate| !outer.contains(&candidate.names[0]));
         let inner = shared.into_iter();
@@ -95,35 +105,52 @@ impl<M: TargetMemory> Holders<'_, M> {
                 number: below.unwrap_or(number),
                 names: vec![number],
                 tops: vec![number],
+                group: None,
             }
         });
         candidates.collect()
     }
 
     /// What several names share: all that is right below modules and classes without being one, or a
-    /// name. Things that the same names share are one candidate.
-    fn shared(&self, retained: &Retained) -> Vec<Candidate> {
+    /// name, and what generators' variables share with others. Things that the same names share are one
+    /// candidate.
+    fn shared(&self, retained: &Retained, sharing: &Sharing) -> Vec<Candidate> {
+        let groups = (0u32..).zip(&sharing.groups);
+        // What none has, modules and classes have by themselves.
+        let of_names = groups.filter(|(_, group)| !group.names.is_empty());
+        let mut all: Vec<Candidate> = of_names
+            .map(|(at, group)| Candidate {
+                bytes: group.bytes,
+                blocks: group.blocks,
+                number: group.largest,
+                names: group.names.clone(),
+                tops: Vec::new(),
+                group: Some(at),
+            })
+            .collect();
+        all.sort_unstable_by_key(|candidate| (Reverse(candidate.bytes), candidate.number));
+        all.truncate(CANDIDATES);
+        all.extend(self.of_generators(retained, sharing));
+        all
+    }
+
+    /// What generators' variables share with others, which lies anywhere.
+    fn of_generators(&self, retained: &Retained, sharing: &Sharing) -> Vec<Candidate> {
         let tree = self.tree;
-        let blocks = self.kinds.len() as u32;
-        let is_space = |number: u32| number == 0 || self.names.is_space(tree.node[number as usize]);
-        let right_below = (1..tree.first_phase_end()).filter(|&number| {
-            let node = tree.node[number as usize];
-            node < blocks && !is_space(number) && is_space(tree.dominator[number as usize])
-        });
-        // What generators' variables share with others lies anywhere.
-        let of_generators = self.names.suspended_values().filter_map(|(node, value)| {
+        let shared = self.names.suspended_values().filter_map(|(node, value)| {
             let number = tree.number[self.folded.place(value) as usize];
             let is_shared = !self.folded.is_folded(value)
                 && number != NONE
                 && number < tree.first_phase_end()
-                && !is_space(number)
+                && !self.names.is_space(tree.node[number as usize])
+                && sharing.group_of(number).is_none()
                 && tree.node[tree.dominator[number as usize] as usize] != node;
             is_shared.then_some(number)
         });
-        let mut numbers: Vec<u32> = right_below.chain(of_generators).collect();
+        let mut numbers: Vec<u32> = shared.collect();
         numbers.sort_unstable();
         numbers.dedup();
-        largest(&mut numbers, &retained.bytes, SHARED_CANDIDATES);
+        largest(&mut numbers, &retained.bytes, OF_GENERATORS);
         let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
         let mut all: Vec<Candidate> = Vec::new();
         for number in numbers {
@@ -147,6 +174,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 number,
                 names,
                 tops: vec![number],
+                group: None,
             });
         }
         all
@@ -162,8 +190,8 @@ impl<M: TargetMemory> Holders<'_, M> {
             let mut at = self.tree.dominator[candidate.number as usize];
             for _ in 0..MAX_STEPS {
                 let is_reported = self.tree.node[at as usize] >= blocks || numbers.contains(&at);
-                if at == 0 || is_reported && !is_nearly_all(candidate.bytes, retained[at as usize])
-                {
+                let own = retained[candidate.number as usize];
+                if at == 0 || is_reported && !is_nearly_all(own, retained[at as usize]) {
                     break;
                 }
                 if is_reported {
@@ -206,7 +234,7 @@ impl<M: TargetMemory> Holders<'_, M> {
 
 /// Keeps those that retain most, in descending order.
 fn largest(numbers: &mut Vec<u32>, retained: &[u64], most: usize) {
-    let key = |number: &u32| (std::cmp::Reverse(retained[*number as usize]), *number);
+    let key = |number: &u32| (Reverse(retained[*number as usize]), *number);
     if numbers.len() > most {
         numbers.select_nth_unstable_by_key(most, key);
         numbers.truncate(most);

@@ -2,11 +2,15 @@
 
 mod branches;
 mod candidates;
+mod items;
+mod packages;
 mod path;
+mod sharing;
 
 use hashbrown::HashMap;
 
 use self::candidates::Candidate;
+use self::sharing::Sharing;
 use super::census::{Amount, Census, Holder};
 use super::dominators::Dominators;
 use super::fold::Folded;
@@ -24,6 +28,8 @@ use crate::residency::ResidencyMap;
 
 /// Nodes that a way down, or up to the next name, is followed over.
 const MAX_STEPS: usize = 1 << 20;
+/// Who shares what a name holds, where that is no name: a field of a module or class, as a class's bases.
+const WITHOUT_NAME: &str = "(a place without a name)";
 
 /// What holders are made from.
 pub(super) struct Holders<'a, M> {
@@ -39,11 +45,13 @@ pub(super) struct Holders<'a, M> {
     pub(super) copied: &'a [AddrRange],
 }
 
-/// What lies on which pages, by the numbers of types.
-pub(super) struct Pages {
+/// What is known of blocks by the numbers of their types.
+pub(super) struct ByType {
     /// Free bytes that blocks pin.
     pub(super) pinned: Vec<u64>,
     pub(super) copied: CopiedTypes,
+    /// Those that no root was found for.
+    pub(super) unreached: Vec<Amount>,
 }
 
 /// What each number of the tree keeps in memory: itself, and all that it dominates.
@@ -53,39 +61,45 @@ struct Retained {
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Fills in what each holder retains, and gives what blocks of each type pin.
-    pub(super) fn report(&self, census: &mut Census) -> Pages {
-        let retained = self.retained(census);
+    /// Fills in what each holder retains, and gives what is known of each type.
+    pub(super) fn report(&self, census: &mut Census) -> ByType {
+        let mut unreached = vec![Amount::default(); self.types.len()];
+        let retained = self.retained(census, &mut unreached);
         let heaviest = self.tree.heaviest(&retained.bytes);
-        let all = self.candidates(&retained);
-        let ways: Vec<(Vec<u32>, u32)> = all
-            .iter()
-            .map(|candidate| self.way_down(candidate.number, &retained.bytes, &heaviest, MAX_STEPS))
-            .collect();
+        let sharing = self.sharing(&retained);
+        let all = self.candidates(&retained, &sharing);
+        let way = |candidate: &Candidate| match candidate.is_of_many(&retained.bytes) {
+            true => (Vec::new(), NONE),
+            false => self.way_down(candidate.number, &retained.bytes, &heaviest, MAX_STEPS),
+        };
+        let ways: Vec<(Vec<u32>, u32)> = all.iter().map(way).collect();
         let branches = self.branches(&ways, &retained.bytes, &heaviest);
-        let pinned = self.pinned(&all);
-        let ends = ways.iter().map(|(_, end)| *end);
-        let ends = ends.chain(branches.iter().map(|branch| branch.end));
-        let items = self.item_types(ends, &retained.bytes);
-        for (at, (candidate, (way, end))) in all.iter().zip(&ways).enumerate() {
+        let pinned = self.pinned(&all, &sharing, census);
+        let of_holders = ways.iter().map(|(way, end)| (way.as_slice(), *end));
+        let of_branches = branches.iter().map(|of| (of.way.as_slice(), of.end));
+        let items = self.items(of_holders.chain(of_branches), &retained.bytes);
+        let (of_holders, of_branches) = items.split_at(ways.len());
+        let of_many = self.types_of_many(&all, &sharing, &retained);
+        for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
                 dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
-                ..self.holder(candidate, way, items.get(end).copied())
+                ..self.holder(candidate, way, of_holders[at].or(of_many.get(&at).copied()))
             });
         }
-        for of in &branches {
-            let branch = self.branch(of, items.get(&of.end).copied(), &retained.bytes);
+        for (of, items) in branches.iter().zip(of_branches) {
+            let branch = self.branch(of, *items, &retained.bytes);
             census.holders[of.holder].branches.extend(branch);
         }
-        Pages {
+        ByType {
             pinned: pinned.by_type,
             copied: pinned.copied,
+            unreached,
         }
     }
 
     /// What each number retains; the census gets what names hold of it, and what nobody does.
-    fn retained(&self, census: &mut Census) -> Retained {
+    fn retained(&self, census: &mut Census, unreached: &mut [Amount]) -> Retained {
         let numbers = self.tree.node.len();
         // Bytes and numbers of what is folded into each.
         let (mut bytes, mut blocks) = (vec![0; numbers], vec![0; numbers]);
@@ -94,6 +108,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             let number = self.number(block);
             if number == NONE {
                 census.unreached.add(own);
+                if let Some(of) = self.type_of(block) {
+                    unreached[of as usize].add(own);
+                }
                 continue;
             }
             bytes[number as usize] += own;
@@ -112,26 +129,35 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
         let mut names = candidate.names.iter().map(|name| self.name_text(*name));
         let first = way.iter().find_map(|number| self.object(*number));
+        let name = names.next().unwrap_or_default();
+        let mut shared_with: Vec<String> = names.collect();
+        if candidate.group.is_some() && candidate.names.len() == 1 {
+            shared_with.push(WITHOUT_NAME.to_owned());
+        }
+        let item_name = item.map(|(of, _)| self.types[of as usize].name.clone());
         Holder {
-            name: names.next().unwrap_or_default(),
-            shared_with: names.collect(),
+            name,
+            shared_with,
             is_name: candidate.names.iter().all(|name| {
                 let name = self.names.of_node(self.tree.node[*name as usize]);
                 !matches!(name, Some((Name::Root(_), _)))
             }),
-            type_name: first.map(|(of, _)| of.name.clone()),
+            type_name: match way.is_empty() {
+                true => item_name.clone(),
+                false => first.map(|(of, _)| of.name.clone()),
+            },
             length: first.and_then(|(of, addr)| self.length(of, addr)),
             retained_bytes: candidate.bytes,
             retained_blocks: candidate.blocks,
             path: self.path(way),
-            item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
+            item_type: item_name,
             items: item.map_or(0, |(_, count)| count),
             ..Holder::default()
         }
     }
 
     /// What the blocks of each candidate, and of each type, pin.
-    fn pinned(&self, all: &[Candidate]) -> Pinned {
+    fn pinned(&self, all: &[Candidate], sharing: &Sharing, census: &mut Census) -> Pinned {
         let tree = self.tree;
         // The innermost candidate that has each number, and who is around each candidate.
         let mut owner = vec![NOBODY; tree.node.len()];
@@ -140,9 +166,16 @@ impl<M: TargetMemory> Holders<'_, M> {
             .zip(all)
             .flat_map(|(at, candidate)| candidate.tops.iter().map(move |&top| (top, at)))
             .collect();
+        let of_groups: HashMap<u32, u16> = (0u16..)
+            .zip(all)
+            .filter_map(|(at, candidate)| Some((candidate.group?, at)))
+            .collect();
+        let mut things = sharing.things().peekable();
         for number in 1..tree.node.len() {
             let above = owner[tree.dominator[number] as usize];
-            owner[number] = match tops.get(&(number as u32)) {
+            let thing = things.next_if(|(thing, _)| *thing == number as u32);
+            let of_group = thing.and_then(|(_, group)| of_groups.get(&group));
+            owner[number] = match of_group.or_else(|| tops.get(&(number as u32))) {
                 Some(&at) => {
                     // Of several things shared the first decides: so none is around itself.
                     around[usize::from(at)].get_or_insert(above);
@@ -161,14 +194,11 @@ impl<M: TargetMemory> Holders<'_, M> {
             })
             .collect();
         drop(owner);
-        let of_type = |block: u32| match self.kinds[block as usize].get() {
-            Kind::Object { of, .. } | Kind::Storage { of, .. } => Some(of),
-            _ => None,
-        };
+        self.unlisted(&holders, &around, sharing, census);
         let owners = Owners {
             index: self.source.index,
             holders: &holders,
-            of_type: &of_type,
+            of_type: &|block| self.type_of(block),
             nesting: &Nesting::of(around),
             has_gc_head: &|of| self.types[of as usize].facts.flags.has(Flags::HAVE_GC),
             types: self.types.len(),
@@ -176,51 +206,18 @@ impl<M: TargetMemory> Holders<'_, M> {
         owners.pinned(self.heaps, self.residency, self.copied)
     }
 
-    /// Of each of these numbers, the type of most of what is right below it, by bytes, and how many of that
-    /// there are.
-    fn item_types(
-        &self,
-        ends: impl Iterator<Item = u32>,
-        retained: &[u64],
-    ) -> HashMap<u32, (u32, u64)> {
-        let mut sums: HashMap<u32, HashMap<u32, Amount>> =
-            ends.map(|end| (end, HashMap::new())).collect();
-        let mut add = |number: u32, item: Kind, blocks: u64, bytes: u64| {
-            if let Some(sums) = sums.get_mut(&number)
-                && let Kind::Object { of, .. } = item
-            {
-                let sum = sums.entry(of).or_default();
-                sum.blocks += blocks;
-                sum.bytes += bytes;
-            }
-        };
-        for number in 1..self.tree.node.len() as u32 {
-            if let Some(kind) = self.kind(number) {
-                let above = self.tree.dominator[number as usize];
-                add(above, kind, 1, retained[number as usize]);
-            }
-        }
-        for block in 0..self.kinds.len() as u32 {
-            let (into, below) = self.folded.within(block);
-            if into != block {
-                let number = self.tree.number[self.folded.place(into) as usize];
-                let kind = self.kinds[below as usize].get();
-                let bytes = self.source.index.bytes(block);
-                add(number, kind, u64::from(below == block), bytes);
-            }
-        }
-        let most = |of: &HashMap<u32, Amount>| {
-            let most = of.iter().max_by_key(|(of, sum)| (sum.bytes, **of));
-            most.map(|(of, sum)| (*of, sum.blocks))
-        };
-        let all = sums.iter().filter_map(|(end, of)| Some((*end, most(of)?)));
-        all.collect()
-    }
-
     /// The number of what a block is folded into, or [`NONE`].
     fn number(&self, block: u32) -> u32 {
         let (into, _) = self.folded.within(block);
         self.tree.number[self.folded.place(into) as usize]
+    }
+
+    /// The type of the object that a block holds, or belongs to.
+    fn type_of(&self, block: u32) -> Option<u32> {
+        match self.kinds[block as usize].get() {
+            Kind::Object { of, .. } | Kind::Storage { of, .. } => Some(of),
+            _ => None,
+        }
     }
 
     fn kind(&self, number: u32) -> Option<Kind> {

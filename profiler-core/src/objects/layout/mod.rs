@@ -106,8 +106,6 @@ pub(super) struct DequeLayout {
     pub(super) right_link: u64,
     /// Items of a block (`BLOCKLEN`).
     pub(super) block_items: u64,
-    /// Words of a block, with both links.
-    pub(super) block_words: u64,
 }
 
 /// All offsets of one version.
@@ -283,14 +281,12 @@ impl Layout {
                 items: 2,
                 right_link: 1,
                 block_items: 62,
-                block_words: 64,
             },
             DictTable::Sized | DictTable::Logarithmic => DequeLayout {
                 left_block: 24,
                 items: 1,
                 right_link: 65,
                 block_items: 64,
-                block_words: 66,
             },
         }
     }
@@ -318,6 +314,11 @@ impl Layout {
             version if version >= (3, 11) => Some(872),
             _ => None,
         }
+    }
+
+    /// Which of the two words of a set's entry is its key.
+    pub(super) fn set_key(&self) -> usize {
+        usize::from(self.dict == DictTable::Open)
     }
 
     /// `ma_used` of a dictionary.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{KEPT_TYPES, LARGE, Scan};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
+use crate::objects::deque;
 use crate::objects::dict::DictParts;
 use crate::objects::kinds::Content;
 use crate::objects::layout::{
@@ -12,7 +13,7 @@ use crate::objects::layout::{
     PreHeader, SET_MASK, SET_TABLE, SET_USED, SIZE, StrLayout,
 };
 use crate::objects::types::{Role, TypeFacts};
-use crate::objects::words::{read_word, word};
+use crate::objects::words::word;
 
 /// Bytes before the values of instances in their block, at the most: their order and number
 /// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
@@ -139,32 +140,11 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         }
     }
 
-    /// The blocks of a deque: the first from its first item on, the last up to its last, all between. Others
-    /// that it keeps for later hold what was there before.
+    /// The blocks of a deque. The links between them are left out: the deque has each of them.
     fn claim_deque(&mut self, owner: Owner, fields: &[u8]) {
-        let deque = self.source.layout.deque();
-        let field = |nth: u64| word(fields, deque.left_block + nth * 8);
-        let (Some(left), Some(right), Some(first), Some(last)) =
-            (field(0), field(1), field(2), field(3))
-        else {
-            return;
-        };
-        let place = |item: u64| (deque.items + item.min(deque.block_items)) as u32;
-        let mut at = left;
-        for _ in 0..MAX_DEQUE_BLOCKS {
-            let from = if at == left { place(first) } else { 0 };
-            // The allocator may give a block more words than it has.
-            let end = match at == right {
-                true => place(last) + 1,
-                false => deque.block_words as u32,
-            };
-            self.claim(owner, at, Content::Words, from..end.max(from));
-            let link = at.checked_add(deque.right_link * 8);
-            let next = link.and_then(|link| read_word(self.source.memory, link));
-            let Some(next) = next.filter(|&next| at != right && next != 0) else {
-                break;
-            };
-            at = next;
+        let source = self.source;
+        for (at, items) in deque::blocks(source.memory, source.layout, fields, MAX_DEQUE_BLOCKS) {
+            self.claim(owner, at, Content::DequeItems, items);
         }
     }
 

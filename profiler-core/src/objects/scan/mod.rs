@@ -59,8 +59,8 @@ pub(super) struct Scanned {
     pub(super) kinds: Vec<PackedKind>,
     /// Blocks of which only these words are references, ascending.
     pub(super) limits: Vec<(u32, Words)>,
-    /// Containers with the large storage that each had, ascending.
-    pub(super) large: Vec<(u32, u32)>,
+    /// Containers with the large storage that each had, and deques with their blocks, ascending.
+    pub(super) storage: Vec<(u32, u32)>,
     /// Modules, frames and the like, ascending by block.
     pub(super) noted: Vec<Noted>,
     /// Of each type what was counted.
@@ -153,12 +153,14 @@ pub(super) fn scan<M: TargetMemory + Sync>(
         }
         for claim in part.claims {
             let kind = &mut scanned.kinds[claim.block as usize];
-            // What holds an object is no storage; the first owner has it.
-            if kind.is_native() {
+            // What holds an object is no storage; the first owner has it. What is like a freed object may be
+            // what was there before: deques and lists do not clear their blocks.
+            if kind.is_native() || kind.get() == Kind::Spare {
                 let (of, content) = (claim.owner.of, claim.content);
                 *kind = PackedKind::of(Kind::Storage { of, content });
-                if content.is_of_container() && source.index.bytes(claim.block) >= LARGE {
-                    scanned.large.push((claim.owner.block, claim.block));
+                let is_large = source.index.bytes(claim.block) >= LARGE;
+                if content == Content::DequeItems || content.is_of_container() && is_large {
+                    scanned.storage.push((claim.owner.block, claim.block));
                 }
                 if claim.words != ALL {
                     scanned.limits.push((claim.block, claim.words));
@@ -168,7 +170,7 @@ pub(super) fn scan<M: TargetMemory + Sync>(
     }
     scanned.limits.sort_unstable_by_key(|(block, _)| *block);
     scanned.give_former(moved, source.index);
-    scanned.large.sort_unstable();
+    scanned.storage.sort_unstable();
     scanned
 }
 
@@ -200,7 +202,7 @@ impl Scanned {
             let (_, block) = gone.swap_remove(at);
             let (of, content) = (moved.owner.of, Content::Bytes);
             self.kinds[block as usize] = PackedKind::of(Kind::Storage { of, content });
-            self.large.push((moved.owner.block, block));
+            self.storage.push((moved.owner.block, block));
         }
     }
 }

@@ -4,7 +4,7 @@ use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PathStep, TypeRow, Via,
+    PackageRow, PathStep, TypeRow, Via,
 };
 use profiler_core::size_class::SizeClass;
 use proptest::collection::vec;
@@ -72,6 +72,7 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         entries: tracked,
         pinned_free_bytes: pinned,
         copied_bytes: pinned / 2,
+        unreached: storage,
     });
     let native = (select(&Allocator::ALL[..]), 1..COUNT.end, amount());
     let native = native.prop_map(|(allocator, size, native)| NativeRow {
@@ -111,6 +112,11 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         unreadable: amounts.2,
         held_by_names: amounts.3,
         unreached: amounts.4,
+        unlisted: amounts.0,
+        packages: vec![PackageRow {
+            name: "app".into(),
+            unlisted: amounts.1,
+        }],
         taken_at_ns: figures.0,
         changed: figures.1,
         compared: figures.1,

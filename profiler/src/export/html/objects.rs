@@ -33,6 +33,9 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
             p { (unsteadiness) }
         }
         (holders(census, growth))
+        @if let Some(sentence) = sentences::unlisted(census) {
+            p { (visible(&sentence)) }
+        }
         (types(census, growth))
         (native(census))
         @for sentence in sentences::of_census(census) {

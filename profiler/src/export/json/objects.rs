@@ -1,8 +1,8 @@
 //! Python's objects and who holds them, as part of a snapshot.
 
 use profiler_core::objects::{
-    AllocatorShare, Branch, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow, PathStep,
-    TypeRow, Via,
+    AllocatorShare, Branch, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow,
+    PackageRow, PathStep, TypeRow, Via,
 };
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -25,6 +25,7 @@ pub(super) struct Objects<'a> {
     types: Vec<Grown<Record<'a, &'a str, TypeRow>>>,
     native: Vec<Grown<Record<'a, Name, NativeRow>>>,
     holders: Vec<Grown<HolderRow<'a>>>,
+    packages: Vec<Record<'a, &'a str, PackageRow>>,
 }
 
 /// What grew in all since the census before.
@@ -109,6 +110,7 @@ impl<'a> Objects<'a> {
             types: types.collect(),
             native: natives.collect(),
             holders: holders.collect(),
+            packages: census.packages.iter().map(package).collect(),
         }
     }
 }
@@ -125,6 +127,14 @@ fn of_type(row: &TypeRow) -> Record<'_, &str, TypeRow> {
     Record {
         name: vec![("type", row.name.as_str())],
         columns: &TypeRow::COLUMNS,
+        row,
+    }
+}
+
+fn package(row: &PackageRow) -> Record<'_, &str, PackageRow> {
+    Record {
+        name: vec![("package", row.name.as_str())],
+        columns: &PackageRow::COLUMNS,
         row,
     }
 }

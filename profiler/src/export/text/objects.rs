@@ -166,4 +166,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         bytes(census.held_by_names.bytes),
         bytes(census.unreached.bytes)
     ));
+    if let Some(sentence) = sentences::unlisted(census) {
+        text.paragraph("  ", &sentence);
+    }
 }

@@ -1,0 +1,312 @@
+//! What several names share: of each thing that no name alone holds, the names from which it is reached
+//! with no other name between, the nearest of them.
+
+use std::cmp::Reverse;
+
+use hashbrown::HashMap;
+
+use super::{Holders, Retained};
+use crate::memory::TargetMemory;
+use crate::objects::graph::{Graph, NONE};
+
+/// Names that are given of those who share something, the nearest.
+pub(super) const MAX_SHARERS: usize = 8;
+/// Sets of names that are told apart.
+const MAX_SETS: usize = 1 << 20;
+/// References between things that are shared that are gone through.
+const MAX_LINKS: usize = 1 << 26;
+/// Steps beyond which one is as far as another.
+const FAR: u8 = u8::MAX;
+
+/// A name from which something is reached, by how far it is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+struct Sharer {
+    steps: u8,
+    /// Its number.
+    name: u32,
+}
+
+/// Sets of sharers, each once; that of number 0 is empty.
+struct Sets {
+    all: Vec<Vec<Sharer>>,
+    with: HashMap<(u32, Sharer), u32>,
+    known: HashMap<Vec<Sharer>, u32>,
+}
+
+impl Sets {
+    fn new() -> Self {
+        Self {
+            all: vec![Vec::new()],
+            with: HashMap::new(),
+            known: HashMap::from_iter([(Vec::new(), 0)]),
+        }
+    }
+
+    /// The set with one more in it: of a name that it has the nearest, and of all the nearest.
+    fn with(&mut self, set: u32, sharer: Sharer) -> u32 {
+        if let Some(&known) = self.with.get(&(set, sharer)) {
+            return known;
+        }
+        let mut sharers = self.all[set as usize].clone();
+        sharers.push(sharer);
+        sharers.sort_unstable();
+        let mut names = Vec::with_capacity(sharers.len());
+        sharers.retain(|of| {
+            !names.contains(&of.name) && {
+                names.push(of.name);
+                true
+            }
+        });
+        sharers.truncate(MAX_SHARERS);
+        let found = match self.known.get(&sharers) {
+            Some(&found) => found,
+            None if self.all.len() >= MAX_SETS => set,
+            None => {
+                let found = self.all.len() as u32;
+                self.all.push(sharers.clone());
+                self.known.insert(sharers, found);
+                found
+            }
+        };
+        if self.with.len() < 4 * MAX_SETS {
+            self.with.insert((set, sharer), found);
+        }
+        found
+    }
+}
+
+/// All that the same names share.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    /// Numbers of the names, the nearest first.
+    pub(super) names: Vec<u32>,
+    pub(super) bytes: u64,
+    pub(super) blocks: u64,
+    /// The number of the largest thing, and what that retains.
+    pub(super) largest: u32,
+    pub(super) largest_bytes: u64,
+}
+
+/// Which names share what.
+pub(super) struct Sharing {
+    /// Of each number what it is below: a name, a module or class, or a thing that is shared.
+    pub(super) zone: Vec<u32>,
+    /// Numbers of the things that are right below a module or class without being a name, ascending.
+    things: Vec<u32>,
+    /// The group of each.
+    of_group: Vec<u32>,
+    pub(super) groups: Vec<Group>,
+}
+
+impl Sharing {
+    /// The things with the groups that they are of, by ascending numbers.
+    pub(super) fn things(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let of_group = self.of_group.iter().copied();
+        self.things.iter().copied().zip(of_group)
+    }
+
+    /// The group of a thing that is shared.
+    pub(super) fn group_of(&self, number: u32) -> Option<&Group> {
+        let at = self.things.binary_search(&number).ok()?;
+        self.groups.get(self.of_group[at] as usize)
+    }
+}
+
+/// The tree as sharers are looked for in it.
+struct Zones {
+    zone: Vec<u32>,
+    /// Steps from what a number is below.
+    depth: Vec<u8>,
+    things: Vec<u32>,
+}
+
+impl<M: TargetMemory> Holders<'_, M> {
+    /// Who shares what: a pass over all references to what no name alone holds, and then over those between
+    /// such things.
+    pub(super) fn sharing(&self, retained: &Retained) -> Sharing {
+        let zones = self.zones();
+        let mut sets = Sets::new();
+        let (mut of_set, links) = self.direct_sharers(&zones, &mut sets);
+        if let Some(links) = links {
+            spread(&mut sets, &mut of_set, &links);
+        }
+        let Zones { zone, things, .. } = zones;
+        let (of_group, groups) = grouped(&things, &of_set, &sets, retained);
+        Sharing {
+            zone,
+            things,
+            of_group,
+            groups,
+        }
+    }
+
+    fn zones(&self) -> Zones {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        let end = tree.first_phase_end();
+        let is_space = |number: u32| number == 0 || self.names.is_space(tree.node[number as usize]);
+        let mut zone = vec![0; end as usize];
+        let mut depth = vec![0u8; end as usize];
+        let mut things = Vec::new();
+        for number in 1..end {
+            let above = tree.dominator[number as usize];
+            if tree.node[number as usize] >= blocks || is_space(number) {
+                zone[number as usize] = number;
+            } else if is_space(above) {
+                zone[number as usize] = number;
+                things.push(number);
+            } else {
+                zone[number as usize] = zone[above as usize];
+                depth[number as usize] = depth[above as usize].saturating_add(1);
+            }
+        }
+        Zones {
+            zone,
+            depth,
+            things,
+        }
+    }
+
+    /// The set of the names that refer to each thing without another thing between, and the references
+    /// between things; no references where there are none.
+    fn direct_sharers(&self, zones: &Zones, sets: &mut Sets) -> (Vec<u32>, Option<Links>) {
+        let tree = self.tree;
+        let blocks = self.kinds.len() as u32;
+        let mut links = Vec::new();
+        let mut of_set = Vec::with_capacity(zones.things.len());
+        let mut sharers: Vec<Sharer> = Vec::new();
+        for (at, &thing) in zones.things.iter().enumerate() {
+            sharers.clear();
+            for &from in tree.predecessors(thing) {
+                let top = zones.zone[from as usize];
+                let steps = zones.depth[from as usize].saturating_add(1);
+                if top != 0 && tree.node[top as usize] >= blocks {
+                    sharers.push(Sharer { steps, name: top });
+                } else if top != thing
+                    && links.len() < MAX_LINKS
+                    && let Ok(from) = zones.things.binary_search(&top)
+                {
+                    links.push((from as u32, at as u32, steps));
+                }
+            }
+            sharers.sort_unstable();
+            let found = sharers.iter().fold(0, |set, of| sets.with(set, *of));
+            of_set.push(found);
+        }
+        let links = (!links.is_empty()).then(|| Links::of(zones.things.len(), &links));
+        (of_set, links)
+    }
+}
+
+/// References between things that are shared, with how far each leads.
+struct Links {
+    graph: Graph,
+    steps: Vec<u8>,
+    starts: Vec<u32>,
+}
+
+impl Links {
+    /// Of references from one to another thing.
+    fn of(things: usize, all: &[(u32, u32, u8)]) -> Self {
+        let mut starts = vec![0u32; things + 1];
+        for (from, ..) in all {
+            starts[*from as usize + 1] += 1;
+        }
+        for at in 0..things {
+            starts[at + 1] += starts[at];
+        }
+        let mut next = starts.clone();
+        let (mut targets, mut steps) = (vec![0; all.len()], vec![0; all.len()]);
+        for (from, to, far) in all {
+            let at = &mut next[*from as usize];
+            targets[*at as usize] = *to;
+            steps[*at as usize] = *far;
+            *at += 1;
+        }
+        Self {
+            graph: Graph::of(starts.clone(), targets, 0),
+            steps,
+            starts,
+        }
+    }
+
+    /// The things that one refers to, with the steps to each.
+    fn from(&self, thing: u32) -> impl Iterator<Item = (u32, u8)> + '_ {
+        let start = self.starts[thing as usize] as usize;
+        let targets = self.graph.targets(thing);
+        targets
+            .iter()
+            .copied()
+            .zip(self.steps[start..].iter().copied())
+    }
+}
+
+/// Names who share a thing share what it refers to: the nearest first.
+fn spread(sets: &mut Sets, of_set: &mut [u32], links: &Links) {
+    let mut waiting: Vec<Vec<(u32, u32)>> = vec![Vec::new(); usize::from(FAR) + 1];
+    let give = |waiting: &mut Vec<Vec<(u32, u32)>>, thing: u32, sharer: Sharer| {
+        for (to, steps) in links.from(thing) {
+            let steps = sharer.steps.saturating_add(steps);
+            waiting[usize::from(steps)].push((to, sharer.name));
+        }
+    };
+    for thing in 0..of_set.len() as u32 {
+        for sharer in &sets.all[of_set[thing as usize] as usize] {
+            give(&mut waiting, thing, *sharer);
+        }
+    }
+    for steps in 0..=FAR {
+        // What is far gives to what is as far, too.
+        while !waiting[usize::from(steps)].is_empty() {
+            for (thing, name) in std::mem::take(&mut waiting[usize::from(steps)]) {
+                let sharer = Sharer { steps, name };
+                let set = &mut of_set[thing as usize];
+                let with = sets.with(*set, sharer);
+                if *set != with {
+                    *set = with;
+                    give(&mut waiting, thing, sharer);
+                }
+            }
+        }
+    }
+}
+
+/// Things of the same names together, with the group of each.
+fn grouped(
+    things: &[u32],
+    of_set: &[u32],
+    sets: &Sets,
+    retained: &Retained,
+) -> (Vec<u32>, Vec<Group>) {
+    let mut by_names: HashMap<Vec<u32>, u32> = HashMap::new();
+    let mut of_sets = vec![NONE; sets.all.len()];
+    let mut groups: Vec<Group> = Vec::new();
+    let mut of_group = Vec::with_capacity(things.len());
+    for (&thing, &set) in things.iter().zip(of_set) {
+        let group = &mut of_sets[set as usize];
+        if *group == NONE {
+            let names: Vec<u32> = sets.all[set as usize].iter().map(|of| of.name).collect();
+            let mut key = names.clone();
+            key.sort_unstable();
+            *group = *by_names.entry(key).or_insert_with(|| {
+                groups.push(Group {
+                    names,
+                    ..Group::default()
+                });
+                groups.len() as u32 - 1
+            });
+        }
+        let (bytes, blocks) = (
+            retained.bytes[thing as usize],
+            retained.blocks[thing as usize],
+        );
+        let sum = &mut groups[*group as usize];
+        sum.bytes = sum.bytes.saturating_add(bytes);
+        sum.blocks += blocks;
+        if sum.largest == 0 || (bytes, Reverse(thing)) > (sum.largest_bytes, Reverse(sum.largest)) {
+            (sum.largest, sum.largest_bytes) = (thing, bytes);
+        }
+        of_group.push(*group);
+    }
+    (of_group, groups)
+}
