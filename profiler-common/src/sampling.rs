@@ -192,12 +192,16 @@ pub struct PythonFrames {
     pub frame_place: u32,
     /// In a frame: a byte that says whose it is; [`Self::NONE`] where there is none.
     pub frame_owner: u32,
-    /// The value of that byte in frames of the interpreter's own.
+    /// The least value of that byte in frames of the interpreter's own.
     pub own_frames: u32,
     /// In the kernel's `task_struct`: the base of the segment `fs`, which is what `pthread_self` gives; 0
     /// when Python's frames are not known.
     pub fs_base: u32,
 }
+
+/// Bits of a frame's reference to its code that are not of the address: since 3.14 they say whether the frame counts
+/// among those who refer to it (`Include/internal/pycore_stackref.h`).
+pub const CODE_TAGS: u64 = 3;
 
 impl PythonFrames {
     /// There is no such field.

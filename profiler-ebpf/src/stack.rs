@@ -9,12 +9,12 @@ use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_probe_read_kernel,
     bpf_probe_read_user,
 };
-use profiler_common::sampling::{
-    FrameKind, MAX_FRAMES, PythonFrames, RawFrame, RawStack, SamplingCounter,
-    StackEnd, is_near, may_be_sampled,
-};
 use profiler_common::RawEvent;
 use profiler_common::growth::GrowthKind;
+use profiler_common::sampling::{
+    CODE_TAGS, FrameKind, MAX_FRAMES, PythonFrames, RawFrame, RawStack, SamplingCounter, StackEnd,
+    is_near, may_be_sampled,
+};
 
 use crate::maps;
 
@@ -35,7 +35,13 @@ pub fn sample(tid: u32, block: u64, size: u64, flags: u16) {
     // SAFETY: the helper takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     if may_be_sampled(random, size, mean_bytes) {
-        take(Taker::allocation(tid, flags), block, size, mean_bytes, random);
+        take(
+            Taker::allocation(tid, flags),
+            block,
+            size,
+            mean_bytes,
+            random,
+        );
     }
 }
 
@@ -137,7 +143,7 @@ unsafe fn walk(frames: *mut RawFrame) -> (u32, StackEnd) {
         };
         let is_own = python.frame_owner != PythonFrames::NONE
             && word(frame, python.frame_owner)
-                .is_some_and(|owner| owner as u8 == python.own_frames as u8);
+                .is_some_and(|owner| owner as u8 >= python.own_frames as u8);
         let kind = if is_own {
             FrameKind::Skipped
         } else {
@@ -146,7 +152,7 @@ unsafe fn walk(frames: *mut RawFrame) -> (u32, StackEnd) {
         // SAFETY: the caller has room for it.
         unsafe {
             frames.add(index).write(RawFrame {
-                code,
+                code: code & !CODE_TAGS,
                 place: place & python.place_mask,
                 kind: kind as u32,
                 unused: 0,

@@ -90,7 +90,7 @@ for line in iter(sys.stdin.readline, ''):
 fn readable() -> impl Iterator<Item = Python> {
     let all = pythons().into_iter();
     let found = all.filter(|python| {
-        ((3, 6)..=(3, 13)).contains(&python.version) && !python.free_threaded && !python.debug
+        ((3, 6)..=(3, 15)).contains(&python.version) && !python.free_threaded && !python.debug
     });
     found.inspect(|python| eprintln!("{:?} {}", python.version, python.path.display()))
 }

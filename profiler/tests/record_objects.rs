@@ -34,7 +34,7 @@ fn really(python: &str, source: &str, variables: &[(&str, &str)]) -> f64 {
 /// Those whose objects can be recorded, the default one first.
 fn recordable() -> Vec<String> {
     let all = pythons().into_iter();
-    let all = all.filter(|one| ((3, 7)..=(3, 13)).contains(&one.version));
+    let all = all.filter(|one| ((3, 7)..=(3, 15)).contains(&one.version));
     let all = all.filter(|one| !one.free_threaded && !one.debug);
     all.map(|one| text(&one.path).to_owned()).collect()
 }

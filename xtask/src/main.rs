@@ -5,11 +5,12 @@ mod bpf;
 mod dependencies;
 mod dist;
 mod layers;
+mod pythons;
 mod test;
 mod torture;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -38,6 +39,8 @@ tasks:
                       make what people install (a wheel, a Debian package, a tar of the static program,
                       a bill of materials, sums) in target/dist, and try each where nothing else is (as
                       root); --development packs the program of development instead, in seconds
+  pythons             install CPythons that are newer than the distribution's in target/pythons (as root), and
+                      print what FRAGSCOPE_TEST_PYTHONS names so that tests take them, too
   check-dependencies  fail where a licence is not allowed, or a crate is there twice without a reason
   check-layers        fail where a module uses what its layer must not
 ";
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["torture", options @ ..] => torture::run(options),
         ["dist", options @ ..] => dist::run(options),
+        ["pythons"] => pythons::install(),
         ["check-dependencies"] => dependencies::check(),
         ["check-layers"] => layers::check(&root()),
         _ => {
@@ -89,6 +93,28 @@ fn run(command: &mut Command) -> Result<()> {
         bail!("{command:?} failed: {status}");
     }
     Ok(())
+}
+
+/// A Debian of this suite in `folder`, with its essential packages and these besides.
+fn debootstrap(suite: &str, packages: &[&str], folder: &Path) -> Result<()> {
+    let mut command = Command::new("debootstrap");
+    command.arg("--variant=minbase");
+    if !packages.is_empty() {
+        command.arg(format!("--include={}", packages.join(",")));
+    }
+    run(command.arg(suite).arg(folder).stdout(Stdio::null()))
+}
+
+/// Where cargo builds.
+fn target_folder() -> Result<PathBuf> {
+    let described = output(
+        Command::new("cargo")
+            .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+            .current_dir(root()),
+    )?;
+    let described: serde_json::Value = serde_json::from_str(&described)?;
+    let folder = described["target_directory"].as_str();
+    Ok(folder.context("cargo metadata names no target")?.into())
 }
 
 /// What `command` prints.

@@ -1,4 +1,4 @@
-//! RunningFunctions functions and their variables.
+//! Running functions and their variables.
 //!
 //! Up to 3.10 a frame is an object, and one that runs is on its thread's stack. From 3.11 on frames lie
 //! in chunks of each thread's data stack, which the thread's state points to by three words in a row:
@@ -11,7 +11,7 @@ use hashbrown::HashSet;
 use super::dict::entries;
 use super::edges::Resolver;
 use super::kinds::Kind;
-use super::layout::{FrameLayout, Layout, TUPLE_ITEMS};
+use super::layout::{FrameLayout, Layout};
 use super::names::{NAME_ENTRIES, module_name};
 use super::scan::Noted;
 use super::text::str_name;
@@ -55,7 +55,7 @@ impl Variable {
         let function = qualified
             .flatten()
             .or_else(|| text(field(layout.code.name)));
-        let nth = TUPLE_ITEMS + u64::from(self.nth) * 8;
+        let nth = layout.tuple_items() + u64::from(self.nth) * 8;
         let names = field(layout.code.names).and_then(|names| names.checked_add(nth));
         let name = text(names.and_then(|at| read_word(memory, at)));
         let module = entries(memory, layout, self.globals, NAME_ENTRIES as u64);
@@ -175,6 +175,12 @@ impl<M: TargetMemory> Finder<'_, M> {
         self.resolve.source.memory
     }
 
+    /// What a word of a frame refers to.
+    fn word(&self, frame: &[u8], offset: u64) -> Option<u64> {
+        let word = word(frame, offset)?;
+        Some(self.resolve.source.layout.stack_reference(word))
+    }
+
     /// Whether an object of this role is at this address.
     fn is(&self, addr: u64, role: Role) -> bool {
         let object = self.resolve.object(addr);
@@ -213,20 +219,22 @@ impl<M: TargetMemory> Finder<'_, M> {
         let object = RemoteAddr::new(noted.object);
         self.memory().read(object, &mut bytes).ok()?;
         let frame = (2..MAX_BEFORE_FRAME).map(|word| word * 8).find(|&frame| {
-            let field = |offset: u64| word(&bytes, frame as u64 + offset);
+            let field = |offset: u64| self.word(&bytes, frame as u64 + offset);
             let is_frame = field(code).zip(field(globals));
             is_frame.is_some_and(|(code, globals)| {
                 self.is(code, Role::Code) && self.is(globals, Role::Dict)
             })
         })?;
-        // Above zero it has ended, and what is there is of before.
-        if *bytes.get(frame - FRAME_STATE)? as i8 > 0 {
+        // What is in one that has ended is of before.
+        let layout = self.resolve.source.layout;
+        if layout.has_ended(*bytes.get(frame - FRAME_STATE)?) {
             return None;
         }
-        let field = |offset: u64| word(&bytes, frame as u64 + offset);
+        let field = |offset: u64| self.word(&bytes, frame as u64 + offset);
         let (code, globals) = (field(code)?, field(globals)?);
         let start = frame as u64 + locals;
-        let values: Vec<u64> = words(bytes.get(start as usize..)?).collect();
+        let values = words(bytes.get(start as usize..)?);
+        let values: Vec<u64> = values.map(|word| layout.stack_reference(word)).collect();
         let mut running = RunningFunctions::default();
         let count = self.take(code, globals, &values, &mut running);
         Some(Suspended {
@@ -321,7 +329,9 @@ impl<M: TargetMemory> Finder<'_, M> {
             {
                 continue;
             }
-            let all: Vec<u64> = words(&bytes).collect();
+            let layout = self.resolve.source.layout;
+            let all = words(&bytes).map(|word| layout.stack_reference(word));
+            let all: Vec<u64> = all.collect();
             running
                 .words
                 .extend(all.iter().filter_map(|word| self.resolve.target(*word)));

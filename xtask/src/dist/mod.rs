@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{output, root, run as run_command, test};
+use crate::{output, root, run as run_command, target_folder, test};
 use contents::Contents;
 
 /// The version of every package.
@@ -127,18 +127,6 @@ fn make(profile: Profile, target: &Path, folder: &Path) -> Result<()> {
     debian::write(&contents, date, folder)?;
     wheel::write(&contents, profile, date, target, folder)?;
     write_sums(folder)
-}
-
-/// Where cargo builds.
-fn target_folder() -> Result<PathBuf> {
-    let described = output(
-        Command::new("cargo")
-            .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
-            .current_dir(root()),
-    )?;
-    let described: serde_json::Value = serde_json::from_str(&described)?;
-    let folder = described["target_directory"].as_str();
-    Ok(folder.context("cargo metadata names no target")?.into())
 }
 
 /// The sum of each file in `folder`.

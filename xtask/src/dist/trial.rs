@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::{Profile, SUMS, only_file};
-use crate::{output, root, run as run_command};
+use crate::{debootstrap, output, root, run as run_command};
 
 /// The distribution whose clean root file system the Debian package is installed in.
 const SUITE: &str = "bookworm";
@@ -192,12 +192,7 @@ fn clean_root(folder: &Path) -> Result<PathBuf> {
         // Under another name until it is whole.
         let draft = tempfile::tempdir_in(&roots)?;
         let new = draft.path().join(SUITE);
-        run_command(
-            Command::new("debootstrap")
-                .args(["--variant=minbase", SUITE])
-                .arg(&new)
-                .stdout(Stdio::null()),
-        )?;
+        debootstrap(SUITE, &[], &new)?;
         fs::rename(&new, &made)?;
     }
     Ok(made)

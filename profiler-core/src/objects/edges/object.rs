@@ -7,9 +7,7 @@ use super::reader::{PIECE, Reader};
 use super::stored::Stored;
 use crate::memory::TargetMemory;
 use crate::objects::dict::DictParts;
-use crate::objects::layout::{
-    DictTable, OPEN_SMALL_TABLE, SIZE, TUPLE_ITEMS, TYPE_WEAK_LIST, WEAK_CALLBACK,
-};
+use crate::objects::layout::{DictTable, OPEN_SMALL_TABLE, SIZE, TYPE_WEAK_LIST, WEAK_CALLBACK};
 use crate::objects::scan::{COMPARED, EXAMINED_BYTES, print_of};
 use crate::objects::types::{Flags, Role, Type, TypeFacts};
 use crate::objects::words::word;
@@ -83,8 +81,9 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 self.fields(reader, object, FIELDS..fixed, &[])?;
             }
             Role::Tuple if !facts.flags.has(Flags::HEAP) => {
-                let items = size.saturating_mul(8).saturating_add(TUPLE_ITEMS);
-                self.fields(reader, object, TUPLE_ITEMS..items.min(len), &[])?;
+                let first = layout.tuple_items();
+                let items = size.saturating_mul(8).saturating_add(first);
+                self.fields(reader, object, first..items.min(len), &[])?;
             }
             Role::Dict if layout.dict == DictTable::Open => self.open_dict(object, reader)?,
             Role::Dict => {
@@ -186,11 +185,17 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         range: Range<u64>,
         except: &[u64],
     ) -> Option<()> {
+        let layout = self.resolve.source.layout;
+        let has_frame = object.facts.role == Role::Generator;
         let mut offset = range.start;
         let len = range.end.saturating_sub(range.start);
         reader.words(object.head + range.start, len, |addr| {
             if offset != object.facts.weak_list && !except.contains(&offset) {
-                self.refer(addr);
+                self.refer(if has_frame {
+                    layout.stack_reference(addr)
+                } else {
+                    addr
+                });
             }
             offset += 8;
         })

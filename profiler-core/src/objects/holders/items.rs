@@ -16,7 +16,7 @@ use crate::objects::dict::DictParts;
 use crate::objects::edges::{Entries, Resolver, Stored};
 use crate::objects::graph::NONE;
 use crate::objects::kinds::Kind;
-use crate::objects::layout::{SIZE, TUPLE_ITEMS};
+use crate::objects::layout::SIZE;
 use crate::objects::types::Role;
 use crate::objects::words::{word, words};
 
@@ -181,7 +181,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
         let entries = match of.facts.role {
             Role::Tuple => Entries {
-                at: addr.checked_add(TUPLE_ITEMS)?,
+                at: addr.checked_add(layout.tuple_items())?,
                 count: word(&head, SIZE)?,
                 stride: 1,
                 taken: 0..1,

@@ -1,5 +1,7 @@
 //! Where threads, their frames and the code of those are.
 
+use super::NEWEST;
+
 /// Where a frame's code and variables are.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(in crate::objects) enum FrameLayout {
@@ -81,35 +83,36 @@ pub(in crate::objects) struct ThreadLayout {
 
 /// `PyThreadState.interp` up to 3.7.
 pub(in crate::objects) const THREAD_INTERPRETER: u64 = 16;
-/// `FRAME_OWNED_BY_CSTACK`: the frame of a run of the interpreter's loop, since 3.12.
-pub(in crate::objects) const OWNED_BY_C_STACK: u8 = 3;
+/// The least owner of a frame that is none of a function: a run of the interpreter's loop, since 3.12
+/// (`FRAME_OWNED_BY_CSTACK`; from 3.14 on `FRAME_OWNED_BY_INTERPRETER`, which in 3.14 the other follows).
+pub(in crate::objects) const OWNED_BY_INTERPRETER: u8 = 3;
 
 impl ThreadLayout {
     /// That of a version; `None` where it is not known.
     pub(in crate::objects) fn of(version: (u8, u8)) -> Option<Self> {
-        if !((3, 6)..=(3, 13)).contains(&version) {
+        if !((3, 6)..=NEWEST).contains(&version) {
             return None;
         }
         let since = |minor| version >= (3, minor);
-        let pick = |by_minor: [u64; 8]| by_minor[usize::from(version.1 - 6)];
+        let pick = |by_minor: [u64; 10]| by_minor[usize::from(version.1 - 6)];
         let frames = since(11);
         Some(Self {
             // 3.6 has no such structure.
-            interpreters: pick([0, 24, 32, 32, 32, 40, 40, 632]),
-            next_interpreter: pick([0, 0, 0, 0, 0, 0, 0, 7264]),
-            threads: pick([8, 8, 8, 8, 8, 16, 72, 7344]),
+            interpreters: pick([0, 24, 32, 32, 32, 40, 40, 632, 808, 936]),
+            next_interpreter: pick([0, 0, 0, 0, 0, 0, 0, 7264, 7272, 7264]),
+            threads: pick([8, 8, 8, 8, 8, 16, 72, 7344, 7344, 7336]),
             next_thread: 8,
-            id: pick([152, 176, 176, 176, 176, 152, 136, 152]),
-            frame: pick([24, 24, 24, 24, 24, 56, 56, 72]),
+            id: pick([152, 176, 176, 176, 176, 152, 136, 152, 152, 176]),
+            frame: pick([24, 24, 24, 24, 24, 56, 56, 72, 72, 72]),
             holder_frame: match version.1 {
                 11 => Some(8),
                 12 => Some(0),
                 _ => None,
             },
             code: if since(12) { 0 } else { 32 },
-            previous: pick([24, 24, 24, 24, 24, 48, 8, 8]),
-            place: pick([120, 104, 104, 104, 96, 56, 56, 56]),
-            owner: since(12).then_some(70),
+            previous: pick([24, 24, 24, 24, 24, 48, 8, 8, 8, 8]),
+            place: pick([120, 104, 104, 104, 96, 56, 56, 56, 56, 56]),
+            owner: since(12).then_some(if since(14) { 74 } else { 70 }),
             table: match version.1 {
                 _ if frames => LineTable::Locations,
                 10 => LineTable::Ranges,
@@ -133,7 +136,8 @@ impl CodeLayout {
                 first_line: if since(12) { 68 } else { 72 },
                 lines: 136,
                 instructions: Some(match version.1 {
-                    _ if since(13) => 200,
+                    _ if since(14) => 208,
+                    13 => 200,
                     12 => 192,
                     _ => 184,
                 }),
@@ -166,7 +170,7 @@ impl FrameLayout {
             _ if since(12) => FrameLayout::Stack {
                 code: 0,
                 globals: 24,
-                locals: 72,
+                locals: if since(14) { 80 } else { 72 },
             },
             _ if since(11) => FrameLayout::Stack {
                 code: 32,
@@ -177,6 +181,42 @@ impl FrameLayout {
                 code: 32,
                 globals: 48,
             },
+        }
+    }
+}
+
+/// Where `_Py_DebugOffsets` of a version has what is read of it (`Include/internal/pycore_runtime.h`, from
+/// 3.14 on `pycore_debug_offsets.h`), in bytes from `_PyRuntime`. What is the same in all is in the code.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(in crate::objects) struct Published {
+    /// `thread_state`.
+    pub(in crate::objects) next_thread: u64,
+    pub(in crate::objects) frame: u64,
+    pub(in crate::objects) id: u64,
+    /// `interpreter_frame.previous`; `executable`, `instr_ptr`, one other, and `owner` follow.
+    pub(in crate::objects) previous: u64,
+    /// `code_object.filename`; `name`, `qualname`, `linetable`, `firstlineno` follow.
+    pub(in crate::objects) file: u64,
+    /// `code_object.co_code_adaptive`.
+    pub(in crate::objects) instructions: u64,
+}
+
+impl Published {
+    /// Those of a version from 3.13 on; `None` of one before, and where it is not known.
+    pub(in crate::objects) fn of(version: (u8, u8)) -> Option<Self> {
+        let of = |next_thread, id, previous, file, instructions| Self {
+            next_thread,
+            frame: next_thread + 16,
+            id,
+            previous,
+            file,
+            instructions,
+        };
+        match version {
+            (3, 13) => Some(of(168, 192, 232, 280, 344)),
+            (3, 14) => Some(of(192, 216, 256, 320, 384)),
+            (3, 15) => Some(of(192, 240, 320, 384, 448)),
+            _ => None,
         }
     }
 }

@@ -8,7 +8,8 @@
 mod frames;
 
 pub(super) use self::frames::{
-    CodeLayout, FrameLayout, LineTable, OWNED_BY_C_STACK, THREAD_INTERPRETER, ThreadLayout,
+    CodeLayout, FrameLayout, LineTable, OWNED_BY_INTERPRETER, Published, THREAD_INTERPRETER,
+    ThreadLayout,
 };
 use super::types::{Flags, Role};
 
@@ -132,8 +133,6 @@ pub(super) const SIZE: u64 = 16;
 pub(super) const OPEN_SMALL_TABLE: (u64, u64) = (56, 24);
 /// `sizeof(PyDictObject)` in 2.7, whose last member that is.
 pub(super) const OPEN_DICT_BYTES: u64 = OPEN_SMALL_TABLE.0 + OPEN_SMALL_TABLE.1 * 8;
-/// `PyTupleObject.ob_item` in all versions.
-pub(super) const TUPLE_ITEMS: u64 = 24;
 /// `PyModuleObject.md_dict` in all versions (`Objects/moduleobject.c`).
 pub(super) const MODULE_DICT: u64 = 16;
 /// `PyWeakReference.wr_callback` in all versions.
@@ -155,6 +154,9 @@ pub(super) const NDARRAY_DESCR: u64 = 56;
 pub(super) const DESCR_KIND: u64 = 24;
 /// `arrayobject.ob_item` (`Modules/arraymodule.c`) in all versions.
 pub(super) const ARRAY_ITEMS: u64 = 24;
+
+/// The newest version whose layout is known.
+const NEWEST: (u8, u8) = (3, 15);
 
 impl FunctionLayout {
     fn of(version: (u8, u8)) -> Self {
@@ -183,8 +185,8 @@ impl FunctionLayout {
 impl Layout {
     /// The layout of a version; `None` for versions before 2.7 and from 3.0 to 3.5.
     pub(super) fn of(version: (u8, u8)) -> Option<Self> {
-        let known = version == (2, 7) || ((3, 6)..=(3, 13)).contains(&version);
-        if !known && version <= (3, 13) {
+        let known = version == (2, 7) || ((3, 6)..=NEWEST).contains(&version);
+        if !known && version <= NEWEST {
             return None;
         }
         let three = version >= (3, 0);
@@ -310,9 +312,51 @@ impl Layout {
     /// `PyHeapTypeObject.ht_cached_keys` of the versions whose instances have values without a dictionary.
     pub(super) fn cached_keys(&self) -> Option<u64> {
         match self.version {
+            version if version >= (3, 15) => Some(888),
             version if version >= (3, 12) => Some(880),
             version if version >= (3, 11) => Some(872),
             _ => None,
+        }
+    }
+
+    /// `PyTupleObject.ob_item`: since 3.14 a tuple keeps its hash before its items.
+    pub(super) fn tuple_items(&self) -> u64 {
+        if self.version >= (3, 14) { 32 } else { 24 }
+    }
+
+    /// The reference count in the first word of an object; `None` where that is none: addresses are larger, and
+    /// immortal objects' counts smaller (`_Py_IMMORTAL_REFCNT`, `UINT_MAX` at the most). Since 3.14 the
+    /// lower half of the word is the count, 16 bits above it are zero (`ob_overflow`), and of the
+    /// 16 flags above those up to five have a meaning (`Include/object.h`).
+    pub(super) fn reference_count(&self, word: u64) -> Option<u64> {
+        const MAX: u64 = 1 << 40;
+        const FLAGS: u64 = 0xff << 48;
+        let count = match self.version >= (3, 14) {
+            true => word & !FLAGS,
+            false => word,
+        };
+        let most = match self.version >= (3, 14) {
+            true => 1 << 32,
+            false => MAX,
+        };
+        (count < most).then_some(count)
+    }
+
+    /// What a word of a frame refers to. Since 3.14 its lowest bits say whether the frame counts among those
+    /// who refer to the object, and 3 there is a number (`Include/internal/pycore_stackref.h`).
+    #[inline]
+    pub(super) fn stack_reference(&self, word: u64) -> u64 {
+        match self.version >= (3, 14) && word & 3 == 1 {
+            true => word - 1,
+            false => word,
+        }
+    }
+
+    /// Whether a generator in this state has ended (`gi_frame_state`, `Include/internal/pycore_frame.h`).
+    pub(super) fn has_ended(&self, state: u8) -> bool {
+        match self.version >= (3, 15) {
+            true => state == 5,
+            false => state.cast_signed() > 0,
         }
     }
 

@@ -14,7 +14,7 @@ use super::blocks::BlockIndex;
 use super::kinds::{Content, Kind, PackedKind};
 use super::layout::{DictTable, Layout, SIZE, StrLayout};
 use super::types::{Flags, Role, TypeFacts, TypeTable};
-use super::words::{Window, word};
+use super::words::{Window, read_word, word};
 use crate::addr::{AddrRange, HEAP_END, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::parallel;
@@ -26,9 +26,6 @@ pub(super) const EXAMINED_BYTES: u64 = 160;
 const NUMBER_BLOCK: u64 = 992;
 /// The link, and the bytes of a number.
 const NUMBERS: (u64, u64) = (8, 24);
-/// Reference counts above are none: addresses are larger, and immortal objects' counts smaller
-/// (`_Py_IMMORTAL_REFCNT`, `UINT_MAX` at the most).
-const MAX_REFCOUNT: u64 = 1 << 40;
 /// Types that a thread keeps at hand, and addresses of which it knows that none is there.
 const KEPT_TYPES: usize = 1 << 15;
 /// One block of so many is looked at twice, to see whether it still holds what it did.
@@ -266,14 +263,10 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
                 let (Some(count), Some(of)) = (word(bytes, head), word(bytes, head + 8)) else {
                     continue;
                 };
-                // From 3.14 on flags lie above the count.
-                let count = match self.source.layout.version {
-                    version if version >= (3, 14) => count & u64::from(u32::MAX),
-                    _ => count,
-                };
-                if count >= MAX_REFCOUNT {
+                let count = self.source.layout.reference_count(count);
+                let Some(count) = count.filter(|count| !self.is_object(*count)) else {
                     continue;
-                }
+                };
                 let Some(facts) = self.type_at(of) else {
                     continue;
                 };
@@ -295,6 +288,15 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
             },
             None => Kind::Native,
         }
+    }
+
+    /// Whether a word that may be a reference count is the address of an object: those of a program that is
+    /// not relocated, and of its `brk`, are small.
+    fn is_object(&mut self, word: u64) -> bool {
+        const SMALL_ADDRESSES: Range<u64> = 0x1_0000..1 << 30;
+        SMALL_ADDRESSES.contains(&word)
+            && word.is_multiple_of(8)
+            && read_word(self.source.memory, word + 8).is_some_and(|of| self.type_at(of).is_some())
     }
 
     /// Whether a block has the size of those that 2.7 has its numbers in; malloc may give 16 bytes more.

@@ -6,7 +6,7 @@ use profiler_common::sampling::PythonFrames;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 use crate::objects::layout::{
-    CodeLayout, LineTable, OWNED_BY_C_STACK, THREAD_INTERPRETER, ThreadLayout,
+    CodeLayout, LineTable, OWNED_BY_INTERPRETER, Published, THREAD_INTERPRETER, ThreadLayout,
 };
 use crate::objects::words::read_word;
 
@@ -77,9 +77,9 @@ impl Threads {
             _ => symbols.runtime,
         };
         let root = root.ok_or(NoStacks::NoSymbols)?;
-        let layout = match version >= (3, 13) {
-            true => published(memory, root, layout, code)?,
-            false => layout,
+        let layout = match Published::of(version) {
+            Some(at) => published(memory, root, at, layout, code)?,
+            None => layout,
         };
         Ok(Self { layout, symbols })
     }
@@ -148,16 +148,17 @@ impl Threads {
             frame_previous: field(layout.previous),
             frame_place: field(layout.place),
             frame_owner: optional(layout.owner),
-            own_frames: OWNED_BY_C_STACK.into(),
+            own_frames: OWNED_BY_INTERPRETER.into(),
             fs_base,
         }
     }
 }
 
-/// The layouts with the offsets that a runtime publishes, as 3.13 writes them.
+/// The layouts with the offsets that a runtime publishes.
 fn published<M: TargetMemory>(
     memory: &M,
     runtime: RemoteAddr,
+    at: Published,
     layout: ThreadLayout,
     code: &mut CodeLayout,
 ) -> Result<ThreadLayout, NoStacks> {
@@ -176,25 +177,25 @@ fn published<M: TargetMemory>(
             .ok_or(NoStacks::Damaged)
     };
     *code = CodeLayout {
-        file: offset(280)?,
-        name: offset(288)?,
-        qualified_name: Some(offset(296)?),
-        lines: offset(304)?,
-        first_line: offset(312)?,
-        instructions: Some(offset(344)?),
+        file: offset(at.file)?,
+        name: offset(at.file + 8)?,
+        qualified_name: Some(offset(at.file + 16)?),
+        lines: offset(at.file + 24)?,
+        first_line: offset(at.file + 32)?,
+        instructions: Some(offset(at.instructions)?),
         ..*code
     };
     Ok(ThreadLayout {
         interpreters: offset(40)?,
         next_interpreter: offset(64)?,
         threads: offset(72)?,
-        next_thread: offset(168)?,
-        frame: offset(184)?,
-        id: offset(192)?,
-        previous: offset(232)?,
-        code: offset(240)?,
-        place: offset(248)?,
-        owner: Some(offset(264)?),
+        next_thread: offset(at.next_thread)?,
+        frame: offset(at.frame)?,
+        id: offset(at.id)?,
+        previous: offset(at.previous)?,
+        code: offset(at.previous + 8)?,
+        place: offset(at.previous + 16)?,
+        owner: Some(offset(at.previous + 32)?),
         ..layout
     })
 }
