@@ -17,8 +17,8 @@ mod stack;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_probe_read_user};
-use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
-use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
+use aya_ebpf::macros::{raw_tracepoint, tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, TracePointContext};
 use profiler_common::{Arguments, Call, Cookie, RecordKind};
 
 use crate::event::{allocated, emit, takes_old};
@@ -239,6 +239,21 @@ pub fn on_call_end(context: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "page_fault_user")]
 pub fn on_page_fault(context: RawTracePointContext) -> i32 {
     growth::faulted(&context);
+    0
+}
+
+/// Where `mark_victim` has the number of the process, in every version (`include/trace/events/oom.h`): what else
+/// it has, and what a raw tracepoint is given, changed with Linux 6.9.
+const VICTIM: usize = 8;
+
+/// The kernel has chosen a process, which it ends for want of memory.
+#[tracepoint(category = "oom", name = "mark_victim")]
+pub fn on_oom_victim(context: TracePointContext) -> u32 {
+    // SAFETY: the field is there, and the helper checks the address.
+    if let Ok(pid) = unsafe { context.read_at::<i32>(VICTIM) } {
+        // Of more than a page of them at once the rest is not known one by one.
+        let _full = maps::VICTIMS.output::<i32>(&pid, 0);
+    }
     0
 }
 

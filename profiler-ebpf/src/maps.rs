@@ -44,6 +44,10 @@ pub static SAMPLING: PerCpuArray<u64> = PerCpuArray::with_max_entries(SamplingCo
 #[map]
 pub static HEAP_END: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Processes that the kernel ends for want of memory, by their numbers. Nobody reads them but a black box.
+#[map]
+pub static VICTIMS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
 /// Adds one to a map's element.
 ///
 /// # Safety

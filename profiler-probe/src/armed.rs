@@ -16,6 +16,11 @@ use super::traps::Traps;
 /// The inode of the root PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const ROOT_PID_NAMESPACE: &str = "pid:[4026531836]";
 
+/// Whether processes have the numbers here that the kernel itself has for them.
+pub(super) fn is_in_root_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE)
+}
+
 /// Programs and maps, and the probes of one process by which they are reached.
 pub(super) struct Armed {
     pub(super) loaded: Loaded,
@@ -45,8 +50,6 @@ impl Armed {
     ) -> Result<Self, ProbeError> {
         // The BPF side sees numbers of the root namespace. Elsewhere the target's is not known,
         // and the uprobes' own scope must do: that of perf events lets in a vfork child besides.
-        let in_root = std::fs::read_link("/proc/self/ns/pid")
-            .is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE);
         Ok(Self {
             lost_before: loaded.lost().map_err(map_trouble)?,
             sites: Sites::of(pid, &traps)?,
@@ -55,7 +58,7 @@ impl Armed {
             pid,
             links: Vec::new(),
             failed: vec![None; probes],
-            tgid: if in_root { pid.get() } else { 0 },
+            tgid: if is_in_root_namespace() { pid.get() } else { 0 },
             mean_bytes: 0,
             growth_mean_bytes: 0,
             is_open: false,

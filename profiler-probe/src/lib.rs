@@ -30,6 +30,7 @@ mod stacks;
 mod stream;
 pub mod support;
 mod traps;
+mod victims;
 mod worker;
 
 pub use budget::Budget;
@@ -37,6 +38,7 @@ pub use error::ProbeError;
 pub use object::Inputs;
 pub use session::ProbeSession;
 pub use stream::{EventStream, StreamCost};
+pub use victims::OomVictims;
 
 /// Now, on the clock of the events (`CLOCK_MONOTONIC`), in ns.
 pub fn clock_ns() -> u64 {

@@ -240,7 +240,7 @@ fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {
     Ok(values.iter().sum())
 }
 
-fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
+pub(super) fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
     // Who runs a fragscope that has capabilities of its file's has none of his own to load it by.
     let named =
         std::env::var_os(OBJECT_VARIABLE).filter(|_| !profiler_target::has_borrowed_privileges());
@@ -263,7 +263,7 @@ fn uprobe(bpf: &mut Ebpf, program: BpfProgram) -> Result<&mut UProbe, ProbeError
         .map_err(|error| ProbeError::of_load(&error))
 }
 
-fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(
+pub(super) fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(
     bpf: &mut Ebpf,
     name: &str,
 ) -> Result<T, ProbeError> {

@@ -133,6 +133,8 @@ pub enum OutputProblem {
     Descriptor,
     /// Somebody else's file lies there.
     Foreign,
+    /// Others can change what lies in a folder that is to be fragscope's own.
+    SharedFolder,
     /// Another process writes there.
     InUse,
     /// It was given twice.

@@ -81,10 +81,27 @@ impl MemoryKills {
         }
     }
 
-    /// The group, if the kernel ended a process of it.
-    pub fn group(&self) -> Option<&MemoryGroup> {
+    /// Counts from now on, unless the process is about to end: it may be one of those that were counted.
+    pub fn renew(&mut self) {
+        if let Some(counted) = &mut self.counted
+            && let Some(now) = kills(&counted.counter)
+            && now > counted.before
+            && !is_to_end(self.pid)
+        {
+            counted.before = now;
+        }
+    }
+
+    /// The group that the process was in last.
+    pub fn known(&self) -> Option<MemoryGroup> {
+        Some(self.counted.as_ref()?.now(&self.own))
+    }
+
+    /// The group as it is now, if the kernel ended processes of it, and how many.
+    pub fn group(&self) -> Option<(MemoryGroup, u64)> {
         let counted = self.counted.as_ref()?;
-        (kills(&counted.counter)? > counted.before).then_some(&counted.group)
+        let more = kills(&counted.counter)?.checked_sub(counted.before)?;
+        (more > 0).then(|| (counted.now(&self.own), more))
     }
 }
 
@@ -106,10 +123,28 @@ impl CountedGroup {
     }
 }
 
+impl CountedGroup {
+    /// The group as it is now, or was before it was removed.
+    fn now(&self, own: &str) -> MemoryGroup {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let now = read(own, &mounts).filter(|now| now.current_bytes.is_some());
+        now.unwrap_or_else(|| self.group.clone())
+    }
+}
+
 /// Whether a process has ended, or is about to.
 fn is_ending(pid: i32) -> bool {
     let stat = Process::new(pid).and_then(|process| process.stat());
     stat.map_or(true, |stat| stat.flags & PF_EXITING != 0)
+}
+
+/// Whether a process has ended, or has been told to by a signal that it cannot refuse.
+fn is_to_end(pid: i32) -> bool {
+    let status = Process::new(pid).and_then(|process| process.status());
+    let is_killed = status.map_or(true, |status| {
+        (status.sigpnd | status.shdpnd) & (1 << (libc::SIGKILL - 1)) != 0
+    });
+    is_killed || is_ending(pid)
 }
 
 /// Processes of a group that the kernel ended for want of memory, by the file that counts them.

@@ -59,7 +59,7 @@ pub fn list(most: usize) -> io::Result<Listing> {
 
 impl Listed {
     /// The process with this number; `None` when there is none, or none that has memory of its own.
-    fn of(pid: i32) -> Option<Self> {
+    pub fn of(pid: i32) -> Option<Self> {
         let stat = Stat::of(pid)?;
         if matches!(stat.state, 'Z' | 'X') || stat.flags & PF_KTHREAD != 0 {
             return None;

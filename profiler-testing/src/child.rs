@@ -130,6 +130,11 @@ impl Child {
         self.inner.id() as i32
     }
 
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.inner.ended()
+    }
+
     /// The line that it printed when it was ready.
     pub fn first_line(&self) -> &str {
         &self.first_line

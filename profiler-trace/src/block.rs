@@ -26,14 +26,19 @@ pub(crate) fn write(
     packer.include_checksum(true)?;
     packer.write_all(head)?;
     packer.write_all(content)?;
-    let packed = packer.finish()?;
-    let mut header = [0; HEADER];
-    header[..4].copy_from_slice(&MARK);
-    header[4..8].copy_from_slice(&(packed.len() as u32).to_le_bytes());
-    header[8..].copy_from_slice(&(unpacked as u32).to_le_bytes());
-    out.write_all(&header)?;
-    out.write_all(&packed)?;
-    Ok((HEADER + packed.len()) as u64)
+    let block = self::packed(&packer.finish()?, unpacked);
+    out.write_all(&block)?;
+    Ok(block.len() as u64)
+}
+
+/// A block of what was packed, from so many bytes.
+pub(crate) fn packed(packed: &[u8], unpacked: usize) -> Vec<u8> {
+    let mut block = Vec::with_capacity(HEADER + packed.len());
+    block.extend_from_slice(&MARK);
+    block.extend_from_slice(&(packed.len() as u32).to_le_bytes());
+    block.extend_from_slice(&(unpacked as u32).to_le_bytes());
+    block.extend_from_slice(packed);
+    block
 }
 
 /// What was found where a block should begin.

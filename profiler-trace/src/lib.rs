@@ -2,6 +2,7 @@
 //! traces, and saved sessions.
 #![forbid(unsafe_code)]
 
+pub mod black_box;
 mod block;
 pub mod compile;
 pub mod hlog;

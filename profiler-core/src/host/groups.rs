@@ -240,7 +240,7 @@ fn harmless(name: String) -> String {
 
 /// The program that a process is: its script or module, without flags, arguments and what a program writes
 /// over its command line.
-fn program(process: &ProcessSample) -> String {
+pub fn program(process: &ProcessSample) -> String {
     let mut words = words(process).into_iter();
     while let Some(word) = words.next() {
         match word {

@@ -3,6 +3,7 @@
 
 mod arrange;
 mod columns;
+mod end;
 mod groups;
 mod model;
 mod served;
@@ -15,7 +16,8 @@ use crate::sample::Host;
 
 pub use arrange::{Arrangement, Line, lines};
 pub use columns::{COLUMNS, ProcessColumn, column_of, command, fitting};
-pub use groups::{GroupName, ProcessGroup, groups};
+pub use end::ProcessEnd;
+pub use groups::{GroupName, ProcessGroup, groups, program};
 pub use model::{
     Cost, HostModel, HostView, ProcessRow, STOP_BOUNDS_NS, StopCounts, Totals, WalkFigures,
 };

@@ -5,6 +5,7 @@
 //! was written before a crash is read up to the last whole one, and a damaged one costs no other.
 
 mod heap;
+mod kept;
 mod objects;
 mod observation;
 mod reader;
@@ -13,6 +14,8 @@ mod sites;
 mod wire;
 mod writer;
 
+pub use kept::Fate;
+pub(crate) use kept::KeptWalks;
 pub use observation::{Censuses, Observation};
 pub use reader::{ReadError, Reader, Record, SavedSample};
 pub use writer::Writer;
@@ -30,6 +33,8 @@ mod kind {
     pub(super) const OBSERVATION: u8 = 2;
     /// The session was ended well: nothing follows.
     pub(super) const END: u8 = 3;
+    /// The file is a black box's, and what became of its process.
+    pub(super) const BLACK_BOX: u8 = 4;
 }
 
 /// Which part of its record a block holds, as bits.

@@ -305,6 +305,8 @@ impl<R: Read> Reader<R> {
             let record = match kind {
                 kind::WALK => self.walk(),
                 kind::OBSERVATION => self.observation(),
+                // What becomes of the file is the black box's own matter.
+                kind::BLACK_BOX => continue,
                 kind::END => {
                     self.end = match fill(&mut self.input, &mut [0])? {
                         0 => End::Whole,

@@ -33,6 +33,21 @@ impl<W: Write> Writer<W> {
         Ok(Self { out, walks: 0 })
     }
 
+    /// Goes on with one that has so many walks.
+    pub(super) fn after(walks: u64, out: W) -> Self {
+        Self { out, walks }
+    }
+
+    /// Says that the file is a black box's.
+    pub(super) fn mark(&mut self, fate: u8) -> io::Result<()> {
+        self.blocks(kind::BLACK_BOX, &[fate])
+    }
+
+    /// The output of a session that is not ended.
+    pub(super) fn into_output(self) -> W {
+        self.out
+    }
+
     /// Writes a walk: the samples are numbered from 1 on.
     ///
     /// # Errors

@@ -170,7 +170,7 @@ pub(super) fn clear(folder: &Folder, name: &OsStr) {
 }
 
 /// Whether this is the file that has the name.
-fn has_name(folder: &Folder, file: &File, name: &OsStr) -> bool {
+pub(super) fn has_name(folder: &Folder, file: &File, name: &OsStr) -> bool {
     let id = |about: FileStat| (about.st_dev, about.st_ino);
     let named = about(folder, name).map(id);
     named.is_ok() && named == fstat(file).map(id)

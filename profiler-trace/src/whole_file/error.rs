@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use profiler_core::text::visible;
 
+use super::ownership::Foreign;
+
 /// Why a file could not be written. Nothing was left behind, and what was there before is as it
 /// was.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,14 @@ pub enum WriteError {
         path: PathBuf,
         /// The user id of its owner.
         owner: u32,
+    },
+    /// Others can change what lies in a folder that is to be ours.
+    #[error("cannot keep files in {}: it {how}", visible(path.display()))]
+    NotOurFolder {
+        /// The folder.
+        path: PathBuf,
+        /// How.
+        how: Foreign,
     },
     /// It is the file in which writers lock their places.
     #[error("cannot write {}: fragscope itself uses that file, for its locks", visible(.0.display()))]

@@ -85,6 +85,14 @@ impl Folder {
         Ok(at)
     }
 
+    /// The same once more.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        Ok(Self {
+            handle: self.handle.try_clone()?,
+            about: self.about,
+        })
+    }
+
     /// Where a path begins: at the root, or in the working directory.
     fn begin(path: &Path) -> Result<Self, Errno> {
         let begin = if path.is_absolute() { "/" } else { "." };

@@ -11,6 +11,7 @@ mod draft;
 mod error;
 mod folder;
 mod lock;
+mod own_folder;
 pub mod ownership;
 mod runtime_dir;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use self::draft::{Draft, MODE, State, temporary};
 pub use self::error::WriteError;
 use self::folder::{Folder, kind};
 pub use self::lock::{Lock, LockError};
+pub(crate) use self::own_folder::OwnFolder;
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
 pub use self::unused::remove_unused;
 
@@ -76,7 +78,11 @@ impl Place {
         let is_folder = path.as_os_str().as_bytes().ends_with(b"/");
         let name = path.file_name().filter(|_| !is_folder);
         let name = name.ok_or_else(|| WriteError::NamesFolder(path.to_owned()))?;
-        let folder = Folder::of(path)?;
+        Self::reserve_in(path, Folder::of(path)?, name)
+    }
+
+    /// The same in a folder that is open.
+    fn reserve_in(path: &Path, folder: Folder, name: &OsStr) -> Result<Self, WriteError> {
         let (device, inode) = folder.id();
         let bytes = [&device.to_le_bytes(), &inode.to_le_bytes(), name.as_bytes()].concat();
         let lock = match Lock::take(LOCKS, hash(bytes)) {

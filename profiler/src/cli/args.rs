@@ -1,5 +1,6 @@
 //! Flags and commands, and how they become options.
 
+mod black_box;
 mod check;
 mod files;
 mod once;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use profiler_sampling::SamplingOptions;
 
+use self::black_box::BlackBoxArgs;
 pub(super) use self::check::CheckArgs;
 pub(super) use self::files::{
     Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs, session_formats,
@@ -272,6 +274,8 @@ pub(super) struct WatchArgs {
     what_if_memory: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    black_box: BlackBoxArgs,
     /// File to write at the end; its extension chooses the format: .html, .json, .csv or .hlog, call
     /// sites as .folded, .speedscope.json or .pb.gz (pprof), or .fragsnap, which is written walk by
     /// walk; may be given several times
@@ -440,6 +444,7 @@ impl WatchArgs {
                 memory_limit: self.what_if_memory,
             }),
             sampling: self.sampling.options(),
+            black_box: self.black_box.options(),
             outputs: self.outputs.clone(),
         }
     }

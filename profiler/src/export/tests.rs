@@ -264,7 +264,7 @@ fn text_is_at_most_100_columns_and_free_of_control_characters() {
         }
     }
     assert!(text(&full()).contains("defect: a chunk's size is odd"));
-    assert!(text(&full()).contains("the target exited with 0"));
+    assert!(text(&full()).contains("The target exited with 0."));
     assert!(text(&full()).contains("sum "));
 }
 

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::aside::aside;
+use super::black_box::TargetBlackBox;
 use super::front::Front;
 use super::options::AttachOptions;
 use super::outputs::Outputs;
@@ -45,7 +46,9 @@ pub(super) fn attach_on(
 ) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
     let outputs = Outputs::reserve(&options.outputs, &options.inputs())?;
-    let saver = outputs.saver();
+    let black_box = options.black_box.as_ref().map(TargetBlackBox::open);
+    let black_box = black_box.transpose().map_err(SessionError::BlackBox)?;
+    let saver = outputs.saver(black_box);
     let pid = options.pid;
     let opened = runtime.block_on(async {
         tokio::select! {
@@ -279,6 +282,7 @@ mod tests {
                 swap_in: false,
                 max_stop: Duration::from_secs(2),
             },
+            black_box: None,
             outputs: Vec::new(),
         };
         let ended = attach_on(&options, &runtime, &mut signals).expect("it ends");

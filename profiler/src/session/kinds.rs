@@ -23,6 +23,7 @@ pub(crate) fn of_write(error: &WriteError) -> ErrorKind {
         WriteError::Descriptor(_) => OutputProblem::Descriptor,
         WriteError::Link { .. } | WriteError::IsLink(_) => OutputProblem::Link,
         WriteError::Planted { .. } | WriteError::Owner { .. } => OutputProblem::Foreign,
+        WriteError::NotOurFolder { .. } => OutputProblem::SharedFolder,
         WriteError::InUse { pid: Some(pid), .. } if pid.cast_unsigned() == std::process::id() => {
             OutputProblem::NamedTwice
         }

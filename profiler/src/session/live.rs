@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_core::host::ProcessEnd;
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::{ObjectsState, Point, View, WhatIf};
 use profiler_probe::clock_ns;
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, WalkedTarget, now_ns};
-use profiler_target::TargetState;
+use profiler_target::{MemoryKills, TargetState};
 
 use super::history::History;
 use super::objects::ObjectReader;
@@ -42,6 +43,7 @@ pub(crate) struct LiveSession {
     /// `None` where objects are not wanted.
     objects: Option<ObjectReader>,
     saver: SessionSaver,
+    kills: MemoryKills,
     history: History,
     over_time: OverTime,
     report: Arc<FragReport>,
@@ -80,6 +82,7 @@ impl LiveSession {
             objects.offer(&sample);
         }
         let mut session = Self {
+            kills: MemoryKills::of(sampler.target().pid()),
             sampler,
             sampling,
             schedule,
@@ -134,15 +137,33 @@ impl LiveSession {
         } else {
             self.trouble = None;
         }
-        self.ended = match self.sampler.target().state() {
-            TargetState::Same => None,
-            TargetState::Exited(how) => Some(format!("the target {how}")),
-            TargetState::Execed => Some("the target executed another program".into()),
+        let end = match self.sampler.target().state() {
+            TargetState::Same => {
+                self.kills.follow();
+                self.kills.renew();
+                return;
+            }
+            TargetState::Exited(_) => {
+                let end = self.end();
+                let how = end.sentence(self.sampler.target().pid());
+                self.ended = Some(format!("the target {how}"));
+                end
+            }
+            TargetState::Execed => {
+                self.ended = Some("the target executed another program".into());
+                ProcessEnd::Exited
+            }
         };
-        if self.ended.is_some() {
-            // The program that a process became is not the one to probe.
-            self.probes.end();
-        }
+        // The program that a process became is not the one to probe.
+        self.probes.end();
+        self.saver.target_ended(&self.view(), &end);
+    }
+
+    /// How the target ended, as far as it is known.
+    fn end(&self) -> ProcessEnd {
+        let target = &self.report.target;
+        let id = (target.pid, target.began_ticks.unwrap_or(0));
+        self.saver.how_ended(&self.kills, id)
     }
 
     fn observe(&mut self, walking: bool) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 mod aside;
 mod attach;
+pub(crate) mod black_box;
 pub mod check;
 pub mod convert;
 pub mod demo;
@@ -38,6 +39,7 @@ use std::io;
 use profiler_lab::failure::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
+use profiler_trace::whole_file::WriteError;
 use tokio::runtime::Runtime;
 
 use self::outputs::Unwritten;
@@ -107,6 +109,9 @@ pub enum SessionError {
     /// Nobody can be served there.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The black box cannot be had.
+    #[error("no black box: {0}")]
+    BlackBox(WriteError),
     /// A saved session that is compared with.
     #[error(transparent)]
     Saved(#[from] SavedError),
@@ -126,6 +131,7 @@ impl SessionError {
             Self::Io(error) => ErrorKind::of_io(error),
             Self::Screen(_) => ErrorKind::NoScreen,
             Self::WhatIf(failure) => failure.kind.clone(),
+            Self::BlackBox(error) => kinds::of_write(error),
             Self::Saved(error) => error.kind(),
             Self::Listen(error) => error.kind(),
             Self::Interrupted => ErrorKind::Interrupted,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use profiler_sampling::SamplingOptions;
 
+use super::black_box::BlackBoxOptions;
 use super::outputs::files_among;
 use super::what_if::WhatIfOptions;
 
@@ -44,6 +45,8 @@ pub struct AttachOptions {
     pub what_if: Option<WhatIfOptions>,
     /// How the target is sampled.
     pub sampling: SamplingOptions,
+    /// Where the last walks are kept.
+    pub black_box: Option<BlackBoxOptions>,
     /// Files to write at the end, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }

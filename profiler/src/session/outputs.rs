@@ -7,6 +7,7 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
+use super::black_box::TargetBlackBox;
 use super::saved::{SessionSaver, write_whole};
 use crate::export::{self, ExportError};
 use crate::say;
@@ -101,8 +102,8 @@ impl Outputs {
     }
 
     /// What saves the session while it goes on.
-    pub(crate) fn saver(&self) -> SessionSaver {
-        SessionSaver::new(&self.sessions)
+    pub(crate) fn saver(&self, black_box: Option<TargetBlackBox>) -> SessionSaver {
+        SessionSaver::new(&self.sessions, black_box)
     }
 
     /// Writes every export, each whole or not at all, and ends the session that was saved meanwhile.

@@ -62,6 +62,9 @@ pub(super) fn on_output(problem: OutputProblem) -> String {
             "name the file itself, or leave -o out and let the shell write what is printed (> FILE)"
         }
         OutputProblem::Foreign => "remove what lies there, or name another place",
+        OutputProblem::SharedFolder => {
+            "name a folder that you alone can write to, or one that is not there yet"
+        }
         OutputProblem::InUse => "end the other one first, or name another place",
         OutputProblem::NamedTwice => "name it once, or another place",
         OutputProblem::TooLarge => "raise the limit of the size of files, e.g. ulimit -f unlimited",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::SamplingArgs;
 use super::values::{budget, interval};
+use super::{BlackBoxArgs, SamplingArgs};
 use crate::session::options::Budget;
 use crate::session::serve::ServeOptions;
 
@@ -14,11 +14,12 @@ pub(super) const HELP: &str = "\
 Examples:
   sudo fragscope serve
   curl -s localhost:9464/metrics | promtool check metrics
+  sudo fragscope serve --black-box /var/lib/fragscope
   sudo fragscope serve --listen '[::1]:9464' --interval 30s --budget 1%
 
 /metrics has the figures of `fragscope top` as sums by group: a master with all that descends from
-it, named by its unit or container and its program. No probes are used, and nothing is stored. A
-dashboard for Grafana, alert rules and a systemd unit are in deploy/.";
+it, named by its unit or container and its program. No probes are used, and nothing is stored but what
+--black-box keeps. A dashboard for Grafana, alert rules and a systemd unit are in deploy/.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServeArgs {
@@ -45,6 +46,8 @@ pub(in crate::cli) struct ServeArgs {
     max_groups: u16,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    black_box: BlackBoxArgs,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -62,6 +65,7 @@ impl ServeArgs {
             walks: !self.no_walks,
             max_groups: self.max_groups.into(),
             sampling: self.sampling.options(),
+            black_box: self.black_box.options(),
         }
     }
 }

@@ -105,6 +105,7 @@ impl TopArgs {
                 objects: true,
                 what_if: None,
                 sampling: self.sampling.options(),
+                black_box: None,
                 outputs: Vec::new(),
             },
         }

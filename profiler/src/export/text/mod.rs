@@ -41,6 +41,7 @@ pub fn text(view: &View) -> String {
     let report = &*view.report;
     let mut text = Text::default();
     target(&mut text, report);
+    ended(&mut text, view);
     text.paragraph("", &report.verdict);
     text.blank();
     ledger(&mut text, report);
@@ -68,6 +69,7 @@ pub fn explanation(view: &View) -> String {
     let report = &*view.report;
     let mut text = Text::default();
     target(&mut text, report);
+    ended(&mut text, view);
     text.paragraph("", &report.verdict);
     text.blank();
     for paragraph in report.explanation.split("\n\n") {
@@ -89,6 +91,27 @@ pub fn explanation(view: &View) -> String {
     }
     completeness(&mut text, view);
     text.0
+}
+
+/// How the target ended, before all else.
+fn ended(text: &mut Text, view: &View) {
+    if let Some(how) = &view.ended {
+        let mut letters = how.chars();
+        let first = letters.next().into_iter().flat_map(char::to_uppercase);
+        let how: String = first.chain(letters).collect();
+        let before = view.history.last().map(|last| last.time_ns);
+        let before = before.and_then(|last| last.checked_sub(view.report.taken_at_ns));
+        let age = before
+            .filter(|age| *age > 0)
+            .map_or_else(String::new, |age| {
+                format!(
+                    " This is what was seen at least {} before.",
+                    nanoseconds(age)
+                )
+            });
+        text.paragraph("", &format!("{how}.{age}"));
+        text.blank();
+    }
 }
 
 /// Lines for people.
@@ -372,8 +395,7 @@ fn completeness(text: &mut Text, view: &View) {
     if let Some(rest) = seen.defects.len().checked_sub(TOP_ROWS + 1) {
         text.line(&format!("  and {} more defects (--json)", rest + 1));
     }
-    let ended = view.ended.iter().map(String::as_str);
-    for notice in view.notices.iter().map(String::as_str).chain(ended) {
+    for notice in &view.notices {
         text.paragraph("  ", notice);
     }
 }

@@ -3,13 +3,16 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use profiler_core::host::ProcessEnd;
 use profiler_core::sample::Sample;
 use profiler_core::text::visible;
 use profiler_core::view::{Point, View};
+use profiler_target::MemoryKills;
 use profiler_trace::snapshot::{Observation, Writer};
 use profiler_trace::whole_file::{Output, Place, WriteError};
 
 use crate::say;
+use crate::session::black_box::{self, TargetBlackBox};
 
 /// Saves a session into any number of files. Clones save the same one.
 #[derive(Clone, Debug)]
@@ -18,6 +21,7 @@ pub(crate) struct SessionSaver(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     files: Vec<SavedFile>,
+    black_box: Option<TargetBlackBox>,
     /// Points that are in no observation yet.
     points: Vec<Point>,
     /// When the last walk that was saved was taken.
@@ -46,8 +50,8 @@ enum Progress {
 }
 
 impl SessionSaver {
-    /// Files at these places, which may be none. They appear with the first walk.
-    pub(crate) fn new(places: &[Place]) -> Self {
+    /// Files at these places, which may be none, and a black box. They appear with the first walk.
+    pub(crate) fn new(places: &[Place], black_box: Option<TargetBlackBox>) -> Self {
         let file = |place: &Place| SavedFile {
             place: place.clone(),
             walks: 0,
@@ -58,7 +62,8 @@ impl SessionSaver {
             points: Vec::new(),
             last_walk_ns: None,
             last_census_ns: None,
-            is_over: places.is_empty(),
+            is_over: places.is_empty() && black_box.is_none(),
+            black_box,
         })))
     }
 
@@ -71,6 +76,9 @@ impl SessionSaver {
         let mut state = self.state();
         if !state.is_over {
             state.points.push(point);
+            if let Some(black_box) = &mut state.black_box {
+                black_box.point(point);
+            }
         }
     }
 
@@ -85,16 +93,35 @@ impl SessionSaver {
         for file in &mut state.files {
             file.walk(sample, &observation);
         }
+        if let Some(black_box) = &mut state.black_box {
+            black_box.walk(sample, view);
+        }
+    }
+
+    /// How the process of this number and beginning ended, which is there no more.
+    pub(crate) fn how_ended(&self, kills: &MemoryKills, id: (i32, u64)) -> ProcessEnd {
+        let state = self.state();
+        let victims = state.black_box.as_ref().and_then(TargetBlackBox::victims);
+        black_box::end(victims, kills, id)
+    }
+
+    /// The target has ended, as the view says: what the black box has of it is not changed any more.
+    pub(crate) fn target_ended(&self, view: &View, end: &ProcessEnd) {
+        if let Some(mut black_box) = self.state().black_box.take() {
+            black_box.end(view, end);
+        }
     }
 
     /// Why a file is not written any more, if that is so.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.state();
         let mut files = state.files.iter();
-        files.find_map(|file| match &file.progress {
+        let failed = files.find_map(|file| match &file.progress {
             Progress::Failed(error) => Some(format!("the session is not saved any more: {error}")),
             _ => None,
-        })
+        });
+        let black_box = state.black_box.as_ref();
+        failed.or_else(|| Some(black_box?.trouble()?.to_owned()))
     }
 
     /// Ends the session with its last view. `in_haste` nobody waits for the disk, nor for a walk that

@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::http::Server;
 use self::published::Published;
+use super::black_box::{BlackBoxOptions, HostBlackBox};
 use super::options::Budget;
 use super::signals::Signals;
 use super::top::watcher::Watcher;
@@ -22,7 +23,7 @@ use super::{Ending, SessionError, event_loop};
 use crate::say;
 
 /// What `serve` does.
-#[derive(Copy, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -38,6 +39,8 @@ pub struct ServeOptions {
     pub max_groups: usize,
     /// How a process is walked.
     pub sampling: SamplingOptions,
+    /// Where the last walks of each process are kept.
+    pub black_box: Option<BlackBoxOptions>,
 }
 
 /// Why nobody can be served.
@@ -82,6 +85,8 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     if !is_local && !options.allow_remote {
         return Err(ListenError::Remote(options.listen).into());
     }
+    let black_box = options.black_box.as_ref().map(HostBlackBox::open);
+    let black_box = black_box.transpose().map_err(SessionError::BlackBox)?;
     let (runtime, mut signals) = event_loop()?;
     let published = Arc::new(Published::new(options));
     let server = {
@@ -109,7 +114,7 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
         budget,
         sampling: options.sampling,
     };
-    let mut watcher = Watcher::start(host, options.walks)?;
+    let mut watcher = Watcher::start(host, options.walks, black_box)?;
     say::line(format_args!("serving http://{address}/metrics"));
     let by = runtime.block_on(watch(
         options.interval,
@@ -171,6 +176,7 @@ mod tests {
                 swap_in: false,
                 max_stop: Duration::from_secs(2),
             },
+            black_box: None,
         }
     }
 

@@ -77,7 +77,7 @@ enum Next {
 pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
     let (runtime, mut signals) = event_loop()?;
     let mut front = Front::open(options)?;
-    let mut watcher = Watcher::start(options.host(), options.walks)?;
+    let mut watcher = Watcher::start(options.host(), options.walks, None)?;
     let end = options.duration.map(|duration| Instant::now() + duration);
     loop {
         let watched = runtime.block_on(watch(options, end, &mut signals, &mut front, &mut watcher));

@@ -21,7 +21,7 @@ pub(super) const WALKS_FOR: Duration = Duration::from_secs(30);
 pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
     let options = options.clone();
     interrupt::unless_interrupted("top", &interrupt::flag()?, move |interrupted| {
-        let mut host = WatchedHost::new(options.host());
+        let mut host = WatchedHost::new(options.host(), None);
         let time = options.walks.then(|| options.duration.unwrap_or(WALKS_FOR));
         take(&mut host, time, interrupted)
     })

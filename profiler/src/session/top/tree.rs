@@ -49,13 +49,14 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
     let options = *options;
     let flag = interrupt::flag()?;
     let looked = interrupt::unless_interrupted("tree", &flag, move |interrupted| {
-        let mut host = WatchedHost::new(HostOptions {
+        let options_of_host = HostOptions {
             all: true,
             tree_of: Some(options.master),
             interval: WALKS_FOR,
             budget: None,
             sampling: options.sampling,
-        });
+        };
+        let mut host = WatchedHost::new(options_of_host, None);
         let processes = take(&mut host, Some(WALKS_FOR), interrupted)?;
         let mut view = TreeView {
             master: options.master,

@@ -11,6 +11,7 @@ use profiler_sampling::{HostOptions, HostSampler, now_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::session::SessionError;
+use crate::session::black_box::HostBlackBox;
 
 /// What the watcher is asked to do.
 enum Request {
@@ -39,10 +40,21 @@ impl Watcher {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(in crate::session) fn start(options: HostOptions, walks: bool) -> io::Result<Self> {
+    pub(in crate::session) fn start(
+        options: HostOptions,
+        walks: bool,
+        black_box: Option<HostBlackBox>,
+    ) -> io::Result<Self> {
         let (requests, requested) = channel();
         let (show, seen) = unbounded_channel();
-        profiler_target::start_thread("top", move || run(options, walks, &requested, &show))?;
+        profiler_target::start_thread("top", move || {
+            run(
+                WatchedHost::new(options, black_box),
+                walks,
+                &requested,
+                &show,
+            )
+        })?;
         Ok(Self {
             requests,
             seen,
@@ -105,12 +117,11 @@ impl Watcher {
 }
 
 fn run(
-    options: HostOptions,
+    mut host: WatchedHost,
     walks: bool,
     requests: &Receiver<Request>,
     show: &UnboundedSender<Option<HostViewResult>>,
 ) {
-    let mut host = WatchedHost::new(options);
     let (mut is_resting, mut is_all_walked) = (false, false);
     let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();
     loop {
@@ -167,13 +178,15 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub(super) struct WatchedHost {
     sampler: HostSampler,
     model: HostModel,
+    black_box: Option<HostBlackBox>,
 }
 
 impl WatchedHost {
-    pub(super) fn new(options: HostOptions) -> Self {
+    pub(super) fn new(options: HostOptions, black_box: Option<HostBlackBox>) -> Self {
         Self {
             sampler: HostSampler::new(options),
             model: HostModel::default(),
+            black_box,
         }
     }
 
@@ -182,7 +195,11 @@ impl WatchedHost {
     /// # Errors
     /// When there is no `/proc`.
     pub(super) fn look(&mut self) -> io::Result<()> {
-        self.model.observe(self.sampler.look()?);
+        let seen = self.sampler.look()?;
+        if let Some(black_box) = &mut self.black_box {
+            black_box.look(&seen);
+        }
+        self.model.observe(seen);
         Ok(())
     }
 
@@ -232,8 +249,11 @@ impl WatchedHost {
     fn walk(&mut self, id: ProcessId) {
         match self.sampler.walk(id) {
             Ok(sample) => {
-                let figures = WalkFigures::of(&FragReport::from_sample(&sample));
-                self.model.walked(id, Ok(figures));
+                let report = FragReport::from_sample(&sample);
+                self.model.walked(id, Ok(WalkFigures::of(&report)));
+                if let Some(black_box) = &mut self.black_box {
+                    black_box.walked(id, &sample, report);
+                }
             }
             // It is not there at the next look.
             Err(gone) if gone.is_gone() => {}

@@ -207,7 +207,7 @@ impl Session {
             CommandEnding::Command(status) if !status.success() => {
                 let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
                 let group = self.kills.group().filter(|_| is_killed);
-                let why = group.map_or_else(String::new, want_of_memory);
+                let why = group.map_or_else(String::new, |(group, _)| want_of_memory(&group));
                 recording.say(&format!("the command {}{why}", how(status)));
             }
             CommandEnding::Duration if !ends_soon(&mut child, &mut signals).await => {

@@ -1,0 +1,106 @@
+//! How a process that was watched ended.
+
+use super::MemoryGroup;
+use crate::text::visible;
+use crate::units::bytes;
+
+/// How a process ended, as far as it is known.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum ProcessEnd {
+    /// It is not there any more.
+    #[default]
+    Exited,
+    /// The kernel chose it for want of memory.
+    OutOfMemory {
+        /// Its memory control group then; `None` where that could not be read.
+        group: Option<MemoryGroup>,
+        /// What was resident of it when it was chosen, at least: some may have been gone when it was read.
+        rss_bytes: Option<u64>,
+    },
+    /// It is not there any more, and the kernel has ended processes of its memory control group for want of
+    /// memory meanwhile: which ones is not known.
+    WhenOthersWere {
+        /// The group.
+        group: MemoryGroup,
+        /// How many processes.
+        kills: u64,
+    },
+}
+
+impl ProcessEnd {
+    /// Whether it was ended for want of memory, or may have been.
+    pub fn is_for_memory(&self) -> bool {
+        *self != Self::Exited
+    }
+
+    /// It in words, of the process with this number.
+    pub fn sentence(&self, pid: i32) -> String {
+        match self {
+            Self::Exited => format!("process {pid} has exited"),
+            Self::OutOfMemory { group, rss_bytes } => {
+                let place = group.as_ref().map_or_else(String::new, |group| {
+                    format!(" in the memory control group {}", place(group))
+                });
+                let resident = rss_bytes.map_or_else(String::new, |rss| {
+                    format!("; at least {} of it were resident then", bytes(rss))
+                });
+                format!("process {pid} was killed by the OOM killer{place}{resident}")
+            }
+            Self::WhenOthersWere { group, kills } => {
+                let many = match kills {
+                    1 => "a process".to_owned(),
+                    kills => format!("{kills} processes"),
+                };
+                format!(
+                    "process {pid} has exited, and meanwhile the OOM killer has killed {many} of its memory control \
+                     group {}",
+                    place(group)
+                )
+            }
+        }
+    }
+}
+
+fn place(group: &MemoryGroup) -> String {
+    let path = visible(&group.path);
+    match group.max_bytes {
+        Some(limit) => format!("{path}, whose limit is {}", bytes(limit)),
+        None => format!("{path}, which has no limit"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_for_want_of_memory_names_the_group_and_its_limit() {
+        let group = MemoryGroup {
+            path: "/shop.slice".into(),
+            current_bytes: Some(150 << 20),
+            max_bytes: Some(150 << 20),
+        };
+        let end = ProcessEnd::OutOfMemory {
+            group: Some(group.clone()),
+            rss_bytes: Some(140 << 20),
+        };
+        assert_eq!(
+            end.sentence(7),
+            "process 7 was killed by the OOM killer in the memory control group /shop.slice, whose limit is \
+             150.0 MiB; at least 140.0 MiB of it were resident then"
+        );
+        let end = ProcessEnd::WhenOthersWere {
+            group: MemoryGroup {
+                max_bytes: None,
+                ..group
+            },
+            kills: 2,
+        };
+        assert_eq!(
+            end.sentence(7),
+            "process 7 has exited, and meanwhile the OOM killer has killed 2 processes of its memory control \
+             group /shop.slice, which has no limit"
+        );
+        assert!(end.is_for_memory() && !ProcessEnd::Exited.is_for_memory());
+    }
+}

@@ -1,0 +1,93 @@
+//! The processes that the kernel ends for want of memory, one by one, as it chooses them (`oom:mark_victim`).
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use aya::EbpfLoader;
+use aya::maps::{MapData, RingBuf};
+use aya::programs::TracePoint;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use profiler_target::host;
+
+use super::armed::is_in_root_namespace;
+use super::error::ProbeError;
+use super::loaded::{map, object};
+
+/// The program, and the kernel's tracepoint.
+const PROGRAM: &str = "on_oom_victim";
+const TRACEPOINT: (&str, &str) = ("oom", "mark_victim");
+/// The maps of the object that are large, and not needed here.
+const OTHERS: [(&str, u32); 3] = [("EVENTS", 4096), ("CALLS", 256), ("THREADS", 256)];
+
+/// The kernel's choices since it was made.
+pub struct OomVictims {
+    ring: RingBuf<MapData>,
+    /// The program is attached as long as this lives.
+    _bpf: aya::Ebpf,
+}
+
+impl std::fmt::Debug for OomVictims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OomVictims").finish_non_exhaustive()
+    }
+}
+
+impl OomVictims {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When the kernel does not permit it, or numbers mean other processes here than to the kernel.
+    pub fn watch() -> Result<Self, ProbeError> {
+        if !is_in_root_namespace() {
+            return Err(ProbeError::Load(
+                "the kernel's numbers of processes are not those of this container".into(),
+            ));
+        }
+        if !host::has_sysfs() {
+            return Err(ProbeError::NoSysfs);
+        }
+        let object = object()?;
+        let mut loader = EbpfLoader::new();
+        for (map, entries) in OTHERS {
+            loader.map_max_entries(map, entries);
+        }
+        let loaded = loader.load(&object);
+        let mut bpf = loaded.map_err(|error| ProbeError::of_load(&error))?;
+        let missing = || ProbeError::Load(format!("the object has no {PROGRAM}"));
+        let program = bpf.program_mut(PROGRAM).ok_or_else(missing)?;
+        let program: &mut TracePoint = program
+            .try_into()
+            .map_err(|error| ProbeError::of_load(&error))?;
+        program
+            .load()
+            .map_err(|error| ProbeError::of_load(&error))?;
+        program
+            .attach(TRACEPOINT.0, TRACEPOINT.1)
+            .map_err(|error| ProbeError::of_load(&error))?;
+        Ok(Self {
+            ring: map(&mut bpf, "VICTIMS")?,
+            _bpf: bpf,
+        })
+    }
+
+    /// The numbers of those that were chosen, once there are any, or none after so long.
+    ///
+    /// # Errors
+    /// When the kernel does not let it wait.
+    pub fn wait(&mut self, most: Duration) -> io::Result<Vec<i32>> {
+        let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut victims = Vec::new();
+        while let Some(item) = self.ring.next() {
+            let number = item.get(..4).and_then(|bytes| bytes.try_into().ok());
+            victims.extend(number.map(i32::from_ne_bytes));
+        }
+        Ok(victims)
+    }
+}

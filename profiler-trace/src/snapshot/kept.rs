@@ -1,0 +1,171 @@
+//! The last walks of a session, as their bytes: what a black box keeps of a process, to which walks are added
+//! while the oldest go.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+
+use profiler_core::sample::Sample;
+
+use super::{NAME, Observation, Reader, Record, VERSION, Writer, kind, part};
+use crate::block::{self, NextBlock};
+use crate::limits::Meter;
+use crate::varint;
+
+/// What became of the process of a black box's file.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
+pub enum Fate {
+    /// It has ended.
+    Ended,
+    /// It was there when the file was written.
+    #[default]
+    Running,
+    /// It was ended for want of memory, or may have been.
+    Killed,
+}
+
+impl Fate {
+    const ALL: [Self; 3] = [Self::Ended, Self::Running, Self::Killed];
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Running => 0,
+            Self::Ended => 1,
+            Self::Killed => 2,
+        }
+    }
+
+    /// Of the file that these are the first bytes of; `None` when it is no black box's.
+    pub(crate) fn of_file(mut head: impl Read) -> Option<Self> {
+        let mut name = [0; NAME.len() + 1];
+        head.read_exact(&mut name).ok()?;
+        if !name.starts_with(NAME) || name[NAME.len()] != VERSION {
+            return None;
+        }
+        let (mut packed, mut block) = (Vec::new(), Vec::new());
+        let found = block::read(&mut head, &mut packed, &mut block, &Meter::default()).ok()?;
+        match (found, block.as_slice()) {
+            (NextBlock::Block, [kind::BLACK_BOX, _, number]) => {
+                Self::ALL.into_iter().find(|fate| fate.number() == *number)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The last walks of a process, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct KeptWalks {
+    walks: VecDeque<KeptWalk>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct KeptWalk {
+    number: u64,
+    /// The blocks of the walk and of what was observed beside it.
+    bytes: Vec<u8>,
+}
+
+impl KeptWalks {
+    /// Those of a black box's file, up to the first that is damaged.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn read(mut input: impl Read) -> io::Result<Self> {
+        let mut kept = Self::default();
+        let mut name = [0; NAME.len() + 1];
+        if block::fill(&mut input, &mut name)? < name.len() || name[..NAME.len()] != *NAME {
+            return Ok(kept);
+        }
+        let (mut packed, mut content, meter) = (Vec::new(), Vec::new(), Meter::default());
+        loop {
+            let found = block::read(&mut input, &mut packed, &mut content, &meter)?;
+            let [kind, place, rest @ ..] = content.as_slice() else {
+                return Ok(kept);
+            };
+            match (found, *kind) {
+                (NextBlock::Block, kind::BLACK_BOX) => {}
+                (NextBlock::Block, kind::WALK) if place & part::FIRST != 0 => {
+                    let mut rest = rest;
+                    let Some(number) = varint::take(&mut rest) else {
+                        return Ok(kept);
+                    };
+                    kept.last = number;
+                    let bytes = block::packed(&packed, content.len());
+                    kept.walks.push_back(KeptWalk { number, bytes });
+                }
+                (NextBlock::Block, kind::WALK | kind::OBSERVATION) => {
+                    if let Some(walk) = kept.walks.back_mut() {
+                        walk.bytes.extend(block::packed(&packed, content.len()));
+                    }
+                }
+                _ => return Ok(kept),
+            }
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.walks.is_empty()
+    }
+
+    /// Adds a walk and what was observed beside it; at most `most` are kept, of at most so many bytes, but the
+    /// last always.
+    pub(crate) fn walk(
+        &mut self,
+        sample: &Sample,
+        observation: &Observation,
+        most: usize,
+        most_bytes: u64,
+    ) -> io::Result<()> {
+        let mut writer = Writer::after(self.last, Vec::new());
+        writer.walk(sample)?;
+        writer.observe(observation)?;
+        self.last += 1;
+        self.walks.push_back(KeptWalk {
+            number: self.last,
+            bytes: writer.into_output(),
+        });
+        let bytes = |walks: &VecDeque<KeptWalk>| -> u64 {
+            walks.iter().map(|walk| walk.bytes.len() as u64).sum()
+        };
+        while self.walks.len() > 1 && (self.walks.len() > most || bytes(&self.walks) > most_bytes) {
+            self.walks.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Adds what was observed after the last walk.
+    pub(crate) fn observe(&mut self, observation: &Observation) -> io::Result<()> {
+        if let Some(walk) = self.walks.back_mut() {
+            let bytes = std::mem::take(&mut walk.bytes);
+            let mut writer = Writer::after(walk.number, bytes);
+            writer.observe(observation)?;
+            walk.bytes = writer.into_output();
+        }
+        Ok(())
+    }
+
+    /// The last walk's sample; `None` where it cannot be read.
+    pub(crate) fn last_sample(&self) -> Option<Sample> {
+        let file = self.file(Fate::Running).ok()?;
+        let mut reader = Reader::new(file.as_slice(), Meter::default()).ok()?;
+        let mut last = None;
+        while let Some(record) = reader.next_record().ok()? {
+            if let Record::Walk { sample, .. } = record {
+                last = Some(sample);
+            }
+        }
+        last?.sample(&Meter::default()).ok()
+    }
+
+    /// All of it as a file.
+    pub(crate) fn file(&self, fate: Fate) -> io::Result<Vec<u8>> {
+        let mut writer = Writer::new(Vec::new())?;
+        writer.mark(fate.number())?;
+        for walk in &self.walks {
+            writer.output().extend_from_slice(&walk.bytes);
+        }
+        writer.finish()
+    }
+}

@@ -1,0 +1,122 @@
+//! A folder of root's or our own user's, which fragscope keeps files in, and removes them again.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+
+use super::draft::has_name;
+use super::folder::{Folder, kind};
+use super::{Place, WriteError, ownership};
+
+/// What a folder that is made permits.
+const MODE: Mode = Mode::S_IRWXU;
+
+/// The folder, held open and locked: nobody else than root and our own user can put anything into it, and one
+/// fragscope at a time does.
+#[derive(Debug)]
+pub(crate) struct OwnFolder {
+    path: PathBuf,
+    folder: Folder,
+    /// `None` where the file system knows no locks.
+    _lock: Option<Flock<File>>,
+}
+
+impl OwnFolder {
+    /// Opens it, or makes it in a folder that is there.
+    ///
+    /// # Errors
+    /// Why it cannot be had, or whose it is.
+    pub(crate) fn open(path: &Path) -> Result<Self, WriteError> {
+        let failed = |error: Errno| WriteError::io(path, error.into());
+        if let Some(name) = path.file_name() {
+            let above = Folder::of(path)?;
+            match mkdirat(&above, name, MODE) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let folder = Folder::of(&path.join("file"))?;
+        let about = fstat(&folder).map_err(failed)?;
+        ownership::check(about.st_uid, about.st_mode).map_err(|how| WriteError::NotOurFolder {
+            path: path.to_owned(),
+            how,
+        })?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = openat(&folder, ".", flags, Mode::empty()).map_err(failed)?;
+        let lock = match Flock::lock(File::from(opened), FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Some(lock),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(WriteError::InUse {
+                    path: path.to_owned(),
+                    pid: None,
+                });
+            }
+            Err(_) => None,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+            _lock: lock,
+        })
+    }
+
+    /// The names in it, at most so many.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub(crate) fn names(&self, most: usize) -> io::Result<Vec<String>> {
+        let handle = format!("/proc/self/fd/{}", self.folder.as_fd().as_raw_fd());
+        let entries = fs::read_dir(handle)?.take(most);
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.collect())
+    }
+
+    /// A file of our own in it; `None` where there is none of this name, or something else.
+    pub(crate) fn open_file(&self, name: &str) -> Option<(File, FileStat)> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.folder, name, flags, Mode::empty()).ok()?);
+        let about = fstat(&file).ok()?;
+        let is_ours = kind(&about) == SFlag::S_IFREG && about.st_uid == geteuid().as_raw();
+        is_ours.then_some((file, about))
+    }
+
+    /// Whether anything has this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.folder, name, flags, Mode::empty()).is_ok()
+    }
+
+    /// Removes this file, if it still has this name.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(crate) fn remove(&self, name: &str, file: &File) -> io::Result<()> {
+        if has_name(&self.folder, file, OsStr::new(name)) {
+            unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file in it, whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
+        let path = self.path(name);
+        let folder = self.folder.again();
+        let folder = folder.map_err(|error| WriteError::io(&path, error))?;
+        Place::reserve_in(&path, folder, OsStr::new(name))?.write(bytes)
+    }
+
+    /// The path of a name in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}

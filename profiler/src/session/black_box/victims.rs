@@ -1,0 +1,139 @@
+//! Whom the kernel ends for want of memory, heard as it chooses.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use profiler_core::host::ProcessEnd;
+use profiler_probe::OomVictims;
+use profiler_target::{Listed, MemoryKills, resident_bytes};
+
+use crate::say;
+
+/// Processes that are remembered until they are asked for.
+const MOST: usize = 256;
+/// Between two looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a choice is waited for that others have counted already, in so many steps.
+const LATE: (u32, Duration) = (10, Duration::from_millis(20));
+
+/// A process that the kernel chose.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Victim {
+    pid: i32,
+    /// When it began; `None` where it was gone when it was looked at.
+    began_ticks: Option<u64>,
+    /// What was resident of it, at least.
+    pub(super) rss_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    victims: Mutex<VecDeque<Victim>>,
+    is_over: AtomicBool,
+}
+
+/// Hears of them, on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct VictimWatch(Arc<Heard>);
+
+impl VictimWatch {
+    /// Begins, or says why not: then only the counts of control groups say that the kernel ended somebody.
+    pub(super) fn start() -> Option<Self> {
+        let started = OomVictims::watch().map_err(|error| error.to_string());
+        let started = started.and_then(|mut victims| {
+            let heard = Arc::new(Heard::default());
+            let for_thread = Arc::clone(&heard);
+            let run = move || {
+                while !for_thread.is_over.load(Ordering::Relaxed) {
+                    match victims.wait(LOOK) {
+                        Ok(chosen) => chosen.into_iter().for_each(|pid| for_thread.add(pid)),
+                        Err(error) => {
+                            let what = "the OOM killer's choices are not heard any more";
+                            say::line(format_args!("{what}: {error}"));
+                            return;
+                        }
+                    }
+                }
+            };
+            let thread = profiler_target::start_thread("oom victims", run);
+            thread
+                .map_err(|error| error.to_string())
+                .map(|_| Self(heard))
+        });
+        match started {
+            Ok(watch) => Some(watch),
+            Err(why) => {
+                say::line(format_args!(
+                    "which process the OOM killer chooses is not heard, only that its control group counts one: {why}"
+                ));
+                None
+            }
+        }
+    }
+
+    /// The process that began then, if it was chosen. `is_counted` where a choice in its group is known of.
+    pub(super) fn take(&self, pid: i32, began_ticks: u64, is_counted: bool) -> Option<Victim> {
+        for _ in 0..LATE.0 {
+            let mut victims = self.0.victims();
+            let is_it = |of: &Victim| {
+                of.pid == pid && of.began_ticks.is_none_or(|began| began == began_ticks)
+            };
+            if let Some(found) = victims.iter().position(is_it) {
+                return victims.remove(found);
+            }
+            drop(victims);
+            if !is_counted {
+                break;
+            }
+            std::thread::sleep(LATE.1);
+        }
+        None
+    }
+}
+
+impl Heard {
+    fn victims(&self) -> MutexGuard<'_, VecDeque<Victim>> {
+        self.victims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, pid: i32) {
+        // First what goes soonest.
+        let rss_bytes = resident_bytes(pid.cast_unsigned()).filter(|bytes| *bytes > 0);
+        let victim = Victim {
+            pid,
+            began_ticks: Listed::of(pid).map(|listed| listed.id.began_ticks),
+            rss_bytes,
+        };
+        let mut victims = self.victims();
+        if victims.len() >= MOST {
+            victims.pop_front();
+        }
+        victims.push_back(victim);
+    }
+}
+
+impl Drop for VictimWatch {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How a process ended, by who was heard to be chosen and by the counts of its group.
+pub(crate) fn end(
+    watch: Option<&VictimWatch>,
+    kills: &MemoryKills,
+    (pid, began_ticks): (i32, u64),
+) -> ProcessEnd {
+    let counted = kills.group();
+    let victim = watch.and_then(|watch| watch.take(pid, began_ticks, counted.is_some()));
+    match (victim, counted) {
+        (Some(victim), counted) => ProcessEnd::OutOfMemory {
+            group: counted.map(|(group, _)| group).or_else(|| kills.known()),
+            rss_bytes: victim.rss_bytes,
+        },
+        (None, Some((group, kills))) => ProcessEnd::WhenOthersWere { group, kills },
+        (None, None) => ProcessEnd::Exited,
+    }
+}
