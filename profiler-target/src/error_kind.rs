@@ -109,6 +109,8 @@ pub enum ListenProblem {
     NotHere,
     /// Others than this host would reach it, which was not asked for.
     Remote,
+    /// The file with the certificate and the passwords cannot be used.
+    WebConfig,
 }
 
 /// What may not be permitted.

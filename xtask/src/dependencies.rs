@@ -21,7 +21,9 @@ const ALLOWED: [&str; 7] = [
 ];
 
 /// Crates of which two versions are linked, and who keeps the older one.
-const TWICE: [(&str, &str); 4] = [
+const TWICE: [(&str, &str); 6] = [
+    ("base64", "hdrhistogram"),
+    ("getrandom", "ring"),
     ("object", "aya"),
     ("syn", "derive macros of several crates"),
     ("thiserror", "crossterm, through filedescriptor"),
@@ -88,6 +90,8 @@ mod tests {
 
     const SOUND: &str = "\
         aya v0.14.0\tMIT OR Apache-2.0\n\
+        base64 v0.22.1\tMIT OR Apache-2.0\nbase64 v0.23.1\tMIT OR Apache-2.0\n\
+        getrandom v0.2.1\tMIT OR Apache-2.0\ngetrandom v0.4.1\tMIT OR Apache-2.0\n\
         object v0.39.1\tApache-2.0 OR MIT\nobject v0.40.0\tApache-2.0 OR MIT\n\
         syn v2.0.1\tMIT/Apache-2.0\nsyn v3.0.0\tMIT OR Apache-2.0\n\
         thiserror v1.0.0\tMIT\nthiserror v2.0.0\tMIT\n\

@@ -208,9 +208,14 @@ fn on_listener(problem: ListenProblem) -> String {
         ListenProblem::NotHere => {
             "name an address of this host with --listen: `ip address` lists them".into()
         }
-        ListenProblem::Remote => "add --allow-remote if everybody who reaches that address may \
-            know which programs run here: nobody is asked for a password"
-            .into(),
+        ListenProblem::Remote => {
+            "name a file with a certificate and passwords with --web-config, or add \
+            --allow-remote if everybody who reaches that address may know which programs run here"
+                .into()
+        }
+        ListenProblem::WebConfig => {
+            "mend what is named; docs/serve.md has an example of the file".into()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Flags of `serve`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,6 +17,7 @@ Examples:
   curl -s localhost:9464/metrics | promtool check metrics
   sudo fragscope serve --black-box /var/lib/fragscope
   sudo fragscope serve --listen '[::1]:9464' --interval 30s --budget 1%
+  sudo fragscope serve --listen 0.0.0.0:9464 --web-config /etc/fragscope/web.yml
 
 /metrics has the figures of `fragscope top` as sums by group: a master with all that descends from
 it, named by its unit or container and its program. No probes are used, and nothing is stored but what
@@ -26,7 +28,13 @@ pub(in crate::cli) struct ServeArgs {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464", value_parser = address)]
     listen: SocketAddr,
-    /// Permit an address that other hosts reach: there is no password and no encryption
+    /// Serve with the certificate, and to the users with the passwords, of this file
+    ///
+    /// It is a web config file as Prometheus' exporters have it, with tls_server_config.cert_file and key_file,
+    /// and basic_auth_users with bcrypt hashes. It is read anew when it changes.
+    #[arg(long, value_name = "FILE")]
+    web_config: Option<PathBuf>,
+    /// Permit an address that other hosts reach without a password or without encryption
     #[arg(long)]
     allow_remote: bool,
     /// Time between two measurements, e.g. 10s, 1m; at least 100ms
@@ -60,6 +68,7 @@ impl ServeArgs {
         ServeOptions {
             listen: self.listen,
             allow_remote: self.allow_remote,
+            web_config: self.web_config.clone(),
             interval: self.interval,
             budget: self.budget,
             walks: !self.no_walks,

@@ -11,16 +11,21 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::published::Published;
+use super::web_config::{Users, WebConfig};
 use crate::export::Exposition;
 
 /// Connections at a time at most: of more, the oldest is closed. An honest one is over in milliseconds.
@@ -45,6 +50,7 @@ const REST: Duration = Duration::from_millis(100);
 pub(super) struct Server {
     listener: TcpListener,
     published: Arc<Published>,
+    web: Option<WebConfig>,
     /// Those that are open, the oldest first.
     open: VecDeque<AbortHandle>,
     pace: Pace,
@@ -55,7 +61,11 @@ impl Server {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn bind(address: SocketAddr, published: Arc<Published>) -> io::Result<Self> {
+    pub(super) fn bind(
+        address: SocketAddr,
+        published: Arc<Published>,
+        web: Option<WebConfig>,
+    ) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -66,6 +76,7 @@ impl Server {
         Ok(Self {
             listener: socket.listen(BACKLOG)?,
             published,
+            web,
             open: VecDeque::new(),
             pace: Pace::new(),
         })
@@ -91,7 +102,14 @@ impl Server {
                 {
                     oldest.abort();
                 }
-                let serving = tokio::spawn(connection(stream, Arc::clone(&self.published)));
+                if let Some(web) = &mut self.web {
+                    web.refresh();
+                }
+                let web = self.web.as_ref();
+                let tls = web.and_then(WebConfig::tls);
+                let users = web.and_then(WebConfig::users);
+                let published = Arc::clone(&self.published);
+                let serving = tokio::spawn(connection(stream, tls, users, published));
                 self.open.push_back(serving.abort_handle());
             }
             Err(_) => self.pace.rest(Instant::now() + REST),
@@ -144,14 +162,41 @@ impl Drop for Counted {
     }
 }
 
-async fn connection(stream: TcpStream, published: Arc<Published>) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    users: Option<Arc<Users>>,
+    published: Arc<Published>,
+) {
     let counted = Counted {
         published,
         is_answered: AtomicBool::new(false),
     };
-    let counted = &counted;
+    match tls {
+        None => serve(stream, users.as_deref(), &counted).await,
+        Some(tls) => {
+            // Who speaks no TLS is dropped.
+            if let Ok(Ok(stream)) = timeout(MAX_HEAD_TIME, tls.accept(stream)).await {
+                serve(stream, users.as_deref(), &counted).await;
+            }
+        }
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    users: Option<&Users>,
+    counted: &Counted,
+) {
     let answer = async |request: Request<Incoming>| {
-        let response = answer(&request, &counted.published);
+        let is_permitted = match users {
+            Some(users) => users.permit(request.headers().get(AUTHORIZATION)).await,
+            None => true,
+        };
+        let response = match is_permitted {
+            true => answer(&request, &counted.published),
+            false => unauthorised(),
+        };
         counted.is_answered.store(true, Ordering::Relaxed);
         Ok::<_, Infallible>(response)
     };
@@ -195,6 +240,16 @@ fn answer<B>(request: &Request<B>, published: &Published) -> Response<Full<Bytes
         "/" => words(StatusCode::OK, INDEX),
         _ => words(StatusCode::NOT_FOUND, INDEX),
     }
+}
+
+fn unauthorised() -> Response<Full<Bytes>> {
+    let mut response = words(
+        StatusCode::UNAUTHORIZED,
+        "a name and a password are needed\n",
+    );
+    let asked = HeaderValue::from_static("Basic realm=\"fragscope\", charset=\"UTF-8\"");
+    response.headers_mut().insert(WWW_AUTHENTICATE, asked);
+    response
 }
 
 /// What is here.

@@ -3,9 +3,11 @@
 
 mod http;
 mod published;
+mod web_config;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::http::Server;
 use self::published::Published;
+use self::web_config::WebConfig;
+pub use self::web_config::WebConfigError;
 use super::black_box::{BlackBoxOptions, HostBlackBox};
 use super::options::Budget;
 use super::signals::Signals;
@@ -27,8 +31,10 @@ use crate::say;
 pub struct ServeOptions {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Whether others than this host may reach it.
+    /// Whether others than this host may reach it without TLS and a password.
     pub allow_remote: bool,
+    /// The file with the certificate and the passwords.
+    pub web_config: Option<PathBuf>,
     /// Time between two looks.
     pub interval: Duration,
     /// What it may cost the host.
@@ -49,6 +55,9 @@ pub enum ListenError {
     /// The address is one that other hosts reach.
     #[error("{0} can be reached by other hosts: nothing was served")]
     Remote(SocketAddr),
+    /// The web config cannot be used.
+    #[error("web config {0}")]
+    WebConfig(#[from] WebConfigError),
     /// The kernel refuses it.
     #[error("cannot listen on {address}: {source}")]
     Refused {
@@ -64,6 +73,7 @@ impl ListenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Remote(_) => ErrorKind::Listen(ListenProblem::Remote),
+            Self::WebConfig(_) => ErrorKind::Listen(ListenProblem::WebConfig),
             Self::Refused { address, source } => match source.kind() {
                 io::ErrorKind::AddrInUse => ErrorKind::Listen(ListenProblem::InUse {
                     port: address.port(),
@@ -82,7 +92,12 @@ impl ListenError {
 /// When it cannot listen, or the host cannot be looked at.
 pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let is_local = options.listen.ip().to_canonical().is_loopback();
-    if !is_local && !options.allow_remote {
+    let web = options.web_config.as_deref().map(WebConfig::load);
+    let web = web.transpose().map_err(ListenError::WebConfig)?;
+    let has_tls = web.as_ref().is_some_and(|web| web.tls().is_some());
+    let has_users = web.as_ref().is_some_and(|web| web.users().is_some());
+    let is_open = !(is_local || has_tls && has_users);
+    if is_open && !options.allow_remote {
         return Err(ListenError::Remote(options.listen).into());
     }
     let black_box = options.black_box.as_ref().map(HostBlackBox::open);
@@ -91,18 +106,20 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let published = Arc::new(Published::new(options));
     let server = {
         let _entered = runtime.enter();
-        Server::bind(options.listen, Arc::clone(&published))
+        Server::bind(options.listen, Arc::clone(&published), web)
     };
     let mut server = server.map_err(|source| ListenError::Refused {
         address: options.listen,
         source,
     })?;
     let address = server.address()?;
-    if !is_local {
+    if is_open {
         say::line(format_args!(
-            "warning: whoever reaches {address} may read what is served: there is no password and no encryption"
+            "warning: {}",
+            openness(address, has_tls, has_users)
         ));
     }
+    let scheme = if has_tls { "https" } else { "http" };
     let budget = match options.budget {
         Budget::Share(share) => Some(share),
         Budget::Unlimited => None,
@@ -115,7 +132,7 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
         sampling: options.sampling,
     };
     let mut watcher = Watcher::start(host, options.walks, black_box)?;
-    say::line(format_args!("serving http://{address}/metrics"));
+    say::line(format_args!("serving {scheme}://{address}/metrics"));
     let by = runtime.block_on(watch(
         options.interval,
         &mut signals,
@@ -128,6 +145,21 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let by = by?;
     say::line(format_args!("ended by {by}"));
     Ok(Ending::Interrupted(by))
+}
+
+/// Who learns what of a listener that others reach.
+fn openness(address: SocketAddr, has_tls: bool, has_users: bool) -> String {
+    match (has_tls, has_users) {
+        (false, true) => format!(
+            "whoever can listen in on the way to {address} learns the password and what is served: there is no encryption"
+        ),
+        (true, _) => {
+            format!("whoever reaches {address} may read what is served: there is no password")
+        }
+        (false, false) => format!(
+            "whoever reaches {address} may read what is served: there is no password and no encryption"
+        ),
+    }
 }
 
 async fn watch(
@@ -167,6 +199,7 @@ mod tests {
         ServeOptions {
             listen: ([127, 0, 0, 1], 0).into(),
             allow_remote: false,
+            web_config: None,
             interval: Duration::from_secs(10),
             budget: Budget::Share(0.02),
             walks: true,

@@ -1,0 +1,440 @@
+//! The web config file, as the exporters of Prometheus have it: the certificate to serve with, and who may ask with
+//! which password (`docs/web-configuration.md` of prometheus/exporter-toolkit). It is read anew when it changes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bcrypt::HashParts;
+use hyper::header::HeaderValue;
+use profiler_core::text::visible;
+use profiler_trace::whole_file::ownership;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::say;
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Checking a password takes twice as long with each cost more: above this, seconds.
+const MAX_COST: u32 = 14;
+/// What the password of a user is compared with whom there is not, so that it takes as long.
+const NOBODY: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
+/// After a wrong password none is checked for so many times as long as that took: whoever guesses takes no more
+/// than a fifth of a core.
+const REST: u32 = 4;
+/// Passwords that were found right are not checked again, so many of them.
+const MAX_KNOWN: usize = 64;
+/// Whether the files have changed is looked at no more often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why there is no web config.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}: {}", visible(path.display()), line.map_or(String::new(), |line| format!(" line {line}")), visible(why))]
+pub struct WebConfigError {
+    path: PathBuf,
+    /// From 1 on, where one is to blame.
+    line: Option<u64>,
+    why: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    tls_server_config: Option<TlsKeys>,
+    basic_auth_users: Option<BTreeMap<String, Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsKeys {
+    cert_file: Spanned<PathBuf>,
+    key_file: Spanned<PathBuf>,
+}
+
+/// What the file says at present.
+pub(super) struct WebConfig {
+    path: PathBuf,
+    loaded: Loaded,
+    looked: Instant,
+}
+
+struct Loaded {
+    tls: Option<TlsAcceptor>,
+    users: Option<Arc<Users>>,
+    /// The files, and what they were when they were read.
+    stamps: Vec<(PathBuf, Stamp)>,
+}
+
+/// When a file was changed, its size and its inode.
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+impl WebConfig {
+    /// Reads the file and those that it names.
+    ///
+    /// # Errors
+    /// What is wrong with which of them, and in which line.
+    pub(super) fn load(path: &Path) -> Result<Self, WebConfigError> {
+        Ok(Self {
+            path: path.to_owned(),
+            loaded: Loaded::read(path)?,
+            looked: Instant::now(),
+        })
+    }
+
+    /// Reads all anew where a file has changed. What cannot be read is said, and what was read before holds.
+    pub(super) fn refresh(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let is_as_before = |(path, before): &(PathBuf, Stamp)| stamp(path) == *before;
+        if self.loaded.stamps.iter().all(is_as_before) {
+            return;
+        }
+        match Loaded::read(&self.path) {
+            Ok(loaded) => {
+                say::line("the web config was read anew");
+                self.loaded = loaded;
+            }
+            Err(error) => {
+                say::line(format_args!(
+                    "the web config has changed and cannot be used, and the one before holds: {error}"
+                ));
+                // Said once for each change.
+                for (path, stamped) in &mut self.loaded.stamps {
+                    *stamped = stamp(path);
+                }
+            }
+        }
+    }
+
+    /// What encrypts, if anything does.
+    pub(super) fn tls(&self) -> Option<TlsAcceptor> {
+        self.loaded.tls.clone()
+    }
+
+    /// Who may ask; `None` is everybody.
+    pub(super) fn users(&self) -> Option<Arc<Users>> {
+        self.loaded.users.clone()
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let about = fs::metadata(path).ok()?;
+    Some((about.modified().ok()?, about.len(), about.ino()))
+}
+
+impl Loaded {
+    fn read(path: &Path) -> Result<Self, WebConfigError> {
+        let mut reading = Reading {
+            path,
+            stamps: vec![(path.to_owned(), stamp(path))],
+        };
+        let text = contents(path).map_err(|why| reading.failed(None, why))?;
+        let text = String::from_utf8(text).map_err(|why| reading.failed(None, why))?;
+        let options = serde_saphyr::options! { with_snippet: false };
+        let keys = serde_saphyr::from_str_with_options(&text, options);
+        let keys: Option<Keys> = keys.map_err(|why| reading.failed(None, why))?;
+        let (tls, users) = keys.map_or((None, None), |keys| {
+            (keys.tls_server_config, keys.basic_auth_users)
+        });
+        let tls = tls.map(|keys| reading.tls(&keys)).transpose()?;
+        let users = users.map(|users| reading.users(users)).transpose()?;
+        Ok(Self {
+            tls,
+            users: users.map(Arc::new),
+            stamps: reading.stamps,
+        })
+    }
+}
+
+/// The file while it is read.
+struct Reading<'a> {
+    path: &'a Path,
+    stamps: Vec<(PathBuf, Stamp)>,
+}
+
+impl Reading<'_> {
+    fn failed(&self, line: Option<u64>, why: impl ToString) -> WebConfigError {
+        WebConfigError {
+            path: self.path.to_owned(),
+            line,
+            why: why.to_string(),
+        }
+    }
+
+    /// That something is wrong with the file that a key names.
+    fn file_failed(
+        &self,
+        key: &str,
+        file: &Spanned<PathBuf>,
+        why: impl ToString,
+    ) -> WebConfigError {
+        let name = self.place(file);
+        let why = why.to_string();
+        let why = format!(
+            "tls_server_config.{key}: {}: {why}",
+            visible(name.display())
+        );
+        self.failed(Some(file.referenced.line()), why)
+    }
+
+    /// Where a file is: as for the exporters, from the folder of the config.
+    fn place(&self, file: &Spanned<PathBuf>) -> PathBuf {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        folder.join(&file.value)
+    }
+
+    fn file(&mut self, key: &str, file: &Spanned<PathBuf>) -> Result<Vec<u8>, WebConfigError> {
+        let place = self.place(file);
+        self.stamps.push((place.clone(), stamp(&place)));
+        contents(&place).map_err(|why| self.file_failed(key, file, why))
+    }
+
+    fn tls(&mut self, keys: &TlsKeys) -> Result<TlsAcceptor, WebConfigError> {
+        let (cert, key) = (&keys.cert_file, &keys.key_file);
+        let bytes = self.file("cert_file", cert)?;
+        let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|why| self.file_failed("cert_file", cert, why))?;
+        if chain.is_empty() {
+            let why = "there is no certificate in it (PEM)";
+            return Err(self.file_failed("cert_file", cert, why));
+        }
+        let bytes = self.file("key_file", key)?;
+        let private = PrivateKeyDer::from_pem_slice(&bytes);
+        let private = private.map_err(|why| self.file_failed("key_file", key, why))?;
+        let config = server(chain, private);
+        let config = config.map_err(|why| self.file_failed("key_file", key, why))?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    fn users(&self, users: BTreeMap<String, Spanned<String>>) -> Result<Users, WebConfigError> {
+        let mut hashes = BTreeMap::new();
+        for (user, hash) in users {
+            let wrong = |why| {
+                let why = format!("basic_auth_users.{user}: {why}");
+                self.failed(Some(hash.referenced.line()), why)
+            };
+            check(&hash.value).map_err(wrong)?;
+            hashes.insert(user, hash.value);
+        }
+        Ok(Users::new(hashes))
+    }
+}
+
+/// A file that nobody else can have written.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    ownership::check(about.uid(), about.mode())
+        .map_err(|how| io::Error::other(format!("it {how}")))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_FILE {
+        true => Err(io::Error::other("it is larger than 1 MiB")),
+        false => Ok(bytes),
+    }
+}
+
+fn server(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Whether this is a hash that can be checked in a reasonable time.
+fn check(hash: &str) -> Result<(), String> {
+    match HashParts::from_str(hash) {
+        Err(_) => Err("this is not a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it".into()),
+        Ok(parts) if parts.get_cost() > MAX_COST => Err(format!(
+            "the cost {} of this bcrypt hash is above {MAX_COST}: checking it would take seconds",
+            parts.get_cost()
+        )),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Who may ask, with which password.
+pub(super) struct Users {
+    hashes: BTreeMap<String, String>,
+    /// What was found right, as two hashes under keys of this process alone.
+    known: Mutex<HashSet<(u64, u64)>>,
+    keys: (RandomState, RandomState),
+    /// One password at a time is checked.
+    checking: Arc<Semaphore>,
+}
+
+impl Users {
+    fn new(hashes: BTreeMap<String, String>) -> Self {
+        Self {
+            hashes,
+            known: Mutex::default(),
+            keys: (RandomState::new(), RandomState::new()),
+            checking: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Whether who says this of himself may ask (`Authorization: Basic`, RFC 7617).
+    pub(super) async fn permit(&self, header: Option<&HeaderValue>) -> bool {
+        let Some((user, password)) = header.and_then(credentials) else {
+            return false;
+        };
+        let mark = (
+            self.keys.0.hash_one((&user, &password)),
+            self.keys.1.hash_one((&user, &password)),
+        );
+        if self.known().contains(&mark) {
+            return true;
+        }
+        let Ok(turn) = Arc::clone(&self.checking).acquire_owned().await else {
+            return false;
+        };
+        let hash = self.hashes.get(&user);
+        let is_known = hash.is_some();
+        let hash = hash.map_or(NOBODY, String::as_str).to_owned();
+        // The turn goes with the check: who goes away meanwhile does not make room for another one.
+        let checked = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let is_right = bcrypt::verify(password, &hash).unwrap_or(false) && is_known;
+            if !is_right {
+                std::thread::sleep(began.elapsed() * REST);
+            }
+            drop(turn);
+            is_right
+        });
+        let is_right = checked.await.unwrap_or(false);
+        if is_right {
+            let mut known = self.known();
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.insert(mark);
+        }
+        is_right
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(u64, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// User and password.
+fn credentials(header: &HeaderValue) -> Option<(String, Vec<u8>)> {
+    let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let both = STANDARD.decode(rest.trim()).ok()?;
+    let colon = both.iter().position(|byte| *byte == b':')?;
+    let user = String::from_utf8(both[..colon].to_vec()).ok()?;
+    Some((user, both[colon + 1..].to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a config with these lines.
+    fn wrong(lines: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("web.yml");
+        fs::write(&path, lines).expect("written");
+        let error = WebConfig::load(&path).err().expect("it is wrong");
+        let name = path.display().to_string();
+        let said = error.to_string();
+        assert!(said.starts_with(&name), "{said}");
+        said.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line_and_key() {
+        let not_bcrypt = wrong("# users\nbasic_auth_users:\n  ann: secret\n");
+        assert!(
+            not_bcrypt.starts_with("web.yml line 3: basic_auth_users.ann: this is not a bcrypt"),
+            "{not_bcrypt}"
+        );
+        let slow = NOBODY.replace("$10$", "$15$");
+        let slow = wrong(&format!("basic_auth_users:\n  bob: {slow}\n"));
+        assert!(
+            slow.starts_with("web.yml line 2: basic_auth_users.bob: the cost 15"),
+            "{slow}"
+        );
+        let missing = wrong("tls_server_config:\n  cert_file: none.pem\n  key_file: key.pem\n");
+        assert_eq!(
+            missing,
+            "web.yml line 2: tls_server_config.cert_file: none.pem: No such file or directory (os error 2)"
+        );
+        for (lines, words) in [
+            ("tls_server_config:\n  cert_file: a\n", "key_file"),
+            ("tls_server_config:\n  certfile: a\n", "certfile"),
+            ("users: {}\n", "users"),
+            ("basic_auth_users: [\n", "line"),
+        ] {
+            let said = wrong(lines);
+            assert!(said.contains(words) && said.contains("line"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("web.yml");
+        fs::write(&path, "").expect("written");
+        let open = fs::Permissions::from_mode(0o666);
+        fs::set_permissions(&path, open).expect("ours");
+        let said = WebConfig::load(&path).err().expect("refused").to_string();
+        assert!(said.contains("can be written by other users"), "{said}");
+    }
+
+    #[test]
+    fn a_password_is_checked_and_remembered_and_a_wrong_one_is_neither() {
+        let hash = bcrypt::hash("open: sesame", 4).expect("hashed");
+        let users = Users::new(BTreeMap::from([("ann".into(), hash)]));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let ask = |scheme: &str, both: &str| {
+            let header = format!("{scheme} {}", STANDARD.encode(both));
+            let header = HeaderValue::from_str(&header).expect("a header");
+            runtime.block_on(users.permit(Some(&header)))
+        };
+        assert!(!ask("Basic", "ann:wrong"));
+        assert!(!ask("Basic", "ann:"));
+        assert!(!ask("Basic", "bob:open: sesame"));
+        assert!(!ask("Bearer", "ann:open: sesame"));
+        assert!(!ask("Basic", "ann"));
+        assert!(users.known().is_empty());
+        assert!(ask("basic", "ann:open: sesame"));
+        assert_eq!(users.known().len(), 1);
+        assert!(ask("Basic", "ann:open: sesame"));
+        assert!(!ask("Basic", "ann:open: sesame "));
+        assert!(!runtime.block_on(users.permit(None)));
+    }
+}

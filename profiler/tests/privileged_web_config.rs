@@ -1,0 +1,309 @@
+//! `serve --web-config`: TLS and passwords, as curl and a real Prometheus meet them.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use profiler_testing::child::KillOnDrop;
+use profiler_testing::wait::{WAIT_LIMIT, eventually};
+use serde_json::Value;
+use support::{command, fragscope, stderr, stdout};
+
+/// A folder with a certificate for this host, its key, and a config with them and with the user `prom`.
+struct Web(tempfile::TempDir);
+
+const PASSWORD: &str = "correct: horse";
+
+impl Web {
+    fn new() -> Self {
+        let web = Self(tempfile::tempdir().expect("a folder"));
+        web.certify();
+        let hash = bcrypt::hash(PASSWORD, 5).expect("hashed");
+        web.write(&format!(
+            "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\nbasic_auth_users:\n  prom: {hash}\n"
+        ));
+        web
+    }
+
+    /// Makes a certificate, which signs itself.
+    fn certify(&self) {
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=fragscope"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .arg("-keyout")
+            .arg(self.path("key.pem"))
+            .arg("-out")
+            .arg(self.path("cert.pem"))
+            .output()
+            .expect("openssl is installed");
+        assert!(made.status.success(), "{}", stderr(&made));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn config(&self) -> String {
+        let path = self.path("web.yml");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    fn write(&self, config: &str) {
+        fs::write(self.config(), config).expect("written");
+    }
+}
+
+struct Serving {
+    _fragscope: KillOnDrop,
+    said: Vec<String>,
+    port: u16,
+}
+
+impl Serving {
+    fn start(web: &Web, flags: &[&str]) -> Self {
+        let config = web.config();
+        let fixed = ["serve", "--interval", "200ms", "--web-config", &config];
+        let listen = ["--listen", "127.0.0.1:0"];
+        let flags = if flags.is_empty() { &listen } else { flags };
+        let spawned = command(&[&fixed, flags].concat())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = spawned.expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut said = Vec::new();
+        let port = lines.find_map(|line| {
+            said.push(line.expect("UTF-8"));
+            let address = said.last()?.strip_prefix("serving https://")?;
+            address
+                .strip_suffix("/metrics")?
+                .rsplit(':')
+                .next()?
+                .parse()
+                .ok()
+        });
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            _fragscope: KillOnDrop(child),
+            port: port.unwrap_or_else(|| panic!("it says where it serves: {said:?}")),
+            said,
+        }
+    }
+
+    /// The status that curl gets, which checks the certificate, and what is served.
+    fn curl(&self, web: &Web, flags: &[&str]) -> (String, String) {
+        let output = Command::new("curl")
+            .args(["--silent", "--write-out", "\n%{http_code}", "--cacert"])
+            .arg(web.path("cert.pem"))
+            .args(flags)
+            .arg(format!("https://127.0.0.1:{}/metrics", self.port))
+            .output()
+            .expect("curl is installed");
+        let text = stdout(&output);
+        let (body, status) = text.rsplit_once('\n').expect("a status");
+        (status.into(), body.into())
+    }
+}
+
+#[test]
+fn who_has_the_password_is_served_over_tls_and_nobody_else() {
+    let web = Web::new();
+    let serving = Serving::start(&web, &[]);
+    let right = format!("prom:{PASSWORD}");
+    let (status, body) = serving.curl(&web, &["--user", &right]);
+    assert_eq!(status, "200");
+    assert!(body.contains("fragscope_build_info"), "{body}");
+    for wrong in [&["--user", "prom:wrong"][..], &["--user", "bob:x"], &[]] {
+        let (status, body) = serving.curl(&web, wrong);
+        assert_eq!(status, "401", "{wrong:?}");
+        assert!(!body.contains("fragscope_"), "{body}");
+    }
+    // TLS 1.3 and 1.2, and no older.
+    for (version, expected) in [("1.3", "200"), ("1.2", "200"), ("1.1", "000")] {
+        let flags = [
+            "--user",
+            &right,
+            &format!("--tlsv{version}"),
+            "--tls-max",
+            version,
+        ];
+        assert_eq!(serving.curl(&web, &flags).0, expected, "TLS {version}");
+    }
+    // Who speaks no TLS gets nothing, and is nobody's loss.
+    let mut plain = TcpStream::connect(("127.0.0.1", serving.port)).expect("it listens");
+    plain.set_read_timeout(Some(WAIT_LIMIT)).expect("set");
+    plain
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("taken");
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.windows(4).any(|at| at == b"frag"), "{answer:?}");
+    assert_eq!(serving.curl(&web, &["--user", &right]).0, "200");
+}
+
+#[test]
+fn a_certificate_and_a_password_that_change_are_used_without_a_restart() {
+    let web = Web::new();
+    let serving = Serving::start(&web, &[]);
+    let right = format!("prom:{PASSWORD}");
+    assert_eq!(serving.curl(&web, &["--user", &right]).0, "200");
+    web.certify();
+    let other = bcrypt::hash("other", 5).expect("hashed");
+    web.write(&format!(
+        "tls_server_config: {{cert_file: cert.pem, key_file: key.pem}}\nbasic_auth_users: {{prom: {other}}}\n"
+    ));
+    eventually("the new certificate and password", || {
+        (serving.curl(&web, &["--user", "prom:other"]).0 == "200").then_some(())
+    });
+    assert_eq!(serving.curl(&web, &["--user", &right]).0, "401");
+    // One that is wrong does not hold, and ends nothing.
+    web.write("basic_auth_users: [");
+    std::thread::sleep(std::time::Duration::from_millis(5500));
+    assert_eq!(serving.curl(&web, &["--user", "prom:other"]).0, "200");
+}
+
+#[test]
+fn with_tls_and_a_password_another_address_needs_no_permission_and_with_one_of_them_it_does() {
+    let web = Web::new();
+    let all = ["--listen", "0.0.0.0:0"];
+    let serving = Serving::start(&web, &all);
+    assert!(
+        !serving.said.iter().any(|line| line.contains("warning")),
+        "{:?}",
+        serving.said
+    );
+    let tls = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n";
+    web.write(tls);
+    let refused = fragscope(&[
+        "serve",
+        "--listen",
+        "0.0.0.0:0",
+        "--web-config",
+        &web.config(),
+    ]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("--web-config"),
+        "{}",
+        stderr(&refused)
+    );
+    let serving = Serving::start(&web, &["--listen", "0.0.0.0:0", "--allow-remote"]);
+    let warning = "may read what is served: there is no password";
+    assert!(
+        serving.said.iter().any(|line| line.ends_with(warning)),
+        "{:?}",
+        serving.said
+    );
+}
+
+#[test]
+fn what_is_wrong_with_the_files_is_said_at_the_start() {
+    let web = Web::new();
+    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+    let start = |config: &str| {
+        web.write(config);
+        let listen = ["serve", "--listen", "127.0.0.1:0", "--web-config"];
+        let output = fragscope(&[&listen[..], &[&web.config()]].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let said = start(&tls.replace("key.pem", "cert.pem"));
+    assert!(
+        said.contains("web.yml line 3: tls_server_config.key_file: "),
+        "{said}"
+    );
+    let said = start(&tls.replace("cert.pem", "key.pem"));
+    assert!(
+        said.contains("web.yml line 2: tls_server_config.cert_file: "),
+        "{said}"
+    );
+    let said = start("basic_auth_users:\n  prom: plain\n");
+    assert!(
+        said.contains("web.yml line 2: basic_auth_users.prom: "),
+        "{said}"
+    );
+    assert!(said.contains("fix: mend what is named"), "{said}");
+    // The key of another certificate.
+    let other = Web::new();
+    fs::copy(other.path("key.pem"), web.path("other.pem")).expect("copied");
+    let said = start(&tls.replace("key.pem", "other.pem"));
+    assert!(said.contains("tls_server_config.key_file: "), "{said}");
+}
+
+/// What Prometheus answers to a question of its API.
+fn ask(port: u16, path: &str) -> Option<Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(WAIT_LIMIT)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let answer: Value = serde_json::from_str(body).ok()?;
+    (answer["status"] == "success").then(|| answer["data"].clone())
+}
+
+fn prometheus(web: &Web, port: u16) -> (KillOnDrop, u16) {
+    let job = |name: &str, password: &str| {
+        format!(
+            "  - job_name: {name}\n    scheme: https\n    tls_config: {{ca_file: {:?}}}\n    \
+             basic_auth: {{username: prom, password: {password:?}}}\n    static_configs:\n      - targets: ['127.0.0.1:{port}']\n",
+            web.path("cert.pem")
+        )
+    };
+    let config = format!(
+        "global:\n  scrape_interval: 1s\nscrape_configs:\n{}{}",
+        job("right", PASSWORD),
+        job("wrong", "guessed")
+    );
+    let file = web.path("prometheus.yml");
+    fs::write(&file, config).expect("written");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let own = listener.local_addr().expect("bound").port();
+    drop(listener);
+    let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
+    let started = Command::new("prometheus")
+        .arg(flag("config.file", &file))
+        .arg(flag("storage.tsdb.path", &web.path("data")))
+        .arg(format!("--web.listen-address=127.0.0.1:{own}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    (
+        KillOnDrop(started.expect("Debian's prometheus is installed")),
+        own,
+    )
+}
+
+#[test]
+fn a_real_prometheus_scrapes_it_with_the_password_and_is_refused_with_another() {
+    let web = Web::new();
+    let serving = Serving::start(&web, &[]);
+    let (_prometheus, port) = prometheus(&web, serving.port);
+    let health = |job: &str| {
+        eventually("a scrape", || {
+            let targets = ask(port, "/api/v1/targets")?;
+            let targets = targets["activeTargets"].as_array()?.clone();
+            let target = targets
+                .into_iter()
+                .find(|one| one["labels"]["job"] == job)?;
+            (target["health"] != "unknown").then_some(target)
+        })
+    };
+    let right = health("right");
+    assert_eq!(right["health"], "up", "{right}");
+    let wrong = health("wrong");
+    assert_eq!(wrong["health"], "down", "{wrong}");
+    let why = wrong["lastError"].as_str().expect("it says why");
+    assert!(why.contains("401 Unauthorized"), "{why}");
+}
