@@ -33,7 +33,14 @@ impl Group {
     pub(super) fn folders(&self) -> Vec<PathBuf> {
         // A container may see its group's place in the host's hierarchy, of which it has but a part.
         let below = self.path.strip_prefix(self.mounted.trim_end_matches('/'));
-        let below = Path::new(below.unwrap_or_default().trim_start_matches('/'));
+        let below = below.unwrap_or_default().trim_start_matches('/');
+        // From a namespace of control groups those of others are shown by the way up from where that begins
+        // (cgroup_namespaces(7)), which only a mount from as far up can be gone.
+        let climbs = |path: &str| path.split('/').any(|step| step == "..");
+        if climbs(below) || below.is_empty() && climbs(&self.path) && self.path != self.mounted {
+            return Vec::new();
+        }
+        let below = Path::new(below);
         below
             .ancestors()
             .map(|part| self.mount.join(part))
@@ -200,6 +207,22 @@ mod tests {
                 (UNIFIED, false, folders(&unified)),
             ]
         );
+    }
+
+    #[test]
+    fn a_group_of_another_namespace_is_not_taken_for_the_one_that_is_mounted() {
+        let folders = |mounted: &str, path: &str| {
+            let mounts = format!("33 30 0:29 {mounted} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+            let own = format!("0::{path}\n");
+            let all = groups(&[UNIFIED], &own, &mounts);
+            all.first().expect("listed").folders()
+        };
+        assert_eq!(folders("/", "/../pod"), Vec::<PathBuf>::new());
+        assert_eq!(folders("/../..", "/../pod"), Vec::<PathBuf>::new());
+        let found = folders("/../..", "/../../pod/worker");
+        let expected = ["pod/worker", "pod", ""].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        assert_eq!(found, expected);
+        assert_eq!(folders("/../..", "/../..").len(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod accuracy;
 mod bpf;
 mod dependencies;
+mod deploy;
 mod dist;
 mod layers;
 mod pythons;
@@ -41,6 +42,7 @@ tasks:
                       root); --development packs the program of development instead, in seconds
   pythons             install CPythons that are newer than the distribution's in target/pythons (as root), and
                       print what FRAGSCOPE_TEST_PYTHONS names so that tests take them, too
+  check-deploy        fail where deploy/daemonset.yaml is not what Kubernetes takes; installs what knows that
   check-dependencies  fail where a licence is not allowed, or a crate is there twice without a reason
   check-layers        fail where a module uses what its layer must not
 ";
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ["torture", options @ ..] => torture::run(options),
         ["dist", options @ ..] => dist::run(options),
         ["pythons"] => pythons::install(),
+        ["check-deploy"] => deploy::check(),
         ["check-dependencies"] => dependencies::check(),
         ["check-layers"] => layers::check(&root()),
         _ => {

@@ -5,13 +5,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{accuracy, bpf, dependencies, layers, root, run as run_command};
+use crate::{accuracy, bpf, dependencies, deploy, layers, root, run as run_command};
 
 /// Debian packages that the tests use besides the BPF toolchain: a C compiler for the programs
 /// whose heaps are the oracles, on glibc, musl, mimalloc and tcmalloc; make for the jemalloc that is inside
 /// fragscope, a C++ compiler for the library that fuzzes; a broker for the Celery worker; Prometheus with
-/// promtool, which scrapes `serve`; tmux for the screen; gdb for gcore; setcap.
-const PACKAGES: [&str; 13] = [
+/// promtool, which scrapes `serve`, curl and openssl, which ask it for its certificate; tmux for the screen; gdb for gcore; setcap.
+const PACKAGES: [&str; 15] = [
+    "curl",
     "g++",
     "gcc",
     "gdb",
@@ -21,6 +22,7 @@ const PACKAGES: [&str; 13] = [
     "libtcmalloc-minimal4",
     "make",
     "musl-tools",
+    "openssl",
     "prometheus",
     "redis-server",
     "tmux",
@@ -37,6 +39,7 @@ pub(crate) fn run() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layers", || layers::check(&root))?;
     step("dependencies", dependencies::check)?;
+    step("what Kubernetes takes", deploy::check)?;
     step("BPF toolchain", bpf::setup)?;
     step("BPF object", bpf::check)?;
     step("clippy", || {
