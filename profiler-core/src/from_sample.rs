@@ -57,6 +57,7 @@ impl FragReport {
             target: sample.target.clone(),
             kernel: sample.kernel,
             fork: sample.fork,
+            group: sample.group.clone(),
             ledger,
             heaps,
             size_classes: size_classes(sample, &pins),

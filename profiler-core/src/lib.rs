@@ -20,6 +20,7 @@ pub mod explain;
 pub mod fork;
 mod from_sample;
 pub mod glibc;
+pub mod group_account;
 pub mod heap;
 pub mod host;
 pub mod jemalloc;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::addr::PAGE_SIZE;
 use crate::completeness::{Completeness, Confidence};
 use crate::fork::ForkSharing;
+use crate::group_account::GroupAccount;
 pub use crate::mechanism::Mechanism;
 use crate::metrics::{Metric, MetricId};
 use crate::objects::{Census, Growth};
@@ -98,6 +99,8 @@ pub struct FragReport {
     pub kernel: KernelCount,
     /// What it still shares with the process that it was forked from, where that is known.
     pub fork: Option<ForkSharing>,
+    /// The account of the memory control group that limits it, where that is known.
+    pub group: Option<GroupAccount>,
     /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 17 rows.
     pub ledger: Vec<LedgerRow>,
     /// Each walked heap.

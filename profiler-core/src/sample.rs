@@ -3,6 +3,7 @@
 use crate::allocator::AllocatorTitle;
 use crate::completeness::Completeness;
 use crate::fork::ForkSharing;
+use crate::group_account::GroupAccount;
 use crate::heap::HeapSnapshot;
 use crate::residency::ResidencyMap;
 
@@ -181,4 +182,6 @@ pub struct Sample {
     pub fork: Option<ForkSharing>,
     /// How sure all this is.
     pub completeness: Completeness,
+    /// The memory control group that limits it; `None` where none is known, as of a core.
+    pub group: Option<GroupAccount>,
 }

@@ -10,7 +10,7 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
-use profiler_target::{LiveMemory, OpenError, Process, StopError, Stopped, Target};
+use profiler_target::{LiveMemory, OpenError, Process, StopError, Stopped, Target, group_account};
 
 use super::blank_pages;
 use super::facts::Facts;
@@ -272,6 +272,7 @@ impl Sampler {
             residency,
             heaps,
             completeness,
+            group: group_account(self.target.pid()),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use procfs::process::Process;
+use profiler_core::group_account::GroupAccount;
 use profiler_core::host::MemoryGroup;
 
 use super::cgroup::{self, UNIFIED, VERSIONS};
@@ -180,6 +181,82 @@ fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
     })
 }
 
+/// The account of the memory control group that limits the process with this number; `None` where it cannot be
+/// read, or is the root, which has none.
+pub fn group_account(pid: i32) -> Option<GroupAccount> {
+    let own = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    account(&String::from_utf8_lossy(&own), &mounts)
+}
+
+fn account(own: &str, mounts: &str) -> Option<GroupAccount> {
+    let groups = cgroup::groups(&["memory", UNIFIED], own, mounts);
+    groups
+        .iter()
+        .filter(|group| group.path != "/")
+        .find_map(|group| {
+            let folders = group.folders();
+            let limit = |folder: &PathBuf| {
+                let limit = number(folder, |files| files.limit)?;
+                (limit < NO_LIMIT).then_some(limit)
+            };
+            // Of equal limits that of the process's own group is the one that it meets.
+            let limited = folders.iter().filter(|folder| limit(folder).is_some());
+            let folder = limited.min_by_key(|folder| limit(folder));
+            let folder = folder.or(folders.first())?;
+            let above = folders.iter().position(|one| one == folder)?;
+            account_in(folder, ancestor(&group.path, above), limit(folder))
+        })
+}
+
+/// The path so many steps above.
+fn ancestor(path: &str, steps: usize) -> String {
+    let above = Path::new(path).ancestors().nth(steps);
+    above.map_or_else(|| "/".into(), |above| above.to_string_lossy().into_owned())
+}
+
+fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<GroupAccount> {
+    let current_bytes = number(folder, |files| files.usage)?;
+    let read = |name| fs::read_to_string(folder.join(name)).ok();
+    let stat = read("memory.stat")?;
+    let counted = |name: &str| -> Option<u64> {
+        let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+        let (_, count) = lines.find(|(of, _)| *of == name)?;
+        count.trim().parse().ok()
+    };
+    let of_file = |name| read(name)?.trim().parse::<u64>().ok();
+    // `Documentation/admin-guide/cgroup-v1/memory.rst`: with `total_` of the groups below, too.
+    let is_first = counted("total_rss").is_some();
+    let either = |first: &str, second: &str| counted([second, first][usize::from(is_first)]);
+    let shmem_bytes = either("total_shmem", "shmem");
+    // In both versions the cache counts shared memory.
+    let cache = either("total_cache", "file");
+    let files = ["active_file", "inactive_file"];
+    let files = files.map(|name| either(&format!("total_{name}"), name).unwrap_or(0));
+    let slab = either("", "slab").or_else(|| of_file("memory.kmem.usage_in_bytes"));
+    let swap = either("total_swap", "").or_else(|| of_file("memory.swap.current"));
+    let pressure = read("memory.pressure").and_then(|text| {
+        let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+        let mut words = some.split(' ');
+        let percent = words.find_map(|word| word.strip_prefix("avg60="))?;
+        Some(percent.parse::<f64>().ok()? / 100.0)
+    });
+    let mut counters = VERSIONS.iter().map(|files| folder.join(files.events));
+    Some(GroupAccount {
+        path,
+        current_bytes,
+        max_bytes,
+        anon_bytes: either("total_rss", "anon"),
+        file_bytes: cache.map(|cache| cache.saturating_sub(shmem_bytes.unwrap_or(0))),
+        shmem_bytes,
+        slab_bytes: slab,
+        swap_bytes: swap,
+        reclaimable_bytes: files[0].saturating_add(files[1]),
+        pressure,
+        oom_kills: counters.find_map(|counter| kills(&counter)),
+    })
+}
+
 /// The number in the file that one of the versions has; `None` for `max` and where there is none.
 fn number(folder: &Path, name: fn(&cgroup::Files) -> &'static str) -> Option<u64> {
     let read = |files| fs::read_to_string(folder.join(name(files))).ok();
@@ -203,6 +280,87 @@ mod tests {
         }
         fs::write(&counter, "under_oom 0\n").expect("a file");
         assert_eq!(kills(&counter), None);
+    }
+
+    #[test]
+    fn the_account_is_that_of_the_group_that_limits_in_both_versions() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir_all(folder.path().join("pod/worker")).expect("folders");
+        let put = |name: &str, text: &str| {
+            fs::write(folder.path().join("pod").join(name), text).expect("a file");
+        };
+        let mounts = |kind: &str| {
+            let mount = folder.path().to_str().expect("UTF-8");
+            format!("31 30 0:27 / {mount} rw - {kind} none rw,memory\n")
+        };
+        for (name, text) in [
+            ("worker/memory.current", "500"),
+            ("worker/memory.max", "max"),
+            ("worker/memory.stat", "anon 400\n"),
+            ("memory.current", "900"),
+            ("memory.max", "1000"),
+            ("memory.swap.current", "70"),
+            ("memory.events", "oom 1\noom_kill 3\n"),
+            (
+                "memory.pressure",
+                "some avg10=0.00 avg60=12.50 avg300=0.10 total=9\nfull avg10=0.00",
+            ),
+            (
+                "memory.stat",
+                "anon 500\nfile 300\nshmem 50\nslab 20\nactive_file 100\ninactive_file 150\n",
+            ),
+        ] {
+            put(name, text);
+        }
+        let expected = GroupAccount {
+            path: "/pod".into(),
+            current_bytes: 900,
+            max_bytes: Some(1000),
+            anon_bytes: Some(500),
+            file_bytes: Some(250),
+            shmem_bytes: Some(50),
+            slab_bytes: Some(20),
+            swap_bytes: Some(70),
+            reclaimable_bytes: 250,
+            pressure: Some(0.125),
+            oom_kills: Some(3),
+        };
+        let read = account("0::/pod/worker\n", &mounts("cgroup2"));
+        assert_eq!(read, Some(expected.clone()));
+        // Without a limit anywhere it is its own.
+        put("memory.max", "max");
+        let read = account("0::/pod/worker\n", &mounts("cgroup2")).expect("an account");
+        assert_eq!(
+            (read.path.as_str(), read.anon_bytes),
+            ("/pod/worker", Some(400))
+        );
+        assert_eq!(read.max_bytes, None);
+        let first = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir_all(first.path().join("pod")).expect("folders");
+        for (name, text) in [
+            ("memory.usage_in_bytes", "900"),
+            ("memory.limit_in_bytes", "1000"),
+            ("memory.kmem.usage_in_bytes", "20"),
+            ("memory.oom_control", "under_oom 0\noom_kill 3\n"),
+            (
+                "memory.stat",
+                "cache 1\nrss 2\ntotal_cache 300\ntotal_rss 500\ntotal_shmem 50\ntotal_swap 70\n\
+                 total_active_file 100\ntotal_inactive_file 150\n",
+            ),
+        ] {
+            fs::write(first.path().join("pod").join(name), text).expect("a file");
+        }
+        let mount = first.path().to_str().expect("UTF-8");
+        let mounts = format!("31 30 0:27 / {mount} rw - cgroup none rw,memory\n");
+        let read = account("4:memory:/pod\n", &mounts);
+        let pressure = None;
+        assert_eq!(
+            read,
+            Some(GroupAccount {
+                pressure,
+                ..expected
+            })
+        );
     }
 
     #[test]

@@ -16,45 +16,8 @@ use nix::unistd::Pid;
 use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::eventually;
 use serde_json::Value;
+use support::memory_group::MemoryGroup;
 use support::{command, fragscope, stderr, stdout};
-
-/// A memory control group of our own, of the first version where that is mounted.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    fn new(name: &str, limit: u64) -> Self {
-        let root = Path::new("/sys/fs/cgroup");
-        let (parent, file) = match root.join("memory").is_dir() {
-            true => (root.join("memory"), "memory.limit_in_bytes"),
-            false => {
-                // It may be so already.
-                let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
-                (root.to_owned(), "memory.max")
-            }
-        };
-        let group = parent.join(format!("fragscope_{name}_{}", std::process::id()));
-        fs::create_dir(&group).expect("control groups are mounted, and we are root");
-        fs::write(group.join(file), limit.to_string()).expect("it takes a limit");
-        Self(group)
-    }
-
-    /// Its name, as sentences have it.
-    fn name(&self) -> String {
-        let name = self.0.file_name().expect("a name");
-        format!("/{}", name.to_string_lossy())
-    }
-
-    fn take(&self, pid: i32) {
-        let entrance = self.0.join("cgroup.procs");
-        fs::write(entrance, pid.to_string()).expect("it takes a process");
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        eventually("the end of the group", || fs::remove_dir(&self.0).ok());
-    }
-}
 
 /// Waits for a line, and takes all the memory that there is.
 const EATER: &str = "

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::ptrace;
@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use profiler_testing::child::{KillOnDrop, compiled_by, open_folder};
 use profiler_testing::wait::eventually;
 use profiler_trace::trace::{EventKind, Item, Reader};
+use support::memory_group::MemoryGroup;
 use support::record::{Recording, allocate, held, record, record_python};
 use support::{FRAGSCOPE, command, run, stderr, text};
 
@@ -421,43 +422,14 @@ fn a_command_that_a_signal_ends_while_it_is_loaded_is_not_said_to_drop_the_recor
     assert!(said.contains(why), "{said}");
 }
 
-/// A memory control group of our own, of the first version where that is mounted.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    fn new(limit: u64) -> Self {
-        let root = Path::new("/sys/fs/cgroup");
-        let is_first = root.join("memory").is_dir();
-        let (parent, file) = match is_first {
-            true => (root.join("memory"), "memory.limit_in_bytes"),
-            false => {
-                // It may be so already.
-                let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
-                (root.to_owned(), "memory.max")
-            }
-        };
-        let group = parent.join(format!("fragscope-test-{}", std::process::id()));
-        fs::create_dir(&group).expect("control groups are mounted, and we are root");
-        let group = Self(group);
-        fs::write(group.0.join(file), limit.to_string()).expect("it takes a limit");
-        group
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        eventually("the end of the group", || fs::remove_dir(&self.0).ok());
-    }
-}
-
 #[test]
 fn the_ring_is_not_charged_to_the_control_group_of_what_is_recorded() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
     // More than the program needs, and less than the ring has.
-    let group = MemoryGroup::new(30 << 20);
+    let group = MemoryGroup::new("ring", 30 << 20);
     let program = "for n in range(700_000): bytes(600)\nraise SystemExit(7)";
-    let entrance = group.0.join("cgroup.procs");
+    let entrance = group.entrance();
     let enter = "echo $$ > \"$0\" && exec python3 -S -c \"$1\"";
     let mut recorded = record(&trace, &["sh", "-c", enter, text(&entrance), program]);
     let output = run(&mut recorded);
@@ -470,8 +442,8 @@ fn the_ring_is_not_charged_to_the_control_group_of_what_is_recorded() {
 fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
     let folder = open_folder();
     let trace = folder.path().join("trace");
-    let group = MemoryGroup::new(400 << 20);
-    let entrance = group.0.join("cgroup.procs");
+    let group = MemoryGroup::new("killed", 400 << 20);
+    let entrance = group.entrance();
     let program = "kept = []\nwhile True: kept.append(b'x' * 100_000)";
     // As in a container: fragscope is in the group too, and the kernel takes the larger.
     let mut recorded = Command::new("sh");
@@ -485,10 +457,10 @@ fn a_command_that_is_killed_for_want_of_memory_is_said_to_be() {
     let output = run(&mut recorded);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(137), "{said}");
-    let name = group.0.file_name().expect("a name").to_string_lossy();
+    let name = group.name();
     let expected = format!(
         "the command was ended by signal 9: the kernel ended a process of its memory control group \
-         /{name}, whose limit is 400.0 MiB, for want of memory"
+         {name}, whose limit is 400.0 MiB, for want of memory"
     );
     assert!(said.contains(&expected), "{said}");
     assert!(held(&trace, 0).whole);

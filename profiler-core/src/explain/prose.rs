@@ -116,7 +116,10 @@ pub(crate) fn explanation(report: &FragReport) -> String {
         ));
     }
     findings(&mut text, report);
-    for more in [about_swap(report), about_fork(report)]
+    let group = report.group.as_ref();
+    let group =
+        group.and_then(|group| group.explanation(report.kernel.rss_bytes, report.trend.as_ref()));
+    for more in [about_swap(report), about_fork(report), group]
         .into_iter()
         .flatten()
     {

@@ -6,6 +6,7 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::{Completeness, Confidence, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
+use profiler_core::group_account::GroupAccount;
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
 
@@ -153,6 +154,20 @@ fields!(Sample {
     heaps,
     fork,
     completeness,
+} later { group });
+
+fields!(GroupAccount {
+    path,
+    current_bytes,
+    max_bytes,
+    anon_bytes,
+    file_bytes,
+    shmem_bytes,
+    slab_bytes,
+    swap_bytes,
+    reclaimable_bytes,
+    pressure,
+    oom_kills,
 });
 
 impl Wire for MappingKind {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod memory_group;
 pub(crate) mod objects;
 pub(crate) mod record;
 

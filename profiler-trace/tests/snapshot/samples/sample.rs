@@ -4,6 +4,7 @@ use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
+use profiler_core::group_account::GroupAccount;
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
 use proptest::collection::vec;
@@ -137,6 +138,16 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
                 ksm_bytes: known[3],
                 is_core,
             },
+            group: known[0].map(|current_bytes| GroupAccount {
+                path: "/pod".into(),
+                current_bytes,
+                max_bytes: known[1],
+                anon_bytes: known[2],
+                reclaimable_bytes: counts[0],
+                pressure: known[3].map(|_| 0.25),
+                oom_kills: known[3],
+                ..GroupAccount::default()
+            }),
             residency,
             heaps,
             fork: fork.map(

@@ -3,6 +3,7 @@
 use profiler_core::activity::ProbeState;
 use profiler_core::completeness::{self, Defect};
 use profiler_core::fork::ForkSharing;
+use profiler_core::group_account::GroupAccount;
 use profiler_core::metrics::Metric;
 use profiler_core::report::{
     self, Finding, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow, PackedClass,
@@ -32,6 +33,7 @@ pub(super) struct Snapshot<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     core_bytes: Option<Number>,
     fork: Option<Record<'a, i32, ForkSharing>>,
+    cgroup: Option<Cgroup<'a>>,
     verdict: &'a str,
     trend: Option<TrendRow<'a>>,
     explanation: &'a str,
@@ -68,6 +70,42 @@ struct Target<'a> {
     libc: Option<&'a str>,
     malloc: Option<String>,
     threads: u32,
+}
+
+/// The account of the memory control group that limits the process.
+#[derive(Serialize)]
+struct Cgroup<'a> {
+    path: &'a str,
+    current_bytes: u64,
+    max_bytes: Option<u64>,
+    left_bytes: Option<u64>,
+    anon_bytes: Option<u64>,
+    file_bytes: Option<u64>,
+    shmem_bytes: Option<u64>,
+    slab_bytes: Option<u64>,
+    swap_bytes: Option<u64>,
+    reclaimable_bytes: u64,
+    pressure: Option<f64>,
+    oom_kills: Option<u64>,
+}
+
+impl<'a> Cgroup<'a> {
+    fn of(group: &'a GroupAccount) -> Self {
+        Self {
+            path: &group.path,
+            current_bytes: group.current_bytes,
+            max_bytes: group.max_bytes,
+            left_bytes: group.left_bytes(),
+            anon_bytes: group.anon_bytes,
+            file_bytes: group.file_bytes,
+            shmem_bytes: group.shmem_bytes,
+            slab_bytes: group.slab_bytes,
+            swap_bytes: group.swap_bytes,
+            reclaimable_bytes: group.reclaimable_bytes,
+            pressure: group.pressure,
+            oom_kills: group.oom_kills,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -166,6 +204,7 @@ impl<'a> Snapshot<'a> {
                 columns: &ForkSharing::COLUMNS,
                 row: fork,
             }),
+            cgroup: report.group.as_ref().map(Cgroup::of),
             verdict: &report.verdict,
             trend: report.trend.as_ref().map(trend),
             explanation: &report.explanation,
