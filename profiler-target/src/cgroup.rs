@@ -156,7 +156,7 @@ pub(super) const VERSIONS: [Files; 2] = [
 ];
 
 /// Bytes that the group of this folder still lets its processes have; `None` without a limit (`max`).
-fn left_in(folder: &Path) -> Option<u64> {
+pub(super) fn left_in(folder: &Path) -> Option<u64> {
     let number = |name| -> Option<u64> {
         let text = fs::read_to_string(folder.join(name)).ok()?;
         text.trim().parse().ok()

@@ -165,19 +165,22 @@ fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
         let current = number(folders.first()?, |files| files.usage)?;
         let limits = folders.iter();
         let limits = limits.filter_map(|folder| number(folder, |files| files.limit));
+        let left = folders.iter().filter_map(|folder| cgroup::left_in(folder));
         Some((
             Some(current),
             limits.filter(|limit| *limit < NO_LIMIT).min(),
+            left.filter(|left| *left < NO_LIMIT / 2).min(),
         ))
     };
     let read = groups.iter().find_map(|group| Some((group, of(group)?)));
     // The root has no account of its own; its path is worth knowing all the same.
-    let (group, (current_bytes, max_bytes)) =
-        read.or_else(|| Some((groups.first()?, (None, None))))?;
+    let (group, (current_bytes, max_bytes, left_bytes)) =
+        read.or_else(|| Some((groups.first()?, (None, None, None))))?;
     Some(MemoryGroup {
         path: group.path.clone(),
         current_bytes,
         max_bytes,
+        left_bytes,
     })
 }
 
@@ -383,9 +386,12 @@ mod tests {
         assert_eq!(read.path, "/job/worker");
         assert_eq!(read.current_bytes, Some(700));
         assert_eq!(read.max_bytes, Some(1000));
+        assert_eq!(read.left_bytes, Some(100));
+        assert!(read.is_near_limit());
         put("memory.max", "max\n");
         let read = super::read("0::/job/worker\n", &mounts).expect("a group");
-        assert_eq!(read.max_bytes, None);
+        assert_eq!((read.max_bytes, read.left_bytes), (None, None));
+        assert!(!read.is_near_limit());
         // A group that went meanwhile.
         let gone = super::read("0::/gone\n", &mounts).expect("its path");
         assert_eq!((gone.path.as_str(), gone.current_bytes), ("/gone", None));

@@ -79,6 +79,7 @@ mod tests {
             path: "/shop.slice".into(),
             current_bytes: Some(150 << 20),
             max_bytes: Some(150 << 20),
+            left_bytes: Some(0),
         };
         let end = ProcessEnd::OutOfMemory {
             group: Some(group.clone()),

@@ -405,6 +405,7 @@ mod tests {
                 path: "/x".into(),
                 current_bytes,
                 max_bytes,
+                left_bytes: None,
             }))
         };
         rows[0].process.group = group(Some(900), None);

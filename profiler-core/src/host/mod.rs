@@ -61,6 +61,20 @@ pub struct MemoryGroup {
     pub current_bytes: Option<u64>,
     /// The lowest limit of it and of the groups above, in bytes; `None` where there is none.
     pub max_bytes: Option<u64>,
+    /// What it may still get before the kernel ends one of its processes: page cache is taken back first. `None` where
+    /// it and the groups above have no limit.
+    pub left_bytes: Option<u64>,
+}
+
+/// A group that has less than one part in so many of its limit left is near it.
+const NEAR_LIMIT: u64 = 8;
+
+impl MemoryGroup {
+    /// Whether the kernel may soon end one of its processes for want of memory.
+    pub fn is_near_limit(&self) -> bool {
+        let figures = self.left_bytes.zip(self.max_bytes);
+        figures.is_some_and(|(left, max)| left < max / NEAR_LIMIT)
+    }
 }
 
 /// What was seen of a process at one moment, without a walk.

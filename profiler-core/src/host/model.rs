@@ -341,6 +341,7 @@ impl HostModel {
                 rss_bytes: of.last.memory.rss_bytes,
                 growth: self.growth(of),
                 walk_age_ns: of.walk_age_ns(now_ns),
+                is_near_limit: of.last.group.as_ref().is_some_and(|of| of.is_near_limit()),
                 was_tried: of.not_walked.is_some(),
             };
             (urgency(&turn), *id)

@@ -4,6 +4,9 @@
 const AHEAD_SECONDS: f64 = 600.0;
 /// The least weight, in bytes: the smallest gets a turn, too.
 const LEAST_WEIGHT: f64 = (1 << 20) as f64;
+/// One whose memory control group is near its limit weighs so many times as much: what it had is to be known when the
+/// kernel ends it.
+const NEAR_LIMIT: f64 = 8.0;
 
 /// How urgent the walk of a process is: the largest is the next. Those that were never walked come first,
 /// the largest and the fastest growing of them before the others; then each in turn, by its weight and
@@ -11,7 +14,7 @@ const LEAST_WEIGHT: f64 = (1 << 20) as f64;
 pub(super) fn urgency(turn: &Turn) -> (bool, u64) {
     let growth = turn.growth.unwrap_or(0.0).max(0.0);
     let weight = turn.rss_bytes as f64 + growth * AHEAD_SECONDS;
-    let weight = weight.max(LEAST_WEIGHT);
+    let weight = weight.max(LEAST_WEIGHT) * if turn.is_near_limit { NEAR_LIMIT } else { 1.0 };
     match turn.walk_age_ns {
         None if !turn.was_tried => (true, weight as u64),
         age => (false, (weight * age.unwrap_or(0) as f64 / 1e9) as u64),
@@ -25,6 +28,38 @@ pub(super) struct Turn {
     pub(super) growth: Option<f64>,
     /// How long ago it was walked; `None` when it was not yet.
     pub(super) walk_age_ns: Option<u64>,
+    /// Whether its memory control group is near its limit.
+    pub(super) is_near_limit: bool,
     /// Whether a walk was tried in vain since.
     pub(super) was_tried: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_near_a_limit_is_walked_sooner_and_the_others_all_the_same() {
+        let at = |rss_bytes: u64, walk_age_ns: Option<u64>, is_near_limit| {
+            let (growth, was_tried) = (None, false);
+            urgency(&Turn {
+                rss_bytes,
+                growth,
+                walk_age_ns,
+                is_near_limit,
+                was_tried,
+            })
+        };
+        let minute = Some(60_000_000_000);
+        let far = at(100 << 20, minute, false);
+        assert!(at(100 << 20, minute, true) > far);
+        assert!(at(20 << 20, minute, true) > far);
+        assert!(at(5 << 20, minute, true) < far);
+        // After a while it is the turn of the others, too.
+        assert!(
+            at(100 << 20, Some(10_000_000_000), true) < at(100 << 20, Some(90_000_000_000), false)
+        );
+        // Who was never walked still comes first.
+        assert!(at(1 << 20, None, false) > at(1 << 30, minute, true));
+    }
 }

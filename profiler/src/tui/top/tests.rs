@@ -45,6 +45,7 @@ fn row(pid: i32, parent: i32, rss_mib: u64, words: &[&str]) -> ProcessRow {
                 path: "/system.slice/celery.service".into(),
                 current_bytes: Some(700 << 20),
                 max_bytes: Some(1 << 30),
+                left_bytes: None,
             })),
         },
         growth: Some(0.0),
