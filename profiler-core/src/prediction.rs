@@ -148,6 +148,13 @@ impl SelfCheck {
 }
 
 impl Needs {
+    /// Whether all of the band is within a share of RSS of what the heap takes, `now` bytes: whichever end is
+    /// true, it makes no difference for the process.
+    pub fn is_within(&self, share: f64, rss_bytes: u64, now: u64) -> bool {
+        let most = (rss_bytes as f64 * share) as u64;
+        now.abs_diff(self.low_bytes) <= most && now.abs_diff(self.high_bytes) <= most
+    }
+
     /// What it means for a heap that takes `now` bytes.
     pub fn effect(&self, now: u64) -> Effect {
         let least = worth::OF_MALLOC.least(now);
@@ -266,12 +273,14 @@ impl Predictions {
     }
 
     /// What malloc's heap took at their walk, in half a sentence that follows what it would need: by
-    /// which walk, where a report of the one at `walked_at_ns` speaks of it.
-    pub fn baseline(&self, walked_at_ns: u64) -> Option<String> {
+    /// which walk, where a report of the one at `walked_at_ns` speaks of it. `purged` follows the figure.
+    pub fn baseline(&self, walked_at_ns: u64, purged: &str) -> Option<String> {
         let now = bytes(self.now()?);
         Some(match self.before(walked_at_ns) {
-            None => format!("now {now}"),
-            Some(before) => format!("where malloc took {now} in the walk {before} earlier"),
+            None => format!("now {now}{purged}"),
+            Some(before) => {
+                format!("where malloc took {now}{purged} by the walk {before} earlier")
+            }
         })
     }
 
@@ -426,11 +435,13 @@ mod tests {
             }),
             ..Predictions::default()
         };
-        let at = |walk_ns| predictions.baseline(walk_ns).expect("reproduced");
+        let at = |walk_ns| predictions.baseline(walk_ns, "").expect("reproduced");
         assert_eq!(at(5_000_000_000), "now 100.0 MiB");
-        let later = "where malloc took 100.0 MiB in the walk 18.0 s earlier";
+        let later = "where malloc took 100.0 MiB by the walk 18.0 s earlier";
         assert_eq!(at(23_000_000_000), later);
-        assert_eq!(Predictions::under_way(1).baseline(2), None);
+        let purged = predictions.baseline(5_000_000_000, " after purging");
+        assert_eq!(purged.as_deref(), Some("now 100.0 MiB after purging"));
+        assert_eq!(Predictions::under_way(1).baseline(2, ""), None);
     }
 
     #[test]

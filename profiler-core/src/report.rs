@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::addr::PAGE_SIZE;
+use crate::allocator::ReturnTime;
 use crate::completeness::{Completeness, Confidence};
 use crate::fork::ForkSharing;
 use crate::group_account::GroupAccount;
@@ -19,6 +20,7 @@ pub use crate::tables::{
 };
 use crate::trend::Trend;
 use crate::units::{self, Value};
+use crate::worth;
 
 /// A figure that carries a claim.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -142,6 +144,36 @@ pub struct FragReport {
 }
 
 impl FragReport {
+    /// Whether what malloc takes, as predictions are compared with it, leaves out pages that its allocator has not
+    /// purged yet; of an earlier walk, whether it has any such.
+    pub fn counts_as_purged(&self) -> bool {
+        let Some(predictions) = &self.predictions else {
+            return false;
+        };
+        let is_earlier = predictions.walk_ns != self.taken_at_ns;
+        let now = predictions.now().unwrap_or(0);
+        let most = now.saturating_add(worth::OF_MALLOC.least(now));
+        let mut mallocs = self.heaps.iter().filter(|heap| heap.serves_malloc());
+        mallocs.any(|heap| {
+            heap.allocator.row().return_time == ReturnTime::InCalls
+                && (is_earlier || heap.present_bytes() > most)
+        })
+    }
+
+    /// The words that follow what malloc takes, where it counts as purged.
+    pub(crate) fn purged_words(&self) -> &'static str {
+        match self.counts_as_purged() {
+            true => " after purging",
+            false => "",
+        }
+    }
+
+    /// What malloc's heap takes, as predictions are compared with it, in half a sentence that follows them.
+    pub(crate) fn baseline(&self) -> Option<String> {
+        let predictions = self.predictions.as_ref()?;
+        predictions.baseline(self.taken_at_ns, self.purged_words())
+    }
+
     /// The allocator that serves malloc, when its heap is not among those that were walked: then
     /// nothing can be said of fragmentation.
     pub fn malloc_not_walked(&self) -> Option<&str> {

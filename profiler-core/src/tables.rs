@@ -400,6 +400,12 @@ impl HeapReport {
     pub fn resident_bytes(&self) -> u64 {
         self.arenas.iter().map(|of| of.resident_bytes).sum()
     }
+
+    /// Bytes of its extents in memory or in swap.
+    pub fn present_bytes(&self) -> u64 {
+        let swapped: u64 = self.arenas.iter().map(|of| of.swapped_bytes).sum();
+        self.resident_bytes().saturating_add(swapped)
+    }
 }
 
 /// One arena with its residency.

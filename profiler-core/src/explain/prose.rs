@@ -4,10 +4,14 @@ use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::mechanism::FindingBytes;
 use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
-use crate::prediction::{Effect, Needs, TRUSTED_ERROR};
+use crate::prediction::{Effect, Needs, Predictions, TRUSTED_ERROR};
 use crate::report::{Finding, FragReport};
 use crate::tables::LedgerClass;
 use crate::units::{bytes, percent};
+use crate::worth;
+
+/// Where no prediction makes a difference worth naming.
+const NOT_SURE: &str = "nothing that was replayed is sure to save much";
 
 /// From this share of RSS on, fragmentation is not passed over.
 pub(super) const UNEXPLAINED_SHARE: f64 = 0.2;
@@ -201,7 +205,7 @@ fn outlook(report: &FragReport) -> Option<String> {
             check.error() * 100.0
         ));
     }
-    let now = predictions.baseline(report.taken_at_ns)?;
+    let now = report.baseline()?;
     let best = predictions.best();
     let worth_it = best.filter(|(_, needs)| {
         is_notable(
@@ -220,28 +224,44 @@ fn outlook(report: &FragReport) -> Option<String> {
     if predictions.pending > 0 {
         return None;
     }
-    let unclear = predictions.ranked().into_iter();
-    let mut unclear = unclear.filter(|(.., effect)| *effect == Effect::Unclear);
-    if let Some((prediction, needs, _)) = unclear.find(|(p, ..)| p.remedies.is_some()) {
-        let title = prediction.title();
-        return Some(format!(
-            "{title} could go either way: {}",
-            malloc(needs, &now)
-        ));
+    not_worth_it(report, predictions, &now)
+}
+
+/// What is said where no candidate is sure to save much. One whose whole band makes no difference for the process is
+/// not named.
+fn not_worth_it(report: &FragReport, predictions: &Predictions, now: &str) -> Option<String> {
+    let at = predictions.now()?;
+    let rss = report.kernel.rss_bytes;
+    let is_little = |needs: &Needs| needs.is_within(worth::OF_RSS.share(), rss, at);
+    let ranked = predictions.ranked();
+    let lowest = ranked.iter().map(|(_, needs, _)| needs.low_bytes).min();
+    let highest = ranked.iter().map(|(_, needs, _)| needs.high_bytes).max();
+    if let (Some(low_bytes), Some(high_bytes)) = (lowest, highest)
+        && ranked.iter().all(|(_, needs, _)| is_little(needs))
+    {
+        let all = Needs {
+            low_bytes,
+            high_bytes,
+            ..Needs::default()
+        };
+        let little = "other allocators and settings change little";
+        return Some(format!("{little}: {}", malloc(all, now)));
     }
-    let (jemalloc, needs, effect) = predictions.jemalloc()?;
-    let title = jemalloc.title();
-    Some(match effect {
-        Effect::Costs => format!("{title} would need more: {}", malloc(needs, &now)),
-        Effect::NoLess => {
-            format!(
-                "{title} would need as much or more: {}",
-                malloc(needs, &now)
-            )
-        }
-        Effect::Unclear => format!("{title} could go either way: {}", malloc(needs, &now)),
-        Effect::Same | Effect::Saves => "nothing that was replayed would save much".to_owned(),
-    })
+    let mut unclear = ranked
+        .into_iter()
+        .filter(|(_, needs, effect)| *effect == Effect::Unclear && !is_little(needs));
+    let unclear = unclear.find(|(prediction, ..)| prediction.remedies.is_some());
+    let (prediction, needs, effect) = unclear.or_else(|| predictions.jemalloc())?;
+    let words = match effect {
+        _ if is_little(&needs) => return Some(NOT_SURE.to_owned()),
+        Effect::Same | Effect::Saves => return Some(NOT_SURE.to_owned()),
+        Effect::Costs => "would need more",
+        Effect::NoLess if needs.low_bytes < at => "would need about as much or more",
+        Effect::NoLess => "would need as much or more",
+        Effect::Unclear => "could go either way",
+    };
+    let title = prediction.title();
+    Some(format!("{title} {words}: {}", malloc(needs, now)))
 }
 
 /// What malloc's memory would come to. The verdict's first figure is of all memory that is in use, or wasted:

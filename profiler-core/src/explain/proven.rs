@@ -42,6 +42,8 @@ struct TrustedPredictions<'a> {
     predictions: &'a Predictions,
     /// What malloc's heap took at their walk, in bytes.
     now: u64,
+    /// What follows that figure where pages that are yet to be purged are not in it.
+    purged: &'static str,
     /// The same in half a sentence, which says at which walk where that was another.
     baseline: String,
     /// How long their walk was before that of the report, if it was another.
@@ -54,7 +56,8 @@ impl<'a> TrustedPredictions<'a> {
         Some(Self {
             predictions,
             now: predictions.now()?,
-            baseline: predictions.baseline(report.taken_at_ns)?,
+            purged: report.purged_words(),
+            baseline: report.baseline()?,
             before: predictions.before(report.taken_at_ns),
         })
     }
@@ -76,14 +79,15 @@ impl<'a> TrustedPredictions<'a> {
             title += &format!(" ({how})");
         }
         let (now, baseline) = (self.now, &self.baseline);
+        let purged = self.purged;
         let said = match effect {
             Effect::Saves => match &self.before {
                 None => format!(
-                    "With {title}, malloc would need {band}{condition} instead of {}.",
+                    "With {title}, malloc would need {band}{condition} instead of {}{purged}.",
                     bytes(now)
                 ),
                 Some(before) => format!(
-                    "With {title}, malloc would have needed {band}{condition} instead of {} in the walk {before} earlier.",
+                    "With {title}, malloc would have needed {band}{condition} instead of {}{purged} in the walk {before} earlier.",
                     bytes(now)
                 ),
             },

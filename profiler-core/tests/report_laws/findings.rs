@@ -251,6 +251,23 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
             .contains("jemalloc could go either way: 60.0 to 120.0 MiB for malloc's memory")
     );
 
+    // Where nothing that was played would make a difference for the process, nobody is named.
+    let mut large = report.clone();
+    large.kernel.rss_bytes = 4 << 30;
+    let little = large.with_predictions(predicted(&[jemalloc([60, 90, 120])]));
+    let words = "other allocators and settings change little: 60.0 to 120.0 MiB for malloc's memory, now 100.0 MiB";
+    assert!(little.verdict.contains(words), "{}", little.verdict);
+    large.kernel.rss_bytes = 400 << 20;
+    let one = ("mmap_threshold=128K", None, [99, 99, 150]);
+    let little = large.with_predictions(predicted(&[jemalloc([90, 95, 110]), one]));
+    let words = "; nothing that was replayed is sure to save much.";
+    assert!(little.verdict.contains(words), "{}", little.verdict);
+
+    // A band that begins below now is not all above it.
+    let about = with(&[jemalloc([98, 115, 120])]);
+    let words = "jemalloc would need about as much or more: 98.0 to 120.0 MiB";
+    assert!(about.verdict.contains(words), "{}", about.verdict);
+
     // What is advised beside a prediction is what was played.
     let sprawl = |name| {
         let found = with(&[(name, Some(Mechanism::ArenaSprawl), [20, 30, 40])]);

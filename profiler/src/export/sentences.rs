@@ -63,12 +63,16 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
     if heap.allocator != Allocator::Pymalloc {
         let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
-        let kept = format!(
-            "{} free on pages with live blocks, {} in caches and up to {} in arenas' tops",
-            sum(|arena| arena.pinned_free_bytes),
-            sum(|arena| arena.arena.cached_bytes),
-            sum(|arena| arena.arena.top_bytes),
-        );
+        let pinned = sum(|arena| arena.pinned_free_bytes);
+        let cached = sum(|arena| arena.arena.cached_bytes);
+        let kept = match heap.arenas.iter().any(|arena| arena.arena.top_bytes > 0) {
+            true => format!(
+                "{pinned} free on pages with live blocks, {cached} in caches and up to {} in arenas' tops",
+                sum(|arena| arena.arena.top_bytes)
+            ),
+            // Not every allocator has any.
+            false => format!("{pinned} free on pages with live blocks and {cached} in caches"),
+        };
         all.push(match heap.allocator.row().gives_back {
             Some(giving) => format!(
                 "{giving} would return {}; it would leave {kept}",
@@ -79,17 +83,31 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
             }
         });
     }
-    let changed = heap.settings.iter().filter(|setting| setting.is_changed());
-    let changed: Vec<_> = changed.map(Setting::text).collect();
-    if !changed.is_empty() {
-        all.push(format!("settings: {}", changed.join(", ")));
+    let settings = heap.settings.iter().filter(|setting| !setting.is_counter);
+    // Where no default is known, any may have been set.
+    let are_known = heap
+        .settings
+        .iter()
+        .any(|setting| setting.default.is_some());
+    let listed = settings.filter(|setting| !are_known || setting.is_changed());
+    let listed: Vec<_> = listed.map(Setting::text).collect();
+    if !listed.is_empty() {
+        let which = if are_known {
+            "settings"
+        } else {
+            "settings in effect"
+        };
+        all.push(format!("{which}: {}", listed.join(", ")));
     }
     let requested = heap.requested.iter();
-    let requested = requested.filter(|requested| requested.in_force != Some(true));
     all.extend(requested.map(|requested| {
-        let word = requested.in_force.map_or("not known to be", |_| "not");
+        let word = match requested.in_force {
+            Some(true) => "",
+            Some(false) => "not ",
+            None => "not known to be ",
+        };
         let (request, note) = (&requested.request, &requested.note);
-        format!("{request} is {word} in effect: {note}")
+        format!("{request} is {word}in effect: {note}")
     }));
     let mismatches = heap.checks.iter().filter(|check| !check.holds());
     all.extend(mismatches.map(|check| {

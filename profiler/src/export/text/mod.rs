@@ -330,6 +330,7 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     text.title(row(CANDIDATE.title, titles, SAVES.title, "").trim());
     if let Some(check) = &predictions.self_check {
         let when = match predictions.before(report.taken_at_ns) {
+            None if report.counts_as_purged() => "now, after purging".to_owned(),
             None => "measured now".to_owned(),
             Some(before) => format!("measured {before} earlier"),
         };
