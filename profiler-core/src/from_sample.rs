@@ -73,6 +73,7 @@ impl FragReport {
             objects_before: None,
             growth: None,
             trend: None,
+            memory_growth: None,
             findings: Vec::new(),
             verdict: String::new(),
             explanation: String::new(),

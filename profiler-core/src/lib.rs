@@ -27,6 +27,7 @@ pub mod jemalloc;
 pub mod live;
 pub mod mechanism;
 pub mod memory;
+pub mod memory_growth;
 pub mod metrics;
 pub mod mimalloc;
 pub mod musl;

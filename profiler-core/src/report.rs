@@ -9,6 +9,7 @@ use crate::completeness::{Completeness, Confidence};
 use crate::fork::ForkSharing;
 use crate::group_account::GroupAccount;
 pub use crate::mechanism::Mechanism;
+use crate::memory_growth::MemoryGrowth;
 use crate::metrics::{Metric, MetricId};
 use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
@@ -133,6 +134,8 @@ pub struct FragReport {
     pub growth: Option<Growth>,
     /// How it has grown lately; `None` where it was not watched.
     pub trend: Option<Trend>,
+    /// How its memory changed meanwhile, which is more than what lives in its heaps; `None` where that is not known.
+    pub memory_growth: Option<MemoryGrowth>,
     /// What follows, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.

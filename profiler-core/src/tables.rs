@@ -93,6 +93,27 @@ impl LedgerClass {
         }
     }
 
+    /// What it is in a sentence that says that it grows.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Live | Self::PymallocLive | Self::InternalSlop => "memory in live blocks",
+            Self::LargeMapped => "memory in blocks with a mapping of their own",
+            Self::Cached
+            | Self::FreeTrimmable
+            | Self::FreeStuck
+            | Self::FreePinned
+            | Self::Top
+            | Self::PymallocFree => "free memory in the heaps",
+            Self::AllocatorMetadata => "the allocator's own data",
+            Self::PrivateHeap => "memory in heaps that libraries have for themselves",
+            Self::Stacks => "memory in stacks of threads",
+            Self::File => "memory in mapped files",
+            Self::SharedMemory => "shared memory",
+            Self::OtherAnonymous => "anonymous memory outside of the heaps",
+            Self::Unknown => "memory that is not known",
+        }
+    }
+
     /// What the class is a part of.
     pub const fn part(self) -> LedgerPart {
         match self {

@@ -104,6 +104,9 @@ impl Trend {
             .and_then(|middle| lately.get(middle))?;
         let later_ns = last.time_ns.saturating_sub(middle.time_ns);
         let later = last.rss_bytes as f64 - middle.rss_bytes as f64;
+        // What comes back from swap is no growth.
+        let memory = |at: &Point| at.rss_bytes.saturating_add(at.swap_bytes) as f64;
+        let is_more = memory(last) - memory(first) >= GROWN_BYTES;
         // One step is no growth.
         let goes_on = later >= rss.bytes_per_second * later_ns as f64 / 1e9 * MOST;
         let live_bytes_per_second = live(points, first.time_ns);
@@ -115,7 +118,7 @@ impl Trend {
         Some(Self {
             rss,
             live_bytes_per_second,
-            grows: (rss.is_growing && goes_on).then(grows),
+            grows: (rss.is_growing && is_more && goes_on).then(grows),
         })
     }
 }
@@ -177,6 +180,15 @@ mod tests {
             (160, Some(91)),
         ];
         assert_eq!(grows(&elsewhere), Some(Grows::Elsewhere));
+    }
+
+    #[test]
+    fn what_comes_back_from_swap_is_no_growth() {
+        let mut all = points(&[(100, None), (120, None), (140, None), (160, None)]);
+        for (at, swap) in all.iter_mut().zip([90, 70, 50, 30]) {
+            at.swap_bytes = swap * MIB;
+        }
+        assert_eq!(Trend::of(&all).expect("long enough").grows, None);
     }
 
     #[test]

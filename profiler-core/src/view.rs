@@ -213,8 +213,9 @@ impl View {
 
     /// With how the process has grown lately, by the past: live and saved views have it from here.
     pub fn with_trend(mut self) -> Self {
-        if let Some(trend) = Trend::of(&self.history) {
-            self.report = Arc::new(self.report.with_trend(trend));
+        let trend = Trend::of(&self.history);
+        if trend.is_some() || self.report.growth.is_some() {
+            self.report = Arc::new(self.report.with_history(trend, &self.history));
         }
         self
     }

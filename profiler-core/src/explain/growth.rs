@@ -1,11 +1,14 @@
 //! The answer to the first question about a process that has become large: does it grow, and who makes it
 //! grow.
 
+use super::growing::Growing;
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
 use super::rules::is_notable;
+use crate::memory_growth::MemoryGrowth;
 use crate::metrics::MetricId;
-use crate::objects::{Branch, Census, Growth, Holder, HolderGrowth, Rate};
+use crate::objects::{Branch, Census, Growth, Holder, HolderGrowth, NativeGrowth, Rate};
 use crate::report::FragReport;
+use crate::tables::LedgerClass;
 use crate::trend::{Grows, Trend};
 use crate::units::{bytes, count, percent};
 
@@ -15,6 +18,10 @@ const NAMED_SHARE: f64 = 0.2;
 const UNREACHED_SHARE: f64 = 0.5;
 /// Who gains at least this share of the objects of the type that gains most does, too.
 const MAX_ITEMS: f64 = 0.5;
+/// What lies outside of the walked heaps, where only counts of it are known.
+const OUTSIDE: &str = "memory outside of the walked heaps";
+/// Blocks that did not become more.
+const LARGER: &str = "memory in single blocks that become larger";
 /// Who holds at least this share of what is live is named where nothing grows.
 const HELD_SHARE: f64 = 0.1;
 
@@ -24,35 +31,176 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
     let (Some(census), Some(growth)) = (report.objects.as_deref(), &report.growth) else {
         return lately();
     };
+    let memory = report.memory_growth.as_ref();
+    let growing = Growing::of(growth, memory);
+    let Some(memory) = memory else {
+        return Some(match growing.live > 0.0 {
+            true => live_grows(report, census, growth, &growing),
+            false => lately().unwrap_or_else(|| still(report, census, growth, &growing)),
+        });
+    };
+    let mut answer = if growing.rest > 0.0 {
+        rest_grows(report, census, growth, &growing, memory)
+    } else if growing.live > 0.0 {
+        live_grows(report, census, growth, &growing)
+    } else if growing.unclear > 0.0 {
+        String::new()
+    } else {
+        // What is known of two walks is of the same time as a single look; a session has gone on since then.
+        let since = lately().filter(|_| memory.classes.is_empty());
+        since.unwrap_or_else(|| still(report, census, growth, &growing))
+    };
+    if growing.unclear > 0.0 {
+        let between = if answer.is_empty() { "" } else { " " };
+        answer += between;
+        answer += &twice(growth, &growing, memory);
+    }
+    if memory.swapped_in_bytes >= memory.least_bytes {
+        let back = rate(memory.swapped_in_bytes);
+        answer += &format!(" {back} came back from swap meanwhile, which is no growth.");
+    }
+    Some(answer)
+}
+
+/// How much of a fragmented process is fragmentation.
+fn fragmented(report: &FragReport) -> Option<String> {
     let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
-    let is_fragmented = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
-    let share = || {
+    (free as f64 > rss as f64 * UNEXPLAINED_SHARE).then(|| {
         let name = report.kernel.name();
         format!("{} ({} of {name})", bytes(free), percent(free, rss))
-    };
-    if !growth.is_growing {
-        let still = || {
-            let holds = match is_fragmented {
-                true => format!("Not growing. Fragmentation holds {}.", share()),
-                false => format!("Not growing{}.", held(census)),
-            };
-            holds + &step(growth)
-        };
-        return Some(lately().unwrap_or_else(still));
-    }
-    let cause = cause(census, growth);
-    let answer = format!("Growing {}/s: {cause};", rate(growth.steady_bytes));
-    let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
-    Some(match is_fragmented {
-        true => format!(
-            "{answer} no allocator helps with that. Besides, fragmentation holds {}.",
-            share()
-        ),
-        false if is_notable(report, blank) => {
-            format!("{answer} huge pages make more of it resident than was written.")
-        }
-        false => format!("{answer} no allocator helps."),
     })
+}
+
+/// Of a process that does not grow.
+fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growing) -> String {
+    let holds = match fragmented(report) {
+        Some(share) => format!("Not growing. Fragmentation holds {share}."),
+        None => format!("Not growing{}.", held(census)),
+    };
+    let step = step(growth);
+    match growing.once > 0.0 && step.is_empty() {
+        true => {
+            let once = rate(growing.once);
+            format!("{holds} Its memory became {once} larger once, which did not go on.")
+        }
+        false => holds + &step,
+    }
+}
+
+/// Of one whose live blocks grow.
+fn live_grows(report: &FragReport, census: &Census, growth: &Growth, growing: &Growing) -> String {
+    let cause = cause(census, growth, growing);
+    let answer = format!("Growing {}/s: {cause};", rate(growing.live));
+    let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
+    let reused = match growing.is_reused {
+        true => {
+            " RSS does not grow with it: free memory is used again, or what is allocated is not written to."
+        }
+        false => "",
+    };
+    match fragmented(report) {
+        Some(share) => format!(
+            "{answer} no allocator helps with that.{reused} Besides, fragmentation holds {share}."
+        ),
+        None if is_notable(report, blank) => {
+            format!("{answer} huge pages make more of it resident than was written.{reused}")
+        }
+        None => format!("{answer} no allocator helps.{reused}"),
+    }
+}
+
+/// Of one whose other memory grows, and live blocks beside it or not.
+fn rest_grows(
+    report: &FragReport,
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+    memory: &MemoryGrowth,
+) -> String {
+    let all = growing.live + growing.rest;
+    let mut parts: Vec<(f64, String)> = rest(growth, growing, memory)
+        .into_iter()
+        .map(|(words, gained)| {
+            let a_second = gained / memory.seconds();
+            (a_second, format!("{words} grows by {}/s", rate(a_second)))
+        })
+        .collect();
+    if growing.live >= all * NAMED_SHARE {
+        let cause = cause(census, growth, growing);
+        let words = format!("live blocks grow by {}/s: {cause}", rate(growing.live));
+        parts.push((growing.live, words));
+    }
+    parts.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let parts: Vec<String> = parts.into_iter().map(|(_, words)| words).collect();
+    let besides = fragmented(report).map_or_else(String::new, |share| {
+        format!(" Fragmentation holds {share}.")
+    });
+    match parts.is_empty() {
+        true => format!(
+            "Growing {}/s, in no one kind of memory.{besides}",
+            rate(all)
+        ),
+        false => format!("Growing {}/s: {}.{besides}", rate(all), parts.join("; ")),
+    }
+}
+
+/// What memory gained between two looks.
+fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> String {
+    let seconds = memory.seconds();
+    let parts = rest(growth, growing, memory);
+    let parts = parts
+        .iter()
+        .map(|(words, gained)| format!("{words} took {} of it", rate(*gained)));
+    let parts: Vec<String> = parts.collect();
+    let named = match parts.is_empty() {
+        true => String::new(),
+        false => format!(": {}", parts.join(", ")),
+    };
+    let beside = match growing.live > 0.0 {
+        true => "Beside live blocks, memory",
+        false => "Memory",
+    };
+    format!(
+        "{beside} grew by {} in {seconds:.0} s ({}/s){named}. Whether that goes on two looks do not show: \
+         `fragscope explain --pid PID --growth 30s` does.",
+        rate(growing.unclear),
+        rate(growing.unclear / seconds)
+    )
+}
+
+/// Kinds of memory outside of live blocks that gained a share of what all of that did, the most first.
+fn rest(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> Vec<(&'static str, f64)> {
+    let seconds = memory.seconds();
+    let all = growing.rest * seconds + growing.unclear;
+    // What came back from swap was in its class before, but blocks could not be read there.
+    let live = (growth.live.bytes * seconds - memory.swapped_in_bytes).max(growing.live * seconds);
+    let mut parts: Vec<(&'static str, f64)> = match memory.classes.is_empty() {
+        true => {
+            let outside = memory.heap_bytes.map(|heap| memory.bytes - heap);
+            outside
+                .map(|gained| (OUTSIDE, gained))
+                .into_iter()
+                .collect()
+        }
+        false => {
+            let classes = memory.classes.iter();
+            classes
+                .map(|(class, gained)| (class.words(), *gained))
+                .collect()
+        }
+    };
+    if let Some(heap) = memory.heap_bytes {
+        let becomes_larger = live - growing.live * seconds;
+        parts.push((LedgerClass::FreePinned.words(), heap - live));
+        parts.push((LARGER, becomes_larger));
+    }
+    parts.retain(|(_, gained)| *gained >= all * NAMED_SHARE);
+    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+    parts.truncate(2);
+    for (_, gained) in &mut parts {
+        *gained = gained.min(all);
+    }
+    parts
 }
 
 /// What grows by the kernel's counts and the walks, before anybody knows whose it is; `None` where nothing does.
@@ -103,22 +251,23 @@ fn held(census: &Census) -> String {
     }
 }
 
-/// What makes a process grow: a name that gains, else a type, else native blocks.
-fn cause(census: &Census, growth: &Growth) -> String {
-    let least = growth.steady_bytes * NAMED_SHARE;
+/// What makes live blocks grow: a name that gains, else a type, else native blocks.
+fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
+    let least = growing.live * NAMED_SHARE;
     let native = growth.live.bytes - growth.typed.bytes;
-    if native > growth.typed.bytes
-        && let Some(of) = growth.native.first()
-    {
+    let is_native = native > growth.typed.bytes;
+    // What does not become more blocks becomes larger.
+    let is_more = |of: &&NativeGrowth| of.rate.blocks * growth.seconds() >= 1.0;
+    if is_native && let Some(of) = growth.native.iter().find(is_more) {
         return format!(
-            "native blocks of up to {} in {} that no Python object owns, {} more a second: what allocates \
+            "native blocks of up to {} in {} that no Python object owns, {}: what allocates \
              them is in native code (`fragscope attach`, screen Activity, shows whether any is freed)",
             bytes(of.class.upper_bytes()),
             of.allocator.name(),
-            count(of.rate.blocks.max(0.0).round() as u64)
+            more_blocks(of.rate.blocks, growth)
         );
     }
-    if growth.unreached.bytes >= growth.steady_bytes * UNREACHED_SHARE {
+    if growth.unreached.bytes >= growing.live * UNREACHED_SHARE {
         let what = match &growth.most_unreached {
             Some(of) => format!(", among them `{}`", of.name),
             None => String::new(),
@@ -138,7 +287,8 @@ fn cause(census: &Census, growth: &Growth) -> String {
                 && of.items.unwrap_or(0.0) >= more.rate.blocks * MAX_ITEMS
         })
     };
-    let grown = growth.holders.iter().filter(|of| of.has_more);
+    let grown = growth.holders.iter();
+    let grown = grown.filter(|of| of.has_more || growing.in_steps);
     let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
     let grown: Vec<_> = grown.collect();
     let by_bytes = grown.iter().find(|(of, _)| of.bytes >= least);
@@ -154,14 +304,44 @@ fn cause(census: &Census, growth: &Growth) -> String {
             gains(of, holder, growth)
         );
     }
-    match more {
-        Some(of) => format!(
-            "{} more `{}` a second, and none of the {} names that hold most alone holds them",
+    // One object that becomes larger is no more objects.
+    let becomes_larger = |of: &&HolderGrowth| of.bytes >= growing.live * MAX_ITEMS;
+    let larger = growth.holders.iter().find(becomes_larger);
+    if let Some(holder) = larger.and_then(|of| census.holders.get(of.holder))
+        && let Some(of) = larger
+    {
+        let a_second = rate(of.bytes);
+        return format!("{} becomes larger by {a_second} a second", titled(holder));
+    }
+    if is_native {
+        return "native blocks that no Python object owns".to_owned();
+    }
+    let names = census.holders.len();
+    let more = more.filter(|of| of.rate.bytes >= least);
+    let larger = growth.types.first().filter(|of| of.rate.bytes >= least);
+    match (more, larger) {
+        (Some(of), _) => format!(
+            "{} more `{}` a second, and none of the {names} names that hold most alone holds them",
             count(of.rate.blocks.round() as u64),
             of.name,
-            census.holders.len()
         ),
-        None => "in no one place".to_owned(),
+        (None, Some(of)) => format!(
+            "`{}` that become larger, and none of the {names} names that hold most alone holds them",
+            of.name,
+        ),
+        (None, None) => "in no one place".to_owned(),
+    }
+}
+
+/// So many blocks more.
+fn more_blocks(a_second: f64, growth: &Growth) -> String {
+    match a_second.round() {
+        0.0 => format!(
+            "{} more in {:.0} s",
+            count((a_second * growth.seconds()).round() as u64),
+            growth.seconds()
+        ),
+        more => format!("{} more a second", count(more as u64)),
     }
 }
 
@@ -225,7 +405,7 @@ fn rate(of: f64) -> String {
 mod tests {
     use super::*;
     use crate::objects::{Amount, TypeRow};
-    use crate::trend::RssGrowth;
+    use crate::trend::{Point, RssGrowth};
 
     const MIB: u64 = 1 << 20;
 
@@ -294,6 +474,114 @@ mod tests {
         assert!(said(None, false).ends_with("after the next walk."));
     }
 
+    /// Two walks of a process, ten seconds apart, whose live blocks gained so many sessions: RSS, shared memory and
+    /// swap of each, in MiB, and RSS between them.
+    fn looked_at(
+        sessions: u64,
+        earlier: [u64; 3],
+        middle: Option<u64>,
+        later: [u64; 3],
+    ) -> FragReport {
+        let of = |at: u64, [rss, shared, swap]: [u64; 3]| {
+            let mut report = FragReport::from_sample(&crate::sample::Sample::default());
+            report.taken_at_ns = at;
+            report.kernel.rss_bytes = rss * MIB;
+            report.kernel.swap_bytes = swap * MIB;
+            report.ledger.iter_mut().for_each(|row| {
+                if row.class == LedgerClass::SharedMemory {
+                    row.resident_bytes = shared * MIB;
+                }
+            });
+            report.target.python = Some("CPython 3.11".into());
+            report
+        };
+        let end = 10_000_000_000;
+        let before = census(0, 1000, MIB, MIB);
+        let now = census(end, 1000 + sessions, MIB, MIB + sessions * 64);
+        let earlier = of(0, earlier);
+        let report = of(end, later).with_objects(now.into(), Some(before.into()));
+        let report = report.since(&earlier);
+        let middle = middle.map(|rss| Point {
+            time_ns: end / 2,
+            rss_bytes: rss * MIB,
+            ..Point::of(&earlier)
+        });
+        let points: Vec<Point> = [Point::of(&earlier)]
+            .into_iter()
+            .chain(middle)
+            .chain([Point::of(&report)])
+            .collect();
+        report.with_history(Trend::of(&points), &points)
+    }
+
+    #[test]
+    fn growth_outside_of_live_blocks_is_said_by_its_class() {
+        let said = |sessions, earlier, middle, later| {
+            answer(&looked_at(sessions, earlier, middle, later)).expect("read twice")
+        };
+        assert_eq!(
+            said(0, [18, 2, 0], Some(37), [57, 40, 0]),
+            "Growing 3.9 MiB/s: shared memory grows by 3.8 MiB/s."
+        );
+        // What holds the objects that have it is not named for their own few bytes.
+        assert_eq!(
+            said(2000, [18, 2, 0], Some(37), [57, 40, 0]),
+            "Growing 3.9 MiB/s: shared memory grows by 3.8 MiB/s."
+        );
+        assert_eq!(
+            said(0, [18, 2, 0], None, [57, 40, 0]),
+            "Memory grew by 39.0 MiB in 10 s (3.9 MiB/s): shared memory took 38.0 MiB of it. Whether that goes on two \
+             looks do not show: `fragscope explain --pid PID --growth 30s` does."
+        );
+        let once = said(0, [18, 2, 0], Some(57), [57, 40, 0]);
+        assert!(
+            once.ends_with(" Its memory became 39.0 MiB larger once, which did not go on."),
+            "{once}"
+        );
+        let still = said(0, [100, 2, 0], Some(100), [100, 2, 0]);
+        assert!(
+            still.starts_with("Not growing") && !still.contains("larger"),
+            "{still}"
+        );
+    }
+
+    #[test]
+    fn live_blocks_and_memory_are_never_said_to_grow_and_not_to_grow() {
+        for sessions in [0, 2000, 80_000, 400_000] {
+            for middle in [None, Some(100), Some(104), Some(110)] {
+                for rss in [80, 100, 107, 110, 140] {
+                    let report = looked_at(sessions, [100, 2, 0], middle, [rss, 2, 0]);
+                    let said = answer(&report).expect("read twice");
+                    let (grows, not) = (said.contains("Growing"), said.contains("Not growing"));
+                    let once = said.contains("Memory grew by") || said.contains("memory grew by");
+                    assert!(grows != not || (once && !not), "{said}");
+                    assert!(!(grows && said.contains("larger once")), "{said}");
+                }
+            }
+        }
+        let reused = answer(&looked_at(80_000, [100, 2, 0], Some(100), [100, 2, 0]));
+        let reused = reused.expect("read twice");
+        assert!(
+            reused.starts_with(
+                "Growing 500.0 KiB/s: `app.SESSIONS` (dict) gains 8000 `app.Session` a second"
+            ) && reused.contains("RSS does not grow with it"),
+            "{reused}"
+        );
+    }
+
+    #[test]
+    fn what_comes_back_from_swap_is_no_growth() {
+        for sessions in [0, 400_000] {
+            let said = answer(&looked_at(sessions, [18, 2, 40], Some(37), [57, 2, 1]));
+            let said = said.expect("read twice");
+            assert!(said.starts_with("Not growing"), "{said}");
+            assert!(
+                said.ends_with(" 39.0 MiB came back from swap meanwhile, which is no growth."),
+                "{said}"
+            );
+        }
+    }
+
     #[test]
     fn who_gains_the_objects_is_named_though_its_table_moved_between_walk_and_reading() {
         let earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
@@ -301,7 +589,7 @@ mod tests {
         let later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB + 1000);
         let growth = Growth::between(&earlier, &later).expect("time has passed");
         assert_eq!(growth.types[0].name, "dict", "the table gained most");
-        let cause = cause(&later, &growth);
+        let cause = cause(&later, &growth, &Growing::of(&growth, None));
         let named = "`app.SESSIONS` (dict) gains 35.0k `app.Session` a second: a leak";
         assert!(cause.starts_with(named), "{cause}");
     }
@@ -313,7 +601,7 @@ mod tests {
         earlier.holders.clear();
         later.holders.clear();
         let growth = Growth::between(&earlier, &later).expect("time has passed");
-        let cause = cause(&later, &growth);
+        let cause = cause(&later, &growth, &Growing::of(&growth, None));
         assert!(
             cause.starts_with("35.0k more `app.Session` a second"),
             "{cause}"

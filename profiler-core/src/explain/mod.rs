@@ -1,5 +1,6 @@
 //! Explanations: the packing bound, the findings and the verdict, from metrics alone.
 
+mod growing;
 mod growth;
 pub(crate) mod packing;
 mod prose;
@@ -15,10 +16,11 @@ use self::prose::{explanation, verdict};
 use self::rules::findings;
 pub(crate) use self::rules::serving;
 pub use self::short::ShortVerdict;
+use crate::memory_growth::MemoryGrowth;
 use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
 use crate::report::FragReport;
-use crate::trend::Trend;
+use crate::trend::{Point, Trend};
 
 impl FragReport {
     /// The same report with what was predicted of its walk, and the conclusions from that.
@@ -41,12 +43,30 @@ impl FragReport {
         self
     }
 
-    /// The same report of a process that has grown so lately.
-    pub fn with_trend(&self, trend: Trend) -> Self {
+    /// The same report of a process that has grown so lately, of which that was counted.
+    pub fn with_history(&self, trend: Option<Trend>, points: &[Point]) -> Self {
         let mut report = self.clone();
-        report.trend = Some(trend);
+        report.trend = trend;
+        if let (Some(before), Some(now)) = (&report.objects_before, &report.objects) {
+            let (from_ns, to_ns) = (before.taken_at_ns, now.taken_at_ns);
+            let known = report.memory_growth.take();
+            let growth = known.or_else(|| MemoryGrowth::of_points(points, from_ns, to_ns));
+            report.memory_growth = growth.map(|growth| growth.with_middle(points, from_ns));
+        }
         report.conclude();
         report
+    }
+
+    /// The same report with how its memory changed since an earlier walk, if the objects of just these two walks are
+    /// compared.
+    pub fn since(mut self, earlier: &Self) -> Self {
+        let of = |census: &Option<Arc<Census>>| census.as_ref().map(|census| census.taken_at_ns);
+        let walks = (of(&self.objects_before), of(&self.objects));
+        if walks == (Some(earlier.taken_at_ns), Some(self.taken_at_ns)) {
+            self.memory_growth = MemoryGrowth::between(earlier, &self);
+            self.conclude();
+        }
+        self
     }
 
     /// Draws the conclusions from what is known: findings, verdict and explanation are of the other figures.

@@ -120,6 +120,8 @@ pub struct Growth {
     pub steady_bytes: f64,
     /// Whether that is more than a program's memory grows by itself.
     pub is_growing: bool,
+    /// Growth of live blocks by less than this between the two is what any program's memory does.
+    pub noise_bytes: f64,
 }
 
 impl Growth {
@@ -132,6 +134,7 @@ impl Growth {
         let steps = steps(earlier, later);
         let in_steps: f64 = steps.iter().map(|step| step.bytes).sum();
         let steady_bytes = live.bytes - in_steps / clock.seconds;
+        let noise_bytes = NOISE_BYTES.max(later.live.bytes as f64 * NOISE_SHARE);
         let typed = |census: &Census| Amount {
             blocks: (census.types.iter().map(|row| row.objects.blocks))
                 .fold(0, u64::saturating_add),
@@ -149,8 +152,8 @@ impl Growth {
             }),
             native: native(earlier, later, clock),
             holders: holders(earlier, later, clock),
-            is_growing: steady_bytes * clock.seconds
-                > NOISE_BYTES.max(later.live.bytes as f64 * NOISE_SHARE),
+            is_growing: steady_bytes * clock.seconds > noise_bytes,
+            noise_bytes,
             steps,
             steady_bytes,
         })
@@ -159,6 +162,11 @@ impl Growth {
     /// What became larger in one step by more than memory does by itself, the most first.
     pub fn notable_step(&self) -> Option<&GrowthStep> {
         self.steps.first().filter(|step| step.bytes > NOISE_BYTES)
+    }
+
+    /// The time between the two, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.elapsed_ns as f64 / 1e9
     }
 
     /// By what a table is sorted in which growth is shown: what gains a little counts as what gains nothing.

@@ -100,6 +100,7 @@ fn observe(
                 time,
                 "RSS was read; to see whether it grows, again",
                 interrupted,
+                || (),
             ) {
                 return Err(SessionError::Interrupted);
             }

@@ -60,10 +60,17 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
 /// Between two looks whether a wait was interrupted.
 const WAIT_STEP: Duration = Duration::from_millis(50);
 
-/// Waits, with `what` happens after it as progress on stderr, and says whether it was not interrupted.
-pub(super) fn wait(time: Duration, what: &str, interrupted: &AtomicBool) -> bool {
+/// Waits, with `what` happens after it as progress on stderr, and says whether it was not interrupted. Now and then
+/// it calls `meanwhile`.
+pub(super) fn wait(
+    time: Duration,
+    what: &str,
+    interrupted: &AtomicBool,
+    mut meanwhile: impl FnMut(),
+) -> bool {
     let (is_watched, until) = (say::is_watched(), Instant::now() + time);
     while let Some(rest) = until.checked_duration_since(Instant::now()) {
+        meanwhile();
         if interrupted.load(Ordering::Relaxed) {
             break;
         }

@@ -22,6 +22,9 @@ use crate::say;
 /// What is said while growth is waited for.
 const OBJECTS_AGAIN: &str = "objects were read once; to see what grows, again";
 
+/// Between two counts of the kernel while growth is waited for: whether that goes on is seen by them.
+const BETWEEN_COUNTS_NS: u64 = 200_000_000;
+
 /// What taking one snapshot came to.
 #[derive(Debug)]
 pub struct SnapshotOutcome {
@@ -42,7 +45,9 @@ struct Reading {
     /// The running process.
     sampler: Option<Sampler>,
     /// What a walk before that one found.
-    earlier: Option<Point>,
+    earlier: Option<FragReport>,
+    /// What the kernel counted from that walk on.
+    counts: Vec<Point>,
     /// Of its objects, if they were asked for.
     census: Option<Result<Census, NoCensus>>,
     /// The census before that one.
@@ -60,13 +65,14 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
                 missing_bytes: core.missing_bytes,
                 sampler: None,
                 earlier: None,
+                counts: Vec::new(),
                 sample: core.sample,
                 before: None,
             });
         }
     };
     let sampler = Sampler::open(pid)?;
-    let (mut before, mut earlier) = (None, None);
+    let (mut before, mut earlier, mut counts) = (None, None, Vec::new());
     let (sample, census) = match options.objects {
         None => (sampler.take(sampling)?, None),
         Some(ReadObjects {
@@ -82,16 +88,17 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
         }) => {
             let began = Instant::now();
             let (mut sample, mut census) = walk_and_read(&sampler, sampling, in_stop)?;
-            if census.is_ok()
-                && interrupt::wait(
-                    apart.saturating_sub(began.elapsed()),
-                    OBJECTS_AGAIN,
-                    interrupted,
-                )
-            {
-                before = census.ok().map(Arc::new);
-                earlier = Some(Point::of(&FragReport::from_sample(&sample)));
-                (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
+            if census.is_ok() {
+                let report = FragReport::from_sample(&sample);
+                counts.push(Point::of(&report));
+                let rest = apart.saturating_sub(began.elapsed());
+                if interrupt::wait(rest, OBJECTS_AGAIN, interrupted, || {
+                    count(&mut counts, &sampler, &report);
+                }) {
+                    before = census.ok().map(Arc::new);
+                    (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
+                    earlier = Some(report);
+                }
             }
             // That a program is not Python's needs no notice.
             let census = Some(census).filter(|census| !matches!(census, Err(NoCensus::NotPython)));
@@ -103,6 +110,7 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
         missing_bytes: 0,
         sampler: Some(sampler),
         earlier,
+        counts,
         census,
         before,
     })
@@ -135,6 +143,14 @@ fn walk_and_read(
     Ok((sample, census))
 }
 
+/// Adds what the kernel counts now to what it counted since the walk, where that is a while ago.
+fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) {
+    let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
+    if counts.last().is_none_or(is_due) {
+        counts.extend(counted(sampler, report));
+    }
+}
+
 /// What the kernel counts now, after the walk; `None` of a process that is no more.
 fn counted(sampler: &Sampler, report: &FragReport) -> Option<Point> {
     let count = sampler.target().quick_count().ok()?;
@@ -164,6 +180,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         missing_bytes,
         sampler,
         earlier,
+        counts,
         census,
         before,
     } = observed?;
@@ -174,13 +191,16 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         Some(Err(why)) => notices.push(format!("objects were not read: {why}")),
         None => {}
     }
+    if let Some(earlier) = &earlier {
+        report = report.since(earlier);
+    }
     if options.predict {
         let root = sampler.as_ref().and_then(|of| of.target().foreign_root());
         report = report.with_predictions(predict_now(&sample, root.as_deref(), &flag));
     }
     let walked = sampler.as_ref().map(|_| Point::of(&report));
     let counted = sampler.as_ref().and_then(|of| counted(of, &report));
-    let history = earlier.into_iter().chain(walked).chain(counted).collect();
+    let history = counts.into_iter().chain(walked).chain(counted).collect();
     let interrupted = flag.load(Ordering::Relaxed);
     let view = View::of_one_look(report, history, notices);
     let saved = outputs.save_once(&sample, &view);

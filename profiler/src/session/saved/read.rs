@@ -45,13 +45,18 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         mut trouble,
     } = Walk::find(options, &meter, &interrupted)?;
     let mut censuses = moment.censuses;
+    let mut before = None;
     if let Some(since) = &options.since {
         let earlier = Earlier::read(options, since, &sample)?;
+        before = Some(earlier.report);
         censuses = censuses.since(&earlier.census);
         // Of two files that lack something the first is named: it is the one that is explained.
         trouble = trouble.or(earlier.trouble.map(|trouble| trouble.of_file(since)));
     }
     let mut report = censuses.apply(FragReport::from_sample(&sample));
+    if let Some(before) = before {
+        report = report.since(&before);
+    }
     let observation = moment.observation;
     let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
     if is_predicted && !observation.predictions.as_ref().is_some_and(is_complete) {
@@ -127,6 +132,8 @@ impl Walk {
 /// The objects of an earlier session of the same process.
 struct Earlier {
     census: Arc<Census>,
+    /// Of the walk beside them.
+    report: Arc<FragReport>,
     trouble: Option<Incomplete>,
 }
 
@@ -153,6 +160,7 @@ impl Earlier {
         }
         Ok(Self {
             census: Arc::clone(census),
+            report: Arc::clone(&view.report),
             trouble,
         })
     }

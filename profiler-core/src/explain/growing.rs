@@ -1,0 +1,237 @@
+//! Whether a process grows: one rule, over live blocks and all other memory, of which one sentence is made.
+
+use crate::memory_growth::{Later, MemoryGrowth};
+use crate::objects::Growth;
+
+/// What goes on gains at least this share, in each half of the time, of what it would at a steady rate.
+const STEADY: f64 = 0.25;
+/// Memory that gained at least this share of what live blocks gained shows when these did.
+const SAME: f64 = 0.8;
+/// What gained this share of the rest is the rest.
+const MOST: f64 = 0.5;
+/// Live blocks grow in free memory where all memory gained less than this share of what they gained.
+const REUSED: f64 = 0.25;
+/// A rest of less than this share of all that was gained goes unsaid.
+const SAID: f64 = 0.2;
+
+/// What grows of a process, in bytes a second, and what became larger without growing.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub(super) struct Growing {
+    /// Live blocks; 0 where they do not grow.
+    pub(super) live: f64,
+    /// Whether that is of blocks that become larger again and again.
+    pub(super) in_steps: bool,
+    /// Whether all memory grows much less, or not at all.
+    pub(super) is_reused: bool,
+    /// All other memory; 0 where it does not grow.
+    pub(super) rest: f64,
+    /// Bytes that memory gained once.
+    pub(super) once: f64,
+    /// Bytes that memory gained beside live blocks between two looks, without a third that shows whether that goes on.
+    pub(super) unclear: f64,
+}
+
+impl Growing {
+    /// By what live blocks gained, and all memory in the same time, where that is known.
+    pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>) -> Self {
+        let seconds = growth.seconds();
+        let swapped_in = memory.map_or(0.0, |memory| memory.swapped_in_bytes);
+        // What came back from swap was there before, and could not be read.
+        let gained = growth.steady_bytes * seconds - swapped_in;
+        let mut live = if gained > growth.noise_bytes {
+            gained
+        } else {
+            0.0
+        };
+        let only = |live: f64| Self {
+            live: live / seconds,
+            ..Self::default()
+        };
+        let Some(memory) = memory else {
+            return only(live);
+        };
+        let shows = live >= memory.least_bytes && memory.bytes >= live * SAME;
+        if shows
+            && memory
+                .later
+                .is_some_and(|later| !goes_on(memory.bytes, live, later))
+        {
+            live = 0.0;
+        }
+        let mut rest = memory.bytes - live;
+        if rest < memory.least_bytes || rest < memory.bytes * SAID {
+            return Self {
+                is_reused: live > 0.0 && memory.bytes < live * REUSED,
+                ..only(live)
+            };
+        }
+        let Some(later) = memory.later else {
+            return Self {
+                unclear: rest,
+                ..only(live)
+            };
+        };
+        let beside_live = Later {
+            bytes: later.bytes - live * later.share,
+            ..later
+        };
+        if !goes_on(rest, rest, beside_live) {
+            return Self {
+                once: rest,
+                ..only(live)
+            };
+        }
+        let stepped = growth.live.bytes * seconds - swapped_in - live;
+        let in_steps = stepped > growth.noise_bytes && stepped >= rest * MOST;
+        if in_steps {
+            live += stepped;
+            rest = (memory.bytes - live).max(0.0);
+            if rest < memory.least_bytes || rest < memory.bytes * SAID {
+                rest = 0.0;
+            }
+        }
+        Self {
+            in_steps,
+            rest: rest / seconds,
+            ..only(live)
+        }
+    }
+}
+
+/// Whether memory that gained `bytes` of which `later` came in the second half gained something of `steady` in both.
+fn goes_on(bytes: f64, steady: f64, later: Later) -> bool {
+    let earlier = bytes - later.bytes;
+    later.bytes >= steady * later.share * STEADY && earlier >= steady * (1.0 - later.share) * STEADY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::Rate;
+
+    const MIB: f64 = (1 << 20) as f64;
+    const SECONDS: f64 = 5.0;
+
+    /// Live blocks of a process, and what of that was no step, in MiB gained in five seconds.
+    fn growth(live: f64, steady: f64) -> Growth {
+        Growth {
+            elapsed_ns: 5_000_000_000,
+            live: Rate {
+                blocks: 0.0,
+                bytes: live * MIB / SECONDS,
+            },
+            typed: Rate::default(),
+            types: Vec::new(),
+            native: Vec::new(),
+            holders: Vec::new(),
+            unreached: Rate::default(),
+            most_unreached: None,
+            steps: Vec::new(),
+            steady_bytes: steady * MIB / SECONDS,
+            is_growing: steady > 0.1,
+            noise_bytes: 0.1 * MIB,
+        }
+    }
+
+    /// All memory: what it gained, and what of that in the second half.
+    fn memory(bytes: f64, later: Option<f64>) -> MemoryGrowth {
+        MemoryGrowth {
+            elapsed_ns: 5_000_000_000,
+            bytes: bytes * MIB,
+            heap_bytes: Some(0.0),
+            later: later.map(|later| Later {
+                share: 0.5,
+                bytes: later * MIB,
+            }),
+            least_bytes: MIB,
+            ..MemoryGrowth::default()
+        }
+    }
+
+    fn of(growth: &Growth, memory: MemoryGrowth) -> Growing {
+        Growing::of(growth, Some(&memory))
+    }
+
+    /// A rate in MiB gained in the time.
+    fn rate(mib: f64) -> f64 {
+        mib * MIB / SECONDS
+    }
+
+    #[test]
+    fn what_stands_still_does_not_grow() {
+        let still = growth(0.01, 0.01);
+        assert_eq!(of(&still, memory(0.3, Some(0.2))), Growing::default());
+        assert_eq!(of(&still, memory(-7.0, Some(-1.0))), Growing::default());
+        // Whatever is said of memory that became larger once, live blocks do not grow beside it.
+        let stepped = of(&growth(5.0, 0.05), memory(7.0, Some(0.0)));
+        let once = Growing {
+            once: 7.0 * MIB,
+            ..Growing::default()
+        };
+        assert_eq!(stepped, once);
+        assert_eq!(
+            of(&growth(5.0, 0.05), memory(7.0, Some(7.0))),
+            once,
+            "and late"
+        );
+    }
+
+    #[test]
+    fn imports_that_have_ended_are_one_step() {
+        let grown = of(&growth(6.0, 5.0), memory(9.0, Some(0.2)));
+        assert_eq!((grown.live, grown.rest, grown.once), (0.0, 0.0, 9.0 * MIB));
+        let twice = of(&growth(6.0, 5.0), memory(9.0, Some(4.0)));
+        assert_eq!((twice.live, twice.rest), (rate(5.0), rate(4.0)), "goes on");
+    }
+
+    #[test]
+    fn memory_outside_of_live_blocks_grows_slowly_and_fast() {
+        for (gained, live) in [(2.0, 0.0), (20.0, 0.06), (20.0, 0.0)] {
+            let grown = of(&growth(live, live), memory(gained, Some(gained * 0.45)));
+            assert_eq!((grown.live, grown.rest), (0.0, rate(gained)));
+        }
+        // Two looks do not show whether it goes on.
+        let twice = of(&growth(0.0, 0.0), memory(39.5, None));
+        assert_eq!((twice.rest, twice.unclear), (0.0, 39.5 * MIB));
+    }
+
+    #[test]
+    fn live_blocks_that_grow_are_the_same_growth_as_that_of_memory() {
+        let leak = of(&growth(20.0, 18.0), memory(20.5, Some(10.0)));
+        assert_eq!((leak.live, leak.rest, leak.once), (rate(18.0), 0.0, 0.0));
+        // Where free memory is used again, memory does not grow.
+        let reused = of(&growth(4.0, 4.0), memory(0.0, Some(0.0)));
+        assert!(reused.live == rate(4.0) && reused.is_reused);
+        let half = of(&growth(4.0, 4.0), memory(2.0, Some(0.0)));
+        assert!(half.live == rate(4.0) && !half.is_reused);
+        // Less than what memory shows.
+        let slow = of(&growth(0.5, 0.5), memory(0.5, Some(0.0)));
+        assert_eq!(slow.live, rate(0.5));
+        // Other memory beside them, that goes on and that does not.
+        let both = of(&growth(10.0, 10.0), memory(30.0, Some(15.0)));
+        assert_eq!((both.live, both.rest), (rate(10.0), rate(20.0)));
+        let once = of(&growth(10.0, 10.0), memory(30.0, Some(5.0)));
+        assert_eq!(
+            (once.live, once.rest, once.once),
+            (rate(10.0), 0.0, 20.0 * MIB)
+        );
+    }
+
+    #[test]
+    fn blocks_that_become_larger_again_and_again_grow() {
+        let one = of(&growth(19.0, 0.0), memory(20.0, Some(10.0)));
+        assert!(one.in_steps && one.rest == 0.0, "{one:?}");
+        assert_eq!(one.live, rate(19.0));
+        let once = of(&growth(19.0, 0.0), memory(20.0, Some(0.0)));
+        assert_eq!((once.live, once.once), (0.0, 20.0 * MIB));
+    }
+
+    #[test]
+    fn what_comes_back_from_swap_does_not_grow() {
+        let back = MemoryGrowth {
+            swapped_in_bytes: 39.0 * MIB,
+            ..memory(0.5, Some(0.3))
+        };
+        assert_eq!(of(&growth(30.0, 30.0), back), Growing::default());
+    }
+}

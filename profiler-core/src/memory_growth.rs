@@ -1,0 +1,183 @@
+//! How a process's memory changed from one walk to a later one: RSS and swap together, so that what comes back from
+//! swap is no growth, and by the classes of the ledger.
+
+use std::cmp::Ordering;
+
+use crate::report::FragReport;
+use crate::tables::{LedgerClass, LedgerPart};
+use crate::trend::Point;
+
+/// Memory that changes by less than this between two walks is steady.
+const STEADY_BYTES: f64 = (1 << 20) as f64;
+/// So is what changes by less than this share of RSS.
+const STEADY_SHARE: f64 = 0.005;
+/// A moment between two walks, of which counts are compared with both, lies at least this share of the time from each.
+const MIDDLE: f64 = 0.25;
+
+/// What was counted longer after a walk is not of it.
+const MOST_AFTER_NS: u64 = 200_000_000;
+
+/// What changed from one walk to a later one, in bytes: below zero where it was lost.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MemoryGrowth {
+    /// The time between the walks, in ns.
+    pub elapsed_ns: u64,
+    /// RSS and swap together.
+    pub bytes: f64,
+    /// What left swap meanwhile, and has come back to memory if it is still there.
+    pub swapped_in_bytes: f64,
+    /// What of it the walked heaps gained that serve malloc and Python; `None` where none was walked.
+    pub heap_bytes: Option<f64>,
+    /// What the other classes gained, the most first; empty where only counts are known of the earlier walk.
+    pub classes: Vec<(LedgerClass, f64)>,
+    /// The second half of it; `None` where nothing was counted in between.
+    pub later: Option<Later>,
+    /// Growth by less than this is steady.
+    pub least_bytes: f64,
+}
+
+/// What a later part of the time between two walks gained.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Later {
+    /// That part of the time, from 0 to 1.
+    pub share: f64,
+    /// RSS and swap together.
+    pub bytes: f64,
+}
+
+impl MemoryGrowth {
+    /// From an earlier report to a later one; `None` of cores, and where no time has passed between them.
+    pub fn between(earlier: &FragReport, later: &FragReport) -> Option<Self> {
+        if later.kernel.is_core || earlier.kernel.is_core {
+            return None;
+        }
+        let gained = |class: LedgerClass| {
+            let held = |report: &FragReport| {
+                let row = report.ledger.iter().find(|row| row.class == class);
+                row.map_or(0.0, |row| {
+                    row.resident_bytes as f64 + row.swapped_bytes as f64
+                })
+            };
+            held(later) - held(earlier)
+        };
+        let is_of_heaps = |class: LedgerClass| {
+            matches!(class.part(), LedgerPart::InUse | LedgerPart::Fragmentation)
+                || class == LedgerClass::AllocatorMetadata
+        };
+        let (heaps, other): (Vec<LedgerClass>, _) = LedgerClass::ALL
+            .iter()
+            .partition(|class| is_of_heaps(**class));
+        let mut classes: Vec<_> = other
+            .into_iter()
+            .map(|class| (class, gained(class)))
+            .collect();
+        classes.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
+        let mut growth = Self::of_counts(&Point::of(earlier), &Point::of(later))?;
+        growth.heap_bytes = (!later.heaps.is_empty()).then(|| heaps.into_iter().map(gained).sum());
+        growth.classes = classes;
+        Some(growth)
+    }
+
+    /// From the walk at `from_ns` to that at `to_ns`, by the counts of a session.
+    pub fn of_points(points: &[Point], from_ns: u64, to_ns: u64) -> Option<Self> {
+        let (from, to) = (at(points, from_ns)?, at(points, to_ns)?);
+        Self::of_counts(from, to)
+    }
+
+    fn of_counts(earlier: &Point, later: &Point) -> Option<Self> {
+        let elapsed_ns = later.time_ns.checked_sub(earlier.time_ns)?;
+        let heap = |point: &Point| Some(point.heap_bytes? as f64);
+        (elapsed_ns > 0).then(|| Self {
+            elapsed_ns,
+            bytes: memory(later) - memory(earlier),
+            swapped_in_bytes: earlier.swap_bytes.saturating_sub(later.swap_bytes) as f64,
+            heap_bytes: heap(later)
+                .zip(heap(earlier))
+                .map(|(later, earlier)| later - earlier),
+            classes: Vec::new(),
+            later: None,
+            least_bytes: STEADY_BYTES.max(later.rss_bytes as f64 * STEADY_SHARE),
+        })
+    }
+
+    /// The same, with what of it came in the second half, where something was counted between the walk at `from_ns` and
+    /// the one after it.
+    pub fn with_middle(mut self, points: &[Point], from_ns: u64) -> Self {
+        let elapsed = self.elapsed_ns as f64;
+        let share = |point: &Point| point.time_ns.saturating_sub(from_ns) as f64 / elapsed;
+        let off = |point: &Point| (share(point) - 0.5).abs();
+        let first = at(points, from_ns);
+        let between = points.iter().filter(|point| point.time_ns > from_ns);
+        let middle = between
+            .filter(|point| off(point) <= 0.5 - MIDDLE)
+            .min_by(|a, b| off(a).total_cmp(&off(b)));
+        if let Some((first, middle)) = first.zip(middle) {
+            self.later = Some(Later {
+                share: 1.0 - share(middle),
+                bytes: self.bytes - (memory(middle) - memory(first)),
+            });
+        }
+        self
+    }
+
+    /// The time between the walks, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.elapsed_ns as f64 / 1e9
+    }
+}
+
+/// What was counted at a walk, or first after it: that has what the walk found.
+fn at(points: &[Point], walk_ns: u64) -> Option<&Point> {
+    let mut points = points.iter();
+    points.find(|point| (walk_ns..=walk_ns.saturating_add(MOST_AFTER_NS)).contains(&point.time_ns))
+}
+
+fn memory(point: &Point) -> f64 {
+    point.rss_bytes as f64 + point.swap_bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn points(all: &[(u64, u64)]) -> Vec<Point> {
+        let points = (0..).zip(all).map(|(second, (rss, swap))| Point {
+            time_ns: second * 1_000_000_000,
+            rss_bytes: rss * MIB,
+            swap_bytes: swap * MIB,
+            live_bytes: None,
+            heap_bytes: None,
+        });
+        points.collect()
+    }
+
+    #[test]
+    fn what_comes_back_from_swap_adds_nothing() {
+        let of = |all: &[(u64, u64)]| {
+            let last = (all.len() as u64 - 1) * 1_000_000_000;
+            let all = points(all);
+            MemoryGrowth::of_points(&all, 0, last)
+                .expect("two")
+                .with_middle(&all, 0)
+        };
+        let back = of(&[(18, 40), (30, 28), (57, 1)]);
+        assert_eq!(
+            (back.bytes, back.swapped_in_bytes),
+            (0.0, 39.0 * MIB as f64)
+        );
+        let grown = of(&[(18, 0), (28, 0), (58, 0)]);
+        assert_eq!(
+            (grown.bytes, grown.swapped_in_bytes),
+            (40.0 * MIB as f64, 0.0)
+        );
+        let later = Later {
+            share: 0.5,
+            bytes: 30.0 * MIB as f64,
+        };
+        assert_eq!(grown.later, Some(later));
+        assert_eq!(of(&[(18, 0), (28, 0)]).later, None, "nothing in between");
+        assert_eq!(MemoryGrowth::of_points(&points(&[(1, 0)]), 0, 0), None);
+    }
+}
