@@ -7,7 +7,7 @@ use crate::metrics::{
     ArenaResidency, HeapMap, HugeRanges, Ledger, MetricInputs, Occupancy, PageTotals, Pins, heaps,
     pages, size_classes,
 };
-use crate::report::FragReport;
+use crate::report::{FragReport, ToCome};
 use crate::sample::Sample;
 
 impl FragReport {
@@ -72,6 +72,7 @@ impl FragReport {
             objects: None,
             objects_before: None,
             growth: None,
+            to_come: ToCome::Nothing,
             trend: None,
             memory_growth: None,
             findings: Vec::new(),

@@ -89,6 +89,18 @@ impl Finding {
     }
 }
 
+/// What a session goes on to look at: of what it does not nothing is promised.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum ToCome {
+    /// Nothing: it was one look, it has ended, or it was saved.
+    #[default]
+    Nothing,
+    /// Walks of the heap.
+    Walks,
+    /// Walks and Python's objects.
+    Objects,
+}
+
 /// Everything known at one moment, ready to be shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FragReport {
@@ -132,6 +144,8 @@ pub struct FragReport {
     pub objects_before: Option<Arc<Census>>,
     /// What grew between the two; `None` where there are no two.
     pub growth: Option<Growth>,
+    /// What is still to come in its session.
+    pub to_come: ToCome,
     /// How it has grown lately; `None` where it was not watched.
     pub trend: Option<Trend>,
     /// How its memory changed meanwhile, which is more than what lives in its heaps; `None` where that is not known.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::activity::Activity;
 use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
-use crate::report::FragReport;
+use crate::report::{FragReport, ToCome};
 use crate::sites::Sites;
 pub use crate::trend::Point;
 use crate::trend::Trend;
@@ -208,14 +208,22 @@ impl View {
             what_if: None,
             ended: None,
         }
-        .with_trend()
+        .with_trend(false)
     }
 
-    /// With how the process has grown lately, by the past: live and saved views have it from here.
-    pub fn with_trend(mut self) -> Self {
+    /// With how the process has grown lately, by the past: live and saved views have it from here. Of those that are
+    /// `live` more is to come.
+    pub fn with_trend(mut self, is_live: bool) -> Self {
+        let to_come = match (is_live && self.ended.is_none(), &self.objects) {
+            (false, _) => ToCome::Nothing,
+            (true, ObjectsState::Planned | ObjectsState::Reading { .. }) => ToCome::Objects,
+            (true, ObjectsState::Off | ObjectsState::Failed(_)) => ToCome::Walks,
+        };
         let trend = Trend::of(&self.history);
-        if trend.is_some() || self.report.growth.is_some() {
-            self.report = Arc::new(self.report.with_history(trend, &self.history));
+        let is_grown = trend.is_some() || self.report.growth.is_some();
+        if is_grown || self.report.to_come != to_come {
+            let report = self.report.with_history(trend, &self.history, to_come);
+            self.report = Arc::new(report);
         }
         self
     }

@@ -7,7 +7,7 @@ use super::rules::is_notable;
 use crate::memory_growth::MemoryGrowth;
 use crate::metrics::MetricId;
 use crate::objects::{Branch, Census, Growth, Holder, HolderGrowth, NativeGrowth, Rate};
-use crate::report::FragReport;
+use crate::report::{FragReport, ToCome};
 use crate::tables::LedgerClass;
 use crate::trend::{Grows, Trend};
 use crate::units::{bytes, count, percent};
@@ -207,18 +207,25 @@ fn rest(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> Vec<(&'sta
 fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
     let grows = trend.grows?;
     let speed = format!("Growing {}/s", rate(trend.rss.bytes_per_second));
-    let when = match (&report.objects, report.target.is_python()) {
-        (_, false) => "`fragscope attach`, screen Sites, shows who asks for it".to_owned(),
-        (None, true) => "whose it is is known once its objects were read twice".to_owned(),
-        (Some(_), true) => "whose it is is known once its objects are read again".to_owned(),
+    let whose = match (report.target.is_python(), report.to_come, &report.objects) {
+        (false, ..) => "`fragscope attach`, screen Sites, shows who asks for it",
+        (true, ToCome::Objects, None) => "whose it is is known once its objects were read twice",
+        (true, ToCome::Objects, Some(_)) => "whose it is is known once its objects are read again",
+        (true, _, _) if report.growth.is_some() => "whose it is its objects did not show",
+        (true, _, _) => {
+            "whose it is is not known, as its objects were not read twice (`fragscope explain --pid PID` does that)"
+        }
     };
     Some(match grows {
-        Grows::InUse => format!("{speed}: memory in use grows; {when}."),
+        Grows::InUse => format!("{speed}: memory in use grows; {whose}."),
         Grows::Elsewhere => format!(
             "{speed}, and what is live in the walked heaps grows by {}/s: free memory, or what lies outside of \
              these heaps.",
             rate(trend.live_bytes_per_second.unwrap_or(0.0))
         ),
+        Grows::NotKnown if report.to_come == ToCome::Nothing => {
+            format!("{speed}: whether memory in use does one walk does not show.")
+        }
         Grows::NotKnown => {
             format!("{speed}: whether memory in use does is known after the next walk.")
         }
@@ -448,6 +455,7 @@ mod tests {
         report.target.python = Some("CPython 3.11".into());
         let mut said = |live: Option<u64>, census: bool| {
             report.objects = census.then(Default::default);
+            report.to_come = ToCome::Objects;
             report.trend = Some(Trend {
                 rss: RssGrowth {
                     elapsed_ns: 2_000_000_000,
@@ -472,6 +480,16 @@ mod tests {
         assert!(said(Some(19 * MIB), true).ends_with("read again."));
         assert!(said(Some(0), false).contains("grows by 0 B/s: free memory"));
         assert!(said(None, false).ends_with("after the next walk."));
+        report.to_come = ToCome::Nothing;
+        assert!(answer(&report).is_some_and(|said| said.ends_with("one walk does not show.")));
+        report.trend.as_mut().expect("it has grown").grows = Some(Grows::InUse);
+        let said = answer(&report).expect("it grows");
+        assert!(
+            said.contains("as its objects were not read twice"),
+            "{said}"
+        );
+        report.to_come = ToCome::Walks;
+        assert_eq!(answer(&report), Some(said), "no objects will be read");
     }
 
     /// Two walks of a process, ten seconds apart, whose live blocks gained so many sessions: RSS, shared memory and
@@ -511,7 +529,7 @@ mod tests {
             .chain(middle)
             .chain([Point::of(&report)])
             .collect();
-        report.with_history(Trend::of(&points), &points)
+        report.with_history(Trend::of(&points), &points, ToCome::Nothing)
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use self::short::ShortVerdict;
 use crate::memory_growth::MemoryGrowth;
 use crate::objects::{Census, Growth};
 use crate::prediction::Predictions;
-use crate::report::FragReport;
+use crate::report::{FragReport, ToCome};
 use crate::trend::{Point, Trend};
 
 impl FragReport {
@@ -43,9 +43,10 @@ impl FragReport {
         self
     }
 
-    /// The same report of a process that has grown so lately, of which that was counted.
-    pub fn with_history(&self, trend: Option<Trend>, points: &[Point]) -> Self {
+    /// The same report of a process that has grown so lately, of which that was counted, and what is still to come.
+    pub fn with_history(&self, trend: Option<Trend>, points: &[Point], to_come: ToCome) -> Self {
         let mut report = self.clone();
+        report.to_come = to_come;
         report.trend = trend;
         if let (Some(before), Some(now)) = (&report.objects_before, &report.objects) {
             let (from_ns, to_ns) = (before.taken_at_ns, now.taken_at_ns);

@@ -121,7 +121,7 @@ impl Observation {
             what_if: self.what_if,
             ended: self.ended,
         }
-        .with_trend()
+        .with_trend(false)
     }
 }
 

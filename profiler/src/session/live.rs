@@ -243,7 +243,7 @@ impl LiveSession {
             what_if,
             ended: self.ended.clone(),
         }
-        .with_trend()
+        .with_trend(true)
     }
 
     /// Ends the session: the probes off, a last walk, and the last view. The last walk may come

@@ -58,7 +58,10 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         report = report.since(&before);
     }
     let observation = moment.observation;
-    let is_complete = |all: &Predictions| all.pending == 0 && all.walk_ns == sample.taken_at_ns;
+    // What could not be predicted then may be now.
+    let is_complete = |all: &Predictions| {
+        all.pending == 0 && all.walk_ns == sample.taken_at_ns && all.trouble.is_none()
+    };
     if is_predicted && !observation.predictions.as_ref().is_some_and(is_complete) {
         report = report.with_predictions(predict_now(&sample, None, &interrupted));
     }
