@@ -2,6 +2,7 @@
 //! swap is no growth, and by the classes of the ledger.
 
 use std::cmp::Ordering;
+use std::ops::RangeInclusive;
 
 use crate::report::FragReport;
 use crate::tables::{LedgerClass, LedgerPart};
@@ -11,8 +12,8 @@ use crate::trend::Point;
 const STEADY_BYTES: f64 = (1 << 20) as f64;
 /// So is what changes by less than this share of RSS.
 const STEADY_SHARE: f64 = 0.005;
-/// A moment between two walks, of which counts are compared with both, lies at least this share of the time from each.
-const MIDDLE: f64 = 0.25;
+/// Parts of the time between two walks of which the median of what was counted is compared.
+const PARTS: [RangeInclusive<f64>; 3] = [0.0..=0.2, 0.35..=0.65, 0.8..=1.0];
 
 /// What was counted longer after a walk is not of it.
 const MOST_AFTER_NS: u64 = 200_000_000;
@@ -30,15 +31,15 @@ pub struct MemoryGrowth {
     pub heap_bytes: Option<f64>,
     /// What the other classes gained, the most first; empty where only counts are known of the earlier walk.
     pub classes: Vec<(LedgerClass, f64)>,
-    /// The second half of it; `None` where nothing was counted in between.
-    pub later: Option<Later>,
+    /// The first half of the time and the second; `None` where nothing was counted in between.
+    pub halves: Option<[Half; 2]>,
     /// Growth by less than this is steady.
     pub least_bytes: f64,
 }
 
-/// What a later part of the time between two walks gained.
+/// What a part of the time between two walks gained.
 #[derive(Copy, Clone, Debug, PartialEq)]
-pub struct Later {
+pub struct Half {
     /// That part of the time, from 0 to 1.
     pub share: f64,
     /// RSS and swap together.
@@ -95,27 +96,29 @@ impl MemoryGrowth {
                 .zip(heap(earlier))
                 .map(|(later, earlier)| later - earlier),
             classes: Vec::new(),
-            later: None,
+            halves: None,
             least_bytes: STEADY_BYTES.max(later.rss_bytes as f64 * STEADY_SHARE),
         })
     }
 
-    /// The same, with what of it came in the second half, where something was counted between the walk at `from_ns` and
-    /// the one after it.
-    pub fn with_middle(mut self, points: &[Point], from_ns: u64) -> Self {
+    /// The same, with what of it came in each half, by what was counted from the walk at `from_ns` on. Medians of several
+    /// counts do not show what a program has for a moment.
+    pub fn with_halves(mut self, points: &[Point], from_ns: u64) -> Self {
         let elapsed = self.elapsed_ns as f64;
-        let share = |point: &Point| point.time_ns.saturating_sub(from_ns) as f64 / elapsed;
-        let off = |point: &Point| (share(point) - 0.5).abs();
-        let first = at(points, from_ns);
-        let between = points.iter().filter(|point| point.time_ns > from_ns);
-        let middle = between
-            .filter(|point| off(point) <= 0.5 - MIDDLE)
-            .min_by(|a, b| off(a).total_cmp(&off(b)));
-        if let Some((first, middle)) = first.zip(middle) {
-            self.later = Some(Later {
-                share: 1.0 - share(middle),
-                bytes: self.bytes - (memory(middle) - memory(first)),
-            });
+        let seen = points.iter().filter(|point| point.time_ns >= from_ns);
+        let seen: Vec<(f64, f64)> = seen
+            .map(|point| ((point.time_ns - from_ns) as f64 / elapsed, memory(point)))
+            .collect();
+        let medians = PARTS.map(|part| {
+            let within = seen.iter().filter(|(share, _)| part.contains(share));
+            let (shares, bytes): (Vec<f64>, Vec<f64>) = within.copied().unzip();
+            Some((median(shares)?, median(bytes)?))
+        });
+        if let [Some(first), Some(middle), Some(last)] = medians {
+            self.halves = Some([(first, middle), (middle, last)].map(|(from, to)| Half {
+                share: to.0 - from.0,
+                bytes: to.1 - from.1,
+            }));
         }
         self
     }
@@ -130,6 +133,11 @@ impl MemoryGrowth {
 fn at(points: &[Point], walk_ns: u64) -> Option<&Point> {
     let mut points = points.iter();
     points.find(|point| (walk_ns..=walk_ns.saturating_add(MOST_AFTER_NS)).contains(&point.time_ns))
+}
+
+fn median(mut all: Vec<f64>) -> Option<f64> {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
 }
 
 fn memory(point: &Point) -> f64 {
@@ -160,7 +168,7 @@ mod tests {
             let all = points(all);
             MemoryGrowth::of_points(&all, 0, last)
                 .expect("two")
-                .with_middle(&all, 0)
+                .with_halves(&all, 0)
         };
         let back = of(&[(18, 40), (30, 28), (57, 1)]);
         assert_eq!(
@@ -172,12 +180,20 @@ mod tests {
             (grown.bytes, grown.swapped_in_bytes),
             (40.0 * MIB as f64, 0.0)
         );
-        let later = Later {
+        let half = |mib: u64| Half {
             share: 0.5,
-            bytes: 30.0 * MIB as f64,
+            bytes: (mib * MIB) as f64,
         };
-        assert_eq!(grown.later, Some(later));
-        assert_eq!(of(&[(18, 0), (28, 0)]).later, None, "nothing in between");
+        assert_eq!(grown.halves, Some([half(10), half(30)]));
+        assert_eq!(of(&[(18, 0), (28, 0)]).halves, None, "nothing in between");
+        // What was there for a moment is not in a median.
+        let mut copied: Vec<(u64, u64)> = (0..=20).map(|second| (10 + second, 0)).collect();
+        copied[10].0 = 90;
+        let halves = of(&copied).halves.expect("counted");
+        for half in halves {
+            let steady = half.share * (20 * MIB) as f64;
+            assert!((half.bytes - steady).abs() <= MIB as f64, "{half:?}");
+        }
         assert_eq!(MemoryGrowth::of_points(&points(&[(1, 0)]), 0, 0), None);
     }
 }

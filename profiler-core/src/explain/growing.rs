@@ -1,6 +1,7 @@
 //! Whether a process grows: one rule, over live blocks and all other memory, of which one sentence is made.
 
-use crate::memory_growth::{Later, MemoryGrowth};
+use crate::allocator::Allocator;
+use crate::memory_growth::{Half, MemoryGrowth};
 use crate::objects::Growth;
 
 /// What goes on gains at least this share, in each half of the time, of what it would at a steady rate.
@@ -19,6 +20,9 @@ const SAID: f64 = 0.2;
 pub(super) struct Growing {
     /// Live blocks; 0 where they do not grow.
     pub(super) live: f64,
+    /// Blocks of pymalloc that no object owned when objects were read, beside others that did: what was freed between
+    /// the walk and that, as in a burst.
+    pub(super) unowned: f64,
     /// Whether that is of blocks that become larger again and again.
     pub(super) in_steps: bool,
     /// Whether all memory grows much less, or not at all.
@@ -32,8 +36,21 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    /// By what live blocks gained, and all memory in the same time, where that is known.
-    pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>) -> Self {
+    /// By what live blocks gained, and all memory in the same time, where that is known. Objects were read in the walk's
+    /// own stop if they are `exact`.
+    pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, exact: bool) -> Self {
+        let all = Self::of_all(growth, memory);
+        let unowned = if exact { 0.0 } else { unowned(growth) };
+        let live = all.live - unowned;
+        let is_more = live * growth.seconds() > growth.noise_bytes;
+        Self {
+            live: if is_more { live } else { 0.0 },
+            unowned,
+            ..all
+        }
+    }
+
+    fn of_all(growth: &Growth, memory: Option<&MemoryGrowth>) -> Self {
         let seconds = growth.seconds();
         let swapped_in = memory.map_or(0.0, |memory| memory.swapped_in_bytes);
         // What came back from swap was there before, and could not be read.
@@ -51,11 +68,7 @@ impl Growing {
             return only(live);
         };
         let shows = live >= memory.least_bytes && memory.bytes >= live * SAME;
-        if shows
-            && memory
-                .later
-                .is_some_and(|later| !goes_on(memory.bytes, live, later))
-        {
+        if shows && memory.halves.is_some_and(|halves| !goes_on(halves, live)) {
             live = 0.0;
         }
         let mut rest = memory.bytes - live;
@@ -65,17 +78,17 @@ impl Growing {
                 ..only(live)
             };
         }
-        let Some(later) = memory.later else {
+        let Some(halves) = memory.halves else {
             return Self {
                 unclear: rest,
                 ..only(live)
             };
         };
-        let beside_live = Later {
-            bytes: later.bytes - live * later.share,
-            ..later
-        };
-        if !goes_on(rest, rest, beside_live) {
+        let beside_live = halves.map(|half| Half {
+            bytes: half.bytes - live * half.share,
+            ..half
+        });
+        if !goes_on(beside_live, rest) {
             return Self {
                 once: rest,
                 ..only(live)
@@ -98,16 +111,29 @@ impl Growing {
     }
 }
 
-/// Whether memory that gained `bytes` of which `later` came in the second half gained something of `steady` in both.
-fn goes_on(bytes: f64, steady: f64, later: Later) -> bool {
-    let earlier = bytes - later.bytes;
-    later.bytes >= steady * later.share * STEADY && earlier >= steady * (1.0 - later.share) * STEADY
+/// What pymalloc's blocks that no object owns gained a second, where objects gained something too: nearly all that
+/// Python has there are objects.
+fn unowned(growth: &Growth) -> f64 {
+    if growth.typed.bytes * growth.seconds() <= growth.noise_bytes {
+        return 0.0;
+    }
+    let native = growth.native.iter();
+    let small = native.filter(|of| of.allocator == Allocator::Pymalloc);
+    small.map(|of| of.rate.bytes.max(0.0)).sum()
+}
+
+/// Whether memory gained in both halves something of what a steady growth by so many bytes would have given it.
+fn goes_on(halves: [Half; 2], bytes: f64) -> bool {
+    halves
+        .iter()
+        .all(|half| half.bytes >= bytes * half.share * STEADY)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::Rate;
+    use crate::objects::{NativeGrowth, Rate};
+    use crate::size_class::SizeClass;
 
     const MIB: f64 = (1 << 20) as f64;
     const SECONDS: f64 = 5.0;
@@ -139,9 +165,11 @@ mod tests {
             elapsed_ns: 5_000_000_000,
             bytes: bytes * MIB,
             heap_bytes: Some(0.0),
-            later: later.map(|later| Later {
-                share: 0.5,
-                bytes: later * MIB,
+            halves: later.map(|later| {
+                [bytes - later, later].map(|half| Half {
+                    share: 0.5,
+                    bytes: half * MIB,
+                })
             }),
             least_bytes: MIB,
             ..MemoryGrowth::default()
@@ -149,7 +177,7 @@ mod tests {
     }
 
     fn of(growth: &Growth, memory: MemoryGrowth) -> Growing {
-        Growing::of(growth, Some(&memory))
+        Growing::of(growth, Some(&memory), false)
     }
 
     /// A rate in MiB gained in the time.
@@ -224,6 +252,34 @@ mod tests {
         assert_eq!(one.live, rate(19.0));
         let once = of(&growth(19.0, 0.0), memory(20.0, Some(0.0)));
         assert_eq!((once.live, once.once), (0.0, 20.0 * MIB));
+    }
+
+    #[test]
+    fn what_a_burst_had_and_no_object_owns_is_left_out() {
+        let mut burst = growth(15.0, 15.0);
+        burst.native = vec![NativeGrowth {
+            allocator: Allocator::Pymalloc,
+            class: SizeClass::of(128),
+            rate: Rate {
+                blocks: 5000.0,
+                bytes: rate(10.0),
+            },
+        }];
+        let live = |burst: &Growth, exact| Growing::of(burst, None, exact).live;
+        assert_eq!(live(&burst, false), rate(15.0), "nothing else grows");
+        burst.typed.bytes = rate(5.0);
+        assert_eq!(live(&burst, false), rate(5.0));
+        assert_eq!(
+            live(&burst, true),
+            rate(15.0),
+            "objects were read in the stop"
+        );
+        burst.native[0].allocator = Allocator::Glibc;
+        assert_eq!(live(&burst, false), rate(15.0));
+        // Memory that the burst took is nothing else's growth.
+        burst.native[0].allocator = Allocator::Pymalloc;
+        let grown = of(&burst, memory(15.5, Some(7.5)));
+        assert_eq!((grown.live, grown.rest), (rate(5.0), 0.0));
     }
 
     #[test]

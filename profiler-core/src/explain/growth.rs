@@ -4,6 +4,7 @@
 use super::growing::Growing;
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
 use super::rules::is_notable;
+use crate::allocator::Allocator;
 use crate::memory_growth::MemoryGrowth;
 use crate::metrics::MetricId;
 use crate::objects::{Branch, Census, Growth, Holder, HolderGrowth, NativeGrowth, Rate};
@@ -32,7 +33,7 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         return lately();
     };
     let memory = report.memory_growth.as_ref();
-    let growing = Growing::of(growth, memory);
+    let growing = Growing::of(growth, memory, census.exact);
     let Some(memory) = memory else {
         return Some(match growing.live > 0.0 {
             true => live_grows(report, census, growth, &growing),
@@ -190,7 +191,7 @@ fn rest(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> Vec<(&'sta
         }
     };
     if let Some(heap) = memory.heap_bytes {
-        let becomes_larger = live - growing.live * seconds;
+        let becomes_larger = live - (growing.live + growing.unowned) * seconds;
         parts.push((LedgerClass::FreePinned.words(), heap - live));
         parts.push((LARGER, becomes_larger));
     }
@@ -239,7 +240,7 @@ fn step(growth: &Growth) -> String {
     };
     let what = match &step.type_name {
         Some(of) => format!("`{of}` took {} more in one step", rate(step.bytes)),
-        None => format!("a native block took {} more in one step", rate(step.bytes)),
+        None => format!("A native block took {} more in one step", rate(step.bytes)),
     };
     format!(" {what}, as a table that is enlarged: a longer time shows whether that repeats.")
 }
@@ -261,10 +262,13 @@ fn held(census: &Census) -> String {
 /// What makes live blocks grow: a name that gains, else a type, else native blocks.
 fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     let least = growing.live * NAMED_SHARE;
-    let native = growth.live.bytes - growth.typed.bytes;
+    let native = growth.live.bytes - growth.typed.bytes - growing.unowned;
     let is_native = native > growth.typed.bytes;
     // What does not become more blocks becomes larger.
-    let is_more = |of: &&NativeGrowth| of.rate.blocks * growth.seconds() >= 1.0;
+    let is_more = |of: &&NativeGrowth| {
+        let is_freed = growing.unowned > 0.0 && of.allocator == Allocator::Pymalloc;
+        of.rate.blocks * growth.seconds() >= 1.0 && !is_freed
+    };
     if is_native && let Some(of) = growth.native.iter().find(is_more) {
         return format!(
             "native blocks of up to {} in {} that no Python object owns, {}: what allocates \
@@ -607,7 +611,7 @@ mod tests {
         let later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB + 1000);
         let growth = Growth::between(&earlier, &later).expect("time has passed");
         assert_eq!(growth.types[0].name, "dict", "the table gained most");
-        let cause = cause(&later, &growth, &Growing::of(&growth, None));
+        let cause = cause(&later, &growth, &Growing::of(&growth, None, false));
         let named = "`app.SESSIONS` (dict) gains 35.0k `app.Session` a second: a leak";
         assert!(cause.starts_with(named), "{cause}");
     }
@@ -619,7 +623,7 @@ mod tests {
         earlier.holders.clear();
         later.holders.clear();
         let growth = Growth::between(&earlier, &later).expect("time has passed");
-        let cause = cause(&later, &growth, &Growing::of(&growth, None));
+        let cause = cause(&later, &growth, &Growing::of(&growth, None, false));
         assert!(
             cause.starts_with("35.0k more `app.Session` a second"),
             "{cause}"

@@ -52,7 +52,7 @@ impl FragReport {
             let (from_ns, to_ns) = (before.taken_at_ns, now.taken_at_ns);
             let known = report.memory_growth.take();
             let growth = known.or_else(|| MemoryGrowth::of_points(points, from_ns, to_ns));
-            report.memory_growth = growth.map(|growth| growth.with_middle(points, from_ns));
+            report.memory_growth = growth.map(|growth| growth.with_halves(points, from_ns));
         }
         report.conclude();
         report

@@ -131,8 +131,9 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
         }
     }
 
-    /// Appends the spans of a page, over all of its area. The page must be possible.
-    pub(super) fn page(&mut self, page: &Blocks, spans: &mut SpanList) {
+    /// Appends the spans of a page, over all of its area, and says whether none of its blocks is live. The page must be
+    /// possible.
+    pub(super) fn page(&mut self, page: &Blocks, spans: &mut SpanList) -> bool {
         self.totals.pages += 1;
         self.window = 0..0;
         self.marks.clear();
@@ -164,6 +165,7 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
         let reserved = page.reserved * page.size;
         spans.push(reserved - carved, SpanState::Top);
         spans.push(page.area.end - page.start - reserved, SpanState::Metadata);
+        rest == SpanState::Free || self.marks.iter().all(|free| *free)
     }
 
     /// Marks the free blocks of a page.

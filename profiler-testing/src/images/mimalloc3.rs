@@ -16,7 +16,10 @@ pub const SLICES: u64 = 512;
 const OWN: u64 = ARENA + SLICE;
 const PAGE: u64 = ARENA + 2 * SLICE;
 const FIRST_BLOCK: u64 = PAGE + 128;
-const SECOND: u64 = ARENA + 3 * SLICE;
+/// The first page.
+pub const FIRST: u64 = PAGE;
+/// The second.
+pub const SECOND: u64 = ARENA + 3 * SLICE;
 /// The arena's bitmap.
 const BITMAP: u64 = ARENA + 0x1000;
 /// The word of it that has a bit for each slice where a page begins.

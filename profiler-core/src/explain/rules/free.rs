@@ -141,6 +141,11 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
     let purge = remedies::give_back(Some(heap.allocator));
     let returned = match purged {
         0 => String::new(),
+        // What a thread has for itself only it gives back.
+        _ if heap.allocator == Allocator::Mimalloc => format!(
+            "; {purge} would return up to {}, called by the thread that has used most of it",
+            bytes(purged)
+        ),
         _ => format!("; {purge} would return {}", bytes(purged)),
     };
     is_notable(report, free).then(|| Finding {

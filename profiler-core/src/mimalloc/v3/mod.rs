@@ -33,6 +33,7 @@ pub(super) fn walk<M: TargetMemory>(
     let mut walker = Walker::new(memory, Vec::new());
     let mut end = RemoteAddr::default();
     let mut owners = Vec::new();
+    let mut empty = Vec::new();
     // What the arenas say, where each of them says it.
     let mut expected = Some(0);
     for (start, pages) in by_memory(&pages) {
@@ -59,6 +60,7 @@ pub(super) fn walk<M: TargetMemory>(
             residency,
             walker: &mut walker,
             spans: SpanList::default(),
+            empty: &mut empty,
             at: range.start().get(),
         };
         layer.lay_out(&group, end.get(), &mut heap);
@@ -74,7 +76,7 @@ pub(super) fn walk<M: TargetMemory>(
         });
     }
     heap.arenas = owners;
-    heap.trimmable = purged(&heap);
+    heap.trimmable = purged(&heap, residency, &empty);
     heap.checks.push(CrossCheck::new(
         "pages in use",
         expected.unwrap_or(in_map),
@@ -142,8 +144,13 @@ impl<'p> Group<'p> {
 }
 
 /// What `mi_collect(true)` would return of the arenas: their free slices (`mi_arenas_try_purge` in
-/// `src/arena.c`), unless purging is switched off. Pages of other threads without a live block stay.
-fn purged(heap: &HeapSnapshot) -> Vec<AddrRange> {
+/// `src/arena.c`), unless purging is switched off, and pages without a live block of the thread that calls it. Those of
+/// other threads stay: it is called by the one that has most of them.
+fn purged(
+    heap: &HeapSnapshot,
+    residency: &ResidencyMap,
+    empty: &[(u64, AddrRange)],
+) -> Vec<AddrRange> {
     let mut settings = heap.settings.iter();
     let delay = settings.find(|(name, _)| name == "purge_delay");
     if delay.is_some_and(|(_, value)| value.starts_with('-')) {
@@ -160,7 +167,20 @@ fn purged(heap: &HeapSnapshot) -> Vec<AddrRange> {
         let start = span.range.start().align_up(SLICE)?;
         AddrRange::new(start, span.range.end().align_down(SLICE))
     });
-    whole_slices.filter(|slices| !slices.is_empty()).collect()
+    let whole_slices = whole_slices.filter(|slices| !slices.is_empty());
+    let mut resident: BTreeMap<u64, u64> = BTreeMap::new();
+    for (owner, page) in empty {
+        *resident.entry(*owner).or_default() += residency.data_bytes(*page);
+    }
+    let most = resident.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let collected = empty
+        .iter()
+        .filter(|(owner, _)| most.is_some_and(|(of, _)| of == *owner));
+    let mut all: Vec<AddrRange> = whole_slices
+        .chain(collected.map(|(_, page)| *page))
+        .collect();
+    all.sort_by_key(|range| range.start());
+    all
 }
 
 fn is_in_arena(page: &Page) -> bool {
@@ -205,6 +225,8 @@ struct Layer<'l, 'm, M> {
     residency: &'l ResidencyMap,
     walker: &'l mut Walker<'m, M>,
     spans: SpanList,
+    /// Pages of an arena without a live block, and whose they are.
+    empty: &'l mut Vec<(u64, AddrRange)>,
     /// Where the next span begins.
     at: u64,
 }
@@ -225,8 +247,12 @@ impl<M: TargetMemory> Layer<'_, '_, M> {
                 continue;
             }
             self.unused(group.start, area.start);
-            self.walker.page(&page.blocks, &mut self.spans);
+            let is_empty = self.walker.page(&page.blocks, &mut self.spans);
             self.at = area.end;
+            if let (true, true, Some(owner)) = (is_empty, group.is_arena, page.owner) {
+                let range = AddrRange::new(RemoteAddr::new(area.start), RemoteAddr::new(area.end));
+                self.empty.extend(range.map(|range| (owner, range)));
+            }
         }
         self.unused(group.start, end);
     }

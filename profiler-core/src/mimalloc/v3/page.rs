@@ -9,6 +9,8 @@ pub(super) const SLICE: u64 = 64 << 10;
 pub(super) const PAGE: usize = 136;
 /// `MI_MEM_OS`, `MI_MEM_OS_HUGE`, `MI_MEM_OS_REMAP`.
 const FROM_OS: std::ops::RangeInclusive<u32> = 4..=6;
+/// What of `xthread_id` is no thread (`MI_PAGE_FLAG_MASK`, `MI_THREADID_ABANDONED_MAPPED`).
+const FLAGS: u64 = 7;
 /// `MI_MEM_ARENA`.
 const FROM_ARENA: u32 = 7;
 
@@ -115,6 +117,8 @@ impl Memory {
 pub(super) struct Page {
     pub(super) blocks: Blocks,
     pub(super) memory: Memory,
+    /// The thread that it belongs to; `None` where that has ended.
+    pub(super) owner: Option<u64>,
 }
 
 impl Page {
@@ -141,7 +145,13 @@ impl Page {
                 null: addr,
             }),
         };
+        // `xthread_id`; the lowest bits are flags, of which one says that a thread has left it.
+        let owner = Some(word(0) & !FLAGS).filter(|owner| *owner != 0);
         let sound = blocks.reserved > 0 && blocks.is_possible();
-        sound.then_some(Self { blocks, memory })
+        sound.then_some(Self {
+            blocks,
+            memory,
+            owner,
+        })
     }
 }
