@@ -79,8 +79,11 @@ impl Growing {
             };
         }
         let Some(halves) = memory.halves else {
+            // Blocks that became larger are said to have.
+            let stepped = (growth.live.bytes - growth.steady_bytes).max(0.0) * seconds;
+            let unclear = Some(rest - stepped).filter(|rest| *rest >= memory.least_bytes);
             return Self {
-                unclear: rest,
+                unclear: unclear.unwrap_or(0.0),
                 ..only(live)
             };
         };
@@ -221,6 +224,8 @@ mod tests {
         // Two looks do not show whether it goes on.
         let twice = of(&growth(0.0, 0.0), memory(39.5, None));
         assert_eq!((twice.rest, twice.unclear), (0.0, 39.5 * MIB));
+        let table = of(&growth(2.6, 0.0), memory(2.5, None));
+        assert_eq!(table, Growing::default(), "a table that was enlarged");
     }
 
     #[test]

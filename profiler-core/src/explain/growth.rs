@@ -162,7 +162,7 @@ fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> String {
         false => "Memory",
     };
     format!(
-        "{beside} grew by {} in {seconds:.0} s ({}/s){named}. Whether that goes on two looks do not show: \
+        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Whether that goes on two looks do not show: \
          `fragscope explain --pid PID --growth 30s` does.",
         rate(growing.unclear),
         rate(growing.unclear / seconds)
@@ -267,7 +267,8 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     // What does not become more blocks becomes larger.
     let is_more = |of: &&NativeGrowth| {
         let is_freed = growing.unowned > 0.0 && of.allocator == Allocator::Pymalloc;
-        of.rate.blocks * growth.seconds() >= 1.0 && !is_freed
+        // One more is a block that moved to a larger class.
+        of.rate.blocks * growth.seconds() >= 2.0 && of.rate.bytes >= least && !is_freed
     };
     if is_native && let Some(of) = growth.native.iter().find(is_more) {
         return format!(
@@ -325,7 +326,8 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         return format!("{} becomes larger by {a_second} a second", titled(holder));
     }
     if is_native {
-        return "native blocks that no Python object owns".to_owned();
+        return "native blocks that no Python object owns, in no one class of sizes, or fewer that become larger"
+            .to_owned();
     }
     let names = census.holders.len();
     let more = more.filter(|of| of.rate.bytes >= least);
@@ -552,7 +554,7 @@ mod tests {
         );
         assert_eq!(
             said(0, [18, 2, 0], None, [57, 40, 0]),
-            "Memory grew by 39.0 MiB in 10 s (3.9 MiB/s): shared memory took 38.0 MiB of it. Whether that goes on two \
+            "Memory grew by 39.0 MiB in 10.0 s (3.9 MiB/s): shared memory took 38.0 MiB of it. Whether that goes on two \
              looks do not show: `fragscope explain --pid PID --growth 30s` does."
         );
         let once = said(0, [18, 2, 0], Some(57), [57, 40, 0]);

@@ -33,14 +33,22 @@ fn about_copies(report: &FragReport) -> Option<String> {
     let most = bytes(copied);
     is_notable(report, copied).then(|| match by_collector {
         Some(_) => format!(
-            "Up to {most} are copies of the parent's pages that its garbage collector has made: gc.freeze() before \
-             the fork keeps these shared."
+            "Up to {most} are copies of the parent's pages that the garbage collector has made, or reference counts that \
+             changed: gc.freeze() before the fork keeps at most these shared."
         ),
         None => format!("Up to {most} are copies of the parent's pages, made by writes since the fork."),
     })
 }
 
 fn of_findings(report: &FragReport) -> String {
+    let (swap, resident) = (report.kernel.swap_bytes, report.kernel.rss_bytes);
+    if swap > resident && report.is_heap_in_swap() {
+        return format!(
+            "{} are in swap, beside {} resident: most of the heap lies there, unread.",
+            bytes(swap),
+            bytes(resident)
+        );
+    }
     let Some(first) = report.findings.first() else {
         let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
         let name = report.kernel.name();

@@ -138,6 +138,11 @@ fn the_bound_counts_what_lies_in_swap() {
         said.contains("10.0 MiB are in swap. How much of that is fragmentation is not known: up to 10.0 MiB may be"),
         "{said}"
     );
+    // That what is left is not the heap's is not what is wrong with it.
+    unread.kernel.rss_bytes = 1 << 20;
+    let beside =
+        "10.0 MiB are in swap, beside 1.0 MiB resident: most of the heap lies there, unread.";
+    assert_eq!(FragReport::from_sample(&unread).verdict, beside);
     let none = report.packing.expect("a bound");
     assert_eq!((none.present_bytes, none.packed_bytes), (0, 0));
     assert_eq!(resident, Some(swapped));

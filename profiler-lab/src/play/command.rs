@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{self, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +13,7 @@ use nix::unistd::Pid;
 use profiler_common::program::{CONTROL_VARIABLE, CPUS_VARIABLE, PROGRAM_VARIABLE};
 use profiler_core::allocator::PRELOAD;
 
-use super::confine::PlayerGrants;
+use super::confine::{LOADER, PlayerGrants};
 use super::control::Control;
 use super::guard::PlayGuard;
 use super::players::players;
@@ -70,7 +71,12 @@ pub(super) fn spawn(command: &mut Command) -> Result<(process::Child, Arc<PlayGu
     }
     players.adopt().map_err(PlayError::Start)?;
     let guard = PlayGuard::shared().map_err(PlayError::Start)?;
-    let process = command.spawn().map_err(PlayError::Start)?;
+    let started = command.spawn();
+    let process = started.map_err(|error| match error.kind() {
+        // The file is in memory: it is its interpreter that is missing.
+        io::ErrorKind::NotFound if !Path::new(LOADER).exists() => PlayError::NoLoader(LOADER),
+        _ => PlayError::Start(error),
+    })?;
     players.all.push(Pid::from_raw(process.id() as i32));
     Ok((process, guard))
 }

@@ -138,6 +138,12 @@ pub enum PlayError {
     /// It could not be started.
     #[error("the player did not start: {0}")]
     Start(io::Error),
+    /// Nothing can execute it here.
+    #[error(
+        "players need {0} of the GNU C library (Debian's libc6), which is not there: install it, or explain a file that \
+             `fragscope snapshot --pid PID -o FILE.fragsnap` writes on a host that has it"
+    )]
+    NoLoader(&'static str),
     /// The allocator was not loaded.
     #[error("{} was not loaded into the player: {}", visible(path.display()), visible(why))]
     NotLoaded {

@@ -36,9 +36,9 @@ const OPEN_FILES: u64 = 64;
 const THREADS: u64 = 4096;
 /// The program interpreter, which the kernel executes with the player.
 #[cfg(target_arch = "x86_64")]
-const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+pub(super) const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 #[cfg(target_arch = "aarch64")]
-const LOADER: &str = "/lib/ld-linux-aarch64.so.1";
+pub(super) const LOADER: &str = "/lib/ld-linux-aarch64.so.1";
 
 /// Capabilities without which root cannot look at, or end, a process of another user
 /// (`include/uapi/linux/capability.h`).
