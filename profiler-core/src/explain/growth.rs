@@ -279,17 +279,6 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
             more_blocks(of.rate.blocks, growth)
         );
     }
-    if growth.unreached.bytes >= growing.live * UNREACHED_SHARE {
-        let what = match &growth.most_unreached {
-            Some(of) => format!(", among them `{}`", of.name),
-            None => String::new(),
-        };
-        return format!(
-            "{} a second more are reached from no name{what}: cycles that the garbage collector has not freed, \
-             or references that native code keeps or has forgotten",
-            rate(growth.unreached.bytes)
-        );
-    }
     let more = growth.types.iter().find(|of| of.rate.blocks >= 1.0);
     // Of one whose table has moved since its walk bytes are missing, but not that it has more of these.
     let is_of_most = |of: &HolderGrowth, holder: &Holder| {
@@ -314,6 +303,18 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
             "{} gains {}: {what}",
             titled(holder),
             gains(of, holder, growth)
+        );
+    }
+    // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
+    if growth.unreached.bytes >= growing.live * UNREACHED_SHARE {
+        let what = match &growth.most_unreached {
+            Some(of) => format!(", among them `{}`", of.name),
+            None => String::new(),
+        };
+        return format!(
+            "{} a second more are reached from no name{what}: cycles that the garbage collector has not freed, \
+             or references that native code keeps or has forgotten",
+            rate(growth.unreached.bytes)
         );
     }
     // One object that becomes larger is no more objects.
