@@ -1,11 +1,9 @@
 //! How a process's memory changed from one walk to a later one: RSS and swap together, so that what comes back from
 //! swap is no growth, and by the classes of the ledger.
 
-use std::cmp::Ordering;
 use std::ops::RangeInclusive;
 
-use crate::report::FragReport;
-use crate::tables::{LedgerClass, LedgerPart};
+use crate::tables::LedgerClass;
 use crate::trend::Point;
 
 /// Memory that changes by less than this between two walks is steady.
@@ -47,45 +45,14 @@ pub struct Half {
 }
 
 impl MemoryGrowth {
-    /// From an earlier report to a later one; `None` of cores, and where no time has passed between them.
-    pub fn between(earlier: &FragReport, later: &FragReport) -> Option<Self> {
-        if later.kernel.is_core || earlier.kernel.is_core {
-            return None;
-        }
-        let gained = |class: LedgerClass| {
-            let held = |report: &FragReport| {
-                let row = report.ledger.iter().find(|row| row.class == class);
-                row.map_or(0.0, |row| {
-                    row.resident_bytes as f64 + row.swapped_bytes as f64
-                })
-            };
-            held(later) - held(earlier)
-        };
-        let is_of_heaps = |class: LedgerClass| {
-            matches!(class.part(), LedgerPart::InUse | LedgerPart::Fragmentation)
-                || class == LedgerClass::AllocatorMetadata
-        };
-        let (heaps, other): (Vec<LedgerClass>, _) = LedgerClass::ALL
-            .iter()
-            .partition(|class| is_of_heaps(**class));
-        let mut classes: Vec<_> = other
-            .into_iter()
-            .map(|class| (class, gained(class)))
-            .collect();
-        classes.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
-        let mut growth = Self::of_counts(&Point::of(earlier), &Point::of(later))?;
-        growth.heap_bytes = (!later.heaps.is_empty()).then(|| heaps.into_iter().map(gained).sum());
-        growth.classes = classes;
-        Some(growth)
-    }
-
     /// From the walk at `from_ns` to that at `to_ns`, by the counts of a session.
     pub fn of_points(points: &[Point], from_ns: u64, to_ns: u64) -> Option<Self> {
         let (from, to) = (at(points, from_ns)?, at(points, to_ns)?);
         Self::of_counts(from, to)
     }
 
-    fn of_counts(earlier: &Point, later: &Point) -> Option<Self> {
+    /// From one count to a later one; `None` where no time has passed between them.
+    pub(crate) fn of_counts(earlier: &Point, later: &Point) -> Option<Self> {
         let elapsed_ns = later.time_ns.checked_sub(earlier.time_ns)?;
         let heap = |point: &Point| Some(point.heap_bytes? as f64);
         (elapsed_ns > 0).then(|| Self {

@@ -162,8 +162,8 @@ fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> String {
         false => "Memory",
     };
     format!(
-        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Whether that goes on two looks do not show: \
-         `fragscope explain --pid PID --growth 30s` does.",
+        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Whether that goes on two looks do not show: a longer \
+         one of `fragscope explain` does.",
         rate(growing.unclear),
         rate(growing.unclear / seconds)
     )
@@ -214,7 +214,7 @@ fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
         (true, ToCome::Objects, Some(_)) => "whose it is is known once its objects are read again",
         (true, _, _) if report.growth.is_some() => "whose it is its objects did not show",
         (true, _, _) => {
-            "whose it is is not known, as its objects were not read twice (`fragscope explain --pid PID` does that)"
+            "whose it is is not known, as its objects were not read twice (`fragscope explain` does that)"
         }
     };
     Some(match grows {
@@ -556,7 +556,7 @@ mod tests {
         assert_eq!(
             said(0, [18, 2, 0], None, [57, 40, 0]),
             "Memory grew by 39.0 MiB in 10.0 s (3.9 MiB/s): shared memory took 38.0 MiB of it. Whether that goes on two \
-             looks do not show: `fragscope explain --pid PID --growth 30s` does."
+             looks do not show: a longer one of `fragscope explain` does."
         );
         let once = said(0, [18, 2, 0], Some(57), [57, 40, 0]);
         assert!(

@@ -64,7 +64,7 @@ impl FragReport {
         let of = |census: &Option<Arc<Census>>| census.as_ref().map(|census| census.taken_at_ns);
         let walks = (of(&self.objects_before), of(&self.objects));
         if walks == (Some(earlier.taken_at_ns), Some(self.taken_at_ns)) {
-            self.memory_growth = MemoryGrowth::between(earlier, &self);
+            self.memory_growth = growing::memory_between(earlier, &self);
             self.conclude();
         }
         self
