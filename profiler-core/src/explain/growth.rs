@@ -213,9 +213,7 @@ fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
         (true, ToCome::Objects, None) => "whose it is is known once its objects were read twice",
         (true, ToCome::Objects, Some(_)) => "whose it is is known once its objects are read again",
         (true, _, _) if report.growth.is_some() => "whose it is its objects did not show",
-        (true, _, _) => {
-            "whose it is is not known, as its objects were not read twice (`fragscope explain` does that)"
-        }
+        (true, _, _) => "whose it is is not known, as its objects were not read twice",
     };
     Some(match grows {
         Grows::InUse => format!("{speed}: memory in use grows; {whose}."),
