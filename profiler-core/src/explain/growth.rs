@@ -17,6 +17,10 @@ use crate::units::{bytes, count, percent};
 const NAMED_SHARE: f64 = 0.2;
 /// Where at least this share of all growth is held by nobody, that is said.
 const UNREACHED_SHARE: f64 = 0.5;
+/// As what nobody holds, if it is at least so many blocks, of at most so many bytes each: an object that is made
+/// anew, larger, is another by the time that objects are read.
+const LEAST_UNREACHED: f64 = 16.0;
+const MOST_OF_ONE: f64 = 16.0 * 1024.0;
 /// Who gains at least this share of the objects of the type that gains most does, too.
 const MAX_ITEMS: f64 = 0.5;
 /// What lies outside of the walked heaps, where only counts of it are known.
@@ -305,15 +309,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     }
     // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
     if growth.unreached.bytes >= growing.live * UNREACHED_SHARE {
-        let what = match &growth.most_unreached {
-            Some(of) => format!(", among them `{}`", of.name),
-            None => String::new(),
-        };
-        return format!(
-            "{} a second more are reached from no name{what}: cycles that the garbage collector has not freed, \
-             or references that native code keeps or has forgotten",
-            rate(growth.unreached.bytes)
-        );
+        return of_nobody(census, growth);
     }
     // One object that becomes larger is no more objects.
     let becomes_larger = |of: &&HolderGrowth| of.bytes >= growing.live * MAX_ITEMS;
@@ -343,6 +339,31 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         ),
         (None, None) => "in no one place".to_owned(),
     }
+}
+
+/// What grows where most of it is of what no root was found for.
+fn of_nobody(census: &Census, growth: &Growth) -> String {
+    let unreached = growth.unreached;
+    let are_many = unreached.blocks * growth.seconds() >= LEAST_UNREACHED
+        && unreached.bytes <= unreached.blocks * MOST_OF_ONE;
+    if !are_many && !census.exact {
+        return "a few large blocks that are made anew, each time larger; those of the walk were gone when objects \
+                were read, so that whose they are is not known"
+            .to_owned();
+    }
+    let what = match &growth.most_unreached {
+        Some(of) => format!(", among them `{}`", of.name),
+        None => String::new(),
+    };
+    let made_anew = match census.exact {
+        true => "",
+        false => ", or objects whose holder was made anew before they were read",
+    };
+    format!(
+        "{} a second more are reached from no name{what}: cycles that the garbage collector has not freed, \
+         references that native code keeps or has forgotten{made_anew}",
+        rate(unreached.bytes)
+    )
 }
 
 /// So many blocks more.
@@ -615,6 +636,27 @@ mod tests {
         let cause = cause(&later, &growth, &Growing::of(&growth, None, false));
         let named = "`app.SESSIONS` (dict) gains 35.0k `app.Session` a second: a leak";
         assert!(cause.starts_with(named), "{cause}");
+    }
+
+    #[test]
+    fn what_nobody_holds_is_cycles_only_where_it_is_many_blocks() {
+        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
+        let mut later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB);
+        earlier.holders.clear();
+        later.holders.clear();
+        let gained = later.live.bytes - earlier.live.bytes;
+        let mut said = |blocks, exact| {
+            later.unreached = Amount {
+                blocks,
+                bytes: gained,
+            };
+            later.exact = exact;
+            let growth = Growth::between(&earlier, &later).expect("time has passed");
+            cause(&later, &growth, &Growing::of(&growth, None, exact))
+        };
+        assert!(said(70_000, false).contains("reached from no name: cycles"));
+        assert!(said(1, false).starts_with("a few large blocks that are made anew"));
+        assert!(said(1, true).contains("reached from no name"));
     }
 
     #[test]
