@@ -17,7 +17,7 @@ use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::eventually;
 use serde_json::Value;
 use support::memory_group::MemoryGroup;
-use support::{command, fragscope, stderr, stdout};
+use support::{command, fragscope, script, stderr, stdout};
 
 /// Waits for a line, and takes all the memory that there is.
 const EATER: &str = "
@@ -28,16 +28,6 @@ while sys.stdin.readline() == 'more\\n':
     while True:
         kept.append(bytes(1000) * 100)
 ";
-
-/// A script of this name that runs.
-fn script(name: &str, program: &str) -> Child {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join(name);
-    fs::write(&path, program).expect("written");
-    let mut command = Command::new("python3");
-    command.arg("-S").arg(&path);
-    Child::run(command).keep(folder)
-}
 
 /// fragscope that goes on, and what it has printed.
 struct Running {
@@ -154,6 +144,14 @@ fn a_worker_that_the_oom_killer_kills_is_explained_from_the_black_box_of_serve()
     assert!(files >= 2, "both are there when serve is not");
 }
 
+/// `attach` without a screen that looks often, and at memory alone.
+fn attach_to(worker: &Child) -> Command {
+    let pid = worker.pid().to_string();
+    let mut attach = command(&["attach", "--headless", "--no-probes", "--interval", "100ms"]);
+    attach.args(["--no-predict", "--no-objects", "--pid", &pid]);
+    attach
+}
+
 #[test]
 fn attach_names_the_oom_killer_in_the_session_and_in_the_black_box() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -162,13 +160,7 @@ fn attach_names_the_oom_killer_in_the_session_and_in_the_black_box() {
     let group = MemoryGroup::new("box_attach", 100 << 20);
     let mut worker = script("box_attached.py", EATER);
     group.take(worker.pid());
-    let mut attach = command(&["attach", "--headless", "--no-probes", "--interval", "100ms"]);
-    attach.args([
-        "--no-predict",
-        "--no-objects",
-        "--pid",
-        &worker.pid().to_string(),
-    ]);
+    let mut attach = attach_to(&worker);
     attach.arg("--black-box").arg(&black_box);
     attach.arg("-o").arg(&session);
     let mut attached = Running::start(attach);
@@ -194,13 +186,7 @@ fn without_a_black_box_a_session_says_what_the_control_group_counts() {
     let group = MemoryGroup::new("box_none", 100 << 20);
     let mut worker = script("box_counted.py", EATER);
     group.take(worker.pid());
-    let mut attach = command(&["attach", "--headless", "--no-probes", "--interval", "100ms"]);
-    attach.args([
-        "--no-predict",
-        "--no-objects",
-        "--pid",
-        &worker.pid().to_string(),
-    ]);
+    let mut attach = attach_to(&worker);
     attach.arg("-o").arg(&session);
     let mut attached = Running::start(attach);
     eventually("a walk", || session.exists().then_some(()));

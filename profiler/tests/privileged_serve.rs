@@ -12,10 +12,11 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use profiler_core::host::{MetricKind, declared};
-use profiler_testing::child::{Child, KillOnDrop};
+use profiler_testing::child::KillOnDrop;
 use profiler_testing::wait::{WAIT_LIMIT, eventually};
 use serde_json::Value;
-use support::{command, fragscope, json, stderr};
+use support::prometheus::ask;
+use support::{command, fragscope, json, script, stderr};
 
 /// A master that forks three children, one of which frees most of what it took.
 const PREFORK: &str = "
@@ -35,16 +36,6 @@ for _ in range(3):
 print(1, flush=True)
 sys.stdin.read()
 ";
-
-/// A script of this name that runs.
-fn script(name: &str, program: &str) -> Child {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join(name);
-    fs::write(&path, program).expect("written");
-    let mut command = Command::new("python3");
-    command.arg("-S").arg(&path);
-    Child::run(command).keep(folder)
-}
 
 struct Serving {
     fragscope: KillOnDrop,
@@ -393,18 +384,6 @@ fn what_dashboard_and_alerts_ask_for_is_served() {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("bound").port()
-}
-
-/// What Prometheus answers to a question of its API.
-fn ask(port: u16, path: &str) -> Option<Value> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(WAIT_LIMIT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    let answer: Value = serde_json::from_str(body).ok()?;
-    (answer["status"] == "success").then(|| answer["data"].clone())
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use profiler_testing::child::KillOnDrop;
 use profiler_testing::wait::{WAIT_LIMIT, eventually};
-use serde_json::Value;
+use support::prometheus::ask;
 use support::{command, fragscope, stderr, stdout};
 
 /// A folder with a certificate for this host, its key, and a config with them and with the user `prom`.
@@ -239,18 +239,6 @@ fn what_is_wrong_with_the_files_is_said_at_the_start() {
     fs::copy(other.path("key.pem"), web.path("other.pem")).expect("copied");
     let said = start(&tls.replace("key.pem", "other.pem"));
     assert!(said.contains("tls_server_config.key_file: "), "{said}");
-}
-
-/// What Prometheus answers to a question of its API.
-fn ask(port: u16, path: &str) -> Option<Value> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(WAIT_LIMIT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    let answer: Value = serde_json::from_str(body).ok()?;
-    (answer["status"] == "success").then(|| answer["data"].clone())
 }
 
 fn prometheus(web: &Web, port: u16) -> (KillOnDrop, u16) {

@@ -4,9 +4,11 @@
 
 pub(crate) mod memory_group;
 pub(crate) mod objects;
+pub(crate) mod prometheus;
 pub(crate) mod record;
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -50,6 +52,16 @@ pub(crate) fn stderr(output: &Output) -> String {
 pub(crate) fn json(output: &Output) -> Value {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
     serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// A script of this name that runs.
+pub(crate) fn script(name: &str, program: &str) -> Child {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(name);
+    fs::write(&path, program).expect("written");
+    let mut command = Command::new("python3");
+    command.arg("-S").arg(&path);
+    Child::run(command).keep(folder)
 }
 
 /// A path as an argument.
