@@ -7,7 +7,7 @@ use super::arena::State;
 use super::extent::{self, Bitmap, Extent, Use};
 use super::tcache::Cached;
 use super::{Notes, confidence};
-use crate::addr::{AddrRange, HEAP_END, PAGE_SIZE};
+use crate::addr::{AddrRange, HEAP_END, PAGE_SIZE, RemoteAddr};
 use crate::allocator::jemalloc_classes::BINS;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::heap::{self, Arena, CrossCheck, ExtentKind, HeapSnapshot};
@@ -206,14 +206,31 @@ impl<'a> Builder<'a> {
         });
     }
 
-    /// Adds the blocks of the arenas' bases, in which their metadata is.
+    /// Adds the blocks of the arenas' bases, in which their metadata is. What an extent of the tree has,
+    /// or a block before, is not theirs: the tree is checked page by page, a base's list is not.
     fn metadata(&mut self) {
-        for (place, state) in self.states.iter().enumerate() {
-            for &block in &state.blocks {
-                let mut spans = SpanList::default();
-                spans.push(block.len(), SpanState::Metadata);
-                self.push(place, block, spans);
+        let mut blocks: Vec<_> = (0..)
+            .zip(self.states)
+            .flat_map(|(place, state)| state.blocks.iter().map(move |&block| (block, place)))
+            .collect();
+        blocks.sort_unstable();
+        let found = self.heap.extents.len();
+        let mut end = RemoteAddr::default();
+        for (block, place) in blocks {
+            let extents = &self.heap.extents[..found];
+            let next = extents.partition_point(|extent| extent.range.end() <= block.start());
+            let in_extent = extents
+                .get(next)
+                .is_some_and(|extent| extent.range.start() < block.end());
+            if in_extent || block.start() < end {
+                let what = "a block of metadata overlaps what is there already";
+                self.notes.defect(block.start().get(), block.len(), what);
+                continue;
             }
+            end = block.end();
+            let mut spans = SpanList::default();
+            spans.push(block.len(), SpanState::Metadata);
+            self.push(place, block, spans);
         }
     }
 
@@ -221,27 +238,19 @@ impl<'a> Builder<'a> {
     /// than its spans.
     fn join(&mut self) {
         self.heap.extents.sort_by_key(|extent| extent.range);
-        let mut joined: Vec<heap::Extent> = Vec::new();
-        for extent in std::mem::take(&mut self.heap.extents) {
-            let Some(last) = joined.last_mut() else {
-                joined.push(extent);
-                continue;
-            };
-            if extent.range.start() < last.range.end() {
-                let what = "an extent overlaps metadata";
-                let addr = extent.range.start().get();
-                self.notes.defect(addr, extent.range.len(), what);
-            } else if extent.range.start() == last.range.end() && extent.arena == last.arena {
-                for span in extent.spans.iter(extent.range.start()) {
-                    last.spans.push(span.range.len(), span.state);
-                }
-                last.range =
-                    AddrRange::new(last.range.start(), extent.range.end()).unwrap_or(last.range);
-            } else {
-                joined.push(extent);
+        self.heap.extents.dedup_by(|extent, last| {
+            if extent.range.start() != last.range.end() || extent.arena != last.arena {
+                return false;
             }
-        }
-        self.heap.extents = joined;
+            let Some(both) = AddrRange::new(last.range.start(), extent.range.end()) else {
+                return false;
+            };
+            for span in extent.spans.iter(extent.range.start()) {
+                last.spans.push(span.range.len(), span.state);
+            }
+            last.range = both;
+            true
+        });
     }
 
     /// Writes the totals beside jemalloc's own.
@@ -319,7 +328,7 @@ fn arena(state: &State, totals: &Totals) -> Arena {
         } else {
             ArenaKind::Arena
         },
-        addr: crate::addr::RemoteAddr::new(state.place.addr),
+        addr: RemoteAddr::new(state.place.addr),
         system_bytes: bounded(state.mapped) + bounded(state.base_mapped),
         live_blocks: totals.live.0,
         live_bytes: totals.live.1,

@@ -7,7 +7,7 @@ use profiler_core::span::SpanState;
 use profiler_testing::heap::assert_verified;
 use profiler_testing::image::HeapImage;
 use profiler_testing::images::jemalloc::{
-    ACTIVE_PAGES, HEAP, META_BYTES, ROOT_ENTRY, library, sound, specimen,
+    ACTIVE_PAGES, HEAP, META, META_BYTES, ROOT_ENTRY, library, sound, specimen,
 };
 
 use crate::damage::assert_survives;
@@ -71,6 +71,17 @@ fn a_count_that_differs_is_reported() {
     assert_eq!(off.len(), 1, "{off:?}");
     assert_eq!(off[0].name, "arena 0 nactive");
     assert_eq!(heap.confidence, Confidence::Low);
+}
+
+#[test]
+fn metadata_that_claims_an_extent_does_not_have_it() {
+    let mut image = sound();
+    image.put(META, HEAP - META + 0x1000);
+    let heap = walk(&image, Some("5.1.0")).expect("a heap");
+    assert_eq!(heap.check(), Vec::<String>::new());
+    let defects: Vec<_> = heap.defects.iter().map(|d| d.what.as_str()).collect();
+    let overlap = "a block of metadata overlaps what is there already";
+    assert_eq!(defects, [overlap]);
 }
 
 #[test]

@@ -12,7 +12,8 @@ const DATA: u64 = 0x7f00_0000_0000;
 const DATA_BYTES: u64 = 0x50000;
 const ROOT: u64 = DATA + 0x1000;
 const ARENAS: u64 = DATA + 0x42000;
-const META: u64 = 0x7f10_0000_0000;
+/// Where the one block of metadata lies.
+pub const META: u64 = 0x7f10_0000_0000;
 /// Bytes of the one block of metadata.
 pub const META_BYTES: u64 = 0x20000;
 const BASE: u64 = META + 0x100;
