@@ -8,6 +8,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::support::record::{Recording, held, record};
+use crate::support::text;
+use crate::{MIB, checkpoints};
 
 /// A program that is worth waiting for, and that ends in this way with this code when it is let.
 const ENDS: &str = "
@@ -73,4 +75,43 @@ fn a_program_that_ends_while_fragscope_stands_still_ends_as_it_would_and_is_reco
             "{held:?}: {said}"
         );
     }
+}
+
+/// Frees all that it has as it ends, and then is busy for a while.
+const TAKES_APART: &str = "
+import sys, time
+kept = [b'x' * 8000 for _ in range(8000)]
+class Last:
+    def __del__(self, kept=kept, clock=time.monotonic, say=sys.stdout):
+        del kept[100:]
+        say.write('freed\\n')
+        say.flush()
+        until = clock() + 4
+        while clock() < until: pass
+last = Last()
+time.sleep(0.5)
+print('ready', flush=True)
+open(sys.argv[1]).read()
+";
+
+#[test]
+fn what_a_program_has_left_when_it_did_not_wait_is_not_called_final() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let gate = folder.path().join("gate");
+    mkfifo(&gate, Mode::S_IRWXU).expect("a FIFO");
+    let mut command = record(&trace, &["python3", "-S", "-c", TAKES_APART, text(&gate)]);
+    let mut recording = Recording::start(&mut command);
+    assert_eq!(recording.command_line(), "ready");
+    recording.signal(Signal::SIGSTOP);
+    drop(OpenOptions::new().write(true).open(&gate).expect("a FIFO"));
+    // It waits for half a second in vain.
+    assert_eq!(recording.command_line(), "freed");
+    recording.signal(Signal::SIGCONT);
+    let (code, said) = recording.end();
+    assert_eq!(code, 0, "{said}");
+    let all = checkpoints(&trace);
+    assert!(all.iter().all(|one| !one.figures.is_final), "{all:?}");
+    let last = all.last().expect("checkpoints");
+    assert!(last.figures.live_bytes < Some(8 * MIB), "{last:?}");
 }

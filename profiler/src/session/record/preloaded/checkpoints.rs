@@ -70,6 +70,15 @@ pub(super) struct Ends {
     pub(super) ago: Duration,
 }
 
+/// A process that waited when it said that it ends.
+struct Waited {
+    pid: u32,
+    thread: u32,
+    /// Whether its thread has written something since: it waited for as long as it may, and takes apart what
+    /// it had.
+    went_on: bool,
+}
+
 /// Processes that end: each waits until it was sampled.
 #[derive(Default)]
 struct Endings {
@@ -77,6 +86,8 @@ struct Endings {
     waiting: VecDeque<(Ends, Instant)>,
     /// The one that is being sampled.
     current: Option<(Ends, Instant)>,
+    /// The one that is being sampled, or was last: of what it had as it ended, unless it went on before.
+    sampled: Option<Waited>,
     /// How long processes waited, but for the first.
     waited: Duration,
     /// Those that wait or waited, by their numbers in the trace, and when they were let go: what they do
@@ -191,7 +202,27 @@ impl Checkpoints {
     pub(super) fn observed_before(&mut self, tail: u64) -> Option<ProcessObservation> {
         let is_due = |one: &mut ProcessObservation| tail >= one.moment();
         let gone = self.gone.pop_front_if(is_due);
-        gone.or_else(|| self.observation.take_if(is_due))
+        gone.or_else(|| {
+            let observation = self.observation.take_if(is_due)?;
+            let waited = self.endings.sampled.take();
+            Some(match waited.is_some_and(|one| one.went_on) {
+                true => observation.of_what_goes_on(),
+                false => observation,
+            })
+        })
+    }
+
+    /// This thread of this process has written an event: it does not wait.
+    pub(super) fn wrote(&mut self, by: u32, thread: u32, ring: &RecordRing) {
+        if let Some(waited) = &mut self.endings.sampled {
+            waited.went_on |= waited.pid == by && waited.thread == thread;
+        }
+        let is_it = |(one, _): &(Ends, Instant)| pid(&one.process) == by && one.thread == thread;
+        // Mostly there is none.
+        let at = self.endings.waiting.iter().position(is_it);
+        if let Some(went_on) = at.and_then(|at| self.endings.waiting.remove(at)) {
+            self.endings.let_go(&went_on, ring);
+        }
     }
 
     /// The same, whatever moment the ring's head gave: nothing is claimed before it.
@@ -225,6 +256,11 @@ impl Checkpoints {
         self.take_gone(ring);
         let ending = self.endings.waiting.pop_front();
         self.endings.current = ending;
+        self.endings.sampled = ending.map(|(ending, _)| Waited {
+            pid: pid(&ending.process),
+            thread: ending.thread,
+            went_on: false,
+        });
         let ending = ending.map(|(ending, _)| (ending.process, CheckpointReason::Final));
         if let Some((process, reason)) = ending.or_else(|| self.waiting.pop_front()) {
             self.requests += 1;

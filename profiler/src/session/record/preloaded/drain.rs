@@ -92,6 +92,8 @@ impl PreloadedRecording {
             self.damaged += 1;
             return Ok(false);
         };
+        self.checkpoints
+            .wrote(event.process, event.thread, &self.ring);
         match sound.kind {
             SourceKind::Start => self.unrecorded.began(event.process, event.time_ns),
             // In the place of one that has ended, maybe.

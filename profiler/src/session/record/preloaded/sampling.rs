@@ -66,6 +66,14 @@ impl ProcessObservation {
         }
     }
 
+    /// The same of a process that was to be sampled as it ended, and did not wait for that.
+    pub(super) fn of_what_goes_on(mut self) -> Self {
+        if let Observed::Sample(_, reason) = &mut self.what {
+            *reason = CheckpointReason::Due;
+        }
+        self
+    }
+
     /// Events up to this number were claimed before.
     pub(super) fn moment(&self) -> u64 {
         self.moment
