@@ -27,7 +27,9 @@ pub(crate) fn unless_filtered<T>(call: impl FnOnce() -> T) -> Option<T> {
     CALLING.fetch_add(1, Ordering::SeqCst);
     // Asked once whoever sets a filter waits for this thread.
     let made = (!IS_FILTERED.load(Ordering::SeqCst)).then(call);
-    CALLING.fetch_sub(1, Ordering::SeqCst);
+    // A signal's handler that forked meanwhile left none counted in its child.
+    let one_less = |calling: u32| calling.checked_sub(1);
+    let _ = CALLING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     made
 }
 

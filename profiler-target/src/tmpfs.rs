@@ -40,8 +40,8 @@ impl Devices {
 
     /// What is mounted is read when a device is met that is not known.
     fn kind(&self, dir: &ProcDir, device: Device) -> Kind {
-        // Those with a major number are disks, and the kernel's own memory (memfd_create, shmget) is nowhere mounted.
-        if device.0 != 0 || device == KERNELS_OWN {
+        // The kernel's own memory (memfd_create, shmget) is nowhere mounted.
+        if device == KERNELS_OWN {
             return Kind::Kernel;
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,11 @@ impl Devices {
             return *kind;
         }
         known.extend(mounts(&dir.text("mountinfo").unwrap_or_default()));
-        *known.entry(device).or_insert(Kind::Others)
+        // A disk's has a major number.
+        *known.entry(device).or_insert(match device.0 {
+            0 => Kind::Others,
+            _ => Kind::Kernel,
+        })
     }
 }
 
@@ -66,7 +70,8 @@ fn mounts(text: &str) -> impl Iterator<Item = (Device, Kind)> {
             "tmpfs" | "devtmpfs" => Kind::Memory,
             "bcachefs" | "btrfs" | "hugetlbfs" | "overlay" | "proc" | "ramfs" | "rootfs"
             | "sysfs" | "ubifs" | "zfs" => Kind::Kernel,
-            // A disk's has a major number.
+            // Served by a process, from a disk (ntfs-3g).
+            "fuseblk" => Kind::Others,
             _ if major != "0" => Kind::Kernel,
             _ => Kind::Others,
         };
@@ -86,6 +91,7 @@ mod tests {
 40 22 0:37 / /srv rw - overlay overlay rw,lowerdir=/a - b
 41 22 0:38 / /far rw - nfs4 host:/a rw
 42 22 0:39 / /ours rw - fuse.sshfs tmpfs rw
+43 22 8:17 / /stick rw - fuseblk /dev/sdb1 rw
 nonsense
 ";
         let found: Vec<_> = mounts(text).collect();
@@ -97,6 +103,7 @@ nonsense
                 ((0, 37), Kind::Kernel),
                 ((0, 38), Kind::Others),
                 ((0, 39), Kind::Others),
+                ((8, 17), Kind::Others),
             ]
         );
     }

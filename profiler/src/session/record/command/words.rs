@@ -35,15 +35,24 @@ pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> S
 /// What AddressSanitizer is to be told, so that it suffers the recorder before it.
 const SUFFERS: &str = "verify_asan_link_order=0";
 
+/// Whether these options of AddressSanitizer (`sanitizer_flag_parser.cpp`) have it suffer that. The last one counts.
+fn suffers(options: &str) -> bool {
+    let (name, _) = SUFFERS.split_once('=').unwrap_or_default();
+    let options = options.split([' ', ',', ':', '\n', '\t', '\r']);
+    let mut values = options.filter_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+    let last = values.next_back();
+    last.is_some_and(|value| matches!(value.trim_matches(['"', '\'']), "0" | "no" | "false"))
+}
+
 /// That this command ends at once as it is started.
 pub(super) fn ends_at_once(command: &[OsString]) -> Option<String> {
     let program = command.first()?;
     let options = std::env::var("ASAN_OPTIONS").unwrap_or_default();
-    let ends = !options.contains(SUFFERS) && wants_to_be_first(program);
+    let ends = !suffers(&options) && wants_to_be_first(program);
     ends.then(|| {
         format!(
-            "{} is built with AddressSanitizer, which ends a program where anything is loaded before it, as the recorder \
-             is. It is recorded with ASAN_OPTIONS={SUFFERS} in its environment",
+            "{} is built with AddressSanitizer, which by default ends a program where anything is loaded before \
+             it, as the recorder is. It is recorded with ASAN_OPTIONS={SUFFERS} in its environment",
             visible(program.to_string_lossy())
         )
     })
@@ -66,5 +75,30 @@ pub(super) fn how(status: ExitStatus) -> String {
         (Some(code), _) => format!("ended with exit code {code}"),
         (_, Some(signal)) => format!("was ended by signal {signal}"),
         _ => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_sanitizer_are_read_as_it_reads_them() {
+        for options in [
+            SUFFERS,
+            "verify_asan_link_order=no",
+            "detect_leaks=0 verify_asan_link_order=false",
+            "verify_asan_link_order=1,verify_asan_link_order='0'",
+        ] {
+            assert!(suffers(options), "{options}");
+        }
+        for options in [
+            "",
+            "detect_leaks=0",
+            "verify_asan_link_order=1",
+            "verify_asan_link_order=0:verify_asan_link_order=1",
+        ] {
+            assert!(!suffers(options), "{options}");
+        }
     }
 }
