@@ -55,6 +55,14 @@ pub fn give_way() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
 }
 
+/// When memory runs out, of the host or of a control group that fragscope shares with its target, the kernel ends
+/// fragscope and not the target, though that is larger: the largest score is chosen (`oom_badness`,
+/// mm/oom_kill.c). Processes that are started from now on inherit it.
+pub fn offer_to_oom_killer() {
+    // Raising it is always permitted; where /proc is not writable, sizes decide.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+}
+
 /// Whether fragscope may open next to no other file, by its own limit or the host's.
 pub fn is_short_of_files() -> bool {
     let open = |_| File::open("/dev/null");

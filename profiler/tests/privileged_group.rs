@@ -3,12 +3,14 @@
 mod support;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use profiler_testing::child::Child;
+use profiler_testing::child::{Child, state_of};
 use serde_json::Value;
 use support::memory_group::MemoryGroup;
-use support::{fragscope, json, stderr, stdout};
+use support::record::record;
+use support::{fragscope, json, run, stderr, stdout};
 
 /// Moves into the group, so that all it takes is charged there, and writes a file of so many MiB.
 const WRITER: &str = "
@@ -93,4 +95,43 @@ fn a_group_far_from_its_limit_is_in_the_account_alone() {
     let (text, saved) = explained(&child);
     assert!(!text.contains("that it may have"), "{text}");
     assert_eq!(saved["cgroup"]["max_bytes"].as_u64(), Some(2 << 30));
+}
+
+/// Moves into the group, and keeps 200 MiB of small objects.
+const KEEPER: &str = "
+import os, sys
+open(sys.argv[1], 'w').write(str(os.getpid()))
+kept = [bytes(100) for _ in range(1500000)]
+print(1, flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn where_a_group_has_no_room_for_fragscope_it_is_ended_and_not_the_target() {
+    let group = MemoryGroup::new("crowded", 320 << 20);
+    let mut command = Command::new("python3");
+    command.args(["-S", "-c", KEEPER]).arg(group.entrance());
+    let child = Child::run(command);
+    let resident = group.charged();
+    group.limit(resident + (8 << 20));
+    // As somebody does in the target's container.
+    let script = "echo $$ >\"$0\"; exec \"$@\"";
+    let pid = child.pid().to_string();
+    let explain = ["explain", "--pid", &pid];
+    let mut within = Command::new("sh");
+    within.args(["-c", script]).arg(group.entrance());
+    within.arg(env!("CARGO_BIN_EXE_fragscope")).args(explain);
+    let output = run(&mut within);
+    let said = stderr(&output);
+    assert_eq!(output.status.signal(), Some(9), "it had no room: {said}");
+    assert_ne!(state_of(child.pid()), 'Z', "{said}");
+}
+
+#[test]
+fn what_fragscope_starts_keeps_the_score_that_it_would_have() {
+    let score = "/proc/self/oom_score_adj";
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(&mut record(&folder.path().join("trace"), &["cat", score]));
+    let own = fs::read_to_string(score).expect("a score");
+    assert_eq!(stdout(&output), own, "{}", stderr(&output));
 }

@@ -22,8 +22,9 @@ pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
         // Refused without the privilege, or where the hierarchy does not take it.
         let _ = fs::write(place, "0");
     }
-    // A host that is short of memory must not end it before fragscope; refused without privilege.
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    // Whoever is short of memory must not end it before fragscope. The first is refused without privilege.
+    let score = "/proc/self/oom_score_adj";
+    let _ = fs::write(score, "-1000").or_else(|_| fs::write(score, "0"));
     // No file system is kept busy by it.
     let _ = std::env::set_current_dir("/");
 }

@@ -319,6 +319,15 @@ impl Command {
         }
     }
 
+    /// Whether it starts a program that somebody wants to run.
+    pub(super) fn starts_a_program(&self) -> bool {
+        match self {
+            Self::Record(args) => !args.command.is_empty(),
+            Self::Demo(_) => true,
+            _ => false,
+        }
+    }
+
     /// The files that it reads.
     pub(super) fn inputs(&self) -> Vec<PathBuf> {
         let owned = |files: Vec<&Path>| files.into_iter().map(Path::to_owned).collect();

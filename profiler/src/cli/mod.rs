@@ -50,6 +50,10 @@ pub fn main() -> ExitCode {
     // Before there are threads.
     profiler_target::share_arena_where_addresses_are_short();
     profiler_target::set_file_limit(line.file_limit);
+    // A program that it starts must not inherit it: those do so when they have.
+    if !line.command.starts_a_program() {
+        profiler_target::host::offer_to_oom_killer();
+    }
     // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a
     // handler the signal would end the process without a word. `record` takes a checkpoint on SIGUSR1;
     // sent to another command, it must not end that with the terminal in raw mode. Commands that are
@@ -73,11 +77,7 @@ pub fn main() -> ExitCode {
     // A panic leaves no processes either.
     let ran = catch_unwind(AssertUnwindSafe(|| run_and_report(&line.command)));
     // A session that a signal ended leaves them to us.
-    let was_interrupted = matches!(&ran, Ok(code) if *code == Exit::Interrupted.into());
-    profiler_lab::play::end_players(match was_interrupted {
-        true => FOR_CANCELLED,
-        false => FOR_PLAYERS,
-    });
+    profiler_lab::play::end_players(FOR_PLAYERS);
     for guard in profiler_target::end_forked(FOR_GUARDS) {
         say::line(format_args!(
             "fragscope: process {guard}, which gives back what was done to the target, does not end: \
@@ -107,11 +107,10 @@ fn help(shown: &clap::Error) -> ExitCode {
     code.into()
 }
 
-/// How long players are waited for at the end: they were killed, and need milliseconds, but for those of
-/// the lowest priority on a busy host; one that outlives fragscope is a zombie where nobody reaps.
-const FOR_PLAYERS: Duration = Duration::from_secs(1);
-/// The same after a signal: the memory of those that have gigabytes is torn down when fragscope is gone.
-const FOR_CANCELLED: Duration = Duration::from_millis(500);
+/// How long players are waited for at the end. They were killed, and need milliseconds; half a second was
+/// too little on a host that compiled and wrote to its disk, and for those with gigabytes. One that outlives
+/// fragscope is a zombie where nobody reaps.
+const FOR_PLAYERS: Duration = Duration::from_millis(1500);
 /// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
 /// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);
