@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use profiler_testing::wait::WAIT_LIMIT;
-use support::stderr;
+use support::{stderr, stdout};
 
 /// A process that has begun to run, and that ends or executes another program after so long.
 fn short_lived(how: &str, after: Duration) -> std::process::Child {
@@ -108,4 +108,27 @@ fn the_demo_starts_no_worker_where_there_is_no_screen() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("must be a terminal"), "{said}");
     assert!(!said.contains("starting a Python worker"), "{said}");
+}
+
+#[test]
+fn a_target_that_ends_while_its_growth_is_waited_for_is_explained_as_it_was() {
+    for seconds in [2, 4, 8, 16, 32] {
+        let lives = Duration::from_secs(seconds);
+        let mut target = short_lived("", lives);
+        let pid = target.id().to_string();
+        let explain = ["explain", "--no-predict", "--growth", "60s", "--pid", &pid];
+        let output = support::command(&explain).output().expect("it runs");
+        target.wait().expect("it was started");
+        assert_eq!(output.status.code(), Some(5));
+        assert!(
+            stderr(&output).contains("has exited"),
+            "{}",
+            stderr(&output)
+        );
+        // On a busy host it was gone before it was walked.
+        if stdout(&output).contains("TOP HOLDERS") {
+            return;
+        }
+    }
+    panic!("its walk was lost each time");
 }

@@ -222,8 +222,8 @@ fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
     Some(match grows {
         Grows::InUse => format!("{speed}: memory in use grows; {whose}."),
         Grows::Elsewhere => format!(
-            "{speed}, and what is live in the walked heaps grows by {}/s: free memory, or what lies outside of \
-             these heaps.",
+            "{speed}, of which live blocks of the walked heaps are {}/s: the rest is free memory in these heaps, or \
+             memory outside of them.",
             rate(trend.live_bytes_per_second.unwrap_or(0.0))
         ),
         Grows::NotKnown if report.to_come == ToCome::Nothing => {
@@ -379,7 +379,7 @@ fn more_blocks(a_second: f64, growth: &Growth) -> String {
 }
 
 /// A holder's name and what it is.
-fn titled(holder: &Holder) -> String {
+pub(super) fn titled(holder: &Holder) -> String {
     match &holder.type_name {
         Some(of) => format!("`{}` ({of})", holder.name),
         None => format!("`{}`", holder.name),
@@ -504,7 +504,7 @@ mod tests {
             "{grows}"
         );
         assert!(said(Some(19 * MIB), true).ends_with("read again."));
-        assert!(said(Some(0), false).contains("grows by 0 B/s: free memory"));
+        assert!(said(Some(0), false).contains("are 0 B/s: the rest is free memory"));
         assert!(said(None, false).ends_with("after the next walk."));
         report.to_come = ToCome::Nothing;
         assert!(answer(&report).is_some_and(|said| said.ends_with("one walk does not show.")));

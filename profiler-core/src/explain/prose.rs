@@ -1,5 +1,6 @@
 //! The verdict in a line, and the explanation in words.
 
+use super::growth::titled;
 use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::mechanism::FindingBytes;
 use crate::mechanism::Mechanism;
@@ -18,10 +19,31 @@ pub(super) const UNEXPLAINED_SHARE: f64 = 0.2;
 
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
-    match about_copies(report) {
-        Some(copies) => format!("{} {copies}", of_findings(report)),
-        None => of_findings(report),
-    }
+    let more = [about_keeper(report), about_copies(report)];
+    let more = more.into_iter().flatten();
+    more.fold(of_findings(report), |said, more| format!("{said} {more}"))
+}
+
+/// From this share of fragmentation on, the name whose blocks keep it resident is named.
+const KEPT_SHARE: f64 = 0.25;
+
+/// The name whose objects keep the most free memory resident: no allocator, but the program can let go of it.
+fn about_keeper(report: &FragReport) -> Option<String> {
+    let free = fragmentation(report);
+    let census = report.objects.as_ref()?;
+    let names = census.holders.iter().filter(|holder| holder.is_name);
+    let kept = names.filter_map(|holder| Some((holder, holder.dropped?)));
+    let (holder, dropped) = kept.max_by_key(|(_, dropped)| dropped.unpinned_bytes)?;
+    let unpinned = dropped.unpinned_bytes;
+    let is_worth_it = is_notable(report, unpinned) && unpinned as f64 >= free as f64 * KEPT_SHARE;
+    is_worth_it.then(|| {
+        format!(
+            "{} keeps {} of that free memory resident: freeing it would return {}.",
+            titled(holder),
+            bytes(unpinned),
+            bytes(dropped.live_bytes.saturating_add(unpinned))
+        )
+    })
 }
 
 /// What a forked worker has of its parent's memory only because it was written to.
@@ -60,7 +82,11 @@ fn of_findings(report: &FragReport) -> String {
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
         other => other.cause(),
     };
-    let outlook = outlook(report).map_or_else(String::new, |outlook| format!("; {outlook}"));
+    let outlook = outlook(report).map_or_else(String::new, |outlook| match first.mechanism {
+        // What is played is of malloc's heap, and no remedy of these.
+        Mechanism::SparsePools | Mechanism::PrivateHeap => format!(". As for malloc, {outlook}"),
+        _ => format!("; {outlook}"),
+    });
     // What nothing returns, or cannot be predicted, is still there.
     let returned = first.bytes.filter(|bytes| *bytes > 0);
     let verdict = format!(

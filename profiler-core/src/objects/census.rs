@@ -214,7 +214,7 @@ impl Holder {
         } = self.dropped.filter(|_| self.is_name)?;
         if live == 0 {
             return Some(
-                "Freeing it would return nothing to the system: all its pages hold other blocks too."
+                "Freeing it would return nothing to the system: its pages hold other blocks too, or are not resident."
                     .to_owned(),
             );
         }
@@ -354,6 +354,18 @@ pub enum NoCensus {
     /// What is mapped, or which pages are in memory, could not be read.
     #[error("the target's mappings or pages could not be read: {0}")]
     Unreadable(String),
+    /// There is no room for it beside all else.
+    #[error(
+        "reading them would take {} of memory, and this host or its control group can spare {}",
+        bytes(*needs_bytes),
+        bytes(*spare_bytes)
+    )]
+    NoRoom {
+        /// What it takes, in bytes.
+        needs_bytes: u64,
+        /// What can be allocated without swapping, in bytes.
+        spare_bytes: u64,
+    },
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(super) enum Interpretation {
     Idle,
     /// It gives nothing back: what it needs was decided at the peak (tcmalloc).
     Peak,
-    /// The heap of another allocator does not show what it would have kept: up to what there was.
+    /// The heap of another allocator, or of other settings, does not show what it would have kept: up to what there was.
     UpToPeak,
 }
 
@@ -149,11 +149,13 @@ fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<Heap
     let call = tuning::TRIM.calls;
     trimmed.candidate.step = call.map(|call| call.step("after peaks"));
     trimmed.exact = Some(measured.saturating_sub(heap.trimmable_bytes()));
-    let mut all = vec![
-        tuned(&tuning::MMAP_THRESHOLD),
-        tuned(&tuning::TRIM_THRESHOLD),
-        trimmed,
-    ];
+    let mut early = tuned(&tuning::TRIM_THRESHOLD);
+    // Where the mmap threshold has grown, the first large blocks were mapped, and with this they lie in the heap from
+    // the start: what of that it would have kept the walk does not show.
+    if heap.changed_setting(GlibcSetting::MmapThreshold).is_some() {
+        early.interpretation = Interpretation::UpToPeak;
+    }
+    let mut all = vec![tuned(&tuning::MMAP_THRESHOLD), early, trimmed];
     if heap.arenas().len() > 1 {
         all.extend([tuned(&tuning::TWO_ARENAS), tuned(&tuning::ONE_ARENA)]);
     }

@@ -253,7 +253,10 @@ fn snapshot(
     // Also where an output fails.
     let exit = whole_snapshot(taken.missing_bytes, taken.interrupted, advice);
     taken.saved.map_err(SessionError::from)?;
-    Ok(exit)
+    match taken.not_again {
+        Some(why) => Err(why.into()),
+        None => Ok(exit),
+    }
 }
 
 fn explain(args: &ExplainArgs, advice: &Advice) -> Result<Exit, Failure> {

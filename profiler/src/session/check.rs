@@ -100,7 +100,7 @@ fn observe(
                 time,
                 "RSS was read; to see whether it grows, again",
                 interrupted,
-                || (),
+                || true,
             ) {
                 return Err(SessionError::Interrupted);
             }

@@ -61,17 +61,16 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
 const WAIT_STEP: Duration = Duration::from_millis(50);
 
 /// Waits, with `what` happens after it as progress on stderr, and says whether it was not interrupted. Now and then
-/// it calls `meanwhile`.
+/// it calls `is_worth_it`, which says whether there still is anything to wait for.
 pub(super) fn wait(
     time: Duration,
     what: &str,
     interrupted: &AtomicBool,
-    mut meanwhile: impl FnMut(),
+    mut is_worth_it: impl FnMut() -> bool,
 ) -> bool {
     let (is_watched, until) = (say::is_watched(), Instant::now() + time);
     while let Some(rest) = until.checked_duration_since(Instant::now()) {
-        meanwhile();
-        if interrupted.load(Ordering::Relaxed) {
+        if !is_worth_it() || interrupted.load(Ordering::Relaxed) {
             break;
         }
         if is_watched {

@@ -8,7 +8,6 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
-use profiler_core::units::bytes;
 use profiler_core::view::ObjectsState;
 use profiler_sampling::Sampler;
 use profiler_target::host;
@@ -21,6 +20,27 @@ const LEAST_PAUSE: Duration = Duration::from_secs(10);
 const THREADS: usize = 4;
 /// Memory that reading takes, in bytes for each live block.
 const BYTES_A_BLOCK: u64 = 48;
+
+fn live_blocks(sample: &Sample) -> u64 {
+    let live = |heap: &HeapSnapshot| heap.total(|arena| arena.live_blocks);
+    sample.heaps.iter().map(live).sum()
+}
+
+/// Whether there is memory to read the objects of a walk, beside all else.
+///
+/// # Errors
+/// [`NoCensus::NoRoom`] when there is not.
+pub(super) fn room_for(sample: &Sample) -> Result<(), NoCensus> {
+    let needs_bytes = live_blocks(sample).saturating_mul(BYTES_A_BLOCK);
+    let spare_bytes = host::available_bytes();
+    match needs_bytes > spare_bytes / 2 {
+        true => Err(NoCensus::NoRoom {
+            needs_bytes,
+            spare_bytes,
+        }),
+        false => Ok(()),
+    }
+}
 
 /// Reads the objects of a session's target, and keeps the last two censuses.
 pub(crate) struct ObjectReader {
@@ -71,18 +91,12 @@ impl ObjectReader {
             return;
         }
         self.is_wanted = false;
-        let live = |heap: &HeapSnapshot| heap.total(|arena| arena.live_blocks);
-        let blocks = sample.heaps.iter().map(live).sum::<u64>();
-        let (needs, spare) = (blocks * BYTES_A_BLOCK, host::available_bytes());
-        if needs > spare / 2 {
-            self.failure = Some(format!(
-                "reading them would take {} of memory, and this host can spare {}",
-                bytes(needs),
-                bytes(spare)
-            ));
+        if let Err(why) = room_for(sample) {
+            self.failure = Some(why.to_string());
             self.not_before = Instant::now() + LEAST_PAUSE;
             return;
         }
+        let blocks = live_blocks(sample);
         let outcome: Arc<Mutex<Option<Result<Census, NoCensus>>>> = Arc::default();
         let (sampler, sample) = (Arc::clone(&self.sampler), sample.clone());
         let put = Arc::clone(&outcome);

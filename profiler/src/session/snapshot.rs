@@ -14,6 +14,7 @@ use profiler_target::TargetState;
 
 use super::SessionError;
 use super::interrupt;
+use super::objects::room_for;
 use super::options::{ReadObjects, SnapshotOptions, Subject};
 use super::outputs::{Outputs, Unwritten};
 use super::predictor::predict_now;
@@ -34,6 +35,8 @@ pub struct SnapshotOutcome {
     pub missing_bytes: u64,
     /// Whether a signal ended what takes long: the wait for growth, or the predictions.
     pub interrupted: bool,
+    /// Why there is no second walk, where one was to follow: the target is gone, most likely.
+    pub not_again: Option<SessionError>,
     /// Whether all outputs were written.
     pub saved: Result<(), Unwritten>,
 }
@@ -52,6 +55,8 @@ struct Reading {
     census: Option<Result<Census, NoCensus>>,
     /// The census before that one.
     before: Option<Arc<Census>>,
+    /// Why there was no second walk.
+    not_again: Option<SessionError>,
 }
 
 /// Walks the subject, and reads its objects as they were asked for.
@@ -68,11 +73,13 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
                 counts: Vec::new(),
                 sample: core.sample,
                 before: None,
+                not_again: None,
             });
         }
     };
     let sampler = Sampler::open(pid)?;
     let (mut before, mut earlier, mut counts) = (None, None, Vec::new());
+    let mut not_again = None;
     let (sample, census) = match options.objects {
         None => (sampler.take(sampling)?, None),
         Some(ReadObjects {
@@ -93,11 +100,17 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
                 counts.push(Point::of(&report));
                 let rest = apart.saturating_sub(began.elapsed());
                 if interrupt::wait(rest, OBJECTS_AGAIN, interrupted, || {
-                    count(&mut counts, &sampler, &report);
+                    count(&mut counts, &sampler, &report)
                 }) {
-                    before = census.ok().map(Arc::new);
-                    (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
-                    earlier = Some(report);
+                    match walk_and_read(&sampler, sampling, in_stop) {
+                        Ok(again) => {
+                            before = census.ok().map(Arc::new);
+                            (sample, census) = again;
+                            earlier = Some(report);
+                        }
+                        // What it had before is all that will be known of it.
+                        Err(why) => not_again = Some(why.into()),
+                    }
                 }
             }
             // That a program is not Python's needs no notice.
@@ -113,6 +126,7 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
         counts,
         census,
         before,
+        not_again,
     })
 }
 
@@ -136,19 +150,24 @@ fn walk_and_read(
     if say::is_watched() {
         say::progress("reading Python's objects");
     }
-    let census = sampler.census(&sample);
+    let census = room_for(&sample).and_then(|()| sampler.census(&sample));
     if say::is_watched() {
         say::clear_progress();
     }
     Ok((sample, census))
 }
 
-/// Adds what the kernel counts now to what it counted since the walk, where that is a while ago.
-fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) {
+/// Adds what the kernel counts now to what it counted since the walk, where that is a while ago. Whether the target
+/// was still there.
+fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) -> bool {
     let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
-    if counts.last().is_none_or(is_due) {
-        counts.extend(counted(sampler, report));
+    if !counts.last().is_none_or(is_due) {
+        return true;
     }
+    let now = counted(sampler, report);
+    let is_there = now.is_some();
+    counts.extend(now);
+    is_there
 }
 
 /// What the kernel counts now, after the walk; `None` of a process that is no more.
@@ -183,6 +202,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         counts,
         census,
         before,
+        not_again,
     } = observed?;
     let mut report = FragReport::from_sample(&sample);
     let mut notices = Vec::new();
@@ -208,6 +228,7 @@ pub fn snapshot(options: &SnapshotOptions) -> Result<SnapshotOutcome, SessionErr
         view,
         missing_bytes,
         interrupted,
+        not_again,
         saved,
     })
 }

@@ -210,8 +210,8 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
                 Step::Practice("max-requests"),
             ],
             // PYTHONMALLOC=malloc took more on some programs: it is no remedy.
-            sentences: "Preloading an allocator does not change pymalloc. New objects reuse the room; to \
-                return it, end the process (Celery: {0}, gunicorn: {1}).",
+            sentences: "Preloading an allocator does not change pymalloc. New objects reuse the room; it \
+                is returned when the objects that lie among it are freed, or the process ends (Celery: {0}, gunicorn: {1}).",
         },
     },
     RemedyRow {

@@ -47,8 +47,12 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
 }
 
 /// What the remedy of a finding most likely returns: what is known, or the middle of what was predicted; where nothing
-/// was, all that it takes or nothing.
+/// was, all that it takes or nothing. What only the end of the process returns, as no allocator pins less, is ranked by
+/// all that it takes, as Python's own pools are.
 fn likely_returned(finding: &Finding) -> u64 {
+    if finding.mechanism == Mechanism::PinnedPages && finding.bytes == Some(0) {
+        return finding.held_bytes;
+    }
     let known = finding.bytes.filter(|_| !finding.is_assumed());
     let whole = |key| {
         let mut evidence = finding.evidence.iter();
