@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::activity::Activity;
+use crate::activity::{Activity, ProbeCost};
 use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
 use crate::report::{FragReport, ToCome};
 use crate::sites::Sites;
 pub use crate::trend::Point;
 use crate::trend::Trend;
-use crate::units::{bytes, count};
+use crate::units::bytes;
 use crate::worth;
 
 impl Point {
@@ -39,6 +39,10 @@ pub struct WhatIf {
     pub gone_share: Option<f64>,
     /// Bytes allocated since the stream began.
     pub allocated_bytes: u64,
+    /// What the probes cost that record the stream; `None` until that is known.
+    pub cost: Option<ProbeCost>,
+    /// Why the recording ended before the session and its target did.
+    pub ended: Option<String>,
 }
 
 /// One shadow: a process that has all the blocks that the worker has, from another allocator.
@@ -94,9 +98,6 @@ impl WhatIf {
                 "{percent:.0} % of what was live at attaching has been freed"
             ));
         }
-        if self.events_lost > 0 {
-            all.push(format!("{} events lost", count(self.events_lost)));
-        }
         all
     }
 }
@@ -108,13 +109,25 @@ impl WhatIf {
         all.all(|shadow| shadow.ended.is_some() && shadow.resident_bytes.is_none())
     }
 
-    /// What has gone wrong with the shadows, a sentence each.
-    pub fn troubles(&self) -> Vec<String> {
+    /// What the probes cost while they record.
+    pub fn cost(&self) -> Option<ProbeCost> {
+        self.cost.filter(|_| self.ended.is_none())
+    }
+
+    /// The shadows that have ended, a sentence each.
+    pub fn ended_shadows(&self) -> Vec<String> {
         let ended = |shadow: &Shadow| {
             let why = shadow.ended.as_ref()?;
             Some(format!("the shadow {} has ended: {why}", shadow.name))
         };
         self.shadows.iter().filter_map(ended).collect()
+    }
+
+    /// What has gone wrong with the recording and the shadows, a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let all = self.ended.iter();
+        let all = all.map(|why| format!("the comparison with other allocators has ended: {why}"));
+        all.chain(self.ended_shadows()).collect()
     }
 }
 
@@ -168,16 +181,59 @@ pub enum ObjectsState {
     Failed(String),
 }
 
+/// What is known of the target's calls, and from what.
+#[derive(Copy, Clone, Debug)]
+pub enum ActivitySource<'a> {
+    /// Nothing, and no probes were requested.
+    NotRequested,
+    /// Nothing yet, or not at all: the notices say which.
+    NoProbes,
+    /// Probes that sample, in windows within a budget.
+    Sampled(&'a Activity),
+    /// Probes that record every call for the shadows of `--what-if`, and are armed all the time.
+    Recorded(&'a WhatIf),
+}
+
+impl ActivitySource<'_> {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotRequested => "not_requested",
+            Self::NoProbes => "no_probes",
+            Self::Sampled(_) => "sampled",
+            Self::Recorded(_) => "recorded",
+        }
+    }
+
+    /// Why there are no more calls, where the probes have ended before they were taken off.
+    pub fn ended(&self) -> Option<&str> {
+        match self {
+            Self::NotRequested | Self::NoProbes => None,
+            Self::Sampled(activity) => activity.ended.as_deref(),
+            Self::Recorded(what_if) => what_if.ended.as_deref(),
+        }
+    }
+
+    /// What the probes cost while there are any, where that is known.
+    pub fn cost(&self) -> Option<ProbeCost> {
+        match self {
+            Self::NotRequested | Self::NoProbes => None,
+            Self::Sampled(activity) => Some(activity.cost).filter(|_| activity.ended.is_none()),
+            Self::Recorded(what_if) => what_if.cost(),
+        }
+    }
+}
+
 /// Everything that is shown or exported at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The last walk's report.
     pub report: Arc<FragReport>,
-    /// What the probes saw; `None` without probes.
+    /// What probes that sample saw; `None` without such: [`View::activity_source`] says why.
     pub activity: Option<Arc<Activity>>,
-    /// Where the allocations come from that the probes saw; `None` without probes.
+    /// Where the allocations come from that probes that sample saw; `None` without such.
     pub sites: Option<Arc<Sites>>,
-    /// Whether probes were requested, so that their absence is worth a word.
+    /// Whether probes that sample were requested, so that their absence is worth a word.
     pub probes_wanted: bool,
     /// Why there are no probes or no walks, and other things the user must know, one a line.
     pub notices: Vec<String>,
@@ -228,9 +284,23 @@ impl View {
         self
     }
 
+    /// From what there is to know of the target's calls.
+    pub fn activity_source(&self) -> ActivitySource<'_> {
+        match (&self.activity, &self.what_if, self.probes_wanted) {
+            (Some(activity), _, _) => ActivitySource::Sampled(activity),
+            (None, Some(what_if), _) => ActivitySource::Recorded(what_if),
+            (None, None, true) => ActivitySource::NoProbes,
+            (None, None, false) => ActivitySource::NotRequested,
+        }
+    }
+
     /// Events lost since attaching, by the newest account.
     pub fn events_lost(&self) -> u64 {
-        let seen = self.activity.as_ref().map_or(0, |seen| seen.events_lost);
+        let seen = match self.activity_source() {
+            ActivitySource::NotRequested | ActivitySource::NoProbes => 0,
+            ActivitySource::Sampled(activity) => activity.events_lost,
+            ActivitySource::Recorded(what_if) => what_if.events_lost,
+        };
         self.report.completeness.events_lost.max(seen)
     }
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use procfs::{Current, Meminfo};
+use profiler_core::activity::ProbeCost;
 use profiler_core::allocator::Environment;
 use profiler_core::view::{Shadow, WhatIf};
 use profiler_trace::limits::Meter;
@@ -33,6 +34,11 @@ impl SharedWhatIf {
     /// A copy of all of it.
     pub fn get(&self) -> WhatIf {
         self.lock().clone()
+    }
+
+    /// What the probes cost that record for the shadows.
+    pub fn set_cost(&self, cost: ProbeCost) {
+        self.lock().cost = Some(cost);
     }
 
     fn lock(&self) -> MutexGuard<'_, WhatIf> {

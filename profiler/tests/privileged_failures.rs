@@ -89,6 +89,11 @@ fn a_player_that_is_killed_is_reported_while_the_other_goes_on() {
         shadows.len() == 2 && shadows.iter().all(|one| one["resident_bytes"].is_u64())
     });
     assert!(!has_gap(&line, "shadow-ended"), "{line}");
+    // What is recorded for the shadows costs something, and is no activity that is missing.
+    assert_eq!(line["activity_source"], "recorded", "{line}");
+    assert!(!has_gap(&line, "no-probes"), "{line}");
+    let line = attached.line(|line| line["what_if"]["cost"]["hits"].as_u64() > Some(0));
+    assert!(line["what_if"]["cost"]["share"].is_f64(), "{line}");
     kill(attached.child("fragscope-player"), Signal::SIGKILL).expect("ours");
     let line = attached.line(|line| has_gap(line, "shadow-ended"));
     let shadows = shadows(&line).expect("two");
@@ -101,7 +106,12 @@ fn a_player_that_is_killed_is_reported_while_the_other_goes_on() {
     assert!(notices(&line).contains("has ended: "), "{line}");
     // Without any the recording ends, and what it has to report is there.
     kill(attached.child("fragscope-player"), Signal::SIGKILL).expect("ours");
-    attached.line(|line| notices(line).contains("what if: the probes took "));
+    let line = attached.line(|line| notices(line).contains("what if: the probes took "));
+    let line = match has_gap(&line, "probes-ended") {
+        true => line,
+        false => attached.line(|line| has_gap(line, "probes-ended")),
+    };
+    assert_eq!(line["what_if"]["ended"], "no shadow is left", "{line}");
 }
 
 #[test]

@@ -241,7 +241,9 @@ fields!(WhatIf {
     events_lost
 } later {
     gone_share,
-    allocated_bytes
+    allocated_bytes,
+    cost,
+    ended
 });
 fields!(Shadow {
     name,

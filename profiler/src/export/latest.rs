@@ -5,7 +5,7 @@ use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::columns::Column;
 use profiler_core::metrics::MetricId;
 use profiler_core::units::{Unit, time_of_day};
-use profiler_core::view::{Point, View};
+use profiler_core::view::{ActivitySource, Point, View};
 
 use super::names::{gaps, latest};
 
@@ -115,8 +115,7 @@ impl<'a> Latest<'a> {
     );
     const PROBE_COST: Column<Self> =
         Column::<Self>::fraction("probe_share", ProbeCost::SHARE.unit, |of| {
-            let activity = of.activity()?;
-            activity.while_probed(activity.cost.share)
+            Some(of.view.activity_source().cost()?.share)
         })
         .titled(
             "cost",
@@ -124,8 +123,12 @@ impl<'a> Latest<'a> {
             "share of one core that the probes took from the target in the last interval",
         );
     const EVENTS_LOST: Column<Self> =
-        Column::<Self>::maybe(View::EVENTS_LOST.key, View::EVENTS_LOST.unit, |of| {
-            of.activity().map(|_| of.view.events_lost())
+        Column::<Self>::maybe(View::EVENTS_LOST.key, View::EVENTS_LOST.unit, |of| match of
+            .view
+            .activity_source()
+        {
+            ActivitySource::NotRequested | ActivitySource::NoProbes => None,
+            ActivitySource::Sampled(_) | ActivitySource::Recorded(_) => Some(of.view.events_lost()),
         })
         .titled(
             View::EVENTS_LOST.title,

@@ -3,7 +3,7 @@
 use profiler_core::completeness::{Confidence, StandStill};
 use profiler_core::text::visible;
 pub(super) use profiler_core::units::milliseconds;
-use profiler_core::view::{Point, View};
+use profiler_core::view::{ActivitySource, Point, View};
 
 pub(super) use crate::timestamp::rfc3339;
 
@@ -112,24 +112,21 @@ pub(super) static GAPS: [Gap; 12] = [
         "no-probes",
         "no-probes",
         "probes were requested, and there are none",
-        |view| view.probes_wanted && view.activity.is_none(),
+        |view| matches!(view.activity_source(), ActivitySource::NoProbes),
     ),
     gap(
         "probes-ended",
         "probes-ended",
         "the probes ended before the session",
-        |view| {
-            let activity = view.activity.as_deref();
-            view.ended.is_none() && activity.is_some_and(|activity| activity.ended.is_some())
-        },
+        |view| view.ended.is_none() && view.activity_source().ended().is_some(),
     ),
     gap(
         "shadow-ended",
         "shadow-ended",
         "a replay of --what-if ended",
         |view| {
-            let what_if = view.what_if.as_ref();
-            what_if.is_some_and(|what_if| !what_if.troubles().is_empty())
+            let mut shadows = view.what_if.iter().flat_map(|what_if| &what_if.shadows);
+            shadows.any(|shadow| shadow.ended.is_some())
         },
     ),
 ];

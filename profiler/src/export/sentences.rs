@@ -9,7 +9,7 @@ use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::sites::{AGES, Frame, GrowthSampling, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{age, bytes, count, nanoseconds};
-use profiler_core::view::View;
+use profiler_core::view::{View, WhatIf};
 
 /// Types named of what was copied since a fork.
 const TOP_COPIED: usize = 5;
@@ -169,6 +169,20 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
     }
     all.extend(file_limit(seen).map(str::to_owned));
     all
+}
+
+/// What the probes do that record the stream for shadows.
+pub(crate) const RECORDING: &str =
+    "the probes record every call (--what-if): no rates, lifetimes or call sites";
+
+/// The same, and what they cost.
+pub(crate) fn of_recording(what_if: &WhatIf) -> String {
+    let now = match (what_if.cost(), &what_if.ended) {
+        (_, Some(why)) => format!("; they have ended: {why}"),
+        (Some(cost), None) => format!("; they take {:.1} % of one core", cost.share * 100.0),
+        (None, None) => String::new(),
+    };
+    format!("{}{now}", RECORDING)
 }
 
 /// What reads more of mapped files; `None` where no limit on their bytes was met.

@@ -3,6 +3,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use profiler_core::activity::ProbeCost;
 use profiler_core::completeness::{EndedEarly, Released, StandStill};
 use profiler_core::report::LedgerClass;
 use profiler_core::view::{Shadow, WhatIf};
@@ -49,7 +50,7 @@ const PROMISED: &str = "schema taken_at host target.pid target.comm target.cmdli
     findings[].mechanism findings[].claim findings[].bytes findings[].evidence findings[].remedy \
     findings[].confidence completeness.stopped completeness.stop_ms completeness.walk_ms \
     completeness.events_lost completeness.unreadable_bytes completeness.layout_confidence \
-    completeness.defects activity.untracked_blocks activity.ended what_if";
+    completeness.defects activity.untracked_blocks activity.ended activity_source what_if";
 
 #[test]
 fn json_has_every_promised_key() {
@@ -373,6 +374,59 @@ fn what_has_failed_is_among_the_gaps_of_a_line_and_of_its_json() {
     let shadow = &value["what_if"]["shadows"][0];
     assert_eq!(shadow["ended"], "crashed (SIGKILL)");
     assert_eq!(parsed(&view)["activity"]["untracked_blocks"], 3);
+}
+
+#[test]
+fn probes_that_record_for_what_if_are_neither_none_nor_rates() {
+    let mut view = full();
+    view.ended = None;
+    assert_eq!(parsed(&view)["activity_source"], "sampled");
+    (view.activity, view.sites, view.probes_wanted) = (None, None, false);
+    assert_eq!(parsed(&view)["activity_source"], "not_requested");
+    view.probes_wanted = true;
+    assert_eq!(parsed(&view)["activity_source"], "no_probes");
+    assert!(line(&view).contains("no-probes"));
+
+    view.probes_wanted = false;
+    let cost = ProbeCost {
+        hits: 1000,
+        ns_per_hit: 1700.0,
+        share: 0.125,
+        budget: None,
+    };
+    let mut what_if = WhatIf {
+        events_lost: 12,
+        cost: Some(cost),
+        ..WhatIf::default()
+    };
+    view.what_if = Some(what_if.clone());
+    let value: Value = serde_json::from_str(&ndjson(&view)).expect("JSON");
+    assert_eq!(value["activity_source"], "recorded");
+    assert_eq!(value["activity"], Value::Null);
+    assert_eq!(value["what_if"]["cost"]["share"], 0.125);
+    assert_eq!(value["what_if"]["cost"]["budget_share"], Value::Null);
+    assert_eq!(value["events_lost"], 12);
+    assert_eq!(
+        value["gaps"].as_array().expect("a list").last(),
+        Some(&"lost".into())
+    );
+    let words = line(&view);
+    assert!(words.contains(" 12.5 % "), "{words}");
+    assert!(words.contains(" 12 ") && words.contains("lost"), "{words}");
+    let sentence = "or call sites; they take 12.5 % of one core";
+    let said = |view: &View| text(view).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said(&view).contains(sentence), "{}", text(&view));
+    assert!(html::page(&view).contains(sentence));
+
+    what_if.ended = Some("no shadow is left".into());
+    view.what_if = Some(what_if);
+    let words = line(&view);
+    assert!(
+        words.contains("probes-ended") && !words.contains("12.5 %"),
+        "{words}"
+    );
+    assert!(said(&view).contains("they have ended: no shadow is left"));
+    assert_eq!(parsed(&view)["what_if"]["ended"], "no shadow is left");
 }
 
 #[test]

@@ -11,6 +11,8 @@ use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::{ErrorKind, Target};
 
+use crate::export::sentences;
+
 /// The state of a session's probes.
 pub(crate) enum Probes {
     /// Not wanted.
@@ -154,7 +156,7 @@ impl Probes {
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
             Self::Off => Some("probes are off (--no-probes)".into()),
-            Self::ForWhatIf => Some("the probes feed --what-if: no rates, no lifetimes".into()),
+            Self::ForWhatIf => Some(sentences::RECORDING.into()),
             Self::Starting(_) => Some("probes are being attached".into()),
             Self::On(session) => match session.ended()? {
                 ErrorKind::BreakpointsLeft { .. } => Some(

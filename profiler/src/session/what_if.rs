@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use profiler_core::activity::ProbeCost;
 use profiler_core::text::visible;
 use profiler_core::view::WhatIf;
 use profiler_lab::allocators::PlayableAllocator;
@@ -40,9 +41,9 @@ pub(crate) struct WhatIfSession {
     remarks: Remarks,
     over: Arc<AtomicBool>,
     begun: Receiver<Result<(), RecordError>>,
-    thread: Option<JoinHandle<Result<(), RecordError>>>,
-    /// Why it ended, if not because it was to.
-    failure: Option<String>,
+    thread: Option<JoinHandle<Result<Ending, RecordError>>>,
+    /// Why it ended before the session and its target did.
+    ended: Option<String>,
 }
 
 /// What was reported of the recording that the shadows play.
@@ -100,7 +101,7 @@ impl WhatIfSession {
                 Err(error) => {
                     // Who does not wait for it any more has ended.
                     let _ = report.send(Err(error));
-                    return Ok(());
+                    return Ok(Ending::Done);
                 }
             };
             // As above.
@@ -114,7 +115,7 @@ impl WhatIfSession {
             over,
             begun,
             thread: Some(thread),
-            failure: None,
+            ended: None,
         })
     }
 
@@ -129,13 +130,15 @@ impl WhatIfSession {
 
     /// What there is to show now.
     pub(crate) fn get(&self) -> WhatIf {
-        self.shared.get()
+        WhatIf {
+            ended: self.ended.clone(),
+            ..self.shared.get()
+        }
     }
 
-    /// Why there are no shadows, if that is so, and what was reported of the recording that they play.
+    /// What was reported of the recording that the shadows play.
     pub(crate) fn notices(&self) -> Vec<String> {
-        let failure = self.failure.iter().cloned();
-        failure.chain(self.remarks.all()).collect()
+        self.remarks.all()
     }
 
     /// Takes notice when it has ended by itself.
@@ -155,12 +158,13 @@ impl WhatIfSession {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        self.failure = match thread.join() {
-            Ok(Ok(())) => None,
-            Ok(Err(why)) => Some(format!("the comparison with other allocators ended: {why}")),
-            Err(_) => Some(
-                "the comparison with other allocators ended: an internal error (panic)".to_owned(),
-            ),
+        let is_wanted = !self.over.load(Ordering::Relaxed);
+        self.ended = match thread.join() {
+            Ok(Ok(Ending::Done)) => is_wanted.then(|| "no shadow is left".to_owned()),
+            // That the target is gone is said by the session.
+            Ok(Ok(_)) => None,
+            Ok(Err(why)) => Some(why.to_string()),
+            Err(_) => Some("an internal error (panic)".to_owned()),
         };
     }
 }
@@ -182,15 +186,23 @@ fn begin(
     let target = Target::open(pid)?;
     let plan = ProbePlan::for_recording(sampler.target())?;
     let recording = ProbedRecording::begin(sampler, &plan, sampling, |description| {
-        let shadows = Shadows::start(description.clone(), allocators, memory_limit, shared)?;
-        Ok(ToShadows { shadows, remarks })
+        let of_shadows = shared.clone();
+        let shadows = Shadows::start(description.clone(), allocators, memory_limit, of_shadows)?;
+        Ok(ToShadows {
+            shadows,
+            shared,
+            remarks,
+        })
     });
     let mut recording = recording.map_err(|error| unless_gone(&target, error))?;
     recording.checkpoint_at_least_every(CHECKPOINT_INTERVAL);
     Ok(recording)
 }
 
-fn follow(mut recording: ProbedRecording<ToShadows>, over: &AtomicBool) -> Result<(), RecordError> {
+fn follow(
+    mut recording: ProbedRecording<ToShadows>,
+    over: &AtomicBool,
+) -> Result<Ending, RecordError> {
     let ending = loop {
         std::thread::sleep(DRAIN_INTERVAL);
         recording.record_events()?;
@@ -202,12 +214,14 @@ fn follow(mut recording: ProbedRecording<ToShadows>, over: &AtomicBool) -> Resul
             break Ending::Done;
         }
     };
-    recording.finish(&ending)
+    recording.finish(&ending)?;
+    Ok(ending)
 }
 
 /// Passes a recording on to the shadows.
 struct ToShadows {
     shadows: Shadows,
+    shared: SharedWhatIf,
     remarks: Remarks,
 }
 
@@ -247,6 +261,10 @@ impl Output for ToShadows {
 
     /// There is no progress line.
     fn set_progress_note(&mut self, _note: String) {}
+
+    fn set_cost(&mut self, cost: ProbeCost) {
+        self.shared.set_cost(cost);
+    }
 
     fn say(&mut self, what: &str) {
         self.remarks.push(what);

@@ -3,7 +3,7 @@
 use profiler_core::completeness::{Confidence, Released, StandStill};
 use profiler_core::sample::PythonMalloc;
 use profiler_core::units::{bytes, count, nanoseconds};
-use profiler_core::view::View;
+use profiler_core::view::{ActivitySource, View};
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Tab};
@@ -108,10 +108,22 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         1 => pieces.push(Span::styled("1 defect", theme.warn())),
         more => pieces.push(Span::styled(format!("{more} defects"), theme.warn())),
     }
-    let Some(activity) = &view.activity else {
-        pieces.push(Span::styled("no probes", theme.quiet()));
-        return pieces;
+    pieces.extend(probes(app, view));
+    pieces
+}
+
+/// What the probes do, and what they cost.
+fn probes(app: &App, view: &View) -> Vec<Span<'static>> {
+    let theme = app.theme;
+    let source = view.activity_source();
+    let every_call = match source {
+        ActivitySource::NotRequested | ActivitySource::NoProbes => {
+            return vec![Span::styled("no probes", theme.quiet())];
+        }
+        ActivitySource::Sampled(_) => false,
+        ActivitySource::Recorded(_) => true,
     };
+    let mut pieces = Vec::new();
     match view.events_lost() {
         0 => {}
         1 => pieces.push(Span::styled("1 event lost", theme.warn())),
@@ -120,12 +132,23 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
             pieces.push(Span::styled(lost, theme.warn()));
         }
     }
-    let allowed = activity.cost.budget.map_or_else(
-        || "no limit".to_owned(),
-        |share| format!("max {} %", short(share * 100.0)),
-    );
-    let spent = activity.cost.share * 100.0;
-    pieces.push(Span::raw(format!("probe cost {spent:.1} % ({allowed})")));
+    let ended = source.ended();
+    let text = match source.cost() {
+        _ if ended.is_some() => "probes ended".to_owned(),
+        Some(cost) => {
+            let allowed = match cost.budget {
+                _ if every_call => "every call".to_owned(),
+                None => "no limit".to_owned(),
+                Some(share) => format!("max {} %", short(share * 100.0)),
+            };
+            format!("probe cost {:.1} % ({allowed})", cost.share * 100.0)
+        }
+        None => "probes on every call".to_owned(),
+    };
+    pieces.push(match ended {
+        None => Span::raw(text),
+        Some(_) => Span::styled(text, theme.warn()),
+    });
     pieces
 }
 

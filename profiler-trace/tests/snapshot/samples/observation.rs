@@ -103,6 +103,17 @@ fn moment() -> impl Strategy<Value = Moment> {
     })
 }
 
+fn cost() -> impl Strategy<Value = ProbeCost> {
+    (COUNT, 0.0..9e3, 0.0..1.0, option::of(0.0..1.0)).prop_map(
+        |(hits, ns_per_hit, share, budget)| ProbeCost {
+            hits,
+            ns_per_hit,
+            share,
+            budget,
+        },
+    )
+}
+
 fn what_if() -> impl Strategy<Value = WhatIf> {
     let shadow = (
         text(),
@@ -128,14 +139,20 @@ fn what_if() -> impl Strategy<Value = WhatIf> {
         COUNT,
         share(),
         COUNT,
+        option::of(cost()),
+        option::of(text()),
     )
         .prop_map(
-            |(shadows, turned_over, events_lost, gone_share, allocated_bytes)| WhatIf {
-                allocated_bytes,
-                shadows,
-                turned_over,
-                events_lost,
-                gone_share,
+            |(shadows, turned_over, events_lost, gone_share, allocated_bytes, cost, ended)| {
+                WhatIf {
+                    allocated_bytes,
+                    cost,
+                    ended,
+                    shadows,
+                    turned_over,
+                    events_lost,
+                    gone_share,
+                }
             },
         )
 }

@@ -5,7 +5,7 @@ use profiler_core::prediction::{Effect, Needs, Predictions};
 use profiler_core::report::{FragReport, LedgerPart, LedgerRow};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
-use profiler_core::view::View;
+use profiler_core::view::{ActivitySource, View};
 
 use super::Section;
 use super::table::{Row, heading, share, table};
@@ -232,7 +232,17 @@ fn not_played(predictions: &Predictions) -> Vec<String> {
 
 /// What the probes saw.
 pub(super) fn activity(view: &View) -> Option<Section> {
-    let activity = view.activity.as_ref()?;
+    let activity = match view.activity_source() {
+        ActivitySource::NotRequested | ActivitySource::NoProbes => return None,
+        ActivitySource::Recorded(what_if) => {
+            return Some(Section {
+                id: "activity",
+                title: "Allocations",
+                body: html! { p { (visible(&sentences::of_recording(what_if))) } },
+            });
+        }
+        ActivitySource::Sampled(activity) => activity,
+    };
     let most = activity.classes.iter().map(|class| class.alloc_bytes).max();
     let most = most.unwrap_or(0);
     let mut classes: Vec<_> = activity.classes.iter().collect();

@@ -27,6 +27,7 @@ pub(super) struct Interval<'a> {
     #[serde(flatten)]
     predicted: Predicted<'a>,
     activity: Option<Rates<'a>>,
+    activity_source: &'static str,
     what_if: Option<WhatIfRow<'a>>,
     #[serde(flatten)]
     events_lost: Record<'a, u64, View>,
@@ -67,6 +68,7 @@ impl<'a> Interval<'a> {
                 untracked_blocks: activity.untracked_blocks,
                 ended: activity.ended.as_deref(),
             }),
+            activity_source: view.activity_source().name(),
             what_if: view.what_if.as_ref().map(WhatIfRow::of),
             events_lost: Record::figures(&[View::EVENTS_LOST], view),
             gaps: gaps(view).map(|gap| gap.key).collect(),

@@ -1,7 +1,10 @@
 //! What shadows came to, as part of a snapshot and of an interval.
 
+use profiler_core::activity::ProbeCost;
 use profiler_core::view::{Shadow, WhatIf};
 use serde::Serialize;
+
+use super::Record;
 
 #[derive(Serialize)]
 pub(super) struct WhatIfRow<'a> {
@@ -10,6 +13,8 @@ pub(super) struct WhatIfRow<'a> {
     allocated_bytes: u64,
     events_lost: u64,
     shadows: Vec<ShadowRow<'a>>,
+    cost: Option<Record<'a, u64, ProbeCost>>,
+    ended: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -36,6 +41,11 @@ impl<'a> WhatIfRow<'a> {
             allocated_bytes: what_if.allocated_bytes,
             events_lost: what_if.events_lost,
             shadows: what_if.shadows.iter().map(row).collect(),
+            cost: what_if
+                .cost
+                .as_ref()
+                .map(|cost| Record::figures(&ProbeCost::COLUMNS, cost)),
+            ended: what_if.ended.as_deref(),
         }
     }
 }

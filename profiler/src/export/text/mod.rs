@@ -9,7 +9,7 @@ use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
-use profiler_core::view::View;
+use profiler_core::view::{ActivitySource, View};
 
 use super::names::{cut, rfc3339};
 use super::sentences::{self, python};
@@ -356,8 +356,15 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
 }
 
 fn activity(text: &mut Text, view: &View) {
-    let Some(activity) = &view.activity else {
-        return;
+    let activity = match view.activity_source() {
+        ActivitySource::NotRequested | ActivitySource::NoProbes => return,
+        ActivitySource::Recorded(what_if) => {
+            text.title("ACTIVITY");
+            text.paragraph("  ", &sentences::of_recording(what_if));
+            text.blank();
+            return;
+        }
+        ActivitySource::Sampled(activity) => activity,
     };
     text.title("ACTIVITY");
     text.line(&format!(

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod command;
+mod cost;
 pub mod describe;
 mod lock;
 mod output;

@@ -1,5 +1,6 @@
 //! Where a recording goes: into a file, or straight into players.
 
+use profiler_core::activity::ProbeCost;
 use profiler_trace::record::TraceSink;
 
 use super::TraceWriteError;
@@ -14,6 +15,9 @@ pub(crate) trait Output: TraceSink<Error = TraceWriteError> {
 
     /// What else a progress line says from now on.
     fn set_progress_note(&mut self, note: String);
+
+    /// What the probes cost now, where a recording is through probes.
+    fn set_cost(&mut self, _cost: ProbeCost) {}
 
     /// Reports something to the user, once.
     fn say(&mut self, what: &str);

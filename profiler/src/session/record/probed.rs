@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use profiler_common::RawEvent;
 use profiler_core::sample::Sample;
-use profiler_core::units::nanoseconds;
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{EventStream, ProbeError, StreamCost};
 use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule};
@@ -18,6 +17,7 @@ use profiler_trace::record::{
 use profiler_trace::trace::TraceDescription;
 
 use super::checkpoint::{self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, STOP_SHARE};
+use super::cost::{CostSoFar, CostSpans, price};
 use super::describe::{Origin, describe};
 use super::output::Output;
 use super::seed::{self, FreesBeforeWalk};
@@ -50,6 +50,7 @@ pub(crate) struct ProbedRecording<O> {
     longest_interval: Duration,
     next_check: Instant,
     cpu_before: Duration,
+    spans: CostSpans,
     /// What the probes had taken by the first walk: what they gave until then is in the walk, and no event.
     cost_before: StreamCost,
     /// Whether it became another program.
@@ -112,6 +113,7 @@ impl<O: Output> ProbedRecording<O> {
             longest_interval: LONGEST_INTERVAL,
             next_check: began + CHECK_INTERVAL,
             cpu_before,
+            spans: CostSpans::default(),
             cost_before,
             execed: false,
             invalid: 0,
@@ -266,13 +268,14 @@ impl<O: Output> ProbedRecording<O> {
         let cost = self.cost()?;
         let age = self.began.elapsed();
         let share = cost.spent_ns / age.as_nanos().max(1) as f64;
-        let used = self
-            .used_ns()
-            .map(|used| used / age.as_nanos().max(1) as f64);
+        let used_ns = self.used_ns();
+        let used = used_ns.map(|used| used / age.as_nanos().max(1) as f64);
         let note = used.map_or(String::new(), |used| {
             format!("  probes take {:.0} % of a core", share.min(used) * 100.0)
         });
         self.output_mut().set_progress_note(note);
+        let now = self.spans.cost(CostSoFar { age, cost, used_ns });
+        self.output_mut().set_cost(now);
         match budget.filter(|budget| share > *budget && age > BUDGET_APPLIES_AFTER) {
             Some(budget) => {
                 self.output_mut().say(&format!(
@@ -342,43 +345,6 @@ impl<O: Output> ProbedRecording<O> {
     }
 }
 
-/// Of fewer events it is not said what each took: what is not theirs makes the most of it.
-const FEWEST_PRICED: u64 = 1000;
-
-/// What the probes took of the target, in words, by its events, how long it was recorded, and its processor time
-/// meanwhile.
-fn price(events: u64, cost: StreamCost, lasted: Duration, used_ns: Option<f64>) -> String {
-    let StreamCost { hits, spent_ns } = cost;
-    if events < FEWEST_PRICED {
-        let known = match events {
-            0 => "the probes saw no event".to_owned(),
-            _ => format!(
-                "with fewer than {FEWEST_PRICED} events ({events}) it is not known what the probes took of the \
-                 target for each"
-            ),
-        };
-        // A realloc that calls the others within it is hit some times.
-        if hits < FEWEST_PRICED.max(events.saturating_mul(10)) {
-            return known;
-        }
-        let took = nanoseconds(spent_ns as u64);
-        return format!(
-            "{known}; they were hit {hits} times by calls that changed nothing, frees of no block and calls \
-             that failed, which took {took} of the target"
-        );
-    }
-    let each = spent_ns / events as f64;
-    let lasted = lasted.as_nanos().max(1) as f64;
-    let of_a_core = |ns: f64| format!("{:.0} % of a core", ns / lasted * 100.0);
-    let of_its_time = used_ns.map_or(String::new(), |used| {
-        format!("; it used {} in all", of_a_core(used))
-    });
-    format!(
-        "the probes took {each:.0} ns of the target per event, {}{of_its_time}",
-        of_a_core(spent_ns)
-    )
-}
-
 /// What the probes give while a sample is taken: of its attempts, which may be several, it is known only
 /// at the end which one is kept.
 struct Meanwhile<'a> {
@@ -444,40 +410,4 @@ impl<'a> Meanwhile<'a> {
 /// The process's number, as events have it.
 fn source_number(target: &Target) -> u64 {
     u64::from(target.pid().cast_unsigned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{StreamCost, price};
-
-    const SECONDS: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn a_price_per_event_needs_events() {
-        let of = |hits| StreamCost {
-            hits,
-            spent_ns: 1_022_352_264.0,
-        };
-        assert_eq!(
-            price(0, of(12), SECONDS, Some(2e9)),
-            "the probes saw no event"
-        );
-        let said = price(999, of(1998), SECONDS, None);
-        assert!(said.starts_with("with fewer than 1000 events (999)"));
-        assert!(!said.contains("hit"), "{said}");
-        let said = price(0, of(1_000_000), SECONDS, Some(2e9));
-        assert_eq!(
-            said,
-            "the probes saw no event; they were hit 1000000 times by calls that changed nothing, frees of no \
-             block and calls that failed, which took 1.0 s of the target"
-        );
-        let said = price(1_000_000, of(2_000_000), SECONDS, Some(2e9));
-        assert_eq!(
-            said,
-            "the probes took 1022 ns of the target per event, 10 % of a core; it used 20 % of a \
-             core in all"
-        );
-    }
 }

@@ -3,11 +3,12 @@
 use profiler_core::activity::{Activity, ClassActivity, ProbeState};
 use profiler_core::columns::{TextColumn, cells, headings};
 use profiler_core::units::{bytes, count, nanoseconds};
-use profiler_core::view::View;
+use profiler_core::view::{ActivitySource, View};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::wrapped;
+use crate::export::sentences;
 use crate::tui::app::App;
 
 /// Characters of a line's title.
@@ -20,24 +21,36 @@ const GAP: &str = "  ";
 
 /// The screen's lines.
 pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
-    let Some(activity) = &view.activity else {
-        let mut lines = vec![Line::styled(
-            "Allocations are not recorded.",
-            app.theme.title(),
-        )];
-        for notice in &view.notices {
-            lines.extend(wrapped(notice, width, app.theme.warn()));
+    let (title, hint) = match view.activity_source() {
+        ActivitySource::Sampled(activity) => {
+            let mut lines = rates(app, activity);
+            lines.push(Line::default());
+            lines.extend(classes(app, activity));
+            lines.push(Line::default());
+            lines.extend(probes(app, activity, width));
+            return lines;
         }
-        let hint = "`fragscope doctor` lists what probes need and how to fix what is missing. \
-                    Walks and residency work without probes.";
-        lines.extend(wrapped(hint, width, app.theme.quiet()));
-        return lines;
+        ActivitySource::Recorded(what_if) => (
+            "Allocations are recorded for --what-if alone.",
+            sentences::of_recording(what_if),
+        ),
+        ActivitySource::NotRequested => (
+            "Allocations are not recorded.",
+            "No probes were requested. Walks and residency work without.".to_owned(),
+        ),
+        ActivitySource::NoProbes => (
+            "Allocations are not recorded.",
+            "`fragscope doctor` lists what probes need and how to fix what is missing. \
+             Walks and residency work without probes."
+                .to_owned(),
+        ),
     };
-    let mut lines = rates(app, activity);
-    lines.push(Line::default());
-    lines.extend(classes(app, activity));
-    lines.push(Line::default());
-    lines.extend(probes(app, activity, width));
+    let mut lines = vec![Line::styled(title, app.theme.title())];
+    let others = view.notices.iter();
+    for notice in others.filter(|notice| *notice != sentences::RECORDING) {
+        lines.extend(wrapped(notice, width, app.theme.warn()));
+    }
+    lines.extend(wrapped(&hint, width, app.theme.quiet()));
     lines
 }
 

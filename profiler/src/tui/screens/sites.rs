@@ -6,7 +6,7 @@ use crossterm::event::KeyCode;
 use profiler_core::columns::Column;
 use profiler_core::sites::{self, Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{bytes, count, nanoseconds};
-use profiler_core::view::View;
+use profiler_core::view::{ActivitySource, View};
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -265,15 +265,23 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
 /// Why there is nothing to show.
 fn nothing(app: &App, view: &View) -> String {
     let Some(sites) = &view.sites else {
-        return match (app.saved, view.probes_wanted) {
-            (Some(_), _) => "No call sites were saved with this walk: no probes had been attached yet.",
-            (None, false) => {
-                "Call sites come from probes, which this session is without (--no-probes, --what-if)."
+        return match (view.activity_source(), app.saved) {
+            (ActivitySource::Recorded(_), _) => {
+                "Call sites come from probes that sample. With --what-if they record every call, \
+                 without its stack."
             }
-            (None, true) => {
+            (ActivitySource::NotRequested, _) => {
+                "Call sites come from probes, and none were requested."
+            }
+            (ActivitySource::NoProbes, Some(_)) => {
+                "No call sites were saved with this walk: no probes were attached."
+            }
+            (ActivitySource::NoProbes, None) => {
                 "Call sites come from probes, and none are attached. What stands in the way is said \
                  below, and in the help (?)."
             }
+            // Of a session that an older fragscope has saved.
+            (ActivitySource::Sampled(_), _) => "No call sites were saved with this walk.",
         }
         .to_owned();
     };

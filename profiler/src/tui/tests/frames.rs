@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossterm::event::KeyCode;
 
+use profiler_core::activity::ProbeCost;
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::sites::Sites;
 use profiler_core::text::is_harmful;
@@ -13,6 +14,7 @@ use profiler_core::view::{Shadow, View, WhatIf};
 use super::super::app::{App, Message, Tab, update};
 use super::super::theme::Theme;
 use super::{PAGES, app, fixture, frame, saved, text};
+use crate::export::sentences;
 
 /// Compares with the file of this name, or writes it when `UPDATE_GOLDEN` is set.
 pub(in crate::tui) fn golden(name: &str, found: &str) {
@@ -96,12 +98,13 @@ fn where_no_site_was_sampled_the_reason_is_said() {
         let words = text(&frame(&app, 80, 24));
         words.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let off = said(&|view| (view.sites, view.probes_wanted) = (None, false));
-    assert!(
-        off.contains("which this session is without (--no-probes"),
-        "{off}"
-    );
-    let none = said(&|view| view.sites = None);
+    let without = |view: &mut View| (view.activity, view.sites) = (None, None);
+    let off = said(&|view| {
+        without(view);
+        view.probes_wanted = false;
+    });
+    assert!(off.contains("and none were requested"), "{off}");
+    let none = said(&without);
     assert!(
         none.contains("from probes, and none are attached"),
         "{none}"
@@ -158,12 +161,36 @@ fn shadows_stand_beside_the_worker_on_every_screen() {
         events_lost: 12,
         gone_share: Some(0.25),
         allocated_bytes: 5 << 20,
+        cost: Some(ProbeCost {
+            hits: 1 << 20,
+            ns_per_hit: 1700.0,
+            share: 0.123,
+            budget: None,
+        }),
+        ended: None,
     });
+    // The probes record for the shadows, and nothing else.
+    (view.activity, view.sites, view.probes_wanted) = (None, None, false);
+    view.notices = vec![sentences::RECORDING.to_owned()];
     let mut app = app(80, 24);
-    update(&mut app, Message::View(Box::new(view)));
+    update(&mut app, Message::View(Box::new(view.clone())));
     golden("what_if_80x24", &text(&frame(&app, 80, 24)));
     choose(&mut app, Some(Tab::Why));
     assert!(text(&frame(&app, 80, 24)).contains("jemalloc 5.3.1 208.0 MiB (-35 %)"));
+    choose(&mut app, Some(Tab::Activity));
+    golden("what_if_activity_80x24", &text(&frame(&app, 80, 24)));
+    choose(&mut app, Some(Tab::Sites));
+    let sites = text(&frame(&app, 80, 24));
+    assert!(
+        sites.contains("With --what-if they record every call"),
+        "{sites}"
+    );
+    let what_if = view.what_if.as_mut().expect("set above");
+    what_if.ended = Some("no shadow is left".into());
+    update(&mut app, Message::View(Box::new(view)));
+    let ended = text(&frame(&app, 80, 24));
+    assert!(ended.contains("probes ended"), "{ended}");
+    assert!(!ended.contains("probe cost"), "{ended}");
 }
 
 #[test]
