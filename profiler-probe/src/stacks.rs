@@ -39,14 +39,14 @@ impl Stacks {
     pub(super) fn of(target: &Target) -> Self {
         let memory = target.memory();
         let find = || {
-            let version = target.python_version();
+            let version = target.python_version()?;
             let version = version.ok_or("the target runs no Python")?;
             let fs_base = kernel_types::fs_base();
             let fs_base = fs_base.ok_or(
                 "the kernel does not describe its types (no /sys/kernel/btf/vmlinux), so threads \
                  cannot be told apart",
             )?;
-            let stacks = PythonStacks::find(&memory, version, target.python_symbols());
+            let stacks = PythonStacks::find(&memory, version, target.python_symbols()?);
             let stacks = stacks.map_err(|error| error.to_string())?;
             Ok((stacks, fs_base))
         };

@@ -12,7 +12,7 @@ use profiler_core::units::bytes;
 use profiler_target::{CoreError, CoreFile, Process, UnreadFiles};
 
 use super::facts::Facts;
-use super::objects::census;
+use super::objects::{census, unreadable};
 use super::roots::Roots;
 use super::walkers::Input;
 use super::walks;
@@ -49,7 +49,7 @@ impl CoreSample {
     pub fn census(&self) -> Result<Census, NoCensus> {
         let sample = &self.sample;
         let memory = ResidentMemory::new(self.core.memory(), &sample.residency);
-        let python = self.core.python_version();
+        let python = self.core.python_version().map_err(unreadable)?;
         let context = Context {
             python,
             serves: sample.target.python_malloc.unwrap_or_default(),
@@ -90,7 +90,7 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
         ..Completeness::default()
     };
     let memory = ResidentMemory::new(core.memory(), &residency);
-    let (mut facts, roots) = (Facts::of(core, residency.mappings()), Roots::default());
+    let (mut facts, roots) = (Facts::of(core, residency.mappings())?, Roots::default());
     facts.read_python_tables(&memory, &residency, &roots);
     let input = Input {
         memory: &memory,
@@ -100,7 +100,7 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
         threads: core.threads(),
     };
     let heaps = walks::heaps(&input, &mut completeness);
-    let mut target = core.describe();
+    let mut target = core.describe()?;
     target.python_malloc = facts.python_malloc(&heaps);
     completeness.walk_ns = began.elapsed().as_nanos() as u64;
     Ok(Sample {
@@ -152,11 +152,12 @@ fn limits(core: &CoreFile, zero_bytes: u64, unread: Option<UnreadFiles>) -> Vec<
         if more > 0 {
             names = format!("{names} and {more} more");
         }
-        let remedy = if core.libc().is_none() || core.program() == Some(first) {
-            ": name the program's own file, or read the core where the process ran"
-        } else {
-            ""
-        };
+        let remedy =
+            if core.libc().is_ok_and(|libc| libc.is_none()) || core.program() == Some(first) {
+                ": name the program's own file, or read the core where the process ran"
+            } else {
+                ""
+            };
         let what = format!(
             "files that were mapped are not here, or are not those that ran: {names}{remedy}"
         );

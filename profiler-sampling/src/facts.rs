@@ -1,5 +1,7 @@
 //! What walks must know of a target besides its memory and its pages.
 
+use std::io;
+
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
@@ -35,21 +37,24 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// Those of a process, live or in a core file, which has these mappings.
-    pub(crate) fn of(process: &impl Process, mappings: &[Mapping]) -> Self {
+    ///
+    /// # Errors
+    /// When the target has exited, or the kernel does not permit reading its auxiliary vector.
+    pub(crate) fn of(process: &impl Process, mappings: &[Mapping]) -> io::Result<Self> {
         let of_its_start = Self {
             malloc_environment: process.malloc_environment(),
-            at_random: process.at_random(),
+            at_random: process.at_random()?,
             python_malloc_setting: process.python_malloc_setting(),
             ..Self::default()
         };
-        of_its_start.with_files(process, mappings)
+        Ok(of_its_start.with_files(process, mappings))
     }
 
     /// The same of the same process when it has these mappings.
     pub(crate) fn with_files(self, process: &impl Process, mappings: &[Mapping]) -> Self {
         let libc_data = process.libc_data_ranges_in(mappings);
         Self {
-            libc: process.libc().cloned(),
+            libc: process.libc_in(mappings).cloned(),
             libc_data,
             python: process.python_in(mappings).map(|python| python.version),
             python_malloc: None,

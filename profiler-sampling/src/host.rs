@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use profiler_core::host::{Cost, HostSample, ProcessId, ProcessSample};
 use profiler_core::sample::{Host, Sample};
 use profiler_target::host::{hides_processes, most_open_files, own_cpu};
-use profiler_target::{Gone, Listed, MemoryGroups, OpenError, Process, Target, list};
+use profiler_target::{ErrorKind, Gone, Listed, MemoryGroups, OpenError, Process, Target, list};
 
 use super::sampler::{Sampler, SamplingOptions, now_ns};
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
@@ -94,6 +94,11 @@ enum Kind {
     },
     /// It cannot be looked into.
     Closed(String),
+    /// It could not be looked into, which may change: fragscope has too many files open, for one.
+    Failed {
+        why: String,
+        looked: Instant,
+    },
     /// It is looked into later: for its files somebody answers who may keep everybody waiting, and others' did.
     Deferred,
 }
@@ -158,7 +163,9 @@ impl HostSampler {
             let known = before.remove(&listed.id);
             let mut known = known.unwrap_or_else(|| self.unknown(began));
             let is_to_be_looked_into = match known.kind {
-                Kind::Other { looked } => began >= looked + LOOK_AGAIN,
+                Kind::Other { looked } | Kind::Failed { looked, .. } => {
+                    began >= looked + LOOK_AGAIN
+                }
                 Kind::Deferred => true,
                 Kind::Python(_) | Kind::Closed(_) => false,
             };
@@ -166,7 +173,9 @@ impl HostSampler {
                 (known.kind, known.is_served) = self.kind(&listed, began);
             }
             match &known.kind {
-                Kind::Closed(why) => closed.get_or_insert_with(|| (0, why.clone())).0 += 1,
+                Kind::Closed(why) | Kind::Failed { why, .. } => {
+                    closed.get_or_insert_with(|| (0, why.clone())).0 += 1;
+                }
                 Kind::Deferred => deferred += 1,
                 _ => {}
             }
@@ -233,17 +242,33 @@ impl HostSampler {
             Err(error @ OpenError::NotPermitted { .. }) => {
                 return (Kind::Closed(error.to_string()), false);
             }
+            Err(error @ OpenError::Io { .. }) if !matches!(error.kind(), ErrorKind::TargetGone) => {
+                let why = error.to_string();
+                return (Kind::Failed { why, looked: now }, false);
+            }
             // It has ended, or is of a kind that cannot be looked into: no Python that could be walked.
             Err(_) => return (Kind::Other { looked: now }, false),
         };
         target.waits_once();
-        let (began, is_served) = (Instant::now(), target.maps_served_files());
+        let failed = |error: io::Error| match target.check() {
+            Err(_) => Kind::Other { looked: now },
+            Ok(()) => Kind::Failed {
+                why: format!("process {}: {error}", listed.id.pid),
+                looked: now,
+            },
+        };
+        let began = Instant::now();
+        let is_served = match target.maps_served_files() {
+            Ok(is_served) => is_served,
+            Err(error) => return (failed(error), false),
+        };
         if is_served && began < self.waits_from {
             return (Kind::Deferred, is_served);
         }
         let kind = match target.python() {
-            Some(python) => Kind::Python(format!("CPython {}", python.full_version)),
-            None => Kind::Other { looked: now },
+            Ok(Some(python)) => Kind::Python(format!("CPython {}", python.full_version)),
+            Ok(None) => Kind::Other { looked: now },
+            Err(error) => failed(error),
         };
         self.has_waited(is_served, began);
         (kind, is_served)
@@ -315,8 +340,10 @@ impl HostSampler {
         // It may map others since it was looked into.
         if began.elapsed() >= NO_WAIT
             && let Some(sampler) = &known.sampler
+            // Of one that has ended meanwhile it does not matter.
+            && let Ok(is_served) = sampler.target().maps_served_files()
         {
-            known.is_served = sampler.target().maps_served_files();
+            known.is_served = is_served;
         }
         let is_served = known.is_served;
         self.has_waited(is_served, began);

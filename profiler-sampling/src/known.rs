@@ -72,10 +72,13 @@ impl KnownTarget {
     pub(crate) fn inspect(&self, target: &Target, mappings: &[Mapping]) -> io::Result<KnownFacts> {
         let mut kept = locked(&self.facts);
         let known = kept.take().filter(|known| known.is_of(mappings));
-        let known = known.unwrap_or_else(|| KnownFacts {
-            signature: signature(mappings),
-            facts: Facts::of(target, mappings),
-        });
+        let known = match known {
+            Some(known) => known,
+            None => KnownFacts {
+                signature: signature(mappings),
+                facts: Facts::of(target, mappings)?,
+            },
+        };
         self.find_roots(target, mappings, &known.facts)?;
         Ok(kept.insert(known).clone())
     }

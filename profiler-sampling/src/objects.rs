@@ -40,7 +40,7 @@ impl WalkedTarget<'_> {
     /// # Errors
     /// When there is nothing to look at.
     pub fn census(&self) -> Result<Census, NoCensus> {
-        let python = self.target.python_version();
+        let python = self.target.python_version().map_err(unreadable)?;
         let memory = ResidentMemory::new(&self.memory, self.residency);
         let memory = WithFiles::new(self.target, self.residency, memory);
         let copied = self.target.copied_since_fork(self.residency);
@@ -54,10 +54,14 @@ impl WalkedTarget<'_> {
     }
 }
 
+/// What is mapped, or which pages there are, could not be read.
+pub(crate) fn unreadable(error: io::Error) -> NoCensus {
+    NoCensus::Unreadable(error.to_string())
+}
+
 /// The census of a target that was walked before and has run on since: blocks are those of the walk, and
 /// their content is that of now.
 pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, NoCensus> {
-    let unreadable = |error: io::Error| NoCensus::Unreadable(error.to_string());
     let mappings = target.mappings().map_err(unreadable)?;
     // Pages may have been given back or swapped out meanwhile.
     let mut residency = target.residency(&mappings).map_err(unreadable)?;
@@ -73,7 +77,7 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
         renewed: Mutex::default(),
     };
     let memory_and_files = WithFiles::new(target, &residency, &memory);
-    let python = target.python_version();
+    let python = target.python_in(&mappings).map(|python| python.version);
     let copied = target.copied_since_fork(&residency);
     let context = Context {
         python,

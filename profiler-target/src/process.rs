@@ -57,8 +57,11 @@ pub trait Process {
     fn files(&self) -> &Files;
 
     /// Who it is, in words.
-    fn describe(&self) -> sample::Target {
-        self.identify(self.names(), &self.mappings().unwrap_or_default())
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn describe(&self) -> io::Result<sample::Target> {
+        Ok(self.identify(self.names(), &self.mappings()?))
     }
 
     /// Its names with what its files say, when it has these mappings.
@@ -74,27 +77,44 @@ pub trait Process {
     }
 
     /// Its C library; `None` when it is linked statically.
-    fn libc(&self) -> Option<&Libc> {
-        let identity = &self.files().identity;
-        let known = identity.known_libc();
-        known.or_else(|| identity.libc(self, &self.mappings().unwrap_or_default()))
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn libc(&self) -> io::Result<Option<&Libc>> {
+        match self.files().identity.known_libc() {
+            Some(known) => Ok(Some(known)),
+            None => Ok(self.libc_in(&self.mappings()?)),
+        }
+    }
+
+    /// The C library of one that has these mappings.
+    fn libc_in(&self, mappings: &[Mapping]) -> Option<&Libc> {
+        self.files().identity.libc(self, mappings)
     }
 
     /// The writable mappings of its C library, with the zero-initialised data after them.
-    fn libc_data_ranges(&self) -> Vec<AddrRange> {
-        self.libc_data_ranges_in(&self.mappings().unwrap_or_default())
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn libc_data_ranges(&self) -> io::Result<Vec<AddrRange>> {
+        Ok(self.libc_data_ranges_in(&self.mappings()?))
     }
 
     /// The same of one that has these mappings.
     fn libc_data_ranges_in(&self, mappings: &[Mapping]) -> Vec<AddrRange> {
-        let libc = self.files().identity.libc(self, mappings);
+        let libc = self.libc_in(mappings);
         libc.map_or_else(Vec::new, |libc| identity::libc_data(mappings, &libc.path))
     }
 
     /// Its Python; `None` when it runs none, or none yet.
-    fn python(&self) -> Option<&Python> {
-        let known = self.files().identity.known_python();
-        known.or_else(|| self.python_in(&self.mappings().unwrap_or_default()))
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn python(&self) -> io::Result<Option<&Python>> {
+        match self.files().identity.known_python() {
+            Some(known) => Ok(Some(known)),
+            None => Ok(self.python_in(&self.mappings()?)),
+        }
     }
 
     /// The Python of one that has these mappings.
@@ -103,22 +123,31 @@ pub trait Process {
     }
 
     /// Where its Python's own data are, by the symbols of the file that Python is in; none without Python.
-    fn python_symbols(&self) -> PythonSymbols {
-        let symbols = self.python().and_then(|python| {
-            let mappings = self.mappings().ok()?;
-            identity::symbols(self, &mappings, &python.path)
-        });
-        symbols.unwrap_or_default()
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn python_symbols(&self) -> io::Result<PythonSymbols> {
+        let Some(python) = self.python()? else {
+            return Ok(PythonSymbols::default());
+        };
+        let symbols = identity::symbols(self, &self.mappings()?, &python.path);
+        Ok(symbols.unwrap_or_default())
     }
 
     /// Its Python's major and minor version.
-    fn python_version(&self) -> Option<(u8, u8)> {
-        self.python().map(|python| python.version)
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn python_version(&self) -> io::Result<Option<(u8, u8)>> {
+        Ok(self.python()?.map(|python| python.version))
     }
 
     /// Every allocator besides its C library's and Python's own that a mapped object holds.
-    fn allocator_objects(&self) -> Vec<AllocatorObject> {
-        self.allocator_objects_in(&self.mappings().unwrap_or_default())
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn allocator_objects(&self) -> io::Result<Vec<AllocatorObject>> {
+        Ok(self.allocator_objects_in(&self.mappings()?))
     }
 
     /// The same of one that has these mappings.
@@ -133,9 +162,11 @@ pub trait Process {
     }
 
     /// Where the kernel's random bytes lie (`AT_RANDOM`).
-    fn at_random(&self) -> Option<RemoteAddr> {
-        let auxv = self.auxv().unwrap_or_default();
-        auxv_value(&auxv, AT_RANDOM).map(RemoteAddr::new)
+    ///
+    /// # Errors
+    /// When its auxiliary vector cannot be read.
+    fn at_random(&self) -> io::Result<Option<RemoteAddr>> {
+        Ok(auxv_value(&self.auxv()?, AT_RANDOM).map(RemoteAddr::new))
     }
 
     /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a

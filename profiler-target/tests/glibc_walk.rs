@@ -123,9 +123,12 @@ fn walk(pid: i32) -> (HeapSnapshot, ResidencyMap) {
     let target = Target::open(pid).expect("the target opens");
     while_stopped(&target, |memory, residency, stopped| {
         let context = Context {
-            version: target.libc().and_then(Libc::glibc_release),
+            version: target
+                .libc()
+                .expect("it runs")
+                .and_then(Libc::glibc_release),
             threads: stopped.threads(),
-            libc_data: target.libc_data_ranges(),
+            libc_data: target.libc_data_ranges().expect("it runs"),
             environment: &[],
         };
         let heap = glibc::walk(memory, residency, &context);

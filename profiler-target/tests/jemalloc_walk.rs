@@ -117,7 +117,7 @@ fn read_account(child: &mut Child) -> Account {
 /// Stops the target and walks its jemalloc.
 fn walk(pid: i32) -> HeapSnapshot {
     let target = Target::open(pid).expect("the target opens");
-    let objects = target.allocator_objects();
+    let objects = target.allocator_objects().expect("it runs");
     let object = objects
         .iter()
         .find(|object| object.identity.is(Allocator::Jemalloc))

@@ -16,8 +16,8 @@ const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libmimalloc.so.2.0";
 fn walk(pid: i32) -> Result<Vec<HeapSnapshot>, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
     let context = Context {
-        objects: &target.allocator_objects(),
-        python: target.python_version(),
+        objects: &target.allocator_objects().expect("it runs"),
+        python: target.python_version().expect("it runs"),
     };
     while_stopped(&target, |memory, residency, _| {
         mimalloc::walk(memory, residency, &context)

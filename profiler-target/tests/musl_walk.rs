@@ -14,9 +14,12 @@ use profiler_testing::heap::{self, figure};
 
 fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
-    let version = target.libc().map(|libc| libc.version.clone());
+    let version = target
+        .libc()
+        .expect("it runs")
+        .map(|libc| libc.version.clone());
     let context = Context {
-        at_random: target.at_random(),
+        at_random: target.at_random().expect("it runs"),
         version: version.unwrap_or_default(),
     };
     while_stopped(&target, |memory, residency, _| {
@@ -67,7 +70,10 @@ fn every_block_of_a_dynamic_program() {
         assert!(figure(&heap, ArenaFigure::NestedGroups) > 0);
         assert!(heap.large_mapped().0 > 0);
         let target = Target::open(blocks.pid()).expect("there");
-        assert_eq!(heap.version, target.libc().expect("musl").version);
+        assert_eq!(
+            heap.version,
+            target.libc().expect("it runs").expect("musl").version
+        );
     }
 }
 

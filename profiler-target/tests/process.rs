@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::heap::Allocator;
 use profiler_core::memory::{ReadError, TargetMemory};
@@ -41,7 +43,7 @@ fn a_python_is_described() {
         "import sys, platform; print(platform.python_version(), flush=True); sys.stdin.readline()",
     );
     let target = Target::open(child.pid()).expect("our own child");
-    let described = target.describe();
+    let described = target.describe().expect("it runs");
     assert_eq!(
         described.python,
         Some(format!("CPython {}", child.first_line()))
@@ -58,7 +60,7 @@ fn a_preloaded_allocator_is_identified_with_its_version_and_data() {
         .env("LD_PRELOAD", "libjemalloc.so.2");
     let child = Child::run(command);
     let target = Target::open(child.pid()).expect("our own child");
-    let objects = target.allocator_objects();
+    let objects = target.allocator_objects().expect("it runs");
     let jemalloc: Vec<_> = objects
         .iter()
         .filter(|object| object.identity.is(Allocator::Jemalloc))
@@ -71,7 +73,10 @@ fn a_preloaded_allocator_is_identified_with_its_version_and_data() {
     assert!(identity.serves_malloc(), "{identity:?}");
     let version = identity.version.as_deref().expect("it says its version");
     assert!(version.starts_with("5."), "{version}");
-    assert_eq!(target.describe().malloc, Some(identity.title()));
+    assert_eq!(
+        target.describe().expect("it runs").malloc,
+        Some(identity.title())
+    );
     // The root of its radix tree alone has 2^18 entries of 8 bytes, all in `.bss`.
     let bytes: u64 = object.data.iter().map(|range| range.len()).sum();
     assert!(bytes > 2 << 20, "{object:?}");
@@ -152,14 +157,43 @@ fn a_32_bit_program_is_refused() {
 fn a_program_that_is_no_python_is_described_without_one() {
     let child = Child::c("signals");
     let target = Target::open(child.pid()).expect("our own child");
-    let described = target.describe();
+    let described = target.describe().expect("it runs");
     assert_eq!(described.python, None);
     assert_eq!(described.comm, "signals");
     assert!(described.libc.is_some());
     let malloc = described.malloc.map(|title| title.to_string());
     assert_eq!(malloc, described.libc);
-    assert!(!target.is_static());
-    assert!(!target.libc_data_ranges().is_empty());
+    assert!(!target.is_static().expect("it runs"));
+    assert!(!target.libc_data_ranges().expect("it runs").is_empty());
+}
+
+/// Of one whose mappings cannot be read any more it is not known what it has, which is not nothing.
+#[test]
+fn a_process_that_has_ended_is_not_one_without_libraries() {
+    let mut child = Child::c("signals");
+    let target = Target::open(child.pid()).expect("our own child");
+    let unread = || {
+        let failed = [
+            target.describe().map(drop),
+            target.libc().map(drop),
+            target.libc_data_ranges().map(drop),
+            target.python().map(drop),
+            target.python_symbols().map(drop),
+            target.allocator_objects().map(drop),
+            target.is_static().map(drop),
+            target.maps_served_files().map(drop),
+        ];
+        for (number, of) in failed.into_iter().enumerate() {
+            let error = of.expect_err(&number.to_string());
+            assert_eq!(ErrorKind::of_io(&error), ErrorKind::TargetGone, "{error}");
+        }
+    };
+    kill(Pid::from_raw(child.pid()), Signal::SIGKILL).expect("our own child");
+    // Nobody has waited for it yet.
+    wait_for_state(child.pid(), 'Z');
+    unread();
+    child.kill();
+    unread();
 }
 
 #[test]

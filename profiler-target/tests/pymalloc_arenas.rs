@@ -111,14 +111,17 @@ fn sample(pid: i32) -> Sample {
     let residency = target.residency(&mappings).expect("pagemap");
     let memory = ResidentMemory::new(target.memory(), &residency);
     let context = glibc::Context {
-        version: target.libc().and_then(Libc::glibc_release),
+        version: target
+            .libc()
+            .expect("it runs")
+            .and_then(Libc::glibc_release),
         threads: stopped.threads(),
-        libc_data: target.libc_data_ranges(),
+        libc_data: target.libc_data_ranges().expect("it runs"),
         environment: &[],
     };
     let outer = glibc::walk(&memory, &residency, &context).expect("a heap");
     let context = Context {
-        python: target.python_version(),
+        python: target.python_version().expect("it runs"),
         serves: PythonMalloc::Unknown,
     };
     let inner = pymalloc::walk(&memory, &residency, &context).expect("a heap");

@@ -16,7 +16,7 @@ const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4";
 
 fn walk(pid: i32) -> HeapSnapshot {
     let target = Target::open(pid).expect("the target opens");
-    let objects = target.allocator_objects();
+    let objects = target.allocator_objects().expect("it runs");
     let mut objects = objects.iter();
     let object = objects.find(|object| object.identity.is(Allocator::Tcmalloc));
     let object = object.expect("tcmalloc");

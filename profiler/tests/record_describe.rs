@@ -50,7 +50,8 @@ fn a_program_is_described_by_all_names() {
         &[other, heap],
         Origin::Probes,
         Timestamp::UNIX_EPOCH,
-    );
+    )
+    .expect("it runs");
     let text = |known: &Option<String>| known.clone().expect("known");
     // A wrapper may have put the whole path before it.
     assert!(text(&description.command).ends_with(&format!("python3 -S -c {WAIT}")));
@@ -99,9 +100,13 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
         let target = Target::open(child.pid()).expect("our own child");
         let title = carried.identity.title();
         assert!(title.to_string().starts_with(begins), "{title}");
-        let description = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
+        let description =
+            describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH).expect("it runs");
         assert_eq!(description.malloc.as_ref(), Some(&title));
-        assert_eq!(target.describe().malloc.as_ref(), Some(&title));
+        assert_eq!(
+            target.describe().expect("it runs").malloc.as_ref(),
+            Some(&title)
+        );
         let loaded = PlayableAllocator::at_path(&path).expect("it serves malloc");
         assert_eq!(loaded.identity.title(), title);
         let sampler = Sampler::open(child.pid()).expect("our own child");
@@ -117,12 +122,12 @@ fn the_mimallocs_that_are_carried_have_one_version_everywhere() {
 fn a_recorder_in_front_of_the_allocator_is_left_out() {
     let child = child();
     let target = Target::open(child.pid()).expect("our own child");
-    let preloaded = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH);
+    let preloaded = describe(&target, &[], Origin::Probes, Timestamp::UNIX_EPOCH).expect("it runs");
     let origin = Origin::Preload {
         listed: "libjemalloc.so.2",
         mapped: preloaded.malloc_path.as_deref().expect("found"),
     };
-    let description = describe(&target, &[], origin, Timestamp::UNIX_EPOCH);
+    let description = describe(&target, &[], origin, Timestamp::UNIX_EPOCH).expect("it runs");
     assert_eq!(Some(malloc(&description)), description.libc);
     assert_eq!(description.variable("LD_PRELOAD"), None);
     assert_eq!(description.recorder, Some(RecordedBy::Preload));

@@ -198,9 +198,13 @@ fn serving_with(preload: &str, library: &str) -> (Option<Allocator>, Option<Allo
     let child = profiler_testing::child::Child::run(command);
     assert_eq!(child.first_line(), "ready");
     let target = open(child.pid().cast_unsigned());
-    let described = target.describe().malloc.expect("it is dynamic");
+    let described = target
+        .describe()
+        .expect("it runs")
+        .malloc
+        .expect("it is dynamic");
     let plan = ProbePlan::for_target(&target).expect("a plan");
-    let objects = target.allocator_objects();
+    let objects = target.allocator_objects().expect("it runs");
     let serving = objects.iter().map(|object| &object.identity);
     let serving: Vec<_> = serving
         .filter(|identity| identity.serves_malloc())

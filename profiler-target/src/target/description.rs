@@ -29,13 +29,15 @@ impl Target {
     }
 
     /// Whether its program was linked statically: it has no C library of its own to look into.
-    pub fn is_static(&self) -> bool {
-        self.libc().is_none()
-            && self
-                .files
-                .reader
-                .open("its program", self.dir.path("exe").into())
-                .is_some_and(|exe| !exe.has_interpreter())
+    ///
+    /// # Errors
+    /// When its mappings cannot be read.
+    pub fn is_static(&self) -> io::Result<bool> {
+        let program = || {
+            let exe = self.dir.path("exe").into();
+            self.files.reader.open("its program", exe)
+        };
+        Ok(self.libc()?.is_none() && program().is_some_and(|exe| !exe.has_interpreter()))
     }
 
     /// From now on, once one of its files did not answer, others that the kernel does not answer for itself are not waited
@@ -45,11 +47,15 @@ impl Target {
     }
 
     /// Whether it maps files for which a process or another host answers, who may not.
-    pub fn maps_served_files(&self) -> bool {
-        let mappings = self.mappings().unwrap_or_default();
-        mappings
+    ///
+    /// # Errors
+    /// When its mappings cannot be read.
+    pub fn maps_served_files(&self) -> io::Result<bool> {
+        let mappings = self.mappings()?;
+        let mut files = mappings
             .iter()
-            .any(|mapping| matches!(mapping.kind, MappingKind::File(_)) && self.is_served(mapping))
+            .filter(|mapping| matches!(mapping.kind, MappingKind::File(_)));
+        Ok(files.any(|mapping| self.is_served(mapping)))
     }
 
     fn is_served(&self, mapping: &Mapping) -> bool {
@@ -77,7 +83,12 @@ pub(crate) fn words(cmdline: &[u8]) -> Vec<String> {
 impl Process for Target {
     fn mappings(&self) -> io::Result<Vec<Mapping>> {
         let is_tmpfs = |device| self.devices.is_tmpfs(&self.dir, device);
-        Ok(maps::parse(&self.dir.text("maps")?, is_tmpfs))
+        let all = maps::parse(&self.dir.text("maps")?, is_tmpfs);
+        // One that waits for its parent has none, and the kernel says so without an error.
+        match all.is_empty() {
+            true => Err(self.gone()),
+            false => Ok(all),
+        }
     }
 
     fn auxv(&self) -> io::Result<Vec<u8>> {

@@ -14,7 +14,7 @@ use profiler_testing::child::while_stopped;
 pub(crate) fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
     let target = Target::open(pid).expect("the target opens");
     let context = Context {
-        python: target.python_version(),
+        python: target.python_version().expect("it runs"),
         serves: PythonMalloc::Unknown,
     };
     while_stopped(&target, |memory, residency, _| {
@@ -32,7 +32,7 @@ pub(crate) fn walk(pid: i32) -> Result<HeapSnapshot, NotWalked> {
 /// Stops the child and determines what serves its objects.
 pub(crate) fn serves(pid: i32) -> PythonMalloc {
     let target = Target::open(pid).expect("the target opens");
-    let python = target.python_version().expect("a Python");
+    let python = target.python_version().expect("it runs").expect("a Python");
     while_stopped(&target, |memory, residency, _| {
         let serves = pymalloc::objects_allocator(memory, residency, python);
         let mut roots = Roots::default();

@@ -88,9 +88,12 @@ impl Program {
             .expect("pages");
         let memory = ResidentMemory::new(target.memory(), &residency);
         let context = Context {
-            version: target.libc().and_then(Libc::glibc_release),
+            version: target
+                .libc()
+                .expect("it runs")
+                .and_then(Libc::glibc_release),
             threads: stopped.threads(),
-            libc_data: target.libc_data_ranges(),
+            libc_data: target.libc_data_ranges().expect("it runs"),
             environment: &[],
         };
         let heap = glibc::walk(&memory, &residency, &context).expect("a heap");

@@ -1,10 +1,15 @@
 //! What one target allows: whether it can be opened and stopped, and what of it can be walked.
 
+use std::io;
+
 use profiler_core::allocator::{Allocator, AllocatorTitle};
 use profiler_core::glibc::{self, NotWalked};
 use profiler_target::{ErrorKind, OpenError, Process, Target};
 
 use super::{Check, Fix, Grade, breakpoints};
+
+/// The row of the target itself.
+const TARGET: &str = "target";
 
 /// Removes breakpoints that nobody holds from its code.
 pub(super) fn repair(pid: i32) -> Result<Check, OpenError> {
@@ -13,7 +18,7 @@ pub(super) fn repair(pid: i32) -> Result<Check, OpenError> {
 
 /// What one target allows.
 pub(super) fn checks(pid: i32) -> Vec<Check> {
-    let name = "target";
+    let name = TARGET;
     let target = match Target::open(pid) {
         Ok(target) => target,
         Err(error) => {
@@ -28,7 +33,18 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
             return vec![check];
         }
     };
-    let described = target.describe();
+    // What cannot be read is said, and not that there is nothing.
+    looked_into(&target).unwrap_or_else(|error| {
+        let found = format!("what it maps cannot be read: {error}");
+        vec![Check::bad(name, Grade::Missing, found, Fix::OtherProcess)]
+    })
+}
+
+/// What there is to say of a process that could be opened.
+fn looked_into(target: &Target) -> io::Result<Vec<Check>> {
+    let name = TARGET;
+    let pid = target.pid();
+    let described = target.describe()?;
     let found = match described.threads {
         1 => format!("{} (1 thread)", described.comm),
         threads => format!("{} ({threads} threads)", described.comm),
@@ -43,15 +59,15 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
         ),
     };
     let allocator = allocator(described.malloc.as_ref());
-    let breakpoints = breakpoints::check(&target);
-    let mut checks = vec![seen, libc(&target), allocator, python(&target), breakpoints];
+    let breakpoints = breakpoints::check(target);
+    let mut checks = vec![seen, libc(target)?, allocator, python(target)?, breakpoints];
     checks.extend(target.unread_files().map(|unread| {
         let fix = Fix::UnreadFiles {
             is_over_limit: unread.is_over_limit,
         };
         Check::bad("mapped files", Grade::Limited, unread.what, fix)
     }));
-    checks
+    Ok(checks)
 }
 
 fn allocator(malloc: Option<&AllocatorTitle>) -> Check {
@@ -67,18 +83,18 @@ fn allocator(malloc: Option<&AllocatorTitle>) -> Check {
     }
 }
 
-fn libc(target: &Target) -> Check {
+fn libc(target: &Target) -> io::Result<Check> {
     let name = "C library";
-    let Some(libc) = target.libc() else {
-        let found = if target.is_static() {
+    let Some(libc) = target.libc()? else {
+        let found = if target.is_static()? {
             "none, the program is linked statically: an allocator in it is walked where it is recognised"
         } else {
             "none found among its mapped files: residency only"
         };
-        return Check::bad(name, Grade::Limited, found, Fix::DynamicLibc);
+        return Ok(Check::bad(name, Grade::Limited, found, Fix::DynamicLibc));
     };
     let found = format!("{libc} ({})", libc.path);
-    match (libc.kind, libc.glibc_release()) {
+    Ok(match (libc.kind, libc.glibc_release()) {
         (Allocator::Glibc, Some(version)) if glibc::is_known(version) => Check::ok(name, found),
         (Allocator::Glibc, Some((major, minor))) => Check::bad(
             name,
@@ -93,16 +109,16 @@ fn libc(target: &Target) -> Check {
             Fix::ReportLibc,
         ),
         _ => Check::ok(name, found),
-    }
+    })
 }
 
-fn python(target: &Target) -> Check {
+fn python(target: &Target) -> io::Result<Check> {
     let name = "Python";
-    match target.python() {
+    Ok(match target.python()? {
         Some(python) => Check::ok(
             name,
             format!("CPython {} ({})", python.full_version, python.path),
         ),
         None => Check::ok(name, "none: fragscope works, without a walk of pymalloc"),
-    }
+    })
 }

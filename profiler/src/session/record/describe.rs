@@ -1,5 +1,7 @@
 //! What a trace says of the program that it was recorded of.
 
+use std::io;
+
 use jiff::Timestamp;
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{AllocatorIdentity, PRELOAD};
@@ -24,13 +26,16 @@ pub enum Origin<'a> {
 
 /// The description of `target`, of which `heaps` were walked (none before it has any), at
 /// `started_at`. What is not known is left out.
+///
+/// # Errors
+/// When its mappings cannot be read: it has exited.
 pub fn describe(
     target: &Target,
     heaps: &[HeapSnapshot],
     origin: Origin<'_>,
     started_at: Timestamp,
-) -> TraceDescription {
-    let who = target.describe();
+) -> io::Result<TraceDescription> {
+    let who = target.describe()?;
     let host = host();
     let (recorder, listed, mapped) = match origin {
         Origin::Preload { listed, mapped } => (RecordedBy::Preload, Some(listed), Some(mapped)),
@@ -40,7 +45,7 @@ pub fn describe(
     let identity = object.as_ref().map(|object| &object.identity);
     let serves = identity.and_then(|one| one.kind);
     let heap = heaps.iter().find(|heap| Some(heap.allocator) == serves);
-    TraceDescription {
+    Ok(TraceDescription {
         command: Some(who.cmdline.join(" ")),
         comm: Some(who.comm),
         pid: u64::try_from(who.pid).ok(),
@@ -57,7 +62,7 @@ pub fn describe(
         env: environment(target, listed),
         settings: heap.map_or_else(Vec::new, |heap| heap.settings.clone()),
         ..TraceDescription::default()
-    }
+    })
 }
 
 /// The variables that settle the target's allocator; of those that preload, without the recorder.

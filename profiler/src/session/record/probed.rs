@@ -93,7 +93,7 @@ impl<O: Output> ProbedRecording<O> {
         };
         frees.apply(&mut blocks);
         let target = sampler.target();
-        let description = describe(target, &sample.heaps, Origin::Probes, started_at);
+        let description = describe(target, &sample.heaps, Origin::Probes, started_at)?;
         let output = begin(&description)?;
         let normaliser = Normaliser::for_lossy_source(Clock::new(began_ns, CLOCK_NS), &blocks);
         let pid = source_number(target);

@@ -24,7 +24,7 @@ pub(super) async fn description(
             listed: &recorder,
             mapped: &recorder,
         };
-        let described = describe(&target, &[], origin, started_at);
+        let described = describe(&target, &[], origin, started_at).ok()?;
         // Of one that ends meanwhile only a part is found.
         target.check().is_ok().then_some(described)
     });
