@@ -40,6 +40,18 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// An extent of the first arena that these spans tile, with no header before a block; `None` beyond the end
+    /// of the addresses.
+    pub fn of_spans(kind: ExtentKind, start: RemoteAddr, spans: SpanList) -> Option<Self> {
+        Some(Self {
+            range: AddrRange::with_len(start, spans.bytes())?,
+            kind,
+            arena: 0,
+            block_header_bytes: 0,
+            spans,
+        })
+    }
+
     /// What the program has of each live block, without the block's header, ascending.
     pub fn live_blocks(&self) -> impl Iterator<Item = AddrRange> + '_ {
         let live = self.spans.iter(self.range.start());

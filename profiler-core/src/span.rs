@@ -61,6 +61,16 @@ pub struct SpanList {
     spans: u64,
 }
 
+/// Spans of these lengths in bytes, one after the other.
+impl FromIterator<(u64, SpanState)> for SpanList {
+    fn from_iter<I: IntoIterator<Item = (u64, SpanState)>>(all: I) -> Self {
+        let mut list = Self::default();
+        all.into_iter()
+            .for_each(|(len, state)| list.push(len, state));
+        list
+    }
+}
+
 impl SpanList {
     /// Appends a span of `len` bytes. A `len` of 0 is ignored.
     ///

@@ -244,7 +244,7 @@ impl BlockIndex {
 mod tests {
     use super::*;
     use crate::heap::{Extent, ExtentKind};
-    use crate::span::{SpanList, SpanState};
+    use crate::span::SpanState;
 
     /// Where an extent begins, the bytes of its blocks' headers, and its spans.
     type Parts<'a> = (u64, u64, &'a [(u64, SpanState)]);
@@ -252,16 +252,11 @@ mod tests {
     fn heap(allocator: Allocator, extents: &[Parts<'_>]) -> HeapSnapshot {
         let mut heap = HeapSnapshot::new(allocator, "");
         for &(start, header, parts) in extents {
-            let mut spans = SpanList::default();
-            for &(len, state) in parts {
-                spans.push(len, state);
-            }
+            let spans = parts.iter().copied().collect();
+            let extent = Extent::of_spans(ExtentKind::Region, RemoteAddr::new(start), spans);
             heap.extents.push(Extent {
-                range: AddrRange::with_len(RemoteAddr::new(start), spans.bytes()).expect("low"),
-                kind: ExtentKind::Region,
-                arena: 0,
                 block_header_bytes: header,
-                spans,
+                ..extent.expect("low")
             });
         }
         heap

@@ -395,26 +395,19 @@ mod tests {
     use crate::allocator::Allocator;
     use crate::glibc::CHUNK_HEADER;
     use crate::residency::{Mapping, MappingKind, PageRun, PageState};
-    use crate::span::SpanList;
 
     const BASE: u64 = 0x5555_0000_0000;
 
     /// A heap of one extent of these spans, all of it resident.
     fn heap(allocator: Allocator, kind: ExtentKind, parts: &[(u64, SpanState)]) -> HeapSnapshot {
-        let mut spans = SpanList::default();
-        for &(len, state) in parts {
-            spans.push(len, state);
-        }
+        let extent = Extent::of_spans(kind, RemoteAddr::new(BASE), parts.iter().copied().collect());
         let mut heap = HeapSnapshot::new(allocator, "");
         heap.extents.push(Extent {
-            range: AddrRange::with_len(RemoteAddr::new(BASE), spans.bytes()).expect("low"),
-            kind,
-            arena: 0,
             block_header_bytes: match allocator {
                 Allocator::Glibc => CHUNK_HEADER,
                 _ => 0,
             },
-            spans,
+            ..extent.expect("low")
         });
         heap
     }

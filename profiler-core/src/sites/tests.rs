@@ -9,7 +9,7 @@ use crate::glibc::CHUNK_HEADER;
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use crate::sample::Sample;
-use crate::span::{SpanList, SpanState};
+use crate::span::SpanState;
 
 fn frame(function: &str, line: u32) -> Frame {
     Frame {
@@ -187,18 +187,13 @@ const BASE: u64 = 0x5555_0000_0000;
 
 /// A walk of one extent of these spans, all of it resident but for its last page.
 fn walk_of(spans: &[(u64, SpanState)]) -> Sample {
-    let mut list = SpanList::default();
-    for &(len, state) in spans {
-        list.push(len, state);
-    }
-    let range = AddrRange::with_len(RemoteAddr::new(BASE), list.bytes()).expect("low");
+    let spans = spans.iter().copied().collect();
+    let extent = Extent::of_spans(ExtentKind::Brk, RemoteAddr::new(BASE), spans).expect("low");
+    let range = extent.range;
     let mut heap = HeapSnapshot::new(Allocator::Glibc, "");
     heap.extents.push(Extent {
-        range,
-        kind: ExtentKind::Brk,
-        arena: 0,
         block_header_bytes: CHUNK_HEADER,
-        spans: list,
+        ..extent
     });
     let mut residency = ResidencyMap::new(vec![Mapping::private(range, MappingKind::Brk)]);
     residency.push_run(PageRun {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{Allocator, AllocatorTitle, Home, ROWS};
 use profiler_core::fork::ForkSharing;
-use profiler_core::heap::{Extent, ExtentKind};
+use profiler_core::heap::ExtentKind;
 use profiler_core::metrics::MetricId;
 use profiler_core::objects::{Census, Copied};
 use profiler_core::prediction::SelfCheck;
 use profiler_core::report::{FragReport, LedgerClass, Mechanism};
 use profiler_core::sample::Sample;
-use profiler_core::span::{SpanList, SpanState};
+use profiler_core::span::SpanState;
 
 use crate::samples::*;
 
@@ -358,21 +358,14 @@ fn the_heap_of_a_library_is_a_class_of_its_own() {
     let mut sample = alone.clone();
     let mut private = heap(
         Allocator::Mimalloc,
-        vec![Extent {
-            range: range(BASE + 2561 * PAGE_SIZE, 2560 * PAGE_SIZE),
-            kind: ExtentKind::Region,
-            arena: 0,
-            block_header_bytes: 0,
-            spans: [
+        vec![extent(
+            ExtentKind::Region,
+            2561 * PAGE_SIZE,
+            &[
                 (PAGE_SIZE, SpanState::Live),
                 (2559 * PAGE_SIZE, SpanState::Retained),
-            ]
-            .into_iter()
-            .fold(SpanList::default(), |mut spans, (bytes, state)| {
-                spans.push(bytes, state);
-                spans
-            }),
-        }],
+            ],
+        )],
         vec![range(BASE + 2562 * PAGE_SIZE, 2559 * PAGE_SIZE)],
     );
     private.library = Some("/usr/lib/libarrow.so.2400".into());

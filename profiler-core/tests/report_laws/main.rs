@@ -11,7 +11,7 @@ use profiler_core::metrics::MetricId;
 use profiler_core::over_time::OverTime;
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::residency::{Mapping, PageRun, PageState, ResidencyMap};
-use profiler_core::span::{SpanList, SpanState};
+use profiler_core::span::SpanState;
 use profiler_core::units::Value;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -199,13 +199,8 @@ fn pins_are_laid_at_the_door_of_the_blocks_that_hold_them() {
 fn spans_cut_by_inner_heaps_are_gone_through_once_and_count_once() {
     // One outer block of 400 pages in which 100 inner arenas lie, each a page, four pages apart.
     let mut sample = worker(402, &[(400 * PAGE_SIZE, SpanState::Live)], 0);
-    let inner = (0..100).map(|i| Extent {
-        range: range(BASE + 4 * i * PAGE_SIZE, PAGE_SIZE),
-        kind: ExtentKind::PoolArena,
-        arena: 0,
-        block_header_bytes: 0,
-        spans: spans(&[(512, 0)]),
-    });
+    let live = [(PAGE_SIZE, SpanState::Live)];
+    let inner = (0..100).map(|i| extent(ExtentKind::PoolArena, 4 * i * PAGE_SIZE, &live));
     let inner = heap(Allocator::Pymalloc, inner.collect(), vec![]);
     sample.heaps.push(inner);
     let report = FragReport::from_sample(&sample);
@@ -224,31 +219,17 @@ fn the_bound_of_large_blocks_is_what_they_touch() {
     let mut sample = worker(12 * size / PAGE_SIZE, &[(size, SpanState::Live)], 0);
     sample.heaps[0].extents = (0..12)
         .map(|i| {
-            let mut spans = SpanList::default();
-            spans.push(16, SpanState::Metadata);
-            spans.push(size - 16, SpanState::Live);
-            Extent {
-                range: range(BASE + i * size, size),
-                kind: ExtentKind::LargeMapped,
-                arena: 0,
-                block_header_bytes: 0,
-                spans,
-            }
+            let spans = [(16, SpanState::Metadata), (size - 16, SpanState::Live)];
+            extent(ExtentKind::LargeMapped, i * size, &spans)
         })
         .collect();
     let packing = FragReport::from_sample(&sample).packing.expect("a bound");
     assert_eq!(packing.packed_bytes, 12 * size);
     assert_eq!(packing.present_bytes, 12 * size);
     // One more that was never touched changes nothing.
-    let mut spans = SpanList::default();
-    spans.push(8 << 30, SpanState::Live);
-    sample.heaps[0].extents.push(Extent {
-        range: range(BASE + (1 << 40), 8 << 30),
-        kind: ExtentKind::LargeMapped,
-        arena: 0,
-        block_header_bytes: 0,
-        spans,
-    });
+    let large = [(8 << 30, SpanState::Live)];
+    let untouched = extent(ExtentKind::LargeMapped, 1 << 40, &large);
+    sample.heaps[0].extents.push(untouched);
     let with_more = FragReport::from_sample(&sample).packing.expect("a bound");
     assert_eq!(with_more.packed_bytes, packing.packed_bytes);
 }

@@ -55,13 +55,18 @@ pub(crate) fn heap(
     heap
 }
 
+/// An extent of these spans, so many bytes behind the base.
+pub(crate) fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
+    let spans = spans.iter().copied().collect();
+    Extent::of_spans(kind, RemoteAddr::new(BASE + at), spans).expect("low")
+}
+
 pub(crate) fn spans(parts: &[(u64, u8)]) -> SpanList {
-    let mut list = SpanList::default();
-    for &(granules, state) in parts {
+    let span = |&(granules, state): &(u64, u8)| {
         let state = SpanState::ALL[usize::from(state) % SpanState::ALL.len()];
-        list.push(granules.saturating_mul(8), state);
-    }
-    list
+        (granules.saturating_mul(8), state)
+    };
+    parts.iter().map(span).collect()
 }
 
 /// Mappings side by side with gaps, a state for each page, and a kernel that counts the same.

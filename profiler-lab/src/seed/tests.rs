@@ -4,6 +4,7 @@ use std::io;
 use fastrand::Rng;
 use profiler_common::program::{Only, Op, OpCode};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::glibc::CHUNK_HEADER;
 use profiler_core::heap::{Allocator, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::Sample;
@@ -47,17 +48,13 @@ fn sample(arenas: &[&[(u64, SpanState)]], present: u64, threshold: u64) -> Sampl
     let (mut mappings, mut runs) = (Vec::new(), Vec::new());
     for (number, parts) in (0u32..).zip(arenas) {
         let start = BASE + u64::from(number) * APART;
-        let mut spans = SpanList::default();
-        for (bytes, state) in *parts {
-            spans.push(*bytes, *state);
-        }
+        let spans: SpanList = parts.iter().copied().collect();
         let bytes = spans.bytes().next_multiple_of(PAGE_SIZE);
+        let extent = Extent::of_spans(ExtentKind::Brk, RemoteAddr::new(start), spans);
         heap.extents.push(Extent {
-            range: range(start, spans.bytes()),
-            kind: ExtentKind::Brk,
             arena: number,
-            block_header_bytes: 8,
-            spans,
+            block_header_bytes: CHUNK_HEADER,
+            ..extent.expect("low")
         });
         mappings.push(Mapping::private(range(start, bytes), MappingKind::Brk));
         runs.push(PageRun {

@@ -9,6 +9,7 @@ use profiler_core::allocator::AllocatorTitle;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::candidate::CandidateName;
 use profiler_core::completeness::{Confidence, Defect, StandStill};
+use profiler_core::glibc::CHUNK_HEADER;
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
@@ -39,10 +40,11 @@ fn sample() -> Sample {
             state,
         });
     }
-    let mut spans = SpanList::default();
-    spans.push(PAGE_SIZE, SpanState::Live);
-    spans.push(64, SpanState::Live);
-    spans.push(3 * PAGE_SIZE - 64, SpanState::Free);
+    let spans = SpanList::from_iter([
+        (PAGE_SIZE, SpanState::Live),
+        (64, SpanState::Live),
+        (3 * PAGE_SIZE - 64, SpanState::Free),
+    ]);
     let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");
     heap.arenas.push(Arena {
         kind: ArenaKind::Main,
@@ -54,12 +56,10 @@ fn sample() -> Sample {
         figures: vec![(ArenaFigure::TcacheBytes, 0)],
         ..Arena::default()
     });
+    let extent = Extent::of_spans(ExtentKind::Brk, RemoteAddr::new(HEAP), spans);
     heap.extents.push(Extent {
-        range: range(HEAP, 4),
-        kind: ExtentKind::Brk,
-        arena: 0,
-        block_header_bytes: 8,
-        spans,
+        block_header_bytes: CHUNK_HEADER,
+        ..extent.expect("low")
     });
     heap.settings = vec![
         ("mmap_threshold".into(), "131072".into()),

@@ -118,24 +118,17 @@ mod tests {
     use profiler_core::addr::{AddrRange, RemoteAddr};
     use profiler_core::heap::{Arena, Extent, ExtentKind};
     use profiler_core::residency::{PageRun, PageState};
-    use profiler_core::span::SpanList;
 
     use super::*;
 
     use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK};
 
     fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
-        let mut list = SpanList::default();
-        for &(bytes, state) in spans {
-            list.push(bytes, state);
-        }
-        let range = AddrRange::with_len(RemoteAddr::new(at), list.bytes());
+        let spans = spans.iter().copied().collect();
+        let extent = Extent::of_spans(kind, RemoteAddr::new(at), spans);
         Extent {
-            range: range.expect("short"),
-            kind,
             arena: 1,
-            block_header_bytes: 0,
-            spans: list,
+            ..extent.expect("low")
         }
     }
 
