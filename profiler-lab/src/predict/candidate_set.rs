@@ -170,9 +170,8 @@ impl HeapCandidateSet<'_> {
         let first = idle.unwrap_or(&self.programs[0]);
         let program = self.programs.get(history).unwrap_or(first);
         let played = play(program, &setup, &goes_on)?;
-        let at_end = played.checkpoints.last();
         // Each program ends with a checkpoint.
-        Ok(at_end.map_or(0, |checkpoint| checkpoint.resident_bytes))
+        Ok(played.peak_and_final().map_or(0, |both| both.at_end))
     }
 
     fn predictions(&self) -> Predictions {
