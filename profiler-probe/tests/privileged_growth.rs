@@ -1,7 +1,5 @@
 //! Where a target's memory grows: programs whose growth is known. These tests need root, and fail without.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use profiler_core::sites::{SiteGrowth, Sites};
@@ -177,7 +175,7 @@ fn profiler_to_be_killed() {
 }
 
 /// The kernel's numbers of the links that a process holds by descriptors.
-fn links_of(pid: u32) -> Vec<u32> {
+fn links_of(pid: i32) -> Vec<u32> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("it runs");
     let texts = files
         .flatten()
@@ -193,22 +191,13 @@ fn links_of(pid: u32) -> Vec<u32> {
 fn a_killed_profiler_leaves_no_program_at_a_tracepoint() {
     let child = Child::python(PROGRAM);
     assert_eq!(child.first_line(), "ready");
-    let mut profiler = Command::new(std::env::current_exe().expect("this test"))
-        .args([
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "profiler_to_be_killed",
-        ])
-        .env(TARGET_VARIABLE, child.pid().to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the profiler");
-    let output = profiler.stdout.as_mut().expect("stdout");
-    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("attached")));
-    let links = links_of(profiler.id());
+    let target = child.pid().to_string();
+    let mut profiler = Child::ignored_test(
+        "profiler_to_be_killed",
+        (TARGET_VARIABLE, &target),
+        "attached",
+    );
+    let links = links_of(profiler.pid());
     assert_eq!(links.len(), 3, "one of system calls and two of page faults");
     let remaining = || {
         let all: Vec<u32> = aya::programs::loaded_links()
@@ -218,8 +207,7 @@ fn a_killed_profiler_leaves_no_program_at_a_tracepoint() {
         links.iter().filter(|link| all.contains(link)).count()
     };
     assert_eq!(remaining(), 3);
-    profiler.kill().expect("ours");
-    profiler.wait().expect("ended");
+    profiler.kill();
     eventually("the end of its links", || (remaining() == 0).then_some(()));
 }
 

@@ -105,6 +105,21 @@ impl Child {
         Self::run(Command::new(folder.path().join(name))).keep(folder)
     }
 
+    /// Runs an ignored test of this test program as a process of its own, which can be killed, with a variable in
+    /// its environment, until it prints a line that ends with `ready`.
+    pub fn ignored_test(name: &str, (variable, value): (&str, &str), ready: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this test"));
+        command.args(["--exact", "--ignored", "--nocapture", name]);
+        command.env(variable, value);
+        let mut child = Self::run(command);
+        while !child.first_line.ends_with(ready) {
+            let line = child.next_line();
+            assert!(!line.starts_with("test result"), "{name}: {line}");
+            child.first_line = line;
+        }
+        child
+    }
+
     /// Runs a command that prints one line when it is ready.
     pub fn run(mut command: Command) -> Self {
         let mut inner = command
@@ -167,6 +182,11 @@ impl Child {
     pub fn keep(mut self, folder: TempDir) -> Self {
         self.folder = Some(folder);
         self
+    }
+
+    /// Closes its input.
+    pub fn close_input(&mut self) {
+        self.input = None;
     }
 
     /// Writes a line to its input.

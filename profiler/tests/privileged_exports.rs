@@ -95,6 +95,43 @@ fn a_read_only_disk_is_said_before_attaching() {
     }
 }
 
+/// What probes record for other allocators, and what that costs, is in a saved session as it was seen.
+#[test]
+fn a_session_with_shadows_reads_back_as_it_was_seen() {
+    let worker = Child::python(
+        "import sys, time\nprint('ready', flush=True)\nkept = []\n\
+         while True:\n    kept = [bytes(700) for _ in range(1000)]\n    time.sleep(0.01)",
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let live = ["live.json", "live.csv", "live.hlog", "live.html"].map(name);
+    let (session, pid) = (name("it.fragsnap"), worker.pid().to_string());
+    let mut args = vec![
+        "attach",
+        "--headless",
+        "--no-objects",
+        "--no-predict",
+        "--pid",
+        &pid,
+    ];
+    args.extend(["--what-if", "jemalloc", "--duration", "5s", "-o", &session]);
+    for file in &live {
+        args.extend(["-o", file]);
+    }
+    let output = fragscope(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for file in &live {
+        let again = file.replace("live", "again");
+        let output = fragscope(&["export", &session, "-o", &again]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let [before, after] = [file, &again].map(|file| fs::read(file).expect("written"));
+        assert!(before == after, "{file} differs");
+    }
+    let whole: Value = serde_json::from_slice(&fs::read(&live[0]).expect("written")).expect("JSON");
+    assert_eq!(whole["activity_source"], "recorded");
+    assert!(whole["what_if"]["cost"]["hits"].as_u64() > Some(0));
+}
+
 #[test]
 fn the_files_of_a_session_hold_what_its_lines_said() {
     let worker = Child::python(

@@ -4,10 +4,9 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{self, Command, Stdio};
+use std::process::{self, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -54,23 +53,13 @@ fn attach(calls: &Calls) -> ProbeSession {
 }
 
 /// A profiler with its probes attached.
-fn profiler(calls: &Calls) -> process::Child {
-    let mut profiler = Command::new(std::env::current_exe().expect("this test"))
-        .args([
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "profiler_to_be_killed",
-        ])
-        .env(TARGET_VARIABLE, calls.pid().to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the profiler");
-    let output = profiler.stdout.as_mut().expect("stdout");
-    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("attached")));
-    profiler
+fn profiler(calls: &Calls) -> Child {
+    let target = calls.pid().to_string();
+    Child::ignored_test(
+        "profiler_to_be_killed",
+        (TARGET_VARIABLE, &target),
+        "attached",
+    )
 }
 
 #[test]
@@ -80,8 +69,8 @@ fn the_target_survives_a_killed_profiler() {
     let mut profiler = profiler(&calls);
     assert_ne!(calls.code(), before, "breakpoints");
     calls.send("spin 1000000");
-    profiler.kill().expect("killed");
-    assert_eq!(profiler.wait().expect("ended").signal(), Some(9));
+    profiler.kill();
+    assert_eq!(profiler.ended().signal(), Some(9));
     assert_eq!(calls.next_line(), "spun");
     calls.wait_for_code(&before);
     calls.run(10);
@@ -95,12 +84,11 @@ fn no_breakpoint_is_left_by_a_profiler_that_is_killed_while_its_probes_go() {
         let mut profiler = profiler(&calls);
         let armed = calls.code();
         // It detaches, and is killed when the first breakpoint goes.
-        drop(profiler.stdin.take());
+        profiler.close_input();
         promptly("the first breakpoint's end", || {
             (calls.code() != armed).then_some(())
         });
-        profiler.kill().expect("killed");
-        profiler.wait().expect("ended");
+        profiler.kill();
         calls.wait_for_code(&before);
         calls.run(10);
     }

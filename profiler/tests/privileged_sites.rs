@@ -233,6 +233,9 @@ fn a_saved_session_has_the_sites_that_were_live() {
         "live.folded",
         "live.speedscope.json",
         "live.pb.gz",
+        "live.html",
+        "live.csv",
+        "live.hlog",
     ]
     .map(path);
     let session = path("it.fragsnap");
@@ -279,7 +282,7 @@ fn a_saved_session_has_the_sites_that_were_live() {
 }
 
 #[test]
-fn who_raised_the_mmap_threshold_is_told_where_it_was_seen() {
+fn who_raised_the_mmap_threshold_is_named_where_it_was_seen() {
     let (mut child, session, sampler) = start(Budget::Unlimited);
     let report = walk(&session, &sampler);
     let threshold = |report: &FragReport| {
