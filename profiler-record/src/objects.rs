@@ -40,12 +40,12 @@ const DOMAINS: [c_int; 2] = [1, 2];
 const LARGEST: usize = 512;
 
 /// What served each of these domains.
-struct Before(UnsafeCell<[Allocator; DOMAINS.len()]>);
+struct OriginalAllocators(UnsafeCell<[Allocator; DOMAINS.len()]>);
 
 // SAFETY: written by the constructor alone, before there are other threads.
-unsafe impl Sync for Before {}
+unsafe impl Sync for OriginalAllocators {}
 
-static BEFORE: Before = Before(UnsafeCell::new([NONE; DOMAINS.len()]));
+static ORIGINAL: OriginalAllocators = OriginalAllocators(UnsafeCell::new([NONE; DOMAINS.len()]));
 
 /// Puts the functions in, if this is a Python whose objects are to be recorded.
 ///
@@ -67,7 +67,7 @@ pub(crate) unsafe fn begin(environment: Environment) {
     let set: unsafe extern "C" fn(c_int, *const Allocator) = unsafe { mem::transmute(set) };
     for (index, domain) in DOMAINS.into_iter().enumerate() {
         // SAFETY: an element of the static, to which nothing else refers yet.
-        let before = unsafe { BEFORE.0.get().cast::<Allocator>().add(index) };
+        let before = unsafe { ORIGINAL.0.get().cast::<Allocator>().add(index) };
         // SAFETY: a place for the answer.
         unsafe { get(domain, before) };
         // SAFETY: filled just now.

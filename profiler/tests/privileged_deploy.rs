@@ -114,7 +114,7 @@ fn with_what_the_daemonset_gives_processes_of_others_are_walked_and_the_oom_kill
     let _worker = of_another_user();
     let walked = "fragscope_group_walked_processes";
     let (_, said) = serve(&capabilities(), |text| of_worker(text, walked) == Some("1"));
-    assert!(!said.contains("not heard"), "{said}");
+    assert!(!said.contains("chooses is not reported"), "{said}");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn each_capability_gives_what_is_said_of_it() {
             text.contains("fragscope_unreadable_processes")
         });
         let is_read = of_worker(&metrics, "fragscope_group_resident_bytes").is_some();
-        let is_heard = !said.contains("which process the OOM killer chooses is not heard");
+        let is_heard = !said.contains("which process the OOM killer chooses is not reported");
         let expected = match left_out.as_str() {
             "bpf" | "perfmon" => (true, false),
             _ => (false, true),

@@ -29,28 +29,28 @@ pub(super) struct Victim {
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct ReportedVictims {
     victims: Mutex<VecDeque<Victim>>,
     is_over: AtomicBool,
 }
 
-/// Hears of them, on a thread of its own.
+/// Records them, on a thread of its own.
 #[derive(Debug)]
-pub(crate) struct VictimWatch(Arc<Heard>);
+pub(crate) struct VictimWatch(Arc<ReportedVictims>);
 
 impl VictimWatch {
     /// Begins, or says why not: then only the counts of control groups say that the kernel ended somebody.
     pub(super) fn start() -> Option<Self> {
         let started = OomVictims::watch().map_err(|error| error.to_string());
         let started = started.and_then(|mut victims| {
-            let heard = Arc::new(Heard::default());
-            let for_thread = Arc::clone(&heard);
+            let reported = Arc::new(ReportedVictims::default());
+            let for_thread = Arc::clone(&reported);
             let run = move || {
                 while !for_thread.is_over.load(Ordering::Relaxed) {
                     match victims.wait(LOOK) {
                         Ok(chosen) => chosen.into_iter().for_each(|pid| for_thread.add(pid)),
                         Err(error) => {
-                            let what = "the OOM killer's choices are not heard any more";
+                            let what = "the OOM killer's choices are not reported any more";
                             say::line(format_args!("{what}: {error}"));
                             return;
                         }
@@ -60,13 +60,13 @@ impl VictimWatch {
             let thread = profiler_target::start_thread("oom victims", run);
             thread
                 .map_err(|error| error.to_string())
-                .map(|_| Self(heard))
+                .map(|_| Self(reported))
         });
         match started {
             Ok(watch) => Some(watch),
             Err(why) => {
                 say::line(format_args!(
-                    "which process the OOM killer chooses is not heard, only that its control group counts one: {why}"
+                    "which process the OOM killer chooses is not reported, only that its control group counts one: {why}"
                 ));
                 None
             }
@@ -93,7 +93,7 @@ impl VictimWatch {
     }
 }
 
-impl Heard {
+impl ReportedVictims {
     fn victims(&self) -> MutexGuard<'_, VecDeque<Victim>> {
         self.victims.lock().unwrap_or_else(PoisonError::into_inner)
     }
