@@ -99,7 +99,8 @@ const WORDS: [(&str, &str); 9] = [
     (
         "probe cost",
         "share of one core's time that the probes took over the last windows with the pauses after \
-         them, and the most they may take (four fifths of --budget; stops have the rest)",
+         them, and the most they may take (four fifths of --budget; stops have the rest). With --what-if \
+         they record every call, and no budget limits them",
     ),
     (
         "live",
