@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::allocator::Allocator;
 use crate::memory_growth::{Half, MemoryGrowth};
-use crate::objects::Growth;
+use crate::objects::{Census, Growth};
 use crate::report::FragReport;
 use crate::tables::{LedgerClass, LedgerPart};
 use crate::trend::Point;
@@ -17,6 +17,10 @@ const SAME: f64 = 0.8;
 const MOST: f64 = 0.5;
 /// Live blocks grow in free memory where all memory gained less than this share of what they gained.
 const REUSED: f64 = 0.25;
+/// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments.
+const FLUCTUATION: f64 = 0.02;
+/// Unless a name has gained so many objects meanwhile.
+const LEAST_ITEMS: f64 = 16.0;
 /// A rest of less than this share of all that was gained goes unsaid.
 const SAID: f64 = 0.2;
 
@@ -34,6 +38,8 @@ pub(super) struct Growing {
     pub(super) is_reused: bool,
     /// All other memory; 0 where it does not grow.
     pub(super) rest: f64,
+    /// Bytes that live blocks gained, too few to tell growth from what a full cache changes by.
+    pub(super) fluctuation: f64,
     /// Bytes that memory gained once.
     pub(super) once: f64,
     /// Bytes that memory gained beside live blocks between two looks, without a third that shows whether that goes on.
@@ -41,15 +47,20 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    /// By what live blocks gained, and all memory in the same time, where that is known. Objects were read in the walk's
-    /// own stop if they are `exact`.
-    pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, exact: bool) -> Self {
+    /// By what live blocks gained, and all memory in the same time, where that is known; the census is the later one.
+    pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
         let all = Self::of_all(growth, memory);
-        let unowned = if exact { 0.0 } else { unowned(growth) };
+        // In the walk's own stop nothing is freed before it is read.
+        let unowned = if census.exact { 0.0 } else { unowned(growth) };
         let live = all.live - unowned;
-        let is_more = live * growth.seconds() > growth.noise_bytes;
+        let gained = live * growth.seconds();
+        let is_more = gained > growth.noise_bytes;
+        let is_little = gained < census.live.bytes as f64 * FLUCTUATION
+            && memory.is_some_and(|memory| !memory.shows(gained))
+            && !gains_items(growth, census, live * MOST);
         Self {
-            live: if is_more { live } else { 0.0 },
+            live: if is_more && !is_little { live } else { 0.0 },
+            fluctuation: if is_more && is_little { gained } else { 0.0 },
             unowned,
             ..all
         }
@@ -72,8 +83,7 @@ impl Growing {
         let Some(memory) = memory else {
             return only(live);
         };
-        let shows = live >= memory.least_bytes && memory.bytes >= live * SAME;
-        if shows && memory.halves.is_some_and(|halves| !goes_on(halves, live)) {
+        if memory.shows(live) && memory.halves.is_some_and(|halves| !goes_on(halves, live)) {
             live = 0.0;
         }
         let mut rest = memory.bytes - live;
@@ -116,6 +126,22 @@ impl Growing {
             rest: rest / seconds,
             ..only(live)
         }
+    }
+}
+
+/// Whether a name that gains at least this rate gains objects, which a full cache does not.
+fn gains_items(growth: &Growth, census: &Census, least: f64) -> bool {
+    growth.holders.iter().any(|of| {
+        let holder = census.holders.get(of.holder);
+        let items = of.items.unwrap_or(0.0) * growth.seconds();
+        of.bytes >= least && items >= LEAST_ITEMS && holder.is_some_and(|holder| holder.is_name)
+    })
+}
+
+impl MemoryGrowth {
+    /// Whether it shows when live blocks gained so many bytes: it gained as much.
+    fn shows(&self, live: f64) -> bool {
+        live >= self.least_bytes && self.bytes >= live * SAME
     }
 }
 
@@ -172,7 +198,7 @@ fn goes_on(halves: [Half; 2], bytes: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{NativeGrowth, Rate};
+    use crate::objects::{Holder, HolderGrowth, NativeGrowth, Rate};
     use crate::size_class::SizeClass;
 
     const MIB: f64 = (1 << 20) as f64;
@@ -217,12 +243,47 @@ mod tests {
     }
 
     fn of(growth: &Growth, memory: MemoryGrowth) -> Growing {
-        Growing::of(growth, Some(&memory), false)
+        Growing::of(growth, Some(&memory), &Census::default())
     }
 
     /// A rate in MiB gained in the time.
     fn rate(mib: f64) -> f64 {
         mib * MIB / SECONDS
+    }
+
+    #[test]
+    fn a_little_of_what_is_live_that_other_memory_does_not_show_may_be_a_full_cache() {
+        let of = |gained: f64, memory_gained: f64, live_mib: u64, items: f64| {
+            let mut growth = growth(gained, gained);
+            growth.holders = vec![HolderGrowth {
+                holder: 0,
+                bytes: rate(gained),
+                has_more: items > 0.0,
+                branch: None,
+                items: Some(items / SECONDS),
+            }];
+            let mut census = Census::default();
+            census.live.bytes = live_mib << 20;
+            census.holders = vec![Holder {
+                is_name: true,
+                ..Holder::default()
+            }];
+            let memory = memory(memory_gained, Some(memory_gained / 2.0));
+            Growing::of(&growth, Some(&memory), &census)
+        };
+        // A ring of lists that is full, at two moments.
+        let full = of(0.45, 0.0, 50, 1.0);
+        assert_eq!(full.live, 0.0);
+        assert!((full.fluctuation - 0.45 * MIB).abs() < 1.0, "{full:?}");
+        // More than that, as much as all memory gained, and what comes with objects of a name grows.
+        for (gained, memory_gained, live_mib, items) in [
+            (1.2, 0.0, 50, 1.0),
+            (2.5, 2.6, 500, 1.0),
+            (0.45, 0.0, 50, 1800.0),
+        ] {
+            let grows = of(gained, memory_gained, live_mib, items);
+            assert_eq!((grows.live, grows.fluctuation), (rate(gained), 0.0));
+        }
     }
 
     #[test]
@@ -307,7 +368,13 @@ mod tests {
                 bytes: rate(10.0),
             },
         }];
-        let live = |burst: &Growth, exact| Growing::of(burst, None, exact).live;
+        let live = |burst: &Growth, exact| {
+            let census = Census {
+                exact,
+                ..Census::default()
+            };
+            Growing::of(burst, None, &census).live
+        };
         assert_eq!(live(&burst, false), rate(15.0), "nothing else grows");
         burst.typed.bytes = rate(5.0);
         assert_eq!(live(&burst, false), rate(5.0));

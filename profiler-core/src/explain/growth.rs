@@ -37,7 +37,7 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         return lately();
     };
     let memory = report.memory_growth.as_ref();
-    let growing = Growing::of(growth, memory, census.exact);
+    let growing = Growing::of(growth, memory, census);
     let Some(memory) = memory else {
         return Some(match growing.live > 0.0 {
             true => live_grows(report, census, growth, &growing),
@@ -82,6 +82,14 @@ fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growin
         Some(share) => format!("Not growing. Fragmentation holds {share}."),
         None => format!("Not growing{}.", held(census)),
     };
+    if growing.fluctuation > 0.0 {
+        let gained = bytes(growing.fluctuation as u64);
+        return format!(
+            "{holds} Live blocks gained {gained} in {:.1} s, as those of a full cache may: a longer time shows \
+             whether that goes on.",
+            growth.seconds()
+        );
+    }
     let step = step(growth);
     match growing.once > 0.0 && step.is_empty() {
         true => {
@@ -633,7 +641,7 @@ mod tests {
         let later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB + 1000);
         let growth = Growth::between(&earlier, &later).expect("time has passed");
         assert_eq!(growth.types[0].name, "dict", "the table gained most");
-        let cause = cause(&later, &growth, &Growing::of(&growth, None, false));
+        let cause = cause(&later, &growth, &Growing::of(&growth, None, &later));
         let named = "`app.SESSIONS` (dict) gains 35.0k `app.Session` a second: a leak";
         assert!(cause.starts_with(named), "{cause}");
     }
@@ -652,7 +660,7 @@ mod tests {
             };
             later.exact = exact;
             let growth = Growth::between(&earlier, &later).expect("time has passed");
-            cause(&later, &growth, &Growing::of(&growth, None, exact))
+            cause(&later, &growth, &Growing::of(&growth, None, &later))
         };
         assert!(said(70_000, false).contains("reached from no name: cycles"));
         assert!(said(1, false).starts_with("a few large blocks that are made anew"));
@@ -666,7 +674,7 @@ mod tests {
         earlier.holders.clear();
         later.holders.clear();
         let growth = Growth::between(&earlier, &later).expect("time has passed");
-        let cause = cause(&later, &growth, &Growing::of(&growth, None, false));
+        let cause = cause(&later, &growth, &Growing::of(&growth, None, &later));
         assert!(
             cause.starts_with("35.0k more `app.Session` a second"),
             "{cause}"

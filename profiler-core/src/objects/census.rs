@@ -399,7 +399,7 @@ mod tests {
         };
         let sentence = holder.if_freed().expect("a sentence");
         assert!(
-            sentence.contains("would return nothing to the system: all its pages"),
+            sentence.contains("would return nothing to the system: its pages"),
             "{sentence}"
         );
         holder.is_name = false;
