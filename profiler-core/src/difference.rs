@@ -4,9 +4,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crate::allocator::Allocator;
 use crate::metrics::MetricId;
 use crate::objects::Census;
 use crate::report::FragReport;
+use crate::size_class::SizeClass;
 use crate::tables::{HeapReport, LedgerClass, LedgerPart, SizeClassRow};
 use crate::units::{Unit, Value, bytes, percent};
 
@@ -190,15 +192,36 @@ fn metrics(before: &FragReport, after: &FragReport) -> Vec<Change> {
         .collect()
 }
 
+/// Size classes by allocator. Where another one serves malloc than before, the blocks of one are in other classes than
+/// those of the other were: of these two all sizes are one row.
 fn classes(before: &FragReport, after: &FragReport, get: fn(&SizeClassRow) -> u64) -> Vec<Change> {
+    let serving = |report: &FragReport| {
+        let mut heaps = report.heaps.iter();
+        heaps
+            .find(|heap| heap.serves_malloc())
+            .map(|heap| heap.allocator)
+    };
+    let replaced = serving(before).zip(serving(after));
+    let replaced = replaced.filter(|(was, is)| was != is);
     let rows = |report: &FragReport| {
-        let rows = report.size_classes.iter().map(|row| {
-            let up_to = bytes(row.class.upper_bytes());
-            (format!("{} up to {up_to}", row.allocator.name()), get(row))
-        });
+        let rows = report.size_classes.iter();
+        let rows = rows.map(|row| (class_name(row.allocator, row.class, replaced), get(row)));
         rows.collect::<Vec<_>>().into_iter()
     };
     changes(rows(before), rows(after))
+}
+
+fn class_name(
+    allocator: Allocator,
+    class: SizeClass,
+    replaced: Option<(Allocator, Allocator)>,
+) -> String {
+    match replaced {
+        Some((was, is)) if allocator == was || allocator == is => {
+            format!("all sizes: {} before, {} after", was.name(), is.name())
+        }
+        _ => format!("{} up to {}", allocator.name(), bytes(class.upper_bytes())),
+    }
 }
 
 fn objects(
@@ -389,6 +412,19 @@ mod tests {
         };
         assert_eq!(share.by_text(), "-25.0 %");
         assert_eq!(Change::of_bytes("live", None, Some(1)).by_text(), "-");
+    }
+
+    #[test]
+    fn classes_of_two_allocators_that_serve_one_after_the_other_are_one_row() {
+        let row = |allocator, size| class_name(allocator, SizeClass::of(size), None);
+        assert_eq!(row(Allocator::Glibc, 40), "glibc up to 48 B");
+        let replaced = Some((Allocator::Glibc, Allocator::Jemalloc));
+        let joined = "all sizes: glibc before, jemalloc after";
+        for (allocator, size) in [(Allocator::Glibc, 40), (Allocator::Jemalloc, 48)] {
+            assert_eq!(class_name(allocator, SizeClass::of(size), replaced), joined);
+        }
+        let other = class_name(Allocator::Pymalloc, SizeClass::of(48), replaced);
+        assert_eq!(other, row(Allocator::Pymalloc, 48));
     }
 
     #[test]
