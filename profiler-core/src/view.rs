@@ -186,7 +186,9 @@ pub enum ObjectsState {
 pub enum ActivitySource<'a> {
     /// Nothing, and no probes were requested.
     NotRequested,
-    /// Nothing yet, or not at all: the notices say which.
+    /// Nothing yet: probes are being attached.
+    Attaching,
+    /// Nothing: the notices say why.
     NoProbes,
     /// Probes that sample, in windows within a budget.
     Sampled(&'a Activity),
@@ -199,6 +201,7 @@ impl ActivitySource<'_> {
     pub fn name(self) -> &'static str {
         match self {
             Self::NotRequested => "not_requested",
+            Self::Attaching => "attaching",
             Self::NoProbes => "no_probes",
             Self::Sampled(_) => "sampled",
             Self::Recorded(_) => "recorded",
@@ -208,7 +211,7 @@ impl ActivitySource<'_> {
     /// Why there are no more calls, where the probes have ended before they were taken off.
     pub fn ended(&self) -> Option<&str> {
         match self {
-            Self::NotRequested | Self::NoProbes => None,
+            Self::NotRequested | Self::Attaching | Self::NoProbes => None,
             Self::Sampled(activity) => activity.ended.as_deref(),
             Self::Recorded(what_if) => what_if.ended.as_deref(),
         }
@@ -217,7 +220,7 @@ impl ActivitySource<'_> {
     /// What the probes cost while there are any, where that is known.
     pub fn cost(&self) -> Option<ProbeCost> {
         match self {
-            Self::NotRequested | Self::NoProbes => None,
+            Self::NotRequested | Self::Attaching | Self::NoProbes => None,
             Self::Sampled(activity) => Some(activity.cost).filter(|_| activity.ended.is_none()),
             Self::Recorded(what_if) => what_if.cost(),
         }
@@ -235,6 +238,8 @@ pub struct View {
     pub sites: Option<Arc<Sites>>,
     /// Whether probes that sample were requested, so that their absence is worth a word.
     pub probes_wanted: bool,
+    /// Whether they are being attached yet.
+    pub probes_attaching: bool,
     /// Why there are no probes or no walks, and other things the user must know, one a line.
     pub notices: Vec<String>,
     /// The past, oldest first, bounded in length by the session.
@@ -257,6 +262,7 @@ impl View {
             activity: None,
             sites: None,
             probes_wanted: false,
+            probes_attaching: false,
             notices,
             history: Arc::new(history),
             over_time: OverTime::default(),
@@ -289,6 +295,7 @@ impl View {
         match (&self.activity, &self.what_if, self.probes_wanted) {
             (Some(activity), _, _) => ActivitySource::Sampled(activity),
             (None, Some(what_if), _) => ActivitySource::Recorded(what_if),
+            (None, None, _) if self.probes_attaching => ActivitySource::Attaching,
             (None, None, true) => ActivitySource::NoProbes,
             (None, None, false) => ActivitySource::NotRequested,
         }
@@ -297,7 +304,9 @@ impl View {
     /// Events lost since attaching, by the newest account.
     pub fn events_lost(&self) -> u64 {
         let seen = match self.activity_source() {
-            ActivitySource::NotRequested | ActivitySource::NoProbes => 0,
+            ActivitySource::NotRequested | ActivitySource::Attaching | ActivitySource::NoProbes => {
+                0
+            }
             ActivitySource::Sampled(activity) => activity.events_lost,
             ActivitySource::Recorded(what_if) => what_if.events_lost,
         };

@@ -62,6 +62,7 @@ fn large_view() -> View {
         activity: None,
         sites: None,
         probes_wanted: false,
+        probes_attaching: false,
         notices: vec!["x".repeat(256 << 10)],
         history: Arc::default(),
         over_time: Default::default(),

@@ -114,6 +114,7 @@ impl Observation {
             activity: self.activity,
             sites: self.sites,
             probes_wanted: self.probes_wanted,
+            probes_attaching: false,
             notices: self.notices,
             history,
             over_time: self.over_time,

@@ -127,7 +127,9 @@ impl<'a> Latest<'a> {
             .view
             .activity_source()
         {
-            ActivitySource::NotRequested | ActivitySource::NoProbes => None,
+            ActivitySource::NotRequested | ActivitySource::Attaching | ActivitySource::NoProbes => {
+                None
+            }
             ActivitySource::Sampled(_) | ActivitySource::Recorded(_) => Some(of.view.events_lost()),
         })
         .titled(

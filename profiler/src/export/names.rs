@@ -50,7 +50,7 @@ pub(super) struct Gap {
 }
 
 /// All of them; `attach --help` is made from these, and docs/exports.md explains each.
-pub(super) static GAPS: [Gap; 12] = [
+pub(super) static GAPS: [Gap; 13] = [
     gap(
         "no-heap",
         "no-heap",
@@ -107,6 +107,12 @@ pub(super) static GAPS: [Gap; 12] = [
             let activity = view.activity.as_deref();
             activity.is_some_and(|activity| activity.untracked_blocks > 0)
         },
+    ),
+    gap(
+        "attaching",
+        "attaching",
+        "probes are being attached",
+        |view| matches!(view.activity_source(), ActivitySource::Attaching),
     ),
     gap(
         "no-probes",

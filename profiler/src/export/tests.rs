@@ -430,6 +430,22 @@ fn probes_that_record_for_what_if_are_neither_none_nor_rates() {
 }
 
 #[test]
+fn probes_that_are_being_attached_are_not_said_to_be_none() {
+    let mut view = full();
+    view.activity = None;
+    view.probes_attaching = true;
+    let attaching = line(&view);
+    assert!(attaching.contains("attaching"), "{attaching}");
+    assert!(!attaching.contains("no-probes"), "{attaching}");
+    view.probes_attaching = false;
+    let none = line(&view);
+    assert!(
+        none.contains("no-probes") && !none.contains("attaching"),
+        "{none}"
+    );
+}
+
+#[test]
 fn a_stop_that_ended_early_is_neither_a_stop_nor_none() {
     let said = |stand_still| {
         let mut view = full();

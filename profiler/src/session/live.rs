@@ -233,6 +233,7 @@ impl LiveSession {
             activity,
             sites: self.probes.sites(),
             probes_wanted: !matches!(self.probes, Probes::Off | Probes::ForWhatIf),
+            probes_attaching: matches!(self.probes, Probes::Starting(_)),
             notices,
             history: self.history.points(),
             over_time: self.over_time,

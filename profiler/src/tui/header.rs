@@ -120,6 +120,9 @@ fn probes(app: &App, view: &View) -> Vec<Span<'static>> {
         ActivitySource::NotRequested | ActivitySource::NoProbes => {
             return vec![Span::styled("no probes", theme.quiet())];
         }
+        ActivitySource::Attaching => {
+            return vec![Span::styled("attaching probes", theme.quiet())];
+        }
         ActivitySource::Sampled(_) => false,
         ActivitySource::Recorded(_) => true,
     };

@@ -233,7 +233,9 @@ fn not_played(predictions: &Predictions) -> Vec<String> {
 /// What the probes saw.
 pub(super) fn activity(view: &View) -> Option<Section> {
     let activity = match view.activity_source() {
-        ActivitySource::NotRequested | ActivitySource::NoProbes => return None,
+        ActivitySource::NotRequested | ActivitySource::Attaching | ActivitySource::NoProbes => {
+            return None;
+        }
         ActivitySource::Recorded(what_if) => {
             return Some(Section {
                 id: "activity",

@@ -357,7 +357,9 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
 
 fn activity(text: &mut Text, view: &View) {
     let activity = match view.activity_source() {
-        ActivitySource::NotRequested | ActivitySource::NoProbes => return,
+        ActivitySource::NotRequested | ActivitySource::Attaching | ActivitySource::NoProbes => {
+            return;
+        }
         ActivitySource::Recorded(what_if) => {
             text.title("ACTIVITY");
             text.paragraph("  ", &sentences::of_recording(what_if));

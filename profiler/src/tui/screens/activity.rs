@@ -38,6 +38,10 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             "Allocations are not recorded.",
             "No probes were requested. Walks and residency work without.".to_owned(),
         ),
+        ActivitySource::Attaching => (
+            "Allocations are not recorded yet.",
+            "Probes are being attached.".to_owned(),
+        ),
         ActivitySource::NoProbes => (
             "Allocations are not recorded.",
             "`fragscope doctor` lists what probes need and how to fix what is missing. \

@@ -273,6 +273,12 @@ fn nothing(app: &App, view: &View) -> String {
             (ActivitySource::NotRequested, _) => {
                 "Call sites come from probes, and none were requested."
             }
+            (ActivitySource::Attaching, Some(_)) => {
+                "No call sites were saved with this walk: no probes had been attached yet."
+            }
+            (ActivitySource::Attaching, None) => {
+                "Call sites come from probes, which are being attached."
+            }
             (ActivitySource::NoProbes, Some(_)) => {
                 "No call sites were saved with this walk: no probes were attached."
             }
