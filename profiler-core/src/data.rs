@@ -19,6 +19,20 @@ impl Words {
         &self.words
     }
 
+    /// Those that lie in none of these ranges, which ascend and do not overlap.
+    pub(crate) fn outside(&self, ranges: &[AddrRange]) -> impl Iterator<Item = &[u64]> {
+        let start = self.start.get();
+        let end = start + self.words.len() as u64 * 8;
+        let first = ranges.partition_point(|range| range.end().get() <= start);
+        let within = ranges[first..].iter();
+        let within = within.take_while(move |range| range.start().get() < end);
+        let ends = within.clone().map(|range| range.start().get());
+        let starts = within.map(move |range| range.end().get().min(end));
+        let index = move |at: u64| (at.max(start) - start) as usize / 8;
+        let gaps = [start].into_iter().chain(starts).zip(ends.chain([end]));
+        gaps.map(move |(from, to)| &self.words[index(from)..index(to).max(index(from))])
+    }
+
     /// Each word, where it lies, and what follows it.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RemoteAddr, u64, &[u64])> {
         let words = self.words.iter().enumerate();
@@ -128,4 +142,31 @@ fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
         before = Some((range.end(), of_python)).filter(|_| file || continues);
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_in_a_heap_behind_the_data_are_left_out() {
+        let data = Words {
+            start: RemoteAddr::new(0x1000),
+            words: (0..8).collect(),
+        };
+        let outside = |ranges: &[(u64, u64)]| -> Vec<u64> {
+            let ranges: Vec<AddrRange> = ranges
+                .iter()
+                .map(|&(from, to)| AddrRange::new(RemoteAddr::new(from), RemoteAddr::new(to)))
+                .map(|range| range.expect("in order"))
+                .collect();
+            data.outside(&ranges).flatten().copied().collect()
+        };
+        assert_eq!(outside(&[]), (0..8).collect::<Vec<u64>>());
+        assert_eq!(outside(&[(0x800, 0x1000), (0x1040, 0x2000)]), outside(&[]));
+        assert_eq!(outside(&[(0x1010, 0x1020)]), [0, 1, 4, 5, 6, 7]);
+        assert_eq!(outside(&[(0xff0, 0x1008), (0x1028, 0x9000)]), [1, 2, 3, 4]);
+        assert_eq!(outside(&[(0x1008, 0x1010), (0x1010, 0x1038)]), [0, 7]);
+        assert!(outside(&[(0, 0x9000)]).is_empty());
+    }
 }

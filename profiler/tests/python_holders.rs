@@ -152,12 +152,187 @@ while True:
         "snapshot", "--json", "--growth", "2s", "--pid", &pid,
     ]));
     let verdict = snapshot["verdict"].as_str().expect("a verdict");
-    let named = "a second more are reached from no name, among them `__main__.Node`: cycles";
+    let named = "a second more are reached from no name, among them `__main__.Node`: cycles, in which objects refer \
+                 to one another";
     assert!(verdict.contains(named), "{verdict}");
     let growth = &snapshot["objects"]["growth"];
     let (of_none, all) = ("unreached_bytes_per_second", "live_bytes_per_second");
     let rate = |key: &str| growth[key].as_f64().expect("a rate");
     assert!(rate(of_none) > rate(all) * 0.9, "{growth:#}");
+    assert!(
+        rate("cycle_bytes_per_second") > rate(of_none) * 0.9,
+        "{growth:#}"
+    );
+}
+
+#[test]
+fn cycles_and_what_native_code_has_forgotten_are_told_apart() {
+    // As many bytes of both, which the collector may not free.
+    let program = "
+import ctypes, gc, sys
+gc.disable()
+class Node(object):
+    pass
+class Order(object):
+    pass
+def cycle(n):
+    a, b = Node(), Node()
+    a.other, b.other = b, [a, a, (a, b), {'a': a}, lambda: a]
+    a.text = 'x' * 1000 + str(n)
+def forget(n):
+    order = Order()
+    order.text = 'x' * 2000 + str(n)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(order))
+for n in range(2000):
+    cycle(n)
+    forget(n)
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
+sys.stdin.readline()
+";
+    for python in readable() {
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--stop-for-objects"]);
+        let [cycles, held] = ["cycle_bytes", "held_unseen_bytes"].map(|key| number(&objects, key));
+        assert!(
+            (3_200_000..5_000_000).contains(&cycles),
+            "{cycles}, {python:?}"
+        );
+        assert!((3_900_000..5_000_000).contains(&held), "{held}, {python:?}");
+        let unreached = number(&objects, "unreached_bytes");
+        assert!(cycles + held <= unreached, "{unreached}, {python:?}");
+    }
+}
+
+#[test]
+fn a_class_that_no_module_has_is_held_by_its_objects() {
+    let program = "
+import sys
+def made():
+    class Local(object):
+        TABLE = [float(i) for i in range(50000)]
+    return Local()
+def many():
+    class Local(object):
+        TABLE = [float(i) for i in range(30000)]
+    return [Local() for i in range(1000)]
+ONE = made()
+MANY = many()
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
+sys.stdin.readline()
+";
+    for python in readable() {
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--stop-for-objects"]);
+        // Of 2.7 a list alone: its numbers lie in blocks of many.
+        let each = if python.version >= (3, 0) { 32 } else { 8 };
+        for (name, items) in [("ONE", 50_000), ("MANY", 30_000)] {
+            let retained = number(
+                holder(&objects, &format!("__main__.{name}")),
+                "retained_bytes",
+            );
+            assert!(retained > items * each, "{name}: {retained}, {python:?}");
+        }
+    }
+}
+
+#[test]
+fn a_native_block_that_is_referred_to_behind_its_beginning_is_held_all_the_same() {
+    let child = Child::python(
+        "
+import ctypes, sys
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_void_p
+malloc.argtypes = [ctypes.c_size_t]
+# As Rust refers to what is counted, and to its hash tables.
+HANDLES = [ctypes.c_void_p(malloc(3000) + 16 * (1 + n % 50)) for n in range(1000)]
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let objects = objects(child.pid(), &["--stop-for-objects"]);
+    let handles = holder(&objects, "__main__.HANDLES");
+    assert!(number(handles, "retained_bytes") > 3_000_000, "{handles:#}");
+}
+
+#[test]
+fn outputs_of_an_interactive_session_are_one_row_with_all_their_names() {
+    // As IPython keeps them.
+    let child = Child::python(
+        "
+import sys
+_oh = Out = {}
+space = globals()
+for n in range(1, 6):
+    out = [float(i) for i in range(20000)]
+    space['_%d' % n] = Out[n] = out
+___, __, _ = Out[3], Out[4], Out[5]
+del out, space
+MINE = ALSO = [float(i) for i in range(20000)]
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let objects = objects(child.pid(), &["--stop-for-objects"]);
+    let out = holder(&objects, "__main__.Out");
+    let shared = out["shared_with"].as_array().expect("names");
+    let first = ["__main__._oh", "__main__._5", "__main__._1"];
+    assert!(
+        first.iter().all(|name| shared.contains(&(*name).into())),
+        "{out:#}"
+    );
+    let each = 20_000 * 32;
+    assert!(number(out, "retained_bytes") > 5 * each, "{out:#}");
+    // What else two names share is a row of its own.
+    let mine = holder(&objects, "__main__.MINE");
+    assert_eq!(mine["shared_with"][0], "__main__.ALSO", "{mine:#}");
+    let rows = objects["holders"].as_array().expect("holders");
+    let large = rows
+        .iter()
+        .filter(|row| number(row, "retained_bytes") > each / 2);
+    let large: Vec<&str> = large.filter_map(|row| row["name"].as_str()).collect();
+    let own = large.iter().filter(|name| name.starts_with("__main__."));
+    assert_eq!(own.count(), 2, "{large:?}");
+}
+
+#[test]
+fn what_subinterpreters_hold_has_the_names_of_their_modules() {
+    let program = "
+import sys
+try:
+    import _interpreters as interpreters
+    one = interpreters.create('legacy')
+    own = interpreters.create('isolated')
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    one = interpreters.create(isolated=False)
+    own = interpreters.create(isolated=True)
+interpreters.run_string(one, 'ONE = [float(i) for i in range(50000)]')
+interpreters.run_string(own, 'OWN = [float(i) for i in range(50000)]')
+MAIN = [float(i) for i in range(50000)]
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
+sys.stdin.readline()
+";
+    let mut tried = 0;
+    // The module is one of the interpreter's own, and its functions change: those of these are known.
+    for python in readable() {
+        if !((3, 10)..=(3, 13)).contains(&python.version) {
+            continue;
+        }
+        tried += 1;
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--stop-for-objects"]);
+        for name in ["ONE", "OWN", "MAIN"] {
+            let of = holder(&objects, &format!("__main__.{name}"));
+            assert!(
+                number(of, "retained_bytes") > 50_000 * 32,
+                "{of:#}, {python:?}"
+            );
+        }
+    }
+    assert!(tried > 0, "no Python with subinterpreters");
 }
 
 /// Blocks of 700 bytes, of which every sixth is kept by a name: each page has one.

@@ -25,7 +25,7 @@ fn drops_as_predicted(python: &Python) {
     command.arg(DROPPABLE);
     let mut child = Child::run(command);
     let pid = child.pid().to_string();
-    for name in ["SPARSE", "CACHE"] {
+    for name in ["MODELS", "SEEN", "SPARSE", "CACHE"] {
         let args = ["snapshot", "--json", "--stop-for-objects", "--pid", &pid];
         let snapshot = json(&fragscope(&args));
         let holder = holder(&snapshot["objects"], &format!("__main__.{name}")).clone();

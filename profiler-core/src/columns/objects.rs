@@ -108,7 +108,7 @@ impl Holder {
 
 impl Census {
     /// Its totals.
-    pub const COLUMNS: [Column<Self>; 15] = [
+    pub const COLUMNS: [Column<Self>; 17] = [
         Column::fraction("read_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.took_ns))
         }),
@@ -127,6 +127,8 @@ impl Census {
             of.held_by_names.bytes
         }),
         Column::of("unreached_bytes", Unit::Bytes, |of| of.unreached.bytes),
+        Column::of("cycle_bytes", Unit::Bytes, |of| of.cycles.bytes),
+        Column::of("held_unseen_bytes", Unit::Bytes, |of| of.held_unseen.bytes),
         Column::of("unlisted_bytes", Unit::Bytes, |of| of.unlisted.bytes),
     ];
 }
@@ -149,7 +151,7 @@ impl Copied {
 
 impl Growth {
     /// What grew in all since the census before.
-    pub const COLUMNS: [Column<Self>; 8] = [
+    pub const COLUMNS: [Column<Self>; 10] = [
         Column::fraction("elapsed_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.elapsed_ns))
         }),
@@ -171,6 +173,12 @@ impl Growth {
         }),
         Column::fraction("unreached_bytes_per_second", Unit::BytesPerSecond, |of| {
             Some(of.unreached.bytes)
+        }),
+        Column::fraction("cycle_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.cycles.bytes)
+        }),
+        Column::fraction("held_unseen_bytes_per_second", Unit::BytesPerSecond, |of| {
+            Some(of.held_unseen.bytes)
         }),
     ];
 }

@@ -217,6 +217,8 @@ mod tests {
             native: Vec::new(),
             holders: Vec::new(),
             unreached: Rate::default(),
+            cycles: Rate::default(),
+            held_unseen: Rate::default(),
             most_unreached: None,
             steps: Vec::new(),
             steady_bytes: steady * MIB / SECONDS,

@@ -349,6 +349,9 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     }
 }
 
+/// The share of what no root was found for that decides what it is.
+const NEARLY_ALL: f64 = 0.8;
+
 /// What grows where most of it is of what no root was found for.
 fn of_nobody(census: &Census, growth: &Growth) -> String {
     let unreached = growth.unreached;
@@ -365,11 +368,23 @@ fn of_nobody(census: &Census, growth: &Growth) -> String {
     };
     let made_anew = match census.exact {
         true => "",
-        false => ", or objects whose holder was made anew before they were read",
+        false => ", or an object that was made anew before they were read",
+    };
+    let most = unreached.bytes * NEARLY_ALL;
+    let why = match (growth.cycles.bytes >= most, growth.held_unseen.bytes >= most) {
+        (true, _) => {
+            "cycles, in which objects refer to one another, that the garbage collector has not freed".to_owned()
+        }
+        (_, true) => format!(
+            "more references to them are counted than were found, so native code holds them{made_anew}"
+        ),
+        _ => format!(
+            "cycles that the garbage collector has not freed, references that native code keeps or has \
+             forgotten{made_anew}"
+        ),
     };
     format!(
-        "{} a second more are reached from no name{what}: cycles that the garbage collector has not freed, \
-         references that native code keeps or has forgotten{made_anew}",
+        "{} a second more are reached from no name{what}: {why}",
         rate(unreached.bytes)
     )
 }
@@ -665,6 +680,47 @@ mod tests {
         assert!(said(70_000, false).contains("reached from no name: cycles"));
         assert!(said(1, false).starts_with("a few large blocks that are made anew"));
         assert!(said(1, true).contains("reached from no name"));
+    }
+
+    #[test]
+    fn reference_counts_decide_whether_nobody_or_something_unseen_holds_it() {
+        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
+        let mut later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB);
+        earlier.holders.clear();
+        later.holders.clear();
+        later.unreached = Amount {
+            blocks: 70_000,
+            bytes: later.live.bytes - earlier.live.bytes,
+        };
+        let of = |cycles, held_unseen, exact| {
+            let mut later = later.clone();
+            let part = |share: u64| Amount {
+                blocks: later.unreached.blocks * share / 10,
+                bytes: later.unreached.bytes * share / 10,
+            };
+            (later.cycles, later.held_unseen) = (part(cycles), part(held_unseen));
+            later.exact = exact;
+            let growth = Growth::between(&earlier, &later).expect("time has passed");
+            cause(&later, &growth, &Growing::of(&growth, None, exact))
+        };
+        let cycles = of(9, 0, false);
+        assert!(
+            cycles.contains("cycles, in which objects refer to one another"),
+            "{cycles}"
+        );
+        assert!(!cycles.contains("native code"), "{cycles}");
+        let held = of(0, 9, true);
+        assert!(held.contains("so native code holds them"), "{held}");
+        assert!(
+            !held.contains("cycles") && !held.contains("made anew"),
+            "{held}"
+        );
+        assert!(of(0, 9, false).contains("or an object that was made anew"));
+        let either = of(5, 5, false);
+        assert!(
+            either.contains("cycles") && either.contains("native code"),
+            "{either}"
+        );
     }
 
     #[test]

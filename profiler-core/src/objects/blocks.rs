@@ -1,7 +1,6 @@
 //! An index of the live blocks of all walked heaps: which block an address lies in.
 
 use std::iter::Peekable;
-use std::ops::Range;
 
 use hashbrown::HashMap;
 
@@ -172,9 +171,15 @@ impl BlockIndex {
     }
 
     /// Blocks with their addresses, ascending.
-    pub(super) fn ranges(&self, blocks: Range<u32>) -> impl Iterator<Item = (u32, AddrRange)> + '_ {
-        let mut run = self.runs.partition_point(|run| run.first <= blocks.start);
+    pub(super) fn ranges<'b>(
+        &'b self,
+        blocks: impl Iterator<Item = u32> + 'b,
+    ) -> impl Iterator<Item = (u32, AddrRange)> + 'b {
+        let mut run = 0;
         blocks.map(move |block| {
+            if run == 0 {
+                run = self.runs.partition_point(|run| run.first <= block);
+            }
             while self.runs.get(run).is_some_and(|next| next.first <= block) {
                 run += 1;
             }

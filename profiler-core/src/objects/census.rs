@@ -279,6 +279,12 @@ pub struct Census {
     pub packages: Vec<PackageRow>,
     /// What no root was found for.
     pub unreached: Amount,
+    /// Of that, objects that refer to each other, as often as their reference counts say, with what only they
+    /// hold: cycles that the garbage collector has not freed.
+    pub cycles: Amount,
+    /// Of that, objects with higher reference counts, and what these hold: native code holds them, or what was made
+    /// anew before they were read.
+    pub held_unseen: Amount,
     /// References that were followed.
     pub references: u64,
     /// How long reading took, in ns.

@@ -23,8 +23,8 @@ pub(super) struct Dominators {
 
 impl Dominators {
     /// The tree below `phases` of roots. What one phase reaches, a later one does not.
-    pub(super) fn of(graph: &Graph, phases: &[Vec<u32>]) -> Self {
-        let mut search = Search::new(graph);
+    pub(super) fn of(graph: Graph, phases: &[Vec<u32>]) -> Self {
+        let mut search = Search::new(&graph);
         for (nth, roots) in phases.iter().enumerate() {
             if nth > 0 {
                 search.phases.push(search.node.len() as u32);
@@ -32,12 +32,20 @@ impl Dominators {
             search.run(roots);
         }
         let predecessors = search.predecessors();
-        let dominator = dominators(search.parent, &predecessors);
+        let Search {
+            node,
+            number,
+            parent,
+            phases,
+            ..
+        } = search;
+        // It is not needed any more, and what follows takes as much.
+        drop(graph);
         Self {
-            node: search.node,
-            number: search.number,
-            dominator,
-            phases: search.phases,
+            node,
+            number,
+            dominator: dominators(parent, &predecessors),
+            phases,
             predecessors,
         }
     }
@@ -62,12 +70,21 @@ impl Dominators {
 
     /// What each number keeps in memory, of what each has itself: that, and that of all it dominates.
     pub(super) fn retained(&self, own: Vec<u64>) -> Vec<u64> {
-        let mut retained = own;
+        self.add_up(own, u64::saturating_add)
+    }
+
+    /// The same of numbers of blocks.
+    pub(super) fn retained_blocks(&self, own: Vec<u32>) -> Vec<u32> {
+        self.add_up(own, u32::saturating_add)
+    }
+
+    fn add_up<T: Copy>(&self, own: Vec<T>, add: impl Fn(T, T) -> T) -> Vec<T> {
+        let mut sums = own;
         for number in (1..self.node.len()).rev() {
             let above = self.dominator[number] as usize;
-            retained[above] = retained[above].saturating_add(retained[number]);
+            sums[above] = add(sums[above], sums[number]);
         }
-        retained
+        sums
     }
 
     /// Of each number the one that retains most of those that it immediately dominates; [`NONE`]
@@ -291,7 +308,7 @@ mod tests {
     fn what_two_share_belongs_to_what_is_above_both() {
         // 0 -> 1, 0 -> 2, 1 -> 3, 2 -> 3, 3 -> 4, and 5 by itself.
         let graph = graph(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 3)]);
-        let tree = Dominators::of(&graph, &[vec![0], vec![5]]);
+        let tree = Dominators::of(graph.clone(), &[vec![0], vec![5]]);
         let above = |node: u32| {
             let number = tree.number[node as usize];
             tree.node[tree.dominator[number as usize] as usize]
@@ -313,7 +330,7 @@ mod tests {
     #[test]
     fn a_later_phase_takes_nothing_from_an_earlier_one() {
         let graph = graph(4, &[(0, 1), (2, 1), (2, 3)]);
-        let tree = Dominators::of(&graph, &[vec![0], vec![2, 1]]);
+        let tree = Dominators::of(graph.clone(), &[vec![0], vec![2, 1]]);
         let retained = tree.retained(vec![1; tree.node.len()]);
         assert_eq!(retained[tree.number[0] as usize], 2);
         assert_eq!(retained[tree.number[2] as usize], 2);
@@ -327,7 +344,7 @@ mod tests {
         for node in 0..LEN {
             graph.push(&[(node + 1) % LEN, node.saturating_sub(1), LEN - 1]);
         }
-        let tree = Dominators::of(&graph, &[vec![0]]);
+        let tree = Dominators::of(graph.clone(), &[vec![0]]);
         let retained = tree.retained(vec![1; tree.node.len()]);
         assert_eq!(retained[0], u64::from(LEN) + 1);
     }
@@ -340,7 +357,7 @@ mod tests {
             roots in proptest::collection::vec(0u32..12, 1..4),
         ) {
             let graph = graph(12, &edges);
-            let tree = Dominators::of(&graph, std::slice::from_ref(&roots));
+            let tree = Dominators::of(graph.clone(), std::slice::from_ref(&roots));
             let all = reached(&graph, &roots, NONE);
             for node in 0..12u32 {
                 let number = tree.number[node as usize];

@@ -125,6 +125,11 @@ impl Folded {
         self.folded.has(node)
     }
 
+    /// Whether one thing alone refers to a node.
+    pub(super) fn has_one_referrer(&self, node: u32) -> bool {
+        self.only[node as usize] < SEVERAL
+    }
+
     /// The place among those that are left of a node that is.
     #[inline]
     pub(super) fn place(&self, node: u32) -> u32 {
@@ -242,7 +247,7 @@ mod tests {
             }
             let weight = |node: u32| weights[node as usize];
             let phases = [roots.clone()];
-            let whole = Dominators::of(&graph, &phases);
+            let whole = Dominators::of(graph.clone(), &phases);
             let sums = |tree: &Dominators, own: &dyn Fn(u32) -> u64| {
                 let own = tree.node.iter().map(|&node| if node == NONE { 0 } else { own(node) });
                 tree.retained(own.collect())
@@ -251,7 +256,7 @@ mod tests {
             let folded = Folded::of(&graph, &roots, weight, |node, _| !roots.contains(&node));
             let nodes = folded.left();
             let places = [roots.iter().map(|root| folded.place(*root)).collect()];
-            let mut left = Dominators::of(&folded.graph(&graph, &nodes), &places);
+            let mut left = Dominators::of(folded.graph(&graph, &nodes), &places);
             left.rename(&nodes);
             let own = |left: u32| -> u64 {
                 let all = (0..16).filter(|&node| folded.within(node).0 == left);

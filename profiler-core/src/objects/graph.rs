@@ -102,6 +102,56 @@ impl Graph {
         self.targets.truncate(kept);
     }
 
+    /// Adds these edges, which ascend by what they are from.
+    pub(super) fn insert(&mut self, edges: &[(u32, u32)]) {
+        let room = (NONE as usize).saturating_sub(self.targets.len());
+        let taken = edges.len().min(room);
+        self.left_out += (edges.len() - taken) as u64;
+        let mut behind = self.targets.len();
+        self.targets.reserve_exact(taken);
+        self.targets.resize(behind + taken, 0);
+        // From the last node on, each node's targets move behind what is yet to be added before them.
+        let mut left = &edges[..taken];
+        while let Some(&(from, _)) = left.last() {
+            let own = left.partition_point(|edge| edge.0 < from);
+            let end = self.starts[from as usize + 1] as usize;
+            self.targets.copy_within(end..behind, end + left.len());
+            behind = end;
+            for (at, (_, to)) in left[own..].iter().enumerate() {
+                self.targets[end + own + at] = *to;
+            }
+            left = &left[..own];
+        }
+        let mut added = 0;
+        let mut edges = edges[..taken].iter().peekable();
+        for node in 0..self.nodes() {
+            while edges.next_if(|edge| edge.0 as usize == node).is_some() {
+                added += 1;
+            }
+            self.starts[node + 1] += added;
+        }
+    }
+
+    /// How many that count refer to each node of these, which ascend.
+    pub(super) fn referrers(&self, of: &[u32], counts: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut referrers = vec![0u32; of.len()];
+        let mut among = Bits::new(self.nodes());
+        of.iter().for_each(|&node| {
+            among.set(node);
+        });
+        for from in 0..self.nodes() as u32 {
+            for to in self.targets(from) {
+                if among.has(*to)
+                    && counts(from)
+                    && let Ok(at) = of.binary_search(to)
+                {
+                    referrers[at] = referrers[at].saturating_add(1);
+                }
+            }
+        }
+        referrers
+    }
+
     /// What is reached from these roots, over nodes that are to be `passed`.
     pub(super) fn reached(&self, roots: &[u32], passed: impl Fn(u32) -> bool) -> Bits {
         let mut reached = Bits::new(self.nodes());
@@ -177,6 +227,12 @@ pub(super) mod tests {
         graph.retain(|from, to| from != 2 && to != 1);
         let left: Vec<&[u32]> = (0..4).map(|node| graph.targets(node)).collect();
         assert_eq!(left, [&[2][..], &[3], &[], &[0]]);
+        assert_eq!(graph.referrers(&[0, 2, 3], |_| true), [1, 1, 1]);
+        graph.insert(&[(0, 3), (2, 0), (2, 1), (3, 0)]);
+        let left: Vec<&[u32]> = (0..4).map(|node| graph.targets(node)).collect();
+        assert_eq!(left, [&[2, 3][..], &[3], &[0, 1], &[0, 0]]);
+        assert_eq!(graph.referrers(&[0, 3], |from| from != 3), [1, 2]);
+        graph.retain(|_, to| to == 2);
         let reached = graph.reached(&[0], |_| true);
         assert_eq!(
             [1, 2, 3].map(|node| reached.has(node)),

@@ -105,6 +105,10 @@ pub struct Growth {
     /// What no root was found for: cycles that the garbage collector has not freed yet, and what native code
     /// refers to, or has forgotten.
     pub unreached: Rate,
+    /// Of that, cycles ([`Census::cycles`]).
+    pub cycles: Rate,
+    /// Of that, what is held from where nothing was read ([`Census::held_unseen`]).
+    pub held_unseen: Rate,
     /// What is gained of that by the type that tells most: of those that are not built in the one that gains
     /// most, or of all.
     pub most_unreached: Option<TypeGrowth>,
@@ -145,6 +149,8 @@ impl Growth {
             live,
             typed: clock.rate(typed(earlier), typed(later)),
             unreached: clock.rate(earlier.unreached, later.unreached),
+            cycles: clock.rate(earlier.cycles, later.cycles),
+            held_unseen: clock.rate(earlier.held_unseen, later.held_unseen),
             most_unreached: most_unreached(earlier, later, clock),
             types: types_by(earlier, later, clock, |row| Amount {
                 blocks: row.objects.blocks,

@@ -19,6 +19,7 @@ mod graph;
 mod growth;
 mod holders;
 mod kinds;
+mod late;
 mod layout;
 mod names;
 mod pins;
@@ -36,7 +37,7 @@ use self::blocks::BlockIndex;
 use self::dominators::Dominators;
 use self::edges::{References, Resolver, references_of};
 use self::fold::Folded;
-use self::graph::Graph;
+use self::graph::{Graph, NONE};
 use self::holders::{ByType, Holders};
 use self::kinds::{Content, Kind, PackedKind};
 use self::layout::Layout;
@@ -106,8 +107,11 @@ pub fn census<M: TargetMemory + Sync>(
     };
     let mut scanned = scan(&source, &types);
     let known = all_types(&types);
-    let (names, references) = references(&source, residency, &scanned, &types, &known);
-    let held = Retention::of(references.graph, &names, &mut scanned.kinds, &index, &known);
+    let extents = extents(heaps);
+    let (names, mut references) =
+        references(&source, residency, &extents, &scanned, &types, &known);
+    let compared = std::mem::take(&mut scanned.prints).len() as u64;
+    let held = Retention::of(&mut references, &names, &mut scanned.kinds, &index, &known);
     let mut census = count(&index, &scanned, &known);
     let holders = Holders {
         source: &source,
@@ -116,11 +120,20 @@ pub fn census<M: TargetMemory + Sync>(
         names: &names,
         folded: &held.folded,
         tree: &held.tree,
+        weak: &references.weak,
         heaps,
         residency,
         copied: context.copied,
     };
     let by_type = holders.report(&mut census);
+    let unreached = held.unreached(index.len() as u32);
+    drop(held.tree);
+    let resolve = Resolver {
+        source: &source,
+        kinds: &scanned.kinds,
+    };
+    let unreached = edges::unreached(&resolve, &scanned, &known, &names, &unreached);
+    (census.cycles, census.held_unseen) = (unreached.cycles, unreached.held);
     add_by_type(&mut census.types, &known, &by_type);
     census.copied = (!context.copied.is_empty()).then_some(by_type.copied.sums);
     census.python = version;
@@ -130,7 +143,7 @@ pub fn census<M: TargetMemory + Sync>(
     if !context.stopped {
         census.changed += references.moved;
     }
-    census.compared = scanned.prints.len() as u64;
+    census.compared = compared;
     census.replaced = references.replaced;
     census.references = held.edges;
     census.gaps = gaps(index.left_out(), held.left_out);
@@ -151,16 +164,23 @@ struct Retention {
 impl Retention {
     /// Of the references between blocks. Native blocks that only objects refer to become their storage.
     fn of(
-        mut graph: Graph,
+        references: &mut References,
         names: &Names,
         kinds: &mut [PackedKind],
         index: &BlockIndex,
         types: &[Type],
     ) -> Self {
+        let mut graph = std::mem::take(&mut references.graph);
         let roots = add_names(&mut graph, names);
+        late::add_inside(&mut graph, std::mem::take(&mut references.inside));
         own_reached(kinds, &graph, index);
         let edges = graph.edges() as u64;
         drop_doubtful(&mut graph, &roots[0], kinds, types);
+        let of_classes = std::mem::take(&mut references.of_classes);
+        let first_root = names.first_root();
+        late::give(&mut graph, of_classes, |node| {
+            node < first_root && !is_doubtful(node, kinds, types)
+        });
         let blocks = index.len() as u32;
         let weight = |node: u32| match node < blocks {
             true => index.bytes(node),
@@ -172,17 +192,30 @@ impl Retention {
         };
         let folded = Folded::of(&graph, &roots[0], weight, may);
         let left = folded.left();
-        graph = folded.graph(&graph, &left);
+        let graph = folded.graph(&std::mem::take(&mut graph), &left);
+        let left_out = graph.left_out();
         let places = |roots: &Vec<u32>| roots.iter().map(|root| folded.place(*root)).collect();
         let roots: Vec<Vec<u32>> = roots.iter().map(places).collect();
-        let mut tree = Dominators::of(&graph, &roots);
+        let mut tree = Dominators::of(graph, &roots);
         tree.rename(&left);
         Self {
             folded,
             tree,
             edges,
-            left_out: graph.left_out(),
+            left_out,
         }
+    }
+
+    /// The number of what a block is folded into, or [`NONE`].
+    fn number(&self, block: u32) -> u32 {
+        let (into, _) = self.folded.within(block);
+        self.tree.number[self.folded.place(into) as usize]
+    }
+
+    /// Those of so many blocks that no root was found for.
+    fn unreached(&self, blocks: u32) -> Vec<u32> {
+        let blocks = 0..blocks;
+        blocks.filter(|block| self.number(*block) == NONE).collect()
     }
 }
 
@@ -228,10 +261,29 @@ fn all_types<M>(types: &Mutex<TypeTable<M>>) -> Vec<Type> {
     types.types.clone()
 }
 
+/// The ranges of all extents, ascending; those that overlap are one.
+fn extents(heaps: &[HeapSnapshot]) -> Vec<AddrRange> {
+    let extents = heaps.iter().flat_map(|heap| &heap.extents);
+    let mut extents: Vec<AddrRange> = extents.map(|extent| extent.range).collect();
+    extents.sort_unstable_by_key(AddrRange::start);
+    let mut all: Vec<AddrRange> = Vec::with_capacity(extents.len());
+    for range in extents {
+        match all.last_mut() {
+            Some(last) if range.start() <= last.end() => {
+                let end = last.end().max(range.end());
+                *last = AddrRange::new(last.start(), end).unwrap_or(*last);
+            }
+            _ => all.push(range),
+        }
+    }
+    all
+}
+
 /// The names, and the references between blocks.
 fn references<M: TargetMemory + Sync>(
     source: &Source<'_, M>,
     residency: &ResidencyMap,
+    extents: &[AddrRange],
     scanned: &Scanned,
     types: &Mutex<TypeTable<&M>>,
     known: &[Type],
@@ -263,8 +315,10 @@ fn references<M: TargetMemory + Sync>(
             blocks
         };
         let data = |of_python| {
+            // What lies right behind a file's data may be a heap as well as its `.bss`.
             let data = data::words(source.memory, residency, of_python);
-            resolved(&mut data.iter().flat_map(|part| part.words().iter().copied()))
+            let data = data.iter().flat_map(|part| part.outside(extents));
+            resolved(&mut data.flatten().copied())
         };
         match root {
             Root::Frames => running.words.clone(),
@@ -276,7 +330,9 @@ fn references<M: TargetMemory + Sync>(
             }
         }
     });
-    let references = references_of(&resolve, scanned, known, &names);
+    let mut references = references_of(&resolve, scanned, known, &names);
+    references.of_classes =
+        late::of_classes(&resolve, &references.weak, &scanned.noted, known, &names);
     (names, references)
 }
 
@@ -330,18 +386,23 @@ fn own_reached(kinds: &mut [PackedKind], graph: &Graph, index: &BlockIndex) {
     }
 }
 
-/// Leaves out words of native blocks that refer to what names hold without them: such a block may never
-/// have been written to, and hold what was there before. Nodes of an `OrderedDict` are as good as
-/// objects.
-fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: &[Type]) {
-    let doubtful = |node: u32| match kinds.get(node as usize).map(|kind| kind.get()) {
+/// Whether words of a block are references only as long as nothing else holds what they refer to.
+fn is_doubtful(node: u32, kinds: &[PackedKind], types: &[Type]) -> bool {
+    match kinds.get(node as usize).map(|kind| kind.get()) {
         Some(Kind::Native) => true,
         Some(Kind::Storage {
             of,
             content: Content::Reached,
         }) => types[of as usize].facts.role != Role::Dict,
         _ => false,
-    };
+    }
+}
+
+/// Leaves out words of native blocks that refer to what names hold without them: such a block may never
+/// have been written to, and hold what was there before. Nodes of an `OrderedDict` are as good as
+/// objects.
+fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: &[Type]) {
+    let doubtful = |node: u32| is_doubtful(node, kinds, types);
     let sure = graph.reached(roots, |node| !doubtful(node));
     graph.retain(|from, to| !doubtful(from) || !sure.has(to));
 }

@@ -212,6 +212,11 @@ impl Names {
         }
     }
 
+    /// The first node of a place without names: they are the last.
+    pub(super) fn first_root(&self) -> u32 {
+        self.first_node + (self.names.len() - self.roots.len()) as u32
+    }
+
     /// The blocks that are referred to from a place without names.
     pub(super) fn of_root(&self, root: Root) -> &[u32] {
         let of = self.roots.iter().find(|(own, _)| *own == root);
@@ -228,6 +233,29 @@ impl Names {
         let (first, end) = self.spaces[space as usize].names;
         let node = self.first_node;
         (first..end).map(move |name| node + name)
+    }
+
+    /// The outputs that an interactive session keeps: IPython's dictionary of them, `Out`, is first of the nodes;
+    /// the others are the names that it gives to each (`_`, `__`, `___`, `_7`, `_oh`).
+    pub(super) fn outputs<M: TargetMemory>(&self, memory: &M, layout: &Layout) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mains = self.spaces.iter().filter(|of| of.name == "__main__");
+        for space in mains.filter(|of| !of.is_class) {
+            let (first, end) = space.names;
+            let all = (first..end).filter_map(|at| {
+                let (Name::Entry { key, .. }, _) = self.names[at as usize] else {
+                    return None;
+                };
+                Some((self.first_node + at, str_name(memory, layout, key)?))
+            });
+            let mut own: Vec<(u32, String)> = all.filter(|(_, name)| is_output(name)).collect();
+            own.sort_by_key(|(node, name)| (name != "Out", *node));
+            let has_both = ["Out", "_oh"].map(|known| own.iter().any(|(_, name)| name == known));
+            if found.is_empty() && has_both == [true; 2] {
+                found = own.into_iter().map(|(node, _)| node).collect();
+            }
+        }
+        found
     }
 
     /// Modules and classes: where all that has a name is reached from.
@@ -283,6 +311,13 @@ impl Names {
             Name::Root(root) => root.name().to_owned(),
         }
     }
+}
+
+/// Whether a name of `__main__` is one of those that IPython has its outputs under.
+fn is_output(name: &str) -> bool {
+    let number = name.strip_prefix('_');
+    matches!(name, "Out" | "_oh" | "_" | "__" | "___")
+        || number.is_some_and(|of| !of.is_empty() && of.bytes().all(|of| of.is_ascii_digit()))
 }
 
 /// A module or a class that may have names.

@@ -21,6 +21,17 @@ pub struct Dropped {
     pub unpinned_bytes: u64,
 }
 
+impl Dropped {
+    /// The same of a holder of so many bytes: what goes with it beyond those was pinned by them.
+    pub(super) fn within(self, retained: u64) -> Self {
+        let live_bytes = self.live_bytes.min(retained);
+        Self {
+            live_bytes,
+            unpinned_bytes: self.unpinned_bytes + (self.live_bytes - live_bytes),
+        }
+    }
+}
+
 /// The pages of a forked process of which a write has made a copy since.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Copied {

@@ -105,6 +105,13 @@ fields!(Census {
     took_ns,
     gaps,
     copied
-} later { compared, replaced, unlisted, packages });
+} later {
+    compared,
+    replaced,
+    unlisted,
+    packages,
+    cycles,
+    held_unseen
+});
 
 fields!(PackageRow { name, unlisted });

@@ -1,8 +1,10 @@
-"""Two caches whose entries lie among others that stay. Asked for one of them by name, it drops it, gives
+"""Two caches whose entries lie among others that stay, classes that are made while the program runs, and
+entries that are known elsewhere by weak references that go with them. Asked for one of them by name, it drops it, gives
 back what it can, and says by how many bytes it became smaller. Works on Python 3."""
 import ctypes
 import gc
 import sys
+import weakref
 
 trim = ctypes.CDLL("libc.so.6").malloc_trim
 
@@ -26,6 +28,32 @@ for n in range(120000):
         SPARSE[n + 1000000] = Entry(n)
     if n % 5000 == 0:
         KEPT.append(Entry(n))
+
+
+class Base(object):
+    pass
+
+
+# The base refers to each by a weak reference, and so does `object`.
+MODELS = []
+for n in range(4000):
+    bases = (Base,) if n % 2 else ()
+    MODELS.append(type("Model%d" % n, bases, {"check": lambda self: None, "rows": [float(n)] * 60}))
+
+
+class Seen(object):
+    __slots__ = ("number", "__weakref__")
+
+    def __init__(self, n):
+        self.number = n + 10000000
+
+
+REGISTRY = weakref.WeakSet()
+SEEN = []
+for n in range(60000):
+    SEEN.append(Seen(n))
+    REGISTRY.add(SEEN[-1])
+del bases
 
 
 def resident():

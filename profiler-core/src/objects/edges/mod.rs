@@ -7,13 +7,15 @@
 mod object;
 mod reader;
 mod stored;
+mod unreached;
 
 use std::ops::Range;
 
 use self::reader::{PIECE, Reader};
 pub(super) use self::stored::{Entries, Stored};
+pub(super) use self::unreached::unreached;
 use super::dict::{TABLE_HEAD, Table, references};
-use super::graph::Graph;
+use super::graph::{Graph, NONE};
 use super::kinds::{Content, Kind, PackedKind};
 use super::names::Names;
 use super::scan::{MAX_VALUES_HEAD, Scanned, Source, parts};
@@ -25,6 +27,17 @@ use crate::parallel;
 
 /// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
 const MAX_NATIVE: u64 = 1 << 20;
+/// References into native blocks that one thread keeps.
+const MAX_INSIDE: usize = 1 << 20;
+
+/// What a pointer refers to.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Reference {
+    /// The object in this block, or its beginning where it holds none.
+    To(u32),
+    /// A place within this native block: hash tables and counted pointers of native code are referred to so.
+    Inside(u32),
+}
 
 /// Finds the block that a pointer refers to.
 pub(super) struct Resolver<'a, M> {
@@ -42,18 +55,30 @@ impl<M> Resolver<'_, M> {
     /// The same, where a head of so many bytes may be before the address in a block without an object.
     #[inline]
     fn within(&self, addr: u64, most: u64) -> Option<u32> {
+        match self.reference(addr, most)? {
+            Reference::To(block) => Some(block),
+            Reference::Inside(_) => None,
+        }
+    }
+
+    #[inline]
+    fn reference(&self, addr: u64, most: u64) -> Option<Reference> {
         if !addr.is_multiple_of(8) {
             return None;
         }
         let (block, into) = self.source.index.at(addr)?;
-        let is_it = match self.kinds[block as usize].get() {
-            Kind::Object { head, .. } => into == head,
-            Kind::Spare => false,
-            Kind::Native | Kind::Unreadable | Kind::Storage { .. } => {
-                into <= most || self.source.leads.contains(&into)
+        let starts_here = || into <= most || self.source.leads.contains(&into);
+        match self.kinds[block as usize].get() {
+            Kind::Object { head, .. } => (into == head).then_some(Reference::To(block)),
+            Kind::Spare => None,
+            Kind::Native => Some(match starts_here() {
+                true => Reference::To(block),
+                false => Reference::Inside(block),
+            }),
+            Kind::Unreadable | Kind::Storage { .. } => {
+                starts_here().then_some(Reference::To(block))
             }
-        };
-        is_it.then_some(block)
+        }
     }
 
     /// The block and the type's number of the object at this address.
@@ -77,6 +102,22 @@ pub(super) struct References {
     pub(super) replaced: u64,
     /// Containers whose storage is no block of the walk.
     pub(super) moved: u64,
+    /// Weak references, ascending by block.
+    pub(super) weak: Vec<Weak>,
+    /// References into native blocks, behind their beginnings: from which block into which.
+    pub(super) inside: Vec<(u32, u32)>,
+    /// What goes with a class though something else refers to it, each behind its class.
+    pub(super) of_classes: Vec<(u32, u32)>,
+}
+
+/// A weak reference.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Weak {
+    pub(super) block: u32,
+    /// The block of what it refers to.
+    pub(super) referent: u32,
+    /// Whether something is called when that goes.
+    pub(super) calls_back: bool,
 }
 
 /// Reads the references of all blocks.
@@ -86,12 +127,15 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
     types: &[Type],
     names: &Names,
 ) -> References {
+    let classes = classes(resolve, types, names);
     let parts = parallel::each(parts(resolve.source.index), |blocks| {
         let pass = Pass {
             resolve,
             scanned,
             types,
             names,
+            classes: &classes,
+            block: NONE,
             targets: Vec::new(),
             piece: Vec::new(),
             found: References {
@@ -112,8 +156,21 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
         all.changed += part.changed;
         all.replaced += part.replaced;
         all.moved += part.moved;
+        all.weak.extend(part.weak);
+        all.inside.extend(part.inside);
     }
     all
+}
+
+/// By the number of each type its block, if it is a class that its objects hold: one that is no module's, nor
+/// another class's of one, which would be held anyhow.
+fn classes<M>(resolve: &Resolver<'_, M>, types: &[Type], names: &Names) -> Vec<u32> {
+    let class = |of: &Type| {
+        let block = resolve.target(of.addr);
+        let block = block.filter(|block| !names.is_space(*block));
+        block.unwrap_or(NONE)
+    };
+    types.iter().map(class).collect()
 }
 
 /// One thread's pass.
@@ -122,6 +179,10 @@ struct Pass<'a, M> {
     scanned: &'a Scanned,
     types: &'a [Type],
     names: &'a Names,
+    /// Classes that their objects hold, by the numbers of types, or [`NONE`].
+    classes: &'a [u32],
+    /// The one in hand.
+    block: u32,
     /// Of the block in hand.
     targets: Vec<u32>,
     /// Of storage that has moved.
@@ -131,12 +192,27 @@ struct Pass<'a, M> {
 
 impl<M: TargetMemory + Sync> Pass<'_, M> {
     fn run(mut self, blocks: Range<u32>) -> References {
+        self.each(blocks, |pass, block, _| {
+            pass.targets.retain(|&target| target != block);
+            pass.targets.dedup();
+            pass.found.graph.push(&pass.targets);
+        });
+        self.found
+    }
+
+    /// Reads the references of these blocks, which ascend, and gives each.
+    fn each(
+        &mut self,
+        blocks: impl DoubleEndedIterator<Item = u32> + Clone,
+        mut give: impl FnMut(&mut Self, u32, &mut Reader<'_, '_, M>),
+    ) {
         let source = self.resolve.source;
-        let last = blocks.end.checked_sub(1);
+        let last = blocks.clone().next_back();
         let end = last.map_or(RemoteAddr::default(), |last| source.index.range(last).end());
         let mut window = Window::new(source.memory);
         for (block, range) in source.index.ranges(blocks) {
             self.targets.clear();
+            self.block = block;
             let mut reader = Reader {
                 window: &mut window,
                 range,
@@ -144,17 +220,24 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             };
             // Of one that cannot be read to its end, what was found before counts.
             let _ = self.read(block, &mut reader);
-            self.targets.retain(|&target| target != block);
-            self.targets.dedup();
-            self.found.graph.push(&self.targets);
+            give(self, block, &mut reader);
         }
-        self.found
     }
 
     /// Takes a word as a reference.
     #[inline]
     fn refer(&mut self, addr: u64) {
-        self.targets.extend(self.resolve.target(addr));
+        match self.resolve.reference(addr, 0) {
+            Some(Reference::To(target)) => self.targets.push(target),
+            Some(Reference::Inside(block)) if block != self.block => {
+                let reference = (self.block, block);
+                let inside = &mut self.found.inside;
+                if inside.len() < MAX_INSIDE && inside.last() != Some(&reference) {
+                    inside.push(reference);
+                }
+            }
+            Some(Reference::Inside(_)) | None => {}
+        }
     }
 
     fn refer_within(&mut self, addr: u64) {

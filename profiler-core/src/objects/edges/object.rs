@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use super::Pass;
 use super::reader::{PIECE, Reader};
 use super::stored::Stored;
+use super::{Pass, Weak};
 use crate::memory::TargetMemory;
 use crate::objects::dict::DictParts;
+use crate::objects::graph::NONE;
 use crate::objects::layout::{DictTable, OPEN_SMALL_TABLE, SIZE, TYPE_WEAK_LIST, WEAK_CALLBACK};
 use crate::objects::scan::{COMPARED, EXAMINED_BYTES, print_of};
 use crate::objects::types::{Flags, Role, Type, TypeFacts};
@@ -58,7 +59,18 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             self.found.changed += 1;
             return Some(());
         }
+        let class = self.classes[facts.id as usize];
+        self.targets.extend((class != NONE).then_some(class));
         let size = word(first, SIZE).unwrap_or(0);
+        if facts.role == Role::WeakRef {
+            let (referent, callback) = (word(first, WEAK[0]), word(first, WEAK_CALLBACK));
+            let referent = referent.and_then(|addr| self.resolve.object(addr));
+            self.found.weak.extend(referent.map(|(referent, _)| Weak {
+                block,
+                referent,
+                calls_back: callback.is_some_and(|callback| callback != 0),
+            }));
+        }
         let values = DictParts::of(layout, first).map_or(0, |parts| parts.values);
         let stored = Stored::of(layout, facts.role, first);
         let address = reader.range.start().checked_add(head)?;

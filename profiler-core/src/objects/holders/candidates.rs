@@ -101,7 +101,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
             Candidate {
                 bytes: retained.bytes[number as usize],
-                blocks: retained.blocks[number as usize],
+                blocks: retained.blocks[number as usize].into(),
                 number: below.unwrap_or(number),
                 names: vec![number],
                 tops: vec![number],
@@ -159,7 +159,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 continue;
             }
             let bytes = retained.bytes[number as usize];
-            let blocks = retained.blocks[number as usize];
+            let blocks = u64::from(retained.blocks[number as usize]);
             if let Some(&at) = by_names.get(&names) {
                 let same = &mut all[at];
                 same.bytes = same.bytes.saturating_add(bytes);

@@ -13,6 +13,7 @@ use self::candidates::Candidate;
 use self::sharing::Sharing;
 use super::census::{Amount, Census, Holder};
 use super::dominators::Dominators;
+use super::edges::Weak;
 use super::fold::Folded;
 use super::graph::NONE;
 use super::kinds::{Kind, PackedKind};
@@ -39,6 +40,7 @@ pub(super) struct Holders<'a, M> {
     pub(super) names: &'a Names,
     pub(super) folded: &'a Folded,
     pub(super) tree: &'a Dominators,
+    pub(super) weak: &'a [Weak],
     pub(super) heaps: &'a [HeapSnapshot],
     pub(super) residency: &'a ResidencyMap,
     /// Pages that were copied since a fork.
@@ -57,7 +59,7 @@ pub(super) struct ByType {
 /// What each number of the tree keeps in memory: itself, and all that it dominates.
 struct Retained {
     bytes: Vec<u64>,
-    blocks: Vec<u64>,
+    blocks: Vec<u32>,
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
@@ -83,7 +85,10 @@ impl<M: TargetMemory> Holders<'_, M> {
         for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
-                dropped: pinned.dropped.as_ref().map(|dropped| dropped[at]),
+                dropped: pinned
+                    .dropped
+                    .as_ref()
+                    .map(|dropped| dropped[at].within(candidate.bytes)),
                 ..self.holder(candidate, way, of_holders[at].or(of_many.get(&at).copied()))
             });
         }
@@ -102,7 +107,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn retained(&self, census: &mut Census, unreached: &mut [Amount]) -> Retained {
         let numbers = self.tree.node.len();
         // Bytes and numbers of what is folded into each.
-        let (mut bytes, mut blocks) = (vec![0; numbers], vec![0; numbers]);
+        let (mut bytes, mut blocks) = (vec![0; numbers], vec![0u32; numbers]);
         for block in 0..self.kinds.len() as u32 {
             let own = self.source.index.bytes(block);
             let number = self.number(block);
@@ -121,7 +126,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
         Retained {
             bytes: self.tree.retained(bytes),
-            blocks: self.tree.retained(blocks),
+            blocks: self.tree.retained_blocks(blocks),
         }
     }
 
@@ -187,7 +192,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let around = around.into_iter().map(|of| of.unwrap_or(NOBODY));
         let around: Vec<u16> = around.collect();
         let blocks = 0..self.kinds.len() as u32;
-        let holders: Vec<u16> = blocks
+        let mut holders: Vec<u16> = blocks
             .map(|block| {
                 let number = self.number(block);
                 owner.get(number as usize).copied().unwrap_or(NOBODY)
@@ -195,6 +200,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             .collect();
         drop(owner);
         self.unlisted(&holders, &around, sharing, census);
+        self.give_weak(&mut holders);
         let owners = Owners {
             index: self.source.index,
             holders: &holders,
@@ -204,6 +210,22 @@ impl<M: TargetMemory> Holders<'_, M> {
             types: self.types.len(),
         };
         owners.pinned(self.heaps, self.residency, self.copied)
+    }
+
+    /// Weak references that call something back are taken out of where they are when what they refer to goes: in
+    /// pages they count as freed with that, where one thing alone has them.
+    fn give_weak(&self, holders: &mut [u16]) {
+        let freed = self
+            .weak
+            .iter()
+            .filter(|weak| weak.calls_back && self.folded.has_one_referrer(weak.block));
+        let freed: Vec<(u32, u16)> = freed
+            .map(|weak| (weak.block, holders[weak.referent as usize]))
+            .filter(|(_, holder)| *holder != NOBODY)
+            .collect();
+        for (block, holder) in freed {
+            holders[block as usize] = holder;
+        }
     }
 
     /// The number of what a block is folded into, or [`NONE`].

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::{Holders, Retained};
 use crate::memory::TargetMemory;
@@ -131,7 +132,11 @@ impl<M: TargetMemory> Holders<'_, M> {
             spread(&mut sets, &mut of_set, &links);
         }
         let Zones { zone, things, .. } = zones;
-        let (of_group, groups) = grouped(&things, &of_set, &sets, retained);
+        let nodes = self.names.outputs(self.source.memory, self.source.layout);
+        let outputs = Outputs {
+            names: nodes.into_iter().map(|node| self.number(node)).collect(),
+        };
+        let (of_group, groups) = grouped(&things, &of_set, &sets, &outputs, retained);
         Sharing {
             zone,
             things,
@@ -271,11 +276,44 @@ fn spread(sets: &mut Sets, of_set: &mut [u32], links: &Links) {
     }
 }
 
+/// The names under which an interactive session has its outputs: that of all, and those of each.
+struct Outputs {
+    names: Vec<u32>,
+}
+
+impl Outputs {
+    /// The names by which a thing is put together with others, ascending: of an output the one of all.
+    fn key(&self, names: &[u32]) -> Vec<u32> {
+        if let Some(all) = self.names.first()
+            && names.contains(all)
+            && names.iter().any(|name| self.names[1..].contains(name))
+        {
+            return vec![*all];
+        }
+        let mut key = names.to_vec();
+        key.sort_unstable();
+        key
+    }
+
+    /// The names of a group, more of them, with the one of all outputs first.
+    fn join(&self, names: &mut Vec<u32>, more: &[u32]) {
+        for name in more {
+            if !names.contains(name) {
+                names.push(*name);
+            }
+        }
+        let place = |name: &u32| self.names.iter().position(|of| of == name);
+        names.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
+        names.truncate(MAX_SHARERS);
+    }
+}
+
 /// Things of the same names together, with the group of each.
 fn grouped(
     things: &[u32],
     of_set: &[u32],
     sets: &Sets,
+    outputs: &Outputs,
     retained: &Retained,
 ) -> (Vec<u32>, Vec<Group>) {
     let mut by_names: HashMap<Vec<u32>, u32> = HashMap::new();
@@ -285,20 +323,27 @@ fn grouped(
     for (&thing, &set) in things.iter().zip(of_set) {
         let group = &mut of_sets[set as usize];
         if *group == NONE {
-            let names: Vec<u32> = sets.all[set as usize].iter().map(|of| of.name).collect();
-            let mut key = names.clone();
-            key.sort_unstable();
-            *group = *by_names.entry(key).or_insert_with(|| {
-                groups.push(Group {
-                    names,
-                    ..Group::default()
-                });
-                groups.len() as u32 - 1
-            });
+            let mut names: Vec<u32> = sets.all[set as usize].iter().map(|of| of.name).collect();
+            *group = match by_names.entry(outputs.key(&names)) {
+                Entry::Occupied(known) => {
+                    let group = *known.get();
+                    outputs.join(&mut groups[group as usize].names, &names);
+                    group
+                }
+                Entry::Vacant(new) => {
+                    let group = groups.len() as u32;
+                    outputs.join(&mut names, &[]);
+                    groups.push(Group {
+                        names,
+                        ..Group::default()
+                    });
+                    *new.insert(group)
+                }
+            };
         }
         let (bytes, blocks) = (
             retained.bytes[thing as usize],
-            retained.blocks[thing as usize],
+            u64::from(retained.blocks[thing as usize]),
         );
         let sum = &mut groups[*group as usize];
         sum.bytes = sum.bytes.saturating_add(bytes);

@@ -137,8 +137,10 @@ pub(super) const OPEN_DICT_BYTES: u64 = OPEN_SMALL_TABLE.0 + OPEN_SMALL_TABLE.1 
 pub(super) const MODULE_DICT: u64 = 16;
 /// `PyWeakReference.wr_callback` in all versions.
 pub(super) const WEAK_CALLBACK: u64 = 24;
-/// `PyTypeObject.tp_weaklist` and `tp_dict` in all versions.
+/// `PyTypeObject.tp_weaklist`, `tp_subclasses` and `tp_dict` in all versions; from 3.12 on those of built-in types
+/// are in the interpreter's state.
 pub(super) const TYPE_WEAK_LIST: u64 = 368;
+pub(super) const TYPE_SUBCLASSES: u64 = 360;
 pub(super) const TYPE_NAME: u64 = 24;
 pub(super) const TYPE_BASE: u64 = 256;
 pub(super) const TYPE_DICT: u64 = 264;

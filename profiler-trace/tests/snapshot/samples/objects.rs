@@ -112,6 +112,8 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         unreadable: amounts.2,
         held_by_names: amounts.3,
         unreached: amounts.4,
+        cycles: amounts.1,
+        held_unseen: amounts.2,
         unlisted: amounts.0,
         packages: vec![PackageRow {
             name: "app".into(),

@@ -32,6 +32,8 @@ pub(super) const SHORT: Detail = Detail {
 
 /// Holders of which it is said what freeing them would return.
 const TOP_FREED: usize = 3;
+/// What no root was found for is said to be cycles or not from so many bytes on.
+const LEAST_UNREACHED: u64 = 256 << 10;
 /// A bar.
 const BAR: TextColumn = TextColumn::left("", 12);
 /// What is gained in a second.
@@ -161,8 +163,16 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
             explained += 1;
         }
     }
+    let unreached = match census.cycles.bytes.max(census.held_unseen.bytes) >= LEAST_UNREACHED {
+        true => format!(
+            " ({} in cycles, {} held from where nothing was read)",
+            bytes(census.cycles.bytes),
+            bytes(census.held_unseen.bytes)
+        ),
+        false => String::new(),
+    };
     text.line(&format!(
-        "  {} are held by names of the program, {} are reached from no known root",
+        "  {} are held by names of the program, {} are reached from no known root{unreached}",
         bytes(census.held_by_names.bytes),
         bytes(census.unreached.bytes)
     ));

@@ -1,0 +1,112 @@
+//! What no root was found for: whether it holds itself, or something holds it that was not read.
+//!
+//! An object of a cycle is referred to as often as its reference count says by what is in the cycle, too. One
+//! whose reference count is higher is held from elsewhere: by native code, or by what was made anew meanwhile.
+
+use super::{Pass, References, Resolver};
+use crate::memory::TargetMemory;
+use crate::objects::census::Amount;
+use crate::objects::graph::{Graph, NONE};
+use crate::objects::kinds::Kind;
+use crate::objects::names::Names;
+use crate::objects::scan::Scanned;
+use crate::objects::types::Type;
+use crate::objects::words::word;
+
+/// Blocks without a root that are looked at; where there are more, nothing is said.
+const MAX_UNREACHED: usize = 1 << 22;
+
+/// Which of the blocks without a root are what.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(in crate::objects) struct Unreached {
+    /// Objects that hold each other, and what only they hold.
+    pub(in crate::objects) cycles: Amount,
+    /// Objects with more references than were found, and what these hold.
+    pub(in crate::objects) held: Amount,
+}
+
+/// How often an object is referred to, from where.
+#[derive(Copy, Clone, Default)]
+struct Referred {
+    /// By its own count; `None` of what is no object any more, or none.
+    count: Option<u64>,
+    found: u64,
+}
+
+/// Reads these blocks, which ascend, once more, and compares reference counts with the references among them.
+pub(in crate::objects) fn unreached<M: TargetMemory + Sync>(
+    resolve: &Resolver<'_, M>,
+    scanned: &Scanned,
+    types: &[Type],
+    names: &Names,
+    blocks: &[u32],
+) -> Unreached {
+    if blocks.is_empty() || blocks.len() > MAX_UNREACHED {
+        return Unreached::default();
+    }
+    let classes = super::classes(resolve, types, names);
+    let mut pass = Pass {
+        resolve,
+        scanned,
+        types,
+        names,
+        classes: &classes,
+        block: NONE,
+        targets: Vec::new(),
+        piece: Vec::new(),
+        found: References::default(),
+    };
+    let (graph, referred) = among(&mut pass, blocks);
+    let is_held = |at: &u32| {
+        let of = &referred[*at as usize];
+        of.count.is_some_and(|count| count > of.found)
+    };
+    let places = 0..blocks.len() as u32;
+    let held: Vec<u32> = places.clone().filter(is_held).collect();
+    let held = graph.reached(&held, |_| true);
+    let objects = places
+        .clone()
+        .filter(|at| referred[*at as usize].count.is_some());
+    let own: Vec<u32> = objects.filter(|at| !held.has(*at)).collect();
+    let own = graph.reached(&own, |_| true);
+    let mut all = Unreached::default();
+    for at in places {
+        let bytes = resolve.source.index.bytes(blocks[at as usize]);
+        if held.has(at) {
+            all.held.add(bytes);
+        } else if own.has(at) {
+            all.cycles.add(bytes);
+        }
+    }
+    all
+}
+
+/// The references among these blocks, by their places, and how often each object is referred to.
+fn among<M: TargetMemory + Sync>(pass: &mut Pass<'_, M>, blocks: &[u32]) -> (Graph, Vec<Referred>) {
+    let mut graph = Graph::with_capacity(blocks.len());
+    let mut referred = vec![Referred::default(); blocks.len()];
+    pass.each(blocks.iter().copied(), |pass, block, reader| {
+        if let Kind::Object { of, head } = pass.scanned.kinds[block as usize].get()
+            && let Ok(at) = blocks.binary_search(&block)
+            && let Some(object) = reader.bytes(head, 16)
+            && word(object, 8) == Some(pass.types[of as usize].addr)
+        {
+            let count = word(object, 0);
+            let layout = pass.resolve.source.layout;
+            referred[at].count = count.and_then(|count| layout.reference_count(count));
+        }
+        // Names of a generator's variables stand between it and their values.
+        let value = |target: u32| match pass.names.of_node(target) {
+            Some((_, value)) => value,
+            None => target,
+        };
+        let places = pass.targets.iter().map(|target| value(*target));
+        let places = places.filter_map(|target| blocks.binary_search(&target).ok());
+        let places: Vec<u32> = places.map(|at| at as u32).collect();
+        for &at in &places {
+            referred[at as usize].found += 1;
+        }
+        graph.push(&places);
+    });
+    (graph, referred)
+}
