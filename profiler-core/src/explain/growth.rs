@@ -701,7 +701,7 @@ mod tests {
             (later.cycles, later.held_unseen) = (part(cycles), part(held_unseen));
             later.exact = exact;
             let growth = Growth::between(&earlier, &later).expect("time has passed");
-            cause(&later, &growth, &Growing::of(&growth, None, exact))
+            cause(&later, &growth, &Growing::of(&growth, None, &later))
         };
         let cycles = of(9, 0, false);
         assert!(
