@@ -132,9 +132,16 @@ impl Growing {
 /// Whether a name that gains at least this rate gains objects, which a full cache does not.
 fn gains_items(growth: &Growth, census: &Census, least: f64) -> bool {
     growth.holders.iter().any(|of| {
-        let holder = census.holders.get(of.holder);
-        let items = of.items.unwrap_or(0.0) * growth.seconds();
-        of.bytes >= least && items >= LEAST_ITEMS && holder.is_some_and(|holder| holder.is_name)
+        let Some(holder) = census.holders.get(of.holder).filter(|one| one.is_name) else {
+            return false;
+        };
+        let gained = match of.items {
+            Some(rate) => rate * growth.seconds(),
+            // Of one that had fewer than to be listed before, all may be new.
+            None if of.has_more => holder.items as f64,
+            None => 0.0,
+        };
+        of.bytes >= least && gained >= LEAST_ITEMS
     })
 }
 

@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
     // Before there are threads.
     profiler_target::share_arena_where_addresses_are_short();
     profiler_target::set_file_limit(line.file_limit);
-    // A program that it starts must not inherit it: those do so when they have.
+    // A program that it starts would inherit it; and how that ends for want of memory is to be recorded.
     if !line.command.starts_a_program() {
         profiler_target::host::offer_to_oom_killer();
     }

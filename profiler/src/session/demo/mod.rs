@@ -4,8 +4,6 @@ use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use profiler_target::host::offer_to_oom_killer;
-
 use super::aside::aside;
 use super::attach::attach_on;
 use super::options::AttachOptions;
@@ -90,7 +88,6 @@ impl Worker {
                     "python3 cannot be started ({error}): install Python 3.6 or later"
                 ))
             })?;
-        offer_to_oom_killer();
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let worker = Self {
             child,

@@ -12,7 +12,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_common::ring::{OBJECTS_VARIABLE, RING_VARIABLE};
 use profiler_core::allocator::PRELOAD;
-use profiler_target::host::offer_to_oom_killer;
 use profiler_target::{RecordRing, has_ended, not_started};
 
 use super::IDLE_SLEEP;
@@ -45,12 +44,10 @@ pub(super) fn start(
     if objects {
         child.env(OBJECTS_VARIABLE, "1");
     }
-    let child = child.spawn().map_err(|why| RecordError::Start {
+    child.spawn().map_err(|why| RecordError::Start {
         program: program.to_string_lossy().into_owned(),
         why: not_started(why),
-    })?;
-    offer_to_oom_killer();
-    Ok(child)
+    })
 }
 
 /// The file of the program, where the command names one: a name without a slash is looked up elsewhere.
