@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -59,8 +60,22 @@ pub fn give_way() {
 /// fragscope and not the target, though that is larger: the largest score is chosen (`oom_badness`,
 /// mm/oom_kill.c). Processes that are started from now on inherit it.
 pub fn offer_to_oom_killer() {
+    if let Ok(before) = std::fs::read_to_string(OOM_SCORE) {
+        // The first is the one from before.
+        let _ = SCORE_BEFORE.set(before);
+    }
     // Raising it is always permitted; where /proc is not writable, sizes decide.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let _ = std::fs::write(OOM_SCORE, "1000");
+}
+
+/// The score of the process that reads or writes it.
+pub(super) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+/// That of fragscope before it offered itself.
+static SCORE_BEFORE: OnceLock<String> = OnceLock::new();
+
+/// The score that fragscope was started with, if it has another now.
+pub(super) fn score_before() -> Option<&'static str> {
+    SCORE_BEFORE.get().map(|score| score.trim())
 }
 
 /// Whether fragscope may open next to no other file, by its own limit or the host's.

@@ -17,8 +17,10 @@ const SAME: f64 = 0.8;
 const MOST: f64 = 0.5;
 /// Live blocks grow in free memory where all memory gained less than this share of what they gained.
 const REUSED: f64 = 0.25;
-/// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments.
+/// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments,
 const FLUCTUATION: f64 = 0.02;
+/// and is no more than that.
+const MAX_FLUCTUATION: f64 = 2.0 * 1024.0 * 1024.0;
 /// Unless a name has gained so many objects meanwhile.
 const LEAST_ITEMS: f64 = 16.0;
 /// A rest of less than this share of all that was gained goes unsaid.
@@ -55,7 +57,8 @@ impl Growing {
         let live = all.live - unowned;
         let gained = live * growth.seconds();
         let is_more = gained > growth.noise_bytes;
-        let is_little = gained < census.live.bytes as f64 * FLUCTUATION
+        let is_little = gained < MAX_FLUCTUATION.min(census.live.bytes as f64 * FLUCTUATION)
+            && growth.unreached.blocks * growth.seconds() < LEAST_ITEMS
             && memory.is_some_and(|memory| !memory.shows(gained))
             && !gains_items(growth, census, live * MOST);
         Self {

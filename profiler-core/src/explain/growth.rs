@@ -85,8 +85,8 @@ fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growin
     if growing.fluctuation > 0.0 {
         let gained = bytes(growing.fluctuation as u64);
         return format!(
-            "{holds} Live blocks gained {gained} in {:.1} s, as those of a full cache may: a longer time shows \
-             whether that goes on.",
+            "{holds} (Live blocks gained {gained} in {:.1} s, by which a full cache may differ from one moment to the \
+             next: a longer time shows whether that goes on.)",
             growth.seconds()
         );
     }
@@ -376,7 +376,8 @@ fn of_nobody(census: &Census, growth: &Growth) -> String {
             "cycles, in which objects refer to one another, that the garbage collector has not freed".to_owned()
         }
         (_, true) => format!(
-            "more references to them are counted than were found, so native code holds them{made_anew}"
+            "more references to them are counted than were found: native code keeps them, or has forgotten to give them \
+             back, or they are in memory that is not read{made_anew}"
         ),
         _ => format!(
             "cycles that the garbage collector has not freed, references that native code keeps or has \
@@ -710,7 +711,10 @@ mod tests {
         );
         assert!(!cycles.contains("native code"), "{cycles}");
         let held = of(0, 9, true);
-        assert!(held.contains("so native code holds them"), "{held}");
+        assert!(
+            held.contains("native code keeps them, or has forgotten"),
+            "{held}"
+        );
         assert!(
             !held.contains("cycles") && !held.contains("made anew"),
             "{held}"

@@ -30,15 +30,20 @@ const KEPT_SHARE: f64 = 0.25;
 /// The name whose objects keep the most free memory resident: no allocator, but the program can let go of it.
 fn about_keeper(report: &FragReport) -> Option<String> {
     let free = fragmentation(report);
-    let census = report.objects.as_ref()?;
+    // Of a core nothing can be freed any more.
+    let census = report.objects.as_ref().filter(|_| !report.kernel.is_core)?;
     let names = census.holders.iter().filter(|holder| holder.is_name);
     let kept = names.filter_map(|holder| Some((holder, holder.dropped?)));
     let (holder, dropped) = kept.max_by_key(|(_, dropped)| dropped.unpinned_bytes)?;
-    let unpinned = dropped.unpinned_bytes;
+    let unpinned = dropped.unpinned_bytes.min(free);
+    let others = match holder.shared_with.len() {
+        0 => String::new(),
+        others => format!(" (and {others} other names that hold the same)"),
+    };
     let is_worth_it = is_notable(report, unpinned) && unpinned as f64 >= free as f64 * KEPT_SHARE;
     is_worth_it.then(|| {
         format!(
-            "{} keeps {} of that free memory resident: freeing it would return {}.",
+            "{}{others} keeps {} of free memory resident: freeing it, and a trim, would return about {}.",
             titled(holder),
             bytes(unpinned),
             bytes(dropped.live_bytes.saturating_add(unpinned))

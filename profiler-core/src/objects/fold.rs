@@ -125,9 +125,9 @@ impl Folded {
         self.folded.has(node)
     }
 
-    /// Whether one thing alone refers to a node.
-    pub(super) fn has_one_referrer(&self, node: u32) -> bool {
-        self.only[node as usize] < SEVERAL
+    /// What alone refers to a node, where one thing does.
+    pub(super) fn only_referrer(&self, node: u32) -> Option<u32> {
+        Some(self.only[node as usize]).filter(|only| *only < SEVERAL)
     }
 
     /// The place among those that are left of a node that is.

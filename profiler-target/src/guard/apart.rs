@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use super::super::cgroup::{self, Group, UNIFIED};
+use super::super::host::{OOM_SCORE, score_before};
 
 /// The cgroup hierarchies by which processes are frozen or killed together, or kept from running: a guard
 /// that gets no processor can end no stop.
@@ -23,8 +24,11 @@ pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
         let _ = fs::write(place, "0");
     }
     // Whoever is short of memory must not end it before fragscope. The first is refused without privilege.
-    let score = "/proc/self/oom_score_adj";
-    let _ = fs::write(score, "-1000").or_else(|_| fs::write(score, "0"));
+    if fs::write(OOM_SCORE, "-1000").is_err()
+        && let Some(before) = score_before()
+    {
+        let _ = fs::write(OOM_SCORE, before);
+    }
     // No file system is kept busy by it.
     let _ = std::env::set_current_dir("/");
 }

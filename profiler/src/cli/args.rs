@@ -319,11 +319,14 @@ impl Command {
         }
     }
 
-    /// Whether it starts a program that somebody wants to run.
-    pub(super) fn starts_a_program(&self) -> bool {
+    /// Whether it is to live on when memory runs out: it starts a program, which would inherit its score, or it is
+    /// there to say whom the kernel has ended.
+    pub(super) fn outlives_want_of_memory(&self) -> bool {
         match self {
             Self::Record(args) => !args.command.is_empty(),
             Self::Demo(_) => true,
+            Self::Attach(args) => args.watch.black_box.is_kept(),
+            Self::Serve(args) => args.keeps_black_box(),
             _ => false,
         }
     }

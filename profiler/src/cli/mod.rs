@@ -50,8 +50,7 @@ pub fn main() -> ExitCode {
     // Before there are threads.
     profiler_target::share_arena_where_addresses_are_short();
     profiler_target::set_file_limit(line.file_limit);
-    // A program that it starts would inherit it; and how that ends for want of memory is to be recorded.
-    if !line.command.starts_a_program() {
+    if !line.command.outlives_want_of_memory() {
         profiler_target::host::offer_to_oom_killer();
     }
     // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a

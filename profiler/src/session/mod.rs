@@ -36,6 +36,7 @@ pub use snapshot::snapshot;
 
 use std::io;
 
+use profiler_core::objects::NoCensus;
 use profiler_lab::failure::Failure;
 use profiler_sampling::CoreSampleError;
 use profiler_target::{CoreError, ErrorKind, OpenError};
@@ -100,6 +101,9 @@ pub enum SessionError {
     /// A signal came before there was anything to show.
     #[error("interrupted: nothing was printed")]
     Interrupted,
+    /// Objects were read, and could not be read once more.
+    #[error("what grows is not known, as objects could not be read again: {0}")]
+    NoGrowth(NoCensus),
     /// None of the allocators of `--what-if` could be played.
     #[error("nothing was compared: {0}")]
     NothingCompared(String),
@@ -135,7 +139,7 @@ impl SessionError {
             Self::Saved(error) => error.kind(),
             Self::Listen(error) => error.kind(),
             Self::Interrupted => ErrorKind::Interrupted,
-            Self::NothingCompared(_) | Self::Demo(_) => ErrorKind::Other,
+            Self::NothingCompared(_) | Self::NoGrowth(_) | Self::Demo(_) => ErrorKind::Other,
         }
     }
 }

@@ -103,11 +103,13 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
                     count(&mut counts, &sampler, &report)
                 }) {
                     match walk_and_read(&sampler, sampling, in_stop) {
-                        Ok(again) => {
+                        Ok((again, Ok(read))) => {
                             before = census.ok().map(Arc::new);
-                            (sample, census) = again;
+                            (sample, census) = (again, Ok(read));
                             earlier = Some(report);
                         }
+                        // What was read first is worth more than a walk without objects.
+                        Ok((_, Err(why))) => not_again = Some(SessionError::NoGrowth(why)),
                         // What it had before is all that will be known of it.
                         Err(why) => not_again = Some(why.into()),
                     }

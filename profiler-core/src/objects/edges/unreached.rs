@@ -31,6 +31,8 @@ struct Referred {
     /// By its own count; `None` of what is no object any more, or none.
     count: Option<u64>,
     found: u64,
+    /// Of these, from objects and what belongs to them: a counted pointer of native code may be forgotten itself.
+    by_objects: u64,
 }
 
 /// Reads these blocks, which ascend, once more, and compares reference counts with the references among them.
@@ -64,17 +66,24 @@ pub(in crate::objects) fn unreached<M: TargetMemory + Sync>(
     let places = 0..blocks.len() as u32;
     let held: Vec<u32> = places.clone().filter(is_held).collect();
     let held = graph.reached(&held, |_| true);
+    // Cycles are what objects alone hold. What native blocks hold that nothing refers to may be either.
+    let is_unsure = |at: &u32| {
+        let of = &referred[*at as usize];
+        of.count.is_some_and(|count| count > of.by_objects)
+    };
+    let unsure: Vec<u32> = places.clone().filter(is_unsure).collect();
+    let unsure = graph.reached(&unsure, |_| true);
     let objects = places
         .clone()
         .filter(|at| referred[*at as usize].count.is_some());
-    let own: Vec<u32> = objects.filter(|at| !held.has(*at)).collect();
+    let own: Vec<u32> = objects.filter(|at| !unsure.has(*at)).collect();
     let own = graph.reached(&own, |_| true);
     let mut all = Unreached::default();
     for at in places {
         let bytes = resolve.source.index.bytes(blocks[at as usize]);
         if held.has(at) {
             all.held.add(bytes);
-        } else if own.has(at) {
+        } else if own.has(at) && !unsure.has(at) {
             all.cycles.add(bytes);
         }
     }
@@ -103,8 +112,11 @@ fn among<M: TargetMemory + Sync>(pass: &mut Pass<'_, M>, blocks: &[u32]) -> (Gra
         let places = pass.targets.iter().map(|target| value(*target));
         let places = places.filter_map(|target| blocks.binary_search(&target).ok());
         let places: Vec<u32> = places.map(|at| at as u32).collect();
+        let is_objects = !matches!(pass.scanned.kinds[block as usize].get(), Kind::Native);
         for &at in &places {
-            referred[at as usize].found += 1;
+            let to = &mut referred[at as usize];
+            to.found += 1;
+            to.by_objects += u64::from(is_objects);
         }
         graph.push(&places);
     });

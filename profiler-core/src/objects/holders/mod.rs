@@ -16,11 +16,11 @@ use super::dominators::Dominators;
 use super::edges::Weak;
 use super::fold::Folded;
 use super::graph::NONE;
-use super::kinds::{Kind, PackedKind};
+use super::kinds::{Content, Kind, PackedKind};
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
-use super::types::{Flags, Type};
+use super::types::{Flags, Role, Type};
 use super::words::read_word;
 use crate::addr::AddrRange;
 use crate::heap::HeapSnapshot;
@@ -212,19 +212,36 @@ impl<M: TargetMemory> Holders<'_, M> {
         owners.pinned(self.heaps, self.residency, self.copied)
     }
 
-    /// Weak references that call something back are taken out of where they are when what they refer to goes: in
-    /// pages they count as freed with that, where one thing alone has them.
+    /// Weak references that call something back are taken out of the set or dictionary where they are when what they
+    /// refer to goes (`WeakSet`, `WeakValueDictionary`): in pages they count as freed with that, where a table alone
+    /// has them.
     fn give_weak(&self, holders: &mut [u16]) {
         let freed = self
             .weak
             .iter()
-            .filter(|weak| weak.calls_back && self.folded.has_one_referrer(weak.block));
+            .filter(|weak| weak.calls_back && self.is_in_a_table(weak.block));
         let freed: Vec<(u32, u16)> = freed
             .map(|weak| (weak.block, holders[weak.referent as usize]))
             .filter(|(_, holder)| *holder != NOBODY)
             .collect();
         for (block, holder) in freed {
             holders[block as usize] = holder;
+        }
+    }
+
+    /// Whether a set or a dictionary alone refers to a block.
+    fn is_in_a_table(&self, block: u32) -> bool {
+        let only = self.folded.only_referrer(block);
+        let kind = only.and_then(|only| self.kinds.get(only as usize));
+        match kind.map(|kind| kind.get()) {
+            Some(Kind::Object { of, .. }) => {
+                matches!(self.types[of as usize].facts.role, Role::Set | Role::Dict)
+            }
+            Some(Kind::Storage { content, .. }) => matches!(
+                content,
+                Content::SetTable | Content::DictKeys | Content::OpenTable
+            ),
+            _ => false,
         }
     }
 

@@ -282,11 +282,13 @@ struct Outputs {
 }
 
 impl Outputs {
-    /// The names by which a thing is put together with others, ascending: of an output the one of all.
+    /// The names by which a thing is put together with others, ascending: of an output that no name of the
+    /// program's has besides, the one of all.
     fn key(&self, names: &[u32]) -> Vec<u32> {
         if let Some(all) = self.names.first()
+            && names.len() > 1
             && names.contains(all)
-            && names.iter().any(|name| self.names[1..].contains(name))
+            && names.iter().all(|name| self.names.contains(name))
         {
             return vec![*all];
         }

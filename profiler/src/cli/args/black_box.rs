@@ -25,6 +25,11 @@ pub(in crate::cli) struct BlackBoxArgs {
 }
 
 impl BlackBoxArgs {
+    /// Whether there is to be one.
+    pub(super) fn is_kept(&self) -> bool {
+        self.black_box.is_some()
+    }
+
     pub(super) fn options(&self) -> Option<BlackBoxOptions> {
         let folder = self.black_box.clone()?;
         let limits = BlackBoxLimits {

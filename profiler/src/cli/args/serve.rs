@@ -64,6 +64,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl ServeArgs {
+    /// Whether it keeps a black box.
+    pub(super) fn keeps_black_box(&self) -> bool {
+        self.black_box.is_kept()
+    }
+
     pub(in crate::cli) fn options(&self) -> ServeOptions {
         ServeOptions {
             listen: self.listen,
