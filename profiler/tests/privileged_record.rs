@@ -243,10 +243,14 @@ fn signals_while_the_probes_are_loaded_do_not_make_them_slow() {
         trace.exists().then_some(())
     });
     recorder.wait_for("recording process");
-    let held = descriptors(own.cast_unsigned());
-    let count = |what: &str| held.iter().filter(|held| held.contains(what)).count();
-    assert!(count("bpf_link") > 0, "{held:?}");
-    assert_eq!(count("perf_event"), 0, "a breakpoint each: {held:?}");
+    let count =
+        |held: &[String], what: &str| held.iter().filter(|held| held.contains(what)).count();
+    // They may be on their way to the guard at this moment.
+    let held = promptly("its links", || {
+        let held = descriptors(own.cast_unsigned());
+        (count(&held, "bpf_link") > 0).then_some(held)
+    });
+    assert_eq!(count(&held, "perf_event"), 0, "a breakpoint each: {held:?}");
     let (code, said) = recorder.interrupt();
     assert_eq!(code, 130, "{said}");
 }

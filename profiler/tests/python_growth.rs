@@ -58,20 +58,29 @@ fn assert_near(ours: &Value, theirs: f64, what: &str) {
     );
 }
 
-/// Bytes a second that SESSIONS gained, as the program says and as was found.
-fn bytes_gained(snapshot: &Value, account: &Path) -> Option<(f64, f64)> {
+/// Objects and bytes a second that SESSIONS gained, each as the program says and as was found.
+fn gained(snapshot: &Value, account: &Path) -> Option<[(f64, f64); 2]> {
     let objects = &snapshot["objects"];
     let seconds = objects["growth"]["elapsed_ms"].as_f64().expect("growth") / 1e3;
     let now = nanoseconds(&objects["taken_at"]);
     let account = std::fs::read_to_string(account).expect("an account");
-    let (_, bytes_now) = held_at(&account, now);
-    let (_, bytes_then) = held_at(&account, now - seconds * 1e9);
+    let (objects_now, bytes_now) = held_at(&account, now);
+    let (objects_then, bytes_then) = held_at(&account, now - seconds * 1e9);
     let holders = objects["holders"].as_array().expect("rows");
     let holder = holders
         .iter()
         .find(|holder| holder["name"] == "__main__.SESSIONS")?;
-    let ours = holder["growth_bytes_per_second"].as_f64()?;
-    Some(((bytes_now - bytes_then) / seconds, ours))
+    let found = |key: &str| holder[key].as_f64();
+    Some([
+        (
+            (objects_now - objects_then) / seconds,
+            found("growth_objects_per_second")?,
+        ),
+        (
+            (bytes_now - bytes_then) / seconds,
+            found("growth_bytes_per_second")?,
+        ),
+    ])
 }
 
 fn grows_as_it_says(python: &Python) {
@@ -84,8 +93,10 @@ fn grows_as_it_says(python: &Python) {
     // tables are missing then.
     let snapshot = eventually("a reading in which nothing moved", || {
         let snapshot = json(&fragscope(&args));
-        let (theirs, ours) = bytes_gained(&snapshot, &file)?;
-        let is_near = (ours - theirs).abs() <= theirs * MAX_ERROR;
+        let gained = gained(&snapshot, &file)?;
+        let is_near = gained
+            .iter()
+            .all(|(theirs, ours)| (ours - theirs).abs() <= theirs * MAX_ERROR);
         (snapshot["objects"]["changed_objects"] == 0 && is_near).then_some(snapshot)
     });
     let objects = &snapshot["objects"];
