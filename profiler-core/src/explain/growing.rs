@@ -21,8 +21,10 @@ const REUSED: f64 = 0.25;
 const FLUCTUATION: f64 = 0.02;
 /// and is no more than that.
 const MAX_FLUCTUATION: f64 = 2.0 * 1024.0 * 1024.0;
-/// Unless a name has gained so many objects meanwhile.
+/// Unless a name has gained so many objects meanwhile, or what no root was found for so many blocks,
 const LEAST_ITEMS: f64 = 16.0;
+/// of at most so many bytes each.
+const MAX_BYTES_OF_ONE: f64 = 16.0 * 1024.0;
 /// A rest of less than this share of all that was gained goes unsaid.
 const SAID: f64 = 0.2;
 
@@ -58,9 +60,13 @@ impl Growing {
         let gained = live * growth.seconds();
         let is_more = gained > growth.noise_bytes;
         let is_little = gained < MAX_FLUCTUATION.min(census.live.bytes as f64 * FLUCTUATION)
-            && growth.unreached.blocks * growth.seconds() < LEAST_ITEMS
-            && memory.is_some_and(|memory| !memory.shows(gained))
+            && !gains_unreached(growth)
             && !gains_items(growth, census, live * MOST);
+        // Large blocks that were gone when objects were read: a burst, or what is made anew.
+        let is_passing =
+            !census.exact && growth.unreached.bytes >= live * MOST && !gains_unreached(growth);
+        let is_little =
+            (is_little || is_passing) && memory.is_some_and(|memory| !memory.shows(gained));
         Self {
             live: if is_more && !is_little { live } else { 0.0 },
             fluctuation: if is_more && is_little { gained } else { 0.0 },
@@ -130,6 +136,13 @@ impl Growing {
             ..only(live)
         }
     }
+}
+
+/// Whether what no root was found for gains many blocks: a large object that is made anew is another by the time
+/// that objects are read.
+pub(super) fn gains_unreached(growth: &Growth) -> bool {
+    let of = growth.unreached;
+    of.blocks * growth.seconds() >= LEAST_ITEMS && of.bytes <= of.blocks * MAX_BYTES_OF_ONE
 }
 
 /// Whether a name that gains at least this rate gains objects, which a full cache does not.
@@ -287,6 +300,19 @@ mod tests {
         let full = of(0.45, 0.0, 50, 1.0);
         assert_eq!(full.live, 0.0);
         assert!((full.fluctuation - 0.45 * MIB).abs() < 1.0, "{full:?}");
+        // So may large blocks be that nobody had any more when objects were read, as many as they are.
+        let passing = |blocks: f64, memory_gained: f64| {
+            let mut growth = growth(2.5, 2.5);
+            growth.unreached = Rate {
+                blocks: blocks / SECONDS,
+                bytes: rate(2.4),
+            };
+            let memory = memory(memory_gained, Some(memory_gained / 2.0));
+            Growing::of(&growth, Some(&memory), &Census::default()).live
+        };
+        assert_eq!(passing(25.0, 0.0), 0.0);
+        assert_eq!(passing(25.0, 2.6), rate(2.5), "which all memory shows");
+        assert_eq!(passing(2500.0, 0.0), rate(2.5), "cycles");
         // More than that, as much as all memory gained, and what comes with objects of a name grows.
         for (gained, memory_gained, live_mib, items) in [
             (1.2, 0.0, 50, 1.0),

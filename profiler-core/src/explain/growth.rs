@@ -1,7 +1,7 @@
 //! The answer to the first question about a process that has become large: does it grow, and who makes it
 //! grow.
 
-use super::growing::Growing;
+use super::growing::{Growing, gains_unreached};
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
 use super::rules::is_notable;
 use crate::allocator::Allocator;
@@ -17,10 +17,6 @@ use crate::units::{bytes, count, percent};
 const NAMED_SHARE: f64 = 0.2;
 /// Where at least this share of all growth is held by nobody, that is said.
 const UNREACHED_SHARE: f64 = 0.5;
-/// As what nobody holds, if it is at least so many blocks, of at most so many bytes each: an object that is made
-/// anew, larger, is another by the time that objects are read.
-const LEAST_UNREACHED: f64 = 16.0;
-const MOST_OF_ONE: f64 = 16.0 * 1024.0;
 /// Who gains at least this share of the objects of the type that gains most does, too.
 const MAX_ITEMS: f64 = 0.5;
 /// What lies outside of the walked heaps, where only counts of it are known.
@@ -355,9 +351,7 @@ const NEARLY_ALL: f64 = 0.8;
 /// What grows where most of it is of what no root was found for.
 fn of_nobody(census: &Census, growth: &Growth) -> String {
     let unreached = growth.unreached;
-    let are_many = unreached.blocks * growth.seconds() >= LEAST_UNREACHED
-        && unreached.bytes <= unreached.blocks * MOST_OF_ONE;
-    if !are_many && !census.exact {
+    if !gains_unreached(growth) && !census.exact {
         return "a few large blocks that are made anew, each time larger; those of the walk were gone when objects \
                 were read, so that whose they are is not known"
             .to_owned();
@@ -662,12 +656,19 @@ mod tests {
         assert!(cause.starts_with(named), "{cause}");
     }
 
+    /// Two censuses between which 70,000 objects came that no name holds.
+    fn grown_without_holders() -> (Census, Census) {
+        let mut both = [
+            census(0, 100_000, 5 * MIB, 12 * MIB),
+            census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB),
+        ];
+        both.iter_mut().for_each(|census| census.holders.clear());
+        both.into()
+    }
+
     #[test]
     fn what_nobody_holds_is_cycles_only_where_it_is_many_blocks() {
-        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
-        let mut later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB);
-        earlier.holders.clear();
-        later.holders.clear();
+        let (earlier, mut later) = grown_without_holders();
         let gained = later.live.bytes - earlier.live.bytes;
         let mut said = |blocks, exact| {
             later.unreached = Amount {
@@ -685,10 +686,7 @@ mod tests {
 
     #[test]
     fn reference_counts_decide_whether_nobody_or_something_unseen_holds_it() {
-        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
-        let mut later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB);
-        earlier.holders.clear();
-        later.holders.clear();
+        let (earlier, mut later) = grown_without_holders();
         later.unreached = Amount {
             blocks: 70_000,
             bytes: later.live.bytes - earlier.live.bytes,
@@ -729,10 +727,7 @@ mod tests {
 
     #[test]
     fn objects_that_no_name_gains_are_named_by_their_type_behind_a_table_that_gained_more() {
-        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
-        let mut later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB);
-        earlier.holders.clear();
-        later.holders.clear();
+        let (earlier, later) = grown_without_holders();
         let growth = Growth::between(&earlier, &later).expect("time has passed");
         let cause = cause(&later, &growth, &Growing::of(&growth, None, &later));
         assert!(

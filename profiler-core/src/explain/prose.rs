@@ -43,7 +43,7 @@ fn about_keeper(report: &FragReport) -> Option<String> {
     let is_worth_it = is_notable(report, unpinned) && unpinned as f64 >= free as f64 * KEPT_SHARE;
     is_worth_it.then(|| {
         format!(
-            "{}{others} keeps {} of free memory resident: freeing it, and a trim, would return about {}.",
+            "{}{others} keeps {} of free memory resident: freeing it would return about {} more than a trim alone.",
             titled(holder),
             bytes(unpinned),
             bytes(dropped.live_bytes.saturating_add(unpinned))

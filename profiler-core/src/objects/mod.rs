@@ -132,7 +132,10 @@ pub fn census<M: TargetMemory + Sync>(
         source: &source,
         kinds: &scanned.kinds,
     };
+    let without_root = unreached.len();
     let unreached = edges::unreached(&resolve, &scanned, &known, &names, &unreached);
+    let is_compared = unreached.is_some();
+    let unreached = unreached.unwrap_or_default();
     (census.cycles, census.held_unseen) = (unreached.cycles, unreached.held);
     add_by_type(&mut census.types, &known, &by_type);
     census.copied = (!context.copied.is_empty()).then_some(by_type.copied.sums);
@@ -148,6 +151,9 @@ pub fn census<M: TargetMemory + Sync>(
     census.references = held.edges;
     census.gaps = gaps(index.left_out(), held.left_out);
     census.gaps.extend(newer(&layout));
+    census.gaps.extend((!is_compared).then(|| {
+        format!("{without_root} blocks have no root: whether they are cycles was not looked up")
+    }));
     Ok(census)
 }
 
@@ -202,7 +208,7 @@ impl Retention {
             folded,
             tree,
             edges,
-            left_out,
+            left_out: left_out + references.left_out,
         }
     }
 

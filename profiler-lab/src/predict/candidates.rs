@@ -150,9 +150,11 @@ fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<Heap
     trimmed.candidate.step = call.map(|call| call.step("after peaks"));
     trimmed.exact = Some(measured.saturating_sub(heap.trimmable_bytes()));
     let mut early = tuned(&tuning::TRIM_THRESHOLD);
-    // Where the mmap threshold has grown, the first large blocks were mapped, and with this they lie in the heap from
-    // the start: what of that it would have kept the walk does not show.
-    if heap.changed_setting(GlibcSetting::MmapThreshold).is_some() {
+    // Where the mmap threshold has grown, or may have, the first large blocks were mapped. It is played with that
+    // threshold at its highest, so that they lie in the heap from the start: what of that it would have kept the walk
+    // does not show.
+    let threshold = GlibcSetting::MmapThreshold;
+    if heap.setting(threshold).is_none() || heap.changed_setting(threshold).is_some() {
         early.interpretation = Interpretation::UpToPeak;
     }
     let mut all = vec![tuned(&tuning::MMAP_THRESHOLD), early, trimmed];

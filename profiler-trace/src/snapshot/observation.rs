@@ -42,6 +42,8 @@ pub struct Observation {
     pub objects: Vec<Arc<Census>>,
     /// Where the allocations came from that the probes saw until then; `None` without probes.
     pub sites: Option<Arc<Sites>>,
+    /// Whether probes were being attached.
+    pub probes_attaching: bool,
 }
 
 /// The last two censuses of a session, which give growth.
@@ -97,6 +99,7 @@ impl Observation {
                 .cloned()
                 .collect(),
             sites: view.sites.clone(),
+            probes_attaching: view.probes_attaching,
         }
     }
 
@@ -114,7 +117,7 @@ impl Observation {
             activity: self.activity,
             sites: self.sites,
             probes_wanted: self.probes_wanted,
-            probes_attaching: false,
+            probes_attaching: self.probes_attaching,
             notices: self.notices,
             history,
             over_time: self.over_time,
@@ -137,7 +140,8 @@ fields!(Observation {
 } later {
     predictions,
     objects,
-    sites
+    sites,
+    probes_attaching
 });
 
 fields!(Predictions {

@@ -213,7 +213,7 @@ impl Watch<'_> {
     ) -> Result<Watched, SessionError> {
         let compared = self.last.as_ref().and_then(|view| view.what_if.as_ref());
         let nothing = compared.filter(|compared| compared.came_to_nothing());
-        let failed = nothing.map(|nothing| nothing.ended_shadows().join("; "));
+        let failed = nothing.map(|nothing| nothing.troubles().join("; "));
         // Removing the probes takes a moment that nobody should spend before a dead screen.
         self.front.leave();
         self.session.finish(self.walking);

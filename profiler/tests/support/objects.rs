@@ -24,6 +24,18 @@ pub(crate) fn readable() -> Vec<Python> {
     readable
 }
 
+/// The objects of this program in each Python that can be read, which stands still meanwhile. What it says when it
+/// is ready is put behind it.
+pub(crate) fn in_each(program: &str, check: impl Fn(&Value, &Python)) {
+    let program = format!(
+        "{program}\nimport sys\nsys.stdout.write('ready\\n')\nsys.stdout.flush()\nsys.stdin.readline()\n"
+    );
+    for python in readable() {
+        let child = python.run(&program, None, None);
+        check(&objects(child.pid(), &["--stop-for-objects"]), &python);
+    }
+}
+
 /// The row of a type; null without.
 pub(crate) fn of_type<'o>(objects: &'o Value, name: &str) -> &'o Value {
     let types = objects["types"].as_array().expect("types");

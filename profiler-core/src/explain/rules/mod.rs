@@ -42,14 +42,14 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     let findings: Vec<_> = rules.iter().filter_map(|rule| rule(report)).collect();
     let mut findings = super::proven::proven(report, findings);
     findings.extend(whole::unexplained(report, &findings));
-    findings.sort_by_key(|finding| std::cmp::Reverse(likely_returned(finding)));
+    findings.sort_by_key(|finding| std::cmp::Reverse(rank_bytes(finding)));
     findings
 }
 
-/// What the remedy of a finding most likely returns: what is known, or the middle of what was predicted; where nothing
-/// was, all that it takes or nothing. What only the end of the process returns, as no allocator pins less, is ranked by
-/// all that it takes, as Python's own pools are.
-fn likely_returned(finding: &Finding) -> u64 {
+/// The bytes by which a finding is ranked: what its remedy most likely returns, which is what is known, or the middle of
+/// what was predicted, or half of what it takes where nothing was. What no allocator returns, and only the program or
+/// its end, counts with all that it takes, as Python's own pools do.
+fn rank_bytes(finding: &Finding) -> u64 {
     if finding.mechanism == Mechanism::PinnedPages && finding.bytes == Some(0) {
         return finding.held_bytes;
     }

@@ -106,6 +106,8 @@ pub(super) struct References {
     pub(super) weak: Vec<Weak>,
     /// References into native blocks, behind their beginnings: from which block into which.
     pub(super) inside: Vec<(u32, u32)>,
+    /// References into native blocks for which there was no room.
+    pub(super) left_out: u64,
     /// What goes with a class though something else refers to it, each behind its class.
     pub(super) of_classes: Vec<(u32, u32)>,
 }
@@ -129,20 +131,8 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
 ) -> References {
     let classes = classes(resolve, types, names);
     let parts = parallel::each(parts(resolve.source.index), |blocks| {
-        let pass = Pass {
-            resolve,
-            scanned,
-            types,
-            names,
-            classes: &classes,
-            block: NONE,
-            targets: Vec::new(),
-            piece: Vec::new(),
-            found: References {
-                graph: Graph::with_capacity(blocks.len()),
-                ..References::default()
-            },
-        };
+        let mut pass = Pass::new(resolve, scanned, types, names, &classes);
+        pass.found.graph = Graph::with_capacity(blocks.len());
         pass.run(blocks)
     });
     let mut parts = parts.into_iter();
@@ -158,6 +148,7 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
         all.moved += part.moved;
         all.weak.extend(part.weak);
         all.inside.extend(part.inside);
+        all.left_out += part.left_out;
     }
     all
 }
@@ -190,7 +181,28 @@ struct Pass<'a, M> {
     found: References,
 }
 
-impl<M: TargetMemory + Sync> Pass<'_, M> {
+impl<'a, M: TargetMemory + Sync> Pass<'a, M> {
+    /// One that has read nothing yet.
+    fn new(
+        resolve: &'a Resolver<'a, M>,
+        scanned: &'a Scanned,
+        types: &'a [Type],
+        names: &'a Names,
+        classes: &'a [u32],
+    ) -> Self {
+        Self {
+            resolve,
+            scanned,
+            types,
+            names,
+            classes,
+            block: NONE,
+            targets: Vec::new(),
+            piece: Vec::new(),
+            found: References::default(),
+        }
+    }
+
     fn run(mut self, blocks: Range<u32>) -> References {
         self.each(blocks, |pass, block, _| {
             pass.targets.retain(|&target| target != block);
@@ -232,8 +244,10 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             Some(Reference::Inside(block)) if block != self.block => {
                 let reference = (self.block, block);
                 let inside = &mut self.found.inside;
-                if inside.len() < MAX_INSIDE && inside.last() != Some(&reference) {
-                    inside.push(reference);
+                match inside.last() {
+                    Some(last) if *last == reference => {}
+                    _ if inside.len() < MAX_INSIDE => inside.push(reference),
+                    _ => self.found.left_out += 1,
                 }
             }
             Some(Reference::Inside(_)) | None => {}

@@ -3,17 +3,17 @@
 //! An object of a cycle is referred to as often as its reference count says by what is in the cycle, too. One
 //! whose reference count is higher is held from elsewhere: by native code, or by what was made anew meanwhile.
 
-use super::{Pass, References, Resolver};
+use super::{Pass, Resolver};
 use crate::memory::TargetMemory;
 use crate::objects::census::Amount;
-use crate::objects::graph::{Graph, NONE};
+use crate::objects::graph::Graph;
 use crate::objects::kinds::Kind;
 use crate::objects::names::Names;
 use crate::objects::scan::Scanned;
 use crate::objects::types::Type;
 use crate::objects::words::word;
 
-/// Blocks without a root that are looked at; where there are more, nothing is said.
+/// Blocks without a root that are looked at; where there are more, it is not known what they are.
 const MAX_UNREACHED: usize = 1 << 22;
 
 /// Which of the blocks without a root are what.
@@ -35,29 +35,20 @@ struct Referred {
     by_objects: u64,
 }
 
-/// Reads these blocks, which ascend, once more, and compares reference counts with the references among them.
+/// Reads these blocks, which ascend, once more, and compares reference counts with the references among them; `None`
+/// where they are too many.
 pub(in crate::objects) fn unreached<M: TargetMemory + Sync>(
     resolve: &Resolver<'_, M>,
     scanned: &Scanned,
     types: &[Type],
     names: &Names,
     blocks: &[u32],
-) -> Unreached {
-    if blocks.is_empty() || blocks.len() > MAX_UNREACHED {
-        return Unreached::default();
+) -> Option<Unreached> {
+    if blocks.len() > MAX_UNREACHED {
+        return None;
     }
     let classes = super::classes(resolve, types, names);
-    let mut pass = Pass {
-        resolve,
-        scanned,
-        types,
-        names,
-        classes: &classes,
-        block: NONE,
-        targets: Vec::new(),
-        piece: Vec::new(),
-        found: References::default(),
-    };
+    let mut pass = Pass::new(resolve, scanned, types, names, &classes);
     let (graph, referred) = among(&mut pass, blocks);
     let is_held = |at: &u32| {
         let of = &referred[*at as usize];
@@ -87,7 +78,7 @@ pub(in crate::objects) fn unreached<M: TargetMemory + Sync>(
             all.cycles.add(bytes);
         }
     }
-    all
+    Some(all)
 }
 
 /// The references among these blocks, by their places, and how often each object is referred to.

@@ -266,6 +266,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
             option::of(predictions()),
             vec(census().prop_map(Arc::new), 0..3),
             option::of(sites().prop_map(Arc::new)),
+            any::<bool>(),
         ),
     )
         .prop_map(
@@ -280,6 +281,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
                 predictions: beside.1,
                 objects: beside.2,
                 sites: beside.3,
+                probes_attaching: beside.4,
             },
         )
 }
