@@ -8,6 +8,7 @@ use crate::units::{bytes, count, percent};
 
 use super::growth::Growth;
 pub use super::layout::LayoutBasis;
+pub use super::page_owners::PageOwner;
 pub use super::pins::{Copied, Dropped};
 
 /// A number of blocks and their bytes.
@@ -285,6 +286,8 @@ pub struct Census {
     /// Of that, objects with higher reference counts, and what these hold: native code holds them, or what was made
     /// anew before they were read.
     pub held_unseen: Amount,
+    /// Which of the holders has most of what lives on each page, by address; pages are left out where that is none.
+    pub page_owners: Vec<PageOwner>,
     /// References that were followed.
     pub references: u64,
     /// How long reading took, in ns.

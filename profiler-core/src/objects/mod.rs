@@ -22,6 +22,7 @@ mod kinds;
 mod late;
 mod layout;
 mod names;
+mod page_owners;
 mod pins;
 mod scan;
 pub mod stacks;
@@ -55,7 +56,7 @@ use crate::size_class::SizeClass;
 
 pub use self::census::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    NoCensus, PackageRow, PathStep, TypeRow, Via,
+    NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;

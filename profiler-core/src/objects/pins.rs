@@ -6,6 +6,7 @@
 //! with the innermost holder that has all that lives on it, and with every holder around that one.
 
 use super::blocks::BlockIndex;
+use super::page_owners::{PageOwner, PageTally};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::{Margins, PageReturn};
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
@@ -110,6 +111,8 @@ pub(super) struct Pinned {
     /// What each holder would give back; `None` where an allocator serves whose rules are not known.
     pub(super) dropped: Option<Vec<Dropped>>,
     pub(super) copied: CopiedTypes,
+    /// Who has most of what lives on each page.
+    pub(super) page_owners: Vec<PageOwner>,
 }
 
 /// Who has the blocks.
@@ -149,11 +152,14 @@ impl Owners<'_> {
             by_holder: vec![0; holders],
             dropped: None,
             copied: self.copied(copied),
+            page_owners: Vec::new(),
         };
         let mut dropped = vec![Dropped::default(); holders];
+        let extents = heaps.iter().flat_map(|heap| &heap.extents);
+        let mut tally = PageTally::new(extents.map(|extent| extent.range.len() / PAGE_SIZE).sum());
         for heap in heaps {
             for extent in &heap.extents {
-                let pages = self.pages(heap, extent);
+                let pages = self.pages(heap, extent, &mut tally);
                 self.give_back(extent, &pages, residency, &mut dropped);
                 self.share(extent, &pages, residency, &mut pinned);
             }
@@ -170,6 +176,7 @@ impl Owners<'_> {
             .iter()
             .all(|heap| known(heap) || heap.library.is_some());
         pinned.dropped = all_known.then_some(dropped);
+        pinned.page_owners = tally.finish();
         pinned
     }
 
@@ -219,7 +226,7 @@ impl Owners<'_> {
         })
     }
 
-    fn pages(&self, heap: &HeapSnapshot, extent: &Extent) -> Vec<Page> {
+    fn pages(&self, heap: &HeapSnapshot, extent: &Extent, tally: &mut PageTally) -> Vec<Page> {
         let page_return = heap.allocator.row().page_return;
         let goes_whole = page_return == PageReturn::WholeExtents;
         let mut pages = Pages::of(extent, page_return);
@@ -231,7 +238,9 @@ impl Owners<'_> {
         };
         for (span, block) in self.live(extent) {
             let owner = block.and_then(|block| self.holders.get(block as usize));
-            keep(&mut pages, span, owner.copied().unwrap_or(NOBODY));
+            let owner = owner.copied().unwrap_or(NOBODY);
+            tally.add(span, owner);
+            keep(&mut pages, span, owner);
             pages.each(span, |page, bytes| {
                 page.live = page.live.saturating_add(bytes);
                 page.blocks = page.blocks.saturating_add(1);
@@ -391,7 +400,7 @@ impl Pages {
 }
 
 /// The bytes of a range on each of its pages.
-fn parts(range: AddrRange) -> impl Iterator<Item = (u64, u16)> {
+pub(super) fn parts(range: AddrRange) -> impl Iterator<Item = (u64, u16)> {
     let (start, end) = (range.start().get(), range.end().get());
     (start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)).map(move |page| {
         let from = start.max(page * PAGE_SIZE);

@@ -4,7 +4,7 @@ use std::io;
 
 use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PackageRow, PathStep, TypeRow, Via,
+    PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 
 use super::wire::{Input, Wire, by_name, fields};
@@ -111,7 +111,10 @@ fields!(Census {
     unlisted,
     packages,
     cycles,
-    held_unseen
+    held_unseen,
+    page_owners
 });
 
 fields!(PackageRow { name, unlisted });
+
+fields!(PageOwner { range, holder });

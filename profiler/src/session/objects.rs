@@ -45,7 +45,7 @@ pub(super) fn room_for(sample: &Sample) -> Result<(), NoCensus> {
 /// Reads the objects of a session's target, and keeps the last two censuses.
 pub(crate) struct ObjectReader {
     sampler: Arc<Sampler>,
-    budget: Budget,
+    pace: Pace,
     running: Option<CensusThread>,
     /// When the next reading may begin by itself.
     not_before: Instant,
@@ -69,7 +69,7 @@ impl ObjectReader {
     pub(crate) fn new(sampler: Arc<Sampler>, budget: Budget) -> Self {
         Self {
             sampler,
-            budget,
+            pace: Pace::new(budget),
             running: None,
             not_before: Instant::now(),
             is_wanted: false,
@@ -142,8 +142,8 @@ impl ObjectReader {
         let Some(done) = self.running.take_if(|running| running.thread.is_finished()) else {
             return;
         };
-        let took = done.began.elapsed();
-        self.not_before = Instant::now() + pause(took, self.budget);
+        let pause = self.pace.pause_after(done.began.elapsed());
+        self.not_before = Instant::now() + pause;
         let panicked = done.thread.join().is_err();
         let outcome = done.outcome.lock().map(|mut outcome| outcome.take());
         match outcome.ok().flatten() {
@@ -170,29 +170,68 @@ impl ObjectReader {
     }
 }
 
-/// How long after a reading the next one may begin: reading takes no more than the budget's share of a
-/// core.
-fn pause(took: Duration, budget: Budget) -> Duration {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let spent = took * threads.min(THREADS) as u32;
-    let pause = match budget {
-        Budget::Share(share) => spent.div_f64(share.max(1e-3)),
-        Budget::Unlimited => spent,
-    };
-    pause.max(LEAST_PAUSE)
+/// How often objects are read: readings take no more than the budget's share of a core.
+#[derive(Debug)]
+struct Pace {
+    budget: Budget,
+    is_first: bool,
+    /// What readings took that no pause has made up for.
+    owed: Duration,
+}
+
+impl Pace {
+    fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            is_first: true,
+            owed: Duration::ZERO,
+        }
+    }
+
+    /// How long after a reading that took so long the next one may begin by itself. What grows is known once there
+    /// are two: the second waits only until growth is more than noise, and the pause after it is for both.
+    fn pause_after(&mut self, took: Duration) -> Duration {
+        self.owed += took;
+        let is_first = std::mem::take(&mut self.is_first);
+        if is_first && took <= LEAST_PAUSE {
+            return LEAST_PAUSE;
+        }
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let spent = std::mem::take(&mut self.owed) * threads.min(THREADS) as u32;
+        let pause = match self.budget {
+            Budget::Share(share) => spent.div_f64(share.max(1e-3)),
+            Budget::Unlimited => spent,
+        };
+        pause.max(LEAST_PAUSE)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What readings that took so long keep the processors for.
+    fn spent(took: Duration) -> Duration {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        took * threads.min(THREADS) as u32
+    }
+
     #[test]
     fn readings_are_as_far_apart_as_the_budget_says() {
-        let second = Duration::from_secs(1);
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let spent = second * threads.min(THREADS) as u32;
-        assert_eq!(pause(second * 60, Budget::Share(0.05)), spent * 60 * 20);
-        assert_eq!(pause(second * 60, Budget::Unlimited), spent * 60);
-        assert_eq!(pause(second / 100, Budget::Share(1.0)), LEAST_PAUSE);
+        let after = |budget, took| Pace::new(budget).pause_after(took);
+        let long = SECOND * 60;
+        assert_eq!(after(Budget::Share(0.05), long), spent(long) * 20);
+        assert_eq!(after(Budget::Unlimited, long), spent(long));
+        assert_eq!(after(Budget::Share(1.0), SECOND / 100), LEAST_PAUSE);
+    }
+
+    #[test]
+    fn a_second_reading_comes_soon_and_is_made_up_for_afterwards() {
+        let mut pace = Pace::new(Budget::Share(0.01));
+        assert_eq!(pace.pause_after(SECOND), LEAST_PAUSE);
+        assert_eq!(pace.pause_after(SECOND), spent(SECOND * 2) * 100);
+        assert_eq!(pace.pause_after(SECOND), spent(SECOND) * 100);
     }
 }

@@ -92,6 +92,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 ..self.holder(candidate, way, of_holders[at].or(of_many.get(&at).copied()))
             });
         }
+        census.page_owners = pinned.page_owners;
         for (of, items) in branches.iter().zip(of_branches) {
             let branch = self.branch(of, *items, &retained.bytes);
             census.holders[of.holder].branches.extend(branch);

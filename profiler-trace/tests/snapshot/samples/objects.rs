@@ -1,10 +1,10 @@
 //! Censuses.
 
-use profiler_core::addr::RemoteAddr;
+use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PackageRow, PathStep, TypeRow, Via,
+    PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 use profiler_core::size_class::SizeClass;
 use proptest::collection::vec;
@@ -123,6 +123,11 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         changed: figures.1,
         compared: figures.1,
         replaced: figures.1 / 2,
+        page_owners: vec![PageOwner {
+            range: AddrRange::with_len(RemoteAddr::new(figures.0 & !0xfff), 0x2000)
+                .unwrap_or_default(),
+            holder: basis.0.0.into(),
+        }],
         references: figures.2,
         took_ns: figures.3,
         gaps: figures.4,

@@ -8,6 +8,7 @@ use profiler_core::units::{bytes, count};
 use serde::Serialize;
 
 use super::Section;
+use super::held::{Held, held};
 use super::table::{heading, rest, share};
 
 /// Cells at most: of a larger heap several pages are one.
@@ -35,6 +36,7 @@ struct Map {
     /// The cells of all extents, one after another: each byte and, in 7-bit groups, how often more it follows;
     /// in base 64.
     cells: String,
+    held: Option<Held>,
 }
 
 /// The map; none where no heap was walked.
@@ -43,8 +45,8 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
         return None;
     }
     let extents = shown(&report.map);
-    let map = encoded(&extents);
-    // It holds names of ours, numbers and base 64 alone, but nothing in a script may look like its end.
+    let map = encoded(&extents, report);
+    // Nothing in a script may look like its end, whatever a name in it says.
     let data = serde_json::to_string(&map)
         .unwrap_or_default()
         .replace('<', "\\u003c");
@@ -54,6 +56,9 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
                 option value="fullness" { "live bytes" }
                 option value="state" { "state of the page" }
                 option value="owner" { "arena" }
+                @if let Some(held) = &map.held {
+                    option value="held" { "who holds it" @if let Some(age) = &held.age { " (read " (age) " before)" } }
+                }
             } }
             button #map-out type="button" aria-label="smaller" { "−" }
             button #map-in type="button" aria-label="larger" { "+" }
@@ -101,7 +106,7 @@ fn owner(extent: &MapExtent) -> String {
     format!("{} arena {}", extent.allocator.name(), extent.arena)
 }
 
-fn encoded(extents: &[&MapExtent]) -> Map {
+fn encoded(extents: &[&MapExtent], report: &FragReport) -> Map {
     let pages: usize = extents.iter().map(|extent| extent.pages.len()).sum();
     let pages_a_cell = pages.div_ceil(MAX_CELLS).max(1);
     let mut owners: Vec<String> = Vec::new();
@@ -120,12 +125,13 @@ fn encoded(extents: &[&MapExtent]) -> Map {
             at,
         )
     });
-    let extents = rows.collect();
+    let rows = rows.collect();
     Map {
         pages_a_cell,
         owners,
-        extents,
-        cells: STANDARD.encode(run_lengths(&cells)),
+        extents: rows,
+        cells: packed(&cells),
+        held: held(report, extents, pages_a_cell),
     }
 }
 
@@ -150,6 +156,11 @@ fn cell(pages: &[MapPage]) -> u8 {
         // What is live is never drawn as nothing.
         _ => flags | (live * 10).div_ceil(count * 4096).min(10) as u8,
     }
+}
+
+/// Cells as the script reads them.
+pub(super) fn packed(cells: &[u8]) -> String {
+    STANDARD.encode(run_lengths(cells))
 }
 
 /// Each byte, and how often more it follows itself, in groups of 7 bits, the lowest first.

@@ -3,9 +3,11 @@
 
 mod chart;
 mod heaps;
+mod held;
 mod map;
 mod objects;
 mod sections;
+mod sites;
 mod table;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -37,6 +39,7 @@ pub(super) fn page(view: &View) -> String {
         sections::predictions(report),
         map::section(report),
         objects::section(report),
+        sites::section(view),
         heaps::section(report),
         sections::activity(view),
         sections::metrics(view),

@@ -14,8 +14,8 @@ use crate::export::sentences;
 
 /// Rows of a table at most.
 const ROWS: usize = 40;
-/// Holders of at least this share of the live bytes have a row, or who grows.
-const LEAST_HELD: f64 = 0.001;
+/// What has at least this share of the live bytes has a row, or what grows.
+const LEAST_SHARE: f64 = 0.001;
 /// Holders of which it is said what freeing them would return.
 const TOP_FREED: usize = 8;
 
@@ -49,10 +49,9 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
     })
 }
 
-/// How fast something grows, where that is known and not nothing.
+/// How fast something grows, or becomes less, where that is known and not nothing.
 fn grows(rate: Option<f64>) -> Option<String> {
-    let rate = growth(rate?);
-    (!rate.is_empty()).then(|| format!("{rate} gained"))
+    Some(growth(rate?)).filter(|rate| !rate.is_empty())
 }
 
 fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
@@ -62,10 +61,8 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
         shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at).unwrap_or(0.0))));
     }
     let all = shown.len();
-    let least = census.live.bytes as f64 * LEAST_HELD;
-    let is_worth_a_row = |(at, holder): &(usize, &Holder)| {
-        holder.retained_bytes as f64 >= least || rate(*at).is_some_and(|rate| rate > 0.0)
-    };
+    let is_worth_a_row =
+        |(at, holder): &(usize, &Holder)| is_worth_a_row(census, holder.retained_bytes, rate(*at));
     let rows: Vec<_> = shown
         .into_iter()
         .filter(is_worth_a_row)
@@ -89,17 +86,23 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
     }
 }
 
+fn is_worth_a_row(census: &Census, bytes: u64, rate: Option<f64>) -> bool {
+    bytes as f64 >= census.live.bytes as f64 * LEAST_SHARE || rate.is_some_and(|rate| rate > 0.0)
+}
+
 fn types(census: &Census, growth: Option<&Growth>) -> Markup {
     let rate = |row: &TypeRow| Some(growth?.of_type(&row.name).bytes);
     let mut shown: Vec<&TypeRow> = census.types.iter().collect();
     if let Some(growth) = growth {
         shown.sort_by_key(|row| Reverse(growth.rank(rate(row).unwrap_or(0.0))));
     }
+    let sum = |row: &TypeRow| row.objects.bytes.saturating_add(row.storage.bytes);
     let rows: Vec<_> = shown
         .iter()
+        .filter(|row| is_worth_a_row(census, sum(row), rate(row)))
         .take(ROWS)
         .map(|row| {
-            let sum = row.objects.bytes.saturating_add(row.storage.bytes);
+            let sum = sum(row);
             let mut shown = Row::new(visible(&row.name).to_string(), sum, census.live.bytes, *row);
             shown.below.extend(grows(rate(row)));
             shown
@@ -117,6 +120,7 @@ fn native(census: &Census) -> Markup {
     let rows: Vec<_> = census
         .native
         .iter()
+        .filter(|row| is_worth_a_row(census, row.native.bytes, None))
         .take(ROWS)
         .map(|row| {
             let size = bytes(row.class.upper_bytes());

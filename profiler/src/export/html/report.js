@@ -8,30 +8,39 @@
     ["heap-map", "map-canvas", "map-room", "map-where", "map-key", "map-mode"].map((id) => document.getElementById(id));
   const PAGE = 4096, EMPTY = 15, SWAPPED = 16, HUGE = 32, SHARED = 64, BLANK = 128;
 
-  // Each byte, and in groups of 7 bits how often more it follows.
-  const packed = Uint8Array.from(atob(map.cells), (c) => c.charCodeAt(0));
   const firsts = [];
   let total = 0;
   for (const [, pages] of map.extents) {
     firsts.push(total);
     total += Math.ceil(pages / map.pages_a_cell);
   }
-  const cells = new Uint8Array(total);
-  for (let at = 0, to = 0; at < packed.length; ) {
-    const cell = packed[at++];
-    let more = 0, shift = 0, byte;
-    do {
-      byte = packed[at++];
-      more += (byte & 127) * 2 ** shift;
-      shift += 7;
-    } while (byte > 127);
-    cells.fill(cell, to, to += more + 1);
-  }
+  // Each byte, and in groups of 7 bits how often more it follows.
+  const unpacked = (text) => {
+    const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const cells = new Uint8Array(total);
+    for (let at = 0, to = 0; at < packed.length; ) {
+      const cell = packed[at++];
+      let more = 0, shift = 0, byte;
+      do {
+        byte = packed[at++];
+        more += (byte & 127) * 2 ** shift;
+        shift += 7;
+      } while (byte > 127);
+      cells.fill(cell, to, to += more + 1);
+    }
+    return cells;
+  };
+  const cells = unpacked(map.cells);
+  const held = map.held && unpacked(map.held.cells);
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const FULLNESS = ["#b3261e", "#c8452f", "#d9682f", "#e08a35", "#e0a83f", "#d4bd4a", "#b5c154", "#8fbc59", "#68b15c", "#45a45c", "#2e9e5b"];
   const STATES = [["in memory", "#5b8fd6"], ["swapped", "#a04bb5"], ["huge page", "#2e9e5b"], ["shared", "#8a94a0"], ["zeros in a huge page", "#d9822b"]];
   const empty = () => (dark.matches ? "#2a2f35" : "#e3e7eb");
+  const unheld = () => (dark.matches ? "#59626c" : "#b4bcc4");
+  const holder = (index) => `hsl(${(index * 137.5 + 20) % 360} 60% 55%)`;
+  const holderName = (value) =>
+    value === 0 ? "no name" : map.held.names[value - 1] || "other names";
   const owner = (index) => `hsl(${(index * 137.5) % 360} 55% 52%)`;
   const state = (cell) => cell & BLANK ? 4 : cell & SWAPPED ? 1 : cell & HUGE ? 2 : cell & SHARED ? 3 : 0;
   const extentOf = (cell) => {
@@ -47,6 +56,7 @@
     if ((cell & 15) === EMPTY) return empty();
     if (mode.value === "state") return STATES[state(cell)][1];
     if (mode.value === "owner") return owner(map.extents[extentOf(index)][2]);
+    if (mode.value === "held" && (cell & 15) !== 0) return held[index] ? holder(held[index]) : unheld();
     return FULLNESS[cell & 15];
   };
 
@@ -96,6 +106,10 @@
       fullness: () => [swatch(FULLNESS[0], "nothing live"), swatch(FULLNESS[5], "half"), swatch(FULLNESS[10], "all live")],
       state: () => STATES.map(([text, fill]) => swatch(fill, text)),
       owner: () => map.owners.slice(0, 8).map((name, index) => swatch(owner(index), name)),
+      held: () => [
+        ...map.held.names.map((name, index) => swatch(holder(index + 1), name)),
+        swatch(holder(map.held.names.length + 1), "other names"), swatch(unheld(), "no name"), swatch(FULLNESS[0], "nothing live"),
+      ],
     };
     key.replaceChildren(...of[mode.value](), none);
   };
@@ -106,7 +120,8 @@
     const many = Math.min(map.pages_a_cell, pages - page);
     const cell = cells[index], full = cell & 15;
     const words = full === EMPTY ? "not in memory" : `${full === 0 ? "nothing" : `up to ${full * 10} %`} of it live, ${STATES[state(cell)][0]}`;
-    where.textContent = `0x${from.toString(16)}, ${many * 4} KiB of ${map.owners[owned]}: ${words}`;
+    const whose = held && full !== EMPTY && full !== 0 ? `; most of that is held by ${holderName(held[index])}` : "";
+    where.textContent = `0x${from.toString(16)}, ${many * 4} KiB of ${map.owners[owned]}: ${words}${whose}`;
   };
   const choose = (index) => {
     cursor = Math.max(0, Math.min(total - 1, index));

@@ -1,5 +1,6 @@
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::Allocator;
+use profiler_core::objects::{Census, Holder, PageOwner};
 use profiler_core::report::{FragReport, MapExtent, MapPage};
 use profiler_core::residency::PageState;
 use std::sync::Arc;
@@ -68,6 +69,19 @@ fn what_others_chose_is_shown_and_not_obeyed() {
             setting.value = EVIL.into();
         }
     }
+    let extent = uneven(4);
+    report.objects = Some(Arc::new(Census {
+        page_owners: vec![PageOwner {
+            range: extent.range,
+            holder: 0,
+        }],
+        holders: vec![Holder {
+            name: EVIL.into(),
+            ..Holder::default()
+        }],
+        ..Census::default()
+    }));
+    report.map = vec![extent];
     view.notices = vec![EVIL.into()];
     let page = page(&view);
     assert!(!page.contains("<img"), "markup of a name");
@@ -77,6 +91,7 @@ fn what_others_chose_is_shown_and_not_obeyed() {
         page.matches("<script").count()
     );
     assert!(page.contains("&lt;img src=x"), "it is shown");
+    assert!(page.contains("\\u003cimg src=x"), "on the map, too");
 }
 
 #[test]
