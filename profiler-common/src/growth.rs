@@ -39,15 +39,18 @@ impl GrowthKind {
 mod tests {
     use super::*;
     use crate::RecordKind;
-    use crate::sampling::RawStack;
+    use crate::sampling::{RawNative, RawStack};
 
     #[test]
     fn nobody_takes_growth_for_an_event_or_for_an_allocation() {
         for kind in GrowthKind::ALL {
             assert_eq!(GrowthKind::of(kind as u16), Some(kind));
             assert_eq!(RecordKind::of(kind as u64), None);
-            assert_ne!(kind as u16, RawStack::KIND);
         }
-        assert_eq!(GrowthKind::of(RawStack::KIND), None);
+        for kind in [RawStack::KIND, RawNative::KIND] {
+            assert_eq!(GrowthKind::of(kind), None);
+            assert_eq!(RecordKind::of(kind.into()), None);
+        }
+        assert_ne!(RawStack::KIND, RawNative::KIND);
     }
 }

@@ -82,6 +82,8 @@ pub struct Config {
     pub mean_bytes: u64,
     /// The same of the sample of growth ([`growth`]), whether a window is open or not.
     pub growth_mean_bytes: u64,
+    /// Not 0 when samples have the tops of native stacks beside them ([`sampling::RawNative`]).
+    pub native_stacks: u64,
 }
 
 /// Elements of the per-CPU map `HITS`: one for each attached site.

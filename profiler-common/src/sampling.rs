@@ -9,7 +9,7 @@
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::RawEvent;
+use crate::{PAGE_BYTES, RawEvent};
 
 /// Frames of one stack at the most.
 pub const MAX_FRAMES: usize = 128;
@@ -154,8 +154,69 @@ pub struct RawStack {
     pub count: u32,
     /// The number of a [`StackEnd`].
     pub end: u32,
+    /// The number of a [`NativeCopy`].
+    pub native: u32,
+    /// 0.
+    pub unused: u32,
     /// The frames.
     pub frames: [RawFrame; MAX_FRAMES],
+}
+
+/// What there is of the thread's native stack: a number in [`RawStack::native`].
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum NativeCopy {
+    /// None was to be copied, or the thread's registers are not known here.
+    None = 0,
+    /// A [`RawNative`] of the same thread and time came before.
+    Copied = 1,
+    /// The ring buffer was too full for one.
+    NoRoom = 2,
+    /// The stack could not be read.
+    Unreadable = 3,
+}
+
+impl NativeCopy {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::None, Self::Copied, Self::NoRoom, Self::Unreadable];
+}
+
+/// Pages of a thread's stack that are copied at the most: the one that its stack pointer is on, and those above.
+pub const STACK_PAGES: usize = 4;
+
+/// The top of a thread's native stack, of which its functions can be found: it comes before the [`RawStack`] of
+/// the same thread and time.
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub struct RawNative {
+    /// Its thread and its time, of the kind [`Self::KIND`].
+    pub event: RawEvent,
+    /// Where the thread was.
+    pub registers: Registers,
+    /// How many of the pages are of this stack; what the others hold means nothing, nor what is below the stack
+    /// pointer.
+    pub pages: u64,
+    /// The pages from that of the stack pointer on.
+    pub bytes: [u8; STACK_PAGES * PAGE_BYTES],
+}
+
+impl RawNative {
+    /// What the event's kind is: none of a [`RecordKind`](crate::RecordKind)'s numbers.
+    pub const KIND: u16 = 104;
+}
+
+/// The registers of a thread that its callers can be found by.
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Registers {
+    /// The next instruction; 0 when the registers are not known.
+    pub instruction: u64,
+    /// `rsp`.
+    pub stack: u64,
+    /// `rbp`.
+    pub frame: u64,
 }
 
 impl RawStack {
@@ -287,7 +348,14 @@ mod tests {
         );
         assert_eq!(
             size_of::<RawStack>(),
-            size_of::<RawEvent>() + 16 + MAX_FRAMES * 24
+            size_of::<RawEvent>() + 24 + MAX_FRAMES * 24
+        );
+        for (number, copy) in NativeCopy::ALL.into_iter().enumerate() {
+            assert_eq!(copy as usize, number);
+        }
+        assert_eq!(
+            size_of::<RawNative>(),
+            size_of::<RawEvent>() + 32 + STACK_PAGES * PAGE_BYTES
         );
     }
 }

@@ -1,7 +1,8 @@
 //! Events into the ring buffer.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, pt_regs};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
+use profiler_common::sampling::Registers;
 use profiler_common::{Arguments, Call, Cookie, RawEvent, RecordKind};
 
 use crate::{maps, stack};
@@ -62,9 +63,9 @@ fn put(tid: u32, kind: RecordKind, addr: u64, size: u64, flags: u16) -> bool {
 }
 
 /// Records that `block` was allocated by this call, or by one whose entry is not probed, with its
-/// usable size where the allocator shows it, else as requested.
+/// usable size where the allocator shows it, else as requested. `at` is where the thread is.
 #[inline(always)]
-pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>) {
+pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>, at: &pt_regs) {
     let kind = if cookie.has(Arguments::CountSize) {
         RecordKind::Calloc
     } else if takes_old(cookie) && call.is_some_and(|call| call.pointer != 0) {
@@ -74,13 +75,18 @@ pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>) {
     };
     let (requested, align) = call.map_or((0, 0), |call| (call.size, call.align as u8));
     let flags = RawEvent::with_align(0, align);
-    emit_block(tid, kind, cookie, block, requested, flags);
+    let (size, flags) = emit_block(tid, kind, cookie, block, requested, flags);
+    stack::sample(tid, block, size, flags, || Registers {
+        instruction: at.rip,
+        stack: at.rsp,
+        frame: at.rbp,
+    });
 }
 
 /// Records that `block` lives on, although its realloc was recorded.
 #[inline(always)]
 pub fn kept(tid: u32, cookie: Cookie, block: u64) {
-    emit_block(tid, RecordKind::Kept, cookie, block, 0, 0);
+    let _not_sampled = emit_block(tid, RecordKind::Kept, cookie, block, 0, 0);
 }
 
 /// Whether the function is given a block to resize.
@@ -89,8 +95,16 @@ pub fn takes_old(cookie: Cookie) -> bool {
     cookie.has(Arguments::OldSize) || cookie.has(Arguments::OldCountSize)
 }
 
+/// Puts it into the ring, and gives the size and the flags that it has there.
 #[inline(always)]
-fn emit_block(tid: u32, kind: RecordKind, cookie: Cookie, block: u64, requested: u64, flags: u16) {
+fn emit_block(
+    tid: u32,
+    kind: RecordKind,
+    cookie: Cookie,
+    block: u64,
+    requested: u64,
+    flags: u16,
+) -> (u64, u16) {
     let usable = if cookie.chunk_header() {
         usable_size(block)
     } else {
@@ -101,9 +115,7 @@ fn emit_block(tid: u32, kind: RecordKind, cookie: Cookie, block: u64, requested:
         None => (requested, flags),
     };
     emit(tid, kind, block, size, flags);
-    if kind as u16 != RecordKind::Kept as u16 {
-        stack::sample(tid, block, size, flags);
-    }
+    (size, flags)
 }
 
 /// What glibc's `malloc_usable_size` gives: a chunk's user bytes reach into the next chunk's first

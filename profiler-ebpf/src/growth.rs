@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::growth::GrowthKind;
-use profiler_common::sampling::{SamplingCounter, may_be_sampled};
+use profiler_common::sampling::{Registers, SamplingCounter, may_be_sampled};
 use profiler_common::PAGE_BYTES;
 
 use crate::{maps, stack};
@@ -60,7 +60,7 @@ pub fn called(context: &RawTracePointContext) {
         return;
     }
     let Some((kind, addr, bytes)) = grown(registers, result) else { return };
-    record(thread, mean_bytes, kind, addr, bytes);
+    record(thread, mean_bytes, kind, addr, bytes, registers);
 }
 
 /// What a call that succeeded has got or given back, where, and how much.
@@ -127,17 +127,52 @@ pub fn faulted(context: &RawTracePointContext) {
     // The kernel's own addresses have the highest bit. What is read or mapped from a file is not there either,
     // but is not written to.
     if addr >> 63 == 0 && code & FAULT_PRESENT == 0 && code & FAULT_WRITE != 0 {
-        record(thread, mean_bytes, GrowthKind::Touched, addr, PAGE);
+        record(thread, mean_bytes, GrowthKind::Touched, addr, PAGE, context.arg(1));
+    }
+}
+
+/// Where the thread is by the kernel's copy of its registers; nowhere where those are the kernel's own.
+#[inline(always)]
+fn place(registers: *const pt_regs) -> Registers {
+    // SAFETY: places within the kernel's copy of the registers, which the helper checks.
+    let read = unsafe {
+        (
+            bpf_probe_read_kernel(&raw const (*registers).rip),
+            bpf_probe_read_kernel(&raw const (*registers).rsp),
+            bpf_probe_read_kernel(&raw const (*registers).rbp),
+        )
+    };
+    match read {
+        (Ok(instruction), Ok(stack), Ok(frame)) if instruction >> 63 == 0 => Registers {
+            instruction,
+            stack,
+            frame,
+        },
+        _ => Registers::default(),
     }
 }
 
 #[inline(always)]
-fn record(thread: u32, mean_bytes: u64, kind: GrowthKind, addr: u64, bytes: u64) {
+fn record(
+    thread: u32,
+    mean_bytes: u64,
+    kind: GrowthKind,
+    addr: u64,
+    bytes: u64,
+    registers: *const pt_regs,
+) {
     let bytes = bytes.wrapping_add(PAGE - 1) & !(PAGE - 1);
     stack::count(kind.counter(), bytes);
     // SAFETY: the helper takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     if may_be_sampled(random, bytes, mean_bytes) {
-        stack::take(stack::Taker::growth(kind, thread), addr, bytes, mean_bytes, random);
+        stack::take(&stack::Taken {
+            taker: stack::Taker::growth(kind, thread),
+            addr,
+            size: bytes,
+            mean_bytes,
+            random: random.into(),
+            registers: place(registers),
+        });
     }
 }

@@ -158,9 +158,9 @@ pub fn on_result(context: ProbeContext) -> u32 {
         // SAFETY: the registers of the interrupted thread, valid while the program runs.
         let registers = unsafe { &*context.regs };
         if hit.cookie.entry_probed() {
-            returned(&hit, registers.rax);
+            returned(&hit, registers);
         } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            allocated(hit.tid, hit.cookie, registers.rax, None);
+            allocated(hit.tid, hit.cookie, registers.rax, None, registers);
         }
     }
     0
@@ -173,17 +173,17 @@ pub fn on_return(context: RetProbeContext) -> u32 {
         // SAFETY: the registers of the interrupted thread, valid while the program runs.
         let registers = unsafe { &*context.regs };
         if hit.cookie.entry_probed() {
-            returned(&hit, registers.rax);
+            returned(&hit, registers);
         } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            allocated(hit.tid, hit.cookie, registers.rax, None);
+            allocated(hit.tid, hit.cookie, registers.rax, None, registers);
         }
     }
     0
 }
 
 #[inline(always)]
-fn returned(hit: &Hit, result: u64) {
-    let cookie = hit.cookie;
+fn returned(hit: &Hit, registers: &pt_regs) {
+    let (cookie, result) = (hit.cookie, registers.rax);
     let Some(call) = call::leave(hit.tid, cookie.probe()) else {
         return;
     };
@@ -196,7 +196,7 @@ fn returned(hit: &Hit, result: u64) {
         0
     };
     if block != 0 {
-        allocated(hit.tid, cookie, block, Some(&call));
+        allocated(hit.tid, cookie, block, Some(&call), registers);
     } else if takes_old(cookie) && call.pointer != 0 && call.size != 0 {
         event::kept(hit.tid, cookie, call.pointer);
     }

@@ -1,19 +1,20 @@
-//! Samples: an allocation with the stack of Python's functions that made it.
+//! Samples: an allocation with the stack of Python's functions that made it, and the top of the native stack.
 //!
 //! A thread's frames are read from the interpreter's own structures, where userspace says that they are.
 //! All of it is the target's memory and may be anything: each chain is followed for a bounded number of
 //! steps, and ends where it cannot be read.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE};
+use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user;
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_probe_read_kernel,
     bpf_probe_read_user,
 };
-use profiler_common::RawEvent;
+use profiler_common::{PAGE_BYTES, RawEvent};
 use profiler_common::growth::GrowthKind;
 use profiler_common::sampling::{
-    CODE_TAGS, FrameKind, MAX_FRAMES, PythonFrames, RawFrame, RawStack, SamplingCounter, StackEnd,
-    is_near, may_be_sampled,
+    CODE_TAGS, FrameKind, MAX_FRAMES, NativeCopy, PythonFrames, RawFrame, RawNative, RawStack,
+    Registers, STACK_PAGES, SamplingCounter, StackEnd, is_near, may_be_sampled,
 };
 
 use crate::maps;
@@ -24,7 +25,7 @@ const NEW_THREADS: usize = 32;
 
 /// Puts an allocation into the ring with its stack, if it is one of the sample.
 #[inline(always)]
-pub fn sample(tid: u32, block: u64, size: u64, flags: u16) {
+pub fn sample(tid: u32, block: u64, size: u64, flags: u16, registers: impl Fn() -> Registers) {
     let Some(config) = maps::CONFIG.get(0) else {
         return;
     };
@@ -35,14 +36,26 @@ pub fn sample(tid: u32, block: u64, size: u64, flags: u16) {
     // SAFETY: the helper takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     if may_be_sampled(random, size, mean_bytes) {
-        take(
-            Taker::allocation(tid, flags),
-            block,
+        take(&Taken {
+            taker: Taker::allocation(tid, flags),
+            addr: block,
             size,
             mean_bytes,
-            random,
-        );
+            random: random.into(),
+            registers: registers(),
+        });
     }
+}
+
+/// What may be one of the sample.
+#[repr(C)]
+pub struct Taken {
+    pub taker: Taker,
+    pub addr: u64,
+    pub size: u64,
+    pub mean_bytes: u64,
+    pub random: u64,
+    pub registers: Registers,
 }
 
 /// What is sampled, and the thread, in one word.
@@ -61,18 +74,24 @@ impl Taker {
     pub fn growth(kind: GrowthKind, tid: u32) -> Self {
         Self((kind as u64) << 48 | u64::from(tid))
     }
+
+    #[inline(always)]
+    fn tid(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 /// A function of its own in the object too, so that the verifier's work and the stack's 512 bytes are
 /// shared by all that call it.
 #[inline(never)]
-pub fn take(taker: Taker, addr: u64, size: u64, mean_bytes: u64, random: u32) -> u32 {
-    if !is_near(random, size, mean_bytes) {
+pub fn take(taken: &Taken) -> u32 {
+    if !is_near(taken.random as u32, taken.size, taken.mean_bytes) {
         return 0;
     }
     // SAFETY: the helper takes nothing.
     let began = unsafe { bpf_ktime_get_ns() };
     count(SamplingCounter::Taken, 1);
+    let native = copy_native(taken, began);
     let Some(mut entry) = maps::EVENTS.reserve::<RawStack>(0) else {
         count(SamplingCounter::Lost, 1);
         return 1;
@@ -80,16 +99,17 @@ pub fn take(taker: Taker, addr: u64, size: u64, mean_bytes: u64, random: u32) ->
     let stack = entry.as_mut_ptr();
     let event = RawEvent {
         time_ns: began,
-        addr,
-        size,
-        tid: taker.0 as u32,
-        kind: (taker.0 >> 48) as u16,
-        flags: (taker.0 >> 32) as u16,
+        addr: taken.addr,
+        size: taken.size,
+        tid: taken.taker.tid(),
+        kind: (taken.taker.0 >> 48) as u16,
+        flags: (taken.taker.0 >> 32) as u16,
     };
     // SAFETY: the reserved room is of this size and this program's alone.
     unsafe {
         (&raw mut (*stack).event).write(event);
-        (&raw mut (*stack).mean_bytes).write(mean_bytes);
+        (&raw mut (*stack).mean_bytes).write(taken.mean_bytes);
+        (&raw mut (*stack).native).write(native as u32);
         let (frames, end) = walk((&raw mut (*stack).frames).cast());
         (&raw mut (*stack).count).write(frames);
         (&raw mut (*stack).end).write(end as u32);
@@ -99,6 +119,82 @@ pub fn take(taker: Taker, addr: u64, size: u64, mean_bytes: u64, random: u32) ->
     let ended = unsafe { bpf_ktime_get_ns() };
     count(SamplingCounter::Nanoseconds, ended - began);
     0
+}
+
+/// Puts the top of the thread's native stack into the ring, where that is wanted. It comes before the sample, so
+/// that it is there when the sample is taken in.
+#[inline(always)]
+fn copy_native(taken: &Taken, began: u64) -> NativeCopy {
+    let is_wanted = maps::CONFIG
+        .get(0)
+        .is_some_and(|config| config.native_stacks != 0);
+    if !is_wanted || taken.registers.instruction == 0 {
+        return NativeCopy::None;
+    }
+    // The other half of the ring is for events: none is lost for a copy.
+    let filled = maps::EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    if filled > maps::EVENTS.query(u64::from(BPF_RB_RING_SIZE)) / 2 {
+        return NativeCopy::NoRoom;
+    }
+    let Some(mut entry) = maps::EVENTS.reserve::<RawNative>(0) else {
+        return NativeCopy::NoRoom;
+    };
+    let native = entry.as_mut_ptr();
+    // SAFETY: the reserved room is of this size and this program's alone.
+    let pages = unsafe {
+        (&raw mut (*native).event).write(RawEvent {
+            time_ns: began,
+            addr: 0,
+            size: 0,
+            tid: taken.taker.tid(),
+            kind: RawNative::KIND,
+            flags: 0,
+        });
+        (&raw mut (*native).registers).write(taken.registers);
+        let pages = copy_pages(taken.registers.stack, (&raw mut (*native).bytes).cast());
+        (&raw mut (*native).pages).write(pages);
+        pages
+    };
+    if pages == 0 {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        return NativeCopy::Unreadable;
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    NativeCopy::Copied
+}
+
+/// Copies what is above a stack pointer, up to where a page cannot be read, and gives how many pages were. Each
+/// lies in the copy as it does in its page, so that an end of the stack is never within a piece.
+///
+/// # Safety
+/// There is room for [`STACK_PAGES`].
+#[inline(always)]
+unsafe fn copy_pages(stack_pointer: u64, copy: *mut u8) -> u64 {
+    const PAGE: u64 = PAGE_BYTES as u64;
+    let above = stack_pointer & (PAGE - 1);
+    let first = stack_pointer - above;
+    // SAFETY: the room is larger than a page, and the helper checks the address.
+    let read = unsafe {
+        let to = copy.add(above as usize);
+        read_user(to.cast(), (PAGE - above) as u32, stack_pointer as *const _)
+    };
+    if read != 0 {
+        return 0;
+    }
+    let mut page = 1;
+    while page < STACK_PAGES as u64 {
+        let offset = page * PAGE;
+        // SAFETY: as above.
+        let read = unsafe {
+            let to = copy.add(offset as usize);
+            read_user(to.cast(), PAGE as u32, first.wrapping_add(offset) as *const _)
+        };
+        if read != 0 {
+            break;
+        }
+        page += 1;
+    }
+    page
 }
 
 /// Adds to one of the sums.

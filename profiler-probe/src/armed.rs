@@ -36,6 +36,7 @@ pub(super) struct Armed {
     mean_bytes: u64,
     /// The same of the sample of growth.
     growth_mean_bytes: u64,
+    native_stacks: bool,
     is_open: bool,
     lost_before: u64,
 }
@@ -61,6 +62,7 @@ impl Armed {
             tgid: if is_in_root_namespace() { pid.get() } else { 0 },
             mean_bytes: 0,
             growth_mean_bytes: 0,
+            native_stacks: false,
             is_open: false,
         })
     }
@@ -273,12 +275,19 @@ impl Armed {
         self.configure()
     }
 
+    /// Has samples come with the tops of native stacks, or without.
+    pub(super) fn copy_native_stacks(&mut self, native_stacks: bool) -> Result<(), ProbeError> {
+        self.native_stacks = native_stacks;
+        self.configure()
+    }
+
     fn configure(&mut self) -> Result<(), ProbeError> {
         let config = Config {
             tgid: self.tgid,
             open: self.is_open.into(),
             mean_bytes: self.mean_bytes,
             growth_mean_bytes: self.growth_mean_bytes,
+            native_stacks: self.native_stacks.into(),
         };
         self.loaded.configure(config).map_err(map_trouble)
     }

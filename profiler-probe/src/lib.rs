@@ -18,6 +18,7 @@ mod links;
 mod loaded;
 mod meter;
 mod multi;
+mod native;
 mod object;
 mod pins;
 pub mod plan;

@@ -49,7 +49,7 @@ pub(super) struct Loaded {
 const CONFIG_WORDS: usize = size_of::<Config>() / 8;
 const PYTHON_WORDS: usize = size_of::<PythonFrames>() / 8;
 
-const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 24);
+const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 32);
 
 impl Loaded {
     /// Loads the object with a ring of `ring_bytes` (a power of two, at least a page).

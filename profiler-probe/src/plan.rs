@@ -85,6 +85,9 @@ pub struct ProbePlan {
     /// Whether it is watched which functions get memory from the kernel. No system call of the host is as quick
     /// meanwhile, so that nobody gets it who does not ask for it.
     pub watches_growth: bool,
+    /// Whether samples have native functions, too. Each costs the target more then, and fragscope itself several times
+    /// as much.
+    pub native_stacks: bool,
 }
 
 /// Which size of an allocation is recorded.

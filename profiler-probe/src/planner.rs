@@ -56,6 +56,7 @@ impl ProbePlan {
             skipped,
             sizes,
             watches_growth: false,
+            native_stacks: false,
         }
     }
 }

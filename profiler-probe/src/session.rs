@@ -21,6 +21,7 @@ use super::error::ProbeError;
 use super::growth::GrowthRate;
 use super::loaded::Loaded;
 use super::meter::Meter;
+use super::native::NativeStacks;
 use super::plan::ProbePlan;
 use super::shared::{Ended, Shared, State};
 use super::stacks::Stacks;
@@ -117,13 +118,20 @@ impl ProbeSession {
                 lost: 0,
                 failed: vec![None; plan.probes.len()],
                 no_stacks: None,
+                native: None,
                 mean_bytes: 0,
                 ended: None,
             }),
         });
         let armed = Armed::new(number, loaded, traps.clone(), plan.probes.len())?;
         let target = Target::open(pid).map_err(|_| ProbeError::Gone(pid))?;
-        let stacks = Stacks::of(&target);
+        let native = match plan.native_stacks {
+            // It is held for as long as files are read.
+            true => Some(Target::open(pid).map_err(|_| ProbeError::Gone(pid))?),
+            false => None,
+        };
+        let native = native.map(|target| NativeStacks::of(target, &plan.object));
+        let stacks = Stacks::of(&target, native);
         let mut worker = Worker::new(armed, stacks, shared.clone(), budget)?;
         if plan.watches_growth {
             worker.watch_growth(&target)?;
@@ -182,6 +190,7 @@ impl ProbeSession {
             mean_bytes: state.mean_bytes,
             frees_complete: sites.frees_complete && state.windows <= 1 && state.lost == 0,
             no_stacks: state.no_stacks.clone(),
+            native: state.native,
             ..sites
         }
     }

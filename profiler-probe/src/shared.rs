@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use profiler_common::sampling::SamplingCounter;
 use profiler_core::live::Tracker;
-use profiler_core::sites::SiteTable;
+use profiler_core::sites::{NativeSampling, SiteTable};
 use profiler_target::ErrorKind;
 
 use super::growth::GrowthRate;
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) failed: Vec<Option<String>>,
     /// Why samples have no stacks, if they have none.
     pub(super) no_stacks: Option<String>,
+    /// What holds for native functions, where those are wanted.
+    pub(super) native: Option<NativeSampling>,
     /// Mean bytes between two points of the sample.
     pub(super) mean_bytes: u64,
     /// Why probing ended by itself.

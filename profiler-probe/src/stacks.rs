@@ -3,16 +3,17 @@
 
 use profiler_common::RawEvent;
 use profiler_common::growth::GrowthKind;
-use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawStack, StackEnd};
+use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawNative, RawStack, StackEnd};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::objects::stacks::PythonStacks;
-use profiler_core::sites::{Allocation, SiteTable};
+use profiler_core::sites::{Allocation, Frame, NativeSampling, SiteTable};
 use profiler_target::{LiveMemory, Process, Target};
 use zerocopy::FromBytes;
 
 use super::armed::Armed;
 use super::error::ProbeError;
 use super::kernel_types;
+use super::native::NativeStacks;
 
 /// The mean bytes between points of the sample before anything is known of the target.
 const FIRST_MEAN_BYTES: u64 = 512 << 10;
@@ -26,17 +27,44 @@ const LEAST_A_SECOND: f64 = 100.0;
 /// What a sample is taken to cost before one was taken, in ns.
 const FIRST_COST_NS: f64 = 20_000.0;
 
-/// The stacks of one target's Python.
+/// The stacks of one target's threads.
 pub(super) struct Stacks {
     memory: LiveMemory,
     python: Result<(PythonStacks, u32), String>,
+    /// The native functions, where those are wanted.
+    native: Option<NativeStacks>,
     rate: Rate,
+}
+
+/// What a sample is of.
+pub(super) struct Sampled {
+    of: SampleOf,
+    stack: Vec<Frame>,
+    end: StackEnd,
+}
+
+enum SampleOf {
+    Allocation(Allocation),
+    /// Growth of so many bytes, and the mean bytes between two points of its sample.
+    Growth(GrowthKind, u64, u64),
+}
+
+impl Sampled {
+    /// Adds it to the sums.
+    pub(super) fn add(self, sites: &mut SiteTable) {
+        match self.of {
+            SampleOf::Allocation(allocation) => sites.sampled(allocation, self.stack, self.end),
+            SampleOf::Growth(kind, bytes, mean_bytes) => {
+                sites.grew(kind, bytes, mean_bytes, self.stack, self.end);
+            }
+        }
+    }
 }
 
 impl Stacks {
     /// Those of a target. Without Python in it, or without what leads to its frames, allocations are
     /// sampled all the same.
-    pub(super) fn of(target: &Target) -> Self {
+    pub(super) fn of(target: &Target, native: Option<NativeStacks>) -> Self {
         let memory = target.memory();
         let find = || {
             let version = target.python_version()?;
@@ -53,6 +81,7 @@ impl Stacks {
         Self {
             python: find().map_err(|why: Box<dyn std::error::Error>| why.to_string()),
             memory,
+            native,
             rate: Rate::default(),
         }
     }
@@ -68,6 +97,7 @@ impl Stacks {
             Err(_) => (PythonFrames::default(), Vec::new()),
         };
         armed.set_python(frames, &threads)?;
+        armed.copy_native_stacks(self.native.is_some())?;
         armed.sample(self.rate.mean_bytes)
     }
 
@@ -81,35 +111,49 @@ impl Stacks {
         }
     }
 
-    /// Takes in the sample that a record holds; false for a record that holds none.
-    pub(super) fn take(&mut self, record: &[u8], sites: &mut SiteTable) -> bool {
-        let Ok((raw, _)) = RawStack::ref_from_prefix(record) else {
-            return false;
-        };
-        let growth = GrowthKind::of(raw.event.kind);
-        if raw.event.kind != RawStack::KIND && growth.is_none() {
-            return false;
+    /// The sample that a record holds, with its functions; `None` for a record that holds none.
+    pub(super) fn resolve(&mut self, record: &[u8]) -> Option<Sampled> {
+        let event = RawEvent::ref_from_prefix(record).ok()?.0;
+        if event.kind == RawNative::KIND {
+            let copy = RawNative::ref_from_prefix(record).ok()?.0;
+            self.native.as_mut()?.keep(copy);
+            return None;
         }
+        let growth = GrowthKind::of(event.kind);
+        if event.kind != RawStack::KIND && growth.is_none() {
+            return None;
+        }
+        let raw = RawStack::ref_from_prefix(record).ok()?.0;
         let count = raw.frames.len().min(raw.count as usize);
         let stack = match &mut self.python {
             Ok((python, _)) => python.resolve(&self.memory, &raw.frames[..count]),
             Err(_) => Vec::new(),
         };
-        let end = StackEnd::ALL.get(raw.end as usize).copied();
-        let end = end.unwrap_or(StackEnd::Unreadable);
-        if let Some(kind) = growth {
-            sites.grew(kind, raw.event.size, raw.mean_bytes, stack, end);
-            return true;
-        }
-        let allocation = Allocation {
-            block: RemoteAddr::new(raw.event.addr),
-            bytes: raw.event.size,
-            is_usable_size: raw.event.flags & RawEvent::USABLE != 0,
-            mean_bytes: raw.mean_bytes,
-            at_ns: raw.event.time_ns,
+        let stack = match &mut self.native {
+            Some(native) => native.add(raw, stack),
+            None => stack,
         };
-        sites.sampled(allocation, stack, end);
-        true
+        let end = StackEnd::ALL.get(raw.end as usize).copied();
+        let of = match growth {
+            Some(kind) => SampleOf::Growth(kind, raw.event.size, raw.mean_bytes),
+            None => SampleOf::Allocation(Allocation {
+                block: RemoteAddr::new(raw.event.addr),
+                bytes: raw.event.size,
+                is_usable_size: raw.event.flags & RawEvent::USABLE != 0,
+                mean_bytes: raw.mean_bytes,
+                at_ns: raw.event.time_ns,
+            }),
+        };
+        Some(Sampled {
+            of,
+            stack,
+            end: end.unwrap_or(StackEnd::Unreadable),
+        })
+    }
+
+    /// What holds for native functions so far, where those are wanted.
+    pub(super) fn native(&self) -> Option<NativeSampling> {
+        self.native.as_ref().map(NativeStacks::sampling)
     }
 
     /// Mean bytes between two points of the sample.

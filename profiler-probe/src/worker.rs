@@ -304,8 +304,15 @@ impl Worker {
                 };
                 if let Some(event) = decode(&record) {
                     take_event(&mut state, &event);
-                } else {
-                    self.stacks.take(&record, &mut state.sites);
+                    continue;
+                }
+                // Finding functions may take reading files, for which nobody is to wait.
+                drop(state);
+                let sampled = self.stacks.resolve(&record);
+                state = self.shared.state();
+                state.native = self.stacks.native();
+                if let Some(sampled) = sampled {
+                    sampled.add(&mut state.sites);
                 }
             }
         }

@@ -45,19 +45,18 @@ fn start_script(name: &str, word: &str) -> KillOnDrop {
 
 /// Attaches for ten seconds, of which a loaded machine may spend some on attaching, and gives the snapshot that was exported.
 fn attach(pid: u32) -> Value {
+    attach_with(pid, &[])
+}
+
+/// The same with more arguments.
+fn attach_with(pid: u32, more: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("out.json");
     let pid = pid.to_string();
-    let ran = fragscope(&[
-        "attach",
-        "--headless",
-        "--duration",
-        "10s",
-        "--pid",
-        &pid,
-        "-o",
-        text(&out),
-    ]);
+    let mut arguments = vec!["attach", "--headless", "--duration", "10s", "--pid", &pid];
+    arguments.extend(["-o", text(&out)]);
+    arguments.extend(more);
+    let ran = fragscope(&arguments);
     assert!(ran.status.success(), "{}: {}", ran.status, stderr(&ran));
     let mut text = String::new();
     std::fs::File::open(&out)
@@ -123,6 +122,46 @@ fn a_pandas_program_adds_up() {
         worker.try_wait().expect("a child").is_none(),
         "the worker is still there"
     );
+}
+
+/// Which library asks for the memory of a program of numpy and pandas: the same live, and in a saved session.
+#[test]
+fn native_functions_name_the_library_that_allocates() {
+    let worker = start_script("numeric.py", "ready");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let session = dir.path().join("it.fragsnap");
+    let folded = dir.path().join("it.folded");
+    let more = ["--native", "--no-objects", "--no-predict"];
+    let files = ["-o", text(&session), "-o", text(&folded)];
+    let snapshot = attach_with(worker.id(), &[more.as_slice(), &files].concat());
+    let native = &snapshot["site_sampling"]["native"];
+    assert!(native["copied"].as_u64() > Some(50), "{native}");
+    assert!(native["unwinding_ns"].as_u64() > Some(0), "{native}");
+    let bytes_of = |function: &str, library: &str| -> u64 {
+        let sites = snapshot["sites"].as_array().expect("a list").iter();
+        let of = sites.filter(|site| {
+            let frames = site["stack"].as_array().expect("a stack");
+            let is_library = |frame: &Value| {
+                let file = frame["file"].as_str().unwrap_or_default();
+                frame["kind"] == "native" && file.contains(library)
+            };
+            let at = frames
+                .iter()
+                .position(|frame| frame["function"] == function);
+            // Native ones come before the Python function that called them.
+            at.is_some_and(|at| frames[..at].iter().any(is_library))
+        });
+        of.map(|site| site["allocated_bytes"].as_u64().expect("a number"))
+            .sum()
+    };
+    assert!(bytes_of("make_array", "/numpy/") > 1 << 20, "{native}");
+    assert!(bytes_of("parse_table", "/pandas/") > 1 << 20, "{native}");
+    assert_eq!(bytes_of("make_bytes", "/numpy/"), 0);
+    let again = dir.path().join("again.folded");
+    let exported = fragscope(&["export", text(&session), "-o", text(&again)]);
+    assert!(exported.status.success(), "{}", stderr(&exported));
+    let [live, saved] = [&folded, &again].map(|path| std::fs::read(path).expect("written"));
+    assert!(live == saved, "the saved session has other stacks");
 }
 
 #[test]

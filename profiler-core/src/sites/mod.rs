@@ -5,6 +5,7 @@
 //! sums of these are right on the average, whatever the sizes. Each adds `(1 - p) / p²` times the square
 //! of what it counts to the variance of a sum, which is its sampling error squared.
 
+mod native;
 mod rows;
 mod table;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use profiler_common::growth::GrowthKind;
 pub use profiler_common::sampling::StackEnd;
 
+pub use self::native::{NativeEnd, NativeFrame, NativeRole, with_native};
 pub use self::rows::{Direction, SiteRow, StackStep};
 pub use self::table::{Allocation, SiteTable};
 pub use self::walk::{Found, Lookup};
@@ -25,16 +27,19 @@ pub use self::walk::{Found, Lookup};
 pub enum Language {
     /// Python.
     Python,
+    /// What is compiled to the processor's instructions: C, C++, Rust and others.
+    Native,
 }
 
 impl Language {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Python];
+    pub const ALL: [Self; 2] = [Self::Python, Self::Native];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
+            Self::Native => "native",
         }
     }
 }
@@ -44,9 +49,10 @@ impl Language {
 pub struct Frame {
     /// What it is written in.
     pub language: Language,
-    /// Its name, from Python 3.11 on with the classes and functions that it is in.
+    /// Its name, from Python 3.11 on with the classes and functions that it is in. That of a native one which no symbol
+    /// names is the name of its file, and where in it the code is.
     pub function: Arc<str>,
-    /// The file that it is written in; empty when not known.
+    /// The file that it is written in, or whose code it is; empty when not known.
     pub file: Arc<str>,
     /// The number of the line, the first being 1.
     pub line: Option<u32>,
@@ -110,6 +116,17 @@ impl Estimate {
 
 /// Ages of blocks are told apart by these, in seconds; older ones are one more kind.
 pub const AGES: [u64; 5] = [1, 10, 60, 600, 3600];
+
+/// What holds for the native functions of all stacks.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct NativeSampling {
+    /// Samples of which the top of the native stack was copied.
+    pub copied: u64,
+    /// Samples of which it was not, as the ring buffer had no room or the stack could not be read.
+    pub not_copied: u64,
+    /// Processor time that fragscope took to find the functions, in ns: not the target's.
+    pub unwinding_ns: u64,
+}
 
 /// What a walk found of the blocks of a site.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
@@ -275,6 +292,8 @@ pub struct Sites {
     pub mmap_threshold: Option<MmapThreshold>,
     /// Growth of the target's memory; `None` where it was not watched.
     pub growth: Option<GrowthSampling>,
+    /// What holds for native functions; `None` where stacks have none.
+    pub native: Option<NativeSampling>,
 }
 
 impl Sites {

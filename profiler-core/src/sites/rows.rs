@@ -83,8 +83,13 @@ impl Site {
     /// The step at this depth of its stack, from 0 on.
     pub fn step(&self, direction: Direction, depth: usize) -> Option<StackStep> {
         let functions = self.stack.len();
-        // A thread without a state in Python has no functions that could be missing.
-        let is_whole = matches!(self.end, StackEnd::Whole | StackEnd::NoThreadState);
+        // A thread without a state in Python has no functions of Python's that could be missing, nor has a program
+        // without Python.
+        let is_whole = match self.end {
+            StackEnd::Whole | StackEnd::NoThreadState => true,
+            StackEnd::NoPython => functions > 0,
+            StackEnd::Cut | StackEnd::Unreadable => false,
+        };
         let lacks = functions == 0 || !is_whole;
         let rest = lacks.then_some(StackStep::Rest(self.end));
         let function = |at: usize| self.stack.get(at).copied().map(StackStep::Function);

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use profiler_core::sites::{
-    AGES, AtWalk, Estimate, Frame, GrowthSampling, Language, MmapThreshold, Site, SiteFigures,
-    SiteGrowth, Sites, SitesWalk, StackEnd,
+    AGES, AtWalk, Estimate, Frame, GrowthSampling, Language, MmapThreshold, NativeSampling, Site,
+    SiteFigures, SiteGrowth, Sites, SitesWalk, StackEnd,
 };
 use profiler_core::text::visible;
 
@@ -38,6 +38,11 @@ fields!(GrowthSampling {
     touched_bytes,
     missing
 } later { is_over_budget });
+fields!(NativeSampling {
+    copied,
+    not_copied,
+    unwinding_ns
+});
 fields!(AtWalk {
     bytes,
     blocks,
@@ -147,6 +152,7 @@ impl Wire for Sites {
             walk,
             mmap_threshold,
             growth,
+            native,
         } = self;
         put_framed(out, |out| {
             frames.put(out);
@@ -166,6 +172,7 @@ impl Wire for Sites {
             walk.put(out);
             mmap_threshold.put(out);
             growth.put(out);
+            native.put(out);
         });
     }
 
@@ -190,6 +197,10 @@ impl Wire for Sites {
             mmap_threshold: Wire::take(own)?,
             // Files of before end here.
             growth: match own.rest.is_empty() {
+                true => None,
+                false => Wire::take(own)?,
+            },
+            native: match own.rest.is_empty() {
                 true => None,
                 false => Wire::take(own)?,
             },

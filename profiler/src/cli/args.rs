@@ -26,7 +26,7 @@ pub(super) use self::serve::ServeArgs;
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, max_stop, output, size};
 use crate::export::line_help;
-use crate::session::options::{AttachOptions, Budget};
+use crate::session::options::{AttachOptions, Budget, SiteOptions};
 use crate::session::outputs::files_among;
 use crate::session::record::{RecordOptions, Recorded};
 use crate::session::what_if::WhatIfOptions;
@@ -247,6 +247,11 @@ pub(super) struct WatchArgs {
     /// Each system call of every process of the host takes some 0.1 us longer meanwhile.
     #[arg(long, conflicts_with = "no_probes")]
     growth_sites: bool,
+    /// Also show the native functions by which Python's functions allocate: those of C, C++ and Rust
+    ///
+    /// The top of the thread's stack is copied with each sample, and fragscope looks through it by itself.
+    #[arg(long, conflicts_with = "no_probes")]
+    native: bool,
     /// Do not predict what other allocators would need by replaying its heap in them
     ///
     /// The replays run in processes of the lowest priority, which need as much memory as the heap takes.
@@ -448,7 +453,10 @@ impl WatchArgs {
             duration: self.duration,
             budget: self.budget,
             probes: !self.no_probes,
-            growth_sites: self.growth_sites,
+            sites: SiteOptions {
+                growth: self.growth_sites,
+                native: self.native,
+            },
             predict: !self.no_predict,
             objects: !self.no_objects,
             what_if: (!self.what_if.is_empty()).then(|| WhatIfOptions {

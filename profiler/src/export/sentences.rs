@@ -359,6 +359,24 @@ pub(crate) fn growth(sites: &Sites, label: fn(&Sites, StackStep) -> String) -> V
     [said].into_iter().chain(missing).chain(more).collect()
 }
 
+/// How many stacks have their native functions, and what finding them took; `None` where they are not shown.
+pub(crate) fn native(sites: &Sites) -> Option<String> {
+    let native = sites.native?;
+    let all = native.copied.saturating_add(native.not_copied);
+    let each = native.unwinding_ns.checked_div(native.copied);
+    let took = each.map_or_else(String::new, |each| {
+        format!(", {} of fragscope's time each", nanoseconds(each))
+    });
+    let of_all = match native.not_copied {
+        0 => String::new(),
+        _ => format!(" of {}", count(all)),
+    };
+    Some(format!(
+        "native functions of {}{of_all} stacks{took}",
+        count(native.copied)
+    ))
+}
+
 /// Who raised glibc's mmap threshold; `None` where it has not grown.
 pub(crate) fn mmap_threshold(sites: &Sites, label: fn(&Frame) -> String) -> Option<String> {
     let threshold = sites.mmap_threshold.as_ref()?;

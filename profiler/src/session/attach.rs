@@ -250,7 +250,7 @@ mod tests {
     use profiler_testing::child::Child;
 
     use super::*;
-    use crate::session::options::Budget;
+    use crate::session::options::{Budget, SiteOptions};
 
     /// As one that comes to `top` while it waits for a walk before it attaches.
     #[test]
@@ -273,7 +273,7 @@ mod tests {
             duration: None,
             budget: Budget::Unlimited,
             probes: false,
-            growth_sites: false,
+            sites: SiteOptions::default(),
             predict: false,
             objects: false,
             what_if: None,

@@ -18,6 +18,15 @@ pub enum Budget {
     Unlimited,
 }
 
+/// What is wanted of call sites besides Python's functions that allocate.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct SiteOptions {
+    /// Which functions get memory from the kernel.
+    pub growth: bool,
+    /// Native functions as well.
+    pub native: bool,
+}
+
 /// What `attach` does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttachOptions {
@@ -35,8 +44,8 @@ pub struct AttachOptions {
     pub budget: Budget,
     /// Whether to probe malloc and free.
     pub probes: bool,
-    /// Whether to watch which functions get memory from the kernel.
-    pub growth_sites: bool,
+    /// What is wanted of call sites besides Python's functions that allocate.
+    pub sites: SiteOptions,
     /// Whether to predict what other allocators and settings would need.
     pub predict: bool,
     /// Whether to read Python's objects, by which type and name the memory is held.

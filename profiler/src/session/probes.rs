@@ -11,6 +11,7 @@ use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
 use profiler_target::{ErrorKind, Target};
 
+use super::options::SiteOptions;
 use crate::export::sentences;
 
 /// The state of a session's probes.
@@ -62,14 +63,15 @@ impl Probes {
     pub(crate) fn start(
         pid: i32,
         budget: Budget,
-        watches_growth: bool,
+        sites: SiteOptions,
         ending: Arc<AtomicBool>,
     ) -> Self {
         let attach = move || {
             let target = Target::open(pid).map_err(|error| NoProbes::of(&error, error.kind()))?;
             let plan = ProbePlan::for_target(&target);
             let mut plan = plan.map_err(|error| NoProbes::of(&error, error.kind()))?;
-            plan.watches_growth = watches_growth;
+            plan.watches_growth = sites.growth;
+            plan.native_stacks = sites.native;
             let attached = ProbeSession::attach_unless(&ending, pid, &plan, budget);
             // Where the target is gone, the kernel's answers are of no help.
             attached.map_err(|error| match target.check() {

@@ -173,8 +173,7 @@ fn begin(
             Some(what_if)
         }
     };
-    let growth = options.growth_sites;
-    let start = |budget| Probes::start(options.pid, budget, growth, Arc::clone(ending));
+    let start = |budget| Probes::start(options.pid, budget, options.sites, Arc::clone(ending));
     let probes = match (options.probes, options.budget) {
         (false, _) => Probes::Off,
         (true, _) if what_if.is_some() => Probes::ForWhatIf,

@@ -1,8 +1,8 @@
 //! Call sites of allocations.
 
 use profiler_core::sites::{
-    AtWalk, Estimate, Frame, GrowthSampling, Language, MmapThreshold, Site, SiteFigures,
-    SiteGrowth, Sites, SitesWalk, StackEnd,
+    AtWalk, Estimate, Frame, GrowthSampling, Language, MmapThreshold, NativeSampling, Site,
+    SiteFigures, SiteGrowth, Sites, SitesWalk, StackEnd,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -40,9 +40,10 @@ fn figures() -> impl Strategy<Value = SiteFigures> {
 
 /// Sites with anything in them, whose stacks have functions that there are.
 pub(crate) fn sites() -> impl Strategy<Value = Sites> {
-    let frame = ("[a-z.é]{0,9}", "[a-z/ ]{0,9}", option::of(any::<u32>()));
-    let frame = frame.prop_map(|(function, file, line)| Frame {
-        language: Language::Python,
+    let names = ("[a-z.é]{0,9}", "[a-z/ ]{0,9}", option::of(any::<u32>()));
+    let frame = (select(&Language::ALL[..]), names);
+    let frame = frame.prop_map(|(language, (function, file, line))| Frame {
+        language,
         function: function.into(),
         file: file.into(),
         line,
@@ -74,15 +75,27 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
         missing,
         is_over_budget,
     });
+    let native = (COUNT, COUNT, COUNT);
+    let native = native.prop_map(|(copied, not_copied, unwinding_ns)| NativeSampling {
+        copied,
+        not_copied,
+        unwinding_ns,
+    });
     let beside = (
         any::<bool>(),
         option::of("[a-z]{0,9}"),
         option::of(walk),
         option::of(threshold),
         option::of(growth),
+        option::of(native),
     );
     (vec(frame, 4), vec(site, 0..4), vec(COUNT, 7), beside).prop_map(
-        |(frames, sites, counts, (frees_complete, no_stacks, walk, mmap_threshold, growth))| {
+        |(
+            frames,
+            sites,
+            counts,
+            (frees_complete, no_stacks, walk, mmap_threshold, growth, native),
+        )| {
             Sites {
                 sites,
                 frames,
@@ -98,6 +111,7 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
                 walk,
                 mmap_threshold,
                 growth,
+                native,
             }
         },
     )

@@ -7,7 +7,7 @@ use profiler_core::host::{Arrangement, COLUMNS, column_of};
 
 use super::SamplingArgs;
 use super::values::{budget, duration, interval};
-use crate::session::options::{AttachOptions, Budget};
+use crate::session::options::{AttachOptions, Budget, SiteOptions};
 use crate::session::top::TopOptions;
 
 pub(super) const HELP: &str = "\
@@ -100,7 +100,7 @@ impl TopArgs {
                 duration: None,
                 budget: self.budget,
                 probes: true,
-                growth_sites: false,
+                sites: SiteOptions::default(),
                 predict: true,
                 objects: true,
                 what_if: None,

@@ -1,7 +1,8 @@
 //! Call sites of allocations, as part of a snapshot.
 
 use profiler_core::sites::{
-    self, AGES, Frame, GrowthSampling, MmapThreshold, SiteRow, Sites, SitesWalk, end_name,
+    self, AGES, Frame, GrowthSampling, MmapThreshold, NativeSampling, SiteRow, Sites, SitesWalk,
+    end_name,
 };
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -73,6 +74,26 @@ pub(super) struct SiteSampling<'a> {
     mmap_threshold: Option<Threshold<'a>>,
     /// Growth of the target's memory, watched since the probes were first armed.
     growth: Option<Growth<'a>>,
+    /// Native functions; null where stacks have none.
+    native: Option<Native>,
+}
+
+#[derive(Serialize)]
+struct Native {
+    copied: u64,
+    not_copied: u64,
+    /// fragscope's own processor time.
+    unwinding_ns: u64,
+}
+
+impl Native {
+    fn of(native: NativeSampling) -> Self {
+        Self {
+            copied: native.copied,
+            not_copied: native.not_copied,
+            unwinding_ns: native.unwinding_ns,
+        }
+    }
 }
 
 /// Bytes are counted rather than estimated.
@@ -198,6 +219,7 @@ impl<'a> SiteSampling<'a> {
             walk: sites.walk.map(|walk| Walk::of(sites, walk)),
             mmap_threshold: (sites.mmap_threshold.as_ref()).map(|of| Threshold::of(sites, of)),
             growth: sites.growth.as_ref().map(Growth::of),
+            native: sites.native.map(Native::of),
         }
     }
 }

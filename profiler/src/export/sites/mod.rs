@@ -257,4 +257,37 @@ pub(super) mod tests {
         assert_eq!(weights(3), serde_json::json!([4096, 0, 0]));
         assert_eq!(weights(4), serde_json::json!([512, 0, 0]));
     }
+
+    #[test]
+    fn native_functions_have_their_library_in_every_file() {
+        let native = Frame::native(
+            "arrow::PoolBuffer::Resize".into(),
+            "/lib/libarrow.so".into(),
+        );
+        let python = Frame {
+            language: Language::Python,
+            function: "load".into(),
+            file: "app.py".into(),
+            line: Some(3),
+        };
+        let mut table = SiteTable::default();
+        let allocation = Allocation {
+            block: RemoteAddr::new(1),
+            bytes: 4096,
+            mean_bytes: 1,
+            ..Allocation::default()
+        };
+        table.sampled(allocation, vec![native, python], StackEnd::Whole);
+        let sites = table.sites();
+        let lines = String::from_utf8(folded(&sites)).expect("text");
+        assert_eq!(
+            lines,
+            "load (app.py:3);arrow::PoolBuffer::Resize (/lib/libarrow.so) 4096\n"
+        );
+        let file: Value = serde_json::from_slice(&speedscope(&sites).expect("JSON")).expect("JSON");
+        let frame = &file["shared"]["frames"][0];
+        assert_eq!(frame["name"], "arrow::PoolBuffer::Resize");
+        assert_eq!(frame["file"], "/lib/libarrow.so");
+        assert_eq!(frame["line"], Value::Null);
+    }
 }

@@ -48,7 +48,10 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
         );
     }
     if let Some(why) = &sites.no_stacks {
-        text.paragraph("  ", &format!("no stacks: {why}"));
+        text.paragraph("  ", &format!("no functions of Python: {why}"));
+    }
+    if let Some(native) = sentences::native(sites) {
+        text.paragraph("  ", &format!("{native}."));
     }
     text.blank();
 }

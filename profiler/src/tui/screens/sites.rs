@@ -245,7 +245,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
     };
     let mut lines = title(&state(sites));
     if let Some(why) = &sites.no_stacks {
-        let text = format!("no functions: {why}");
+        let text = format!("no functions of Python: {why}");
         lines.extend(wrapped(&text, area.width, app.theme.warn()));
     }
     if let Some(raised) = sentences::mmap_threshold(sites, sites::Frame::short_label) {
@@ -326,6 +326,9 @@ fn state(sites: &Sites) -> String {
         (Some(_), false) => Some("live: upper bound".to_owned()),
         (Some(_), true) => None,
     });
+    if let Some(native) = sentences::native(sites) {
+        parts.push(native);
+    }
     if let Some(growth) = &sites.growth {
         parts.push(format!(
             "grew {} in {}, gave back {}",

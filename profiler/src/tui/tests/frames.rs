@@ -125,7 +125,7 @@ fn where_no_site_was_sampled_the_reason_is_said() {
         sites.no_stacks = Some("the target runs no Python".into());
     });
     assert!(
-        functions.contains("no functions: the target runs no Python"),
+        functions.contains("no functions of Python: the target runs no Python"),
         "{functions}"
     );
 }

@@ -1,0 +1,235 @@
+//! The native functions of sampled threads: their stacks are copied by the BPF programs, and their callers found here
+//! by the tables of the target's own files.
+//!
+//! The files are found and read as all files of the target's are, when the first place in them is met. What they say
+//! is kept for the session.
+
+mod files;
+mod mapped;
+mod names;
+mod unwind;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use nix::time::{ClockId, clock_gettime};
+use profiler_common::PAGE_BYTES;
+use profiler_common::sampling::{NativeCopy, RawNative, RawStack, STACK_PAGES};
+use profiler_core::allocator::is_c_library_name;
+use profiler_core::sites::{
+    Frame, NativeEnd, NativeFrame, NativeRole, NativeSampling, with_native,
+};
+use profiler_core::text::visible;
+use profiler_target::{Process, Target};
+
+use self::mapped::MappedCode;
+use self::unwind::{StackCopy, Step, Unwinder};
+use super::plan::{Function, MallocObject};
+
+/// Native functions of a stack at the most.
+const MAX_FRAMES: usize = 256;
+/// Places whose names are remembered.
+const MAX_PLACES: usize = 1 << 16;
+/// Copies whose sample has not come: one thread has one at a time.
+const MAX_PENDING: usize = 256;
+
+/// Finds the native functions of one target's samples.
+pub(super) struct NativeStacks {
+    code: MappedCode,
+    unwinder: Unwinder,
+    malloc: Malloc,
+    places: HashMap<(u32, u64), NativeFrame>,
+    /// By thread, the copy that belongs to its next sample.
+    pending: HashMap<u32, Box<RawNative>>,
+    sampling: NativeSampling,
+}
+
+/// The file that serves malloc.
+struct Malloc {
+    path: String,
+    /// Whether it does nothing else.
+    is_dedicated: bool,
+}
+
+impl NativeStacks {
+    /// Those of a target whose malloc is served by this object.
+    pub(super) fn of(target: Target, object: &MallocObject) -> Self {
+        let path = object.target_path().to_owned();
+        let has_others =
+            is_c_library_name(&path) || object.identity.in_python || target.is_program(&path);
+        Self {
+            malloc: Malloc {
+                is_dedicated: object.identity.kind.is_some() && !has_others,
+                path,
+            },
+            code: MappedCode::of(target),
+            unwinder: Unwinder::new(),
+            places: HashMap::new(),
+            pending: HashMap::new(),
+            sampling: NativeSampling::default(),
+        }
+    }
+
+    /// What holds for all of them so far.
+    pub(super) fn sampling(&self) -> NativeSampling {
+        self.sampling
+    }
+
+    /// Keeps a copy until its sample comes.
+    pub(super) fn keep(&mut self, copy: &RawNative) {
+        // Some of threads whose sample was lost.
+        if self.pending.len() >= MAX_PENDING {
+            self.pending.clear();
+        }
+        self.pending.insert(copy.event.tid, Box::new(*copy));
+    }
+
+    /// The functions of a sample, of which Python's are known.
+    pub(super) fn add(&mut self, sample: &RawStack, python: Vec<Frame>) -> Vec<Frame> {
+        let copy = NativeCopy::ALL.get(sample.native as usize).copied();
+        let copied = match copy.unwrap_or(NativeCopy::None) {
+            NativeCopy::None => return python,
+            NativeCopy::Copied => self.pending.remove(&sample.event.tid),
+            NativeCopy::NoRoom => return self.without(NativeEnd::NoRoom, python),
+            NativeCopy::Unreadable => return self.without(NativeEnd::Unreadable, python),
+        };
+        let time_ns = sample.event.time_ns;
+        let Some(copy) = copied.filter(|copy| copy.event.time_ns == time_ns) else {
+            return self.without(NativeEnd::Unreadable, python);
+        };
+        self.sampling.copied += 1;
+        let began = processor_ns();
+        let (native, end) = self.functions(&copy, !python.is_empty());
+        let took = processor_ns().saturating_sub(began);
+        self.sampling.unwinding_ns += took;
+        with_native(native, end, python)
+    }
+
+    fn without(&mut self, end: NativeEnd, python: Vec<Frame>) -> Vec<Frame> {
+        self.sampling.not_copied += 1;
+        with_native(Vec::new(), end, python)
+    }
+
+    /// The native functions from the innermost one on, to one that runs Python functions where there are such, and why
+    /// no more.
+    fn functions(&mut self, copy: &RawNative, has_python: bool) -> (Vec<NativeFrame>, NativeEnd) {
+        let mut registers = copy.registers;
+        let above = registers.stack as usize % PAGE_BYTES;
+        let pages = STACK_PAGES.min(copy.pages as usize);
+        let stack = StackCopy {
+            start: registers.stack,
+            bytes: copy
+                .bytes
+                .get(above..pages * PAGE_BYTES)
+                .unwrap_or_default(),
+        };
+        let mut found = Vec::new();
+        // A caller is where its call returns to, which may be the next function's first instruction.
+        let mut into = 0;
+        while found.len() < MAX_FRAMES {
+            let place = registers.instruction.wrapping_sub(into);
+            let (file, address) = match self.code.locate(place) {
+                Ok(located) => located,
+                Err(end) => return (found, end),
+            };
+            let function = self.function(file, address);
+            let is_boundary = matches!(
+                function.role,
+                NativeRole::RunsPython | NativeRole::CallsPython
+            );
+            found.push(function);
+            if has_python && is_boundary {
+                return (found, NativeEnd::Whole);
+            }
+            let code = (file, self.code.file(file));
+            let end = match self.unwinder.step(code, address, &mut registers, &stack) {
+                Step::Caller => {
+                    into = 1;
+                    continue;
+                }
+                Step::Outermost => NativeEnd::Whole,
+                Step::Beyond => NativeEnd::Cut,
+                Step::NoTable => NativeEnd::NoTable,
+                Step::Damaged => NativeEnd::Damaged,
+            };
+            return (found, end);
+        }
+        (found, NativeEnd::Cut)
+    }
+
+    /// The function at an address of a file's own.
+    fn function(&mut self, file: u32, address: u64) -> NativeFrame {
+        if let Some(known) = self.places.get(&(file, address)) {
+            return known.clone();
+        }
+        let function = self.find_function(file, address);
+        if self.places.len() >= MAX_PLACES {
+            self.places.clear();
+        }
+        self.places.insert((file, address), function.clone());
+        function
+    }
+
+    fn find_function(&mut self, file: u32, address: u64) -> NativeFrame {
+        let path = Arc::clone(self.code.path(file));
+        let is_malloc = *path == *self.malloc.path;
+        let is_dedicated = self.malloc.is_dedicated;
+        let symbol = self.code.symbol(file, address);
+        let role = match symbol {
+            _ if is_malloc && is_dedicated => NativeRole::Allocates,
+            Some(symbol) if is_malloc && is_of_malloc(symbol) => NativeRole::Allocates,
+            Some(symbol) if is_c_library_name(&path) && is_system_call(symbol) => {
+                NativeRole::Allocates
+            }
+            // Of glibc's, all that malloc calls is hidden.
+            None if is_malloc => NativeRole::Allocates,
+            Some(symbol) => NativeRole::of_symbol(symbol),
+            None => NativeRole::Other,
+        };
+        let is_named = symbol.is_some();
+        let function = match symbol {
+            Some(symbol) => names::shown(symbol),
+            None => {
+                let file = path.rsplit('/').next().unwrap_or_default();
+                format!("{file}+{address:#x}")
+            }
+        };
+        NativeFrame {
+            frame: Frame::native(visible(&function).to_string().into(), self.code.shown(file)),
+            role,
+            is_named,
+        }
+    }
+}
+
+/// Whether a symbol of a C library is of malloc's family, or of what that calls.
+fn is_of_malloc(symbol: &str) -> bool {
+    const INNER: [&str; 5] = [
+        "sysmalloc",
+        "sysmalloc_mmap",
+        "tcache_init",
+        "malloc_impl",
+        "malloc_hook_ini",
+    ];
+    let name = symbol.split('.').next().unwrap_or_default();
+    let name = name.trim_start_matches('_');
+    let inner = ["libc_", "int_", "mid_"].iter();
+    let name = inner.fold(name, |name, begin| name.strip_prefix(begin).unwrap_or(name));
+    INNER.contains(&name) || Function::ALL.iter().any(|function| function.name() == name)
+}
+
+/// Whether a symbol of a C library is a function that asks the kernel for memory, or gives it back: what grows is shown
+/// at who called it.
+fn is_system_call(symbol: &str) -> bool {
+    const CALLS: [&str; 8] = [
+        "mmap", "mmap64", "munmap", "mprotect", "madvise", "mremap", "brk", "sbrk",
+    ];
+    CALLS.contains(&symbol.trim_start_matches('_'))
+}
+
+/// Processor time of this thread so far, in ns.
+fn processor_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    let now = now.expect("Linux always has this clock");
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}
