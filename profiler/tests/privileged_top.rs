@@ -43,12 +43,17 @@ struct Prefork {
 
 impl Prefork {
     fn start() -> Self {
-        let master = Child::python(PREFORK);
-        let words = master.first_line().split_whitespace();
-        let children: Vec<i32> = words.map(|pid| pid.parse().expect("a number")).collect();
-        for &child in &children {
+        let prefork = Self::of(PREFORK);
+        for &child in &prefork.children {
             wait_for_state(child, 'S');
         }
+        prefork
+    }
+
+    fn of(program: &str) -> Self {
+        let master = Child::python(program);
+        let words = master.first_line().split_whitespace();
+        let children: Vec<i32> = words.map(|pid| pid.parse().expect("a number")).collect();
         Self { master, children }
     }
 }
@@ -263,6 +268,117 @@ fn a_tree_is_one_thing_in_which_shared_pages_count_once() {
         gone.status.code(),
         fragscope(&["explain", "--pid", "4194303"]).status.code()
     );
+}
+
+/// A master that fills a table, and children that each fill one of their own and go on with it.
+const GROWING: &str = "
+import os, sys, time
+TABLE = {n: 'value %d' % n for n in range(60000)}
+SESSIONS = {}
+class Session:
+    __slots__ = ('name',)
+    def __init__(self, name):
+        self.name = name
+children, ready = [], os.pipe()
+for n in range(4):
+    pid = os.fork()
+    if pid == 0:
+        made = 0
+        def make(count):
+            global made
+            for _ in range(count):
+                SESSIONS[made] = Session('session %d' % made)
+                made += 1
+        make(20000 * (n + 1))
+        os.write(ready[1], b'.')
+        while True:
+            time.sleep(0.05)
+            make(400)
+    children.append(pid)
+for _ in children:
+    os.read(ready[0], 1)
+print(*children, flush=True)
+sys.stdin.readline()
+for pid in children:
+    os.kill(pid, 9)
+";
+
+#[test]
+fn a_tree_says_which_names_hold_the_memory_of_its_processes_and_what_grows() {
+    let prefork = Prefork::of(GROWING);
+    let pid = prefork.master.pid().to_string();
+    let tree = json(&fragscope(&[
+        "snapshot", "--tree", "--json", "--growth", "4s", "--pid", &pid,
+    ]));
+    let objects = &tree["tree"]["objects"];
+    assert_eq!(
+        objects["read"].as_array().map(Vec::len),
+        Some(5),
+        "{objects}"
+    );
+    assert_eq!(objects["growth"]["growing"], 4, "{objects}");
+    let holders = objects["holders"].as_array().expect("a list");
+    let of = |name: &str| {
+        let mut all = holders.iter();
+        all.find(|holder| holder["name"] == name).expect(name)
+    };
+    let figure = |holder: &Value, key: &str| holder[key].as_u64().expect("a number");
+    let table = of("__main__.TABLE");
+    // What the children share with their master counts once.
+    let of_master = figure(table, "master_bytes");
+    assert_eq!(table["children"], 4, "{table}");
+    assert!(
+        figure(table, "shared_bytes") > of_master / 10 * 9,
+        "{table}"
+    );
+    assert!(figure(table, "bytes") < of_master * 3 / 2, "{table}");
+    let sessions = of("__main__.SESSIONS");
+    assert_eq!(
+        (&sessions["children"], &sessions["growing"]),
+        (&4.into(), &4.into())
+    );
+    // Children have one to four times as many.
+    let (least, most) = (
+        figure(sessions, "least_bytes"),
+        figure(sessions, "most_bytes"),
+    );
+    assert!(least > 0 && most > least * 3 / 2, "{sessions}");
+    assert!(figure(sessions, "bytes") > most + 3 * least, "{sessions}");
+    assert_eq!(sessions["item_type"], "__main__.Session", "{sessions}");
+    assert_eq!(holders[0], *sessions, "what grows comes first: {objects}");
+    let text = stdout(&fragscope(&[
+        "explain",
+        "--tree",
+        "--no-predict",
+        "--growth",
+        "4s",
+        "--pid",
+        &pid,
+    ]));
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words
+            .contains("in 4 of 5 processes that were read twice: `__main__.SESSIONS` (dict) gains"),
+        "{text}"
+    );
+    assert!(
+        words.contains("`__main__.SESSIONS` (dict) holds in 4 of 4 children read"),
+        "{text}"
+    );
+    assert!(
+        words.contains("Objects were read of the master and of 4 of 4 children."),
+        "{text}"
+    );
+    let without = stdout(&fragscope(&[
+        "explain",
+        "--tree",
+        "--no-predict",
+        "--no-objects",
+        "--pid",
+        &pid,
+    ]));
+    // The command line has the name, too.
+    assert!(!without.contains("SESSIONS` (dict)"), "{without}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl AllocatorShare {
 
 impl Holder {
     /// Figures of a holder, in the order of files.
-    pub const COLUMNS: [Column<Self>; 6] = [
+    pub const COLUMNS: [Column<Self>; 7] = [
         Column::maybe("length", Unit::Objects, |holder| holder.length),
         Self::RETAINED,
         Column::of("retained_blocks", Unit::Blocks, |holder| {
@@ -96,6 +96,7 @@ impl Holder {
         Column::maybe("returned_unpinned_bytes", Unit::Bytes, |holder| {
             Some(holder.dropped?.unpinned_bytes)
         }),
+        Column::maybe("shared_bytes", Unit::Bytes, |holder| holder.shared_bytes),
     ];
 
     /// The one that people see.

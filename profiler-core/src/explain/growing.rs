@@ -138,6 +138,35 @@ impl Growing {
     }
 }
 
+/// By how much a process grows, in bytes a second, as the verdict has it.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct GrowsBy {
+    /// Live blocks; 0 where they do not grow.
+    pub live: f64,
+    /// All other memory; 0 where it does not grow.
+    pub rest: f64,
+    /// Whether memory gained something of which two looks do not show whether it goes on.
+    pub is_unclear: bool,
+}
+
+impl GrowsBy {
+    /// All of it.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.live + self.rest
+    }
+}
+
+/// The growth that the verdict of a report speaks of; `None` where objects were not read twice.
+pub(super) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
+    let (census, growth) = (report.objects.as_deref()?, report.growth.as_ref()?);
+    let growing = Growing::of(growth, report.memory_growth.as_ref(), census);
+    Some(GrowsBy {
+        live: growing.live,
+        rest: growing.rest,
+        is_unclear: growing.unclear > 0.0,
+    })
+}
+
 /// Whether what no root was found for gains many blocks: a large object that is made anew is another by the time
 /// that objects are read.
 pub(super) fn gains_unreached(growth: &Growth) -> bool {

@@ -11,6 +11,7 @@ mod short;
 
 use std::sync::Arc;
 
+pub use self::growing::GrowsBy;
 use self::growth::answer;
 use self::prose::{explanation, verdict};
 use self::rules::findings;
@@ -78,6 +79,11 @@ impl FragReport {
             None => verdict(self),
         };
         self.explanation = explanation(self);
+    }
+
+    /// By how much it grows, as the verdict has it; `None` where its objects were not read twice.
+    pub fn growing(&self) -> Option<GrowsBy> {
+        growing::grows_by(self)
     }
 
     /// The verdict in three words.

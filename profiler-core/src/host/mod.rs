@@ -8,6 +8,7 @@ mod groups;
 mod model;
 mod served;
 mod tree;
+mod tree_objects;
 mod turns;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use served::{
     ServedMetric, ServerFigures, VERDICTS, WALK_STOPS, declared,
 };
 pub use tree::{TreeSums, TreeView};
+pub use tree_objects::{ReadProcess, TreeGrowth, TreeHolder, TreeObjects};
 
 /// A process that no later one is taken for: its number, when it began, and the program that it
 /// executes.

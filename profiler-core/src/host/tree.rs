@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{HostView, ProcessRow, Totals, command};
+use super::{HostView, ProcessRow, Totals, TreeObjects, command};
 use crate::units::bytes;
 
 /// From this share of the tree's memory on its fragmentation is the first thing to say.
@@ -17,6 +17,7 @@ const MAX_NAMED: usize = 4;
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Worst {
     Fragmentation,
+    Growth,
     Copies,
 }
 
@@ -27,6 +28,8 @@ pub struct TreeView {
     pub master: i32,
     /// Its processes, and what looking at them took.
     pub processes: HostView,
+    /// What was read of Python's objects; `None` where that was not asked for.
+    pub objects: Option<TreeObjects>,
 }
 
 /// Sums of a tree, in bytes.
@@ -75,8 +78,8 @@ impl TreeView {
         }
     }
 
-    /// The process with the most fragmentation on pages of its own; where that is little in all of them and copies
-    /// are more, the one with the most of these. Of several the largest.
+    /// The process with the most fragmentation on pages of its own; where that is little in all of them, the one that
+    /// grows fastest, or else the one with the most copies, where these are more. Of several the largest.
     pub fn worst(&self) -> Option<&ProcessRow> {
         self.worst_by().map(|(row, ..)| row)
     }
@@ -92,6 +95,14 @@ impl TreeView {
         let is_little =
             |of: u64, row: &ProcessRow| (of as f64) < row.process.memory.rss_bytes as f64 * LITTLE;
         if is_little(free, worst) {
+            let fastest = self.objects.as_ref().and_then(TreeObjects::fastest);
+            let row = fastest.and_then(|(id, rate)| {
+                let mut rows = self.processes.rows.iter();
+                Some((rows.find(|row| row.process.id == id)?, rate as u64))
+            });
+            if let Some((row, rate)) = row {
+                return Some((row, rate, Worst::Growth));
+            }
             let copied = most(&|row| Some(row.walk.as_ref()?.fork?.copied_bytes));
             if let Some((copied, row)) = copied.filter(|(copied, row)| !is_little(*copied, row)) {
                 return Some((row, copied, Worst::Copies));
@@ -108,7 +119,9 @@ impl TreeView {
     /// What it comes to, a sentence each; the first is the verdict.
     pub fn verdict(&self) -> Vec<String> {
         let sums = self.sums();
-        let mut all = vec![self.headline(&sums)];
+        let mut all: Vec<String> = self.growth_sentence().into_iter().collect();
+        all.push(self.headline(&sums));
+        all.extend(self.held_sentences());
         if let Some(copied) = sums.copied_bytes {
             all.push(format!(
                 "The children have pages of their own for {} that they had in common with their parents or \
@@ -133,12 +146,17 @@ impl TreeView {
                 count => format!("{count} processes were not walked; the first: {why}."),
             });
         }
+        all.extend(self.about_reading());
         if let Some((row, of, by)) = self.worst_by() {
             let (pid, command, of) = (row.process.id.pid, command(&row.process), bytes(of));
             all.push(match by {
                 Worst::Fragmentation => {
                     format!("The worst is process {pid} ({command}), with {of} of it.")
                 }
+                Worst::Growth => format!(
+                    "The worst is process {pid} ({command}): little is free in any of them, and it grows fastest, by \
+                     {of}/s."
+                ),
                 Worst::Copies => format!(
                     "The worst is process {pid} ({command}): little is free in any of them, and it has most pages of \
                      its own that it had in common with its parent or mapped since, {of}."
@@ -247,6 +265,7 @@ mod tests {
                 rows,
                 ..HostView::default()
             },
+            objects: None,
         }
     }
 

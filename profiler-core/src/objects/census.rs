@@ -186,6 +186,9 @@ pub struct Holder {
     pub dropped: Option<Dropped>,
     /// Other places where its bytes spread out, the largest first.
     pub branches: Vec<Branch>,
+    /// Of the bytes that would be freed with it, those on pages that another process maps as well, as a forked worker
+    /// has them with its parent; `None` where that was not recorded.
+    pub shared_bytes: Option<u64>,
 }
 
 impl Branch {
@@ -201,6 +204,21 @@ fn steps(path: &[PathStep], item_type: Option<&String>) -> Vec<String> {
 }
 
 impl Holder {
+    /// Its names, in an order of their own: which of those who share something comes first may change from one census
+    /// to the next.
+    pub fn names(&self) -> Vec<&str> {
+        let others = self.shared_with.iter();
+        let mut names: Vec<&str> = others.chain([&self.name]).map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Its names as they are shown, the first of them before the others.
+    pub fn names_as_shown(&self) -> Vec<String> {
+        let names = std::iter::once(&self.name).chain(&self.shared_with);
+        names.cloned().collect()
+    }
+
     /// The steps from the name to where most of its bytes spread out, as [`Branch::steps`] has them.
     pub fn steps(&self) -> Vec<String> {
         steps(&self.path, self.item_type.as_ref())

@@ -308,20 +308,11 @@ fn native(earlier: &Census, later: &Census, clock: Clock) -> Vec<NativeGrowth> {
     grown
 }
 
-/// The names of a holder, in an order of their own: which of those who share something comes first may
-/// change.
-fn names(holder: &Holder) -> Vec<&str> {
-    let others = holder.shared_with.iter();
-    let mut names: Vec<&str> = others.chain([&holder.name]).map(String::as_str).collect();
-    names.sort_unstable();
-    names
-}
-
 fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> {
     // Variables of a function that runs in several threads have one name: the largest with the largest.
     let mut before: HashMap<Vec<&str>, Vec<&Holder>> = HashMap::new();
     for holder in earlier.holders.iter().rev() {
-        before.entry(names(holder)).or_default().push(holder);
+        before.entry(holder.names()).or_default().push(holder);
     }
     // What was not kept retained no more than the least that was.
     let unseen = match earlier.holders.last() {
@@ -330,7 +321,7 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
     };
     let mut grown = Vec::new();
     for (at, holder) in later.holders.iter().enumerate() {
-        let was = before.get_mut(&names(holder)).and_then(Vec::pop);
+        let was = before.get_mut(&holder.names()).and_then(Vec::pop);
         let bytes = match was {
             Some(was) => clock.gained(was.retained_bytes, holder.retained_bytes),
             None => clock.gained(unseen.min(holder.retained_bytes), holder.retained_bytes),

@@ -10,7 +10,7 @@ use super::page_owners::{PageOwner, PageTally};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::{Margins, PageReturn};
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
-use crate::residency::ResidencyMap;
+use crate::residency::{PageRun, ResidencyMap};
 use crate::span::SpanState;
 
 /// What a holder would give back.
@@ -110,6 +110,8 @@ pub(super) struct Pinned {
     pub(super) by_holder: Vec<u64>,
     /// What each holder would give back; `None` where an allocator serves whose rules are not known.
     pub(super) dropped: Option<Vec<Dropped>>,
+    /// Bytes of each holder's blocks on pages that another process maps as well.
+    pub(super) shared: Vec<u64>,
     pub(super) copied: CopiedTypes,
     /// Who has most of what lives on each page.
     pub(super) page_owners: Vec<PageOwner>,
@@ -151,6 +153,7 @@ impl Owners<'_> {
             by_type: vec![0; self.types],
             by_holder: vec![0; holders],
             dropped: None,
+            shared: self.shared(residency),
             copied: self.copied(copied),
             page_owners: Vec::new(),
         };
@@ -178,6 +181,28 @@ impl Owners<'_> {
         pinned.dropped = all_known.then_some(dropped);
         pinned.page_owners = tally.finish();
         pinned
+    }
+
+    /// Bytes of each holder's blocks, with those of holders within it, on pages that another process maps as well.
+    fn shared(&self, residency: &ResidencyMap) -> Vec<u64> {
+        let mut shared = vec![0; self.nesting.around.len()];
+        let of_several = |run: &&PageRun| run.state.is_resident() && run.state.is_shared();
+        for run in residency.runs().iter().filter(of_several) {
+            // One that begins before the first page may lie on it, too.
+            let first = self.index.first_from(run.range.start().get());
+            let from = first.saturating_sub(1);
+            let blocks = self.index.ranges(from..self.index.len() as u32);
+            for (block, range) in blocks.take_while(|(_, range)| range.start() < run.range.end()) {
+                let holder = usize::from(self.holders[block as usize]);
+                if let (Some(sum), Some(part)) =
+                    (shared.get_mut(holder), range.intersect(&run.range))
+                {
+                    *sum += part.len();
+                }
+            }
+        }
+        self.nesting.add_up(&mut shared, |above, own| *above += own);
+        shared
     }
 
     /// What lies on these pages.

@@ -66,7 +66,7 @@ fields!(Holder {
     items,
     pinned_free_bytes,
     dropped
-} later { branches });
+} later { branches, shared_bytes });
 
 fields!(Branch {
     object,

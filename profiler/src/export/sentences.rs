@@ -198,8 +198,13 @@ pub(crate) fn growth_budget(growth: &GrowthSampling) -> Option<&'static str> {
 
 /// All names of a holder, as far as there is room.
 pub(super) fn names(holder: &Holder) -> String {
-    let mut name = holder.name.clone();
-    if let Some((first, more)) = holder.shared_with.split_first() {
+    sharing_names(&holder.name, &holder.shared_with)
+}
+
+/// A name and those that share what it holds, as far as there is room.
+pub(super) fn sharing_names(name: &str, others: &[String]) -> String {
+    let mut name = name.to_owned();
+    if let Some((first, more)) = others.split_first() {
         name = format!("{name}, shared with {first}");
         let shown = more.len().min(TOP_SHARERS - 1);
         for other in &more[..shown] {

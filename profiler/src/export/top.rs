@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 
+use profiler_core::columns::TextColumn;
 use profiler_core::host::{
     Arrangement, HostView, Totals, TreeView, column_of, command, fitting, lines,
 };
 use profiler_core::text::visible;
+use profiler_core::units::{bytes, growth};
 
 use super::names::cut;
+use super::sentences::sharing_names;
 
 /// The table, as wide as it may be: sums, the processes as a tree, and what is not shown.
 pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String {
@@ -32,12 +35,81 @@ pub fn tree(tree: &TreeView, width: usize) -> String {
     for sentence in tree.verdict() {
         head.extend(wrapped(&sentence, width));
     }
+    head.extend(holders(tree, width));
     let arrangement = Arrangement {
         sort: column_of("free").unwrap_or(0),
         ..Arrangement::default()
     };
     table(view, head, &arrangement, width)
 }
+
+/// Names that are shown of those that hold the memory of a tree.
+const TOP_HOLDERS: usize = 8;
+const IN_ALL: TextColumn = TextColumn::right("in all", 10);
+const RATE: TextColumn = TextColumn::right("growth", 13);
+const CHILDREN: TextColumn = TextColumn::right("children", 8);
+const EACH: TextColumn = TextColumn::left("in each child", 28);
+const MASTER: TextColumn = TextColumn::right("master", 10);
+
+/// Who holds the memory of the processes whose objects were read, a line each, with the way to it below.
+fn holders(tree: &TreeView, width: usize) -> Vec<String> {
+    let all = tree.holders();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let has_growth = all.iter().any(|holder| holder.growth.is_some());
+    let rate = |cell: String| match has_growth {
+        true => format!(" {cell}"),
+        false => String::new(),
+    };
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "{}{} {} {} {} name",
+            IN_ALL.heading(),
+            rate(RATE.heading()),
+            MASTER.heading(),
+            CHILDREN.heading(),
+            EACH.heading()
+        ),
+    ];
+    let unknown = || "-".to_owned();
+    for holder in all.iter().take(TOP_HOLDERS) {
+        let children = match holder.children {
+            0 => unknown(),
+            some => some.to_string(),
+        };
+        let figures = format!(
+            "{}{} {} {} {} ",
+            IN_ALL.cell(&bytes(holder.bytes)),
+            rate(RATE.cell(&holder.growth.map_or_else(unknown, growth))),
+            MASTER.cell(&holder.master_bytes.map_or_else(unknown, bytes)),
+            CHILDREN.cell(&children),
+            EACH.cell(&holder.each())
+        );
+        let (name, others) = holder
+            .names
+            .split_first()
+            .map_or(("", &[][..]), |(name, others)| (name.as_str(), others));
+        let names = sharing_names(name, others);
+        lines.push(format!("{figures}{}", visible(&names)));
+        let indent = " ".repeat(figures.chars().count());
+        let way = holder.steps.join(" → ");
+        let room = width.saturating_sub(indent.len()).max(LEAST_WAY);
+        lines.extend(
+            wrapped(&way, room)
+                .into_iter()
+                .map(|line| format!("{indent}{line}")),
+        );
+    }
+    if let Some(rest) = all.len().checked_sub(TOP_HOLDERS + 1) {
+        lines.push(format!("and {} more names (--json)", rest + 1));
+    }
+    lines
+}
+
+/// Columns that the way to what is held has at least.
+const LEAST_WAY: usize = 20;
 
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let text = visible(text).to_string();

@@ -133,7 +133,7 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
 }
 
 /// A walk, and the census of its objects, which is read in its stop or while the target runs on.
-fn walk_and_read(
+pub(super) fn walk_and_read(
     sampler: &Sampler,
     sampling: SamplingOptions,
     in_stop: bool,
@@ -161,7 +161,7 @@ fn walk_and_read(
 
 /// Adds what the kernel counts now to what it counted since the walk, where that is a while ago. Whether the target
 /// was still there.
-fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) -> bool {
+pub(super) fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) -> bool {
     let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
     if !counts.last().is_none_or(is_due) {
         return true;

@@ -85,6 +85,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
+                // What goes with it beyond what it retains, as weak references do, is none of it.
+                shared_bytes: Some(pinned.shared[at].min(candidate.bytes)),
                 dropped: pinned
                     .dropped
                     .as_ref()

@@ -59,6 +59,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         pinned_free_bytes: figures.3,
         dropped: figures.4,
         items: figures.1 / 3,
+        shared_bytes: Some(figures.1 / 5),
     })
 }
 

@@ -32,7 +32,8 @@ pub(in crate::cli) struct SnapshotSourceArgs {
     exe: Option<PathBuf>,
     /// Take the process and all its descendants together: pages that they share are counted once
     ///
-    /// Each that runs Python is walked once, within 30 s in all; objects are not read.
+    /// Each that runs Python is walked once, within 30 s in all. Python's objects are read of the master and of up to
+    /// 12 of the others, those that are worst, the largest or growing fastest.
     #[arg(long, requires = "pid")]
     tree: bool,
     #[command(flatten)]
@@ -46,6 +47,7 @@ impl SnapshotSourceArgs {
         Some(TreeOptions {
             master,
             sampling: self.sampling.options(),
+            objects: None,
             explained: false,
             predict: false,
         })
@@ -86,7 +88,7 @@ impl SnapshotSourceArgs {
 
 #[derive(Debug, Args)]
 #[command(group(subject(&["pid", "core"])))]
-#[command(mut_arg("tree", |tree| tree.conflicts_with_all(["predict", "objects", "stop_for_objects", "growth", "outputs"])))]
+#[command(mut_arg("tree", |tree| tree.conflicts_with_all(["predict", "stop_for_objects", "outputs"])))]
 pub(in crate::cli) struct SnapshotArgs {
     #[command(flatten)]
     pub(in crate::cli) source: SnapshotSourceArgs,
@@ -116,18 +118,25 @@ pub(in crate::cli) struct SnapshotArgs {
 impl SnapshotArgs {
     /// The tree, if --tree was given.
     pub(in crate::cli) fn tree(&self) -> Option<TreeOptions> {
-        self.source.tree()
+        let tree = self.source.tree()?;
+        Some(TreeOptions {
+            objects: self.read_objects(),
+            ..tree
+        })
+    }
+
+    fn read_objects(&self) -> Option<ReadObjects> {
+        let wanted = self.objects || self.stop_for_objects || self.growth.is_some();
+        wanted.then_some(ReadObjects {
+            in_stop: self.stop_for_objects,
+            twice: self.growth,
+        })
     }
 
     pub(in crate::cli) fn options(&self) -> SnapshotOptions {
         SnapshotOptions {
             predict: self.predict,
-            objects: (self.objects || self.stop_for_objects || self.growth.is_some()).then_some(
-                ReadObjects {
-                    in_stop: self.stop_for_objects,
-                    twice: self.growth,
-                },
-            ),
+            objects: self.read_objects(),
             outputs: self.outputs.clone(),
             ..self.source.options()
         }
@@ -177,7 +186,15 @@ impl ExplainArgs {
         Some(TreeOptions {
             explained: true,
             predict: !self.no_predict,
+            objects: self.read_objects(),
             ..tree
+        })
+    }
+
+    fn read_objects(&self) -> Option<ReadObjects> {
+        (!self.no_objects).then_some(ReadObjects {
+            in_stop: self.stop_for_objects,
+            twice: Some(self.growth).filter(|apart| !apart.is_zero()),
         })
     }
 
@@ -197,10 +214,7 @@ impl ExplainArgs {
             }),
             None => Err(SnapshotOptions {
                 predict: !self.no_predict,
-                objects: (!self.no_objects).then_some(ReadObjects {
-                    in_stop: self.stop_for_objects,
-                    twice: Some(self.growth).filter(|apart| !apart.is_zero()),
-                }),
+                objects: self.read_objects(),
                 ..self.source.options()
             }),
         }

@@ -1,7 +1,7 @@
 //! The processes of a host: `fragscope.top/1`.
 
 use profiler_core::columns::Datum;
-use profiler_core::host::{COLUMNS, Cost, HostView, ProcessRow, Totals, TreeView};
+use profiler_core::host::{COLUMNS, Cost, HostView, ProcessRow, Totals, TreeHolder, TreeView};
 use profiler_core::metrics::MetricId;
 use profiler_core::units::Value;
 use serde::Serialize;
@@ -33,6 +33,131 @@ struct TreeRow {
     fork_copied_bytes: Option<u64>,
     worst: Option<i32>,
     verdict: Vec<String>,
+    objects: Option<ObjectsRow>,
+}
+
+/// Python's objects of the processes of which they were read.
+#[derive(Serialize)]
+struct ObjectsRow {
+    read: Vec<ReadRow>,
+    not_read: Vec<NotReadRow>,
+    growth: Option<GrowthRow>,
+    holders: Vec<HolderRow>,
+}
+
+#[derive(Serialize)]
+struct ReadRow {
+    pid: i32,
+    taken_at: Option<String>,
+    live_bytes: Option<u64>,
+    exact: Option<bool>,
+    growth_bytes_per_second: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct NotReadRow {
+    pid: i32,
+    why: String,
+}
+
+#[derive(Serialize)]
+struct GrowthRow {
+    compared: usize,
+    growing: usize,
+    unclear: usize,
+    bytes_per_second: f64,
+    live_bytes_per_second: f64,
+    elapsed_ms: f64,
+}
+
+/// A name, and what it holds in the processes that were read.
+#[derive(Serialize)]
+struct HolderRow {
+    name: Option<String>,
+    shared_with: Vec<String>,
+    is_name: bool,
+    r#type: Option<String>,
+    path: Vec<String>,
+    item_type: Option<String>,
+    bytes: u64,
+    shared_bytes: Option<u64>,
+    master_bytes: Option<u64>,
+    children: usize,
+    least_bytes: Option<u64>,
+    most_bytes: Option<u64>,
+    growing: usize,
+    growth_bytes_per_second: Option<f64>,
+    growth_objects_per_second: Option<f64>,
+}
+
+/// Holders of a tree that are in the document at most.
+const MOST_HOLDERS: usize = 200;
+
+impl ObjectsRow {
+    fn of(view: &TreeView) -> Option<Self> {
+        let objects = view.objects.as_ref()?;
+        let growth = objects.growth();
+        let read = objects.read.iter().map(|read| {
+            let census = read.report.objects.as_deref();
+            ReadRow {
+                pid: read.id.pid,
+                taken_at: census.map(|census| rfc3339(census.taken_at_ns)),
+                live_bytes: census.map(|census| census.live.bytes),
+                exact: census.map(|census| census.exact),
+                growth_bytes_per_second: read.report.growing().map(|of| of.bytes_per_second()),
+            }
+        });
+        let not_read = objects.not_read.iter().map(|(pid, why)| NotReadRow {
+            pid: *pid,
+            why: why.clone(),
+        });
+        Some(Self {
+            read: read.collect(),
+            not_read: not_read.collect(),
+            growth: (growth.compared > 0).then(|| GrowthRow {
+                compared: growth.compared,
+                growing: growth.growing,
+                unclear: growth.unclear,
+                bytes_per_second: growth.bytes_per_second,
+                live_bytes_per_second: growth.live_bytes_per_second,
+                elapsed_ms: milliseconds(growth.elapsed_ns),
+            }),
+            holders: view
+                .holders()
+                .into_iter()
+                .take(MOST_HOLDERS)
+                .map(HolderRow::of)
+                .collect(),
+        })
+    }
+}
+
+impl HolderRow {
+    fn of(holder: TreeHolder) -> Self {
+        let of_children = |bytes: u64| (holder.children > 0).then_some(bytes);
+        let (least_bytes, most_bytes) = (
+            of_children(holder.least_bytes),
+            of_children(holder.most_bytes),
+        );
+        let mut names = holder.names.into_iter();
+        Self {
+            name: names.next(),
+            shared_with: names.collect(),
+            is_name: holder.is_name,
+            r#type: holder.type_name,
+            path: holder.steps,
+            item_type: holder.item_type,
+            bytes: holder.bytes,
+            shared_bytes: holder.shared_bytes,
+            master_bytes: holder.master_bytes,
+            children: holder.children,
+            least_bytes,
+            most_bytes,
+            growing: holder.growing,
+            growth_bytes_per_second: holder.growth,
+            growth_objects_per_second: holder.items_growth,
+        }
+    }
 }
 
 impl TreeRow {
@@ -45,6 +170,7 @@ impl TreeRow {
             fork_copied_bytes: sums.copied_bytes,
             worst: view.worst().map(|row| row.process.id.pid),
             verdict: view.verdict(),
+            objects: ObjectsRow::of(view),
         }
     }
 }

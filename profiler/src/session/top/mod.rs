@@ -3,6 +3,7 @@
 mod front;
 mod once;
 mod tree;
+mod tree_objects;
 pub(in crate::session) mod watcher;
 
 use std::io;

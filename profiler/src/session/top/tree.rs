@@ -1,17 +1,20 @@
 //! `--tree`: a master and the processes that descend from it, each walked once, as one thing.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use profiler_core::host::TreeView;
+use profiler_core::host::{ProcessId, TreeView};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
-use profiler_sampling::{HostOptions, NotWalked, Sampler, SamplingOptions};
+use profiler_sampling::{HostOptions, NotWalked, SamplingOptions};
 use profiler_target::{Gone, OpenError, Target};
 
 use super::once::{WALKS_FOR, take};
+use super::tree_objects::{self, Found, Wanted, open};
 use super::watcher::WatchedHost;
+use crate::session::options::ReadObjects;
 use crate::session::predictor::predict_now;
 use crate::session::{SessionError, interrupt};
 
@@ -22,6 +25,8 @@ pub struct TreeOptions {
     pub master: i32,
     /// How each process is walked.
     pub sampling: SamplingOptions,
+    /// Whether and how Python's objects of the worst are read.
+    pub objects: Option<ReadObjects>,
     /// Whether the worst of them is explained…
     pub explained: bool,
     /// … and its heap played into other allocators.
@@ -61,9 +66,11 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
         let mut view = TreeView {
             master: options.master,
             processes,
+            objects: None,
         };
+        let found = read_objects(&mut view, options, interrupted);
         let worst = match options.explained {
-            true => walk_worst(&mut view, options.sampling),
+            true => worst(&mut view, found, options),
             false => None,
         };
         Ok::<_, io::Error>((view, worst))
@@ -72,17 +79,19 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
     if view.processes.rows.is_empty() {
         return Err(OpenError::Gone(Gone::Exited(options.master)).into());
     }
-    let worst = worst.map(|sample| {
-        let report = FragReport::from_sample(&sample);
-        let report = match options.predict {
-            true => {
-                let root = Target::open(sample.target.pid).ok();
-                let root = root.and_then(|target| target.foreign_root());
-                report.with_predictions(predict_now(&sample, root.as_deref(), &flag))
+    let worst = worst.map(|(view, sample)| match (options.predict, sample) {
+        (true, Some(sample)) => {
+            let root = Target::open(sample.target.pid).ok();
+            let root = root.and_then(|target| target.foreign_root());
+            let report = view
+                .report
+                .with_predictions(predict_now(&sample, root.as_deref(), &flag));
+            View {
+                report: Arc::new(report),
+                ..view
             }
-            false => report,
-        };
-        View::of_one_look(report, Vec::new(), Vec::new())
+        }
+        _ => view,
     });
     Ok(TreeSeen {
         view,
@@ -91,18 +100,44 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
     })
 }
 
-/// A walk of the process that is worst now. Those that went meanwhile are not shown.
-fn walk_worst(view: &mut TreeView, sampling: SamplingOptions) -> Option<Sample> {
+/// Reads the objects of the worst processes, where they are wanted.
+fn read_objects(view: &mut TreeView, options: TreeOptions, interrupted: &AtomicBool) -> Found {
+    let Some(objects) = options.objects else {
+        return Found::default();
+    };
+    let wanted = Wanted {
+        sampling: options.sampling,
+        objects,
+        kept: view.worst().map(|row| row.process.id),
+    };
+    let mut found = tree_objects::read(view, wanted, interrupted);
+    view.objects = Some(std::mem::take(&mut found.objects));
+    found
+}
+
+/// The process that is worst now, as its objects were read, and a walk of it to be played into other allocators.
+/// Those that went meanwhile are not shown.
+fn worst(
+    view: &mut TreeView,
+    found: Found,
+    options: TreeOptions,
+) -> Option<(View, Option<Sample>)> {
+    let mut views = found.views;
     while let Some(id) = view.worst().map(|row| row.process.id) {
-        let walk = || -> Result<Sample, NotWalked> {
-            let sampler = Sampler::open(id.pid)?;
-            match sampler.target().began_ticks()? == id.began_ticks {
-                true => Ok(sampler.take(sampling)?),
-                false => Err(NotWalked::Unknown),
+        let read = views.iter().position(|(read, _)| *read == id);
+        if let Some(read) = read.map(|at| views.swap_remove(at).1) {
+            let is_it = |sample: &Sample| sample.target.pid == id.pid;
+            let sample = found.kept.filter(is_it);
+            // It may be known only by its growth that it is the worst.
+            let sample = sample.or_else(|| options.predict.then(|| walk(id, options).ok())?);
+            return Some((read, sample));
+        }
+        match walk(id, options) {
+            Ok(sample) => {
+                let report = FragReport::from_sample(&sample);
+                let of_one = View::of_one_look(report, Vec::new(), Vec::new());
+                return Some((of_one, Some(sample)));
             }
-        };
-        match walk() {
-            Ok(sample) => return Some(sample),
             Err(why) if why.is_gone() => view.processes.rows.retain(|row| row.process.id != id),
             Err(why) => {
                 let why = format!("process {} is not explained: {why}", id.pid);
@@ -112,4 +147,8 @@ fn walk_worst(view: &mut TreeView, sampling: SamplingOptions) -> Option<Sample> 
         }
     }
     None
+}
+
+fn walk(id: ProcessId, options: TreeOptions) -> Result<Sample, NotWalked> {
+    Ok(open(id)?.take(options.sampling)?)
 }
