@@ -350,8 +350,16 @@ fn sentence(before: &FragReport, after: &FragReport, found: &Difference) -> Stri
         .first()
         .filter(|change| change.size() >= least as f64)
     {
+        let ages = [("before", before), ("after", after)];
+        let ages =
+            ages.map(|(side, report)| Some(format!("{side}: {} that walk", report.objects_age()?)));
+        let ages: Vec<String> = ages.into_iter().flatten().collect();
+        let ages = match ages.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", ages.join("; ")),
+        };
         text += &format!(
-            " Of Python's objects {} changed most: {}.",
+            " Of Python's objects {} changed most: {}{ages}.",
             change.name,
             change.by_text()
         );

@@ -160,7 +160,26 @@ pub struct FragReport {
     pub completeness: Completeness,
 }
 
+/// Objects that were read so much earlier than the walk are of another moment.
+const LEAST_AGE_NS: u64 = 1_000_000_000;
+
 impl FragReport {
+    /// How much older its objects are than its walk, in ns; `None` where they are of the same moment, or were not read.
+    pub fn objects_age_ns(&self) -> Option<u64> {
+        let read_ns = self.objects.as_ref()?.taken_at_ns;
+        let age_ns = self.taken_at_ns.checked_sub(read_ns)?;
+        Some(age_ns).filter(|age_ns| *age_ns >= LEAST_AGE_NS)
+    }
+
+    /// The same in words: `as read 40 s before`.
+    pub fn objects_age(&self) -> Option<String> {
+        let seconds = self.objects_age_ns()? as f64 / 1e9;
+        Some(match seconds {
+            seconds if seconds < 600.0 => format!("as read {seconds:.0} s before"),
+            seconds => format!("as read {:.0} min before", seconds / 60.0),
+        })
+    }
+
     /// Whether what malloc takes, as predictions are compared with it, leaves out pages that its allocator has not
     /// purged yet; of an earlier walk, whether it has any such.
     pub fn counts_as_purged(&self) -> bool {

@@ -444,3 +444,53 @@ fn a_name_whose_blocks_keep_free_memory_resident_is_in_the_verdict_with_what_it_
         "{said} MiB said, {returned} returned"
     );
 }
+
+#[test]
+fn variables_of_a_coroutine_are_named_and_not_the_frame_that_runs_it() {
+    let program = "
+import asyncio, sys
+class Row(object):
+    __slots__ = ('n',)
+    def __init__(self, n):
+        self.n = float(n)
+async def main():
+    cache = {n: Row(n) for n in range(40000)}
+    rows = [Row(n) for n in range(20000)]
+    sys.stdout.write('ready\\n')
+    sys.stdout.flush()
+    await asyncio.sleep(3600)
+    return cache, rows
+asyncio.run(main())
+";
+    for python in readable() {
+        if python.version < (3, 7) {
+            continue;
+        }
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--objects"]);
+        let cache = holder(&objects, "__main__.main(): cache");
+        let rows = holder(&objects, "__main__.main(): rows");
+        assert!(
+            number(cache, "retained_bytes") > 40_000 * 72,
+            "{cache:#}, {python:?}"
+        );
+        assert!(
+            number(rows, "retained_bytes") > 20_000 * 72,
+            "{rows:#}, {python:?}"
+        );
+        // What both hold is in no third row.
+        let holders = objects["holders"].as_array().expect("a list");
+        for outer in holders
+            .iter()
+            .filter(|outer| number(outer, "retained_bytes") > 2 << 20)
+        {
+            let own = number(outer, "retained_bytes") - number(outer, "inner_bytes");
+            let is_inner = outer["name"] == cache["name"] || outer["name"] == rows["name"];
+            assert!(is_inner || own < 2 << 20, "{outer:#}, {python:?}");
+            assert!(
+                is_inner || number(outer, "inner_bytes") < 2 << 20,
+                "{outer:#}, {python:?}"
+            );
+        }
+    }
+}

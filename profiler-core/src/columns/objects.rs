@@ -81,7 +81,7 @@ impl AllocatorShare {
 
 impl Holder {
     /// Figures of a holder, in the order of files.
-    pub const COLUMNS: [Column<Self>; 7] = [
+    pub const COLUMNS: [Column<Self>; 8] = [
         Column::maybe("length", Unit::Objects, |holder| holder.length),
         Self::RETAINED,
         Column::of("retained_blocks", Unit::Blocks, |holder| {
@@ -97,6 +97,7 @@ impl Holder {
             Some(holder.dropped?.unpinned_bytes)
         }),
         Column::maybe("shared_bytes", Unit::Bytes, |holder| holder.shared_bytes),
+        Column::maybe("inner_bytes", Unit::Bytes, |holder| holder.inner_bytes),
     ];
 
     /// The one that people see.

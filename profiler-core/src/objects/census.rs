@@ -189,6 +189,9 @@ pub struct Holder {
     /// Of the bytes that would be freed with it, those on pages that another process maps as well, as a forked worker
     /// has them with its parent; `None` where that was not recorded.
     pub shared_bytes: Option<u64>,
+    /// Of the bytes that would be freed with it, those of other holders within it, which have rows of their own; `None`
+    /// where that was not recorded.
+    pub inner_bytes: Option<u64>,
 }
 
 impl Branch {

@@ -66,7 +66,7 @@ fields!(Holder {
     items,
     pinned_free_bytes,
     dropped
-} later { branches, shared_bytes });
+} later { branches, shared_bytes, inner_bytes });
 
 fields!(Branch {
     object,

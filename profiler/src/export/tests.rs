@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use profiler_core::activity::ProbeCost;
 use profiler_core::completeness::{EndedEarly, Released, StandStill};
-use profiler_core::report::LedgerClass;
+use profiler_core::objects::Census;
+use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::view::{Shadow, WhatIf};
 use serde_json::Value;
 
@@ -483,4 +484,43 @@ fn a_stop_that_ended_early_is_neither_a_stop_nor_none() {
         !has(&about, "moving") && !has(&about, "released"),
         "{about}"
     );
+}
+
+#[test]
+fn objects_that_were_read_before_the_walk_have_their_age() {
+    let aged = |seconds: u64| {
+        let view = full();
+        let census = Census {
+            taken_at_ns: view.report.taken_at_ns - seconds * 1_000_000_000,
+            ..Census::default()
+        };
+        let report = FragReport::clone(&view.report).with_objects(Arc::new(census), None);
+        View {
+            report: Arc::new(report),
+            ..view
+        }
+    };
+    let (old, new) = (aged(40), aged(0));
+    assert!(explanation(&old).contains("PYTHON OBJECTS, as read 40 s before: "));
+    assert!(explanation(&new).contains("PYTHON OBJECTS: "));
+    let page = |view: &View| {
+        let page = bytes(view, Format::Html).expect("a page");
+        String::from_utf8(page).expect("UTF-8")
+    };
+    assert!(page(&old).contains("All this is as read 40 s before the walk."));
+    assert!(!page(&new).contains("as read"));
+    let between = profiler_core::difference::Difference::between(&old.report, &new.report);
+    let text = diff::text(&old.report, &new.report, &between);
+    assert_eq!(
+        text.matches("its objects are as read 40 s before").count(),
+        1,
+        "{text}"
+    );
+    let json: Value =
+        serde_json::from_str(&diff::json(&old.report, &new.report, &between)).expect("JSON");
+    assert_ne!(
+        json["before"]["objects_taken_at"],
+        json["before"]["taken_at"]
+    );
+    assert_eq!(json["after"]["objects_taken_at"], json["after"]["taken_at"]);
 }

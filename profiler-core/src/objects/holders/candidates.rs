@@ -19,6 +19,8 @@ const LEAST_KEPT: u64 = 16 << 10;
 const CANDIDATES: usize = 2 * KEPT;
 /// Things that generators' variables share with others that are looked at.
 const OF_GENERATORS: usize = 800;
+/// Names within another that are reported instead of it, where they have nearly all of it.
+const FEW: usize = 8;
 /// Nodes that are gone through in search of them, of each thing shared.
 const MAX_SEARCHED: usize = 20_000;
 
@@ -35,6 +37,8 @@ pub(super) struct Candidate {
     pub(super) tops: Vec<u32>,
     /// The group of what is shared, which has its numbers.
     pub(super) group: Option<u32>,
+    /// Of its bytes those that other candidates within it have.
+    pub(super) inner: u64,
 }
 
 impl Candidate {
@@ -63,7 +67,63 @@ impl<M: TargetMemory> Holders<'_, M> {
         let kept = all.iter().take(KEPT).enumerate();
         let kept = kept.take_while(|(at, of)| *at < SHOWN || of.bytes >= LEAST_KEPT);
         all.truncate(kept.count());
+        self.without_outer(all, sharing, &retained.bytes)
+    }
+
+    /// Those of which a few names within have not nearly all: a frame's variable that is a coroutine says less than the
+    /// coroutine's own variables do. Of the others it is known how much of them is in other rows.
+    fn without_outer(
+        &self,
+        mut all: Vec<Candidate>,
+        sharing: &Sharing,
+        retained: &[u64],
+    ) -> Vec<Candidate> {
+        let mut at_top: HashMap<u32, usize> = HashMap::new();
+        for (at, candidate) in all.iter().enumerate() {
+            at_top.extend(candidate.tops.iter().map(|top| (*top, at)));
+        }
+        // What several names share has no number of its own, but each thing of it has.
+        let groups = (0..).zip(&all);
+        let groups: HashMap<u32, usize> = groups
+            .filter_map(|(at, candidate)| Some((candidate.group?, at)))
+            .collect();
+        let things = sharing.things();
+        at_top.extend(things.filter_map(|(thing, group)| Some((thing, *groups.get(&group)?))));
+        // What others have within each, the largest first, as the candidates are.
+        let mut within: Vec<Vec<u64>> = vec![Vec::new(); all.len()];
+        for (at, candidate) in all.iter().enumerate() {
+            for &top in &candidate.tops {
+                if let Some(outer) = self.around(top, &at_top).filter(|outer| *outer != at) {
+                    within[outer].push(retained[top as usize]);
+                }
+            }
+        }
+        let mut is_outer = Vec::with_capacity(all.len());
+        for (candidate, parts) in all.iter_mut().zip(&mut within) {
+            parts.sort_unstable_by_key(|bytes| Reverse(*bytes));
+            let few: u64 = parts.iter().take(FEW).sum();
+            is_outer.push(is_nearly_all(few, candidate.bytes) && candidate.bytes > 0 && few > 0);
+            let sum = parts
+                .iter()
+                .fold(0, |sum: u64, one| sum.saturating_add(*one));
+            candidate.inner = sum.min(candidate.bytes);
+        }
+        let mut is_outer = is_outer.into_iter();
+        all.retain(|_| !is_outer.next().unwrap_or(false));
         all
+    }
+
+    /// The innermost candidate around a number.
+    fn around(&self, number: u32, at_top: &HashMap<u32, usize>) -> Option<usize> {
+        let mut at = self.tree.dominator[number as usize];
+        for _ in 0..MAX_STEPS {
+            match at {
+                0 => return None,
+                at if at_top.contains_key(&at) => return at_top.get(&at).copied(),
+                _ => at = self.tree.dominator[at as usize],
+            }
+        }
+        None
     }
 
     /// What each name alone retains. Where another name below it has nearly all of it, that one is
@@ -106,6 +166,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 names: vec![number],
                 tops: vec![number],
                 group: None,
+                inner: 0,
             }
         });
         candidates.collect()
@@ -126,6 +187,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 names: group.names.clone(),
                 tops: Vec::new(),
                 group: Some(at),
+                inner: 0,
             })
             .collect();
         all.sort_unstable_by_key(|candidate| (Reverse(candidate.bytes), candidate.number));
@@ -175,6 +237,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 names,
                 tops: vec![number],
                 group: None,
+                inner: 0,
             });
         }
         all

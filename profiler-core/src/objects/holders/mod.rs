@@ -32,6 +32,30 @@ const MAX_STEPS: usize = 1 << 20;
 /// Who shares what a name holds, where that is no name: a field of a module or class, as a class's bases.
 const WITHOUT_NAME: &str = "(a place without a name)";
 
+/// Packages that run the functions of a program: that their own functions' variables refer to something, too, says little.
+const RUNNERS: [&str; 14] = [
+    "asyncio",
+    "billiard",
+    "celery",
+    "concurrent",
+    "gunicorn",
+    "importlib",
+    "kombu",
+    "multiprocessing",
+    "runpy",
+    "socketserver",
+    "threading",
+    "uvicorn",
+    "uvloop",
+    "wsgiref",
+];
+
+/// Whether a name is a variable of a function of these.
+fn is_of_runner(name: &str) -> bool {
+    let package = name.split('.').next().unwrap_or("");
+    name.contains("(): ") && RUNNERS.contains(&package)
+}
+
 /// What holders are made from.
 pub(super) struct Holders<'a, M> {
     pub(super) source: &'a Source<'a, M>,
@@ -87,6 +111,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 pinned_free_bytes: pinned.by_holder[at],
                 // What goes with it beyond what it retains, as weak references do, is none of it.
                 shared_bytes: Some(pinned.shared[at].min(candidate.bytes)),
+                inner_bytes: Some(candidate.inner),
                 dropped: pinned
                     .dropped
                     .as_ref()
@@ -135,7 +160,14 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// A holder, but for what its blocks pin: its way down, and the type and number of its items.
     fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
-        let mut names = candidate.names.iter().map(|name| self.name_text(*name));
+        let mut names: Vec<String> = candidate
+            .names
+            .iter()
+            .map(|name| self.name_text(*name))
+            .collect();
+        // The program's own say more than the variables of what runs it.
+        names.sort_by_key(|name| is_of_runner(name));
+        let mut names = names.into_iter();
         let first = way.iter().find_map(|number| self.object(*number));
         let name = names.next().unwrap_or_default();
         let mut shared_with: Vec<String> = names.collect();

@@ -60,6 +60,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         dropped: figures.4,
         items: figures.1 / 3,
         shared_bytes: Some(figures.1 / 5),
+        inner_bytes: Some(figures.1 / 7),
     })
 }
 

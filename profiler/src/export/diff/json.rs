@@ -33,6 +33,7 @@ struct Side<'a> {
     cmdline: &'a [String],
     malloc: Option<String>,
     verdict: &'a str,
+    objects_taken_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +100,7 @@ fn side(report: &FragReport) -> Side<'_> {
         cmdline: &report.target.cmdline,
         malloc: report.target.malloc.as_ref().map(ToString::to_string),
         verdict: &report.verdict,
+        objects_taken_at: report.objects.as_ref().map(|of| rfc3339(of.taken_at_ns)),
     }
 }
 

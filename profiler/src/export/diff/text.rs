@@ -32,6 +32,11 @@ pub fn text(before: &FragReport, after: &FragReport, difference: &Difference) ->
             rfc3339(report.taken_at_ns)
         ));
     }
+    for (side, report) in [(BEFORE.title, before), (AFTER.title, after)] {
+        if let Some(age) = report.objects_age() {
+            text.line(&format!("{}  its objects are {age}", SIDE.cell(side)));
+        }
+    }
     text.blank();
     text.paragraph("", &difference.sentence);
     facts(&mut text, difference);

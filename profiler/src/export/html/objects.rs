@@ -28,6 +28,9 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
             (bytes(census.typed_bytes())) " of " (bytes(census.live.bytes)) " in live blocks named ("
             (percent(census.typed_bytes(), census.live.bytes)) "). "
             (bytes(census.held_by_names.bytes)) " are held by names of the program."
+            @if let Some(age) = report.objects_age() {
+                " All this is " (age) " the walk."
+            }
         }
         @if let Some(unsteadiness) = sentences::unsteadiness(census) {
             p { (unsteadiness) }

@@ -41,8 +41,10 @@ const RATE: TextColumn = TextColumn::right("growth", 13);
 
 pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, detail: &Detail) {
     let growth = report.growth.as_ref();
+    let age = report.objects_age();
+    let age = age.map_or_else(String::new, |age| format!(", {age}"));
     text.title(&format!(
-        "PYTHON OBJECTS: {} of {} in live blocks identified ({})",
+        "PYTHON OBJECTS{age}: {} of {} in live blocks identified ({})",
         bytes(census.typed_bytes()),
         bytes(census.live.bytes),
         percent(census.typed_bytes(), census.live.bytes)
@@ -157,6 +159,16 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         let way = sentences::way(at, holder, growth);
         if !way.is_empty() {
             text.paragraph(&indent, &way);
+        }
+        if let Some(inner) = holder
+            .inner_bytes
+            .filter(|inner| *inner >= holder.retained_bytes / 10)
+        {
+            let inner = bytes(inner);
+            text.paragraph(
+                &indent,
+                &format!("{inner} of it are in rows of names within it"),
+            );
         }
         if let Some(sentence) = holder.if_freed().filter(|_| explained < TOP_FREED) {
             text.paragraph(&indent, &sentence);
