@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use profiler_core::host::{Cost, HostSample, ProcessId, ProcessSample};
+use profiler_core::host::{Cost, HostSample, Memory, ProcessId, ProcessSample};
 use profiler_core::sample::{Host, Sample};
 use profiler_target::host::{hides_processes, most_open_files, own_cpu};
 use profiler_target::{ErrorKind, Gone, Listed, MemoryGroups, OpenError, Process, Target, list};
@@ -23,6 +23,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// Of the time of a session so large a part, one in so many, may go to waiting for file systems that do not answer.
 const WAITING_PART: u32 = 10;
+/// Full counts of processes that are known take this part of what looks may take: the most is for walks.
+const COUNTS_PART: f64 = 0.4;
 /// What took less was no such waiting.
 const NO_WAIT: Duration = Duration::from_secs(1);
 /// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
@@ -82,8 +84,21 @@ struct WatchedProcess {
     sampler: Option<Sampler>,
     /// When it was walked last.
     walked: Option<Instant>,
+    /// What the kernel counted last in full: `smaps_rollup` goes through all of its page table.
+    counted: Option<Counted>,
+    /// Whether that was at this look.
+    is_counted_now: bool,
     /// Whether it maps files for which the kernel does not answer itself, when it was looked into.
     is_served: bool,
+}
+
+/// A full count of a process's memory.
+#[derive(Copy, Clone, Debug)]
+struct Counted {
+    memory: Memory,
+    at: Instant,
+    /// Processor time that it took.
+    took: Duration,
 }
 
 #[derive(Debug)]
@@ -101,6 +116,33 @@ enum Kind {
     },
     /// It is looked into later: for its files somebody answers who may keep everybody waiting, and others' did.
     Deferred,
+}
+
+impl WatchedProcess {
+    /// Counts all of its memory.
+    fn count(&mut self, listed: &Listed, at: Instant) {
+        let cpu = own_cpu();
+        let memory = listed.memory();
+        let took = own_cpu().saturating_sub(cpu);
+        self.counted = memory.map(|memory| Counted { memory, at, took });
+        self.is_counted_now = self.counted.is_some();
+    }
+
+    /// Its memory: what was counted in full at this look, else what is quickly read, with what was counted last.
+    /// `None` when it has ended.
+    fn memory(&mut self, listed: &Listed) -> Option<Memory> {
+        let counted = self.counted?.memory;
+        if std::mem::take(&mut self.is_counted_now) {
+            return Some(counted);
+        }
+        let now = listed.quick_memory()?;
+        let most = |bytes: Option<u64>| bytes.map(|bytes| bytes.min(now.rss_bytes));
+        Some(Memory {
+            pss_bytes: most(counted.pss_bytes),
+            uss_bytes: most(counted.uss_bytes),
+            ..now
+        })
+    }
 }
 
 /// Samples the processes of this host.
@@ -154,6 +196,11 @@ impl HostSampler {
         if let Some(master) = self.options.tree_of {
             listing.processes = tree_of(master, listing.processes);
         }
+        let half = self
+            .options
+            .interval
+            .mul_f64(self.options.budget.unwrap_or(1.0) / 2.0);
+        let is_to_be_counted = self.to_be_counted(half.mul_f64(COUNTS_PART));
         let mut before = std::mem::take(&mut self.known);
         let mut groups = MemoryGroups::now();
         let mut closed: Option<(u64, String)> = None;
@@ -183,7 +230,10 @@ impl HostSampler {
             if is_shown && processes.len() >= MAX_SHOWN {
                 left_out += 1;
             } else if is_shown {
-                processes.extend(sample(&listed, &known, &mut groups));
+                if known.counted.is_none() || is_to_be_counted.contains(&listed.id) {
+                    known.count(&listed, began);
+                }
+                processes.extend(sample(&listed, &mut known, &mut groups));
             }
             self.known.insert(listed.id, known);
         }
@@ -206,10 +256,6 @@ impl HostSampler {
         });
         // Looking goes on at each interval; walks have at least half of the budget.
         let took = own_cpu().saturating_sub(cpu);
-        let half = self
-            .options
-            .interval
-            .mul_f64(self.options.budget.unwrap_or(1.0) / 2.0);
         self.budget.spent(Instant::now(), took.min(half));
         Ok(HostSample {
             taken_at_ns: now_ns(),
@@ -223,6 +269,47 @@ impl HostSampler {
         })
     }
 
+    /// Those of which all is counted at this look, the longest ago first, for so much processor time: a process of many
+    /// pages costs milliseconds. Of the others only what costs next to nothing is read. Without a budget it is all.
+    fn to_be_counted(&self, time: Duration) -> BTreeSet<ProcessId> {
+        let counted = self.known.iter();
+        let mut counted: Vec<(ProcessId, Counted)> = counted
+            .filter_map(|(id, known)| Some((*id, known.counted?)))
+            .collect();
+        if self.options.budget.is_none() {
+            return counted.into_iter().map(|(id, _)| id).collect();
+        }
+        counted.sort_by_key(|(_, of)| of.at);
+        let mut left = Some(time);
+        let due = counted.into_iter().take_while(|(_, of)| {
+            // One at the least, whatever it costs.
+            let is_left = left.is_some();
+            left = left.and_then(|left| left.checked_sub(of.took));
+            is_left
+        });
+        due.map(|(id, _)| id).collect()
+    }
+
+    /// How much longer walks wait because what was done so far, looks and the first identification included, took more
+    /// than the budget: at most as long as they wait anyway, so that they go on meanwhile.
+    fn pay_back(&mut self, now: Instant) {
+        let Some(share) = self
+            .options
+            .budget
+            .filter(|share| (0.0..1.0).contains(share))
+        else {
+            return;
+        };
+        let wait = self.budget.until_due(now);
+        let spent = own_cpu().saturating_sub(self.began.1);
+        let allowed = (self.began.0.elapsed() + wait).mul_f64(share);
+        let behind = spent.saturating_sub(allowed);
+        if share > 0.0 {
+            self.budget
+                .not_before(now + wait + behind.div_f64(share).min(wait));
+        }
+    }
+
     fn unknown(&self, now: Instant) -> WatchedProcess {
         let share = self.options.budget.map(|share| share * STOP_PART_OF_BUDGET);
         WatchedProcess {
@@ -231,6 +318,8 @@ impl HostSampler {
             schedule: WalkSchedule::new(self.options.interval, share, now),
             sampler: None,
             walked: None,
+            counted: None,
+            is_counted_now: false,
         }
     }
 
@@ -280,6 +369,11 @@ impl HostSampler {
         if is_served && took >= NO_WAIT {
             self.waits_from = Instant::now() + took * (WAITING_PART - 1);
         }
+    }
+
+    /// The share of one core that it may take; `None` is without limit.
+    pub fn budget(&self) -> Option<f64> {
+        self.options.budget
     }
 
     /// Whether a process maps files for which the kernel does not answer itself: others are to be walked before it.
@@ -349,6 +443,7 @@ impl HostSampler {
         self.has_waited(is_served, began);
         // Whatever of the two is the more, the other is within its share then.
         self.budget.spent(now, took.max(stop));
+        self.pay_back(now);
         self.hold_fewer();
         taken
     }
@@ -428,7 +523,7 @@ fn take(
 /// What is read of a process; `None` when it ended meanwhile.
 fn sample(
     listed: &Listed,
-    known: &WatchedProcess,
+    known: &mut WatchedProcess,
     groups: &mut MemoryGroups,
 ) -> Option<ProcessSample> {
     let sample = ProcessSample {
@@ -440,8 +535,9 @@ fn sample(
             Kind::Python(version) => Some(version.clone()),
             _ => None,
         },
-        memory: listed.memory()?,
+        memory: known.memory(listed)?,
         group: groups.of(listed.id.pid),
+        age_ns: listed.age_ns(),
     };
     // All that was read is of the process that was listed.
     listed.is_there().then_some(sample)

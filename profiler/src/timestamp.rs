@@ -23,6 +23,11 @@ pub(crate) fn date_and_time(time_ns: u64) -> String {
         .to_string()
 }
 
+/// The time of a day: `03:04:05`.
+pub(crate) fn time_of_day(time_ns: u64) -> String {
+    timestamp(time_ns).strftime("%H:%M:%S").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -492,4 +493,111 @@ fn processes_that_die_meanwhile_are_left_out() {
             .all(|&child| process(&seen, child).is_none())
             .then_some(())
     });
+}
+
+#[test]
+fn a_watched_tree_keeps_the_history_of_children_that_end() {
+    let prefork = Prefork::start();
+    let pid = prefork.master.pid().to_string();
+    let mut watched = command(&[
+        "attach",
+        "--tree",
+        "--json",
+        "--interval",
+        "200ms",
+        "--budget",
+        "50%",
+        "--pid",
+        &pid,
+    ]);
+    let mut watched = KillOnDrop(watched.stdout(Stdio::piped()).spawn().expect("it runs"));
+    let mut lines = BufReader::new(watched.stdout.take().expect("piped")).lines();
+    let mut next = || -> Value {
+        let line = lines.next().expect("a line").expect("UTF-8");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    let first = eventually("all walked", || {
+        let seen = next();
+        (seen["total"]["walked"] == 6).then_some(seen)
+    });
+    assert_eq!(first["schema"], "fragscope.top/1");
+    assert_eq!(first["tree"]["master"], prefork.master.pid());
+    assert_eq!(first["tree"]["history"]["came"], 0, "{first}");
+    // The last that freed most of what it took had taken the most.
+    assert_eq!(first["tree"]["worst"], prefork.children[3], "{first}");
+    let ends = prefork.children[4];
+    kill(Pid::from_raw(ends), Signal::SIGKILL).expect("it runs");
+    let after = eventually("an end", || {
+        let seen = next();
+        (seen["tree"]["history"]["ended"] == 1).then_some(seen)
+    });
+    let last = &after["tree"]["history"]["last"][0];
+    assert_eq!(last["pid"], ends, "{last}");
+    assert!(last["rss_bytes"].as_u64() > Some(20 << 20), "{last}");
+    assert!(last["age_ms"].as_f64() > Some(0.0), "{last}");
+    assert!(process(&after, ends).is_none(), "{after}");
+    let verdict = after["tree"]["verdict"].to_string();
+    assert!(
+        verdict.contains("0 came and 1 ended: those that ran Python ended with an RSS of"),
+        "{verdict}"
+    );
+    // The end of the master is that of the watching.
+    kill(Pid::from_raw(prefork.master.pid()), Signal::SIGKILL).expect("it runs");
+    drop(lines);
+    let status = watched.wait().expect("it ends");
+    assert!(matches!(status.code(), Some(0 | 5)), "{status:?}");
+}
+
+#[test]
+fn attaching_to_a_master_names_the_command_that_shows_its_children() {
+    let prefork = Prefork::start();
+    let pid = prefork.master.pid().to_string();
+    let output = fragscope(&[
+        "attach",
+        "--headless",
+        "--no-probes",
+        "--no-predict",
+        "--no-objects",
+        "--duration",
+        "1s",
+        "--pid",
+        &pid,
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("5 children of its own program have an RSS of"),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("fragscope attach --tree --pid {pid} shows them")),
+        "{said}"
+    );
+    let child = prefork.children[0].to_string();
+    let output = fragscope(&[
+        "attach",
+        "--headless",
+        "--no-probes",
+        "--no-predict",
+        "--no-objects",
+        "--duration",
+        "1s",
+        "--pid",
+        &child,
+    ]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("--tree"));
+}
+
+#[test]
+fn a_user_who_may_read_nothing_is_told_so_with_a_code() {
+    let output = command(&["top", "--once"])
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(
+        said.contains("processes cannot be read, and no Python process was found among the others"),
+        "{said}"
+    );
 }

@@ -13,7 +13,7 @@ fn walked(row: &ProcessRow, of: fn(&WalkFigures) -> Option<u64>) -> Option<u64> 
 }
 
 /// All columns, in their order. The command stands behind them, as wide as it gets.
-pub const COLUMNS: [ProcessColumn; 15] = [
+pub const COLUMNS: [ProcessColumn; 16] = [
     Column::of("pid", Unit::Name, |row: &ProcessRow| {
         row.process.id.pid.max(0) as u64
     })
@@ -79,6 +79,17 @@ pub const COLUMNS: [ProcessColumn; 15] = [
     )
     .short(4),
     Column::maybe(
+        "metrics.fork_copied_bytes",
+        Unit::Bytes,
+        |row: &ProcessRow| Some(row.walk.as_ref()?.fork?.copied_bytes),
+    )
+    .titled(
+        "COPIED",
+        6,
+        "what a write has copied since the fork, or both have mapped since, at most, at the last walk",
+    )
+    .short(3),
+    Column::maybe(
         "metrics.trim_returnable_bytes",
         Unit::Bytes,
         |row: &ProcessRow| walked(row, |walk| walk.trim_returnable_bytes),
@@ -132,9 +143,29 @@ pub const COLUMNS: [ProcessColumn; 15] = [
 /// The command behind the columns has at least this part of the width.
 const COMMAND_PART: usize = 6;
 
+/// What a table of processes is of.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum TableOf {
+    /// All of a host.
+    #[default]
+    Host,
+    /// A master with those that descend from it: they have one control group, and share pages.
+    Tree,
+}
+
+impl TableOf {
+    /// Whether it has a column.
+    fn has(self, column: &ProcessColumn) -> bool {
+        match self {
+            Self::Host => column.title != "COPIED",
+            Self::Tree => !matches!(column.title, "LIMIT" | "CGROUP" | "MALLOC"),
+        }
+    }
+}
+
 /// The columns that a terminal of this width has room for, beside the command.
-pub fn fitting(width: usize) -> Vec<&'static ProcessColumn> {
-    let mut shown: Vec<&ProcessColumn> = COLUMNS.iter().collect();
+pub fn fitting(width: usize, of: TableOf) -> Vec<&'static ProcessColumn> {
+    let mut shown: Vec<&ProcessColumn> = COLUMNS.iter().filter(|column| of.has(column)).collect();
     let taken =
         |shown: &[&ProcessColumn]| shown.iter().map(|column| column.width + 1).sum::<usize>();
     while taken(&shown) + width / COMMAND_PART > width && shown.len() > 1 {
@@ -216,7 +247,7 @@ mod tests {
         let keys: BTreeSet<_> = COLUMNS.iter().map(|column| column.key).collect();
         assert_eq!(keys.len(), COLUMNS.len());
         let titles = |width| {
-            fitting(width)
+            fitting(width, TableOf::Host)
                 .iter()
                 .map(|c| c.title)
                 .collect::<Vec<_>>()
@@ -228,7 +259,9 @@ mod tests {
             "PID RSS PSS USS SWAP LIVE FRAG FREE TRIM GROWTH LIMIT WALKED VERDICT"
         );
         assert_eq!(titles(0), "PID");
-        assert_eq!(fitting(200).len(), COLUMNS.len());
+        assert_eq!(fitting(200, TableOf::Host).len(), COLUMNS.len() - 1);
+        let of_tree = fitting(120, TableOf::Tree);
+        assert!(of_tree.iter().any(|column| column.title == "COPIED"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod arrange;
 mod columns;
 mod end;
 mod groups;
+mod history;
 mod model;
 mod served;
 mod tree;
@@ -16,11 +17,13 @@ use std::sync::Arc;
 use crate::sample::Host;
 
 pub use arrange::{Arrangement, Line, lines};
-pub use columns::{COLUMNS, ProcessColumn, column_of, command, fitting};
+pub use columns::{COLUMNS, ProcessColumn, TableOf, column_of, command, fitting};
 pub use end::ProcessEnd;
 pub use groups::{GroupName, ProcessGroup, groups, program};
+pub use history::{EndedProcess, TreeHistory};
 pub use model::{
-    Cost, HostModel, HostView, ProcessRow, STOP_BOUNDS_NS, StopCounts, Totals, WalkFigures,
+    Cost, HostModel, HostView, PlannedWalks, ProcessRow, STOP_BOUNDS_NS, StopCounts, Totals,
+    WalkFigures,
 };
 pub use served::{
     BUILD_INFO, Declared, GROUP_INFO, GROUP_METRICS, HOST_METRICS, MetricKind, ServedHost,
@@ -96,6 +99,8 @@ pub struct ProcessSample {
     pub memory: Memory,
     /// Its memory control group.
     pub group: Option<Arc<MemoryGroup>>,
+    /// For how long it has run, in nanoseconds.
+    pub age_ns: Option<u64>,
 }
 
 /// What was seen of a host at one moment.

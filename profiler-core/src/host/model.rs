@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::turns::{Turn, urgency};
-use super::{HostSample, ProcessId, ProcessSample};
+use super::{EndedProcess, HostSample, ProcessId, ProcessSample, TreeHistory};
 use crate::allocator::AllocatorTitle;
 use crate::completeness::Confidence;
 use crate::explain::ShortVerdict;
@@ -247,6 +247,41 @@ pub struct HostView {
     pub unreadable: u64,
     /// What it took so far.
     pub cost: Cost,
+    /// How walks go on; `None` where none are planned.
+    pub walks: Option<PlannedWalks>,
+    /// Of a tree, its processes that came and ended meanwhile.
+    pub history: Option<TreeHistory>,
+}
+
+/// How walks go on.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct PlannedWalks {
+    /// How long it is until the budget allows the next, in nanoseconds.
+    pub until_next_ns: u64,
+    /// The share of one core that is allowed; `None` is without limit.
+    pub budget: Option<f64>,
+}
+
+impl HostView {
+    /// How many processes wait for their first walk, and why, in a phrase; `None` where none does.
+    pub fn waiting(&self) -> Option<String> {
+        let walks = self.walks?;
+        let rows = self.rows.iter();
+        let waiting = rows.filter(|row| {
+            row.process.python.is_some() && row.walk.is_none() && row.not_walked.is_none()
+        });
+        let waiting = waiting.count();
+        let next = walks.until_next_ns as f64 / 1e9;
+        let budget = walks.budget.map_or_else(String::new, |budget| {
+            format!(", as the budget of {:.0} % allows", budget * 100.0)
+        });
+        let who = match waiting {
+            0 => return None,
+            1 => "1 waits for its first walk".to_owned(),
+            some => format!("{some} wait for their first walk"),
+        };
+        Some(format!("{who}, the next in {next:.0} s{budget}"))
+    }
 }
 
 #[derive(Debug)]
@@ -266,9 +301,18 @@ pub struct HostModel {
     host: Host,
     notices: Vec<String>,
     unreadable: u64,
+    history: Option<TreeHistory>,
 }
 
 impl HostModel {
+    /// Of the tree of a master: its processes that come and end have a history.
+    pub fn of_tree() -> Self {
+        Self {
+            history: Some(TreeHistory::default()),
+            ..Self::default()
+        }
+    }
+
     /// Takes in what was seen.
     pub fn observe(&mut self, sample: HostSample) {
         self.taken_at_ns = sample.taken_at_ns;
@@ -276,6 +320,7 @@ impl HostModel {
         self.notices = sample.notices;
         self.unreadable = sample.unreadable;
         let mut before = std::mem::take(&mut self.watched);
+        let is_first = before.is_empty();
         for process in sample.processes {
             let known = before.remove(&process.id);
             let seen = (sample.taken_at_ns, process.memory.rss_bytes);
@@ -284,14 +329,32 @@ impl HostModel {
                     last: process,
                     ..known
                 },
-                None => Watched {
-                    first: seen,
-                    last: process,
-                    walk: None,
-                    not_walked: None,
-                },
+                None => {
+                    if let Some(history) = self.history.as_mut().filter(|_| !is_first) {
+                        history.came += 1;
+                    }
+                    Watched {
+                        first: seen,
+                        last: process,
+                        walk: None,
+                        not_walked: None,
+                    }
+                }
             };
             self.watched.insert(watched.last.id, watched);
+        }
+        if let Some(history) = &mut self.history {
+            for gone in before.into_values() {
+                let walk = gone.walk.as_ref();
+                history.end(EndedProcess {
+                    pid: gone.last.id.pid,
+                    is_python: gone.last.python.is_some(),
+                    rss_bytes: gone.last.memory.rss_bytes,
+                    uss_bytes: gone.last.memory.uss_bytes,
+                    fragmentation_bytes: walk.and_then(|walk| walk.fragmentation_bytes),
+                    age_ns: gone.last.age_ns,
+                });
+            }
         }
     }
 
@@ -327,6 +390,8 @@ impl HostModel {
             notices: self.notices.clone(),
             unreadable: self.unreadable,
             cost,
+            walks: None,
+            history: self.history.clone(),
         }
     }
 
@@ -402,6 +467,7 @@ pub(super) mod tests {
                 ..Memory::default()
             },
             group: None,
+            age_ns: None,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{HostView, ProcessRow, Totals, TreeObjects, command};
+use super::{HostView, ProcessRow, ProcessSample, Totals, TreeHistory, TreeObjects, command};
 use crate::units::bytes;
 
 /// From this share of the tree's memory on its fragmentation is the first thing to say.
@@ -147,8 +147,10 @@ impl TreeView {
             });
         }
         all.extend(self.about_reading());
+        let history = self.processes.history.as_ref();
+        all.extend(history.and_then(TreeHistory::sentence));
         if let Some((row, of, by)) = self.worst_by() {
-            let (pid, command, of) = (row.process.id.pid, command(&row.process), bytes(of));
+            let (pid, command, of) = (row.process.id.pid, brief(&row.process), bytes(of));
             all.push(match by {
                 Worst::Fragmentation => {
                     format!("The worst is process {pid} ({command}), with {of} of it.")
@@ -216,6 +218,18 @@ impl TreeView {
         named
             .map(|(what, count)| format!("{what} in {count}"))
             .collect()
+    }
+}
+
+/// Characters of a command line in a sentence at most.
+const LONGEST_COMMAND: usize = 60;
+
+/// A command line that is not longer than a sentence bears.
+fn brief(process: &ProcessSample) -> String {
+    let command = command(process);
+    match command.char_indices().nth(LONGEST_COMMAND) {
+        Some((end, _)) => format!("{}…", &command[..end]),
+        None => command,
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use profiler_core::host::{Arrangement, column_of};
 use profiler_sampling::SamplingOptions;
 
 use self::black_box::BlackBoxArgs;
@@ -29,6 +30,7 @@ use crate::export::line_help;
 use crate::session::options::{AttachOptions, Budget, SiteOptions};
 use crate::session::outputs::files_among;
 use crate::session::record::{RecordOptions, Recorded};
+use crate::session::top::TopOptions;
 use crate::session::what_if::WhatIfOptions;
 
 const EXIT_CODES: &str = "\
@@ -214,6 +216,11 @@ pub(super) struct Pid {
 pub(super) struct AttachArgs {
     #[command(flatten)]
     pid: Pid,
+    /// Watch the process and all its descendants as one thing: their sum, the worst first, and those that ended
+    ///
+    /// As `top`, without probes; heaps are walked in turn. Enter attaches to one of them, and `q` there comes back.
+    #[arg(long, conflicts_with_all = ["outputs", "what_if", "growth_sites", "black_box"])]
+    tree: bool,
     #[command(flatten)]
     watch: WatchArgs,
 }
@@ -434,6 +441,34 @@ pub(super) struct DoctorArgs {
 }
 
 impl AttachArgs {
+    /// The master of a tree and how it is watched, if --tree was given.
+    pub(super) fn tree(&self) -> Option<(i32, TopOptions)> {
+        let watch = self.watch.options();
+        let master = self.tree.then_some(self.pid.pid)?;
+        let options = TopOptions {
+            all: true,
+            tree_of: Some(master),
+            headless: watch.headless,
+            json: watch.json,
+            interval: watch.interval,
+            duration: watch.duration,
+            budget: watch.budget,
+            walks: true,
+            sampling: watch.sampling,
+            arrangement: Arrangement {
+                sort: column_of("free").unwrap_or(0),
+                ..Arrangement::default()
+            },
+            attach: AttachOptions {
+                headless: false,
+                json: false,
+                duration: None,
+                ..watch
+            },
+        };
+        Some((master, options))
+    }
+
     pub(super) fn options(&self) -> AttachOptions {
         AttachOptions {
             pid: self.pid.pid,

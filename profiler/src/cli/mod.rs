@@ -228,7 +228,19 @@ fn top(args: &TopArgs) -> Result<Exit, Failure> {
     }
     let view = session::top::once(&args.options())?;
     unless_closed(print::host(&view, &args.options()))?;
-    Ok(Exit::Done)
+    // That there are none is not what was seen.
+    let is_denied = view.rows.is_empty() && view.unreadable > 0;
+    Ok(match is_denied {
+        true => {
+            say::line(format_args!(
+                "fragscope: {} processes cannot be read, and no Python process was found among the others: as root, or \
+                 with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, all are",
+                view.unreadable
+            ));
+            Exit::NotPermitted
+        }
+        false => Exit::Done,
+    })
 }
 
 /// Looks at a tree and prints it.
@@ -332,7 +344,10 @@ fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
 
 fn run(command: &Command, advice: &Advice) -> Result<ExitCode, Failure> {
     let exit: Exit = match command {
-        Command::Attach(args) => session::attach(&args.options())?.into(),
+        Command::Attach(args) => match args.tree() {
+            Some((master, options)) => session::top::watch_tree(&options, master)?.into(),
+            None => session::attach(&args.options())?.into(),
+        },
         Command::Top(args) => top(args)?,
         Command::Serve(args) => session::serve::serve(&args.options())?.into(),
         Command::Demo(args) => session::demo(&args.options())?.into(),

@@ -27,7 +27,7 @@ use profiler_core::text::visible;
 use profiler_core::view::View;
 use profiler_trace::whole_file::{Place, WriteError};
 
-pub use json::{checked, checks, host, host_line, json, ndjson, tree};
+pub use json::{checked, checks, host, host_line, json, ndjson, tree, tree_line};
 pub use lines::{line, line_heading, line_help};
 pub use openmetrics::{Exposition, exposition};
 pub use text::{explanation, text};

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use profiler_core::columns::TextColumn;
 use profiler_core::host::{
-    Arrangement, HostView, Totals, TreeView, column_of, command, fitting, lines,
+    Arrangement, HostView, TableOf, Totals, TreeView, column_of, command, fitting, lines,
 };
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, growth};
 
 use super::names::cut;
 use super::sentences::sharing_names;
+use crate::timestamp::time_of_day;
 
 /// The table, as wide as it may be: sums, the processes as a tree, and what is not shown.
 pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String {
@@ -22,7 +23,7 @@ pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String 
     let totals = Totals::of(view.rows.iter()).phrases(what).join(", ");
     let cost = view.cost.phrases().join(", ");
     let head = [wrapped(&totals, width), wrapped(&cost, width)].concat();
-    table(view, head, arrangement, width)
+    table(view, head, arrangement, TableOf::Host, width)
 }
 
 /// A tree as one thing: its verdict, then its processes, the worst first.
@@ -40,8 +41,59 @@ pub fn tree(tree: &TreeView, width: usize) -> String {
         sort: column_of("free").unwrap_or(0),
         ..Arrangement::default()
     };
-    table(view, head, &arrangement, width)
+    table(view, head, &arrangement, TableOf::Tree, width)
 }
+
+/// Columns of a tree at one moment, a line each.
+const LINE: [TextColumn; 9] = [
+    TextColumn::right("time", 8),
+    TextColumn::right("processes", 9),
+    TextColumn::right("PSS", 10),
+    TextColumn::right("USS", 10),
+    TextColumn::right("free", 10),
+    TextColumn::right("copied", 10),
+    TextColumn::right("walked", 6),
+    TextColumn::right("came", 6),
+    TextColumn::right("ended", 6),
+];
+
+/// The heading of [`tree_row`].
+pub fn tree_heading() -> String {
+    let titles = LINE.iter().map(TextColumn::heading);
+    let titles: Vec<String> = titles.collect();
+    format!("{}  worst", titles.join("  "))
+}
+
+/// A tree at one moment: its sums, and its worst process.
+pub fn tree_row(tree: &TreeView) -> String {
+    let (sums, history) = (tree.sums(), tree.processes.history.as_ref());
+    let unknown = || "-".to_owned();
+    let or = |figure: Option<u64>| figure.map_or_else(unknown, bytes);
+    let event = |count: Option<u64>| count.map_or_else(unknown, |count| count.to_string());
+    let cells = [
+        time_of_day(tree.processes.taken_at_ns),
+        sums.totals.processes.to_string(),
+        bytes(sums.totals.pss_bytes),
+        bytes(sums.totals.uss_bytes),
+        or(sums.fragmentation_bytes),
+        or(sums.copied_bytes),
+        sums.totals.walked.to_string(),
+        event(history.map(|of| of.came)),
+        event(history.map(|of| of.ended)),
+    ];
+    let cells = LINE
+        .iter()
+        .zip(cells)
+        .map(|(column, cell)| column.cell(&cell));
+    let cells: Vec<String> = cells.collect();
+    let worst = tree.worst().map_or_else(unknown, |row| {
+        format!("{} ({})", row.process.id.pid, command(&row.process))
+    });
+    cut(&format!("{}  {worst}", cells.join("  ")), LONGEST_ROW)
+}
+
+/// Columns of a row at most.
+const LONGEST_ROW: usize = 160;
 
 /// Names that are shown of those that hold the memory of a tree.
 const TOP_HOLDERS: usize = 8;
@@ -117,8 +169,14 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines.into_iter().map(Cow::into_owned).collect()
 }
 
-fn table(view: &HostView, mut all: Vec<String>, arrangement: &Arrangement, width: usize) -> String {
-    let columns = fitting(width);
+fn table(
+    view: &HostView,
+    mut all: Vec<String>,
+    arrangement: &Arrangement,
+    of: TableOf,
+    width: usize,
+) -> String {
+    let columns = fitting(width, of);
     let cells = |cell: &dyn Fn(&profiler_core::host::ProcessColumn) -> String| {
         columns
             .iter()
@@ -169,6 +227,7 @@ mod tests {
                     ..Memory::default()
                 },
                 group: None,
+                age_ns: None,
             },
             growth: Some(-1.5e6),
             ..ProcessRow::default()

@@ -1,8 +1,10 @@
 //! `attach`: the loop between the session, the clock, the signals and the front end.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_core::report::FragReport;
 use profiler_core::view::View;
 use profiler_sampling::Sampler;
 use tokio::runtime::Runtime;
@@ -10,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::aside::aside;
 use super::black_box::TargetBlackBox;
+use super::children;
 use super::front::Front;
 use super::options::AttachOptions;
 use super::outputs::Outputs;
@@ -35,6 +38,17 @@ pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     attach_on(options, &runtime, &mut signals)
 }
 
+/// As [`attach_on`], with the last walk that was seen of the target.
+pub(super) fn attach_seen(
+    options: &AttachOptions,
+    runtime: &Runtime,
+    signals: &mut Signals,
+) -> (Result<Ending, SessionError>, Option<Arc<FragReport>>) {
+    let mut seen = None;
+    let ending = attach_and_keep(options, runtime, signals, &mut seen);
+    (ending, seen)
+}
+
 /// The same with signals that are waited for already: none that came before is lost.
 ///
 /// # Errors
@@ -43,6 +57,15 @@ pub(super) fn attach_on(
     options: &AttachOptions,
     runtime: &Runtime,
     signals: &mut Signals,
+) -> Result<Ending, SessionError> {
+    attach_and_keep(options, runtime, signals, &mut None)
+}
+
+fn attach_and_keep(
+    options: &AttachOptions,
+    runtime: &Runtime,
+    signals: &mut Signals,
+    seen: &mut Option<Arc<FragReport>>,
 ) -> Result<Ending, SessionError> {
     // Outputs, target and screen are checked before anything is attached.
     let outputs = Outputs::reserve(&options.outputs, &options.inputs())?;
@@ -66,6 +89,9 @@ pub(super) fn attach_on(
         }
     };
     let mut front = Front::open(options)?;
+    if let Some(children) = children::of(pid) {
+        front.note(children);
+    }
     let watched = runtime.block_on(watch(
         options, sampler, signals, &mut front, &outputs, &saver,
     ));
@@ -83,6 +109,7 @@ pub(super) fn attach_on(
         ending,
         failed,
     } = watched?;
+    *seen = view.as_ref().map(|view| Arc::clone(&view.report));
     match &view {
         Some(view) => outputs.save_last(&saver, view, in_haste)?,
         None => say::line("ended before the first walk of the target: nothing was saved"),

@@ -75,8 +75,9 @@ impl Front {
 
     /// Shows the user what an export came to.
     pub(crate) fn note(&mut self, note: String) {
-        if let Self::Screen(drawn) = self {
-            drawn.screen.update(Update::Note(note));
+        match self {
+            Self::Screen(drawn) => drawn.screen.update(Update::Note(note)),
+            Self::Lines(_) => say::line(visible(&note)),
         }
     }
 

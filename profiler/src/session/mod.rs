@@ -4,6 +4,7 @@ mod aside;
 mod attach;
 pub(crate) mod black_box;
 pub mod check;
+mod children;
 pub mod convert;
 pub mod demo;
 pub mod diff;

@@ -80,6 +80,8 @@ impl TopArgs {
     pub(in crate::cli) fn options(&self) -> TopOptions {
         TopOptions {
             all: self.all,
+            tree_of: None,
+            headless: self.json,
             json: self.json,
             interval: self.interval,
             duration: self.duration,

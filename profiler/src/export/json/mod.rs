@@ -50,6 +50,11 @@ pub fn host_line(view: &HostView) -> String {
     text(serde_json::to_string(&top::Top::of(view)))
 }
 
+/// A master and those that descend from it in one line.
+pub fn tree_line(view: &TreeView) -> String {
+    text(serde_json::to_string(&top::Top::of_tree(view)))
+}
+
 /// What `doctor` found, as one indented `fragscope.doctor/1` document: of each check its name, its
 /// grade, what was found, and the fix.
 pub fn checks<'a>(

@@ -1,7 +1,9 @@
 //! The processes of a host: `fragscope.top/1`.
 
 use profiler_core::columns::Datum;
-use profiler_core::host::{COLUMNS, Cost, HostView, ProcessRow, Totals, TreeHolder, TreeView};
+use profiler_core::host::{
+    COLUMNS, Cost, HostView, ProcessRow, Totals, TreeHistory, TreeHolder, TreeView,
+};
 use profiler_core::metrics::MetricId;
 use profiler_core::units::Value;
 use serde::Serialize;
@@ -34,6 +36,44 @@ struct TreeRow {
     worst: Option<i32>,
     verdict: Vec<String>,
     objects: Option<ObjectsRow>,
+    history: Option<HistoryRow>,
+}
+
+/// The processes that came and ended since the tree is watched.
+#[derive(Serialize)]
+struct HistoryRow {
+    came: u64,
+    ended: u64,
+    /// The last of them.
+    last: Vec<EndedRow>,
+}
+
+#[derive(Serialize)]
+struct EndedRow {
+    pid: i32,
+    is_python: bool,
+    rss_bytes: u64,
+    uss_bytes: Option<u64>,
+    fragmentation_bytes: Option<u64>,
+    age_ms: Option<f64>,
+}
+
+impl HistoryRow {
+    fn of(history: &TreeHistory) -> Self {
+        let last = history.last.iter().map(|of| EndedRow {
+            pid: of.pid,
+            is_python: of.is_python,
+            rss_bytes: of.rss_bytes,
+            uss_bytes: of.uss_bytes,
+            fragmentation_bytes: of.fragmentation_bytes,
+            age_ms: of.age_ns.map(milliseconds),
+        });
+        Self {
+            came: history.came,
+            ended: history.ended,
+            last: last.collect(),
+        }
+    }
 }
 
 /// Python's objects of the processes of which they were read.
@@ -171,6 +211,7 @@ impl TreeRow {
             worst: view.worst().map(|row| row.process.id.pid),
             verdict: view.verdict(),
             objects: ObjectsRow::of(view),
+            history: view.processes.history.as_ref().map(HistoryRow::of),
         }
     }
 }
@@ -291,18 +332,8 @@ impl Serialize for Row<'_> {
         let current = process.group.as_ref().and_then(|group| group.current_bytes);
         into(&mut objects, "target").push(("python", python.map_or(Cell::Nothing(()), Cell::Name)));
         let fork = walk.and_then(|walk| walk.fork);
-        for (id, bytes) in [
-            (
-                MetricId::ForkSharedBytes,
-                fork.map(|fork| fork.shared_bytes),
-            ),
-            (
-                MetricId::ForkCopiedBytes,
-                fork.map(|fork| fork.copied_bytes),
-            ),
-        ] {
-            into(&mut objects, "metrics").push((id.key(), bytes.into()));
-        }
+        let shared = fork.map(|fork| fork.shared_bytes);
+        into(&mut objects, "metrics").push((MetricId::ForkSharedBytes.key(), shared.into()));
         into(&mut objects, "cgroup").push(("current_bytes", current.into()));
         for (key, object) in objects {
             map.serialize_entry(key, &Object(object))?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 
-use profiler_core::host::HostView;
+use profiler_core::host::{HostView, TreeView};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::TopOptions;
@@ -36,11 +36,16 @@ impl Front {
     /// # Errors
     /// When there is no terminal to draw on.
     pub(super) fn open(options: &TopOptions) -> Result<Self, SessionError> {
-        if options.json {
+        if options.json || options.headless {
+            let (json, tree_of) = (options.json, options.tree_of);
             let (views, to_write) = sync_channel::<HostView>(WAITING_LINES);
             let (outcome, written) = channel();
             profiler_target::start_thread("lines", move || {
-                let print = |view: HostView| say::document(&export::host_line(&view));
+                let mut printed = 0_u64;
+                let print = |view: HostView| {
+                    printed += 1;
+                    print(view, tree_of, json, printed - 1)
+                };
                 // Who has ended asks no more.
                 let _ = outcome.send(to_write.into_iter().try_for_each(print));
             })?;
@@ -52,9 +57,9 @@ impl Front {
         }
         tui::supported()?;
         let (wishes, wished) = unbounded_channel();
-        let arrangement = options.arrangement.clone();
+        let (arrangement, tree_of) = (options.arrangement.clone(), options.tree_of);
         let screen = Screen::drawn_by(move |updates: &Receiver<Update>| {
-            top::run(updates, arrangement, |effect| {
+            top::run(updates, arrangement, tree_of, |effect| {
                 // A session that is over wants nothing more.
                 let _ = wishes.send(effect);
             })
@@ -126,4 +131,28 @@ impl Front {
             }
         }
     }
+}
+
+/// Lines of a tree between two headings.
+const LINES_PER_HEADING: u64 = 20;
+
+/// Prints a view: of a tree as one thing, of a host its processes.
+fn print(view: HostView, tree_of: Option<i32>, json: bool, printed: u64) -> io::Result<()> {
+    let Some(master) = tree_of else {
+        return say::document(&export::host_line(&view));
+    };
+    let tree = TreeView {
+        master,
+        processes: view,
+        objects: None,
+    };
+    if json {
+        return say::document(&export::tree_line(&tree));
+    }
+    let mut text = String::new();
+    if printed.is_multiple_of(LINES_PER_HEADING) {
+        text += &format!("{}\n", export::top::tree_heading());
+    }
+    text += &format!("{}\n", export::top::tree_row(&tree));
+    say::print(&text)
 }

@@ -9,8 +9,9 @@ pub(in crate::session) mod watcher;
 use std::io;
 use std::time::{Duration, Instant};
 
-use profiler_core::host::Arrangement;
+use profiler_core::host::{Arrangement, WalkFigures};
 use profiler_sampling::{HostOptions, SamplingOptions};
+use profiler_target::{Gone, Target};
 use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
@@ -19,7 +20,7 @@ pub use self::tree::{TreeOptions, TreeSeen, tree};
 
 use self::front::Front;
 use self::watcher::Watcher;
-use super::attach::attach_on;
+use super::attach::attach_seen;
 use super::options::{AttachOptions, Budget};
 use super::screen::CLOSED;
 use super::signals::Signals;
@@ -32,7 +33,11 @@ use crate::tui::top::Effect;
 pub struct TopOptions {
     /// Whether other processes than Python's are shown, too.
     pub all: bool,
-    /// Print one line of JSON an interval instead of drawing a screen.
+    /// Only this process and those that descend from it, as one thing.
+    pub tree_of: Option<i32>,
+    /// Print a line an interval instead of drawing a screen…
+    pub headless: bool,
+    /// … of JSON.
     pub json: bool,
     /// Time between two looks.
     pub interval: Duration,
@@ -53,8 +58,8 @@ pub struct TopOptions {
 impl TopOptions {
     fn host(&self) -> HostOptions {
         HostOptions {
-            all: self.all,
-            tree_of: None,
+            all: self.all || self.tree_of.is_some(),
+            tree_of: self.tree_of,
             interval: self.interval,
             budget: match self.budget {
                 Budget::Share(share) => Some(share),
@@ -63,6 +68,16 @@ impl TopOptions {
             sampling: self.sampling,
         }
     }
+}
+
+/// Watches a master and those that descend from it, as [`top`] watches all of a host.
+///
+/// # Errors
+/// When there is no such process, or as [`top`].
+pub fn watch_tree(options: &TopOptions, master: i32) -> Result<Ending, SessionError> {
+    // What is wrong with the number is said as by the other commands.
+    drop(Target::open(master)?);
+    top(options)
 }
 
 /// What ended the watching for now.
@@ -87,8 +102,10 @@ pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
         let pid = match watched? {
             Next::End(ending) => {
                 closed?;
-                if let Ending::Interrupted(by) = &ending {
-                    say::line(format_args!("ended by {by}"));
+                match &ending {
+                    Ending::Interrupted(by) => say::line(format_args!("ended by {by}")),
+                    Ending::TargetGone(how) => say::line(how),
+                    Ending::Done => {}
                 }
                 return Ok(ending);
             }
@@ -138,8 +155,10 @@ fn attach(
         pid,
         ..options.attach.clone()
     };
-    let attached = attach_on(&options, runtime, signals);
-    watcher.resume(pid);
+    let (attached, seen) = attach_seen(&options, runtime, signals);
+    // Its last walk there is one of it here, too.
+    let walk = seen.map(|report| WalkFigures::of(&report));
+    watcher.resume(pid, walk);
     Ok(match attached {
         Ok(Ending::Done) => Attached::Over(None),
         Ok(Ending::TargetGone(how)) => Attached::Over(Some(how)),
@@ -175,8 +194,19 @@ async fn watch(
             },
             () = &mut over, if has_shown => return Ok(Next::End(Ending::Done)),
             seen = watcher.next() => {
-                front.show(seen?)?;
+                let view = seen?;
+                let master = options.tree_of;
+                let is_gone = |master: &i32| {
+                    let mut rows = view.rows.iter();
+                    rows.all(|row| row.process.id.pid != *master)
+                };
+                let gone = master.filter(is_gone);
+                front.show(view)?;
                 has_shown = true;
+                if let Some(master) = gone {
+                    let how = Gone::Exited(master).to_string();
+                    return Ok(Next::End(Ending::TargetGone(how)));
+                }
             }
             _ = ticks.tick() => watcher.tick(),
         }

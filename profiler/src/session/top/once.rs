@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use profiler_core::host::HostView;
+use profiler_sampling::HostOptions;
 
 use super::TopOptions;
 use super::watcher::WatchedHost;
@@ -21,7 +22,12 @@ pub(super) const WALKS_FOR: Duration = Duration::from_secs(30);
 pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
     let options = options.clone();
     interrupt::unless_interrupted("top", &interrupt::flag()?, move |interrupted| {
-        let mut host = WatchedHost::new(options.host(), None);
+        // Each is counted in full, and nobody waits for a turn.
+        let of_all = HostOptions {
+            budget: None,
+            ..options.host()
+        };
+        let mut host = WatchedHost::new(of_all, None);
         let time = options.walks.then(|| options.duration.unwrap_or(WALKS_FOR));
         take(&mut host, time, interrupted)
     })

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use profiler_core::host::{HostModel, HostView, ProcessId, WalkFigures};
+use profiler_core::host::{HostModel, HostView, PlannedWalks, ProcessId, WalkFigures};
 use profiler_core::report::FragReport;
 use profiler_sampling::{HostOptions, HostSampler, now_ns};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -22,7 +22,10 @@ enum Request {
     /// Walk nothing until further notice.
     Rest,
     /// Go on; this process was attached to until now. Show what is known.
-    Resume { attached_to: i32 },
+    Resume {
+        attached_to: i32,
+        walk: Option<Box<WalkFigures>>,
+    },
 }
 
 type HostViewResult = Result<HostView, SessionError>;
@@ -74,9 +77,10 @@ impl Watcher {
         self.ask(Request::Walk(pid));
     }
 
-    /// Goes on after [`Self::rest`]: the process was attached to, which stops it, until now.
-    pub(in crate::session) fn resume(&mut self, attached_to: i32) {
-        self.ask(Request::Resume { attached_to });
+    /// Goes on after [`Self::rest`]: the process was attached to, which stops it, until now, and this was its last walk.
+    pub(in crate::session) fn resume(&mut self, attached_to: i32, walk: Option<WalkFigures>) {
+        let walk = walk.map(Box::new);
+        self.ask(Request::Resume { attached_to, walk });
     }
 
     fn ask(&mut self, request: Request) {
@@ -123,7 +127,11 @@ fn run(
     show: &UnboundedSender<Option<HostViewResult>>,
 ) {
     let (mut is_resting, mut is_all_walked) = (false, false);
-    let send = |host: &WatchedHost| show.send(Some(Ok(host.view()))).is_ok();
+    let send = |host: &WatchedHost| {
+        let mut view = host.view();
+        view.walks = walks.then(|| host.planned());
+        show.send(Some(Ok(view))).is_ok()
+    };
     loop {
         let pause = match walks && !is_resting {
             true if is_all_walked => LOOK,
@@ -146,9 +154,9 @@ fn run(
                 is_resting = true;
                 true
             }
-            Ok(Request::Resume { attached_to }) => {
+            Ok(Request::Resume { attached_to, walk }) => {
                 is_resting = false;
-                host.attached_to(attached_to);
+                host.attached_to(attached_to, walk.map(|walk| *walk));
                 send(&host)
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -184,8 +192,11 @@ pub(super) struct WatchedHost {
 impl WatchedHost {
     pub(super) fn new(options: HostOptions, black_box: Option<HostBlackBox>) -> Self {
         Self {
+            model: match options.tree_of {
+                Some(_) => HostModel::of_tree(),
+                None => HostModel::default(),
+            },
             sampler: HostSampler::new(options),
-            model: HostModel::default(),
             black_box,
         }
     }
@@ -205,6 +216,13 @@ impl WatchedHost {
 
     pub(super) fn view(&self) -> HostView {
         self.model.view(now_ns(), self.sampler.cost())
+    }
+
+    fn planned(&self) -> PlannedWalks {
+        PlannedWalks {
+            until_next_ns: self.sampler.until_walk().as_nanos() as u64,
+            budget: self.sampler.budget(),
+        }
     }
 
     /// Walks the process whose turn it is; whether one was due.
@@ -239,8 +257,11 @@ impl WatchedHost {
         }
     }
 
-    fn attached_to(&mut self, pid: i32) {
+    fn attached_to(&mut self, pid: i32, walk: Option<WalkFigures>) {
         if let Some(id) = self.model.process(pid) {
+            if let Some(walk) = walk {
+                self.model.walked(id, Ok(walk));
+            }
             // It ended with a walk; how long that stopped it is not known here.
             self.sampler.was_stopped(id, AFTER_ATTACH);
         }

@@ -31,6 +31,8 @@ pub(super) struct App {
     pub(super) size: (u16, u16),
     pub(super) view: Option<Box<HostView>>,
     pub(super) arrangement: Arrangement,
+    /// The master of the tree that is shown as one thing; `None` where all processes are.
+    pub(super) tree_of: Option<i32>,
     /// The lines of the table, made anew with each change.
     pub(super) lines: Vec<Line>,
     /// The chosen line, and the process on it, which it follows.
@@ -52,6 +54,7 @@ impl App {
             size: (0, 0),
             view: None,
             arrangement,
+            tree_of: None,
             lines: Vec::new(),
             at: 0,
             chosen: None,
@@ -59,6 +62,14 @@ impl App {
             is_typing: false,
             help: false,
             note: None,
+        }
+    }
+
+    /// The same of the tree of a master, if one is given.
+    pub(super) fn of_tree(self, master: Option<i32>) -> Self {
+        Self {
+            tree_of: master,
+            ..self
         }
     }
 

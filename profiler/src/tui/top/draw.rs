@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use profiler_core::columns::TextColumn;
-use profiler_core::host::{COLUMNS, ProcessColumn, ProcessRow, Totals, command, fitting};
+use profiler_core::host::{
+    COLUMNS, HostView, ProcessColumn, ProcessRow, TableOf, Totals, TreeView, command, fitting,
+};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, percent};
 use ratatui::Frame;
@@ -21,9 +23,29 @@ use crate::tui::screens::wrapped;
 const ABOVE: u16 = 3;
 const BELOW: u16 = 4;
 
+/// Lines of a tree's verdict above its table.
+const VERDICT: u16 = 4;
+
 /// Lines that the table has.
 pub(super) fn room(app: &App) -> usize {
-    usize::from(app.size.1.saturating_sub(ABOVE + BELOW))
+    let verdict = if app.tree_of.is_some() { VERDICT } else { 0 };
+    usize::from(app.size.1.saturating_sub(ABOVE + BELOW + verdict))
+}
+
+/// What a tree comes to, in so many lines as are there for it.
+fn verdict(app: &App, view: &HostView, width: u16) -> Vec<Line<'static>> {
+    let Some(master) = app.tree_of else {
+        return Vec::new();
+    };
+    let tree = TreeView {
+        master,
+        processes: view.clone(),
+        objects: None,
+    };
+    let text = tree.verdict().join(" ");
+    let mut lines = wrapped(&visible(&text).to_string(), width, app.theme.title());
+    lines.resize(usize::from(VERDICT), Line::default());
+    lines
 }
 
 /// Draws the app.
@@ -51,12 +73,21 @@ fn table(app: &App, width: u16) -> Vec<Line<'static>> {
     let is_python = view.rows.iter().all(|row| row.process.python.is_some());
     let totals = Totals::of(view.rows.iter());
     let what = if is_python { "Python " } else { "" };
-    let columns = fitting(usize::from(width));
+    let of = match app.tree_of {
+        Some(_) => TableOf::Tree,
+        None => TableOf::Host,
+    };
+    let columns = fitting(usize::from(width), of);
+    // Why rows have no figures comes before what it costs, which may have no room.
+    let costs = view.waiting().into_iter().chain(view.cost.phrases());
+    let costs: Vec<String> = costs.collect();
+    let costs = fitted(&costs.join(" │ "), usize::from(width));
     let mut lines = vec![
         Line::styled(totals.phrases(what).join(" │ "), app.theme.strong()),
-        Line::styled(view.cost.phrases().join(" │ "), app.theme.quiet()),
-        headings(app, &columns),
+        Line::styled(costs, app.theme.quiet()),
     ];
+    lines.extend(verdict(app, view, width));
+    lines.push(headings(app, &columns));
     let shown = app.lines.iter().enumerate().skip(app.first).take(room(app));
     lines.extend(shown.map(|(at, line)| {
         let row = &view.rows[line.row];

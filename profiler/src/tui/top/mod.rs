@@ -81,18 +81,19 @@ impl Program for App {
     }
 }
 
-/// Draws until the user leaves or the session says so; begins with `arrangement`. `effects` hears what the
-/// user wants.
+/// Draws until the user leaves or the session says so; begins with `arrangement`. Of a tree its master is given.
+/// `effects` hears what the user wants.
 ///
 /// # Errors
 /// As [`run`](super::run).
 pub fn run(
     updates: &Receiver<Update>,
     arrangement: Arrangement,
+    tree_of: Option<i32>,
     effects: impl FnMut(Effect),
 ) -> io::Result<()> {
     play(
-        App::new(Theme::from_environment(), arrangement),
+        App::new(Theme::from_environment(), arrangement).of_tree(tree_of),
         updates,
         effects,
     )

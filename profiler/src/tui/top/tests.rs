@@ -7,8 +7,8 @@ use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::Confidence;
 use profiler_core::explain::ShortVerdict;
 use profiler_core::host::{
-    Arrangement, Cost, HostView, Memory, MemoryGroup, ProcessId, ProcessRow, ProcessSample,
-    WalkFigures,
+    Arrangement, Cost, EndedProcess, HostView, Memory, MemoryGroup, PlannedWalks, ProcessId,
+    ProcessRow, ProcessSample, TreeHistory, WalkFigures, column_of,
 };
 use profiler_core::report::Mechanism;
 use ratatui::Terminal;
@@ -47,6 +47,7 @@ fn row(pid: i32, parent: i32, rss_mib: u64, words: &[&str]) -> ProcessRow {
                 max_bytes: Some(1 << 30),
                 left_bytes: None,
             })),
+            age_ns: None,
         },
         growth: Some(0.0),
         ..ProcessRow::default()
@@ -153,6 +154,56 @@ fn the_table_at_both_sizes() {
         press(&mut app, KeyCode::Char('?'));
         golden(&format!("top_help_{width}x{height}"), &frame(&app));
     }
+}
+
+#[test]
+fn a_tree_has_its_verdict_above_and_the_worst_first() {
+    let mut seen = view();
+    seen.rows.retain(|row| row.process.id.pid != 200);
+    seen.walks = Some(PlannedWalks {
+        until_next_ns: 6 * SECOND,
+        budget: Some(0.05),
+    });
+    let mut history = TreeHistory {
+        came: 2,
+        ended: 1,
+        ..TreeHistory::default()
+    };
+    history.last.push_back(EndedProcess {
+        pid: 99,
+        is_python: true,
+        rss_bytes: 180 << 20,
+        age_ns: Some(2400 * SECOND),
+        ..EndedProcess::default()
+    });
+    seen.history = Some(history);
+    let by_free = Arrangement {
+        sort: column_of("free").expect("a column"),
+        ..Arrangement::default()
+    };
+    let mut app = App::new(Theme::new(true), by_free).of_tree(Some(100));
+    update(&mut app, Message::Resize(120, 24));
+    update(&mut app, Message::View(Box::new(seen)));
+    let frame = frame(&app);
+    let words = frame.split_whitespace().collect::<Vec<_>>().join(" ");
+    for said in [
+        "1 waits for its first walk, the next in 6 s, as the budget of 5 % allows",
+        "Since it is watched 2 came and 1 ended: those that ran Python ended with an RSS of 180.0 MiB after 40m.",
+        "The worst is process 101 (celery -A tasks worker)",
+        "COPIED",
+    ] {
+        assert!(words.contains(said), "{said}: {frame}");
+    }
+    let at = |pid: &str| {
+        frame
+            .lines()
+            .position(|line| line.trim_start().starts_with(pid))
+    };
+    assert!(
+        at("101 ").is_some_and(|worst| Some(worst) < at("102 ") && at("102 ") < at("104 ")),
+        "{frame}"
+    );
+    assert!(frame.lines().count() <= 24, "{frame}");
 }
 
 #[test]
