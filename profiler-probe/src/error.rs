@@ -195,6 +195,35 @@ pub(super) fn deepest(error: &(dyn Error + 'static)) -> String {
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {
-    let all: Vec<String> = causes(error).map(ToString::to_string).collect();
-    all.join(": ")
+    let all = causes(error).map(|e| match e.downcast_ref::<ProgramError>() {
+        // Its own words have all that the verifier wrote, which may be thousands of lines.
+        Some(ProgramError::LoadError { verifier_log, .. }) => {
+            let log = verifier_log.to_string();
+            format!("its verifier refuses one: {}", last_words(&log))
+        }
+        _ => e.to_string(),
+    });
+    all.collect::<Vec<_>>().join(": ")
+}
+
+/// Why the verifier refuses a program: its last line but for what it counts at the end.
+fn last_words(log: &str) -> &str {
+    const COUNTS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+    let is_count = |line: &&str| COUNTS.iter().any(|count| line.starts_with(count));
+    let mut lines = log.lines().map(str::trim).rev();
+    let last = lines.find(|line| !line.is_empty() && !is_count(line));
+    last.unwrap_or("without a word")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_the_verifier_wrote_the_reason_is_shown() {
+        let log = "0: (bf) r7 = r1\n1: (85) call unknown#174\ninvalid func unknown#174\n\
+                   verification time 238 usec\nstack depth 0\nprocessed 2 insns (limit 1000000)\n\n";
+        assert_eq!(last_words(log), "invalid func unknown#174");
+        assert_eq!(last_words("\n"), "without a word");
+    }
 }

@@ -12,6 +12,7 @@ use profiler_core::sites::GrowthSampling;
 use profiler_core::units::nanoseconds;
 
 use super::error::deepest;
+use super::support::{self, LOCKED_DOWN};
 
 /// Programs, the kernel's tracepoints at which they run, and what is not watched without them: page faults by the program
 /// itself, and by the kernel for it.
@@ -48,6 +49,10 @@ const MAX_CHANGE: u64 = 4;
 
 /// Attaches all programs of growth. What cannot be had is said, a sentence each.
 pub(super) fn attach(bpf: &mut Ebpf) -> Vec<String> {
+    if !support::reads_kernel_memory() {
+        let what = format!("system calls and page faults ({LOCKED_DOWN})");
+        return vec![what];
+    }
     let mut missing = Vec::new();
     for (program, tracepoint, what) in WATCHED {
         if let Err(error) = attach_one(bpf, program, tracepoint) {

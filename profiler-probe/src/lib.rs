@@ -8,6 +8,7 @@
 
 mod armed;
 mod budget;
+mod by_site;
 mod calibrate;
 mod decode;
 mod error;

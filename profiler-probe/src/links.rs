@@ -22,6 +22,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
+use aya::sys::SyscallError;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
@@ -29,6 +30,7 @@ use nix::unistd::Pid;
 use profiler_target::{Deadline, Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use super::by_site::SitePrograms;
 use super::error::{deepest, os_error};
 use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
@@ -41,16 +43,30 @@ pub(super) const GUARD_NAME: &CStr = c"probe-guard";
 pub(super) struct Programs {
     /// The object that has them.
     pub(super) bpf: Ebpf,
-    /// Those of links of any number of sites, in the order of [`BpfProgram::ALL`]. Without them, each
-    /// site is attached by itself, by a perf event.
-    pub(super) multi: Option<Vec<MultiProgram>>,
+    /// How they are attached.
+    pub(super) attaching: Attaching,
+}
+
+/// How programs are attached to sites, by what the kernel has.
+pub(super) enum Attaching {
+    /// By links of any number of sites, of these programs in the order of [`BpfProgram::ALL`].
+    Multi(Vec<MultiProgram>),
+    /// Each site by itself, by a perf event with a cookie.
+    Events,
+    /// Each site by itself, by a perf event and with a program of its own.
+    BySite(SitePrograms),
 }
 
 impl Programs {
     /// The descriptors of the programs.
     fn descriptors(&self) -> Result<Vec<RawFd>, ProgramError> {
-        if let Some(programs) = &self.multi {
-            return Ok(programs.iter().map(MultiProgram::as_raw_fd).collect());
+        match &self.attaching {
+            Attaching::Multi(programs) => {
+                return Ok(programs.iter().map(MultiProgram::as_raw_fd).collect());
+            }
+            // They are made by the guard, of maps.
+            Attaching::BySite(programs) => return Ok(programs.maps().to_vec()),
+            Attaching::Events => {}
         }
         let descriptor = |program: &BpfProgram| {
             let program = self.bpf.program(program.name());
@@ -68,13 +84,20 @@ impl Programs {
         pid: NonZeroU32,
         points: &[(u64, u64)],
     ) -> Result<Held, ProgramError> {
-        if let Some(multi) = &self.multi {
+        if let Attaching::Multi(multi) = &self.attaching {
             let link = multi[program as usize].link(path, pid.get(), points)?;
             return Ok(Held::Multi(link));
         }
         let [(offset, cookie)] = *points else {
             return Err(invalid());
         };
+        if let Attaching::BySite(programs) = &mut self.attaching {
+            let event = programs.attach(program, path, pid.get(), (offset, cookie));
+            return event.map(Held::Event).map_err(|io_error| {
+                let call = "perf_event_open";
+                SyscallError { call, io_error }.into()
+            });
+        }
         let point = UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(offset),
             cookie: Some(cookie),
@@ -92,6 +115,9 @@ enum Held {
     Pinned(Pinned),
     /// One that it removes when the descriptor is closed.
     Multi(OwnedFd),
+    /// The event of one site, which goes when it is closed.
+    #[expect(dead_code, reason = "held for its drop")]
+    Event(OwnedFd),
     /// A link of one site.
     #[expect(dead_code, reason = "held for its drop")]
     Single(UProbeLink),

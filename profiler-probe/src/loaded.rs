@@ -13,11 +13,13 @@ use profiler_common::sampling::{PythonFrames, SamplingCounter};
 use profiler_common::{Call, Config};
 use profiler_target::host;
 
+use super::by_site::SitePrograms;
 use super::error::ProbeError;
 use super::growth;
-use super::links::{Link, Links, Programs};
+use super::links::{Attaching, Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
 use super::program::BpfProgram;
+use super::support;
 
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 
@@ -70,8 +72,8 @@ impl Loaded {
             first => first,
         }
         .map_err(|error| ProbeError::of_load(&error))?;
-        let multi = load_multi(&bpf, &object);
-        if multi.is_none() {
+        let attaching = attaching(&bpf, &object)?;
+        if matches!(attaching, Attaching::Events) {
             for program in BpfProgram::ALL {
                 uprobe(&mut bpf, program)?
                     .load()
@@ -87,7 +89,7 @@ impl Loaded {
         let lost = map(&mut bpf, "LOST")?;
         let calls = map(&mut bpf, "CALLS")?;
         let events = map(&mut bpf, "EVENTS")?;
-        let mut programs = Programs { bpf, multi };
+        let mut programs = Programs { bpf, attaching };
         Ok(Self {
             links: start_guard(&mut programs)?,
             programs,
@@ -116,7 +118,7 @@ impl Loaded {
 
     /// Whether one link may have several sites.
     pub(super) fn is_multi(&self) -> bool {
-        self.programs.multi.is_some()
+        matches!(self.programs.attaching, Attaching::Multi(_))
     }
 
     /// Attaches one program in process `pid` at `points`: offsets in the file at `path`, with
@@ -214,15 +216,35 @@ impl Loaded {
     }
 }
 
-/// The programs for links of several sites, where the kernel has those.
-fn load_multi(bpf: &Ebpf, object: &[u8]) -> Option<Vec<MultiProgram>> {
+/// How programs are attached here: the best of what the kernel has.
+fn attaching(bpf: &Ebpf, object: &[u8]) -> Result<Attaching, ProbeError> {
     let maps = bpf.maps().filter_map(|(name, map)| match map {
         Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::RingBuf(data) => {
             Some((name, data.fd().as_fd().as_raw_fd()))
         }
         _ => None,
     });
-    let relocated = Relocated::new(object, &maps.collect::<Vec<_>>())?;
+    let maps: Vec<_> = maps.collect();
+    let may_read = support::reads_kernel_memory();
+    let relocated = Relocated::new(object, &maps);
+    let relocated = match may_read {
+        true => relocated,
+        false => relocated.map(Relocated::without_kernel_reads),
+    };
+    if let Some(programs) = relocated.as_ref().and_then(load_multi) {
+        return Ok(Attaching::Multi(programs));
+    }
+    // Programs that aya loads are those of the object as it is.
+    if may_read && support::has_cookies() {
+        return Ok(Attaching::Events);
+    }
+    let relocated = relocated.ok_or_else(|| ProbeError::Load("the object is damaged".into()))?;
+    let maps = maps.iter().map(|(_, descriptor)| *descriptor).collect();
+    Ok(Attaching::BySite(SitePrograms::new(relocated, maps)))
+}
+
+/// The programs for links of several sites, where the kernel has those.
+fn load_multi(relocated: &Relocated) -> Option<Vec<MultiProgram>> {
     let programs = BpfProgram::ALL.map(|p| relocated.load(p.name(), p == BpfProgram::Return));
     let programs: Vec<MultiProgram> = programs.into_iter().collect::<Option<_>>()?;
     programs[0].is_usable().then_some(programs)

@@ -1,10 +1,11 @@
 //! Many sites attached by one link (`uprobe_multi`, Linux 6.6): they are set and removed together,
 //! where perf events go one after the other, each waiting for the kernel by itself.
 //!
-//! aya has no such links yet. It makes the maps; the programs are loaded and linked here by bpf(2).
+//! aya has no such links yet. It makes the maps; the programs are loaded and linked here by bpf(2). So are those that
+//! know their one site without a cookie (`by_site.rs`), on perf events.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,8 +14,12 @@ use std::path::Path;
 use aya::sys::SyscallError;
 use aya_obj::Object;
 use aya_obj::generated::bpf_attach_type::BPF_TRACE_UPROBE_MULTI;
+use aya_obj::generated::bpf_func_id::BPF_FUNC_probe_read_kernel;
 use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_KPROBE;
-use aya_obj::generated::{BPF_F_UPROBE_MULTI_RETURN, bpf_attr, bpf_cmd};
+use aya_obj::generated::{BPF_ALU64, BPF_CALL, BPF_EXIT, BPF_JMP, BPF_K, BPF_MOV};
+use aya_obj::generated::{
+    BPF_F_UPROBE_MULTI_RETURN, PERF_FLAG_FD_CLOEXEC, bpf_attr, bpf_cmd, bpf_insn, perf_event_attr,
+};
 
 /// A program that is loaded for such links.
 pub(super) struct MultiProgram {
@@ -40,22 +45,69 @@ impl Relocated {
         Some(Self(parsed))
     }
 
+    /// The same for a kernel whose memory BPF programs may not read: each try of them fails instead.
+    pub(super) fn without_kernel_reads(mut self) -> Self {
+        const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
+        const MOVE: u8 = (BPF_ALU64 | BPF_MOV | BPF_K) as u8;
+        let functions = self.0.functions.values_mut();
+        for one in functions.flat_map(|function| &mut function.instructions) {
+            let is_helper = one.code == CALL && one.src_reg() == 0;
+            if is_helper && one.imm == BPF_FUNC_probe_read_kernel as i32 {
+                *one = instruction(MOVE, 0, -libc::EPERM);
+            }
+        }
+        self
+    }
+
     /// Loads the program of this name; `None` when it is not there or the kernel does not take it.
     pub(super) fn load(&self, name: &str, at_return: bool) -> Option<MultiProgram> {
-        let program = self.0.programs.get(name)?;
-        let instructions = &self.0.functions.get(&program.function_key())?.instructions;
-        let mut attr = zeroed();
-        // SAFETY: all bytes of the union are zero, which this member may be.
-        let load = unsafe { &mut attr.__bindgen_anon_3 };
-        load.prog_type = BPF_PROG_TYPE_KPROBE as u32;
-        load.expected_attach_type = BPF_TRACE_UPROBE_MULTI as u32;
-        load.insns = instructions.as_ptr() as u64;
-        load.insn_cnt = instructions.len() as u32;
-        load.license = self.0.license.as_ptr() as u64;
-        // SAFETY: `attr` points at instructions and a licence that outlive the call.
-        let fd = unsafe { bpf_descriptor(bpf_cmd::BPF_PROG_LOAD, &mut attr) }.ok()?;
-        Some(MultiProgram { fd, at_return })
+        let instructions = self.instructions(name)?;
+        let fd = load(instructions, &self.0.license, BPF_TRACE_UPROBE_MULTI as u32);
+        Some(MultiProgram {
+            fd: fd.ok()?,
+            at_return,
+        })
     }
+
+    /// The instructions of the program of this name, with those of the functions that it calls.
+    pub(super) fn instructions(&self, name: &str) -> Option<&[bpf_insn]> {
+        let program = self.0.programs.get(name)?;
+        let function = self.0.functions.get(&program.function_key())?;
+        Some(&function.instructions)
+    }
+
+    /// Loads these instructions, to be attached as a perf event's program.
+    pub(super) fn load_for_event(&self, instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
+        load(instructions, &self.0.license, 0)
+    }
+}
+
+/// Whether the kernel has such links, asked by a program that does nothing.
+pub(super) fn is_supported() -> bool {
+    let nothing = [
+        instruction((BPF_ALU64 | BPF_MOV | BPF_K) as u8, 0, 0),
+        instruction((BPF_JMP | BPF_EXIT) as u8, 0, 0),
+    ];
+    let fd = load(&nothing, c"GPL", BPF_TRACE_UPROBE_MULTI as u32);
+    let program = fd.map(|fd| MultiProgram {
+        fd,
+        at_return: false,
+    });
+    program.is_ok_and(|program| program.is_usable())
+}
+
+/// Loads instructions of a program for probes.
+fn load(instructions: &[bpf_insn], license: &CStr, attach_type: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: all bytes of the union are zero, which this member may be.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = BPF_PROG_TYPE_KPROBE as u32;
+    load.expected_attach_type = attach_type;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = instructions.len() as u32;
+    load.license = license.as_ptr() as u64;
+    // SAFETY: `attr` points at instructions and a licence that outlive the call.
+    unsafe { bpf_descriptor(bpf_cmd::BPF_PROG_LOAD, &mut attr) }
 }
 
 impl MultiProgram {
@@ -111,8 +163,89 @@ impl MultiProgram {
     }
 }
 
+/// Where the kernel says by which number uprobes are asked for, and by which bit those at a return.
+const UPROBE_TYPE: &str = "/sys/bus/event_source/devices/uprobe/type";
+const UPROBE_RETURN_BIT: &str = "/sys/bus/event_source/devices/uprobe/format/retprobe";
+
+/// Attaches a program in process `pid` at `offset` of the file at `path`, by a perf event alone: without a link and
+/// so without a cookie. The probe is gone when the descriptor is closed.
+pub(super) fn attach_event(
+    program: &OwnedFd,
+    path: &Path,
+    pid: u32,
+    offset: u64,
+    at_return: bool,
+) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: plain numbers, for all of which zero is a value.
+    let mut asked: perf_event_attr = unsafe { std::mem::zeroed() };
+    asked.type_ = number_in(UPROBE_TYPE)?;
+    asked.size = size_of::<perf_event_attr>() as u32;
+    asked.config = match at_return {
+        true => 1 << number_in(UPROBE_RETURN_BIT)?,
+        false => 0,
+    };
+    asked.__bindgen_anon_3.config1 = path.as_ptr() as u64;
+    asked.__bindgen_anon_4.config2 = offset;
+    let (any_cpu, no_group) = (-1, -1);
+    let close_on_exec = PERF_FLAG_FD_CLOEXEC;
+    // SAFETY: `asked` is as long as it says, and points at a path that outlives the call.
+    let fd = unsafe {
+        let asked = &raw const asked;
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            asked,
+            pid,
+            any_cpu,
+            no_group,
+            close_on_exec,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel gave this descriptor to nobody else.
+    let event = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    event_control(&event, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd())?;
+    event_control(&event, PERF_EVENT_IOC_ENABLE, 0)?;
+    Ok(event)
+}
+
+/// Commands on perf events (`include/uapi/linux/perf_event.h`).
+const PERF_EVENT_IOC_ENABLE: libc::c_ulong = nix::request_code_none!(b'$', 0);
+const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = nix::request_code_write!(b'$', 8, size_of::<u32>());
+
+fn event_control(event: &OwnedFd, command: libc::c_ulong, argument: RawFd) -> io::Result<()> {
+    // SAFETY: a descriptor of our own, and a command that takes a number.
+    match unsafe { libc::ioctl(event.as_raw_fd(), command, argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The number in a file of the kernel's, as `6` or `config:0`.
+fn number_in(path: &str) -> io::Result<u32> {
+    let text = std::fs::read_to_string(path)?;
+    let number = text
+        .trim()
+        .rsplit(':')
+        .next()
+        .and_then(|number| number.parse().ok());
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// How often a command is given that a signal interrupts. Each signal is handled in between.
 const MAX_TRIES: u32 = 1000;
+
+/// An instruction on the register of results, without an offset.
+pub(super) fn instruction(code: u8, source: u8, immediate: i32) -> bpf_insn {
+    // SAFETY: plain numbers, for all of which zero is a value.
+    let mut made: bpf_insn = unsafe { std::mem::zeroed() };
+    made.code = code;
+    made.set_src_reg(source);
+    made.imm = immediate;
+    made
+}
 
 /// A command's arguments, of which none is given.
 pub(super) fn zeroed() -> bpf_attr {

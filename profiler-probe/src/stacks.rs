@@ -14,6 +14,7 @@ use super::armed::Armed;
 use super::error::ProbeError;
 use super::kernel_types;
 use super::native::NativeStacks;
+use super::support::{self, LOCKED_DOWN};
 
 /// The mean bytes between points of the sample before anything is known of the target.
 const FIRST_MEAN_BYTES: u64 = 512 << 10;
@@ -69,6 +70,9 @@ impl Stacks {
         let find = || {
             let version = target.python_version()?;
             let version = version.ok_or("the target runs no Python")?;
+            if !support::reads_kernel_memory() {
+                return Err(format!("threads cannot be told apart, as {LOCKED_DOWN}").into());
+            }
             let fs_base = kernel_types::fs_base();
             let fs_base = fs_base.ok_or(
                 "the kernel does not describe its types (no /sys/kernel/btf/vmlinux), so threads \

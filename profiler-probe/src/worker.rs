@@ -81,6 +81,12 @@ impl Worker {
                 "where the heap of brk ends could not be read, so that its first growth is not counted: {error}"
             ));
         }
+        if target.may_get_huge_pages() {
+            missing.push(
+                "huge pages that are touched, beyond 4 KiB of each (transparent_hugepage is `always` on this host)"
+                    .into(),
+            );
+        }
         let now_ns = now_ns();
         self.refresh(now_ns)?;
         let rate = GrowthRate::new(now_ns, missing);

@@ -16,6 +16,8 @@ kept, mapped = [], []
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
+# PR_SET_THP_DISABLE: a fault brings one page, also where huge pages are made without being asked for.
+libc.prctl(41, int(len(sys.argv) < 2), 0, 0, 0)
 MIB = 1 << 20
 
 def map_some(n):
@@ -67,6 +69,22 @@ fn start(budget: Budget) -> (Child, ProbeSession) {
     let growth = session.sites().growth.expect("it is watched");
     assert!(growth.missing.is_empty(), "{growth:?}");
     (child, session)
+}
+
+#[test]
+fn pages_that_may_be_huge_are_said_not_to_be_counted_whole() {
+    let huge = profiler_target::host::transparent_huge_pages();
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", PROGRAM, "huge"]);
+    let child = Child::run(python);
+    assert_eq!(child.first_line(), "ready");
+    let target = Target::open(child.pid()).expect("it runs");
+    let session = ProbeSession::attach(child.pid(), &watching(&target), Budget::Unlimited);
+    let growth = session.expect("probes").sites().growth;
+    let missing = growth.expect("it is watched").missing;
+    let expected = huge.as_deref() == Some("always");
+    let said = missing.iter().any(|what| what.starts_with("huge pages"));
+    assert_eq!(said, expected, "{huge:?}: {missing:?}");
 }
 
 /// The growth of a function.

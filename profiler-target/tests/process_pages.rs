@@ -145,7 +145,10 @@ fn every_state_of_a_page_is_reported() {
         assert_eq!(of(untouched, mib), []);
         let touched = of(vast, mib << 16);
         assert_eq!(touched.len(), 1);
-        assert_eq!(touched[0].range.start().get(), vast + (mib << 15));
+        // One page, or the huge one that the kernel makes of it where it does so by itself.
+        let one = RemoteAddr::new(vast + (mib << 15));
+        assert!(touched[0].range.contains(one), "{touched:?}");
+        assert!(touched[0].range.len() <= 2 * mib, "{touched:?}");
         assert!(
             of(zero, mib)
                 .iter()
@@ -156,7 +159,9 @@ fn every_state_of_a_page_is_reported() {
             mib
         );
         let guard = of(guarded, mib / 2);
-        assert!(guard.is_empty(), "{guard:?}: guard regions need Linux 6.13");
+        // Older kernels have no guard regions: the pages stay.
+        let has_guards = host::kernel_version() >= Some((6, 13));
+        assert_eq!(guard.is_empty(), has_guards, "{guard:?}");
         if i == 0 && PageSource::of_this_kernel() == PageSource::Scan {
             assert!(of(huge, 2 * mib).iter().all(|run| run.state.is_huge()));
         }
@@ -229,8 +234,11 @@ fn shared_memory_is_a_class_of_its_own_and_pages_of_others_count_as_shared() {
         ..Sample::default()
     });
     let row = report.ledger_row(LedgerClass::SharedMemory).expect("a row");
-    assert_eq!(row.resident_bytes, shared_memory);
     assert_eq!(row.resident_bytes, 4 << 20);
+    // Before Linux 6.2 each thread keeps up to 63 pages for itself until they are counted there (`add_mm_counter_fast`
+    // in `mm/memory.c`), later each processor does.
+    let late = row.resident_bytes.abs_diff(shared_memory);
+    assert!(late <= 64 * PAGE_SIZE, "{shared_memory}");
     let by_ledger: u64 = report.ledger.iter().map(|row| row.shared_bytes).sum();
     // Other processes map libraries and end while this is read.
     assert!(

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use profiler_core::sample::KernelCount;
 
 use super::Target;
+use crate::host;
 use crate::proc_dir::field;
 
 impl Target {
@@ -50,6 +51,14 @@ impl Target {
             peak_rss_bytes: bytes("VmHWM").unwrap_or(rss_bytes),
             ..KernelCount::default()
         })
+    }
+
+    /// Whether the kernel makes huge pages of its memory without being asked to: a page fault may bring 2 MiB then.
+    pub fn may_get_huge_pages(&self) -> bool {
+        let always = host::transparent_huge_pages().is_some_and(|mode| mode == "always");
+        // What a process chose for itself (`PR_SET_THP_DISABLE`). One that is gone gets none.
+        let status = || self.dir.text("status").unwrap_or_default();
+        always && field(&status(), "THP_enabled") == Some(1)
     }
 
     /// How many processors its main thread may run on, which allocators ask for at their start.

@@ -3,7 +3,7 @@
 mod breakpoints;
 mod target;
 
-use profiler_probe::support;
+use profiler_probe::support::{self, ProbeLinks};
 use profiler_target::host::{self, Capability};
 use profiler_target::{Action, Denial, ErrorKind, OpenError, PageSource};
 
@@ -42,6 +42,8 @@ pub enum Fix {
     NewerKernelForProbes,
     /// A kernel that was built with something.
     KernelBuiltWith(KernelOption),
+    /// A kernel that attaches all sites by one link.
+    KernelWithMultiLinks,
     /// A kernel with `PAGEMAP_SCAN`.
     KernelWithPagemapScan,
     /// A boot without lockdown.
@@ -139,11 +141,9 @@ pub fn run(pid: Option<i32>) -> Vec<Check> {
         btf(),
         uprobes(),
         perf_events(),
-        ptrace(),
-        pages(),
-        lockdown(),
-        container(),
     ];
+    checks.extend(probe_links());
+    checks.extend([ptrace(), pages(), lockdown(), container()]);
     if let Some(pid) = pid {
         checks.extend(target::checks(pid));
     }
@@ -253,7 +253,7 @@ fn btf() -> Check {
         Check::bad(
             name,
             Grade::Limited,
-            "no /sys/kernel/btf/vmlinux",
+            "no /sys/kernel/btf/vmlinux: call sites have no Python functions",
             Fix::KernelBuiltWith(KernelOption::Btf),
         )
     }
@@ -302,6 +302,25 @@ fn perf_events() -> Check {
         denial,
     };
     Check::kind(name, Grade::Missing, found, kind)
+}
+
+/// `None` where it cannot be asked, as the row of BPF says.
+fn probe_links() -> Option<Check> {
+    let name = "probe links";
+    support::try_bpf().ok()?;
+    let found = match ProbeLinks::of_this_kernel() {
+        ProbeLinks::OneForAll => return Some(Check::ok(name, "one for all sites")),
+        ProbeLinks::OneForEach => "one perf event for each site",
+        ProbeLinks::ProgramForEach => "one perf event and one program for each site",
+    };
+    let found =
+        format!("{found}: setting and removing all takes a second or two, and windows are shorter");
+    Some(Check::bad(
+        name,
+        Grade::Limited,
+        found,
+        Fix::KernelWithMultiLinks,
+    ))
 }
 
 fn ptrace() -> Check {
@@ -360,7 +379,9 @@ fn lockdown() -> Check {
         Some(mode @ "confidentiality") => Check::bad(
             name,
             Grade::Limited,
-            format!("{mode}: BPF programs may not read kernel memory, probes may be refused"),
+            format!(
+                "{mode}: BPF programs may not read kernel memory, so call sites have no Python functions, and growth is not watched"
+            ),
             Fix::NoLockdown,
         ),
         Some(mode) => Check::ok(name, mode),

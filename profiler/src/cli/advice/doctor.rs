@@ -11,10 +11,11 @@ impl Advice {
             Fix::KnownArchitecture => "run fragscope on an x86-64 host",
             Fix::NewerKernelForProbes => "upgrade the kernel to 5.8 or later, or use --no-probes",
             Fix::KernelBuiltWith(option) => built_with(*option),
-            Fix::KernelWithPagemapScan => "upgrade the kernel to 6.7 or later for PAGEMAP_SCAN",
-            Fix::NoLockdown => {
-                "boot without lockdown=confidentiality on the kernel's command line, or use --no-probes"
+            Fix::KernelWithMultiLinks => {
+                "upgrade the kernel to 6.10 or later for links of many sites (uprobe_multi)"
             }
+            Fix::KernelWithPagemapScan => "upgrade the kernel to 6.7 or later for PAGEMAP_SCAN",
+            Fix::NoLockdown => "boot without lockdown=confidentiality on the kernel's command line",
             Fix::HostPidNamespace => {
                 "docker run --pid=host ..., or run fragscope on the host with the host's pid"
             }
