@@ -54,7 +54,7 @@ pub(super) enum Attaching {
     /// Each site by itself, by a perf event with a cookie.
     Events,
     /// Each site by itself, by a perf event and with a program of its own.
-    BySite(SitePrograms),
+    BySite(Box<SitePrograms>),
 }
 
 impl Programs {

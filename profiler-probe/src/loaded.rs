@@ -240,7 +240,8 @@ fn attaching(bpf: &Ebpf, object: &[u8]) -> Result<Attaching, ProbeError> {
     }
     let relocated = relocated.ok_or_else(|| ProbeError::Load("the object is damaged".into()))?;
     let maps = maps.iter().map(|(_, descriptor)| *descriptor).collect();
-    Ok(Attaching::BySite(SitePrograms::new(relocated, maps)))
+    let programs = SitePrograms::new(relocated, maps);
+    Ok(Attaching::BySite(Box::new(programs)))
 }
 
 /// The programs for links of several sites, where the kernel has those.

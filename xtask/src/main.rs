@@ -5,6 +5,7 @@ mod bpf;
 mod dependencies;
 mod deploy;
 mod dist;
+mod kernels;
 mod layers;
 mod pythons;
 mod test;
@@ -40,6 +41,10 @@ tasks:
                       make what people install (a wheel, a Debian package, a tar of the static program,
                       a bill of materials, sums) in target/dist, and try each where nothing else is (as
                       root); --development packs the program of development instead, in seconds
+  kernels [OPTION...] boot Debian's kernels (5.10, 6.1, 6.12 and the newest of its backports) in a virtual machine, run
+                      the privileged tests on each, and write the tables of docs/kernels.md (as root; downloads
+                      some 500 MB once; hours in software emulation); --suite NAME boots one kernel, --row WORDS runs
+                      rows with them, --kept writes the tables of what the last runs have reported
   pythons             install CPythons that are newer than the distribution's in target/pythons (as root), and
                       print what FRAGSCOPE_TEST_PYTHONS names so that tests take them, too
   check-deploy        fail where deploy/daemonset.yaml is not what Kubernetes takes; installs what knows that
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["torture", options @ ..] => torture::run(options),
         ["dist", options @ ..] => dist::run(options),
+        ["kernels", options @ ..] => kernels::run(options),
         ["pythons"] => pythons::install(),
         ["check-deploy"] => deploy::check(),
         ["check-dependencies"] => dependencies::check(),

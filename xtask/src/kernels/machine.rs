@@ -1,0 +1,120 @@
+//! A virtual machine that boots a kernel, runs the checks and switches itself off.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::packages::Kernel;
+
+/// Of the guest.
+const MEMORY: &str = "2048";
+const PROCESSORS: &str = "2";
+/// A guest that takes longer hangs: its checks have bounds of their own.
+const ENDS_WITHIN: Duration = Duration::from_secs(3 * 3600);
+
+/// What is booted.
+pub(super) struct Machine<'m> {
+    pub(super) kernel: &'m Kernel,
+    pub(super) initramfs: &'m Path,
+    pub(super) disk: &'m Path,
+    /// Where the console's output and the report go.
+    pub(super) folder: &'m Path,
+}
+
+impl Machine<'_> {
+    /// Boots it with these words on the kernel's command line, and gives what the guest reported.
+    pub(super) fn run(&self, name: &str, words: &str) -> Result<Vec<Value>> {
+        let (console, report) = (self.place(name, "console"), self.place(name, "report"));
+        let mut child = self.command(words, &console, &report).spawn()?;
+        let began = Instant::now();
+        loop {
+            if child.try_wait()?.is_some() {
+                break;
+            }
+            if began.elapsed() > ENDS_WITHIN {
+                child.kill()?;
+                child.wait()?;
+                bail!(
+                    "the guest did not end; its console is in {}",
+                    console.display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let all = read(&report);
+        let all = all.with_context(|| format!("the console is in {}", console.display()))?;
+        if !all.iter().any(|one| one["kind"] == "end") {
+            let broken = all.iter().find(|one| one["kind"] == "broken");
+            let said = broken.and_then(|one| one["said"].as_str());
+            bail!(
+                "the checks did not come to their end: {}",
+                said.unwrap_or("the guest ended before")
+            );
+        }
+        Ok(all)
+    }
+
+    /// What the last run of this name has reported, whole or not; nothing where there was none.
+    pub(super) fn kept(&self, name: &str) -> Result<Vec<Value>> {
+        let report = self.place(name, "report");
+        match report.exists() {
+            true => read(&report),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    fn place(&self, name: &str, what: &str) -> PathBuf {
+        let file = format!("{}-{name}.{what}", self.kernel.release);
+        self.folder.join(file)
+    }
+
+    fn command(&self, words: &str, console: &Path, report: &Path) -> Command {
+        let file = |path: &Path| format!("file:{}", path.display());
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-machine", "q35", "-accel", accelerator()])
+            // Five levels of page tables only make an emulated one slower.
+            .args(["-cpu", "max,la57=off"])
+            .args(["-m", MEMORY, "-smp", PROCESSORS, "-no-reboot"])
+            .args(["-display", "none", "-monitor", "none", "-nic", "none"])
+            .args(["-serial", &file(console), "-serial", &file(report)])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            // What the guest writes is gone with it.
+            .args(["-snapshot", "-drive"])
+            .arg(format!("file={},if=virtio,format=raw", self.disk.display()))
+            .arg("-append")
+            .arg(format!(
+                "console=ttyS0 panic=-1 no_timer_check loglevel=4 {words}"
+            ))
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+/// The processor's own virtualisation, or software, which takes ten times as long. A `/dev/kvm` on a processor without
+/// it is one for guests that are made for that, which these are not.
+fn accelerator() -> &'static str {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |flag| processors.split_whitespace().any(|word| word == flag);
+    let may = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if may.is_ok() && (has("vmx") || has("svm")) {
+        "kvm"
+    } else {
+        "tcg,thread=multi"
+    }
+}
+
+/// The lines of a report.
+fn read(path: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(path)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let of = |line: &str| serde_json::from_str(line).with_context(|| line.to_owned());
+    lines.map(of).collect()
+}
