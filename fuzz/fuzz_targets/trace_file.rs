@@ -47,7 +47,7 @@ fn written(input: &[u8]) -> Vec<u8> {
     for four in input.chunks_exact(4) {
         let (addr, number) = (0x1000 + (u64::from(four[1]) << 6), u32::from(four[2]));
         let bytes = 1u64.wrapping_shl(u32::from(four[3]));
-        let kind = match four[0] % 14 {
+        let kind = match four[0] % 15 {
             0 | 1 => EventKind::Alloc {
                 addr,
                 bytes,
@@ -72,6 +72,7 @@ fn written(input: &[u8]) -> Vec<u8> {
             },
             11 => EventKind::ObjectFree { addr },
             12 => EventKind::ObjectRealloc { addr },
+            13 => EventKind::Trim { pad: bytes },
             _ => EventKind::Exit,
         };
         let event = Event {

@@ -46,11 +46,13 @@ pub enum RecordKind {
     ObjectRealloc = 18,
     /// To `addr`, with `size` bytes.
     ObjectReallocated = 19,
+    /// `malloc_trim` has returned, which was asked to leave `size` bytes at the top.
+    Trimmed = 20,
 }
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Alloc,
         Self::Calloc,
         Self::Free,
@@ -70,6 +72,7 @@ impl RecordKind {
         Self::ObjectFree,
         Self::ObjectRealloc,
         Self::ObjectReallocated,
+        Self::Trimmed,
     ];
 
     /// The kind of this number, if there is one.

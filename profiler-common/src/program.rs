@@ -129,6 +129,8 @@ impl OpCode {
     pub const EXEC: Self = Self(14);
     /// Checkpoint `value`, of the process that plays it.
     pub const CHECKPOINT: Self = Self(13);
+    /// `malloc_trim(value)`.
+    pub const TRIM: Self = Self(15);
 }
 
 /// How much of a block is touched is not known.
@@ -144,6 +146,8 @@ pub struct Control {
     pub now_ns: AtomicU64,
     /// `malloc_trim(0)` is called in each process each time so many ns have passed; 0 is never.
     pub trim_every_ns: u64,
+    /// The first time so many ns earlier than after one such period.
+    pub trim_phase_ns: u64,
     /// Not 0 when `malloc_trim(0)` is called before each checkpoint is looked at.
     pub trim_at_checkpoints: u32,
     /// Not 0 when blocks of which it is not known are left untouched, else they are touched whole.

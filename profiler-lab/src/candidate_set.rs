@@ -20,6 +20,9 @@ const RUNS: u32 = 5;
 const MAX_RUNS: u32 = 15;
 const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(75);
+/// Periodic trims are played so often, each time a part of the period earlier: when the program ends depends on when it
+/// began, and a timer of its own would not know either.
+const PHASES: u32 = 5;
 /// Of the memory that is available now, all players together may take this share.
 const MEMORY_SHARE: f64 = 0.8;
 
@@ -60,6 +63,8 @@ struct Job {
     candidate: usize,
     assumed: Assumed,
     walk: bool,
+    /// How many of [`PHASES`] its trims come earlier.
+    phase: u32,
 }
 
 /// What is assumed where the recording does not show it.
@@ -137,8 +142,16 @@ impl<'a> CandidateSet<'a> {
                         candidate: number,
                         assumed: Assumed { touch, fill },
                         walk: number == 0,
+                        phase: 0,
                     };
-                    queue.push_back(job(Touch::Most, GapFill::First));
+                    let phases = match candidate.trim {
+                        Trim::Every(_) => PHASES,
+                        Trim::Never | Trim::AtCheckpoints => 1,
+                    };
+                    queue.extend((0..phases).map(|phase| Job {
+                        phase,
+                        ..job(Touch::Most, GapFill::First)
+                    }));
                     if config.touch_is_uncertain && number < config.shown {
                         bounds.push(job(Touch::Least, GapFill::First));
                     }
@@ -218,6 +231,10 @@ impl<'a> CandidateSet<'a> {
                 Trim::Every(period) => Some(period),
                 Trim::Never | Trim::AtCheckpoints => None,
             },
+            trim_phase: match candidate.trim {
+                Trim::Every(period) => period / PHASES * job.phase,
+                Trim::Never | Trim::AtCheckpoints => Duration::ZERO,
+            },
             trim_at_checkpoints: candidate.trim == Trim::AtCheckpoints,
             cpus: self.config.cpus,
             core: Some(core),
@@ -268,6 +285,7 @@ impl<'a> CandidateSet<'a> {
             candidate: again,
             assumed: Assumed::default(),
             walk: false,
+            phase: state.started[again] % PHASES,
         })
     }
 

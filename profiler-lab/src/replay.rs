@@ -387,6 +387,7 @@ impl PlayedSet<'_> {
             threads: summary.threads,
             processes: summary.processes,
             duration_ns: summary.duration_ns,
+            trims: summary.trims,
             peak_live_bytes: summary.peak_live_bytes,
             has_objects: self.objects.is_some(),
             lacks_objects: description.objects.is_some() && self.objects.is_none(),

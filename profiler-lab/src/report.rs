@@ -71,6 +71,8 @@ pub struct TraceFacts {
     pub has_objects: bool,
     /// Whether that was to be recorded, and is not in it.
     pub lacks_objects: bool,
+    /// Calls of `malloc_trim`: they are played too.
+    pub trims: u64,
     /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,
     /// Bytes live where the memory is final, likewise; `None` without any checkpoint.

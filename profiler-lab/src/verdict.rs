@@ -2,7 +2,7 @@
 
 use profiler_core::allocator::{Allocator, BuildId};
 use profiler_core::prediction::TRUSTED_ERROR;
-use profiler_core::units::bytes;
+use profiler_core::units::{bytes, count};
 use profiler_core::worth;
 
 use super::calibrate::{Calibration, error};
@@ -16,6 +16,9 @@ const IN_USE: f64 = 0.8;
 /// The verdict on a report in which all else is there.
 pub fn verdict(report: &Report) -> String {
     let now = report.now().and_then(|row| Some((row, row.measured?)));
+    if let Some(said) = now.and_then(|(_, had)| too_little(report, &had)) {
+        return said;
+    }
     if !report.calibration.trusted {
         let clear = now.and_then(|(_, had)| in_spite_of_the_error(report, &had));
         return clear.unwrap_or_else(|| untrusted(&report.calibration));
@@ -35,6 +38,23 @@ pub fn verdict(report: &Report) -> String {
     said.extend(dominant(report, &had));
     said.push(best(report, &had, jemalloc.as_ref(), helps));
     said.join(" ")
+}
+
+/// Of a program that asked malloc for so little that nothing can save anything to speak of.
+fn too_little(report: &Report, had: &Measured) -> Option<String> {
+    let compared = report.calibration.compared;
+    let recorded = compared.map_or(0, |compared| compared.peak.0);
+    let peak = had.memory.peak.high_bytes.max(recorded);
+    let least = worth::OF_REPLAY.least(peak);
+    (peak < least).then(|| {
+        format!(
+            "Nothing to compare: in {} events the program had at most {} of malloc's memory, and a saving counts from {} on. \
+             A recording of a command has what that command and those that it starts ask of malloc.",
+            count(report.trace.events),
+            bytes(peak),
+            bytes(least)
+        )
+    })
 }
 
 /// The row of an allocator with no setting changed.
@@ -65,7 +85,9 @@ fn in_spite_of_the_error(report: &Report, had: &Measured) -> Option<String> {
 fn untrusted(calibration: &Calibration) -> String {
     let reasons = calibration.reasons.join("; ");
     let Some(compared) = calibration.compared else {
-        return format!("No verdict: {reasons}. The table shows what was replayed, unchecked.");
+        return format!(
+            "No verdict: {reasons}. The table shows the replays, which nothing could be compared with."
+        );
     };
     let off = |both| format!("{:+.1} %", error(both) * 100.0);
     let median = calibration.median_error.unwrap_or(0.0) * 100.0;
@@ -101,7 +123,7 @@ fn of_jemalloc(had: &Measured, with: &Measured, helps: bool, peak_is_compared: b
         )
     };
     if with.memory.at_end.high_bytes > had.memory.at_end.low_bytes && helps {
-        said.push_str(" Not in every run: the range reaches the baseline.");
+        said.push_str(" That does not hold for every run: the range reaches the baseline.");
     }
     let change = with.memory.peak.bytes as f64 / had.memory.peak.bytes.max(1) as f64 - 1.0;
     let is_known = !had.peak_is_unknown && !with.peak_is_unknown;
@@ -181,7 +203,7 @@ fn best(report: &Report, had: &Measured, jemalloc: Option<&Measured>, helps: boo
     });
     match and_more {
         Some(more) if more < had.worth() => format!(
-            "Nothing needs much less: the lowest is {} with {}.",
+            "Nothing else needs much less: the lowest is {} with {}.",
             row.name,
             bytes(least.memory.at_end.bytes)
         ),
@@ -287,7 +309,7 @@ mod tests {
             said.contains("Dominant cause under glibc: chunks cached"),
             "{said}"
         );
-        assert!(said.contains("Nothing needs much less"), "{said}");
+        assert!(said.contains("Nothing else needs much less"), "{said}");
     }
 
     #[test]
@@ -405,6 +427,31 @@ mod tests {
         assert!(of(Some(0.088), 160).starts_with("No verdict"));
         assert!(of(Some(0.3), 90).starts_with("No verdict"));
         assert!(of(None, 8).starts_with("No verdict"));
+    }
+
+    #[test]
+    fn a_program_that_asks_for_next_to_nothing_is_said_to() {
+        let mut report = report(
+            vec![row("baseline: glibc 2.36", 0, 0), row("jemalloc", 1, 1)],
+            &[],
+        );
+        report.trace.events = 264;
+        report.calibration.trusted = false;
+        let compared = |recorded| {
+            Some(PeakAndFinal {
+                peak: (recorded, 0),
+                at_end: (recorded, 0),
+            })
+        };
+        report.calibration.compared = compared(60 << 10);
+        let said = verdict(&report);
+        assert!(
+            said.starts_with("Nothing to compare: in 264 events the program had at most 60.0 KiB"),
+            "{said}"
+        );
+        // What was recorded is more than nothing: the replay lacks it.
+        report.calibration.compared = compared(80 * MIB);
+        assert!(verdict(&report).starts_with("No verdict"));
     }
 
     #[test]

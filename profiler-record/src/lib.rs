@@ -18,6 +18,7 @@ mod root;
 mod status;
 mod sys;
 mod thread;
+mod trim;
 mod wait;
 pub mod wrap;
 

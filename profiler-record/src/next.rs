@@ -190,6 +190,11 @@ macro_rules! next {
     };
 }
 
+/// The address of the `malloc_trim` that the program would have called; null without any.
+pub(crate) fn trim() -> *mut c_void {
+    MALLOC_TRIM.get()
+}
+
 const ENOMEM: c_int = 12;
 
 next! {
@@ -207,5 +212,6 @@ next! {
     SIGACTION sigaction(signal: c_int, action: *const c_void, before: *mut c_void) -> c_int, c"sigaction", -1;
     SYSCALL syscall(number: usize, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize, c"syscall", -1;
     EXIT exit(code: c_int) -> (), c"_exit", Default::default();
+    MALLOC_TRIM malloc_trim(pad: usize) -> c_int, c"malloc_trim", 0;
     PVALLOC pvalloc(size: usize) -> *mut c_void, c"pvalloc", ptr::null_mut();
 }

@@ -197,6 +197,7 @@ pub(crate) mod number {
     pub(super) const READ: usize = 0;
     pub(super) const CLOSE: usize = 3;
     pub(super) const MMAP: usize = 9;
+    pub(super) const MPROTECT: usize = 10;
     pub(super) const MUNMAP: usize = 11;
     pub(super) const SCHED_YIELD: usize = 24;
     pub(super) const MADVISE: usize = 28;
@@ -226,6 +227,7 @@ pub(crate) mod number {
     pub(super) const GETPPID: usize = 173;
     pub(super) const GETTID: usize = 178;
     pub(super) const MUNMAP: usize = 215;
+    pub(super) const MPROTECT: usize = 226;
     pub(super) const MMAP: usize = 222;
     pub(super) const MADVISE: usize = 233;
     pub(crate) const PRCTL: usize = 167;
@@ -296,6 +298,16 @@ pub(crate) unsafe fn advise(at: *mut c_void, bytes: usize, advice: c_int) -> boo
     let arguments = [at.expose_provenance(), bytes, advice as usize, 0, 0, 0];
     // SAFETY: as the caller promises.
     unsafe { call(number::MADVISE, arguments) == 0 }
+}
+
+/// Changes what may be done with so many bytes; whether the kernel did that.
+///
+/// # Safety
+/// They are whole pages, and whoever uses them can do with that.
+pub(crate) unsafe fn protect(at: *mut c_void, bytes: usize, protection: c_int) -> bool {
+    let arguments = [at.expose_provenance(), bytes, protection as usize, 0, 0, 0];
+    // SAFETY: as the caller promises.
+    unsafe { call(number::MPROTECT, arguments) == 0 }
 }
 
 /// Maps so many bytes of zeros, where the kernel likes.

@@ -12,7 +12,7 @@ use profiler_common::{PAGE_BYTES, RecordKind};
 use crate::environment::Environment;
 use crate::open::Named;
 use crate::status::Status;
-use crate::{clock, ending, filter, next, objects, ring, root, sys, thread};
+use crate::{clock, ending, filter, next, objects, ring, root, sys, thread, trim};
 
 /// Runs before the program does, and with glibc before all other constructors: then there is no other thread, and what the
 /// others allocate is recorded.
@@ -30,9 +30,9 @@ unsafe extern "C" fn constructor(
     let named = unsafe { Named::by(environment) };
     // Before the kernel is asked for anything else.
     let status = named.as_ref().and_then(|_| Status::own());
-    if let (Some(named), Some(status)) = (&named, &status)
-        && status.filters > named.filters
-    {
+    let both = named.as_ref().zip(status.as_ref());
+    let is_filtered = both.is_some_and(|(named, status)| status.filters > named.filters);
+    if is_filtered {
         filter::was_inherited();
     }
     root::begin();
@@ -46,6 +46,10 @@ unsafe extern "C" fn constructor(
     unsafe { thread::begin(status.process) };
     ring.begin();
     ring::record(RecordKind::Start, status.parent.into());
+    if !is_filtered {
+        // SAFETY: as above.
+        unsafe { trim::begin() };
+    }
     // SAFETY: as above, and before the program does anything: an interpreter has asked for nothing yet.
     unsafe { objects::begin(environment) };
 }
@@ -223,6 +227,16 @@ pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
     let block = unsafe { next::pvalloc(size) };
     allocated(RecordKind::Alloc, PAGE_BYTES, block, size);
     block
+}
+
+/// # Safety
+/// As C's `malloc_trim`.
+#[cfg_attr(feature = "recorder", unsafe(no_mangle))]
+pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
+    // SAFETY: passed on.
+    let has_returned_any = unsafe { next::malloc_trim(pad) };
+    ring::record_block(RecordKind::Trimmed, 0, pad as u64, 0);
+    has_returned_any
 }
 
 /// # Safety

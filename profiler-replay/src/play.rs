@@ -78,6 +78,7 @@ pub(crate) fn play(me: u32) {
                 control.played.store(at, Ordering::Release);
                 process::exec(op.slot)
             }
+            OpCode::TRIM => trim_to(op.value as usize),
             OpCode::CHECKPOINT => {
                 control.played.store(at, Ordering::Release);
                 if control.trim_at_checkpoints != 0 {
@@ -201,7 +202,10 @@ fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
 /// Lets the program's time pass, and has all of its processes trim when that is requested: also those
 /// that do nothing meanwhile.
 fn pass_time(control: &Control, to_ns: u64) {
-    let periods = |ns: u64| ns.checked_div(control.trim_every_ns);
+    let periods = |ns: u64| {
+        let ns = ns.saturating_add(control.trim_phase_ns);
+        ns.checked_div(control.trim_every_ns)
+    };
     if periods(to_ns) > periods(control.now_ns.load(Ordering::Relaxed)) {
         trim();
         process::have_others_trim();
@@ -213,8 +217,7 @@ fn pass_time(control: &Control, to_ns: u64) {
 /// library, or `mi_collect`, which mimalloc has beside an empty `malloc_trim`.
 pub(crate) fn trim() {
     static COLLECT: sys::Next = sys::Next::named(c"mi_collect");
-    static TRIM: sys::Next = sys::Next::named(c"malloc_trim");
-    let (collect, found) = (COLLECT.get(), TRIM.get());
+    let collect = COLLECT.get();
     if !collect.is_null() {
         type Collect = unsafe extern "C" fn(bool);
         // SAFETY: mimalloc's function of this name has this form.
@@ -222,6 +225,13 @@ pub(crate) fn trim() {
         // SAFETY: it may be called at any moment.
         return unsafe { collect(true) };
     }
+    trim_to(0);
+}
+
+/// Calls `malloc_trim`, where the C library has it.
+fn trim_to(pad: usize) {
+    static TRIM: sys::Next = sys::Next::named(c"malloc_trim");
+    let found = TRIM.get();
     if found.is_null() {
         return;
     }
@@ -229,5 +239,5 @@ pub(crate) fn trim() {
     // SAFETY: the C library's function of this name has this form.
     let trim: Trim = unsafe { mem::transmute(found) };
     // SAFETY: it may be called at any moment.
-    unsafe { trim(0) };
+    unsafe { trim(pad) };
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use profiler_common::program::{Op, OpCode, UNKNOWN};
+use profiler_common::program::{Only, Op, OpCode, UNKNOWN};
 use profiler_trace::compile::Compiler;
 use profiler_trace::trace::{
     By, Checkpoint, Event, EventKind, Figures, Item, SeedBlock, TraceDescription,
@@ -34,6 +34,7 @@ fn kind() -> impl Strategy<Value = EventKind> {
             Just(EventKind::Exec),
             Just(EventKind::Exit),
             Just(EventKind::Lost { events: 3 }),
+            Just(EventKind::Trim { pad: 0 }),
         ],
     ]
 }
@@ -122,6 +123,7 @@ impl Checker {
                 self.threads.insert(op.slot, process);
                 self.current = op.slot;
             }
+            OpCode::TRIM => assert_eq!(op.only, Only::C_LIBRARY),
             OpCode::EXIT => {
                 self.threads.retain(|_, of| *of != process);
                 self.current = op.slot;

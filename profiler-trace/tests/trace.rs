@@ -34,6 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
             any::<u64>().prop_map(|addr| EventKind::ObjectFree { addr }),
             any::<u64>().prop_map(|addr| EventKind::ObjectRealloc { addr }),
             Just(EventKind::ThreadEnd),
+            any::<u64>().prop_map(|pad| EventKind::Trim { pad }),
         ],
         any::<(u32, u32)>().prop_map(|(process, child)| EventKind::Fork { process, child }),
         Just(EventKind::Exec),

@@ -16,7 +16,7 @@ use std::time::Duration;
 use profiler_core::residency::ResidencyMap;
 use profiler_testing::child::open_folder;
 use profiler_testing::trace::TraceBuilder;
-use profiler_trace::trace::{Checkpoint, Figures, Item, Reader, TraceDescription};
+use profiler_trace::trace::{Checkpoint, EventKind, Figures, Item, Reader, TraceDescription};
 use serde_json::Value;
 use support::record::{compiled, compiled_into, record};
 use support::{command, json, run, stderr, stdout, text};
@@ -56,6 +56,48 @@ fn replayed(trace: &Path) -> Value {
         "tcache_count=0",
         "--json",
     ])))
+}
+
+/// Frees most of 30 MiB and trims, by a function that `FOUND` finds, twice.
+const TRIMS: &str = "
+import ctypes, time
+trim = FOUND.malloc_trim
+kept = []
+for _ in range(2):
+    blocks = [bytes(700) for _ in range(42_000)]
+    kept.append(blocks[::60])
+    del blocks
+    time.sleep(0.4)
+    trim(0)
+    time.sleep(0.4)
+";
+
+#[test]
+fn a_program_that_trims_by_itself_is_replayed_with_its_trims() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    // By the program's own scope, and by the C library's alone.
+    for found in ["ctypes.CDLL(None)", "ctypes.CDLL('libc.so.6')"] {
+        let script = TRIMS.replace("FOUND", found);
+        let output = run(&mut record(&trace, &["python3", "-S", "-c", &script]));
+        assert!(output.status.success(), "{found}: {}", stderr(&output));
+        let file = BufReader::new(File::open(&trace).expect("a trace"));
+        let mut reader = Reader::new(file).expect("a trace");
+        let mut trims = 0;
+        while let Some(item) = reader.next_item().expect("sound") {
+            if let Item::Event(event) = item {
+                trims += u32::from(event.kind == EventKind::Trim { pad: 0 });
+            }
+        }
+        assert_eq!(trims, 2, "{found}");
+        let replayed = replayed(&trace);
+        assert_eq!(replayed["trace"]["trims"], 2);
+        let calibration = &replayed["calibration"];
+        assert_eq!(calibration["trusted"], true, "{found}: {calibration}");
+        let last = calibration["replayed_bytes"].as_u64().expect("bytes");
+        // One block in sixty keeps a page each; untrimmed all 30 MiB would be there.
+        assert!(last < 12 * MIB, "{found}: {calibration}");
+    }
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn the_default_field_is_calibrated_ranked_and_explained() {
     );
     let trimmed = candidate(&found, "malloc_trim each 1s");
     assert!(bytes(trimmed, "rest_bytes") < 120 * LARGE, "{trimmed}");
+    assert_eq!(trimmed["runs"], 5, "at each phase of its period");
     assert_eq!(
         trimmed["peak_bytes"], now["peak_bytes"],
         "it trims after the peak"

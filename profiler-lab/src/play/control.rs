@@ -24,6 +24,8 @@ impl Control {
         let control = Self(file);
         let trim_every = setup.trim_every.map_or(0, |every| every.as_nanos() as u64);
         control.put(offset_of!(Layout, trim_every_ns), &trim_every.to_ne_bytes())?;
+        let phase = setup.trim_phase.as_nanos() as u64;
+        control.put(offset_of!(Layout, trim_phase_ns), &phase.to_ne_bytes())?;
         let at_checkpoints = u32::from(setup.trim_at_checkpoints);
         let at = offset_of!(Layout, trim_at_checkpoints);
         control.put(at, &at_checkpoints.to_ne_bytes())?;

@@ -51,6 +51,8 @@ pub struct Setup {
     pub objects: bool,
     /// `malloc_trim(0)` is called so often in the program's time.
     pub trim_every: Option<Duration>,
+    /// The first time so much earlier than after one such period.
+    pub trim_phase: Duration,
     /// `malloc_trim(0)` is called before each checkpoint is measured.
     pub trim_at_checkpoints: bool,
     /// The number of processors that the allocator sees; `None` is this machine's.

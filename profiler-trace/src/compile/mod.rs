@@ -93,6 +93,8 @@ pub struct Summary {
     pub executes: bool,
     /// Events of Python's object allocator.
     pub object_events: u64,
+    /// Calls of `malloc_trim`.
+    pub trims: u64,
     /// The processes that ended, once each. In the player the first is there to the end.
     pub ends: Vec<ProcessEnd>,
     /// The processes that were forked and execute no other program, each after its parent.
@@ -345,6 +347,16 @@ impl Compiler {
             EventKind::ObjectAlloc { .. }
             | EventKind::ObjectFree { .. }
             | EventKind::ObjectRealloc { .. } => self.object(event, process, sink),
+            EventKind::Trim { pad } => {
+                self.summary.trims += 1;
+                self.switch(event.thread, sink)?;
+                // Of others the C library's call of this name returns nothing.
+                let trim = Op {
+                    only: Only::C_LIBRARY,
+                    ..op(OpCode::TRIM, pad, 0)
+                };
+                sink.push(trim).map(|_| ())
+            }
             EventKind::ThreadEnd => self.end_thread(event.thread, process, sink),
             EventKind::Fork {
                 process: new,

@@ -81,6 +81,7 @@ impl SourceKind {
             RecordKind::ObjectReallocated => object(By::Realloc),
             RecordKind::ObjectFree => EventKind::ObjectFree { addr },
             RecordKind::ObjectRealloc => EventKind::ObjectRealloc { addr },
+            RecordKind::Trimmed => EventKind::Trim { pad: size },
             RecordKind::Start => return Self::Start,
             RecordKind::Ending => return Self::Ending,
             RecordKind::Leaving => return Self::Leaving,

@@ -71,6 +71,11 @@ pub enum EventKind {
         /// Its address before.
         addr: u64,
     },
+    /// The thread called `malloc_trim`.
+    Trim {
+        /// Bytes that were to be left at the top.
+        pad: u64,
+    },
     /// The thread ended.
     ThreadEnd,
     /// The first event of a thread that begins in another process than the first: it belongs to
@@ -141,6 +146,7 @@ const BEGIN: u8 = 10;
 const OBJECT_ALLOC: u8 = 11;
 const OBJECT_FREE: u8 = 12;
 const OBJECT_REALLOC: u8 = 13;
+const TRIM: u8 = 14;
 const KIND_MASK: u8 = 0x0f;
 /// Flag: another thread than that of the event before.
 const SWITCH: u8 = 0x10;
@@ -176,6 +182,7 @@ impl Context {
             EventKind::Realloc { addr } => (REALLOC, Some(addr)),
             EventKind::Kept { addr } => (KEPT, Some(addr)),
             EventKind::Touched { addr, .. } => (TOUCHED, Some(addr)),
+            EventKind::Trim { .. } => (TRIM, None),
             EventKind::ThreadEnd => (THREAD_END, None),
             EventKind::Begin { .. } => (BEGIN, None),
             EventKind::Fork { .. } => (FORK, None),
@@ -212,6 +219,7 @@ impl Context {
                 put(out, child.into());
             }
             EventKind::Lost { events } => put(out, events),
+            EventKind::Trim { pad } => put(out, pad),
             _ => {}
         }
     }
@@ -256,6 +264,7 @@ impl Context {
                 bytes: take(input)?,
             },
             KEPT => EventKind::Kept { addr },
+            TRIM => EventKind::Trim { pad: take(input)? },
             THREAD_END => EventKind::ThreadEnd,
             BEGIN => EventKind::Begin {
                 process: u32::try_from(take(input)?).ok()?,

@@ -21,7 +21,9 @@ pub use writer::Writer;
 pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
 /// The version of a trace that has what Python asks of its object allocator: readers that know the first version alone
 /// say so, instead of finding damage.
-pub(crate) const WITH_OBJECTS: u8 = 2;
+const WITH_OBJECTS: u8 = 2;
+/// The version of one that may have calls of `malloc_trim`.
+pub(crate) const WITH_TRIMS: u8 = 3;
 
 /// What a block holds: its first byte.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use super::event::Context;
-use super::{Checkpoint, Event, Figures, Kind, MAGIC, SeedBlock, TraceDescription, WITH_OBJECTS};
+use super::{Checkpoint, Event, Figures, Kind, MAGIC, SeedBlock, TraceDescription, WITH_TRIMS};
 use crate::block::{self, NextBlock, fill};
 use crate::limits::{Meter, Stopped};
 use crate::varint::{take, take_signed, take_text};
@@ -21,7 +21,7 @@ pub enum ReadError {
     #[error("this is a saved session and not a recording")]
     IsSession,
     /// Of a later version.
-    #[error("this trace is of format {0}; this fragscope reads format {MINE}", MINE = WITH_OBJECTS)]
+    #[error("this trace is of format {0}; this fragscope reads format {MINE}", MINE = WITH_TRIMS)]
     Version(u8),
     /// A recording of another tool that cannot be read.
     #[error("{0}")]
@@ -109,7 +109,7 @@ impl<R: Read> Reader<R> {
         if magic[..7] != MAGIC[..7] {
             return Err(ReadError::NotATrace);
         }
-        if !(MAGIC[7]..=WITH_OBJECTS).contains(&magic[7]) {
+        if !(MAGIC[7]..=WITH_TRIMS).contains(&magic[7]) {
             return Err(ReadError::Version(magic[7]));
         }
         let mut content = Vec::new();

@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use super::event::Context;
-use super::{Checkpoint, Event, Kind, MAGIC, SeedBlock, TraceDescription, WITH_OBJECTS};
+use super::{
+    Checkpoint, Event, Kind, MAGIC, RecordedBy, SeedBlock, TraceDescription, WITH_OBJECTS,
+    WITH_TRIMS,
+};
 use crate::block::{self, MAX_UNPACKED};
 use crate::varint::{put, put_signed, put_text};
 
@@ -32,7 +35,10 @@ impl<W: Write> Writer<W> {
     /// Those of `out`.
     pub fn new(mut out: W, description: &TraceDescription) -> io::Result<Self> {
         let mut magic = MAGIC;
-        if description.objects.is_some() {
+        // What it will hold is not known yet: what it may.
+        if description.recorder == Some(RecordedBy::Preload) {
+            magic[7] = WITH_TRIMS;
+        } else if description.objects.is_some() {
             magic[7] = WITH_OBJECTS;
         }
         out.write_all(&magic)?;

@@ -60,6 +60,7 @@ struct Trace<'a> {
     checkpoints: u64,
     #[serde(rename = "last_look_ns")]
     last_checkpoint_ns: u64,
+    trims: u64,
     peak_live_bytes: u64,
     objects: bool,
     trouble: Option<&'a str>,
@@ -167,6 +168,7 @@ fn trace(report: &Report) -> Trace<'_> {
         processes: trace.processes,
         checkpoints: trace.checkpoints,
         last_checkpoint_ns: trace.last_checkpoint_ns,
+        trims: trace.trims,
         peak_live_bytes: trace.peak_live_bytes,
         objects: trace.has_objects,
         trouble: trace.trouble.as_ref().map(|trouble| &*trouble.why),

@@ -110,6 +110,7 @@ fn trace_facts() -> TraceFacts {
         duration_ns: 90_000_000_000,
         has_objects: false,
         lacks_objects: false,
+        trims: 0,
         peak_live_bytes: 98 * MIB,
         live_at_final_bytes: Some(60 * MIB),
         kept_bytes: Some(59 * MIB),

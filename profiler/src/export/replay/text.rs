@@ -118,6 +118,13 @@ fn heading(text: &mut Text, report: &Report) {
         facts.push(format!("{} processes", trace.processes));
     }
     facts.extend(trace.cpus.map(|cpus| many(cpus, "CPU", "CPUs")));
+    if trace.trims > 0 {
+        facts.push(many(
+            trace.trims,
+            "call of malloc_trim",
+            "calls of malloc_trim",
+        ));
+    }
     facts.push(format!("at most {} live", bytes(trace.peak_live_bytes)));
     text.paragraph("  ", &facts.join(", "));
     if trace.has_objects {

@@ -1,0 +1,138 @@
+//! `malloc_trim` for programs that look it up in the C library itself, as Python's
+//! `ctypes.CDLL("libc.so.6").malloc_trim(0)` does: no preloaded object is asked then. The symbol's entry in the C library's
+//! table, of which this process has a copy of its own from then on, is made to lead here.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::mem;
+use core::ptr;
+
+use profiler_common::PAGE_BYTES;
+
+use crate::{next, sys, wrap};
+
+/// `RTLD_DL_SYMENT` of `dladdr1(3)`: where the symbol's entry is.
+const SYMBOL_ENTRY: c_int = 1;
+/// The C library with glibc's malloc.
+const LIBRARY: &[u8] = b"/libc.so.6";
+const LOADED: u32 = 1;
+const READABLE_ALONE: u32 = 4;
+const FUNCTION: u8 = 2;
+
+/// `Elf64_Sym`.
+#[repr(C)]
+struct Symbol {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: usize,
+    size: u64,
+}
+
+/// `Elf64_Ehdr`, as far as it is needed.
+#[repr(C)]
+struct Header {
+    magic: [u8; 32],
+    segments_at: usize,
+    sections_at: usize,
+    flags: u32,
+    size: u16,
+    segment_size: u16,
+    segments: u16,
+}
+
+/// `Elf64_Phdr`, as far as it is needed.
+#[repr(C)]
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: usize,
+    at: usize,
+    physical: usize,
+    file_bytes: usize,
+    bytes: usize,
+    align: usize,
+}
+
+/// Does it, where the C library is one in which that is possible.
+///
+/// # Safety
+/// There is no other thread, and the loader looks nothing up.
+pub(crate) unsafe fn begin() {
+    let found = next::trim();
+    let Some((library, entry)) = entry_of(found) else {
+        return;
+    };
+    // SAFETY: the loader found the entry in the library's table.
+    let (info, value) = unsafe { ((*entry).info, (*entry).value) };
+    let is_it = info & 0xf == FUNCTION && library.addr().wrapping_add(value) == found.addr();
+    if !is_it || !lies_in_plain_data(library, entry.addr()) {
+        return;
+    }
+    let page = entry.map_addr(|at| (at + mem::offset_of!(Symbol, value)) & !(PAGE_BYTES - 1));
+    // SAFETY: a page of a table that nobody reads now, and whose other entries stay as they are.
+    if unsafe { sys::protect(page.cast(), PAGE_BYTES, sys::PROT_READ_WRITE) } {
+        let own = (wrap::malloc_trim as *const ()).addr();
+        // SAFETY: it may be written to now, and nobody else looks at it.
+        unsafe { (*entry).value = own.wrapping_sub(library.addr()) };
+        // SAFETY: as it was.
+        unsafe { sys::protect(page.cast(), PAGE_BYTES, sys::PROT_READ) };
+    }
+}
+
+/// Where the C library is loaded that has this function, and the function's entry in its table.
+fn entry_of(function: *mut c_void) -> Option<(*mut c_void, *mut Symbol)> {
+    type Dladdr1 =
+        unsafe extern "C" fn(*const c_void, *mut sys::DlInfo, *mut *mut Symbol, c_int) -> c_int;
+    let dladdr1 = next::first(c"dladdr1");
+    if function.is_null() || dladdr1.is_null() {
+        return None;
+    }
+    // SAFETY: glibc's function of this name has this form.
+    let dladdr1: Dladdr1 = unsafe { mem::transmute(dladdr1) };
+    let mut about = sys::DlInfo {
+        path: ptr::null(),
+        base: ptr::null_mut(),
+        symbol: ptr::null(),
+        address: ptr::null_mut(),
+    };
+    let mut entry = ptr::null_mut();
+    // SAFETY: an address, and places for the answers.
+    let known = unsafe { dladdr1(function, &mut about, &mut entry, SYMBOL_ENTRY) };
+    if known == 0 || entry.is_null() || about.path.is_null() || about.symbol.is_null() {
+        return None;
+    }
+    // SAFETY: the loader keeps the name for as long as the object is loaded.
+    let path = unsafe { CStr::from_ptr::<'static>(about.path) };
+    // SAFETY: as above.
+    let name = unsafe { CStr::from_ptr::<'static>(about.symbol) };
+    let is_it = path.to_bytes().ends_with(LIBRARY) && name == c"malloc_trim";
+    is_it.then_some((about.base, entry))
+}
+
+/// Whether an address lies in a segment of a loaded object that may only be read: what may be executed as well has
+/// instructions beside it.
+fn lies_in_plain_data(object: *mut c_void, at: usize) -> bool {
+    let header = object.cast::<Header>();
+    // SAFETY: an object begins with its header.
+    let (first, size, count) = unsafe {
+        (
+            (*header).segments_at,
+            (*header).segment_size,
+            (*header).segments,
+        )
+    };
+    if usize::from(size) != mem::size_of::<Segment>() {
+        return false;
+    }
+    (0..usize::from(count)).any(|number| {
+        // SAFETY: so many follow each other within the object's first segment.
+        let segment = unsafe { object.byte_add(first).cast::<Segment>().add(number) };
+        // SAFETY: as above.
+        let segment = unsafe { &*segment };
+        let from = object.addr().wrapping_add(segment.at);
+        segment.kind == LOADED
+            && segment.flags == READABLE_ALONE
+            && (from..from.wrapping_add(segment.bytes)).contains(&at)
+    })
+}
