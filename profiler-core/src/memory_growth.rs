@@ -27,6 +27,8 @@ pub struct MemoryGrowth {
     pub swapped_in_bytes: f64,
     /// What of it the walked heaps gained that serve malloc and Python; `None` where none was walked.
     pub heap_bytes: Option<f64>,
+    /// What live blocks that are in memory gained, as the walks before and after found them; `None` without two.
+    pub live_bytes: Option<f64>,
     /// What the other classes gained, the most first; empty where only counts are known of the earlier walk.
     pub classes: Vec<(LedgerClass, f64)>,
     /// The first half of the time and the second; `None` where nothing was counted in between.
@@ -55,12 +57,16 @@ impl MemoryGrowth {
     pub(crate) fn of_counts(earlier: &Point, later: &Point) -> Option<Self> {
         let elapsed_ns = later.time_ns.checked_sub(earlier.time_ns)?;
         let heap = |point: &Point| Some(point.heap_bytes? as f64);
+        let live = |point: &Point| Some(point.live_resident_bytes? as f64);
         (elapsed_ns > 0).then(|| Self {
             elapsed_ns,
             bytes: memory(later) - memory(earlier),
             swapped_in_bytes: earlier.swap_bytes.saturating_sub(later.swap_bytes) as f64,
             heap_bytes: heap(later)
                 .zip(heap(earlier))
+                .map(|(later, earlier)| later - earlier),
+            live_bytes: live(later)
+                .zip(live(earlier))
                 .map(|(later, earlier)| later - earlier),
             classes: Vec::new(),
             halves: None,
@@ -124,6 +130,7 @@ mod tests {
             swap_bytes: swap * MIB,
             live_bytes: None,
             heap_bytes: None,
+            live_resident_bytes: None,
         });
         points.collect()
     }

@@ -42,6 +42,9 @@ pub struct Predictions {
     pub pending: u32,
     /// Why there are none, or no more.
     pub trouble: Option<String>,
+    /// RSS at the walk, without pages that its allocator is about to purge, as [`Self::now`] is; `None` where much of
+    /// the process is in swap, so that nobody knows which part of a need would be.
+    pub rss_bytes: Option<u64>,
 }
 
 /// The heap as it is, compared with what playing it into its own allocator needs.
@@ -299,6 +302,12 @@ impl Predictions {
         Some(check.measured_bytes)
     }
 
+    /// What RSS would be if malloc's heap took so many bytes, and all else what it does.
+    pub fn rss_with(&self, malloc_bytes: u64) -> Option<u64> {
+        let others = self.rss_bytes?.checked_sub(self.now()?)?;
+        Some(others.saturating_add(malloc_bytes))
+    }
+
     /// Candidates that were played, each with what it needs and what that means.
     pub fn effects(&self) -> impl Iterator<Item = (&Prediction, Needs, Effect)> {
         let now = self.now();
@@ -422,6 +431,25 @@ mod tests {
         };
         let (taken, ..) = predictions.of(Mechanism::ArenaSprawl).expect("played");
         assert_eq!(taken.candidate.to_string(), "arena_max=2");
+    }
+
+    #[test]
+    fn rss_is_what_it_was_with_what_malloc_would_need_instead() {
+        let mut predictions = Predictions {
+            self_check: Some(SelfCheck {
+                measured_bytes: 100 * MIB,
+                predicted_bytes: 101 * MIB,
+            }),
+            rss_bytes: Some(160 * MIB),
+            ..Predictions::default()
+        };
+        assert_eq!(predictions.rss_with(30 * MIB), Some(90 * MIB));
+        assert_eq!(predictions.rss_with(140 * MIB), Some(200 * MIB));
+        predictions.rss_bytes = None;
+        assert_eq!(predictions.rss_with(30 * MIB), None, "not zero");
+        // More than all there is: something of it is unknown.
+        predictions.rss_bytes = Some(90 * MIB);
+        assert_eq!(predictions.rss_with(30 * MIB), None);
     }
 
     #[test]

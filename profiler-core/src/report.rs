@@ -233,7 +233,23 @@ impl FragReport {
         not_read > self.heap_resident_bytes().unwrap_or(0)
     }
 
-    /// Live bytes of all walked heaps; `None` when none was walked.
+    /// Bytes of all live blocks of all walked heaps that are in memory, which is what compares with RSS; `None`
+    /// when none was walked.
+    pub fn live_resident_bytes(&self) -> Option<u64> {
+        let live = self.heaps.iter().map(HeapReport::live_resident_bytes);
+        (!self.heaps.is_empty()).then(|| live.fold(0, u64::saturating_add))
+    }
+
+    /// Bytes of live blocks that take no memory, neither RSS nor swap. What is not in a core was there or was not.
+    pub fn untouched_bytes(&self) -> u64 {
+        let untouched = self.heaps.iter().map(|heap| heap.untouched_bytes);
+        match self.kernel.is_core {
+            true => 0,
+            false => untouched.fold(0, u64::saturating_add),
+        }
+    }
+
+    /// Bytes of all live blocks of all walked heaps, as they were asked for; `None` when none was walked.
     pub fn live_bytes(&self) -> Option<u64> {
         let live = self
             .heaps

@@ -378,6 +378,11 @@ pub struct HeapReport {
     pub mapped_large_bytes: u64,
     /// Their number.
     pub mapped_large_blocks: u64,
+    /// What of these mappings is in memory.
+    pub mapped_large_resident_bytes: u64,
+    /// Bytes of all live blocks, the large ones among them, on pages that are neither in memory nor in swap:
+    /// asked for and never written to, or given back by the program itself. They take no memory.
+    pub untouched_bytes: u64,
     /// Settings in force.
     pub settings: Vec<Setting>,
     /// What the target's environment asked for.
@@ -417,6 +422,12 @@ impl HeapReport {
         self.arenas.iter().filter(|of| of.arena.id != 0)
     }
 
+    /// Bytes of all its live blocks in memory, the large mapped ones among them.
+    pub fn live_resident_bytes(&self) -> u64 {
+        let arenas = self.arenas.iter().map(|of| of.live_resident_bytes);
+        arenas.fold(self.mapped_large_resident_bytes, u64::saturating_add)
+    }
+
     /// Bytes of its arenas in memory.
     pub fn resident_bytes(&self) -> u64 {
         self.arenas.iter().map(|of| of.resident_bytes).sum()
@@ -438,6 +449,8 @@ pub struct ArenaReport {
     pub resident_bytes: u64,
     /// Bytes of its extents in swap.
     pub swapped_bytes: u64,
+    /// Bytes of its live blocks in memory: of what was asked for, blocks may never have been written to.
+    pub live_resident_bytes: u64,
     /// Bytes that a trim would return from it.
     pub trimmable_bytes: u64,
     /// Free bytes on resident pages that something not free keeps.
@@ -453,7 +466,7 @@ pub struct ArenaReport {
 impl ArenaReport {
     /// Resident bytes that are not live.
     pub fn idle_bytes(&self) -> u64 {
-        self.resident_bytes.saturating_sub(self.arena.live_bytes)
+        self.resident_bytes.saturating_sub(self.live_resident_bytes)
     }
 }
 

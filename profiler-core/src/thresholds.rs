@@ -164,6 +164,7 @@ mod tests {
             swap_bytes: 0,
             live_bytes: None,
             heap_bytes: None,
+            live_resident_bytes: None,
         };
         let (first, later) = (point(0, 3000), point(2_000_000_000, 1000));
         assert_eq!(growth(&first, &later), Some(-1000.0));

@@ -22,10 +22,12 @@ pub struct Point {
     pub rss_bytes: u64,
     /// Swap by the kernel's account, in bytes.
     pub swap_bytes: u64,
-    /// Live bytes of all walked heaps at the last walk, in bytes; `None` when none was walked.
+    /// Live bytes of all walked heaps at the last walk, as they were asked for; `None` when none was walked.
     pub live_bytes: Option<u64>,
     /// Resident bytes of the pages of all walked heaps at the last walk.
     pub heap_bytes: Option<u64>,
+    /// What of `live_bytes` was in memory; `None` also in sessions that were saved by versions without it.
+    pub live_resident_bytes: Option<u64>,
 }
 
 /// Growth of RSS over the time since a process was seen first, or lately.
@@ -81,7 +83,7 @@ impl Grows {
 pub struct Trend {
     /// RSS.
     pub rss: RssGrowth,
-    /// What is live in the walked heaps, in bytes a second; `None` before there were two walks.
+    /// What is live in the walked heaps and in memory, in bytes a second; `None` before there were two walks.
     pub live_bytes_per_second: Option<f64>,
     /// What grows; `None` where nothing does.
     pub grows: Option<Grows>,
@@ -126,8 +128,8 @@ impl Trend {
 /// Growth of what is live, from the first walk since `since_ns`, or the one before where there is no other, to the last.
 fn live(points: &[Point], since_ns: u64) -> Option<f64> {
     // A point has what the walk before it found: those of a walk have it first.
-    let same = points.chunk_by(|one, next| one.live_bytes == next.live_bytes);
-    let walks = same.filter_map(|of| Some((of.first()?.time_ns, of.first()?.live_bytes?)));
+    let same = points.chunk_by(|one, next| one.live_resident_bytes == next.live_resident_bytes);
+    let walks = same.filter_map(|of| Some((of.first()?.time_ns, of.first()?.live_resident_bytes?)));
     let walks: Vec<(u64, u64)> = walks.collect();
     let (to, earlier) = walks.split_last()?;
     let from = earlier.iter().find(|(at_ns, _)| *at_ns >= since_ns);
@@ -148,8 +150,9 @@ mod tests {
             time_ns: second * 1_000_000_000,
             rss_bytes: rss * MIB,
             swap_bytes: 0,
-            live_bytes: live.map(|live| live * MIB),
+            live_bytes: live.map(|live| live * 3 * MIB),
             heap_bytes: None,
+            live_resident_bytes: live.map(|live| live * MIB),
         });
         points.collect()
     }

@@ -21,6 +21,7 @@ impl Point {
             swap_bytes: report.kernel.swap_bytes,
             live_bytes: report.live_bytes(),
             heap_bytes: report.heap_resident_bytes(),
+            live_resident_bytes: report.live_resident_bytes(),
         }
     }
 }

@@ -37,6 +37,15 @@ print('ready', flush=True)
 sys.stdin.readline()
 ";
 
+/// A gigabyte of zeros from calloc, of which nobody wrote a byte, beside memory that is used.
+const UNTOUCHED: &str = "
+import sys
+zeros = bytes(1 << 30)
+used = [bytearray(1 << 20) for _ in range(24)]
+print('ready', flush=True)
+sys.stdin.readline()
+";
+
 fn predicted(child: &Child) -> Value {
     let pid = child.pid().to_string();
     json(&fragscope(&[
@@ -56,6 +65,42 @@ fn candidate<'d>(document: &'d Value, name: &str) -> &'d Value {
 
 fn bytes(of: &Value, key: &str) -> u64 {
     of[key].as_u64().unwrap_or_else(|| panic!("{key} of {of}"))
+}
+
+#[test]
+fn what_was_asked_for_and_never_touched_is_no_part_of_rss() {
+    let child = Child::python(UNTOUCHED);
+    let found = predicted(&child);
+    let rss = bytes(&found, "rss_bytes");
+    let heaps = found["heaps"].as_array().expect("heaps");
+    let sum = |key: &str| heaps.iter().map(|heap| bytes(heap, key)).sum::<u64>();
+    let (live, resident) = (
+        sum("live_bytes") + sum("mapped_large_bytes"),
+        sum("live_resident_bytes"),
+    );
+    assert!(
+        live > (1 << 30) + (24 << 20),
+        "as they were asked for: {live}"
+    );
+    assert!((24 << 20..=rss).contains(&resident), "{resident} of {rss}");
+    let untouched = sum("untouched_bytes");
+    assert!((1u64 << 30).abs_diff(untouched) < 1 << 20, "{untouched}");
+    let why = found["explanation"].as_str().expect("words");
+    assert!(
+        why.contains("1.0 GiB more were asked for and never written to"),
+        "{why}"
+    );
+    let verdict = found["verdict"].as_str().expect("words");
+    assert!(!verdict.contains("GiB"), "{verdict}");
+
+    let check = &found["self_check"];
+    assert_eq!(check["holds"], true, "{check}");
+    let now = bytes(check, "measured_bytes");
+    assert!(now < rss, "{check}");
+    for one in found["predictions"].as_array().expect("a list") {
+        let then = bytes(one, "rss_bytes") - bytes(one, "rest_bytes");
+        assert_eq!(then, rss - now, "all but malloc's stays: {one}");
+    }
 }
 
 #[test]

@@ -200,7 +200,7 @@ while True:
     let said: Vec<_> = said.collect();
     assert!(
         said.iter()
-            .any(|line| line.contains("/s: memory in use grows; whose it is")),
+            .any(|line| line.contains("/s: memory in use grows; what holds it")),
         "{lines}"
     );
     let lines = attach("--json");

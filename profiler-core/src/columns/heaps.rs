@@ -31,7 +31,7 @@ impl LedgerRow {
 
 impl HeapReport {
     /// Totals of a heap.
-    pub const COLUMNS: [Column<Self>; 6] = [
+    pub const COLUMNS: [Column<Self>; 9] = [
         Column::of("live_bytes", Unit::Bytes, |heap| heap.live_bytes),
         Column::of("live_blocks", Unit::Blocks, |heap| heap.live_blocks),
         Column::of("free_bytes", Unit::Bytes, |heap| heap.free_bytes),
@@ -42,6 +42,15 @@ impl HeapReport {
         Column::of("mapped_large_blocks", Unit::Blocks, |heap| {
             heap.mapped_large_blocks
         }),
+        Column::of(
+            "live_resident_bytes",
+            Unit::Bytes,
+            Self::live_resident_bytes,
+        ),
+        Column::of("mapped_large_resident_bytes", Unit::Bytes, |heap| {
+            heap.mapped_large_resident_bytes
+        }),
+        Column::of("untouched_bytes", Unit::Bytes, |heap| heap.untouched_bytes),
     ];
 }
 
@@ -86,7 +95,7 @@ impl ArenaReport {
         );
 
     /// All figures of an arena, in the order of files.
-    pub const COLUMNS: [Column<Self>; 14] = [
+    pub const COLUMNS: [Column<Self>; 15] = [
         Self::SYSTEM,
         Self::LIVE,
         Column::of("live_blocks", Unit::Blocks, |of| of.arena.live_blocks),
@@ -103,6 +112,9 @@ impl ArenaReport {
             of.below_highest_live_bytes
         }),
         Column::of("top_pinned_bytes", Unit::Bytes, |of| of.top_pinned_bytes),
+        Column::of("live_resident_bytes", Unit::Bytes, |of| {
+            of.live_resident_bytes
+        }),
     ];
 
     /// Those that people see, in their order.

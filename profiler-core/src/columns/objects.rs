@@ -81,7 +81,7 @@ impl AllocatorShare {
 
 impl Holder {
     /// Figures of a holder, in the order of files.
-    pub const COLUMNS: [Column<Self>; 8] = [
+    pub const COLUMNS: [Column<Self>; 9] = [
         Column::maybe("length", Unit::Objects, |holder| holder.length),
         Self::RETAINED,
         Column::of("retained_blocks", Unit::Blocks, |holder| {
@@ -98,6 +98,9 @@ impl Holder {
         }),
         Column::maybe("shared_bytes", Unit::Bytes, |holder| holder.shared_bytes),
         Column::maybe("inner_bytes", Unit::Bytes, |holder| holder.inner_bytes),
+        Column::maybe("untouched_bytes", Unit::Bytes, |holder| {
+            Some(holder.dropped?.untouched_bytes)
+        }),
     ];
 
     /// The one that people see.

@@ -80,11 +80,14 @@ impl View {
 
 impl Point {
     /// What is kept of a moment of the past.
-    pub const COLUMNS: [Column<Self>; 4] = [
+    pub const COLUMNS: [Column<Self>; 5] = [
         Column::of("rss_bytes", Unit::Bytes, |point| point.rss_bytes),
         Column::of("swap_bytes", Unit::Bytes, |point| point.swap_bytes),
         Column::maybe("live_bytes", Unit::Bytes, |point| point.live_bytes),
         Column::maybe("heap_bytes", Unit::Bytes, |point| point.heap_bytes),
+        Column::maybe("live_resident_bytes", Unit::Bytes, |point| {
+            point.live_resident_bytes
+        }),
     ];
 }
 

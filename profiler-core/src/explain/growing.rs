@@ -40,6 +40,8 @@ pub(super) struct Growing {
     pub(super) in_steps: bool,
     /// Whether all memory grows much less, or not at all.
     pub(super) is_reused: bool,
+    /// Whether what live blocks gained was asked for and hardly written to, so that it takes no memory.
+    pub(super) is_untouched: bool,
     /// All other memory; 0 where it does not grow.
     pub(super) rest: f64,
     /// Bytes that live blocks gained, too few to tell growth from what a full cache changes by.
@@ -99,6 +101,11 @@ impl Growing {
         if rest < memory.least_bytes || rest < memory.bytes * SAID {
             return Self {
                 is_reused: live > 0.0 && memory.bytes < live * REUSED,
+                is_untouched: live > 0.0
+                    && memory.bytes < live * REUSED
+                    && memory
+                        .live_bytes
+                        .is_some_and(|gained| gained < live * REUSED),
                 ..only(live)
             };
         }
@@ -294,6 +301,21 @@ mod tests {
             least_bytes: MIB,
             ..MemoryGrowth::default()
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_written_to_is_no_growth_of_memory() {
+        let untouched = |live: Option<f64>, all: f64| {
+            let memory = MemoryGrowth {
+                live_bytes: live.map(|live| live * MIB),
+                ..memory(all, Some(all / 2.0))
+            };
+            of(&growth(400.0, 400.0), memory).is_untouched
+        };
+        assert!(untouched(Some(2.0), 2.5));
+        assert!(!untouched(Some(398.0), 2.5), "free memory is used again");
+        assert!(!untouched(Some(2.0), 390.0), "it went to swap");
+        assert!(!untouched(None, 2.5), "not known of one walk");
     }
 
     fn of(growth: &Growth, memory: MemoryGrowth) -> Growing {

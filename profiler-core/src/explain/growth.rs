@@ -81,8 +81,8 @@ fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growin
     if growing.fluctuation > 0.0 {
         let gained = bytes(growing.fluctuation as u64);
         return format!(
-            "{holds} (Live blocks gained {gained} in {:.1} s, by which a full cache may differ from one moment to the \
-             next: a longer time shows whether that goes on.)",
+            "{holds} (Live blocks gained {gained} in {:.1} s, which a full cache may vary by from one moment to the \
+             next; only a longer look shows whether that goes on.)",
             growth.seconds()
         );
     }
@@ -90,7 +90,7 @@ fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growin
     match growing.once > 0.0 && step.is_empty() {
         true => {
             let once = rate(growing.once);
-            format!("{holds} Its memory became {once} larger once, which did not go on.")
+            format!("{holds} Its memory grew by {once} once and has not grown since.")
         }
         false => holds + &step,
     }
@@ -98,6 +98,9 @@ fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growin
 
 /// Of one whose live blocks grow.
 fn live_grows(report: &FragReport, census: &Census, growth: &Growth, growing: &Growing) -> String {
+    if growing.is_untouched {
+        return untouched_grows(report, census, growth, growing);
+    }
     let cause = cause(census, growth, growing);
     let answer = format!("Growing {}/s: {cause};", rate(growing.live));
     let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
@@ -116,6 +119,24 @@ fn live_grows(report: &FragReport, census: &Census, growth: &Growth, growing: &G
         }
         None => format!("{answer} no allocator helps.{reused}"),
     }
+}
+
+/// Of one that asks for more and more and writes to next to nothing of it.
+fn untouched_grows(
+    report: &FragReport,
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+) -> String {
+    let besides = fragmented(report).map_or_else(String::new, |share| {
+        format!(" Fragmentation holds {share}.")
+    });
+    format!(
+        "Not growing: {}/s are asked for and hardly written to, so that they take no memory yet. \
+         Who asks: {}.{besides}",
+        rate(growing.live),
+        cause(census, growth, growing)
+    )
 }
 
 /// Of one whose other memory grows, and live blocks beside it or not.
@@ -146,7 +167,7 @@ fn rest_grows(
     });
     match parts.is_empty() {
         true => format!(
-            "Growing {}/s, in no one kind of memory.{besides}",
+            "Growing {}/s; no single kind of memory accounts for it.{besides}",
             rate(all)
         ),
         false => format!("Growing {}/s: {}.{besides}", rate(all), parts.join("; ")),
@@ -166,12 +187,12 @@ fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> String {
         false => format!(": {}", parts.join(", ")),
     };
     let beside = match growing.live > 0.0 {
-        true => "Beside live blocks, memory",
+        true => "Memory outside of live blocks",
         false => "Memory",
     };
     format!(
-        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Whether that goes on two looks do not show: a longer \
-         one of `fragscope explain` does.",
+        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Two looks cannot show whether that goes on: \
+         `fragscope explain` over a longer time can.",
         rate(growing.unclear),
         rate(growing.unclear / seconds)
     )
@@ -218,23 +239,27 @@ fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
     let speed = format!("Growing {}/s", rate(trend.rss.bytes_per_second));
     let whose = match (report.target.is_python(), report.to_come, &report.objects) {
         (false, ..) => "`fragscope attach`, screen Sites, shows who asks for it",
-        (true, ToCome::Objects, None) => "whose it is is known once its objects were read twice",
-        (true, ToCome::Objects, Some(_)) => "whose it is is known once its objects are read again",
-        (true, _, _) if report.growth.is_some() => "whose it is its objects did not show",
-        (true, _, _) => "whose it is is not known, as its objects were not read twice",
+        (true, ToCome::Objects, None) => {
+            "what holds it will be known once its objects have been read twice"
+        }
+        (true, ToCome::Objects, Some(_)) => {
+            "what holds it will be known once its objects have been read again"
+        }
+        (true, _, _) if report.growth.is_some() => "its objects do not show what holds it",
+        (true, _, _) => "what holds it is not known, because its objects were not read twice",
     };
     Some(match grows {
         Grows::InUse => format!("{speed}: memory in use grows; {whose}."),
         Grows::Elsewhere => format!(
-            "{speed}, of which live blocks of the walked heaps are {}/s: the rest is free memory in these heaps, or \
-             memory outside of them.",
+            "{speed}. Live blocks in the walked heaps account for {}/s of that; the rest is free memory in these \
+             heaps, or memory outside of them.",
             rate(trend.live_bytes_per_second.unwrap_or(0.0))
         ),
         Grows::NotKnown if report.to_come == ToCome::Nothing => {
-            format!("{speed}: whether memory in use does one walk does not show.")
+            format!("{speed}. One walk cannot show whether that is memory in use.")
         }
         Grows::NotKnown => {
-            format!("{speed}: whether memory in use does is known after the next walk.")
+            format!("{speed}. Whether that is memory in use will be known after the next walk.")
         }
     })
 }
@@ -248,7 +273,7 @@ fn step(growth: &Growth) -> String {
         Some(of) => format!("`{of}` took {} more in one step", rate(step.bytes)),
         None => format!("A native block took {} more in one step", rate(step.bytes)),
     };
-    format!(" {what}, as a table that is enlarged: a longer time shows whether that repeats.")
+    format!(" {what}, as when a table is enlarged; only a longer look shows whether that repeats.")
 }
 
 /// Who holds most of a heap that does not grow.
@@ -325,7 +350,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         return format!("{} becomes larger by {a_second} a second", titled(holder));
     }
     if is_native {
-        return "native blocks that no Python object owns, in no one class of sizes, or fewer that become larger"
+        return "native blocks that no Python object owns: of many sizes, or a few that become larger"
             .to_owned();
     }
     let names = census.holders.len();
@@ -341,7 +366,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
             "`{}` that become larger, and none of the {names} names that hold most alone holds them",
             of.name,
         ),
-        (None, None) => "in no one place".to_owned(),
+        (None, None) => "no single place gains most of it".to_owned(),
     }
 }
 
@@ -516,16 +541,18 @@ mod tests {
             answer(&report).expect("it grows")
         };
         let grows = said(Some(19 * MIB), false);
-        let in_use = "Growing 20.0 MiB/s: memory in use grows; whose it is is known once";
+        let in_use = "Growing 20.0 MiB/s: memory in use grows; what holds it will be known once";
         assert!(
             grows.starts_with(in_use) && grows.ends_with("read twice."),
             "{grows}"
         );
         assert!(said(Some(19 * MIB), true).ends_with("read again."));
-        assert!(said(Some(0), false).contains("are 0 B/s: the rest is free memory"));
+        assert!(
+            said(Some(0), false).contains("account for 0 B/s of that; the rest is free memory")
+        );
         assert!(said(None, false).ends_with("after the next walk."));
         report.to_come = ToCome::Nothing;
-        assert!(answer(&report).is_some_and(|said| said.ends_with("one walk does not show.")));
+        assert!(answer(&report).is_some_and(|said| said.contains("One walk cannot show")));
         report.trend.as_mut().expect("it has grown").grows = Some(Grows::InUse);
         let said = answer(&report).expect("it grows");
         assert!(
@@ -592,17 +619,17 @@ mod tests {
         );
         assert_eq!(
             said(0, [18, 2, 0], None, [57, 40, 0]),
-            "Memory grew by 39.0 MiB in 10.0 s (3.9 MiB/s): shared memory took 38.0 MiB of it. Whether that goes on two \
-             looks do not show: a longer one of `fragscope explain` does."
+            "Memory grew by 39.0 MiB in 10.0 s (3.9 MiB/s): shared memory took 38.0 MiB of it. Two looks cannot show whether that goes on: \
+             `fragscope explain` over a longer time can."
         );
         let once = said(0, [18, 2, 0], Some(57), [57, 40, 0]);
         assert!(
-            once.ends_with(" Its memory became 39.0 MiB larger once, which did not go on."),
+            once.ends_with(" Its memory grew by 39.0 MiB once and has not grown since."),
             "{once}"
         );
         let still = said(0, [100, 2, 0], Some(100), [100, 2, 0]);
         assert!(
-            still.starts_with("Not growing") && !still.contains("larger"),
+            still.starts_with("Not growing") && !still.contains("has not grown since"),
             "{still}"
         );
     }
@@ -617,7 +644,7 @@ mod tests {
                     let (grows, not) = (said.contains("Growing"), said.contains("Not growing"));
                     let once = said.contains("Memory grew by") || said.contains("memory grew by");
                     assert!(grows != not || (once && !not), "{said}");
-                    assert!(!(grows && said.contains("larger once")), "{said}");
+                    assert!(!(grows && said.contains("has not grown since")), "{said}");
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, Needs, Predictions, TRUSTED_ERROR};
 use crate::report::{Finding, FragReport};
-use crate::tables::LedgerClass;
+use crate::tables::{HeapReport, LedgerClass};
 use crate::units::{bytes, percent};
 use crate::worth;
 
@@ -158,6 +158,7 @@ pub(crate) fn explanation(report: &FragReport) -> String {
             bytes(private_live(report))
         ));
     }
+    text.extend(about_untouched(report));
     findings(&mut text, report);
     let group = report.group.as_ref();
     let group =
@@ -172,6 +173,19 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     text.push_str("\n\n");
     text.push_str(&about_predictions(report));
     text
+}
+
+/// What was asked for and takes no memory, where that is more than nothing to speak of.
+fn about_untouched(report: &FragReport) -> Option<String> {
+    let untouched = report.untouched_bytes();
+    is_notable(report, untouched).then(|| {
+        format!(
+            " {} more were asked for and never written to: they take neither memory nor swap, and \
+             no share of {} here includes them.",
+            bytes(untouched),
+            report.kernel.name()
+        )
+    })
 }
 
 fn findings(text: &mut String, report: &FragReport) {
@@ -340,8 +354,8 @@ fn about_predictions(report: &FragReport) -> String {
             );
             return text;
         }
-        text += ". The figures of other allocators are taken after they have purged what was freed: what a program uses \
-             again within some ten seconds, these keep.";
+        text += ". The figures of other allocators are what they need once they have returned freed memory to the \
+             system. What a program frees and uses again within about ten seconds, they keep.";
     }
     if predictions.pending > 0 {
         text += &match predictions.self_check {
@@ -374,13 +388,7 @@ fn about_predictions(report: &FragReport) -> String {
 /// Live bytes in the heaps that libraries have for themselves.
 fn private_live(report: &FragReport) -> u64 {
     let heaps = report.heaps.iter().filter(|heap| heap.library.is_some());
-    let live = heaps.map(|heap| {
-        let bytes = heap.live_bytes.saturating_add(heap.mapped_large_bytes);
-        bytes.min(
-            heap.resident_bytes()
-                .saturating_add(heap.mapped_large_bytes),
-        )
-    });
+    let live = heaps.map(HeapReport::live_resident_bytes);
     let live = live.fold(0, u64::saturating_add);
     live.min(report.resident_bytes(LedgerClass::PrivateHeap))
 }

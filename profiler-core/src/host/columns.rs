@@ -51,10 +51,14 @@ pub const COLUMNS: [ProcessColumn; 16] = [
     })
     .titled("SWAP", 5, "in swap")
     .short(5),
-    Column::maybe("live_bytes", Unit::Bytes, |row: &ProcessRow| {
-        walked(row, |walk| walk.live_bytes)
+    Column::maybe("live_resident_bytes", Unit::Bytes, |row: &ProcessRow| {
+        walked(row, |walk| walk.live_resident_bytes)
     })
-    .titled("LIVE", 5, "blocks in use in all heaps, at the last walk")
+    .titled(
+        "LIVE",
+        5,
+        "of RSS, blocks in use in all heaps, at the last walk",
+    )
     .short(1),
     Column::fraction("fragmentation_share", Unit::Share, |row: &ProcessRow| {
         let walk = row.walk.as_ref()?;

@@ -49,6 +49,8 @@ pub struct ProcessGroup {
     pub swap_bytes: Option<u64>,
     /// Sum of live bytes, of those that were walked.
     pub live_bytes: Option<u64>,
+    /// What of these is in memory.
+    pub live_resident_bytes: Option<u64>,
     /// Free bytes that are resident, of those that were walked; what children share is in their master's.
     pub free_bytes: Option<u64>,
     /// The same as a share of the PSS of those that were walked.
@@ -182,6 +184,7 @@ impl Sums {
         group.walked += 1;
         let free = own_fragmentation(row, is_master);
         add(&mut group.live_bytes, walk.live_bytes);
+        add(&mut group.live_resident_bytes, walk.live_resident_bytes);
         add(&mut group.free_bytes, free);
         add(&mut group.trim_bytes, walk.trim_returnable_bytes);
         add(&mut self.walked_pss, free.and(memory.pss_bytes));

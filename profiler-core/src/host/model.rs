@@ -22,6 +22,8 @@ pub struct WalkFigures {
     pub taken_at_ns: u64,
     /// Live bytes in all heaps; `None` when none could be walked.
     pub live_bytes: Option<u64>,
+    /// What of these is in memory.
+    pub live_resident_bytes: Option<u64>,
     /// Resident heap bytes that hold nothing live.
     pub fragmentation_bytes: Option<u64>,
     /// Of those, on pages that another process maps as well.
@@ -50,6 +52,7 @@ impl WalkFigures {
         Self {
             taken_at_ns: report.taken_at_ns,
             live_bytes: of_heap(report.live_bytes()),
+            live_resident_bytes: of_heap(report.live_resident_bytes()),
             fragmentation_bytes: of_heap(report.amount(MetricId::FragmentationBytes)),
             shared_fragmentation_bytes: fragments.map(|row| row.shared_bytes).sum(),
             fork: report.fork,
@@ -575,10 +578,11 @@ pub(super) mod tests {
         let walk = WalkFigures::of(&report);
         let figures = [
             walk.live_bytes,
+            walk.live_resident_bytes,
             walk.fragmentation_bytes,
             walk.trim_returnable_bytes,
         ];
-        assert_eq!(figures, [None; 3]);
+        assert_eq!(figures, [None; 4]);
         assert_eq!(walk.verdict.words(true), "in swap");
         assert!(!walk.verdict.is_fragmentation());
     }

@@ -141,7 +141,7 @@ fn amount(bytes: Option<u64>) -> Option<f64> {
 }
 
 /// What is said of each group.
-pub const GROUP_METRICS: [ServedMetric<ProcessGroup>; 15] = [
+pub const GROUP_METRICS: [ServedMetric<ProcessGroup>; 16] = [
     gauge(
         "fragscope_group_processes",
         Unit::Count,
@@ -187,8 +187,14 @@ pub const GROUP_METRICS: [ServedMetric<ProcessGroup>; 15] = [
     gauge(
         "fragscope_group_live_bytes",
         Unit::Bytes,
-        "blocks in use in all heaps, at the last walks; those on shared pages count in each process",
+        "blocks in use in all heaps as they were asked for, at the last walks; those on shared pages count in each process",
         |group| amount(group.live_bytes),
+    ),
+    gauge(
+        "fragscope_group_live_resident_bytes",
+        Unit::Bytes,
+        "what of the blocks in use was in memory, at the last walks: compare this with resident bytes",
+        |group| amount(group.live_resident_bytes),
     ),
     gauge(
         "fragscope_group_free_resident_bytes",

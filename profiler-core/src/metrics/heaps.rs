@@ -11,12 +11,21 @@ use crate::tables::{ArenaReport, HeapReport, Setting};
 struct Residency {
     resident: u64,
     swapped: u64,
+    live_resident: u64,
     trimmable: u64,
 }
 
-/// Adds pages up by arena. Large blocks with mappings of their own belong to none.
+/// What is added up of a heap as a whole.
+#[derive(Copy, Clone, Debug, Default)]
+struct WholeHeap {
+    large_resident: u64,
+    untouched: u64,
+}
+
+/// Adds pages up by arena. Large blocks with mappings of their own belong to none, and are added up by heap.
 pub(crate) struct ArenaResidency {
     arenas: Vec<Vec<Residency>>,
+    heaps: Vec<WholeHeap>,
 }
 
 impl ArenaResidency {
@@ -28,18 +37,26 @@ impl ArenaResidency {
             .map(|h| vec![Residency::default(); h.arenas.len()]);
         Self {
             arenas: arenas.collect(),
+            heaps: vec![WholeHeap::default(); sample.heaps.len()],
         }
     }
 
     /// Adds the pages of a slice, `trimmable` bytes of which a trim would return.
     pub(crate) fn page(&mut self, slice: &PageSlice, trimmable: u64) {
+        let live = slice.pages() * slice.tally.live();
+        let heap = &mut self.heaps[slice.owner.heap];
+        if !slice.state.is_resident() && !slice.state.is_swapped() {
+            heap.untouched += live;
+        }
         if slice.owner.kind == ExtentKind::LargeMapped {
+            heap.large_resident += if slice.state.is_resident() { live } else { 0 };
             return;
         }
         let arenas = &mut self.arenas[slice.owner.heap];
         if let Some(arena) = arenas.get_mut(slice.owner.arena as usize) {
             if slice.state.is_resident() {
                 arena.resident += slice.range.len();
+                arena.live_resident += live;
             } else if slice.state.is_swapped() {
                 arena.swapped += slice.range.len();
             }
@@ -71,6 +88,7 @@ fn settings(heap: &HeapSnapshot) -> Vec<Setting> {
 /// The heaps of a sample in figures.
 pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) -> Vec<HeapReport> {
     let report = |(number, (heap, of_arenas)): (usize, (&HeapSnapshot, &Vec<Residency>))| {
+        let whole = residency.heaps.get(number).copied().unwrap_or_default();
         let (mapped_large_blocks, mapped_large_bytes) = heap.large_mapped();
         HeapReport {
             allocator: heap.allocator,
@@ -87,6 +105,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
                         arena: arena.clone(),
                         resident_bytes: of.resident,
                         swapped_bytes: of.swapped,
+                        live_resident_bytes: of.live_resident,
                         trimmable_bytes: of.trimmable,
                         pinned_free_bytes: pins.pinned_free_bytes,
                         below_highest_live_bytes: pins.below_highest_live_bytes,
@@ -100,6 +119,8 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
             cached_bytes: heap.total(|a| a.cached_bytes),
             mapped_large_bytes,
             mapped_large_blocks,
+            mapped_large_resident_bytes: whole.large_resident,
+            untouched_bytes: whole.untouched,
             settings: settings(heap),
             requested: heap.requested.clone(),
             checks: heap.checks.clone(),
@@ -113,4 +134,102 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
         .enumerate()
         .map(report)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+    use crate::arena::ArenaKind;
+    use crate::heap::{Allocator, Arena, Extent};
+    use crate::report::FragReport;
+    use crate::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+    use crate::span::{SpanList, SpanState};
+    use crate::tables::LedgerClass;
+
+    fn pages(first: u64, pages: u64) -> AddrRange {
+        let start = RemoteAddr::new(first * PAGE_SIZE);
+        AddrRange::with_len(start, pages * PAGE_SIZE).expect("a range")
+    }
+
+    fn extent(range: AddrRange, kind: ExtentKind) -> Extent {
+        let mut spans = SpanList::default();
+        spans.push(range.len(), SpanState::Live);
+        Extent {
+            range,
+            kind,
+            arena: 0,
+            block_header_bytes: 0,
+            spans,
+        }
+    }
+
+    /// A block of ten pages in the main arena, of which three are in memory, and one of a hundred with a mapping of its
+    /// own, of which two are in memory and one in swap.
+    fn sample() -> Sample {
+        let (brk, large) = (pages(16, 10), pages(1024, 100));
+        let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");
+        heap.arenas = vec![Arena {
+            id: 0,
+            kind: ArenaKind::Main,
+            live_blocks: 1,
+            live_bytes: brk.len(),
+            system_bytes: brk.len(),
+            ..Arena::default()
+        }];
+        heap.extents = vec![
+            extent(brk, ExtentKind::Brk),
+            extent(large, ExtentKind::LargeMapped),
+        ];
+        let mut residency = ResidencyMap::new(vec![
+            Mapping::private(brk, MappingKind::Brk),
+            Mapping::private(large, MappingKind::Anonymous),
+        ]);
+        for (range, state) in [
+            (pages(18, 3), PageState::PRESENT),
+            (pages(1024, 2), PageState::PRESENT),
+            (pages(1050, 1), PageState::SWAPPED),
+        ] {
+            residency.push_run(PageRun { range, state });
+        }
+        let mut sample = Sample {
+            residency,
+            heaps: vec![heap],
+            ..Sample::default()
+        };
+        sample.kernel.rss_bytes = 5 * PAGE_SIZE;
+        sample.kernel.swap_bytes = PAGE_SIZE;
+        sample
+    }
+
+    #[test]
+    fn what_was_asked_for_and_never_touched_is_told_from_what_is_in_memory() {
+        let report = FragReport::from_sample(&sample());
+        let heap = &report.heaps[0];
+        assert_eq!(heap.live_bytes, 10 * PAGE_SIZE);
+        assert_eq!(heap.mapped_large_bytes, 100 * PAGE_SIZE);
+        assert_eq!(heap.arenas[0].live_resident_bytes, 3 * PAGE_SIZE);
+        assert_eq!(heap.arenas[0].idle_bytes(), 0, "all that is there is live");
+        assert_eq!(heap.mapped_large_resident_bytes, 2 * PAGE_SIZE);
+        assert_eq!(heap.untouched_bytes, (7 + 97) * PAGE_SIZE);
+        assert_eq!(report.live_bytes(), Some(110 * PAGE_SIZE));
+        assert_eq!(report.live_resident_bytes(), Some(5 * PAGE_SIZE));
+        // What compares with RSS is never more, and each live byte is somewhere.
+        let ledger = [LedgerClass::Live, LedgerClass::LargeMapped];
+        let ledger = ledger.map(|class| report.resident_bytes(class));
+        assert_eq!(report.live_resident_bytes(), Some(ledger.iter().sum()));
+        assert_eq!(
+            report
+                .live_resident_bytes()
+                .map(|live| live + report.untouched_bytes() + PAGE_SIZE),
+            report.live_bytes()
+        );
+    }
+
+    #[test]
+    fn of_a_core_nobody_knows_what_was_touched() {
+        let mut sample = sample();
+        sample.kernel.is_core = true;
+        assert_eq!(FragReport::from_sample(&sample).untouched_bytes(), 0);
+    }
 }

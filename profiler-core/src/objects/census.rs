@@ -233,19 +233,30 @@ impl Holder {
         let Dropped {
             live_bytes: live,
             unpinned_bytes: unpinned,
+            untouched_bytes: untouched,
         } = self.dropped.filter(|_| self.is_name)?;
-        if live == 0 {
-            return Some(
+        // A tenth of what it is said to hold is worth a sentence.
+        let is_untouched = untouched > 0 && untouched >= self.retained_bytes / 10;
+        let sentence = match (live, is_untouched) {
+            (0, false) => {
                 "Freeing it would return nothing to the system: its pages hold other blocks too, or are not resident."
-                    .to_owned(),
-            );
-        }
-        Some(format!(
-            "Freeing it would return {} to the system: {} of its own and {} of free memory that it pins.",
-            bytes(live.saturating_add(unpinned)),
-            bytes(live),
-            bytes(unpinned)
-        ))
+                    .to_owned()
+            }
+            (0, true) => "Freeing it would return nothing to the system.".to_owned(),
+            _ => format!(
+                "Freeing it would return {} to the system: {} of its own and {} of free memory that it pins.",
+                bytes(live.saturating_add(unpinned)),
+                bytes(live),
+                bytes(unpinned)
+            ),
+        };
+        Some(match is_untouched {
+            true => format!(
+                "{sentence} {} of it was asked for and never written to, and takes no memory.",
+                bytes(untouched)
+            ),
+            false => sentence,
+        })
     }
 }
 
@@ -431,6 +442,18 @@ mod tests {
         assert!(
             sentence.contains("would return nothing to the system: its pages"),
             "{sentence}"
+        );
+        holder.retained_bytes = 2 << 30;
+        holder.dropped = Some(Dropped {
+            untouched_bytes: 2 << 30,
+            ..Dropped::default()
+        });
+        assert_eq!(
+            holder.if_freed().as_deref(),
+            Some(
+                "Freeing it would return nothing to the system. 2.0 GiB of it was asked for and never written to, and \
+                 takes no memory."
+            )
         );
         holder.is_name = false;
         assert_eq!(holder.if_freed(), None);

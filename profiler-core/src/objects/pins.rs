@@ -20,6 +20,8 @@ pub struct Dropped {
     pub live_bytes: u64,
     /// What else is there: free bytes that its blocks pin, and headers.
     pub unpinned_bytes: u64,
+    /// Bytes of its blocks on pages of its own that are neither in memory nor in swap: freeing them returns nothing.
+    pub untouched_bytes: u64,
 }
 
 impl Dropped {
@@ -29,6 +31,7 @@ impl Dropped {
         Self {
             live_bytes,
             unpinned_bytes: self.unpinned_bytes + (self.live_bytes - live_bytes),
+            untouched_bytes: self.untouched_bytes.min(retained - live_bytes),
         }
     }
 }
@@ -170,6 +173,7 @@ impl Owners<'_> {
         let add = |above: &mut Dropped, own: Dropped| {
             above.live_bytes += own.live_bytes;
             above.unpinned_bytes += own.unpinned_bytes;
+            above.untouched_bytes += own.untouched_bytes;
         };
         self.nesting.add_up(&mut dropped, add);
         self.nesting
@@ -312,11 +316,14 @@ impl Owners<'_> {
         dropped: &mut [Dropped],
     ) {
         for (at, page) in numbered(extent, pages) {
-            if let Some(of) = dropped.get_mut(usize::from(page.owner))
-                && is_resident(residency, at)
-            {
-                of.live_bytes += u64::from(page.live);
-                of.unpinned_bytes += PAGE_SIZE.saturating_sub(page.live.into());
+            if let Some(of) = dropped.get_mut(usize::from(page.owner)) {
+                let run = residency.run_at(at);
+                if run.is_some_and(|run| run.state.is_resident()) {
+                    of.live_bytes += u64::from(page.live);
+                    of.unpinned_bytes += PAGE_SIZE.saturating_sub(page.live.into());
+                } else if run.is_none_or(|run| !run.state.is_swapped()) {
+                    of.untouched_bytes += u64::from(page.live);
+                }
             }
         }
     }
@@ -500,6 +507,7 @@ mod tests {
         let page = Dropped {
             live_bytes: 128,
             unpinned_bytes: PAGE_SIZE - 128,
+            untouched_bytes: 0,
         };
         assert_eq!(dropped, [page, Dropped::default()]);
         let dropped = of(&[NOBODY, 1, 1, 0]);
@@ -526,6 +534,7 @@ mod tests {
         let whole = Dropped {
             live_bytes: 128,
             unpinned_bytes: 2 * PAGE_SIZE - 128,
+            untouched_bytes: 0,
         };
         assert_eq!(both, [whole, Dropped::default()]);
         let apart = of(&[0, 1]);

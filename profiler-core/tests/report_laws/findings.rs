@@ -11,7 +11,7 @@ use profiler_core::objects::{Census, Copied};
 use profiler_core::prediction::SelfCheck;
 use profiler_core::report::{FragReport, LedgerClass, Mechanism};
 use profiler_core::sample::Sample;
-use profiler_core::span::SpanState;
+use profiler_core::span::{SpanList, SpanState};
 
 use crate::samples::*;
 
@@ -411,7 +411,10 @@ fn the_heap_of_a_library_is_a_class_of_its_own() {
     let said = "are in heaps that libraries have for themselves, 4.0 KiB of them live";
     assert!(with.explanation.contains(said), "{}", with.explanation);
     let full = sample.heaps.last_mut().expect("the library's");
-    full.arenas[0].live_bytes = 2560 * PAGE_SIZE;
+    for extent in &mut full.extents {
+        extent.spans = SpanList::default();
+        extent.spans.push(extent.range.len(), SpanState::Live);
+    }
     let full = FragReport::from_sample(&sample);
     let share = |report: &FragReport| {
         let (_, said) = report.verdict.split_once(". ")?;

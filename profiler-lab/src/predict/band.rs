@@ -31,6 +31,9 @@ const OWN_MARGIN: Margin = Margin {
     least: 256 << 10,
 };
 
+/// Where more than this share of RSS is in swap besides, nobody knows which part of a need would be resident.
+const MOST_SWAPPED: f64 = 0.01;
+
 struct Margin {
     /// As a share of the lower end.
     below: f64,
@@ -46,10 +49,22 @@ impl Margin {
     }
 }
 
+/// What players came to, in resident bytes.
+pub(super) struct HeapFigures {
+    /// A candidate, by history.
+    pub(super) all: Vec<u64>,
+    /// The same with the caches of idle threads, where there are several.
+    pub(super) idle_threads: Option<u64>,
+    /// The heap as it is.
+    pub(super) baseline: u64,
+}
+
 /// What the walk says of the heap, for the bands.
 pub(super) struct Walked {
     /// What malloc's heap takes, in bytes.
     pub(super) measured: u64,
+    /// RSS without what is purged in that; `None` where much of the process is in swap.
+    pub(super) rss: Option<u64>,
     /// What the process took at its peak, for what it takes now.
     pub(super) peak: f64,
     /// What malloc's heap took at that peak, in bytes: all that the process had more then than now is taken
@@ -79,6 +94,8 @@ impl Walked {
         let more = kernel.peak_rss_bytes.saturating_sub(now);
         Self {
             measured,
+            rss: (kernel.swap_bytes as f64 <= kernel.rss_bytes as f64 * MOST_SWAPPED)
+                .then(|| kernel.rss_bytes.saturating_sub(heap.unpurged_bytes())),
             peak: at_least_one(kernel.peak_rss_bytes, now),
             at_peak: [measured, heap.unpurged_bytes(), more]
                 .into_iter()
@@ -92,15 +109,18 @@ impl Walked {
         }
     }
 
-    /// What a candidate would need of which `all` are the resident bytes by history; the heap as it is,
-    /// played, takes `baseline`.
+    /// What a candidate would need.
     pub(super) fn needs(
         &self,
         interpretation: Interpretation,
         is_glibc: bool,
-        mut all: Vec<u64>,
-        baseline: u64,
+        played: HeapFigures,
     ) -> Option<Needs> {
+        let HeapFigures {
+            mut all,
+            idle_threads,
+            baseline,
+        } = played;
         let measured = self.measured.saturating_sub(self.blank);
         let own_error = measured.abs_diff(baseline);
         let margin = match interpretation {
@@ -144,6 +164,11 @@ impl Walked {
                 high = high.max(scaled(measured, self.peak)).max(self.at_peak);
             }
         }
+        if let Some(kept) = idle_threads {
+            // Whether all threads are idle, and had blocks of as many sizes, is not known.
+            high = high.max(kept);
+            middle = geometric_mean(&[middle, middle.max(kept)]);
+        }
         if self.blank > 0 {
             high = high.saturating_add(self.blank);
             middle = geometric_mean(&[middle, middle.saturating_add(self.blank)]);
@@ -182,6 +207,7 @@ mod tests {
     fn walked() -> Walked {
         Walked {
             measured: 100 * MIB,
+            rss: Some(150 * MIB),
             peak: 1.5,
             at_peak: 110 * MIB,
             threads_per_arena: 2.0,
@@ -201,7 +227,12 @@ mod tests {
         baseline: u64,
     ) -> Needs {
         let all = all.map(|mib| mib * MIB).to_vec();
-        let needs = walked.needs(interpretation, is_glibc, all, baseline * MIB);
+        let played = HeapFigures {
+            all,
+            idle_threads: None,
+            baseline: baseline * MIB,
+        };
+        let needs = walked.needs(interpretation, is_glibc, played);
         needs.expect("it was played")
     }
 
@@ -295,6 +326,24 @@ mod tests {
         );
         assert_eq!(threads.bytes, 80 * MIB);
         assert_eq!(threads.low_bytes, 9 * MIB);
+    }
+
+    #[test]
+    fn threads_that_are_idle_may_keep_what_their_caches_have() {
+        let of = |idle_threads: Option<u64>| {
+            let played = HeapFigures {
+                all: vec![40 * MIB; 4],
+                idle_threads: idle_threads.map(|mib| mib * MIB),
+                baseline: 100 * MIB,
+            };
+            let needs = walked().needs(Interpretation::Histories, false, played);
+            needs.expect("it was played")
+        };
+        let kept = of(Some(160));
+        assert_eq!(kept.bytes, 80 * MIB);
+        assert_eq!(kept.high_bytes, 176 * MIB);
+        assert_eq!(kept.low_bytes, of(None).low_bytes);
+        assert_eq!(of(Some(30)), of(None), "they keep nothing");
     }
 
     #[test]

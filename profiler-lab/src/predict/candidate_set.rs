@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use profiler_core::allocator::{Allocator, PRELOAD};
+use profiler_core::allocator::PRELOAD;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 
-use super::band::Walked;
+use super::band::{HeapFigures, Walked};
 use super::candidates::{HeapCandidate, Interpretation};
 use crate::play::{PlayError, ReplayProgram, Setup, play};
 use crate::shadow::is_pressed;
@@ -19,11 +19,15 @@ pub(super) struct HeapCandidateSet<'a> {
     pub(super) programs: Vec<Arc<ReplayProgram>>,
     /// That of [`IDLE`].
     pub(super) idle: Option<Arc<ReplayProgram>>,
+    /// That of [`IDLE_THREADS`], where there are several threads.
+    pub(super) idle_threads: Option<Arc<ReplayProgram>>,
     pub(super) walk_ns: u64,
     pub(super) walked: Walked,
     pub(super) cpus: u32,
     /// Bytes that a player may take.
     pub(super) limit: u64,
+    /// The same of one in which each thread keeps what its cache has.
+    pub(super) idle_limit: u64,
     pub(super) interrupted: &'a AtomicBool,
     /// Whether this host is short of memory.
     pub(super) is_pressed: AtomicBool,
@@ -47,11 +51,10 @@ struct HeapOutcome {
 
 impl HeapCandidateSet<'_> {
     pub(super) fn run(&self, players: usize) -> Predictions {
-        let histories = self.programs.len();
         let all = self.candidates.iter().enumerate();
         let played = all.filter(|(_, candidate)| candidate.exact.is_none());
         let all = played.flat_map(|(number, candidate)| {
-            (0..candidate.interpretation.runs(histories)).map(move |run| (number, run))
+            (0..self.runs(candidate)).map(move |run| (number, run))
         });
         *self.state() = State {
             queue: all.collect(),
@@ -59,7 +62,7 @@ impl HeapCandidateSet<'_> {
                 .candidates
                 .iter()
                 .map(|candidate| HeapOutcome {
-                    resident: vec![None; candidate.interpretation.runs(histories)],
+                    resident: vec![None; self.runs(candidate)],
                     failure: candidate.failure(),
                 })
                 .collect(),
@@ -110,6 +113,19 @@ impl HeapCandidateSet<'_> {
         }
     }
 
+    /// How often a candidate is played; the last time for idle threads, where they decide.
+    fn runs(&self, candidate: &HeapCandidate) -> usize {
+        let of_histories = candidate.interpretation.runs(self.programs.len());
+        of_histories + usize::from(self.threads_decide(candidate))
+    }
+
+    /// Whether each thread has a cache of its own that lies beside what the walk shows: another allocator's.
+    fn threads_decide(&self, candidate: &HeapCandidate) -> bool {
+        self.idle_threads.is_some()
+            && candidate.interpretation != Interpretation::Baseline
+            && !candidate.is_glibc()
+    }
+
     fn is_over(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed) || self.is_pressed.load(Ordering::Relaxed)
     }
@@ -140,19 +156,27 @@ impl HeapCandidateSet<'_> {
     }
 
     fn play(&self, candidate: usize, history: usize) -> Result<u64, PlayError> {
+        let threads_decide = self.threads_decide(&self.candidates[candidate]);
         let HeapCandidate {
             candidate,
             interpretation,
             ..
         } = &self.candidates[candidate];
+        let is_of_threads = threads_decide && history >= interpretation.runs(self.programs.len());
         let allocator = candidate.allocator.as_ref().ok();
         let is_last = history >= self.programs.len();
+        let limit = match is_of_threads {
+            true => self.idle_limit,
+            false => self.limit,
+        };
         let setup = Setup {
             preload: allocator.and_then(|allocator| allocator.object.clone()),
             env: candidate.env.variables().to_vec(),
-            trim_at_checkpoints: is_last && *interpretation == Interpretation::Collected,
+            trim_at_checkpoints: is_last
+                && !is_of_threads
+                && *interpretation == Interpretation::Collected,
             cpus: (self.cpus > 0).then_some(self.cpus),
-            memory_limit: Some(self.limit),
+            memory_limit: Some(limit),
             background: true,
             ..Setup::default()
         };
@@ -167,9 +191,14 @@ impl HeapCandidateSet<'_> {
             .idle
             .as_ref()
             .filter(|_| *interpretation == Interpretation::Idle);
-        let first = idle.unwrap_or(&self.programs[0]);
+        let of_threads = self.idle_threads.as_ref().filter(|_| is_of_threads);
+        let first = of_threads.or(idle).unwrap_or(&self.programs[0]);
         let program = self.programs.get(history).unwrap_or(first);
-        let played = play(program, &setup, &goes_on)?;
+        let played = match play(program, &setup, &goes_on) {
+            // It is the upper end, which is at least that.
+            Err(PlayError::TooLarge { limit_bytes }) if is_of_threads => return Ok(limit_bytes),
+            played => played?,
+        };
         // Each program ends with a checkpoint.
         Ok(played.peak_and_final().map_or(0, |both| both.at_end))
     }
@@ -192,6 +221,7 @@ impl HeapCandidateSet<'_> {
             .collect();
         Predictions {
             walk_ns: self.walk_ns,
+            rss_bytes: self.walked.rss,
             self_check: predicted.map(|played| self.self_check(played)),
             candidates,
             pending,
@@ -218,14 +248,18 @@ impl HeapCandidateSet<'_> {
         if outcome.failure.is_some() {
             return None;
         }
-        let all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
-        let is_glibc = candidate
-            .candidate
-            .allocator
-            .as_ref()
-            .is_ok_and(|a| a.identity.is(Allocator::Glibc));
+        let mut all: Vec<u64> = outcome.resident.iter().copied().collect::<Option<_>>()?;
+        let idle_threads = match self.threads_decide(candidate) {
+            true => all.pop(),
+            false => None,
+        };
+        let played = HeapFigures {
+            all,
+            idle_threads,
+            baseline: baseline?,
+        };
         self.walked
-            .needs(candidate.interpretation, is_glibc, all, baseline?)
+            .needs(candidate.interpretation, candidate.is_glibc(), played)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

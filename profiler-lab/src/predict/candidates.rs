@@ -72,6 +72,12 @@ impl HeapCandidate {
         }
     }
 
+    /// Whether it is glibc with other settings.
+    pub(super) fn is_glibc(&self) -> bool {
+        let allocator = self.candidate.allocator.as_ref();
+        allocator.is_ok_and(|allocator| allocator.identity.is(Allocator::Glibc))
+    }
+
     /// Why it cannot be played.
     pub(super) fn failure(&self) -> Option<String> {
         let allocator = self.candidate.allocator.as_ref();

@@ -23,7 +23,8 @@ use self::candidate_set::HeapCandidateSet;
 use self::candidates::candidates;
 use super::play::{ReplayProgram, cores};
 use super::seed::{
-    Fill, LargeGaps, Overlap, SeedOptions, WalkedHeap, Written, measured_bytes, write,
+    Fill, FillThreads, LargeGaps, MOST_OF_IDLE, Overlap, SeedOptions, WalkedHeap, Written,
+    measured_bytes, write,
 };
 
 /// Of the memory that is available, players may take this share together.
@@ -81,6 +82,12 @@ const IDLE: SeedOptions = SeedOptions {
     ..HISTORIES[0]
 };
 
+/// The first history, of a program each of whose threads had blocks once, and all but one of which are idle.
+const IDLE_THREADS: SeedOptions = SeedOptions {
+    threads: FillThreads::EachAndIdle,
+    ..HISTORIES[0]
+};
+
 /// Predicts what the heap that serves malloc in a sample would need elsewhere. `progress` gets what is
 /// known whenever a candidate is done. Players give way to all that wants a processor. `root` is the root
 /// directory of the process, where that is another than ours: what its loader finds there is listed.
@@ -121,16 +128,23 @@ pub fn predict(
             bytes(available)
         ));
     }
+    let room = room / players as u64;
+    let limit = peak.saturating_mul(MAX_TIMES).saturating_add(OWN_BYTES);
+    let idle_threads = match heap.has_several_threads() {
+        true => programs.pop(),
+        false => None,
+    };
     let idle = programs.pop();
     let set = HeapCandidateSet {
         idle,
+        idle_threads,
         candidates: candidates(&heap, measured, root),
         programs,
         walk_ns: sample.taken_at_ns,
         walked: Walked::of(sample, &heap, measured),
         cpus: sample.host.cpus,
-        limit: (room / players as u64)
-            .min(peak.saturating_mul(MAX_TIMES).saturating_add(OWN_BYTES)),
+        limit: limit.min(room),
+        idle_limit: limit.saturating_add(idle_bytes(&heap)).min(room),
         interrupted,
         is_pressed: AtomicBool::new(false),
         progress,
@@ -139,8 +153,17 @@ pub fn predict(
     set.run(players)
 }
 
-/// The heap as players fill it, in each of the ways in which it may have come to be; the last is that of a
-/// program that does nothing more.
+/// What all threads may keep when they are idle: an allocator takes some more than that for each.
+fn idle_bytes(heap: &WalkedHeap<'_>) -> u64 {
+    let threads = heap.arenas().into_iter();
+    let threads = threads.map(|arena| u64::from(heap.threads_of(arena)));
+    threads
+        .fold(0, u64::saturating_add)
+        .saturating_mul(MAX_TIMES * MOST_OF_IDLE)
+}
+
+/// The heap as players fill it, in each of the ways in which it may have come to be; after these comes that of a
+/// program that does nothing more, and where it has threads the one in which they are idle.
 fn programs(
     heap: &WalkedHeap<'_>,
     measured: u64,
@@ -151,7 +174,9 @@ fn programs(
         LARGE_HEAP.. => MIDDLE,
         _ => HISTORIES.len(),
     };
+    let idle_threads = heap.has_several_threads().then_some(&IDLE_THREADS);
     let histories = HISTORIES[..histories].iter().chain([&IDLE]);
+    let histories = histories.chain(idle_threads);
     histories
         .map(|history| program(heap, history, available, interrupted))
         .collect()

@@ -3,6 +3,7 @@
 
 use profiler_core::addr::AddrRange;
 use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
+use profiler_core::arena::ArenaFigure;
 use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::ResidencyMap;
@@ -120,6 +121,25 @@ impl<'a> WalkedHeap<'a> {
         arenas.sort_unstable();
         arenas.dedup();
         arenas
+    }
+
+    /// Threads that use an arena, as far as its allocator says so; else one.
+    pub fn threads_of(&self, arena: u32) -> u32 {
+        let mut arenas = self.heap.arenas.iter();
+        let known = arenas.find(|one| one.id == arena);
+        let threads = known.and_then(|one| one.figure(ArenaFigure::AttachedThreads));
+        threads.map_or(1, |threads| {
+            u32::try_from(threads).unwrap_or(u32::MAX).max(1)
+        })
+    }
+
+    /// Whether several threads use it.
+    pub fn has_several_threads(&self) -> bool {
+        let arenas = self.arenas().into_iter();
+        arenas
+            .map(|arena| u64::from(self.threads_of(arena)))
+            .sum::<u64>()
+            > 1
     }
 
     /// Extents of one arena by address, but for blocks that have a mapping of their own.

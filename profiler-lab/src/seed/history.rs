@@ -24,6 +24,17 @@ pub enum Overlap {
     OneByOne,
 }
 
+/// Which threads had the fill.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum FillThreads {
+    /// One for each arena, which goes on afterwards.
+    #[default]
+    OfArenas,
+    /// Each that uses an arena had blocks of many sizes as well, one thread after the other, and does nothing more: what
+    /// its cache has of them stays there.
+    EachAndIdle,
+}
+
 /// What gaps as large as glibc's grown mmap threshold are taken for: a block of that size was freed
 /// once, which is not to say that it was here.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]

@@ -9,8 +9,8 @@ mod history;
 mod write;
 
 pub use self::blocks::{WalkedHeap, measured_bytes};
-pub use self::history::{Fill, FreeOrder, LargeGaps, Overlap};
-pub use self::write::{SeedOptions, Written, write};
+pub use self::history::{Fill, FillThreads, FreeOrder, LargeGaps, Overlap};
+pub use self::write::{MOST_OF_IDLE, SeedOptions, Written, write};
 
 #[cfg(test)]
 mod tests;

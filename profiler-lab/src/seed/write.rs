@@ -13,7 +13,7 @@ use profiler_trace::compile::{
 };
 
 use super::blocks::{Stretch, StretchKind, WalkedHeap};
-use super::history::{Fill, FreeOrder, LargeGaps, Overlap};
+use super::history::{Fill, FillThreads, FreeOrder, LargeGaps, Overlap};
 
 /// How a heap becomes a program.
 #[derive(Copy, Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct SeedOptions {
     pub slack: u8,
     /// Whether the fill of several arenas is there at once.
     pub overlap: Overlap,
+    /// Which threads had it.
+    pub threads: FillThreads,
     /// Whether the program goes on after the fill was freed, so that allocators purge.
     pub goes_on: bool,
     /// From which random numbers begin.
@@ -42,6 +44,7 @@ impl SeedOptions {
         large: LargeGaps::ByShare,
         slack: 0,
         overlap: Overlap::Together,
+        threads: FillThreads::OfArenas,
         goes_on: true,
         random: 1,
     };
@@ -72,6 +75,13 @@ const KEPT: u32 = 0;
 const PASSING: u32 = 1;
 /// The first slot of the fill.
 const FIRST: u32 = 2;
+/// Of the fill of its arena a thread that is idle now had so many bytes at most: thread caches do not hold more.
+pub const MOST_OF_IDLE: u64 = 4 << 20;
+/// No thread caches hold larger blocks (jemalloc's `tcache_max`).
+const MOST_CACHED: f64 = 32_768.0;
+const LEAST_CACHED: f64 = 32.0;
+/// Idle threads that are played, at most.
+const MOST_IDLE: u32 = 1024;
 /// Threads take turns after so many bytes of blocks: they had their blocks at the same time.
 const TURN_BYTES: u64 = 256 << 10;
 
@@ -150,6 +160,10 @@ struct Arena<'a> {
     /// Slots to be freed, of blocks whose size was known, and of others.
     cached: Vec<u32>,
     fill: Vec<u32>,
+    /// Bytes of these that were touched.
+    filled: u64,
+    /// Threads of the process that use it.
+    users: u32,
 }
 
 impl<'a, S: Sink> Writer<'a, S> {
@@ -177,6 +191,8 @@ impl<'a, S: Sink> Writer<'a, S> {
                 neighbours: Neighbours::default(),
                 cached: Vec::new(),
                 fill: Vec::new(),
+                filled: 0,
+                users: heap.threads_of(arena),
             });
         }
         if self.options.overlap == Overlap::OneByOne {
@@ -184,7 +200,7 @@ impl<'a, S: Sink> Writer<'a, S> {
                 while self.turn(arena)? {}
                 self.free(std::slice::from_mut(arena))?;
             }
-            return self.settle(arenas.len() as u32);
+            return self.end(&arenas);
         }
         let mut going: Vec<&mut Arena<'_>> = arenas.iter_mut().collect();
         while !going.is_empty() {
@@ -197,7 +213,65 @@ impl<'a, S: Sink> Writer<'a, S> {
             going = left;
         }
         self.free(&mut arenas)?;
-        self.settle(arenas.len() as u32)
+        self.end(&arenas)
+    }
+
+    /// What becomes of the threads, once all fill was freed.
+    fn end(&mut self, arenas: &[Arena<'_>]) -> io::Result<()> {
+        match self.options.threads {
+            FillThreads::OfArenas => self.settle(arenas.len() as u32),
+            FillThreads::EachAndIdle => {
+                for arena in arenas {
+                    self.idle_threads(arena)?;
+                }
+                self.settle(1)
+            }
+        }
+    }
+
+    /// Each thread that uses an arena has as much as that had of free memory, and frees it.
+    fn idle_threads(&mut self, arena: &Arena<'_>) -> io::Result<()> {
+        let bytes = arena.filled.min(MOST_OF_IDLE);
+        for number in 0..arena.users.min(MOST_IDLE) {
+            let thread = match number {
+                0 => arena.thread,
+                _ if self.written.threads >= MAX_THREADS => return Ok(()),
+                _ => {
+                    let thread = self.written.threads;
+                    self.push(op(OpCode::SPAWN, 0, thread))?;
+                    self.written.threads += 1;
+                    thread
+                }
+            };
+            self.switch(thread)?;
+            let mut left = bytes;
+            let mut slots = 0;
+            while left > 0 {
+                // As many of each order of magnitude: nobody knows which sizes a thread had.
+                let size = LEAST_CACHED * (MOST_CACHED / LEAST_CACHED).powf(self.random.f64());
+                let size = (size as u64).min(left);
+                self.idle_block(size, slots)?;
+                (left, slots) = (left - size, slots + 1);
+            }
+            for slot in 0..slots {
+                self.push(op(OpCode::FREE, 0, FIRST + slot))?;
+            }
+            self.fill_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// A block in one of the slots of the fill, all of which was freed.
+    fn idle_block(&mut self, bytes: u64, number: u32) -> io::Result<()> {
+        let slot = FIRST.saturating_add(number);
+        if slot >= MAX_SLOTS {
+            return Err(too_many("free blocks"));
+        }
+        self.written.slots = self.written.slots.max(slot + 1);
+        self.push(op(OpCode::ALLOC, bytes, slot))?;
+        self.fill_bytes = self.fill_bytes.saturating_add(bytes);
+        self.note_peak();
+        Ok(())
     }
 
     /// Blocks that have a mapping of their own, before the threshold rises above them.
@@ -241,10 +315,12 @@ impl<'a, S: Sink> Writer<'a, S> {
                 StretchKind::Cached => {
                     let slot = self.block(self.asked(stretch.range.len()), None)?;
                     arena.cached.push(slot);
+                    arena.filled += stretch.range.len();
                 }
                 StretchKind::Free if self.heap.allocator() != Allocator::Glibc => {
                     let slot = self.block(stretch.range.len(), None)?;
                     arena.fill.push(slot);
+                    arena.filled += stretch.range.len();
                 }
                 StretchKind::Free | StretchKind::Top => self.gap(arena, &stretch)?,
             }
@@ -271,6 +347,7 @@ impl<'a, S: Sink> Writer<'a, S> {
     /// Fills bytes that have pages.
     fn fill(&mut self, arena: &mut Arena<'a>, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
+        arena.filled += bytes;
         let was_small = match self.options.fill {
             Fill::Whole | Fill::Dense => false,
             _ if bytes >= self.large_from => false,

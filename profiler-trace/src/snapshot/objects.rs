@@ -79,6 +79,8 @@ fields!(Branch {
 fields!(Dropped {
     live_bytes,
     unpinned_bytes
+} later {
+    untouched_bytes
 });
 
 fields!(Copied {

@@ -150,6 +150,8 @@ fields!(Predictions {
     candidates,
     pending,
     trouble
+} later {
+    rss_bytes
 });
 fields!(SelfCheck {
     measured_bytes,
@@ -227,6 +229,8 @@ fields!(Point {
     swap_bytes,
     live_bytes,
     heap_bytes
+} later {
+    live_resident_bytes
 });
 fields!(Moment {
     time_ns,

@@ -53,12 +53,16 @@ impl<'a> Latest<'a> {
         let ago_ns = of.now.time_ns.saturating_sub(of.view.report.taken_at_ns);
         format!("{} s", ago_ns / 1_000_000_000)
     });
-    const LIVE: Column<Self> =
-        Column::<Self>::maybe("live_bytes", Unit::Bytes, |of| of.now.live_bytes).titled(
-            "live",
-            10,
-            "bytes of blocks in use at the last walk, in all heaps",
-        );
+    const ASKED_FOR: Column<Self> =
+        Column::maybe("live_bytes", Unit::Bytes, |of| of.now.live_bytes);
+    const LIVE: Column<Self> = Column::<Self>::maybe("live_resident_bytes", Unit::Bytes, |of| {
+        of.now.live_resident_bytes
+    })
+    .titled(
+        "live",
+        10,
+        "bytes of blocks in use that were in memory at the last walk, in all heaps",
+    );
     const UTILISATION: Column<Self> = Column::<Self>::fraction(
         MetricId::Utilisation.key(),
         MetricId::Utilisation.unit(),
@@ -167,7 +171,8 @@ impl<'a> Latest<'a> {
     ];
 
     /// The kernel's count and the live bytes, in JSON.
-    pub(super) const AT_TIME: [Column<Self>; 3] = [Self::RSS, Self::SWAP, Self::LIVE];
+    pub(super) const AT_TIME: [Column<Self>; 4] =
+        [Self::RSS, Self::SWAP, Self::ASKED_FOR, Self::LIVE];
 
     /// What the last walk gave, in JSON.
     pub(super) const OF_WALK: [Column<Self>; 4] = [

@@ -22,13 +22,7 @@ pub(super) fn cut(line: &str, width: usize) -> String {
 /// newer.
 pub(super) fn latest(view: &View) -> Point {
     let report = &view.report;
-    let walked = Point {
-        time_ns: report.taken_at_ns,
-        rss_bytes: report.kernel.rss_bytes,
-        swap_bytes: report.kernel.swap_bytes,
-        live_bytes: report.live_bytes(),
-        heap_bytes: report.heap_resident_bytes(),
-    };
+    let walked = Point::of(report);
     match view.history.last() {
         Some(point) if point.time_ns > walked.time_ns => *point,
         _ => walked,

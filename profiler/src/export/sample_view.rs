@@ -134,6 +134,7 @@ fn predictions() -> Predictions {
     };
     Predictions {
         walk_ns: TAKEN_AT_NS - 18_000_000_000,
+        rss_bytes: Some(130 << 20),
         self_check: Some(SelfCheck {
             measured_bytes: 100 << 20,
             predicted_bytes: 101 << 20,
@@ -241,6 +242,7 @@ pub(crate) fn full() -> View {
         swap_bytes: 0,
         live_bytes,
         heap_bytes: live_bytes.map(|live| 2 * live),
+        live_resident_bytes: live_bytes.map(|live| live / 2),
     };
     View {
         report: Arc::new(report),

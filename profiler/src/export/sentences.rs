@@ -59,6 +59,9 @@ pub(super) fn of_ledger(report: &FragReport) -> Vec<String> {
 }
 
 /// What a heap would give back, what is set of it, and what does not fit.
+/// Live bytes without pages that are fewer go unsaid: any large block ends with some.
+const UNTOUCHED: u64 = 1 << 20;
+
 pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
     if heap.allocator != Allocator::Pymalloc {
@@ -79,9 +82,15 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
                 sum(|arena| arena.trimmable_bytes)
             ),
             None => {
-                format!("nothing returns free pages but the end of what lives beside them: {kept}")
+                format!("free pages are returned only once the live blocks beside them are freed: {kept}")
             }
         });
+    }
+    if heap.untouched_bytes >= UNTOUCHED {
+        all.push(format!(
+            "{} of what is live has no pages: it was asked for and never written to, and takes no memory",
+            bytes(heap.untouched_bytes)
+        ));
     }
     let settings = heap.settings.iter().filter(|setting| !setting.is_counter);
     // Where no default is known, any may have been set.

@@ -121,5 +121,6 @@ fn rss(sampler: &Sampler) -> Result<Point, SessionError> {
         swap_bytes: count.swap_bytes,
         live_bytes: None,
         heap_bytes: None,
+        live_resident_bytes: None,
     })
 }

@@ -47,6 +47,7 @@ mod tests {
                 swap_bytes: 0,
                 live_bytes: None,
                 heap_bytes: None,
+                live_resident_bytes: None,
             });
         }
         let points = history.points();

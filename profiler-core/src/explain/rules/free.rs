@@ -134,10 +134,17 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
     let sums = heaps.map(|heap| {
         let sum = |of: fn(&ArenaReport) -> u64| heap.arenas.iter().map(of).sum::<u64>();
         let resident = heap.resident_bytes();
-        let free = resident.saturating_sub(heap.live_bytes);
-        (free, resident, sum(|arena| arena.trimmable_bytes), heap)
+        let live = sum(|arena| arena.live_resident_bytes);
+        let free = resident.saturating_sub(live);
+        (
+            free,
+            resident,
+            live,
+            sum(|arena| arena.trimmable_bytes),
+            heap,
+        )
     });
-    let (free, resident, purged, heap) = sums.max_by_key(|(free, ..)| *free)?;
+    let (free, resident, live, purged, heap) = sums.max_by_key(|(free, ..)| *free)?;
     let purge = remedies::give_back(Some(heap.allocator));
     let returned = match purged {
         0 => String::new(),
@@ -155,13 +162,14 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
              no part in that.",
             heap.title(),
             bytes(resident),
-            bytes(heap.live_bytes.min(resident)),
+            bytes(live),
         ),
         bytes: (purged > 0).then_some(purged),
         held_bytes: free,
         evidence: vec![
             evidence("resident_bytes", resident),
             evidence("live_bytes", heap.live_bytes),
+            evidence("live_resident_bytes", live),
             evidence("trimmable_bytes", purged),
         ],
         remedy: Remedy::of_library(heap.library_name().unwrap_or_default(), heap.allocator),

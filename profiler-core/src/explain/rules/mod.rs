@@ -79,7 +79,7 @@ pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
     let mallocs = mallocs.filter(|heap| heap.serves_malloc());
     let taken = |heap: &&HeapReport| {
         let arenas = heap.resident_bytes();
-        arenas.saturating_add(heap.mapped_large_bytes)
+        arenas.saturating_add(heap.mapped_large_resident_bytes)
     };
     mallocs.max_by_key(taken).map(|heap| heap.allocator)
 }

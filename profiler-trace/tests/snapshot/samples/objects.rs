@@ -32,10 +32,12 @@ fn holder() -> impl Strategy<Value = Holder> {
         length,
         times,
     });
-    let dropped = (COUNT, COUNT).prop_map(|(live_bytes, unpinned_bytes)| Dropped {
-        live_bytes,
-        unpinned_bytes,
-    });
+    let dropped =
+        (COUNT, COUNT, COUNT).prop_map(|(live_bytes, unpinned_bytes, untouched_bytes)| Dropped {
+            untouched_bytes,
+            live_bytes,
+            unpinned_bytes,
+        });
     let names = (text(), vec(text(), 0..3), any::<bool>());
     let types = (option::of(text()), option::of(text()), vec(step, 0..3));
     let figures = (option::of(COUNT), COUNT, COUNT, COUNT, option::of(dropped));

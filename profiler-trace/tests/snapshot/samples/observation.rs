@@ -220,6 +220,7 @@ fn predictions() -> impl Strategy<Value = Predictions> {
     );
     all.prop_map(
         |(walk_ns, self_check, candidates, pending, trouble)| Predictions {
+            rss_bytes: walk_ns.checked_mul(3),
             walk_ns,
             self_check,
             candidates,
@@ -237,9 +238,11 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
         COUNT,
         option::of(COUNT),
         option::of(COUNT),
+        option::of(COUNT),
     );
     let point = point.prop_map(
-        |(time_ns, rss_bytes, swap_bytes, live_bytes, heap_bytes)| Point {
+        |(time_ns, rss_bytes, swap_bytes, live_bytes, heap_bytes, live_resident_bytes)| Point {
+            live_resident_bytes,
             time_ns,
             rss_bytes,
             swap_bytes,

@@ -28,7 +28,8 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
                     (bytes(heap.free_bytes)) " free, " (bytes(heap.cached_bytes)) " cached"
                     @if heap.mapped_large_blocks > 0 {
                         ", and " (bytes(heap.mapped_large_bytes)) " in " (count(heap.mapped_large_blocks))
-                        " large blocks, each with a mapping of its own"
+                        " large blocks, each with a mapping of its own; " (bytes(heap.mapped_large_resident_bytes))
+                        " of that resident"
                     }
                     "."
                 }

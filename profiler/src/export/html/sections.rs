@@ -25,7 +25,10 @@ pub(super) fn facts(view: &View) -> Markup {
     let facts = [
         (report.kernel.name(), bytes(latest.rss_bytes)),
         ("swap", bytes(latest.swap_bytes)),
-        ("live in heaps", known(report.live_bytes().map(bytes))),
+        (
+            "live in heaps",
+            known(report.live_resident_bytes().map(bytes)),
+        ),
         ("Python", sentences::python(target)),
         ("malloc", known(malloc)),
         ("C library", known(target.libc.clone())),
@@ -167,13 +170,14 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
                 (heading("low", "the least that is plausible"))
                 (heading("middle", "what malloc's heap would need"))
                 (heading("high", "the most that is plausible"))
+                (heading("RSS", "what RSS would be with the middle, if all else stays"))
                 (heading("effect", "at both ends of the band"))
             } }
             tbody {
                 tr {
                     th scope="row" { (measured) }
                     td.band aria-hidden="true" { (band(None, check.measured_bytes, most)) }
-                    td { } td { (bytes(check.measured_bytes)) } td { } td { }
+                    td { } td { (bytes(check.measured_bytes)) } td { } td { (rss(predictions.rss_bytes)) } td { }
                 }
                 @for (prediction, needs, effect) in &effects {
                     tr {
@@ -187,6 +191,7 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
                         td { (bytes(needs.low_bytes)) }
                         td { (bytes(needs.bytes)) }
                         td { (bytes(needs.high_bytes)) }
+                        td { (rss(predictions.rss_with(needs.bytes))) }
                         td { (effect.words()) }
                     }
                 }
@@ -217,6 +222,11 @@ fn band(needs: Option<Needs>, now: u64, most: u64) -> Markup {
         }
         span.now style=(format!("left:{:.2}%", at(now))) { }
     }
+}
+
+/// RSS as it would be, where that is known.
+fn rss(known: Option<u64>) -> String {
+    known.map_or_else(|| "unknown".to_owned(), bytes)
 }
 
 /// What was not predicted, and why.

@@ -23,7 +23,8 @@ impl<'a> Predicted<'a> {
     pub(super) fn of(predictions: Option<&'a Predictions>) -> Self {
         Self {
             predictions: predictions.map(rows),
-            self_check: predictions.and_then(|all| all.self_check.as_ref().map(SelfCheckRow::of)),
+            self_check: predictions
+                .and_then(|all| Some(SelfCheckRow::of(all.self_check.as_ref()?, all.rss_bytes))),
             not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
             predicted_at: predictions.map(|all| rfc3339(all.walk_ns)),
             predictions_pending: predictions.map(|all| all.pending),
@@ -42,6 +43,7 @@ struct PredictionRow<'a> {
     step: Option<&'a str>,
     #[serde(flatten)]
     needs: Record<'a, u64, Prediction>,
+    rss_bytes: Option<u64>,
     saves_bytes: Option<i64>,
     effect: Option<&'static str>,
     basis: &'static str,
@@ -53,13 +55,15 @@ struct PredictionRow<'a> {
 struct SelfCheckRow<'a> {
     #[serde(flatten)]
     both: Record<'a, u64, SelfCheck>,
+    rss_bytes: Option<u64>,
     error: f64,
     holds: bool,
 }
 
 impl<'a> SelfCheckRow<'a> {
-    fn of(check: &'a SelfCheck) -> Self {
+    fn of(check: &'a SelfCheck, rss_bytes: Option<u64>) -> Self {
         Self {
+            rss_bytes,
             both: Record::figures(&SelfCheck::COLUMNS, check),
             error: check.error(),
             holds: check.holds(),
@@ -69,13 +73,13 @@ impl<'a> SelfCheckRow<'a> {
 
 /// All candidates; those that were not played have no figures.
 fn rows(predictions: &Predictions) -> Vec<PredictionRow<'_>> {
-    let now = predictions.now();
-    let row = |prediction| PredictionRow::of(prediction, now);
+    let row = |prediction| PredictionRow::of(prediction, predictions);
     predictions.candidates.iter().map(row).collect()
 }
 
 impl<'a> PredictionRow<'a> {
-    fn of(prediction: &'a Prediction, now: Option<u64>) -> Self {
+    fn of(prediction: &'a Prediction, all: &Predictions) -> Self {
+        let now = all.now();
         let needs = prediction.needs;
         let env = prediction.set.iter();
         Self {
@@ -87,6 +91,7 @@ impl<'a> PredictionRow<'a> {
             env: Object(env.map(|(name, value)| (&**name, &**value)).collect()),
             step: prediction.step.as_deref(),
             needs: Record::figures(&Prediction::COLUMNS, prediction),
+            rss_bytes: needs.and_then(|needs| all.rss_with(needs.bytes)),
             saves_bytes: now.and_then(|now| prediction.saves(now)),
             effect: now.and_then(|now| Some(needs?.effect(now).name())),
             basis: BASIS,

@@ -328,6 +328,7 @@ impl Serialize for Row<'_> {
                 map.serialize_entry("cmdline", &process.cmdline)?;
             }
         }
+        map.serialize_entry("live_bytes", &walk.and_then(|walk| walk.live_bytes))?;
         let python = process.python.as_deref();
         let current = process.group.as_ref().and_then(|group| group.current_bytes);
         into(&mut objects, "target").push(("python", python.map_or(Cell::Nothing(()), Cell::Name)));

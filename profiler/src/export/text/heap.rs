@@ -27,9 +27,10 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
     ));
     if heap.mapped_large_blocks > 0 {
         text.line(&format!(
-            "  and {} in {} large blocks, each with a mapping of its own",
+            "  and {} in {} large blocks, each with a mapping of its own; {} of that resident",
             bytes(heap.mapped_large_bytes),
-            count(heap.mapped_large_blocks)
+            count(heap.mapped_large_blocks),
+            bytes(heap.mapped_large_resident_bytes)
         ));
     }
     let titles = headings(&ArenaReport::SHOWN, " ");

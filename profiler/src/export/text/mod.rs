@@ -27,14 +27,14 @@ const SHARE: TextColumn = TextColumn::right("of RSS", 8);
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 40);
 const FIGURE: TextColumn = TextColumn::right("", 14);
-/// Of a prediction: what was played, what it would need, and what that saves.
-const CANDIDATE: TextColumn = TextColumn::left("PREDICTED", 30);
-const NEEDS: [TextColumn; 3] = [
-    TextColumn::right("low", 11),
-    TextColumn::right("middle", 11),
-    TextColumn::right("high", 11),
-];
-const SAVES: TextColumn = TextColumn::right("saves", 12);
+/// Of a prediction: what was played, what malloc would need, between which bounds, and what RSS would be then. The
+/// effect stands behind them; all of it is 80 wide.
+const CANDIDATE: TextColumn = TextColumn::left("PREDICTED", 27);
+/// The same, below the title.
+const PLAYED: TextColumn = TextColumn::left("", CANDIDATE.width - 2);
+const NEEDS: TextColumn = TextColumn::right("malloc", 10);
+const BAND: TextColumn = TextColumn::right("low to high", 19);
+const RSS_THEN: TextColumn = TextColumn::right("RSS", 10);
 
 /// A view as a readable report.
 pub fn text(view: &View) -> String {
@@ -304,8 +304,8 @@ fn predictions(text: &mut Text, report: &FragReport) {
     for prediction in &predictions.candidates {
         if let Some(why) = &prediction.failure {
             text.line(&format!(
-                "  {}not replayed: {why}",
-                CANDIDATE.cell(&prediction.title())
+                "  {}  not replayed: {why}",
+                PLAYED.cell(&prediction.title())
             ));
         }
     }
@@ -319,36 +319,31 @@ fn predictions(text: &mut Text, report: &FragReport) {
 
 /// What other allocators and settings would need, one a row, and how those that save are had.
 fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
-    let row = |name: &str, needs: [&str; 3], saves: &str, rest: &str| {
-        let needs: String = (NEEDS.iter().zip(needs))
-            .map(|(column, words)| column.cell(words))
-            .collect();
-        let (name, saves) = (CANDIDATE.cell(name), SAVES.cell(saves));
-        format!("  {name}{needs}{saves}  {rest}")
+    let row = |name: &str, needs: u64, band: &str, rss: Option<u64>, rest: &str| {
+        let (name, needs) = (PLAYED.cell(name), NEEDS.cell(&bytes(needs)));
+        let rss = rss.map_or_else(|| "-".to_owned(), bytes);
+        let (band, rss) = (BAND.cell(band), RSS_THEN.cell(&rss));
+        format!("  {name}{needs}{band}{rss} {rest}")
     };
-    let titles = NEEDS.map(|column| column.title);
-    text.title(row(CANDIDATE.title, titles, SAVES.title, "").trim());
+    let titles = [CANDIDATE, NEEDS, BAND, RSS_THEN].map(|column| column.heading());
+    text.title(&titles.concat());
     if let Some(check) = &predictions.self_check {
         let when = match predictions.before(report.taken_at_ns) {
             None if report.counts_as_purged() => "now, after purging".to_owned(),
             None => "measured now".to_owned(),
             Some(before) => format!("measured {before} earlier"),
         };
-        let measured = bytes(check.measured_bytes);
-        text.line(&row(&when, ["", &measured, ""], "", ""));
+        let rss = predictions.rss_bytes;
+        text.line(row(&when, check.measured_bytes, "", rss, "").trim_end());
         let error = format!("{:+.1} %", check.error() * 100.0);
-        let played = bytes(check.predicted_bytes);
-        text.line(&row("replayed as it is", ["", &played, ""], "", &error));
+        let name = "replayed as it is";
+        let rss = predictions.rss_with(check.predicted_bytes);
+        text.line(&row(name, check.predicted_bytes, "", rss, &error));
     }
-    let now = predictions.now().unwrap_or(0);
     for (prediction, needs, effect) in predictions.ranked() {
-        let [low, middle, high] = [needs.low_bytes, needs.bytes, needs.high_bytes].map(bytes);
-        let saves = match now.checked_sub(needs.bytes) {
-            Some(saved) => bytes(saved),
-            None => format!("-{}", bytes(needs.bytes - now)),
-        };
-        let needs = [&*low, &middle, &high];
-        text.line(&row(&prediction.title(), needs, &saves, effect.words()));
+        let rss = predictions.rss_with(needs.bytes);
+        let (name, band) = (prediction.title(), needs.band());
+        text.line(&row(&name, needs.bytes, &band, rss, effect.words()));
         if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
             text.paragraph("      ", &how);
         }

@@ -62,6 +62,7 @@ impl WatchedProcess {
             swap_bytes: process.memory.swap_bytes.unwrap_or(0),
             live_bytes: walk.and_then(|report| report.live_bytes()),
             heap_bytes: walk.and_then(|report| report.heap_resident_bytes()),
+            live_resident_bytes: walk.and_then(|report| report.live_resident_bytes()),
         });
     }
 }

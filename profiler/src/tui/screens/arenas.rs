@@ -25,9 +25,10 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
                 theme.confidence(heap.confidence),
             ),
             Span::raw(format!(
-                "  large mapped: {} in {} blocks",
+                "  {} large mapped: {}, resident {}",
+                count(heap.mapped_large_blocks),
                 bytes(heap.mapped_large_bytes),
-                count(heap.mapped_large_blocks)
+                bytes(heap.mapped_large_resident_bytes)
             )),
         ]));
         let titles = headings(&ArenaReport::SHOWN, "");

@@ -18,10 +18,13 @@ const ROWS: usize = 4;
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 34);
 const FIGURE: TextColumn = TextColumn::right("", 11);
-/// Of a prediction: what was played, what it would need, and what that means.
-const CANDIDATE: TextColumn = TextColumn::left("", 28);
-const NEEDS: TextColumn = TextColumn::right("", 22);
-const EFFECT: TextColumn = TextColumn::left("", 16);
+/// Of a prediction: what was played, what malloc would need, what RSS would be then, and what that means.
+const CANDIDATE: TextColumn = TextColumn::left("", 26);
+const NEEDS: TextColumn = TextColumn::right("malloc needs", 20);
+const RSS: TextColumn = TextColumn::right("RSS then", 11);
+const EFFECT: TextColumn = TextColumn::left("", 13);
+/// A drawing of fewer columns shows nothing.
+const LEAST_DRAWN: usize = 8;
 /// Between columns.
 const GAP: &str = "  ";
 
@@ -95,9 +98,11 @@ fn predicted(
         None => ("this walk".to_owned(), "malloc has"),
         Some(before) => (format!("the walk {before} earlier"), "malloc had"),
     };
+    let rss = predictions.rss_bytes;
+    let of_rss = rss.map_or_else(String::new, |rss| format!(" of {} RSS", bytes(rss)));
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("Predicted from {walk}  "), theme.title()),
-        Span::raw(format!("{then} {}, ", bytes(check.measured_bytes))),
+        Span::raw(format!("{then} {}{of_rss}, ", bytes(check.measured_bytes))),
         Span::styled(
             format!(
                 "its replay is off by {:+.1} %{pending}",
@@ -106,6 +111,8 @@ fn predicted(
             theme.quiet(),
         ),
     ])];
+    let titles = CANDIDATE.heading() + &NEEDS.heading() + &RSS.heading();
+    lines.push(Line::styled(format!("{GAP}{titles}"), theme.quiet()));
     let most = predictions.effects().map(|(_, needs, _)| needs.high_bytes);
     let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
     for (prediction, needs, effect) in predictions.ranked() {
@@ -114,12 +121,18 @@ fn predicted(
             Effect::Costs | Effect::NoLess | Effect::Same | Effect::Unclear => theme.quiet(),
         };
         let title = CANDIDATE.cell(&prediction.title());
-        let figures = format!("{GAP}{title}{}{GAP}", NEEDS.cell(&needs.band()));
-        let taken = CANDIDATE.width + NEEDS.width + EFFECT.width + 4 * GAP.len();
+        let rss = predictions.rss_with(needs.bytes);
+        let rss = RSS.cell(&rss.map_or_else(|| "-".to_owned(), bytes));
+        let figures = format!("{GAP}{title}{}{rss}", NEEDS.cell(&needs.band()));
+        let taken = CANDIDATE.width + NEEDS.width + RSS.width + EFFECT.width + 3 * GAP.len();
         let columns = usize::from(width).saturating_sub(taken).min(40);
+        let drawn = match columns {
+            LEAST_DRAWN.. => GAP.to_owned() + &band(needs, check.measured_bytes, most, columns),
+            _ => String::new(),
+        };
         lines.push(Line::from(vec![
             Span::styled(figures, style),
-            Span::styled(band(needs, check.measured_bytes, most, columns), style),
+            Span::styled(drawn, style),
             Span::styled(format!("{GAP}{}", effect.words()), style),
         ]));
     }

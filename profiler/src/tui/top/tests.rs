@@ -59,7 +59,8 @@ fn walked(mut row: ProcessRow, mechanism: Option<Mechanism>, free: f64) -> Proce
     row.walk_age_ns = Some(12 * SECOND);
     row.walk = Some(WalkFigures {
         taken_at_ns: 0,
-        live_bytes: Some((rss * (1.0 - free)) as u64),
+        live_bytes: Some((rss * (1.0 - free)) as u64 * 3),
+        live_resident_bytes: Some((rss * (1.0 - free)) as u64),
         fragmentation_bytes: Some((rss * free) as u64),
         shared_fragmentation_bytes: 0,
         fork: None,
