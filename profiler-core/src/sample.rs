@@ -185,3 +185,10 @@ pub struct Sample {
     /// The memory control group that limits it; `None` where none is known, as of a core.
     pub group: Option<GroupAccount>,
 }
+
+impl Sample {
+    /// Whether it is known to run on what it was forked with, without threads but its own.
+    pub fn is_forked(&self) -> bool {
+        self.fork.is_some_and(|fork| fork.is_without_exec())
+    }
+}

@@ -220,7 +220,8 @@ pub static JEMALLOC_NO_DECAY: Tuning = Tuning::new(
     Allocator::Jemalloc,
     &[set("dirty_decay_ms", "0"), set("muzzy_decay_ms", "0")],
     MORE_CALLS,
-);
+)
+.undoes(Mechanism::PinnedPages);
 
 /// jemalloc: two arenas.
 pub static JEMALLOC_TWO_ARENAS: Tuning = Tuning::new(

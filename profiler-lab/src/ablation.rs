@@ -97,7 +97,7 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
         step(GapCause::Arenas, Some(&tuning::ONE_ARENA), Trim::Never);
     }
     step(GapCause::Untrimmed, None, Trim::AtCheckpoints);
-    let jemalloc = PlayableAllocator::of(BuildId::Jemalloc).map_err(Failure::from);
+    let jemalloc = PlayableAllocator::to_preload(BuildId::Jemalloc, None).map_err(Failure::from);
     let undecayed = Environment::default();
     let undecayed = Candidate::tuned(&tuning::JEMALLOC_NO_DECAY, jemalloc, undecayed);
     all.push((GapCause::Unexplained, undecayed));

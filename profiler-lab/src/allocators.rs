@@ -174,7 +174,7 @@ impl PlayableAllocator {
     /// When it is not known, not here, or cannot serve as malloc.
     pub fn find(name: &str) -> Result<Self, NoAllocator> {
         if let Some(build) = BuildId::named(name) {
-            return Self::of(build);
+            return Self::to_preload(build, None);
         }
         if !name.contains('/') && !name.contains(".so") {
             return Err(NoAllocator::UnknownName(name.to_owned()));
@@ -188,19 +188,8 @@ impl PlayableAllocator {
         }
     }
 
-    /// The allocator of a name as [`Self::find`], but a build's name stands for what [`Self::to_preload`] loads: what is
-    /// compared with predictions is of the same library.
-    ///
-    /// # Errors
-    /// As [`Self::find`].
-    pub fn as_loaded(name: &str) -> Result<Self, NoAllocator> {
-        match BuildId::named(name) {
-            Some(build) => Self::to_preload(build, None),
-            None => Self::find(name),
-        }
-    }
-
-    /// A build, as a line that preloads it would load it: the library that is installed here, or else the one that fragscope carries. A process with another root directory, at `root`, loads
+    /// A build, as a line that preloads it would load it: the library that is installed here, or else the one that
+    /// fragscope carries. A process with another root directory, at `root`, loads
     /// what is there: where that is not known to be the same, the line is said to need an installation. It
     /// is never played, because whoever runs that process may have put it there.
     ///
@@ -422,20 +411,20 @@ mod tests {
     }
 
     #[test]
-    fn a_shadow_is_of_the_library_that_predictions_are_of() {
+    fn a_name_stands_for_the_library_that_predictions_are_of() {
         for id in BuildId::ALL {
             let predicted = PlayableAllocator::to_preload(id, None);
-            let shadow = PlayableAllocator::as_loaded(id.build().name);
-            match (predicted, shadow) {
-                (Ok(predicted), Ok(shadow)) => {
-                    assert_eq!(shadow.identity, predicted.identity);
-                    assert_eq!(shadow.is_installed, predicted.is_installed, "{id:?}");
+            let named = PlayableAllocator::find(id.build().name);
+            match (predicted, named) {
+                (Ok(predicted), Ok(named)) => {
+                    assert_eq!(named.identity, predicted.identity);
+                    assert_eq!(named.is_installed, predicted.is_installed, "{id:?}");
                 }
                 (Err(_), Err(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
-        assert!(PlayableAllocator::as_loaded("hoard").is_err());
+        assert!(PlayableAllocator::find("hoard").is_err());
     }
 
     #[test]

@@ -330,7 +330,7 @@ fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> 
 }
 
 fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
-    let find = |build| PlayableAllocator::of(build).map_err(Failure::from);
+    let find = |build| PlayableAllocator::to_preload(build, None).map_err(Failure::from);
     let plain = |build: BuildId| {
         let env = facts.env().without(build.kind());
         Candidate::default_of(build, find(build), env).price(INSTALLATION)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 use aya::EbpfLoader;
@@ -18,6 +19,13 @@ use super::loaded::{map, object};
 /// The program, and the kernel's tracepoint.
 const PROGRAM: &str = "on_oom_victim";
 const TRACEPOINT: (&str, &str) = ("oom", "mark_victim");
+/// Where the kernel describes its tracepoints.
+const TRACEFS: [&str; 2] = [
+    "/sys/kernel/tracing/events",
+    "/sys/kernel/debug/tracing/events",
+];
+const NO_TRACEFS: &str =
+    "tracefs is not mounted; as root: mount -t tracefs tracefs /sys/kernel/tracing";
 /// The maps of the object that are large, and not needed here.
 const OTHERS: [(&str, u32); 3] = [("EVENTS", 4096), ("CALLS", 256), ("THREADS", 256)];
 
@@ -65,7 +73,12 @@ impl OomVictims {
             .map_err(|error| ProbeError::of_load(&error))?;
         program
             .attach(TRACEPOINT.0, TRACEPOINT.1)
-            .map_err(|error| ProbeError::of_load(&error))?;
+            .map_err(
+                |error| match TRACEFS.iter().any(|at| Path::new(at).exists()) {
+                    true => ProbeError::of_load(&error),
+                    false => ProbeError::Load(NO_TRACEFS.into()),
+                },
+            )?;
         Ok(Self {
             ring: map(&mut bpf, "VICTIMS")?,
             _bpf: bpf,

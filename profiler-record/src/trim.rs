@@ -8,7 +8,7 @@ use core::ptr;
 
 use profiler_common::PAGE_BYTES;
 
-use crate::{next, sys, wrap};
+use crate::{next, sys};
 
 /// `RTLD_DL_SYMENT` of `dladdr1(3)`: where the symbol's entry is.
 const SYMBOL_ENTRY: c_int = 1;
@@ -54,25 +54,25 @@ struct Segment {
     align: usize,
 }
 
-/// Does it, where the C library is one in which that is possible.
+/// Has the entry lead to the function at `own`, where the C library is one in which that is possible.
 ///
 /// # Safety
-/// There is no other thread, and the loader looks nothing up.
-pub(crate) unsafe fn begin() {
+/// There is no other thread, and the loader looks nothing up. `own` can be called as `malloc_trim` is.
+pub(crate) unsafe fn begin(own: usize) {
     let found = next::trim();
     let Some((library, entry)) = entry_of(found) else {
         return;
     };
     // SAFETY: the loader found the entry in the library's table.
-    let (info, value) = unsafe { ((*entry).info, (*entry).value) };
-    let is_it = info & 0xf == FUNCTION && library.addr().wrapping_add(value) == found.addr();
+    let symbol = unsafe { &*entry };
+    let at = library.addr().wrapping_add(symbol.value);
+    let is_it = symbol.info & 0xf == FUNCTION && at == found.addr();
     if !is_it || !lies_in_plain_data(library, entry.addr()) {
         return;
     }
     let page = entry.map_addr(|at| (at + mem::offset_of!(Symbol, value)) & !(PAGE_BYTES - 1));
     // SAFETY: a page of a table that nobody reads now, and whose other entries stay as they are.
     if unsafe { sys::protect(page.cast(), PAGE_BYTES, sys::PROT_READ_WRITE) } {
-        let own = (wrap::malloc_trim as *const ()).addr();
         // SAFETY: it may be written to now, and nobody else looks at it.
         unsafe { (*entry).value = own.wrapping_sub(library.addr()) };
         // SAFETY: as it was.
@@ -115,21 +115,14 @@ fn entry_of(function: *mut c_void) -> Option<(*mut c_void, *mut Symbol)> {
 fn lies_in_plain_data(object: *mut c_void, at: usize) -> bool {
     let header = object.cast::<Header>();
     // SAFETY: an object begins with its header.
-    let (first, size, count) = unsafe {
-        (
-            (*header).segments_at,
-            (*header).segment_size,
-            (*header).segments,
-        )
-    };
-    if usize::from(size) != mem::size_of::<Segment>() {
+    let header = unsafe { &*header };
+    if usize::from(header.segment_size) != mem::size_of::<Segment>() {
         return false;
     }
-    (0..usize::from(count)).any(|number| {
+    let first = object.wrapping_byte_add(header.segments_at);
+    (0..usize::from(header.segments)).any(|number| {
         // SAFETY: so many follow each other within the object's first segment.
-        let segment = unsafe { object.byte_add(first).cast::<Segment>().add(number) };
-        // SAFETY: as above.
-        let segment = unsafe { &*segment };
+        let segment = unsafe { &*first.cast::<Segment>().wrapping_add(number) };
         let from = object.addr().wrapping_add(segment.at);
         segment.kind == LOADED
             && segment.flags == READABLE_ALONE

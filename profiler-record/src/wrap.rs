@@ -48,7 +48,7 @@ unsafe extern "C" fn constructor(
     ring::record(RecordKind::Start, status.parent.into());
     if !is_filtered {
         // SAFETY: as above.
-        unsafe { trim::begin() };
+        unsafe { trim::begin((malloc_trim as *const ()).addr()) };
     }
     // SAFETY: as above, and before the program does anything: an interpreter has asked for nothing yet.
     unsafe { objects::begin(environment) };

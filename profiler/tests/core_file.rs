@@ -63,6 +63,8 @@ fn heaps(snapshot: &Value, with_pages: bool) -> Value {
             let by_pages = ["pin", "resident", "trimmable", "below_highest"];
             arena.retain(|name, _| with_pages || !by_pages.iter().any(|part| name.contains(part)));
         }
+        let by_pages = ["resident", "untouched"];
+        fields.retain(|name, _| with_pages || !by_pages.iter().any(|part| name.contains(part)));
         heaps.push(heap);
     }
     let mut all = vec![Value::from(heaps)];

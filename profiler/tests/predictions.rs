@@ -46,14 +46,36 @@ print('ready', flush=True)
 sys.stdin.readline()
 ";
 
+/// A worker that forks a child, as prefork servers do; both have much that is free. Prints the child's number, and both
+/// live until the input ends.
+const FORKS: &str = "
+import os, sys
+def work():
+    blocks = [bytes(3000) for _ in range(20_000)]
+    return blocks[::40]
+kept = work()
+inner, outer = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(outer)
+    kept += work()
+    os.read(inner, 1)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.readline()
+";
+
 fn predicted(child: &Child) -> Value {
-    let pid = child.pid().to_string();
+    predicted_of(&child.pid().to_string())
+}
+
+fn predicted_of(pid: &str) -> Value {
     json(&fragscope(&[
         "snapshot",
         "--predict",
         "--json",
         "--pid",
-        &pid,
+        pid,
     ]))
 }
 
@@ -101,6 +123,59 @@ fn what_was_asked_for_and_never_touched_is_no_part_of_rss() {
         let then = bytes(one, "rss_bytes") - bytes(one, "rest_bytes");
         assert_eq!(then, rss - now, "all but malloc's stays: {one}");
     }
+}
+
+/// jemalloc's background thread is started in the parent, and is not there after a fork.
+#[test]
+fn a_forked_worker_is_offered_what_works_without_threads() {
+    let parent = Child::python(FORKS);
+    let names = |found: &Value| -> Vec<String> {
+        let all = found["predictions"].as_array().expect("a list");
+        let names = all.iter().map(|one| one["candidate"].as_str());
+        names.map(|name| name.expect("a name").to_owned()).collect()
+    };
+    let (background, no_decay) = (
+        "jemalloc background".to_owned(),
+        "jemalloc no decay".to_owned(),
+    );
+    let of_parent = names(&predicted(&parent));
+    assert!(of_parent.contains(&background), "{of_parent:?}");
+    assert!(!of_parent.contains(&no_decay), "{of_parent:?}");
+    let of_child = names(&predicted_of(parent.first_line()));
+    assert!(!of_child.contains(&background), "{of_child:?}");
+    assert!(of_child.contains(&no_decay), "{of_child:?}");
+}
+
+#[test]
+fn what_a_fork_has_switched_off_is_not_said_to_be_in_effect() {
+    let mut command = Command::new("python3");
+    command.args(["-S", "-c", FORKS]);
+    command.env("LD_PRELOAD", "libjemalloc.so.2");
+    command.env("MALLOC_CONF", "background_thread:true");
+    let parent = Child::run(command);
+    let setting = |pid: &str| -> String {
+        let found = json(&fragscope(&["snapshot", "--json", "--pid", pid]));
+        let heaps = found["heaps"].as_array().expect("heaps");
+        let mut settings = heaps
+            .iter()
+            .map(|heap| &heap["settings"]["opt.background_thread"]);
+        let listed = settings.find(|value| !value.is_null());
+        listed.expect("it is listed").to_string()
+    };
+    assert_eq!(setting(&parent.pid().to_string()), "\"true\"");
+    let of_child = setting(parent.first_line());
+    assert_eq!(of_child, "\"true, without effect since the fork\"");
+    let said = stdout(&fragscope(&[
+        "explain",
+        "--no-predict",
+        "--pid",
+        parent.first_line(),
+    ]));
+    assert!(
+        said.contains("MALLOC_CONF=dirty_decay_ms:0,muzzy_decay_ms:0"),
+        "{said}"
+    );
+    assert!(!said.contains("purges only with"), "{said}");
 }
 
 #[test]

@@ -31,10 +31,22 @@ const PACKAGES: [&str; 15] = [
 /// PyPI packages of the workers that nobody here wrote.
 const PYTHON_PACKAGES: [&str; 4] = ["celery[redis]", "packaging", "pandas", "gunicorn"];
 
+/// Where the kernel describes its tracepoints, for the probe of the OOM killer.
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Mounts tracefs where nobody has: systemd does on a host, and nothing does in a small virtual machine.
+fn mount_tracefs() -> Result<()> {
+    match Path::new(TRACEFS).join("events").exists() {
+        true => Ok(()),
+        false => run_command(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACEFS])),
+    }
+}
+
 /// Runs every check. Installs what is missing first (as root, with apt, cargo and pip).
 pub(crate) fn run() -> Result<()> {
     let root = root();
     step("packages", || install(&PACKAGES))?;
+    step("tracefs", mount_tracefs)?;
     let python = step("workers' Python", || install_workers(&root))?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layers", || layers::check(&root))?;

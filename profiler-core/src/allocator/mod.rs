@@ -172,6 +172,8 @@ pub struct Listed {
     pub bytes: &'static [&'static str],
     /// Those that nobody set: what it has counted.
     pub counters: &'static [&'static str],
+    /// Those that threads of the allocator's own carry out, which a forked process does not have.
+    pub lost_by_fork: &'static [&'static str],
 }
 
 /// What identifies an allocator in a file.

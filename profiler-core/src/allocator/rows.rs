@@ -60,6 +60,7 @@ static GLIBC: AllocatorRow = AllocatorRow {
             "hp_pagesize",
         ],
         counters: &["n_mmaps", "max_n_mmaps", "mmapped_mem", "max_mmapped_mem"],
+        lost_by_fork: &[],
     },
     builds: &[BuildId::Glibc],
     chunk_header: true,
@@ -85,6 +86,8 @@ static JEMALLOC: AllocatorRow = AllocatorRow {
     listed: Listed {
         bytes: &["opt.oversize_threshold", "opt.tcache_max"],
         counters: &["arenas"],
+        // `background_thread_postfork_child` (`src/background_thread.c`, 5.0 and later).
+        lost_by_fork: &["opt.background_thread"],
     },
     builds: &[BuildId::Jemalloc],
     chunk_header: false,
@@ -109,6 +112,7 @@ static MIMALLOC: AllocatorRow = AllocatorRow {
     listed: Listed {
         bytes: &[],
         counters: &[],
+        lost_by_fork: &[],
     },
     builds: &[BuildId::Mimalloc3, BuildId::Mimalloc2],
     chunk_header: false,
@@ -133,6 +137,7 @@ static TCMALLOC: AllocatorRow = AllocatorRow {
     listed: Listed {
         bytes: &["page size"],
         counters: &[],
+        lost_by_fork: &[],
     },
     builds: &[BuildId::Tcmalloc],
     chunk_header: false,
@@ -158,6 +163,7 @@ static MUSL: AllocatorRow = AllocatorRow {
     listed: Listed {
         bytes: &["MMAP_THRESHOLD"],
         counters: &[],
+        lost_by_fork: &[],
     },
     builds: &[],
     chunk_header: false,
@@ -183,6 +189,7 @@ static PYMALLOC: AllocatorRow = AllocatorRow {
     listed: Listed {
         bytes: &["pool_size", "arena_size"],
         counters: &[],
+        lost_by_fork: &[],
     },
     builds: &[],
     chunk_header: false,

@@ -336,6 +336,9 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
             gains(of, holder, growth)
         );
     }
+    if let Some(text) = of_one_name(&grown, least) {
+        return text;
+    }
     // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
     if growth.unreached.bytes >= growing.live * UNREACHED_SHARE {
         return of_nobody(census, growth);
@@ -368,6 +371,28 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         ),
         (None, None) => "no single place gains most of it".to_owned(),
     }
+}
+
+/// Variables of a function that runs in many threads have one name, and each little: who gains most together.
+fn of_one_name(grown: &[(&HolderGrowth, &Holder)], least: f64) -> Option<String> {
+    let mut sums: Vec<(&Holder, f64, usize)> = Vec::new();
+    for (of, holder) in grown.iter().filter(|(_, holder)| holder.is_name) {
+        match sums.iter_mut().find(|(one, ..)| one.name == holder.name) {
+            Some((_, bytes, many)) => {
+                *bytes += of.bytes;
+                *many += 1;
+            }
+            None => sums.push((holder, of.bytes, 1)),
+        }
+    }
+    let most = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let (holder, bytes, many) = most.filter(|(_, bytes, many)| *bytes >= least && *many > 1)?;
+    let gained = rate(bytes);
+    Some(format!(
+        "{}, in {} threads or objects, gains {gained} a second: more of these, or more in each",
+        titled(holder),
+        count(many as u64)
+    ))
 }
 
 /// The share of what no root was found for that decides what it is.
@@ -556,7 +581,7 @@ mod tests {
         report.trend.as_mut().expect("it has grown").grows = Some(Grows::InUse);
         let said = answer(&report).expect("it grows");
         assert!(
-            said.contains("as its objects were not read twice"),
+            said.contains("because its objects were not read twice"),
             "{said}"
         );
         report.to_come = ToCome::Walks;

@@ -61,7 +61,7 @@ fn about_copies(report: &FragReport) -> Option<String> {
     is_notable(report, copied).then(|| match by_collector {
         Some(_) => format!(
             "Up to {most} are copies of the parent's pages that the garbage collector has made, or reference counts that \
-             changed: gc.freeze() before the fork keeps at most these shared."
+             changed: gc.freeze() before the fork may keep some of these shared."
         ),
         None => format!("Up to {most} are copies of the parent's pages, made by writes since the fork."),
     })
@@ -241,7 +241,7 @@ fn about_fork(report: &FragReport) -> Option<String> {
         format!(
             "Of its anonymous memory {} are still shared with the parent, process {}; of at most \
              {} a write since the fork has made a copy (reference counts and the garbage collector \
-             write to shared pages; gc.freeze() before forking keeps more of them shared).",
+             write to shared pages; gc.freeze() before forking may keep more of them shared).",
             bytes(fork.shared_bytes),
             fork.parent,
             bytes(fork.copied_bytes)

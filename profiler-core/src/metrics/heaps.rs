@@ -65,7 +65,7 @@ impl ArenaResidency {
     }
 }
 
-fn settings(heap: &HeapSnapshot) -> Vec<Setting> {
+fn settings(heap: &HeapSnapshot, is_forked: bool) -> Vec<Setting> {
     let default = |name: &str| {
         let mut defaults = heap.defaults.iter();
         defaults
@@ -77,7 +77,12 @@ fn settings(heap: &HeapSnapshot) -> Vec<Setting> {
     settings
         .map(|(name, value)| Setting {
             name: name.clone(),
-            value: value.clone(),
+            value: match value.as_str() {
+                "true" if is_forked && listed.lost_by_fork.contains(&name.as_str()) => {
+                    "true, without effect since the fork".to_owned()
+                }
+                value => value.to_owned(),
+            },
             default: default(name),
             is_bytes: listed.bytes.contains(&name.as_str()),
             is_counter: listed.counters.contains(&name.as_str()),
@@ -121,7 +126,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
             mapped_large_blocks,
             mapped_large_resident_bytes: whole.large_resident,
             untouched_bytes: whole.untouched,
-            settings: settings(heap),
+            settings: settings(heap, sample.is_forked()),
             requested: heap.requested.clone(),
             checks: heap.checks.clone(),
             confidence: heap.confidence,

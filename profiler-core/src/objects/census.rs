@@ -244,7 +244,7 @@ impl Holder {
             }
             (0, true) => "Freeing it would return nothing to the system.".to_owned(),
             _ => format!(
-                "Freeing it would return {} to the system: {} of its own and {} of free memory that it pins.",
+                "Freeing it would return {} to the system: {} of its own and {} of free memory and headers beside them.",
                 bytes(live.saturating_add(unpinned)),
                 bytes(live),
                 bytes(unpinned)

@@ -94,10 +94,12 @@ impl HeapCandidate {
     }
 }
 
-/// What is tried: first the heap as it is, then what is requested most.
+/// What is tried: first the heap as it is, then what is requested most. A process that `is_forked` has no threads but
+/// its own: jemalloc's background thread, started in its parent, would not be there.
 pub(super) fn candidates(
     heap: &WalkedHeap<'_>,
     measured: u64,
+    is_forked: bool,
     root: Option<&Path>,
 ) -> Vec<HeapCandidate> {
     let own = heap.allocator();
@@ -112,15 +114,15 @@ pub(super) fn candidates(
         let candidate = Candidate::default_of(build, installed(build), Environment::default());
         HeapCandidate::untuned(candidate, Interpretation::of(build.kind()))
     };
-    let background = &tuning::JEMALLOC_BACKGROUND;
+    let purging = match is_forked {
+        true => &tuning::JEMALLOC_NO_DECAY,
+        false => &tuning::JEMALLOC_BACKGROUND,
+    };
+    let jemalloc = installed(BuildId::Jemalloc);
     let others = [
         HeapCandidate::tuned(
-            background,
-            Candidate::tuned(
-                background,
-                installed(BuildId::Jemalloc),
-                Environment::default(),
-            ),
+            purging,
+            Candidate::tuned(purging, jemalloc, Environment::default()),
         ),
         plain(BuildId::Jemalloc),
         plain(BuildId::Mimalloc2),

@@ -138,7 +138,7 @@ pub fn predict(
     let set = HeapCandidateSet {
         idle,
         idle_threads,
-        candidates: candidates(&heap, measured, root),
+        candidates: candidates(&heap, measured, sample.is_forked(), root),
         programs,
         walk_ns: sample.taken_at_ns,
         walked: Walked::of(sample, &heap, measured),

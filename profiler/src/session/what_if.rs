@@ -75,7 +75,7 @@ impl WhatIfSession {
         sampling: SamplingOptions,
     ) -> Result<Self, Failure> {
         let find = |name: &String| {
-            PlayableAllocator::as_loaded(name).map_err(|error| Failure {
+            PlayableAllocator::find(name).map_err(|error| Failure {
                 why: format!("{}: {error}", visible(name)),
                 kind: error.kind(),
             })

@@ -315,3 +315,11 @@ pub(crate) static OBJECTS_WERE_READ: Remedy = Remedy {
     sentences: "No allocator changes that. Python's objects, which were read as well, say which names hold \
         them.",
 };
+
+/// Instead of jemalloc's remedy for [`Mechanism::Untrimmed`] in a forked process, which has lost the thread that
+/// would purge while it is idle.
+pub(crate) static NO_DECAY: Remedy = Remedy {
+    steps: &[Step::Tune(&tuning::JEMALLOC_NO_DECAY)],
+    sentences: "They wait for their decay, and jemalloc's background thread, which purges while a process is \
+        idle, does not survive a fork: {0} returns them as soon as they are free, at some cost in page faults.",
+};

@@ -50,7 +50,12 @@ pub(super) fn untrimmed(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::TrimReturnableBytes),
             evidence("top_bytes", report.resident_bytes(LedgerClass::Top)),
         ],
-        remedy: Remedy::of(Mechanism::Untrimmed, serving(report)),
+        remedy: match (serving(report), report.fork) {
+            (Some(Allocator::Jemalloc), Some(fork)) if fork.is_without_exec() => {
+                &remedies::NO_DECAY
+            }
+            (serving, _) => Remedy::of(Mechanism::Untrimmed, serving),
+        },
         confidence: walk_confidence(report),
     })
 }

@@ -260,6 +260,7 @@ fn table(text: &mut Text, report: &Report) {
         );
     }
     by_peak(text, report);
+    releases(text, report);
     failures(text, report);
 }
 
@@ -304,6 +305,32 @@ fn by_peak(text: &mut Text, report: &Report) {
             "",
             &format!("lowest peaks: {}", first.join(", ")),
         );
+    }
+}
+
+/// Which releases were played, and whose: another may need another amount.
+fn releases(text: &mut Text, report: &Report) {
+    let mut played: Vec<String> = Vec::new();
+    let rows = report
+        .candidates
+        .iter()
+        .filter(|row| row.measured.is_some());
+    for allocator in rows.filter_map(|row| row.allocator.as_ref()) {
+        if allocator.object.is_none() {
+            continue;
+        }
+        let title = allocator.identity.title();
+        let release = match (&allocator.listed, allocator.is_installed) {
+            (Some(path), true) => format!("{title} ({})", visible(path)),
+            _ => format!("{title} (inside fragscope)"),
+        };
+        if !played.contains(&release) {
+            played.push(release);
+        }
+    }
+    if !played.is_empty() {
+        let played = played.join(", ");
+        text.wrapped(TextStyle::Faint, "", &format!("played: {played}"));
     }
 }
 
