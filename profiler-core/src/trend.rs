@@ -30,6 +30,13 @@ pub struct Point {
     pub live_resident_bytes: Option<u64>,
 }
 
+impl Point {
+    /// The live bytes that a curve beside RSS shows: those in memory, or as they were asked for where nobody kept that.
+    pub fn shown_live_bytes(&self) -> Option<u64> {
+        self.live_resident_bytes.or(self.live_bytes)
+    }
+}
+
 /// Growth of RSS over the time since a process was seen first, or lately.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct RssGrowth {
@@ -128,8 +135,8 @@ impl Trend {
 /// Growth of what is live, from the first walk since `since_ns`, or the one before where there is no other, to the last.
 fn live(points: &[Point], since_ns: u64) -> Option<f64> {
     // A point has what the walk before it found: those of a walk have it first.
-    let same = points.chunk_by(|one, next| one.live_resident_bytes == next.live_resident_bytes);
-    let walks = same.filter_map(|of| Some((of.first()?.time_ns, of.first()?.live_resident_bytes?)));
+    let same = points.chunk_by(|one, next| one.shown_live_bytes() == next.shown_live_bytes());
+    let walks = same.filter_map(|of| Some((of.first()?.time_ns, of.first()?.shown_live_bytes()?)));
     let walks: Vec<(u64, u64)> = walks.collect();
     let (to, earlier) = walks.split_last()?;
     let from = earlier.iter().find(|(at_ns, _)| *at_ns >= since_ns);

@@ -42,8 +42,11 @@ pub fn verdict(report: &Report) -> String {
 
 /// Of a program that asked malloc for so little that nothing can save anything to speak of.
 fn too_little(report: &Report, had: &Measured) -> Option<String> {
-    let compared = report.calibration.compared;
-    let recorded = compared.map_or(0, |compared| compared.peak.0);
+    // What was not measured may have been anything.
+    let recorded = report.calibration.compared?.peak.0;
+    if report.trace.lost > 0 {
+        return None;
+    }
     let peak = had.memory.peak.high_bytes.max(recorded);
     let least = worth::OF_REPLAY.least(peak);
     (peak < least).then(|| {

@@ -1,6 +1,8 @@
 //! Samples of allocations with their stacks: how the BPF programs learn where Python has its frames,
 //! how seldom they sample, and what becomes of what they find.
 
+use std::time::Instant;
+
 use profiler_common::RawEvent;
 use profiler_common::growth::GrowthKind;
 use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawNative, RawStack, StackEnd};
@@ -153,6 +155,13 @@ impl Stacks {
             stack,
             end: end.unwrap_or(StackEnd::Unreadable),
         })
+    }
+
+    /// Native functions of what is resolved from now on are looked for until then.
+    pub(super) fn find_native_until(&mut self, until: Instant) {
+        if let Some(native) = &mut self.native {
+            native.find_until(until);
+        }
     }
 
     /// What holds for native functions so far, where those are wanted.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::park_timeout;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use profiler_common::sampling::SamplingCounter;
 use profiler_core::event::AllocEvent;
@@ -23,6 +23,8 @@ use super::stacks::{Spent, Stacks};
 const POLL: Duration = Duration::from_millis(3);
 /// Between two looks at whether what was spent is earned.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Finding native functions takes so long at most while events wait, but for a file that is being read.
+const MAX_FINDING: Duration = Duration::from_millis(100);
 /// Between two looks at the BPF side's counters when nothing depends on them, and at whether the
 /// target is still there, in ns.
 const SLOW_NS: u64 = 100_000_000;
@@ -298,8 +300,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Empties the ring.
+    /// Empties the ring. The probes do not wait for native functions for longer than a moment: stacks are cut then.
     fn take_events(&mut self) {
+        self.stacks.find_native_until(Instant::now() + MAX_FINDING);
         loop {
             let mut state = self.shared.state();
             let began = now_ns();

@@ -48,7 +48,7 @@ unsafe extern "C" fn constructor(
     ring::record(RecordKind::Start, status.parent.into());
     if !is_filtered {
         // SAFETY: as above.
-        unsafe { trim::begin((malloc_trim as *const ()).addr()) };
+        unsafe { trim::begin((recorded_trim as *const ()).addr()) };
     }
     // SAFETY: as above, and before the program does anything: an interpreter has asked for nothing yet.
     unsafe { objects::begin(environment) };
@@ -234,8 +234,19 @@ pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
 #[cfg_attr(feature = "recorder", unsafe(no_mangle))]
 pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
     // SAFETY: passed on.
+    unsafe { recorded_trim(pad) }
+}
+
+/// The same under a name that nobody else can have: another `malloc_trim`, of the program's own, may come before ours.
+///
+/// # Safety
+/// As C's `malloc_trim`.
+unsafe extern "C" fn recorded_trim(pad: usize) -> c_int {
+    // SAFETY: passed on.
     let has_returned_any = unsafe { next::malloc_trim(pad) };
-    ring::record_block(RecordKind::Trimmed, 0, pad as u64, 0);
+    if !next::trim().is_null() {
+        ring::record_block(RecordKind::Trimmed, 0, pad as u64, 0);
+    }
     has_returned_any
 }
 

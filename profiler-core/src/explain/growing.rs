@@ -103,6 +103,7 @@ impl Growing {
                 is_reused: live > 0.0 && memory.bytes < live * REUSED,
                 is_untouched: live > 0.0
                     && memory.bytes < live * REUSED
+                    && memory.bytes < memory.least_bytes
                     && memory
                         .live_bytes
                         .is_some_and(|gained| gained < live * REUSED),
@@ -168,7 +169,10 @@ pub(super) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
     let (census, growth) = (report.objects.as_deref()?, report.growth.as_ref()?);
     let growing = Growing::of(growth, report.memory_growth.as_ref(), census);
     Some(GrowsBy {
-        live: growing.live,
+        live: match growing.is_untouched {
+            true => 0.0,
+            false => growing.live,
+        },
         rest: growing.rest,
         is_unclear: growing.unclear > 0.0,
     })
@@ -316,6 +320,10 @@ mod tests {
         assert!(!untouched(Some(398.0), 2.5), "free memory is used again");
         assert!(!untouched(Some(2.0), 390.0), "it went to swap");
         assert!(!untouched(None, 2.5), "not known of one walk");
+        assert!(
+            !untouched(Some(80.0), 80.0),
+            "a fifth of it is written to, and that grows"
+        );
     }
 
     fn of(growth: &Growth, memory: MemoryGrowth) -> Growing {

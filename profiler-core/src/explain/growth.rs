@@ -278,13 +278,19 @@ fn step(growth: &Growth) -> String {
 
 /// Who holds most of a heap that does not grow.
 fn held(census: &Census) -> String {
-    let largest = census.holders.iter().find(|holder| holder.is_name);
+    // What was never written to takes no memory.
+    let touched = |holder: &Holder| {
+        let untouched = holder.dropped.map_or(0, |dropped| dropped.untouched_bytes);
+        holder.retained_bytes.saturating_sub(untouched)
+    };
+    let names = census.holders.iter().filter(|holder| holder.is_name);
+    let largest = names.max_by_key(|holder| touched(holder));
     let share = census.live.bytes as f64 * HELD_SHARE;
-    match largest.filter(|holder| holder.retained_bytes as f64 >= share) {
+    match largest.filter(|holder| touched(holder) as f64 >= share) {
         Some(holder) => format!(
             ": {} holds most, {}",
             titled(holder),
-            bytes(holder.retained_bytes)
+            bytes(touched(holder))
         ),
         None => String::new(),
     }
@@ -336,7 +342,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
             gains(of, holder, growth)
         );
     }
-    if let Some(text) = of_one_name(&grown, least) {
+    if let Some(text) = of_one_name(&grown, growing.live) {
         return text;
     }
     // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
@@ -374,7 +380,8 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
 }
 
 /// Variables of a function that runs in many threads have one name, and each little: who gains most together.
-fn of_one_name(grown: &[(&HolderGrowth, &Holder)], least: f64) -> Option<String> {
+fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> {
+    let least = live * NAMED_SHARE;
     let mut sums: Vec<(&Holder, f64, usize)> = Vec::new();
     for (of, holder) in grown.iter().filter(|(_, holder)| holder.is_name) {
         match sums.iter_mut().find(|(one, ..)| one.name == holder.name) {
@@ -387,7 +394,8 @@ fn of_one_name(grown: &[(&HolderGrowth, &Holder)], least: f64) -> Option<String>
     }
     let most = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
     let (holder, bytes, many) = most.filter(|(_, bytes, many)| *bytes >= least && *many > 1)?;
-    let gained = rate(bytes);
+    // Those of a function that calls itself may be within one another.
+    let gained = rate(bytes.min(live));
     Some(format!(
         "{}, in {} threads or objects, gains {gained} a second: more of these, or more in each",
         titled(holder),
@@ -786,5 +794,47 @@ mod tests {
             cause.starts_with("35.0k more `app.Session` a second"),
             "{cause}"
         );
+    }
+
+    #[test]
+    fn variables_of_many_threads_are_named_together() {
+        let holder = Holder {
+            name: "app.worker(): rows".into(),
+            is_name: true,
+            type_name: Some("list".into()),
+            ..Holder::default()
+        };
+        let other = Holder {
+            name: "app.CACHE".into(),
+            is_name: true,
+            ..Holder::default()
+        };
+        let of = |holder, bytes| HolderGrowth {
+            holder,
+            bytes,
+            has_more: true,
+            branch: None,
+            items: None,
+        };
+        let growths: Vec<HolderGrowth> = (0..40).map(|at| of(at, 16.0 * 1024.0)).collect();
+        let little = of(40, 30.0 * 1024.0);
+        let mut grown: Vec<_> = growths.iter().map(|growth| (growth, &holder)).collect();
+        grown.push((&little, &other));
+        let live = 700.0 * 1024.0;
+        assert_eq!(
+            of_one_name(&grown, live).as_deref(),
+            Some(
+                "`app.worker(): rows` (list), in 40 threads or objects, gains 640.0 KiB a second: more of these, or \
+                 more in each"
+            )
+        );
+        assert_eq!(
+            of_one_name(&grown[40..], live),
+            None,
+            "one alone is said elsewhere"
+        );
+        let nested = 300.0 * 1024.0;
+        let said = of_one_name(&grown, nested).expect("most of it");
+        assert!(said.contains("gains 300.0 KiB"), "no more than all: {said}");
     }
 }

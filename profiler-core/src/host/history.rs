@@ -78,7 +78,7 @@ impl TreeHistory {
             false => "those that ran Python".to_owned(),
         };
         Some(format!(
-            "{counts}: {which} ended with an RSS of {had}{after}."
+            "{counts}: {which} had an RSS of {had} when last seen{after}."
         ))
     }
 }
@@ -109,8 +109,8 @@ mod tests {
         assert_eq!(
             history.sentence().as_deref(),
             Some(
-                "Since it is watched 3 came and 3 ended: those that ran Python ended with an RSS of 180.0 MiB (from \
-                 178.0 MiB to 184.0 MiB) after 40m (from 38m to 41m)."
+                "Since it is watched 3 came and 3 ended: those that ran Python had an RSS of 180.0 MiB (from \
+                 178.0 MiB to 184.0 MiB) when last seen after 40m (from 38m to 41m)."
             )
         );
         for _ in 0..2 * KEPT {

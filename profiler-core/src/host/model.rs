@@ -8,6 +8,7 @@ use crate::allocator::AllocatorTitle;
 use crate::completeness::Confidence;
 use crate::explain::ShortVerdict;
 use crate::fork::ForkSharing;
+use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::report::FragReport;
 use crate::sample::Host;
@@ -45,8 +46,11 @@ pub struct WalkFigures {
 impl WalkFigures {
     /// Of the report on a walk.
     pub fn of(report: &FragReport) -> Self {
-        // What was read of a heap that is in swap says nothing of the process.
-        let of_heap = |figure: Option<u64>| figure.filter(|_| !report.is_heap_in_swap());
+        // What was read of a heap that is in swap says nothing of the process, nor do Python's pools where malloc's
+        // heap was not walked.
+        let first = report.findings.first().map(|first| first.mechanism);
+        let is_known = !report.is_heap_in_swap() && first != Some(Mechanism::NotSure);
+        let of_heap = |figure: Option<u64>| figure.filter(|_| is_known);
         let fragments = report.ledger.iter();
         let fragments = fragments.filter(|row| row.class.part() == LedgerPart::Fragmentation);
         Self {
@@ -568,6 +572,15 @@ pub(super) mod tests {
                 metric.value = Some(crate::units::Value::Whole(23 << 10));
             }
         });
+        let of_pools = WalkFigures::of(&report);
+        let why = "Python's pools are all that was walked, and malloc's heap is more";
+        assert_eq!(
+            of_pools.verdict.mechanism,
+            Some(Mechanism::NotSure),
+            "{why}"
+        );
+        assert_eq!(of_pools.fragmentation_bytes, None, "{why}");
+        report.findings.clear();
         let known = WalkFigures::of(&report);
         assert_eq!(known.fragmentation_bytes, Some(23 << 10));
         for row in &mut report.ledger {

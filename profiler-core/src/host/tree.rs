@@ -98,10 +98,10 @@ impl TreeView {
             let fastest = self.objects.as_ref().and_then(TreeObjects::fastest);
             let row = fastest.and_then(|(id, rate)| {
                 let mut rows = self.processes.rows.iter();
-                Some((rows.find(|row| row.process.id == id)?, rate as u64))
+                Some((rows.find(|row| row.process.id == id)?, rate))
             });
-            if let Some((row, rate)) = row {
-                return Some((row, rate, Worst::Growth));
+            if let Some((row, rate)) = row.or_else(|| self.fastest()) {
+                return Some((row, rate as u64, Worst::Growth));
             }
             let copied = most(&|row| Some(row.walk.as_ref()?.fork?.copied_bytes));
             if let Some((copied, row)) = copied.filter(|(copied, row)| !is_little(*copied, row)) {
@@ -109,6 +109,32 @@ impl TreeView {
             }
         }
         Some((worst, free, Worst::Fragmentation))
+    }
+
+    /// The process whose RSS grows fastest, with its bytes a second.
+    fn fastest(&self) -> Option<(&ProcessRow, f64)> {
+        let growing = self.growing();
+        growing.max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// The processes whose RSS grows, with their bytes a second.
+    fn growing(&self) -> impl Iterator<Item = (&ProcessRow, f64)> {
+        let growing = self.processes.rows.iter().filter(|row| row.is_growing);
+        growing.filter_map(|row| Some((row, row.growth?)))
+    }
+
+    /// How RSS grows where nobody has read what holds it.
+    fn rss_growth_sentence(&self) -> Option<String> {
+        let (row, most) = self.fastest()?;
+        let sum: f64 = self.growing().map(|(_, rate)| rate).sum();
+        Some(format!(
+            "Growing {}/s by RSS, in {} of {} processes; fastest process {}, by {}/s.",
+            bytes(sum as u64),
+            self.growing().count(),
+            self.processes.rows.len(),
+            row.process.id.pid,
+            bytes(most as u64)
+        ))
     }
 
     /// What counts in [`TreeSums::fragmentation_bytes`] of a process.
@@ -119,7 +145,10 @@ impl TreeView {
     /// What it comes to, a sentence each; the first is the verdict.
     pub fn verdict(&self) -> Vec<String> {
         let sums = self.sums();
-        let mut all: Vec<String> = self.growth_sentence().into_iter().collect();
+        let growth = self
+            .growth_sentence()
+            .or_else(|| self.rss_growth_sentence());
+        let mut all: Vec<String> = growth.into_iter().collect();
         all.push(self.headline(&sums));
         all.extend(self.held_sentences());
         if let Some(copied) = sums.copied_bytes {
@@ -339,6 +368,22 @@ mod tests {
         );
         let sparse = with(20 * MIB);
         assert_eq!(sparse.worst().map(|row| row.process.id.pid), Some(1));
+    }
+
+    #[test]
+    fn growth_is_said_before_anybody_knows_who_holds_it() {
+        let growing = |pid, rate: u64| ProcessRow {
+            growth: Some(rate as f64),
+            is_growing: true,
+            ..row(pid, 100 * MIB, MIB, 0, None)
+        };
+        let master = row(1, 10 * MIB, MIB, 0, None);
+        let grown = tree(vec![master, growing(2, MIB), growing(3, 3 * MIB)]);
+        assert_eq!(
+            grown.verdict()[0],
+            "Growing 4.0 MiB/s by RSS, in 2 of 3 processes; fastest process 3, by 3.0 MiB/s."
+        );
+        assert_eq!(grown.worst().map(|row| row.process.id.pid), Some(3));
     }
 
     #[test]

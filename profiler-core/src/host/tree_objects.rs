@@ -204,7 +204,7 @@ impl TreeView {
             "Growing {rate}/s, in {} of {of} that were read twice",
             growth.growing
         );
-        let least = growth.live_bytes_per_second * NAMED_SHARE;
+        let least = growth.bytes_per_second * NAMED_SHARE;
         let names = self.holders().into_iter();
         let named = names.filter(|of| {
             of.is_name && least > 0.0 && of.growth.is_some_and(|growth| growth >= least)

@@ -29,25 +29,24 @@ use layout::Layout;
 use rtree::Tree;
 use snapshot::Builder;
 
-/// Why a heap was not walked. Residency and probes still work.
+/// Why a heap was not walked.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// The layout of this release is not known.
     #[error(
-        "jemalloc {0} is not known to this fragscope, so its heap is not walked; 5.0 to 5.3.1 are. \
-         Residency and probes still work"
+        "jemalloc {0} is not known to this fragscope, so its heap is not walked; 5.0 to 5.3.1 are"
     )]
     UnknownVersion(String),
     /// No `arenas[]` in the object's data.
     #[error(
         "the arenas of jemalloc {0} were not found: it is not used yet, is built unlike the release \
-         (other page size, debug), or its data is swapped out. Residency and probes still work"
+         (other page size, debug), or its data is swapped out"
     )]
     NoArenas(String),
     /// No radix tree in the object's data.
     #[error(
         "the tree of extents of jemalloc {0} was not found: it is built unlike the release, or its \
-         data is swapped out. Residency and probes still work"
+         data is swapped out"
     )]
     NoTree(String),
 }

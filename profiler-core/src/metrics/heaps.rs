@@ -74,20 +74,30 @@ fn settings(heap: &HeapSnapshot, is_forked: bool) -> Vec<Setting> {
     };
     let listed = &heap.allocator.row().listed;
     let settings = heap.settings.iter();
-    settings
+    let is_lost = |name: &str, value: &str| {
+        let serves = heap.library.is_none();
+        is_forked && serves && value == "true" && listed.lost_by_fork.contains(&name)
+    };
+    let lost = settings
+        .clone()
+        .filter(|(name, value)| is_lost(name, value));
+    let lost = lost.map(|(name, _)| Setting {
+        name: format!("{name} since the fork"),
+        value: "without effect".to_owned(),
+        default: None,
+        is_bytes: false,
+        is_counter: true,
+    });
+    let settings = settings
         .map(|(name, value)| Setting {
             name: name.clone(),
-            value: match value.as_str() {
-                "true" if is_forked && listed.lost_by_fork.contains(&name.as_str()) => {
-                    "true, without effect since the fork".to_owned()
-                }
-                value => value.to_owned(),
-            },
+            value: value.clone(),
             default: default(name),
             is_bytes: listed.bytes.contains(&name.as_str()),
             is_counter: listed.counters.contains(&name.as_str()),
         })
-        .collect()
+        .chain(lost);
+    settings.collect()
 }
 
 /// The heaps of a sample in figures.

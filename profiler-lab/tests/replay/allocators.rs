@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use profiler_core::allocator::BuildId;
 use profiler_lab::allocators::PlayableAllocator;
 use profiler_lab::play::{PlayError, Played, Setup, play};
 use profiler_testing::trace::TraceBuilder;
@@ -13,7 +14,8 @@ use super::program::program;
 
 /// The object of an allocator that fragscope has.
 pub(crate) fn named(name: &str) -> PathBuf {
-    let found = PlayableAllocator::find(name).expect("it is inside");
+    let build = BuildId::named(name).expect("a build");
+    let found = PlayableAllocator::of(build).expect("it is inside");
     found.object.expect("it is an object")
 }
 

@@ -8,7 +8,6 @@ use object::elf::{
     FileHeader64, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64, SHN_UNDEF, SHT_DYNSYM, SHT_NOBITS,
     SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, Sym64,
 };
-use object::read::StringTable;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use profiler_common::PAGE_BYTES;
 use profiler_target::Source;
@@ -18,6 +17,12 @@ const ENDIAN: LittleEndian = LittleEndian;
 const MAX_TABLE: u64 = 64 << 20;
 /// Functions of one file that are kept: those of a table without an index, and those with names.
 const MAX_FUNCTIONS: usize = 1 << 20;
+/// Segments at the most; libraries have some ten.
+const MAX_SEGMENTS: usize = 64;
+/// Bytes of what the entries of a table of frames have in common: compilers make some ten.
+const MAX_COMMON: usize = 4096;
+/// Bytes of a function's name, as the file has it.
+const MAX_NAME: usize = 16 << 10;
 /// Bytes of names of one file.
 const MAX_NAMES: usize = 64 << 20;
 /// How far back a symbol is looked for that an address is within: others may lie inside of it.
@@ -58,6 +63,9 @@ impl CodeFile {
             return None;
         }
         let segments = header.program_headers(ENDIAN, source).ok()?;
+        if segments.len() > MAX_SEGMENTS {
+            return None;
+        }
         let loads = segments.iter().filter(|of| of.p_type(ENDIAN) == PT_LOAD);
         let mut file = Self {
             code: source.piece_within(code_offset, CODE)?,
@@ -116,15 +124,21 @@ impl CodeFile {
         let frames = self.frames();
         let mut entries = frames.entries(&self.bases);
         let mut found = Vec::new();
+        let mut looked_at = 0;
         while let Ok(Some(entry)) = entries.next()
-            && found.len() < MAX_FUNCTIONS
+            && looked_at < MAX_FUNCTIONS
         {
+            looked_at += 1;
             let CieOrFde::Fde(entry) = entry else {
                 continue;
             };
             let Ok(entry) = entry.parse(EhFrame::cie_from_offset) else {
                 continue;
             };
+            // Parsing a table goes through the common part of each entry: one that is huge is a trap.
+            if entry.cie().entry_len() > MAX_COMMON {
+                break;
+            }
             if let Ok(offset) = u32::try_from(entry.offset()) {
                 found.push((entry.initial_address(), offset));
             }
@@ -187,6 +201,14 @@ fn table(source: &Source, offset: u64, size: u64) -> Option<Vec<u8>> {
     source.piece_within(offset, size)
 }
 
+/// The name of a symbol, unless it is longer than any.
+fn name_of<'n>(symbol: &Sym64<LittleEndian>, names: &'n [u8]) -> Option<&'n [u8]> {
+    let rest = names.get(symbol.st_name(ENDIAN) as usize..)?;
+    let rest = &rest[..rest.len().min(MAX_NAME)];
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    Some(&rest[..end])
+}
+
 /// The names of a file's functions.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
@@ -223,11 +245,13 @@ impl Symbols {
         let names = sections.get(table.sh_link(ENDIAN) as usize)?;
         // As a whole: read one by one, each name would be remembered by itself.
         let names = names.data(ENDIAN, source).ok()?;
-        let names = StringTable::new(names, 0, names.len() as u64);
         let symbols: &[Sym64<LittleEndian>] = table.data_as_array(ENDIAN, source).ok()?;
         let mut found = Self::default();
-        for symbol in symbols.iter().filter(|symbol| is_function(symbol)) {
-            let name = symbol.name(ENDIAN, names).unwrap_or_default();
+        let functions = symbols.iter().filter(|symbol| is_function(symbol));
+        for symbol in functions.take(MAX_FUNCTIONS) {
+            let Some(name) = name_of(symbol, names) else {
+                continue;
+            };
             let is_full = found.functions.len() >= MAX_FUNCTIONS
                 || found.names.len() + name.len() > MAX_NAMES;
             if is_full {

@@ -19,7 +19,7 @@ const MAX_FILES: usize = 4096;
 /// Bytes of the tables of all files together.
 const MAX_BYTES: usize = 256 << 20;
 /// Between two looks at what is mapped because of an address that was unknown.
-const LOOK_AFTER: Duration = Duration::from_millis(50);
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of a page of code that may differ from the file's: breakpoints, those of probes among them.
 const MAX_BREAKPOINTS: usize = 64;
 
@@ -78,8 +78,9 @@ impl MappedCode {
                 if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_AFTER) {
                     return Err(NativeEnd::NoFile);
                 }
-                self.looked_at = Some(Instant::now());
                 self.look();
+                // From the end on: a look at very many mappings takes long.
+                self.looked_at = Some(Instant::now());
                 self.piece(address).ok_or(NativeEnd::NoFile)?
             }
         };

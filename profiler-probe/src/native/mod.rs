@@ -10,6 +10,7 @@ mod names;
 mod unwind;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hashbrown::HashMap;
 use nix::time::{ClockId, clock_gettime};
@@ -42,6 +43,8 @@ pub(super) struct NativeStacks {
     /// By thread, the copy that belongs to its next sample.
     pending: HashMap<u32, Box<RawNative>>,
     sampling: NativeSampling,
+    /// Until when functions are looked for.
+    until: Option<Instant>,
 }
 
 /// The file that serves malloc.
@@ -67,6 +70,7 @@ impl NativeStacks {
             places: HashMap::new(),
             pending: HashMap::new(),
             sampling: NativeSampling::default(),
+            until: None,
         }
     }
 
@@ -110,6 +114,11 @@ impl NativeStacks {
         with_native(Vec::new(), end, python)
     }
 
+    /// Stacks are cut from then on.
+    pub(super) fn find_until(&mut self, until: Instant) {
+        self.until = Some(until);
+    }
+
     /// The native functions from the innermost one on, to one that runs Python functions where there are such, and why
     /// no more.
     fn functions(&mut self, copy: &RawNative, has_python: bool) -> (Vec<NativeFrame>, NativeEnd) {
@@ -126,7 +135,7 @@ impl NativeStacks {
         let mut found = Vec::new();
         // A caller is where its call returns to, which may be the next function's first instruction.
         let mut into = 0;
-        while found.len() < MAX_FRAMES {
+        while found.len() < MAX_FRAMES && self.until.is_none_or(|until| Instant::now() < until) {
             let place = registers.instruction.wrapping_sub(into);
             let (file, address) = match self.code.locate(place) {
                 Ok(located) => located,
@@ -182,7 +191,7 @@ impl NativeStacks {
                 NativeRole::Allocates
             }
             // Of glibc's, all that malloc calls is hidden.
-            None if is_malloc => NativeRole::Allocates,
+            None if is_malloc && is_c_library_name(&path) => NativeRole::Allocates,
             Some(symbol) => NativeRole::of_symbol(symbol),
             None => NativeRole::Other,
         };

@@ -135,7 +135,8 @@ impl Unwinder {
 
     fn rule(&mut self, file: &CodeFile, address: u64) -> Option<Rule> {
         let entry = file.entry(address)?;
-        if entry.entry_len() > MAX_ENTRY {
+        // Both are gone through for each rule.
+        if entry.entry_len() > MAX_ENTRY || entry.cie().entry_len() > MAX_ENTRY {
             return None;
         }
         let frames = file.frames();

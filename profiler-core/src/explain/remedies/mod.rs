@@ -91,7 +91,7 @@ mod tests {
         );
         assert_eq!(
             POLARS.steps[0].to_string(),
-            "_RJEM_MALLOC_CONF=background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0"
+            "_RJEM_MALLOC_CONF=dirty_decay_ms:0,muzzy_decay_ms:0"
         );
     }
 

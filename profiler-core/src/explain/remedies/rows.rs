@@ -70,11 +70,8 @@ pub(super) const OF_LIBRARIES: &[LibraryRow] = &[
 ];
 
 pub(super) const POLARS: Remedy = Remedy {
-    steps: &[Step::SetPrefixed(
-        "_RJEM_",
-        &[&tuning::JEMALLOC_BACKGROUND, &tuning::JEMALLOC_SHORT_DECAY],
-    )],
-    sentences: "{0} has it purge sooner, at some cost in page faults.",
+    steps: &[Step::SetPrefixed("_RJEM_", &[&tuning::JEMALLOC_NO_DECAY])],
+    sentences: "{0} has it purge as soon as pages are free, at some cost in page faults.",
 };
 
 /// All remedies. Of those for one mechanism the one that names the serving allocator is taken, else

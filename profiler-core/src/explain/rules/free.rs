@@ -51,9 +51,7 @@ pub(super) fn untrimmed(report: &FragReport) -> Option<Finding> {
             evidence("top_bytes", report.resident_bytes(LedgerClass::Top)),
         ],
         remedy: match (serving(report), report.fork) {
-            (Some(Allocator::Jemalloc), Some(fork)) if fork.is_without_exec() => {
-                &remedies::NO_DECAY
-            }
+            (Some(Allocator::Jemalloc), Some(_)) => &remedies::NO_DECAY,
             (serving, _) => Remedy::of(Mechanism::Untrimmed, serving),
         },
         confidence: walk_confidence(report),

@@ -23,7 +23,7 @@ type Curve = (&'static str, &'static str, fn(&Point) -> Option<u64>);
 const CURVES: [Curve; 3] = [
     ("RSS", "rss", |point| Some(point.rss_bytes)),
     ("pages of heaps", "heap", |point| point.heap_bytes),
-    ("live", "live", |point| point.live_resident_bytes),
+    ("live", "live", Point::shown_live_bytes),
 ];
 
 /// The curves; none of a single moment.

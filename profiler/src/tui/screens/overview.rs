@@ -3,7 +3,7 @@
 use profiler_core::columns::TextColumn;
 use profiler_core::report::{LedgerClass, LedgerRow};
 use profiler_core::units::{bytes, percent};
-use profiler_core::view::View;
+use profiler_core::view::{Point, View};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::symbols::Marker;
@@ -87,7 +87,7 @@ fn sparks(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let recent = &view.history[recent..];
     let top = recent
         .iter()
-        .map(|point| point.rss_bytes.max(point.live_resident_bytes.unwrap_or(0)))
+        .map(|point| point.rss_bytes.max(point.shown_live_bytes().unwrap_or(0)))
         .max()
         .unwrap_or(0)
         .max(1);
@@ -108,10 +108,7 @@ fn sparks(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     };
     let (rss_style, live_style) = app.theme.curves();
     let rss = recent.iter().map(|point| Some(point.rss_bytes)).collect();
-    let live = recent
-        .iter()
-        .map(|point| point.live_resident_bytes)
-        .collect();
+    let live = recent.iter().map(Point::shown_live_bytes).collect();
     vec![line("RSS", rss_style, rss), line("live", live_style, live)]
 }
 
@@ -178,7 +175,7 @@ fn chart(app: &App, view: &View, frame: &mut Frame, area: Rect) {
     let live: Vec<_> = view
         .history
         .iter()
-        .filter_map(|p| Some((seconds(p.time_ns), p.live_resident_bytes? as f64)))
+        .filter_map(|p| Some((seconds(p.time_ns), p.shown_live_bytes()? as f64)))
         .collect();
     let top = rss
         .iter()

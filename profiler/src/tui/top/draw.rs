@@ -24,7 +24,7 @@ const ABOVE: u16 = 3;
 const BELOW: u16 = 4;
 
 /// Lines of a tree's verdict above its table.
-const VERDICT: u16 = 4;
+const VERDICT: u16 = 6;
 
 /// Lines that the table has.
 pub(super) fn room(app: &App) -> usize {
@@ -44,7 +44,15 @@ fn verdict(app: &App, view: &HostView, width: u16) -> Vec<Line<'static>> {
     };
     let text = tree.verdict().join(" ");
     let mut lines = wrapped(&visible(&text).to_string(), width, app.theme.title());
-    lines.resize(usize::from(VERDICT), Line::default());
+    let room = usize::from(VERDICT);
+    if lines.len() > room {
+        lines.truncate(room - 1);
+        lines.push(Line::styled(
+            "… (all of it: explain --tree)",
+            app.theme.quiet(),
+        ));
+    }
+    lines.resize(room, Line::default());
     lines
 }
 
