@@ -58,10 +58,10 @@ pub(super) fn of_ledger(report: &FragReport) -> Vec<String> {
     fork.into_iter().chain(kernel).collect()
 }
 
-/// What a heap would give back, what is set of it, and what does not fit.
 /// Live bytes without pages that are fewer go unsaid: any large block ends with some.
 const UNTOUCHED: u64 = 1 << 20;
 
+/// What a heap would give back, what is set of it, and what does not fit.
 pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
     if heap.allocator != Allocator::Pymalloc {
