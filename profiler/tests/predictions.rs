@@ -158,11 +158,7 @@ fn what_a_fork_has_switched_off_is_not_said_to_be_in_effect() {
         let heaps = found["heaps"].as_array().expect("heaps");
         let heap = heaps.iter().find(|heap| heap["allocator"] == "jemalloc");
         let settings = &heap.expect("it was preloaded")["settings"];
-        assert_eq!(
-            settings["opt.background_thread"].to_string(),
-            "true",
-            "as it was set"
-        );
+        assert_eq!(settings["opt.background_thread"], "true", "as it was set");
         let lost = settings["opt.background_thread since the fork"].as_str();
         lost.map(str::to_owned)
     };

@@ -538,7 +538,7 @@ fn a_watched_tree_keeps_the_history_of_children_that_end() {
     assert!(process(&after, ends).is_none(), "{after}");
     let verdict = after["tree"]["verdict"].to_string();
     assert!(
-        verdict.contains("0 came and 1 ended: those that ran Python ended with an RSS of"),
+        verdict.contains("0 came and 1 ended: those that ran Python had an RSS of"),
         "{verdict}"
     );
     // The end of the master is that of the watching.

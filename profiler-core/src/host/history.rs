@@ -72,7 +72,7 @@ impl TreeHistory {
             return Some(format!("{counts}."));
         };
         let after = words(&ages, &|ns| age(ns / 1_000_000_000));
-        let after = after.map_or_else(String::new, |after| format!(" after {after}"));
+        let after = after.map_or_else(String::new, |after| format!(", after {after}"));
         let which = match self.ended as usize > self.last.len() {
             true => format!("the last {} of them that ran Python", rss.len()),
             false => "those that ran Python".to_owned(),
@@ -110,7 +110,7 @@ mod tests {
             history.sentence().as_deref(),
             Some(
                 "Since it is watched 3 came and 3 ended: those that ran Python had an RSS of 180.0 MiB (from \
-                 178.0 MiB to 184.0 MiB) when last seen after 40m (from 38m to 41m)."
+                 178.0 MiB to 184.0 MiB) when last seen, after 40m (from 38m to 41m)."
             )
         );
         for _ in 0..2 * KEPT {

@@ -189,7 +189,7 @@ fn a_tree_has_its_verdict_above_and_the_worst_first() {
     let words = frame.split_whitespace().collect::<Vec<_>>().join(" ");
     for said in [
         "1 waits for its first walk, the next in 6 s, as the budget of 5 % allows",
-        "Since it is watched 2 came and 1 ended: those that ran Python ended with an RSS of 180.0 MiB after 40m.",
+        "Since it is watched 2 came and 1 ended: those that ran Python had an RSS of 180.0 MiB when last seen, after 40m.",
         "The worst is process 101 (celery -A tasks worker)",
         "COPIED",
     ] {
