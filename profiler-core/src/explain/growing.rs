@@ -17,6 +17,8 @@ const SAME: f64 = 0.8;
 const MOST: f64 = 0.5;
 /// Live blocks grow in free memory where all memory gained less than this share of what they gained.
 const REUSED: f64 = 0.25;
+/// What was asked for is hardly written to where memory gained less than this share of it.
+const HARDLY: f64 = 0.05;
 /// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments,
 const FLUCTUATION: f64 = 0.02;
 /// and is no more than that.
@@ -103,7 +105,7 @@ impl Growing {
                 is_reused: live > 0.0 && memory.bytes < live * REUSED,
                 is_untouched: live > 0.0
                     && memory.bytes < live * REUSED
-                    && memory.bytes < memory.least_bytes
+                    && memory.bytes < memory.least_bytes.max(live * HARDLY)
                     && memory
                         .live_bytes
                         .is_some_and(|gained| gained < live * REUSED),

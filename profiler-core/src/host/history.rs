@@ -122,7 +122,8 @@ mod tests {
         );
         let said = history.sentence().expect("some ended");
         assert!(
-            said.contains("the last 256 of them") && said.contains("of 10.0 MiB after 60s"),
+            said.contains("the last 256 of them")
+                && said.contains("of 10.0 MiB when last seen, after 60s"),
             "{said}"
         );
     }
