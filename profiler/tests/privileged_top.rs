@@ -548,43 +548,34 @@ fn a_watched_tree_keeps_the_history_of_children_that_end() {
     assert!(matches!(status.code(), Some(0 | 5)), "{status:?}");
 }
 
+/// What `attach` says on standard error of a process, without all that takes long.
+fn said_by_attach(pid: i32) -> String {
+    let output = fragscope(&[
+        "attach",
+        "--headless",
+        "--no-probes",
+        "--no-predict",
+        "--no-objects",
+        "--duration",
+        "1s",
+        "--pid",
+        &pid.to_string(),
+    ]);
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 #[test]
 fn attaching_to_a_master_names_the_command_that_shows_its_children() {
     let prefork = Prefork::start();
-    let pid = prefork.master.pid().to_string();
-    let output = fragscope(&[
-        "attach",
-        "--headless",
-        "--no-probes",
-        "--no-predict",
-        "--no-objects",
-        "--duration",
-        "1s",
-        "--pid",
-        &pid,
-    ]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("5 children of its own program have an RSS of"),
-        "{said}"
-    );
-    assert!(
-        said.contains(&format!("fragscope attach --tree --pid {pid} shows them")),
-        "{said}"
-    );
-    let child = prefork.children[0].to_string();
-    let output = fragscope(&[
-        "attach",
-        "--headless",
-        "--no-probes",
-        "--no-predict",
-        "--no-objects",
-        "--duration",
-        "1s",
-        "--pid",
-        &child,
-    ]);
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("--tree"));
+    let master = prefork.master.pid();
+    let said = said_by_attach(master);
+    for expected in [
+        "5 children of its own program have an RSS of".to_owned(),
+        format!("fragscope attach --tree --pid {master} shows them"),
+    ] {
+        assert!(said.contains(&expected), "{said}");
+    }
+    assert!(!said_by_attach(prefork.children[0]).contains("--tree"));
 }
 
 #[test]
