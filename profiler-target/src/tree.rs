@@ -71,6 +71,11 @@ impl ProcessTree {
         self.ring = ring;
     }
 
+    /// Whether this is the number of the child that was started to be recorded.
+    pub fn is_command(&self, pid: u32) -> bool {
+        self.command == i32::try_from(pid).ok()
+    }
+
     /// The descendant with this number; `None` when there is none, or when it counts processes by
     /// other numbers than this process does (a PID namespace of its own).
     pub fn member(&self, pid: u32) -> Option<Member> {

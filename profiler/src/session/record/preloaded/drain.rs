@@ -112,7 +112,7 @@ impl PreloadedRecording {
                 _ => None,
             };
             if let Some(process) = began {
-                self.exits.began(&process, parent);
+                self.exits.began(&process, parent, &self.tree);
             }
         }
         if sound.kind == SourceKind::Ending {

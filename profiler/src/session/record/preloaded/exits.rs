@@ -8,7 +8,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use profiler_target::{RecordRing, RingEvent, ThreadState, counts_as_here, has_exited};
+use profiler_target::{
+    ProcessTree, RecordRing, RingEvent, ThreadState, counts_as_here, has_exited,
+};
 use profiler_trace::record::{MAX_PROCESSES, RecordedProcess};
 
 use super::{next_of, now_ns, pid};
@@ -28,6 +30,9 @@ const MAX_READ_AHEAD: u64 = 1 << 14;
 /// when the host starts (`RESERVED_PIDS`, kernel/pid.c): a child that had ended before anybody looked is one of the
 /// namespace that its parent is in when it has another.
 const FIRST_USUAL_PID: u32 = 300;
+
+/// The number that a trace gives the process that writes first.
+const COMMAND: u32 = 0;
 
 /// Processes that ended, and one that may be about to.
 #[derive(Default)]
@@ -101,13 +106,20 @@ impl Exits {
         leaving
     }
 
-    /// A process begins, forked by this one.
-    pub(super) fn began(&mut self, process: &RecordedProcess, parent: Option<RecordedProcess>) {
+    /// A process of this tree begins, forked by this one. The command may have ended before anything that it wrote was
+    /// read: its number is what this process was told when it started it.
+    pub(super) fn began(
+        &mut self,
+        process: &RecordedProcess,
+        parent: Option<RecordedProcess>,
+        tree: &ProcessTree,
+    ) {
         let is_as_parent = || {
             let of_known = parent.is_some_and(|parent| self.known.contains(&parent.process));
             of_known && pid(process) >= FIRST_USUAL_PID
         };
-        let is_known = counts_as_here(pid(process)).unwrap_or_else(is_as_parent);
+        let is_command = process.process == COMMAND && tree.is_command(pid(process));
+        let is_known = is_command || counts_as_here(pid(process)).unwrap_or_else(is_as_parent);
         self.learn(process, is_known);
     }
 
