@@ -119,8 +119,9 @@ fn rounds(checkpoints: &[At]) -> Vec<usize> {
 }
 
 impl Endings {
-    /// Of the processes that these checkpoints are of, which ended so. With the program ended who was measured as it ended, or ran on,
-    /// shortly before the last checkpoint of all, when none began after that in its place.
+    /// Of the processes that these checkpoints are of, which ended so. With the program ended whose end came after the
+    /// last checkpoint of all, and who was measured as it ended, or ran on, shortly before that checkpoint, when none
+    /// began after that in its place.
     pub fn of(checkpoints: &[ProgramCheckpoint], ends: &[ProcessEnd]) -> Self {
         let Some(end_ns) = checkpoints.last().map(|at| at.checkpoint.time_ns) else {
             return Self::default();
@@ -139,15 +140,21 @@ impl Endings {
             ..Self::default()
         };
         for ProgramCheckpoint { checkpoint, .. } in checkpoints {
-            let Self {
-                lasting, before, ..
-            } = &mut endings;
-            lasting.retain(|process| *process != checkpoint.process);
-            before.retain(|process| *process != checkpoint.process);
+            endings
+                .lasting
+                .retain(|process| *process != checkpoint.process);
+            endings
+                .before
+                .retain(|process| *process != checkpoint.process);
             if checkpoint.figures.is_final {
-                let is_last = end_ns.saturating_sub(checkpoint.time_ns) <= SHUTDOWN_NS
+                let is_shortly_before = end_ns.saturating_sub(checkpoint.time_ns) <= SHUTDOWN_NS
                     && checkpoint.time_ns >= newest_ns;
-                let ended = if is_last { lasting } else { before };
+                let end = endings.at(checkpoint.process);
+                let is_last = is_shortly_before || end.is_some_and(|end| end >= checkpoints.len());
+                let ended = match is_last {
+                    true => &mut endings.lasting,
+                    false => &mut endings.before,
+                };
                 ended.push(checkpoint.process);
             }
         }
@@ -249,6 +256,14 @@ mod tests {
         // One that began after another had ended is in its place.
         checkpoints[7].began_ns = 2_850_000_000;
         assert_eq!(Endings::of(&checkpoints, &[]).lasting, [4, 0]);
+        // A round of final checkpoints may take longer than that: who ended after the last of them was there.
+        let end = |process, checkpoints| ProcessEnd {
+            process,
+            checkpoints,
+        };
+        let of_ends = |ends: &[ProcessEnd]| Endings::of(&checkpoints, ends).lasting;
+        assert_eq!(of_ends(&[end(1, 9), end(3, 6)]), [1, 4, 0]);
+        assert_eq!(of_ends(&[end(1, 1)]), [4, 0]);
         assert_eq!(Endings::of(&[], &[]), Endings::default());
         // A worker, and a moment later the server itself.
         let checkpoints = [(0, 50), (2, 40), (2, 30), (0, 9), (0, 8)];

@@ -194,11 +194,7 @@ impl HeapCandidateSet<'_> {
         let of_threads = self.idle_threads.as_ref().filter(|_| is_of_threads);
         let first = of_threads.or(idle).unwrap_or(&self.programs[0]);
         let program = self.programs.get(history).unwrap_or(first);
-        let played = match play(program, &setup, &goes_on) {
-            // It is the upper end, which is at least that.
-            Err(PlayError::TooLarge { limit_bytes }) if is_of_threads => return Ok(limit_bytes),
-            played => played?,
-        };
+        let played = play(program, &setup, &goes_on)?;
         // Each program ends with a checkpoint.
         Ok(played.peak_and_final().map_or(0, |both| both.at_end))
     }

@@ -1,16 +1,17 @@
 //! Children that begin and end, and what they had at the peak.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use profiler_trace::trace::{Event, EventKind, Item, Reader};
 use serde_json::Value;
 
-use crate::support::record::{compiled, held, record};
+use crate::support::record::{Recording, compiled, held, record};
 use crate::support::{run, stderr, text};
-use crate::{MIB, replayed};
+use crate::{MIB, checkpoints, replayed};
 
 /// How many processes a trace has, and how many ends of processes: a command may be a script that starts others.
 fn processes_and_ends(trace: &Path) -> (usize, usize) {
@@ -157,4 +158,56 @@ for _ in range(4):
     );
     let (processes, ends) = processes_and_ends(&trace);
     assert_eq!(processes, ends);
+}
+
+/// A server, each of whose processes frees all that it has once it is asked to end, and takes its time.
+#[test]
+fn what_a_server_had_when_it_was_asked_to_end_is_final() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let script = "
+import os, signal, sys, time
+def end(*_):
+    global kept
+    kept = None
+    for child in children: os.kill(child, signal.SIGTERM)
+    for child in children: os.waitpid(child, 0)
+    time.sleep(1)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+children, ready = [], os.pipe()
+for worker in range(3):
+    child = os.fork()
+    if child == 0:
+        children = []
+        kept = [bytearray(8000) for _ in range(30 * 131)]
+        os.write(ready[1], b'1')
+        while True: time.sleep(9)
+    children.append(child)
+kept = [bytearray(8000) for _ in range(20 * 131)]
+for worker in range(3): os.read(ready[0], 1)
+time.sleep(1.5)
+print('ready', flush=True)
+while True: time.sleep(9)
+";
+    let mut recording = Recording::start(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert_eq!(recording.command_line(), "ready");
+    recording.signal(Signal::SIGTERM);
+    let (code, said) = recording.end();
+    assert_eq!(code, 0, "{said}");
+    // A child of which none was taken in time has none: the host may be busy.
+    let mut last = BTreeMap::new();
+    for one in checkpoints(&trace) {
+        let bytes = one.figures.malloc_bytes().expect("measured");
+        let had = last.insert(one.process, bytes).unwrap_or(0);
+        let is_kept = bytes + MIB > had;
+        assert!(is_kept, "{} of {had} in process {}", bytes, one.process);
+    }
+    assert!(last[&0] > 20 * MIB, "{last:?}");
+    let found = replayed(&trace);
+    let at_end = found["candidates"][0]["rest_bytes"].as_u64();
+    let at_end = at_end.expect("a figure");
+    let recorded: u64 = last.values().filter(|bytes| **bytes > MIB).sum();
+    let off = at_end.abs_diff(recorded);
+    assert!(off < 3 * MIB, "{at_end} of {last:?}: {}", found["verdict"]);
 }

@@ -65,8 +65,19 @@ pub(super) struct Session {
     /// When all was read that it wrote until then.
     ended_at: Option<Instant>,
     reported: bool,
-    /// The signal that came first, and until when checkpoints are taken before the command gets it.
-    signalled: Option<(&'static str, Option<Instant>)>,
+    /// The signal that came first.
+    signalled: Option<&'static str>,
+    /// While checkpoints of what the command had then are taken.
+    asked_to_end: Option<AskedToEnd>,
+}
+
+/// A first signal, for a moment.
+#[derive(Copy, Clone)]
+struct AskedToEnd {
+    /// No checkpoint begins after that.
+    until: Instant,
+    /// Whether the command got it too; it gets SIGTERM otherwise, after its checkpoints.
+    has_reached_command: bool,
 }
 
 impl Session {
@@ -99,6 +110,7 @@ impl Session {
             ended_at: None,
             reported: false,
             signalled: None,
+            asked_to_end: None,
         }
     }
 
@@ -130,8 +142,8 @@ impl Session {
                         // It ended by itself, and processes of its were recorded since.
                         return Ok(CommandEnding::Command(status));
                     }
-                    if self.signalled.is_some() {
-                        return Ok(CommandEnding::Signal(self.signalled.map_or(name, |(first, _)| first)));
+                    if let Some(first) = self.signalled {
+                        return Ok(CommandEnding::Signal(first));
                     }
                     self.signal(name);
                 }
@@ -139,11 +151,15 @@ impl Session {
                 () = tokio::time::sleep(if has_read { Duration::ZERO } else { IDLE_SLEEP }) => {}
             }
             let now = Instant::now();
-            if let Some((name, Some(until))) = self.signalled
-                && (now >= until || !self.recording.is_taking_checkpoints())
+            if let Some(asked) = self.asked_to_end
+                && (now >= asked.until || !self.recording.is_taking_checkpoints())
             {
-                self.end();
-                self.signalled = Some((name, None));
+                // From now on it takes apart what it had.
+                self.recording.cut_checkpoints_short();
+                if !asked.has_reached_command {
+                    self.end();
+                }
+                self.asked_to_end = None;
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 self.take_final_checkpoints().await?;
@@ -244,7 +260,7 @@ impl Session {
         match (ending, self.signalled, killed) {
             (CommandEnding::Signal(name), _, _) => Some((*name).to_owned()),
             (CommandEnding::Duration, _, _) => Some("the end of --duration".to_owned()),
-            (_, Some((name, _)), _) => Some(name.to_owned()),
+            (_, Some(name), _) => Some(name.to_owned()),
             (_, None, Some(number)) => Some(format!("signal {number}")),
             (_, None, None) => None,
         }
@@ -255,13 +271,15 @@ impl Session {
         // A stopped command does not end.
         self.recording.limit_stops(FINAL_CHECKPOINTS_TIMEOUT);
         self.recording.start_checkpoints(CheckpointReason::Final);
-        let passed_on = !reached_command(name, &self.signals);
-        let until = passed_on.then(|| Instant::now() + FINAL_CHECKPOINTS_TIMEOUT);
-        self.signalled = Some((name, until));
-        let gets = if passed_on {
-            ", which gets SIGTERM,"
-        } else {
-            ""
+        let has_reached_command = reached_command(name, &self.signals);
+        self.signalled = Some(name);
+        self.asked_to_end = Some(AskedToEnd {
+            until: Instant::now() + FINAL_CHECKPOINTS_TIMEOUT,
+            has_reached_command,
+        });
+        let gets = match has_reached_command {
+            true => "",
+            false => ", which gets SIGTERM,",
         };
         self.recording.say(&format!(
             "{name}: recording until the command{gets} has ended; a second signal leaves it running"

@@ -29,6 +29,8 @@ const LEAST_AWAITED_BYTES: u64 = 16 << 20;
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// and is heard once more, not oftener.
 const MAX_ENDINGS: u32 = 2;
+/// Whoever was asked to end and runs so long afterwards did not take it so: an interpreter at a terminal.
+const OBEYS_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a process that have come or gone are worth a sample when they are so many,
 const CHANGED_BYTES: u64 = 4 << 20;
 /// and such a share of what was there.
@@ -42,6 +44,7 @@ pub(super) struct Checkpoints {
     schedule: WalkSchedule,
     /// The processes that are to be sampled, and why.
     waiting: VecDeque<(RecordedProcess, CheckpointReason)>,
+    last_round: LastRound,
     endings: Endings,
     resident: Resident,
     round: Round,
@@ -56,6 +59,16 @@ pub(super) struct Checkpoints {
     observation: Option<ProcessObservation>,
     /// Processes that were found to be no more, oldest first: the same of them.
     gone: VecDeque<ProcessObservation>,
+}
+
+/// The round in which all have their final checkpoint, once the recording or its command is asked to end. What
+/// programs do then is taking apart what they had, and is not measured, unless they do not end.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum LastRound {
+    NotYet,
+    UnderWay,
+    /// Since then.
+    Over(Instant),
 }
 
 /// A process that says that it ends.
@@ -138,6 +151,7 @@ impl Checkpoints {
             began,
             schedule: WalkSchedule::new(FIRST_INTERVAL, Some(REGULAR_STOP_SHARE), began),
             waiting: VecDeque::new(),
+            last_round: LastRound::NotYet,
             endings: Endings::default(),
             resident: Resident::default(),
             round: Round {
@@ -160,7 +174,7 @@ impl Checkpoints {
 
     /// Whether it is time for a round of them, and none is under way.
     pub(super) fn are_due(&self) -> bool {
-        !self.are_under_way() && self.schedule.due(Instant::now())
+        !self.are_under_way() && !self.is_in_last_round() && self.schedule.due(Instant::now())
     }
 
     /// Whether a round is under way.
@@ -176,8 +190,18 @@ impl Checkpoints {
         self.is_sampling || self.observation.is_some()
     }
 
-    /// From now on one of each of these processes is taken, for this reason.
+    fn is_in_last_round(&self) -> bool {
+        self.last_round != LastRound::NotYet
+    }
+
+    /// From now on one of each of these processes is taken, for this reason; none after their final ones.
     pub(super) fn start(&mut self, running: Vec<RecordedProcess>, reason: CheckpointReason) {
+        if self.is_in_last_round() {
+            return;
+        }
+        if reason == CheckpointReason::Final {
+            self.last_round = LastRound::UnderWay;
+        }
         let running = running.into_iter();
         let running = running.filter(|one| !self.endings.known.contains_key(&one.process));
         self.waiting = running.map(|process| (process, reason)).collect();
@@ -245,6 +269,15 @@ impl Checkpoints {
         }
     }
 
+    /// The last round is over, or was none: nobody ended.
+    fn follow_last_round(&mut self) {
+        self.last_round = match self.last_round {
+            LastRound::UnderWay if !self.are_under_way() => LastRound::Over(Instant::now()),
+            LastRound::Over(since) if since.elapsed() >= OBEYS_WITHIN => LastRound::NotYet,
+            as_it_is => as_it_is,
+        };
+    }
+
     /// Takes in what was sampled, and has the next process sampled unless that is not recorded yet.
     pub(super) fn step(&mut self, ring: &RecordRing, report: &mut impl FnMut(&str)) {
         if self.is_sampling {
@@ -254,6 +287,7 @@ impl Checkpoints {
             return;
         }
         self.take_gone(ring);
+        self.follow_last_round();
         let ending = self.endings.waiting.pop_front();
         self.endings.current = ending;
         self.endings.sampled = ending.map(|(ending, _)| Waited {
@@ -305,7 +339,8 @@ impl Checkpoints {
         let is_first = number == 0 && heard == 0;
         let has_time = self.endings.waited <= allowed && self.endings.waiting.is_empty();
         let pid = pid(&ending.process);
-        ending.ago.as_nanos() < UNREAD_FOR_NS.into()
+        !matches!(self.last_round, LastRound::Over(_))
+            && ending.ago.as_nanos() < UNREAD_FOR_NS.into()
             && self.endings.awaited.contains(&number)
             && !self.endings.known.contains_key(&number)
             && heard < MAX_ENDINGS
@@ -393,6 +428,7 @@ impl Checkpoints {
         let now = Instant::now();
         let is_soon = |before| now - before < COMPARED_EVERY;
         if self.are_under_way()
+            || self.is_in_last_round()
             || self.resident.compared.is_some_and(is_soon)
             || self.resident.stopped > self.began.elapsed().mul_f64(STOP_SHARE)
         {
