@@ -195,12 +195,7 @@ fn metrics(before: &FragReport, after: &FragReport) -> Vec<Change> {
 /// Size classes by allocator. Where another one serves malloc than before, the blocks of one are in other classes than
 /// those of the other were: of these two all sizes are one row.
 fn classes(before: &FragReport, after: &FragReport, get: fn(&SizeClassRow) -> u64) -> Vec<Change> {
-    let serving = |report: &FragReport| {
-        let mut heaps = report.heaps.iter();
-        heaps
-            .find(|heap| heap.serves_malloc())
-            .map(|heap| heap.allocator)
-    };
+    let serving = |report: &FragReport| report.serving().map(|heap| heap.allocator);
     let replaced = serving(before).zip(serving(after));
     let replaced = replaced.filter(|(was, is)| was != is);
     let rows = |report: &FragReport| {

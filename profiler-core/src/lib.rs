@@ -16,6 +16,7 @@ pub mod completeness;
 mod data;
 pub mod difference;
 pub mod event;
+pub mod evidence;
 pub mod explain;
 pub mod fork;
 mod from_sample;

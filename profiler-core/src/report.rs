@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use crate::addr::PAGE_SIZE;
-use crate::allocator::ReturnTime;
+use crate::allocator::{ReturnTime, serving};
 use crate::completeness::{Completeness, Confidence};
+use crate::evidence::{Evidence, EvidenceId};
 use crate::fork::ForkSharing;
 use crate::group_account::GroupAccount;
 pub use crate::mechanism::Mechanism;
 use crate::memory_growth::MemoryGrowth;
 use crate::metrics::{Metric, MetricId};
 use crate::objects::{Census, Growth};
-use crate::prediction::Predictions;
+use crate::prediction::{Needs, Predictions};
 pub use crate::remedy::{Remedy, Step};
 use crate::sample::{Host, KernelCount, Target};
 pub use crate::tables::{
@@ -23,13 +24,13 @@ use crate::trend::Trend;
 use crate::units::{self, Value};
 use crate::worth;
 
-/// A figure that carries a claim.
+/// What a finding's remedy was predicted to come to.
 #[derive(Copy, Clone, Debug, PartialEq)]
-pub struct Evidence {
-    /// Its key in JSON.
-    pub key: &'static str,
-    /// `None` is unknown.
-    pub value: Option<Value>,
+pub struct PlayedRemedy {
+    /// What malloc's heap would take with it.
+    pub needs: Needs,
+    /// What that took at the walk that the prediction is of, in bytes.
+    pub baseline_bytes: u64,
 }
 
 /// What the report concludes: a claim with what carries it.
@@ -44,18 +45,15 @@ pub struct Finding {
     pub bytes: Option<u64>,
     /// Bytes that it takes, whether or not anything returns them.
     pub held_bytes: u64,
-    /// The figures that carry the claim.
+    /// The figures of the walk that carry the claim.
     pub evidence: Vec<Evidence>,
+    /// What its remedy was predicted to come to, if it was.
+    pub prediction: Option<PlayedRemedy>,
     /// What to do about it.
     pub remedy: &'static Remedy,
     /// How sure.
     pub confidence: Confidence,
 }
-
-/// The key of the evidence that a remedy was predicted to help.
-pub(crate) const PREDICTED_BYTES: &str = "predicted_bytes";
-/// That of what it is compared with.
-pub(crate) const BASELINE_BYTES: &str = "baseline_bytes";
 
 impl Finding {
     /// What to do about it, in sentences; that it was not predicted what this would return, where nothing else
@@ -70,8 +68,25 @@ impl Finding {
 
     /// Whether it is only assumed that its remedy returns anything of it.
     pub(crate) fn is_assumed(&self) -> bool {
-        let mut evidence = self.evidence.iter();
-        self.mechanism.is_assumed() && !evidence.any(|one| one.key == PREDICTED_BYTES)
+        self.mechanism.is_assumed() && self.prediction.is_none()
+    }
+
+    /// All figures that carry the claim, those of the prediction last.
+    pub fn all_evidence(&self) -> impl Iterator<Item = Evidence> {
+        let predicted = self.prediction.map(|played| {
+            let PlayedRemedy {
+                needs,
+                baseline_bytes,
+            } = played;
+            [
+                Evidence::whole(EvidenceId::PredictedBytes, needs.bytes),
+                Evidence::whole(EvidenceId::PredictedLowBytes, needs.low_bytes),
+                Evidence::whole(EvidenceId::PredictedHighBytes, needs.high_bytes),
+                Evidence::whole(EvidenceId::BaselineBytes, baseline_bytes),
+            ]
+        });
+        let of_walk = self.evidence.iter().copied();
+        of_walk.chain(predicted.into_iter().flatten())
     }
 
     /// What it is about: how much memory, and how much of that its remedy returns.
@@ -213,11 +228,21 @@ impl FragReport {
     /// The allocator that serves malloc, when its heap is not among those that were walked: then
     /// nothing can be said of fragmentation.
     pub fn malloc_not_walked(&self) -> Option<&str> {
-        let serving = self.target.malloc.as_ref()?;
-        let kind = serving.kind();
-        let mut heaps = self.heaps.iter();
-        let walked = heaps.any(|heap| heap.serves_malloc() && Some(heap.allocator) == kind);
-        (!walked).then(|| serving.name())
+        let malloc = self.target.malloc.as_ref()?;
+        self.serving().is_none().then(|| malloc.name())
+    }
+
+    /// The heap that serves malloc; `None` when it was not walked.
+    pub fn serving(&self) -> Option<&HeapReport> {
+        serving(
+            self.target.malloc.as_ref(),
+            self.heaps.iter(),
+            |heap| heap.serves_malloc().then_some(heap.allocator),
+            |heap| {
+                let arenas = heap.resident_bytes();
+                arenas.saturating_add(heap.mapped_large_resident_bytes)
+            },
+        )
     }
 
     /// Whether more of the heap lies in swap, where it was not read, than was read: figures of what was read are not

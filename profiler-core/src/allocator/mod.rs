@@ -229,6 +229,22 @@ pub enum AllocatorTitle {
     Other(String),
 }
 
+/// Of heaps the one that serves malloc, where that is served by this allocator: of several of its kind the one that
+/// takes the most. `None` when it is not among them. Where it is not known which allocator serves, the one of all that may
+/// which takes the most does.
+pub fn serving<H>(
+    malloc: Option<&AllocatorTitle>,
+    heaps: impl Iterator<Item = H>,
+    serves_malloc: impl Fn(&H) -> Option<Allocator>,
+    taken_bytes: impl Fn(&H) -> u64,
+) -> Option<H> {
+    let serves = |heap: &H| {
+        let kind = serves_malloc(heap);
+        kind.is_some() && malloc.is_none_or(|malloc| malloc.kind() == kind)
+    };
+    heaps.filter(serves).max_by_key(taken_bytes)
+}
+
 impl AllocatorTitle {
     /// From its text.
     pub fn parse(text: &str) -> Self {

@@ -2,11 +2,11 @@
 //! remedy returns nothing.
 
 use crate::completeness::Confidence;
-use crate::explain::rules::{evidence, grown_mmap_threshold, is_notable, serving, walk_confidence};
+use crate::explain::rules::{grown_mmap_threshold, is_notable, serving, walk_confidence};
 use crate::mechanism::Mechanism;
 use crate::prediction::{Effect, Needs, Prediction, Predictions};
 use crate::remedy::Remedy;
-use crate::report::{BASELINE_BYTES, Finding, FragReport, PREDICTED_BYTES};
+use crate::report::{Finding, FragReport, PlayedRemedy};
 use crate::units::bytes;
 
 /// The findings, as far as predictions confirm them, and those that only predictions show.
@@ -112,12 +112,10 @@ impl<'a> TrustedPredictions<'a> {
         };
         finding.claim = format!("{} {said}", finding.claim);
         finding.bytes = returned(&finding, now.saturating_sub(needs.bytes), effect);
-        finding.evidence.extend([
-            evidence(PREDICTED_BYTES, needs.bytes),
-            evidence("predicted_low_bytes", needs.low_bytes),
-            evidence("predicted_high_bytes", needs.high_bytes),
-            evidence(BASELINE_BYTES, now),
-        ]);
+        finding.prediction = Some(PlayedRemedy {
+            needs,
+            baseline_bytes: now,
+        });
         Some(finding)
     }
 }
@@ -168,6 +166,7 @@ fn only_predicted(
         bytes: Some(saved),
         held_bytes: saved,
         evidence: Vec::new(),
+        prediction: None,
         remedy: Remedy::of(mechanism, serving(report)),
         confidence: walk_confidence(report).min(Confidence::Medium),
     };

@@ -70,11 +70,14 @@ impl PageTotals {
 
 /// Resident bytes of free chunks so large that a fixed mmap threshold would have given the blocks
 /// mappings of their own.
-fn large_free(sample: &Sample) -> u64 {
+/// `None` where glibc serves nothing: others have no such threshold.
+fn large_free(sample: &Sample) -> Option<u64> {
     let heaps = sample.heaps.iter();
-    let extents = heaps
+    let mut heaps = heaps
         .filter(|heap| heap.allocator == Allocator::Glibc)
-        .flat_map(|heap| &heap.extents);
+        .peekable();
+    heaps.peek()?;
+    let extents = heaps.flat_map(|heap| &heap.extents);
     let spans = extents.flat_map(|extent| extent.spans.iter(extent.range.start()));
     let large = spans.filter(|span| {
         span.state == SpanState::Free && span.range.len() > *MMAP_THRESHOLDS.start()
@@ -84,7 +87,7 @@ fn large_free(sample: &Sample) -> u64 {
         let resident = runs.filter(|run| run.state.is_resident());
         resident.map(|run| run.range.len()).sum::<u64>()
     };
-    large.map(resident).sum()
+    Some(large.map(resident).sum())
 }
 
 /// What the metrics of one sample are made from.
@@ -173,7 +176,7 @@ impl MetricInputs<'_> {
             Id::CompactionFloor2mBytes => self.floor(HUGE_PAGE),
             Id::PurgeFloorBytes => self.known(of.occupied),
             Id::PurgeFloor2mBytes => self.known(self.occupied_huge_bytes()),
-            Id::LargeFreeBytes => self.known(large_free(self.sample)),
+            Id::LargeFreeBytes => large_free(self.sample).and_then(|bytes| self.known(bytes)),
             Id::HugeBackedBytes => self.of_page_table(self.huge_backed_bytes()),
             Id::BlankBytes => self.of_page_table(self.blank_bytes()),
             Id::BelowHighestLiveBytes => {

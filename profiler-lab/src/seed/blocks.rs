@@ -2,7 +2,7 @@
 //! arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
+use profiler_core::allocator::{Allocator, GlibcSetting, serving};
 use profiler_core::arena::ArenaFigure;
 use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
@@ -42,17 +42,16 @@ pub(super) enum StretchKind {
 impl<'a> WalkedHeap<'a> {
     /// The heap that serves malloc in a sample; `None` when none that does was walked.
     pub fn of(sample: &'a Sample) -> Option<Self> {
-        let serving = sample.target.malloc.as_ref().and_then(AllocatorTitle::kind);
         let present = |heap: &&HeapSnapshot| -> u64 {
             let extents = heap.extents.iter();
             extents.map(|e| sample.residency.data_bytes(e.range)).sum()
         };
-        let heaps = sample.heaps.iter();
-        // Others are of libraries, or of Python. Of several of its kind the largest serves malloc.
-        let heaps = heaps.filter(|heap| {
-            heap.serves_malloc() && serving.is_none_or(|kind| heap.allocator == kind)
-        });
-        let heap = heaps.max_by_key(present)?;
+        let heap = serving(
+            sample.target.malloc.as_ref(),
+            sample.heaps.iter(),
+            |heap| heap.serves_malloc().then_some(heap.allocator),
+            present,
+        )?;
         Some(Self {
             heap,
             residency: &sample.residency,

@@ -9,11 +9,12 @@ use profiler_core::allocator::AllocatorTitle;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::candidate::CandidateName;
 use profiler_core::completeness::{Confidence, Defect, StandStill};
+use profiler_core::evidence::{Evidence, EvidenceId};
 use profiler_core::glibc::CHUNK_HEADER;
 use profiler_core::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::metrics::MetricId;
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
-use profiler_core::report::{Evidence, Finding, FragReport, Mechanism, Remedy, Step};
+use profiler_core::report::{Finding, FragReport, Mechanism, Remedy, Step};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{KernelCount, Sample, Target};
 use profiler_core::size_class::SizeClass;
@@ -214,9 +215,10 @@ fn finding() -> Finding {
         bytes: Some(PAGE_SIZE - 64),
         held_bytes: PAGE_SIZE - 64,
         evidence: vec![Evidence {
-            key: MetricId::HeldBy64BytesPages.key(),
+            id: EvidenceId::Metric(MetricId::HeldBy64BytesPages),
             value: Some(Value::Whole(1)),
         }],
+        prediction: None,
         remedy: &Remedy {
             steps: &[Step::Call("free(them)")],
             sentences: "Free them.",

@@ -1,8 +1,9 @@
 //! Free memory that an allocator keeps: on pages with live blocks, in caches, in pools, or until it
 //! is asked for it.
 
-use super::{evidence, is_notable, of_metric, serving, walk_confidence};
+use super::{is_notable, of_metric, serving, walk_confidence};
 use crate::arena::ArenaFigure;
+use crate::evidence::{Evidence, EvidenceId};
 use crate::explain::remedies;
 use crate::heap::Allocator;
 use crate::mechanism::Mechanism;
@@ -26,10 +27,11 @@ pub(super) fn pinned_pages(report: &FragReport) -> Option<Finding> {
         bytes: Some(pinned),
         held_bytes: pinned,
         evidence: vec![
-            evidence("pinned_by_live_bytes", pinned),
+            Evidence::whole(EvidenceId::PinnedByLiveBytes, pinned),
             of_metric(report, MetricId::PinnedFreeBytes),
             of_metric(report, MetricId::HeldBy512BytesPages),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::PinnedPages, serving(report)),
         confidence: walk_confidence(report),
     })
@@ -48,8 +50,12 @@ pub(super) fn untrimmed(report: &FragReport) -> Option<Finding> {
         held_bytes: trimmable,
         evidence: vec![
             of_metric(report, MetricId::TrimReturnableBytes),
-            evidence("top_bytes", report.resident_bytes(LedgerClass::Top)),
+            Evidence::whole(
+                EvidenceId::TopBytes,
+                report.resident_bytes(LedgerClass::Top),
+            ),
         ],
+        prediction: None,
         remedy: match (serving(report), report.fork) {
             (Some(Allocator::Jemalloc), Some(_)) => &remedies::NO_DECAY,
             (serving, _) => Remedy::of(Mechanism::Untrimmed, serving),
@@ -70,6 +76,7 @@ pub(super) fn stuck_pages(report: &FragReport) -> Option<Finding> {
         bytes: None,
         held_bytes: stuck,
         evidence: vec![of_metric(report, MetricId::StuckFreeBytes)],
+        prediction: None,
         remedy: Remedy::of(Mechanism::StuckPages, serving(report)),
         confidence: walk_confidence(report),
     })
@@ -87,6 +94,7 @@ pub(super) fn caches(report: &FragReport) -> Option<Finding> {
         bytes: Some(cached),
         held_bytes: cached,
         evidence: vec![of_metric(report, MetricId::CachedBytes)],
+        prediction: None,
         remedy: Remedy::of(Mechanism::Caches, serving(report)),
         confidence: walk_confidence(report),
     })
@@ -109,9 +117,10 @@ pub(super) fn sparse_pools(report: &FragReport) -> Option<Finding> {
         bytes: Some(free),
         held_bytes: free,
         evidence: vec![
-            evidence("pymalloc_free_bytes", free),
+            Evidence::whole(EvidenceId::PymallocFreeBytes, free),
             of_metric(report, MetricId::PymallocUtilisation),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::SparsePools, serving(report)),
         confidence: walk_confidence(report),
     })
@@ -170,11 +179,12 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
         bytes: (purged > 0).then_some(purged),
         held_bytes: free,
         evidence: vec![
-            evidence("resident_bytes", resident),
-            evidence("live_bytes", heap.live_bytes),
-            evidence("live_resident_bytes", live),
-            evidence("trimmable_bytes", purged),
+            Evidence::whole(EvidenceId::ResidentBytes, resident),
+            Evidence::whole(EvidenceId::LiveBytes, heap.live_bytes),
+            Evidence::whole(EvidenceId::LiveResidentBytes, live),
+            Evidence::whole(EvidenceId::TrimmableBytes, purged),
         ],
+        prediction: None,
         remedy: Remedy::of_library(heap.library_name().unwrap_or_default(), heap.allocator),
         confidence: heap.confidence,
     })

@@ -1,8 +1,9 @@
 //! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
 
-use super::{evidence, is_notable, of_metric, walk_confidence};
+use super::{is_notable, of_metric, walk_confidence};
 use crate::allocator::GlibcSetting;
 use crate::completeness::Confidence;
+use crate::evidence::{Evidence, EvidenceId};
 use crate::heap::Allocator;
 use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
@@ -27,9 +28,10 @@ pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
         bytes: Some(idle),
         held_bytes: idle,
         evidence: vec![
-            evidence("thread_arenas", count as u64),
-            evidence("idle_bytes", idle),
+            Evidence::whole(EvidenceId::ThreadArenas, count as u64),
+            Evidence::whole(EvidenceId::IdleBytes, idle),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::ArenaSprawl, Some(Allocator::Glibc)),
         // That they are idle is exact; that sharing would help is not.
         confidence: walk_confidence(report).min(Confidence::Medium),
@@ -51,6 +53,7 @@ pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::TopPinnedBytes),
             of_metric(report, MetricId::BelowHighestLiveBytes),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::PinnedTop, Some(Allocator::Glibc)),
         confidence: walk_confidence(report),
     })
@@ -75,9 +78,10 @@ pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
         bytes: Some(free),
         held_bytes: free,
         evidence: vec![
-            evidence("mmap_threshold", threshold),
+            Evidence::whole(EvidenceId::MmapThreshold, threshold),
             of_metric(report, MetricId::LargeFreeBytes),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::DynamicMmapThreshold, Some(Allocator::Glibc)),
         // Free chunks are exact, but a trim may return part of them too.
         confidence: walk_confidence(report).min(Confidence::Medium),
@@ -98,9 +102,10 @@ pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
         bytes: Some(top),
         held_bytes: top,
         evidence: vec![
-            evidence("trim_threshold", threshold),
-            evidence("top_bytes", top),
+            Evidence::whole(EvidenceId::TrimThreshold, threshold),
+            Evidence::whole(EvidenceId::TopBytes, top),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::KeptTop, Some(Allocator::Glibc)),
         // An end may be above the threshold and stay for another reason.
         confidence: walk_confidence(report).min(Confidence::Medium),

@@ -1,7 +1,8 @@
 //! What the kernel makes of pages: huge ones, and those that wait to be taken back.
 
-use super::{evidence, is_notable, of_metric, serving};
+use super::{is_notable, of_metric, serving};
 use crate::completeness::Confidence;
+use crate::evidence::{Evidence, EvidenceId};
 use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::remedy::Remedy;
@@ -32,6 +33,7 @@ pub(super) fn huge_pages(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::HugeBackedBytes),
             of_metric(report, MetricId::BlankBytes),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::HugePages, serving(report)),
         confidence: Confidence::Low,
     })
@@ -52,6 +54,7 @@ fn zeros_in_huge_pages(report: &FragReport) -> Option<Finding> {
             of_metric(report, MetricId::BlankBytes),
             of_metric(report, MetricId::HugeBackedBytes),
         ],
+        prediction: None,
         remedy: Remedy::of(Mechanism::HugePages, serving(report)),
         confidence: Confidence::Medium,
     })
@@ -68,7 +71,8 @@ pub(super) fn lazily_freed(report: &FragReport) -> Option<Finding> {
         ),
         bytes: Some(lazy),
         held_bytes: lazy,
-        evidence: vec![evidence("lazy_free_bytes", lazy)],
+        evidence: vec![Evidence::whole(EvidenceId::LazyFreeBytes, lazy)],
+        prediction: None,
         remedy: Remedy::of(Mechanism::LazilyFreed, None),
         confidence: Confidence::High,
     })

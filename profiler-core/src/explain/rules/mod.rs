@@ -7,13 +7,12 @@ mod whole;
 
 pub(super) use self::glibc::grown_mmap_threshold;
 use crate::completeness::Confidence;
+use crate::evidence::{Evidence, EvidenceId};
 use crate::heap::Allocator;
 use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::remedy::Remedy;
-use crate::report::{BASELINE_BYTES, Evidence, Finding, FragReport, PREDICTED_BYTES};
-use crate::tables::HeapReport;
-use crate::units::Value;
+use crate::report::{Finding, FragReport};
 use crate::worth;
 
 /// Applies every rule to a report whose figures are complete; the most bytes first.
@@ -54,15 +53,9 @@ fn rank_bytes(finding: &Finding) -> u64 {
         return finding.held_bytes;
     }
     let known = finding.bytes.filter(|_| !finding.is_assumed());
-    let whole = |key| {
-        let mut evidence = finding.evidence.iter();
-        match evidence.find(|one| one.key == key)?.value? {
-            Value::Whole(bytes) => Some(bytes),
-            Value::Fraction(_) => None,
-        }
-    };
     let middle = || {
-        let saved = whole(BASELINE_BYTES)?.saturating_sub(whole(PREDICTED_BYTES)?);
+        let played = finding.prediction?;
+        let saved = played.baseline_bytes.saturating_sub(played.needs.bytes);
         Some(saved.min(finding.held_bytes))
     };
     known.or_else(middle).unwrap_or(finding.held_bytes / 2)
@@ -73,28 +66,15 @@ pub(crate) fn is_notable(report: &FragReport, saved: u64) -> bool {
     saved >= worth::OF_RSS.least(report.kernel.rss_bytes)
 }
 
-/// The allocator that serves most of malloc's memory; `None` when none was walked.
+/// The allocator that serves malloc; `None` when its heap was not walked.
 pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
-    let mallocs = report.heaps.iter();
-    let mallocs = mallocs.filter(|heap| heap.serves_malloc());
-    let taken = |heap: &&HeapReport| {
-        let arenas = heap.resident_bytes();
-        arenas.saturating_add(heap.mapped_large_resident_bytes)
-    };
-    mallocs.max_by_key(taken).map(|heap| heap.allocator)
-}
-
-pub(super) fn evidence(key: &'static str, value: u64) -> Evidence {
-    Evidence {
-        key,
-        value: Some(Value::Whole(value)),
-    }
+    report.serving().map(|heap| heap.allocator)
 }
 
 /// A metric as it is, as evidence.
 fn of_metric(report: &FragReport, id: MetricId) -> Evidence {
     Evidence {
-        key: id.key(),
+        id: EvidenceId::Metric(id),
         value: report.metric(id),
     }
 }
@@ -133,6 +113,7 @@ fn not_sure(report: &FragReport) -> Finding {
         bytes: None,
         held_bytes: 0,
         evidence: Vec::new(),
+        prediction: None,
         remedy: Remedy::of(Mechanism::NotSure, None),
         confidence: Confidence::None,
     }

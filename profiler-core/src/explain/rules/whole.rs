@@ -1,7 +1,8 @@
 //! What the process's memory is on the whole: in use, outside of the heap, or not explained.
 
-use super::{evidence, of_metric, serving, walk_confidence};
+use super::{of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;
+use crate::evidence::{Evidence, EvidenceId};
 use crate::explain::prose::{UNEXPLAINED_SHARE, used};
 use crate::explain::remedies;
 use crate::mechanism::FindingBytes;
@@ -27,9 +28,10 @@ pub(super) fn mostly_live(report: &FragReport) -> Option<Finding> {
         bytes: Some(live),
         held_bytes: live,
         evidence: vec![
-            evidence("live_bytes", live),
+            Evidence::whole(EvidenceId::LiveBytes, live),
             of_metric(report, MetricId::Utilisation),
         ],
+        prediction: None,
         remedy: match report.objects {
             Some(_) => &remedies::OBJECTS_WERE_READ,
             None => Remedy::of(Mechanism::MostlyLive, serving(report)),
@@ -57,6 +59,7 @@ pub(super) fn not_the_heap(report: &FragReport) -> Option<Finding> {
         bytes: Some(outside),
         held_bytes: outside,
         evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
+        prediction: None,
         remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
         confidence: walk_confidence(report),
     })
@@ -80,6 +83,7 @@ pub(super) fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Fin
         bytes: None,
         held_bytes: free,
         evidence: vec![of_metric(report, MetricId::FragmentationBytes)],
+        prediction: None,
         remedy: Remedy::of(Mechanism::Unexplained, serving(report)),
         confidence: Confidence::Low,
     })

@@ -311,14 +311,14 @@ fn deciles(deciles: &OccupancyDeciles) -> Object<&'static str, Name> {
 
 impl<'a> FindingRow<'a> {
     fn of(finding: &'a Finding) -> Self {
-        let evidence = finding.evidence.iter();
+        let evidence = finding.all_evidence();
         Self {
             mechanism: finding.mechanism.name(),
             claim: &finding.claim,
             figures: Record::figures(&Finding::COLUMNS, finding),
             evidence: Object(
                 evidence
-                    .map(|one| (one.key, one.value.map(Number::from)))
+                    .map(|one| (one.id.key(), one.value.map(Number::from)))
                     .collect(),
             ),
             remedy: finding.advice(),
