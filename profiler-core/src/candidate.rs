@@ -13,15 +13,30 @@ pub enum CandidateName {
     Build(BuildId),
     /// A change of settings, such as `mmap_threshold=128K` or `jemalloc background`.
     Tuning(&'static Tuning),
+    /// The same, or the baseline, while Python asks malloc for its objects too ([`PYTHON_MALLOC`]).
+    WithoutObjectAllocator(Option<Box<CandidateName>>),
     /// Anything else: the baseline, or what a user chose.
     Other(String),
 }
+
+/// The variable by which Python asks malloc for its objects, and its value.
+pub const PYTHON_MALLOC: (&str, &str) = ("PYTHONMALLOC", "malloc");
+/// The same as text.
+const PYTHON_MALLOC_TEXT: &str = "PYTHONMALLOC=malloc";
 
 impl CandidateName {
     /// From its text.
     pub fn parse(text: &str) -> Self {
         if let Some(build) = BuildId::named(text) {
             return Self::Build(build);
+        }
+        match text.strip_suffix(PYTHON_MALLOC_TEXT) {
+            Some("") => return Self::WithoutObjectAllocator(None),
+            Some(of) if of.ends_with(' ') => {
+                let of = Self::parse(&of[..of.len() - 1]);
+                return Self::WithoutObjectAllocator(Some(Box::new(of)));
+            }
+            _ => {}
         }
         match Tuning::named(text) {
             Some(tuning) => Self::Tuning(tuning),
@@ -30,10 +45,11 @@ impl CandidateName {
     }
 
     /// Of which allocator it is; `None` where the name does not say.
-    pub const fn allocator(&self) -> Option<Allocator> {
+    pub fn allocator(&self) -> Option<Allocator> {
         match self {
             Self::Build(build) => Some(build.kind()),
             Self::Tuning(tuning) => Some(tuning.allocator),
+            Self::WithoutObjectAllocator(of) => of.as_ref()?.allocator(),
             Self::Other(_) => None,
         }
     }
@@ -60,6 +76,8 @@ impl fmt::Display for CandidateName {
         match self {
             Self::Build(build) => f.pad(build.build().name),
             Self::Tuning(tuning) => f.pad(&tuning.name()),
+            Self::WithoutObjectAllocator(None) => f.pad(PYTHON_MALLOC_TEXT),
+            Self::WithoutObjectAllocator(Some(of)) => f.pad(&format!("{of} {PYTHON_MALLOC_TEXT}")),
             Self::Other(name) => f.pad(name),
         }
     }
@@ -78,8 +96,22 @@ mod tests {
             assert_eq!(CandidateName::parse(&name.to_string()), name);
             assert!(name.allocator().is_some(), "{name}");
         }
+        let (name, value) = PYTHON_MALLOC;
+        assert_eq!(PYTHON_MALLOC_TEXT, format!("{name}={value}"));
+        for text in [
+            "PYTHONMALLOC=malloc",
+            "jemalloc background PYTHONMALLOC=malloc",
+            "malloc_trim each 10s PYTHONMALLOC=malloc",
+        ] {
+            let name = CandidateName::parse(text);
+            assert!(matches!(name, CandidateName::WithoutObjectAllocator(_)));
+            assert_eq!(name.to_string(), text);
+            let of_jemalloc = text.starts_with("jemalloc").then_some(Allocator::Jemalloc);
+            assert_eq!(name.allocator(), of_jemalloc);
+        }
         for text in [
             "",
+            "NOPYTHONMALLOC=malloc",
             "baseline: glibc 2.36",
             "malloc_trim each 10s",
             "jemalloc ",

@@ -214,7 +214,9 @@ impl Prediction {
         }
         match self.candidate {
             CandidateName::Tuning(tuning) => format!("{} {}", self.allocator, tuning.title),
-            CandidateName::Build(_) | CandidateName::Other(_) => self.allocator.to_string(),
+            CandidateName::Build(_)
+            | CandidateName::WithoutObjectAllocator(_)
+            | CandidateName::Other(_) => self.allocator.to_string(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use profiler_core::allocator::{
     Allocator, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
 };
-use profiler_core::candidate::CandidateName;
+use profiler_core::candidate::{CandidateName, PYTHON_MALLOC};
 use profiler_core::text::visible;
 use profiler_core::tuning::{self, Tuning};
 use profiler_trace::trace::TraceDescription;
@@ -18,8 +18,6 @@ use super::recorded::{self, Recorded};
 const INSTALLATION: &str = "a library to install";
 /// What it costs that each object is a call of malloc.
 const NO_OBJECT_ALLOCATOR: &str = "more time";
-/// The variable by which Python asks malloc for its objects.
-const PYTHON_MALLOC: (&str, &str) = ("PYTHONMALLOC", "malloc");
 /// Why what the program had set is not tried.
 const IS_SET: &str = "the program had this setting";
 /// Trims of a running program are so far apart, if the recording is long enough.
@@ -362,10 +360,7 @@ pub fn without_object_allocator(all: &[Candidate]) -> Vec<Candidate> {
     let is_played = |one: &&Candidate| one.same_as_now.is_none() && one.allocator.is_ok();
     let played = all.iter().enumerate().filter(|(_, one)| is_played(one));
     let again = played.map(|(number, one)| {
-        let title = match number {
-            0 => format!("{name}={value}"),
-            _ => format!("{} {name}={value}", one.name),
-        };
+        let of = (number > 0).then(|| Box::new(one.name.clone()));
         let price = match one.price {
             "" => NO_OBJECT_ALLOCATOR,
             own => own,
@@ -373,7 +368,7 @@ pub fn without_object_allocator(all: &[Candidate]) -> Vec<Candidate> {
         let mut env = one.env.clone();
         env.set(name, value);
         Candidate {
-            name: CandidateName::Other(title),
+            name: CandidateName::WithoutObjectAllocator(of),
             objects: true,
             env,
             price,

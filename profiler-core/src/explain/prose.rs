@@ -7,7 +7,7 @@ use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::prediction::{Effect, Needs, Predictions, TRUSTED_ERROR};
 use crate::report::{Finding, FragReport};
-use crate::tables::{HeapReport, LedgerClass};
+use crate::tables::{HeapReport, LedgerClass, LedgerPart};
 use crate::units::{bytes, percent};
 use crate::worth;
 
@@ -400,12 +400,7 @@ pub(super) fn used(report: &FragReport) -> u64 {
 }
 
 fn live(report: &FragReport) -> u64 {
-    [
-        LedgerClass::Live,
-        LedgerClass::PymallocLive,
-        LedgerClass::LargeMapped,
-    ]
-    .map(|class| report.resident_bytes(class))
-    .iter()
-    .sum()
+    let rows = report.ledger.iter();
+    let live = rows.filter(|row| row.class.part() == LedgerPart::InUse);
+    live.map(|row| row.resident_bytes).sum()
 }

@@ -1,6 +1,7 @@
 //! A replay's report for people, at most [`WIDTH`] columns wide.
 
 use profiler_common::program::{MAX_PROCESSES, MAX_THREADS};
+use profiler_core::candidate::CandidateName;
 use profiler_core::columns::TextColumn;
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
@@ -18,8 +19,6 @@ const NAME: TextColumn = TextColumn::left("MiB of malloc", WIDTH - columns::WIDT
 /// What a cause saved.
 const SAVED_FINAL: TextColumn = TextColumn::right("final", 8);
 const SAVED_PEAK: TextColumn = TextColumn::right("peak", 8);
-/// What the candidates have in common in which Python asks malloc for its objects.
-const PYTHON_MALLOC: &str = "PYTHONMALLOC=malloc";
 /// Candidates that are named by their peaks.
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
@@ -128,15 +127,20 @@ fn heading(text: &mut Text, report: &Report) {
     facts.push(format!("at most {} live", bytes(trace.peak_live_bytes)));
     text.paragraph("  ", &facts.join(", "));
     if trace.has_objects {
-        let words =
-            "all figures include Python's object allocator, which PYTHONMALLOC=malloc does without";
-        text.paragraph("  ", words);
+        let words = format!(
+            "all figures include Python's object allocator, which {} does without",
+            CandidateName::WithoutObjectAllocator(None)
+        );
+        text.paragraph("  ", &words);
     } else if trace.lacks_objects {
         text.wrapped(
             TextStyle::Bold,
             "  ",
-            "PYTHONMALLOC=malloc is not played: what Python asks of its object allocator, or what that had at the end, \
-             is not in the recording",
+            &format!(
+                "{} is not played: what Python asks of its object allocator, or what that had at the end, is not in \
+                 the recording",
+                CandidateName::WithoutObjectAllocator(None)
+            ),
         );
     }
     if !trace.lacks.is_empty() {
@@ -242,7 +246,7 @@ fn table(text: &mut Text, report: &Report) {
         shown.partition(|row| row.objects);
     others.iter().for_each(|row| measured(text, row, now));
     if !with_malloc.is_empty() {
-        let title = format!("with {PYTHON_MALLOC}");
+        let title = format!("with {}", CandidateName::WithoutObjectAllocator(None));
         text.styled(TextStyle::Bold, &title);
     }
     with_malloc.iter().for_each(|row| measured(text, row, now));
@@ -338,12 +342,11 @@ fn measured(text: &mut Text, row: &CandidateReport, now: Option<Measured>) {
     if row.measured.is_none() {
         return;
     }
-    let whole = row.name.to_string();
-    // It stands above those.
-    let whole = match whole.strip_suffix(PYTHON_MALLOC) {
-        Some("") => "the baseline's malloc",
-        Some(of) if row.objects => of.trim_end(),
-        _ => &whole,
+    // What they have in common stands above those without Python's object allocator.
+    let whole = match &row.name {
+        CandidateName::WithoutObjectAllocator(None) => "the baseline's malloc".to_owned(),
+        CandidateName::WithoutObjectAllocator(Some(of)) => of.to_string(),
+        other => other.to_string(),
     };
     let mut name: String = whole.chars().take(NAME.width).collect();
     if whole.chars().count() > NAME.width {
