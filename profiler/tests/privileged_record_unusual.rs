@@ -99,6 +99,9 @@ fn a_short_program_without_addresses_for_the_ring_is_said_not_to_be_recorded() {
         said.contains("a process began without room for the ring"),
         "{said}"
     );
+    // That is all that is said of it.
+    assert_eq!(said.matches("not recorded").count(), 1, "{said}");
+    assert!(!said.contains("not recorded, though"), "{said}");
     assert!(recorded.held.lost > 0, "{said}");
 }
 
