@@ -157,6 +157,23 @@ fn copies_are_noticed_while_other_threads_fork() {
 }
 
 #[test]
+fn a_handler_that_forks_in_the_midst_of_an_event_spoils_none_and_every_process_ends() {
+    let recorded = recorded("forks_in_handlers");
+    let (out, said) = (stdout(&recorded.output), recorded.said());
+    let blocks = out.split_once(" blocks\n").expect("a count").0;
+    let blocks: u64 = blocks.parse().expect("a number");
+    // A child has the size of the block that it was asking for as it was forked.
+    let children = 300..=600;
+    let of_size = recorded.held.of_size;
+    let more = of_size.checked_sub(blocks);
+    assert!(
+        more.is_some_and(|more| more <= *children.end()),
+        "{of_size} of {blocks}: {said}"
+    );
+    assert_eq!(recorded.held.lost, 0, "{said}");
+}
+
+#[test]
 fn a_thread_is_one_however_often_its_keys_are_cleared() {
     let recorded = recorded("threads_that_keep");
     let threads = threads(&recorded.trace);
