@@ -26,7 +26,7 @@ pub struct GroupAccount {
     /// What is in swap.
     pub swap_bytes: Option<u64>,
     /// Of the page cache, what the kernel takes back before it refuses.
-    pub reclaimable_bytes: u64,
+    pub reclaimable_bytes: Option<u64>,
     /// Share of the last minute in which some process waited for memory (`memory.pressure`, `some avg60`).
     pub pressure: Option<f64>,
     /// Processes that were ended for want of memory since the group is there.
@@ -39,17 +39,20 @@ const NEAR: f64 = 0.8;
 const SOON: f64 = 86_400.0;
 
 impl GroupAccount {
-    /// What it may still get before the kernel ends somebody; `None` without a limit.
+    /// What it may still get before the kernel ends somebody; `None` without a limit, and where it is not known how
+    /// much of what it has can be taken back.
     pub fn left_bytes(&self) -> Option<u64> {
-        let needed = self.current_bytes.saturating_sub(self.reclaimable_bytes);
+        let needed = self.current_bytes.saturating_sub(self.reclaimable_bytes?);
         Some(self.max_bytes?.saturating_sub(needed))
     }
 
     /// What follows for a process with so much resident; `None` where the limit is far.
     pub fn explanation(&self, rss_bytes: u64, trend: Option<&Trend>) -> Option<String> {
-        let (max, left) = (self.max_bytes?, self.left_bytes()?);
+        let (max, left) = (self.max_bytes?, self.left_bytes());
         let growth = trend.filter(|trend| trend.grows.is_some());
-        let seconds = growth.map(|trend| left as f64 / trend.rss.bytes_per_second);
+        let seconds = growth
+            .zip(left)
+            .map(|(trend, left)| left as f64 / trend.rss.bytes_per_second);
         let seconds = seconds.filter(|seconds| (0.0..SOON).contains(seconds));
         if (self.current_bytes as f64) < max as f64 * NEAR && seconds.is_none() {
             return None;
@@ -75,7 +78,10 @@ impl GroupAccount {
             bytes(self.current_bytes),
             bytes(max),
         );
-        if self.reclaimable_bytes >= self.current_bytes / 2 {
+        let is_cache = self
+            .reclaimable_bytes
+            .is_some_and(|of| of >= self.current_bytes / 2);
+        if let Some(left) = left.filter(|_| is_cache) {
             text += &format!(
                 " It is full of page cache, not of what its processes have allocated: the kernel takes that back before it \
                  ends a process, and {} are left until then.",
@@ -118,7 +124,7 @@ mod tests {
             max_bytes: Some(100 * MIB),
             anon_bytes: Some(anon * MIB),
             file_bytes: Some(file * MIB),
-            reclaimable_bytes: file * MIB,
+            reclaimable_bytes: Some(file * MIB),
             ..GroupAccount::default()
         }
     }

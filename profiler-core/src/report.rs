@@ -265,13 +265,10 @@ impl FragReport {
         (!self.heaps.is_empty()).then(|| live.fold(0, u64::saturating_add))
     }
 
-    /// Bytes of live blocks that take no memory, neither RSS nor swap. What is not in a core was there or was not.
-    pub fn untouched_bytes(&self) -> u64 {
-        let untouched = self.heaps.iter().map(|heap| heap.untouched_bytes);
-        match self.kernel.is_core {
-            true => 0,
-            false => untouched.fold(0, u64::saturating_add),
-        }
+    /// Bytes of live blocks that take no memory, neither RSS nor swap; `None` where that is not known of all.
+    pub fn untouched_bytes(&self) -> Option<u64> {
+        let mut untouched = self.heaps.iter().map(|heap| heap.untouched_bytes);
+        untouched.try_fold(0u64, |sum, of| Some(sum.saturating_add(of?)))
     }
 
     /// Bytes of all live blocks of all walked heaps, as they were asked for; `None` when none was walked.

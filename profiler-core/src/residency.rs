@@ -13,7 +13,8 @@ impl PageState {
     pub const PRESENT: Self = Self(1);
     /// In swap (bit 62).
     pub const SWAPPED: Self = Self(2);
-    /// The kernel's shared zero page: present to the page table, not counted in RSS.
+    /// The kernel's shared zero page, small or huge: present to the page table, not counted in RSS. With
+    /// [`Self::SHARED`] it is that or a page of a relative's: the kernel did not show which.
     pub const ZERO: Self = Self(4);
     /// Part of a transparent or explicit huge page.
     pub const HUGE: Self = Self(8);
@@ -106,6 +107,84 @@ impl PageState {
     }
 }
 
+/// Whether a program has written to a page since it was mapped, or since the program last gave it back.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Written {
+    /// There is memory or swap for it.
+    Yes,
+    /// No: it takes neither memory nor swap.
+    Never,
+    /// Not known.
+    Unknown,
+}
+
+/// What the states of pages were read from.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum PageAccount {
+    /// The page tables of a process.
+    #[default]
+    PageTables,
+    /// A core file, which has none. A hole in it may have been a page of zeros, and a page of zeros in it may never
+    /// have been touched.
+    Core,
+}
+
+impl PageAccount {
+    /// Whether a page in this state was ever written to.
+    pub const fn written(self, state: PageState) -> Written {
+        match self {
+            Self::Core => Written::Unknown,
+            Self::PageTables if state.has_data() => Written::Yes,
+            // An explicit huge page is memory from the first look at it, though no part of RSS.
+            Self::PageTables if state.is_uncounted() && state.is_huge() => Written::Yes,
+            // Of a device, or one of which the kernel did not show what it is.
+            Self::PageTables if state.is_uncounted() => Written::Unknown,
+            Self::PageTables if state.is_zero() && state.is_shared() => Written::Unknown,
+            Self::PageTables => Written::Never,
+        }
+    }
+}
+
+/// Bytes that were never written to, added up page by page.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct NeverWritten {
+    /// Those of which that is known.
+    pub bytes: u64,
+    /// Those of which it is not known.
+    pub unknown_bytes: u64,
+}
+
+impl NeverWritten {
+    /// Adds bytes of a page.
+    pub const fn add(&mut self, written: Written, bytes: u64) {
+        match written {
+            Written::Yes => {}
+            Written::Never => self.bytes = self.bytes.saturating_add(bytes),
+            Written::Unknown => self.unknown_bytes = self.unknown_bytes.saturating_add(bytes),
+        }
+    }
+
+    /// Adds what another sum has.
+    pub const fn merge(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.unknown_bytes = self.unknown_bytes.saturating_add(other.unknown_bytes);
+    }
+
+    /// At most so many bytes of each.
+    #[must_use]
+    pub fn within(self, most: u64) -> Self {
+        Self {
+            bytes: self.bytes.min(most),
+            unknown_bytes: self.unknown_bytes.min(most),
+        }
+    }
+
+    /// The bytes; `None` where of any it is not known.
+    pub fn known(self) -> Option<u64> {
+        (self.unknown_bytes == 0).then_some(self.bytes)
+    }
+}
+
 /// Consecutive pages in one state, within one mapping.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct PageRun {
@@ -185,6 +264,7 @@ impl Mapping {
 pub struct ResidencyMap {
     mappings: Vec<Mapping>,
     runs: Vec<PageRun>,
+    account: PageAccount,
 }
 
 impl ResidencyMap {
@@ -205,7 +285,19 @@ impl ResidencyMap {
         Self {
             mappings,
             runs: Vec::new(),
+            account: PageAccount::PageTables,
         }
+    }
+
+    /// The same, with the states of pages read from there.
+    #[must_use]
+    pub fn of_account(self, account: PageAccount) -> Self {
+        Self { account, ..self }
+    }
+
+    /// What the states of its pages were read from.
+    pub const fn account(&self) -> PageAccount {
+        self.account
     }
 
     /// Appends pages in one state; runs must ascend. Runs out of order are ignored, neighbours in
@@ -369,6 +461,35 @@ impl ResidencyMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_was_read_was_never_written_to_and_of_others_it_is_not_known() {
+        let (present, uncounted) = (PageState::PRESENT, PageState::UNCOUNTED);
+        let zero = present.with(PageState::ZERO);
+        let cases = [
+            (present, Written::Yes),
+            (present.with(PageState::SHARED), Written::Yes),
+            (PageState::SWAPPED, Written::Yes),
+            (PageState::ABSENT, Written::Never),
+            (zero, Written::Never),
+            (zero.with(PageState::HUGE), Written::Never),
+            (zero.with(PageState::SHARED), Written::Unknown),
+            (present.with(uncounted), Written::Unknown),
+            (present.with(uncounted).with(PageState::HUGE), Written::Yes),
+        ];
+        for (state, written) in cases {
+            assert_eq!(PageAccount::PageTables.written(state), written, "{state:?}");
+            assert_eq!(PageAccount::Core.written(state), Written::Unknown);
+        }
+        let mut sum = NeverWritten::default();
+        cases
+            .iter()
+            .take(5)
+            .for_each(|(_, written)| sum.add(*written, 10));
+        assert_eq!(sum.known(), Some(20));
+        sum.add(Written::Unknown, 1);
+        assert_eq!((sum.bytes, sum.known()), (20, None));
+    }
 
     fn pages(from: u64, to: u64) -> AddrRange {
         let at = |page: u64| RemoteAddr::new(page * PAGE_SIZE);

@@ -381,8 +381,9 @@ pub struct HeapReport {
     /// What of these mappings is in memory.
     pub mapped_large_resident_bytes: u64,
     /// Bytes of all live blocks, the large ones among them, on pages that are neither in memory nor in swap:
-    /// asked for and never written to, or given back by the program itself. They take no memory.
-    pub untouched_bytes: u64,
+    /// asked for and never written to, or given back by the program itself. They take no memory. `None` where that is
+    /// not known of all of them, as in a core file.
+    pub untouched_bytes: Option<u64>,
     /// Settings in force.
     pub settings: Vec<Setting>,
     /// What the target's environment asked for.

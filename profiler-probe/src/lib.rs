@@ -10,6 +10,8 @@ mod armed;
 mod budget;
 mod by_site;
 mod calibrate;
+#[cfg(test)]
+mod damaged;
 mod decode;
 mod error;
 mod growth;

@@ -1,7 +1,7 @@
 //! Writing events into the ring.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use profiler_common::RecordKind;
 use profiler_common::ring::{
@@ -18,6 +18,9 @@ use crate::{filter, thread};
 static RING: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 /// The reader's page, which is there when the ring is.
 static READER: AtomicPtr<ReaderPage> = AtomicPtr::new(ptr::null_mut());
+
+/// From this event on, slots that this process has claimed are its own, and not its parent's.
+static FORKED_AT: AtomicU64 = AtomicU64::new(0);
 
 /// A writer takes so many steps from the head before it looks again where that is.
 const STEPS: u32 = 256;
@@ -160,17 +163,30 @@ impl Ring {
 
     /// Writes an event of this thread, if there is room for it.
     fn write(self, event: &Event, patience: Patience) -> Option<Written> {
-        let thread = thread::word();
-        let Claimed { number, slot, now } = claim(self, (thread >> 32) as u32, patience)?;
-        slot.time_ns.store(now, Ordering::Relaxed);
-        slot.addr.store(event.addr, Ordering::Relaxed);
-        slot.size.store(event.size, Ordering::Relaxed);
-        slot.thread.store(thread, Ordering::Relaxed);
-        let kind = event.kind as u64 | u64::from(event.align) << 8;
-        slot.kind.store(kind, Ordering::Relaxed);
-        slot.turn.store(Turn::whole(number).0, Ordering::Release);
-        earn(now);
-        Some(Written { number, slot })
+        loop {
+            let caller = thread::word();
+            let claimed = claim(self, number_of(caller), patience)?;
+            let Some(thread) = claimed.filler(caller) else {
+                continue;
+            };
+            let Claimed { number, slot, now } = claimed;
+            slot.time_ns.store(now, Ordering::Relaxed);
+            slot.addr.store(event.addr, Ordering::Relaxed);
+            slot.size.store(event.size, Ordering::Relaxed);
+            slot.thread.store(thread, Ordering::Relaxed);
+            let kind = event.kind as u64 | u64::from(event.align) << 8;
+            slot.kind.store(kind, Ordering::Relaxed);
+            if claimed.filler(thread).is_none() {
+                continue;
+            }
+            // One that was given up meanwhile may be somebody else's.
+            let turn = Turn::claimed(number, number_of(caller)).0;
+            if slot.turn.load(Ordering::Relaxed) == turn {
+                slot.turn.store(Turn::whole(number).0, Ordering::Release);
+            }
+            earn(now);
+            return Some(Written { number, slot });
+        }
     }
 
     /// Whether nothing more is to be written. Only the reader says so: what stands in the ring may be anybody's.
@@ -271,6 +287,32 @@ struct Claimed {
     slot: &'static Slot,
     /// The time just before, in ns: what reads the clock may end the program.
     now: u64,
+}
+
+impl Claimed {
+    /// In whose name this thread, which was called by this word, fills the slot. A signal's handler may have forked
+    /// meanwhile, and its child goes on here: what was claimed before that is its parent's to fill (`None`), and the child
+    /// writes the event, which it has come to as its parent has, once more.
+    fn filler(&self, caller: u64) -> Option<u64> {
+        if thread::process() == caller as u32 {
+            return Some(caller);
+        }
+        (self.number >= FORKED_AT.load(Ordering::Relaxed)).then(thread::word)
+    }
+}
+
+/// In a child that was just forked: all that its parent's thread has claimed came before the event by which it announced
+/// the fork, and so before this.
+pub(crate) fn forked() {
+    if let Some(ring) = Ring::now() {
+        let head = ring.header.head.load(Ordering::Acquire);
+        FORKED_AT.store(head, Ordering::Relaxed);
+    }
+}
+
+/// The thread's number of a word.
+fn number_of(word: u64) -> u32 {
+    (word >> 32) as u32
 }
 
 /// Takes the next event's slot for this thread; nothing when the reader has ended or died, or does not come in time.

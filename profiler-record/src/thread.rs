@@ -227,6 +227,7 @@ unsafe extern "C" fn after_fork() {
         // By which number it is called nobody knows.
         return ring::leave(Leaves::Copy);
     };
+    ring::forked();
     PROCESS.store(own, Ordering::Relaxed);
     mark();
     filter::forked();

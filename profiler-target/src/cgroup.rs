@@ -66,12 +66,21 @@ pub(super) fn is_frozen(dir: &ProcDir) -> bool {
     let list = dir.text("cgroup").unwrap_or_default();
     let groups = listed(&["freezer", UNIFIED], &list);
     let mut folders = groups.iter().flat_map(Group::folders);
-    folders.any(|folder| {
-        let text = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();
-        // `freezer.state` and `cgroup.events`, of the first and the second version.
-        text("freezer.state").trim() == "FROZEN"
-            || text("cgroup.events").lines().any(|line| line == "frozen 1")
-    })
+    folders.any(|folder| is_frozen_in(&folder) == Some(true))
+}
+
+/// Whether the group of this folder is frozen; `None` where it has no freezer that can be read. In the first version
+/// a group is that, too, while not all of its processes are yet (`FREEZING`, `freezer_state_strs` in
+/// `kernel/cgroup/legacy_freezer.c`): it may stay so for as long as one of them waits in the kernel, and the others
+/// do not run.
+fn is_frozen_in(folder: &Path) -> Option<bool> {
+    let text = |name| fs::read_to_string(folder.join(name)).ok();
+    if let Some(state) = text("freezer.state") {
+        return Some(matches!(state.trim(), "FROZEN" | "FREEZING"));
+    }
+    let events = text("cgroup.events")?;
+    let frozen = |line: &str| line.strip_prefix("frozen ").map(|is| is.trim() == "1");
+    events.lines().find_map(frozen)
 }
 
 /// The groups of a process in the hierarchies of these controllers, by its `cgroup` file and our `mountinfo`.
@@ -155,7 +164,8 @@ pub(super) const VERSIONS: [Files; 2] = [
     },
 ];
 
-/// Bytes that the group of this folder still lets its processes have; `None` without a limit (`max`).
+/// Bytes that the group of this folder still lets its processes have, at least: where its pages of files are not
+/// counted, none of them can be taken back. `None` without a limit (`max`).
 pub(super) fn left_in(folder: &Path) -> Option<u64> {
     let number = |name| -> Option<u64> {
         let text = fs::read_to_string(folder.join(name)).ok()?;
@@ -177,6 +187,26 @@ pub(super) fn left_in(folder: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_versions_say_whether_a_group_is_frozen() {
+        let cases: [(&str, &str, Option<bool>); 9] = [
+            ("freezer.state", "THAWED\n", Some(false)),
+            ("freezer.state", "FREEZING\n", Some(true)),
+            ("freezer.state", "FROZEN\n", Some(true)),
+            ("cgroup.events", "populated 1\nfrozen 0\n", Some(false)),
+            ("cgroup.events", "populated 1\nfrozen 1\n", Some(true)),
+            ("cgroup.events", "populated 1\nfrozen 10\n", Some(false)),
+            ("cgroup.events", "populated 1\n", None),
+            ("cgroup.events", "", None),
+            ("cgroup.procs", "1\n", None),
+        ];
+        for (name, text, expected) in cases {
+            let folder = tempfile::tempdir().expect("a folder");
+            fs::write(folder.path().join(name), text).expect("ours");
+            assert_eq!(is_frozen_in(folder.path()), expected, "{name}: {text:?}");
+        }
+    }
 
     const MOUNTS: &str = "\
         30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n\

@@ -235,7 +235,7 @@ fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<Gro
     // In both versions the cache counts shared memory.
     let cache = either("total_cache", "file");
     let files = ["active_file", "inactive_file"];
-    let files = files.map(|name| either(&format!("total_{name}"), name).unwrap_or(0));
+    let files = files.map(|name| either(&format!("total_{name}"), name));
     let slab = either("", "slab").or_else(|| of_file("memory.kmem.usage_in_bytes"));
     let swap = either("total_swap", "").or_else(|| of_file("memory.swap.current"));
     let pressure = read("memory.pressure").and_then(|text| {
@@ -250,11 +250,15 @@ fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<Gro
         current_bytes,
         max_bytes,
         anon_bytes: either("total_rss", "anon"),
-        file_bytes: cache.map(|cache| cache.saturating_sub(shmem_bytes.unwrap_or(0))),
+        file_bytes: cache
+            .zip(shmem_bytes)
+            .map(|(cache, shmem)| cache.saturating_sub(shmem)),
         shmem_bytes,
         slab_bytes: slab,
         swap_bytes: swap,
-        reclaimable_bytes: files[0].saturating_add(files[1]),
+        reclaimable_bytes: files[0]
+            .zip(files[1])
+            .map(|(active, inactive)| active.saturating_add(inactive)),
         pressure,
         oom_kills: counters.find_map(|counter| kills(&counter)),
     })
@@ -324,7 +328,7 @@ mod tests {
             shmem_bytes: Some(50),
             slab_bytes: Some(20),
             swap_bytes: Some(70),
-            reclaimable_bytes: 250,
+            reclaimable_bytes: Some(250),
             pressure: Some(0.125),
             oom_kills: Some(3),
         };

@@ -173,38 +173,68 @@ pub(super) fn scan(
     Ok(())
 }
 
+/// Bytes of a transparent huge page.
+pub(super) const HUGE_BYTES: u64 = 2 << 20;
+
 /// A page of our own that was read and never written: the kernel maps its zero page there.
-pub(super) struct ZeroPage(*mut libc::c_void);
+pub(super) struct ZeroPage {
+    /// What was mapped for it.
+    mapped: *mut libc::c_void,
+    mapped_bytes: usize,
+    /// The page, within that.
+    page: *mut libc::c_void,
+}
 
 impl ZeroPage {
+    /// A small one.
     pub(super) fn map() -> Option<Self> {
+        let zero = Self::reserve(PAGE_SIZE as usize)?;
+        // SAFETY: the page is mapped readable; a volatile read is not optimised away.
+        unsafe { zero.page.cast::<u8>().read_volatile() };
+        Some(zero)
+    }
+
+    /// A huge one, where the kernel gives huge pages to who asks for them.
+    pub(super) fn map_huge() -> Option<Self> {
+        let huge = HUGE_BYTES as usize;
+        let mut zero = Self::reserve(2 * huge)?;
+        let start = zero.mapped.addr();
+        zero.page = zero.mapped.map_addr(|_| start.next_multiple_of(huge));
+        // SAFETY: the huge page lies within what was mapped, which is twice as large.
+        unsafe { libc::madvise(zero.page, huge, libc::MADV_HUGEPAGE) };
+        // SAFETY: as above; it is readable, and a volatile read is not optimised away.
+        unsafe { zero.page.cast::<u8>().read_volatile() };
+        Some(zero)
+    }
+
+    fn reserve(bytes: usize) -> Option<Self> {
         // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
-        let page = unsafe {
+        let mapped = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                PAGE_SIZE as usize,
+                bytes,
                 libc::PROT_READ,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )
         };
-        if page == libc::MAP_FAILED {
-            return None;
-        }
-        // SAFETY: the page is mapped readable; a volatile read is not optimised away.
-        unsafe { page.cast::<u8>().read_volatile() };
-        Some(Self(page))
+        (mapped != libc::MAP_FAILED).then_some(Self {
+            mapped,
+            mapped_bytes: bytes,
+            page: mapped,
+        })
     }
 
+    /// Its first 4 KiB.
     pub(super) fn range(&self) -> Option<AddrRange> {
-        AddrRange::with_len(RemoteAddr::new(self.0.addr() as u64), PAGE_SIZE)
+        AddrRange::with_len(RemoteAddr::new(self.page.addr() as u64), PAGE_SIZE)
     }
 }
 
 impl Drop for ZeroPage {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping that `map` made, and nothing refers to it any more.
-        unsafe { libc::munmap(self.0, PAGE_SIZE as usize) };
+        // SAFETY: this is the mapping that `reserve` made, and nothing refers to it any more.
+        unsafe { libc::munmap(self.mapped, self.mapped_bytes) };
     }
 }

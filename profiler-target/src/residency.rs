@@ -12,7 +12,8 @@ use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, Residen
 
 use super::maps;
 use super::pagemap::{
-    Entry, Pagemap, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_ZERO, ZeroPage, scan,
+    Entry, HUGE_BYTES, Pagemap, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_ZERO, ZeroPage,
+    scan,
 };
 use super::proc_dir::{ProcDir, field};
 
@@ -80,15 +81,44 @@ fn hugetlb_ranges(dir: &ProcDir) -> io::Result<Vec<AddrRange>> {
     Ok(ranges)
 }
 
-/// The frame of the kernel's zero page; `None` where frames are hidden (no `CAP_SYS_ADMIN`).
-fn zero_frame() -> Option<u64> {
-    let page = ZeroPage::map()?;
+/// The frames of the kernel's zero pages, as far as they are shown.
+#[derive(Copy, Clone, Debug, Default)]
+struct ZeroFrames {
+    /// That of the small one; `None` where frames are hidden (no `CAP_SYS_ADMIN`).
+    small: Option<u64>,
+    /// The first of the huge one; `None` where there is none, too.
+    huge: Option<u64>,
+}
+
+impl ZeroFrames {
+    fn find() -> Self {
+        let small = zero_frame(ZeroPage::map());
+        let huge = zero_frame(ZeroPage::map_huge());
+        Self {
+            small,
+            // Without huge pages it is the small one again.
+            huge: huge.filter(|frame| small.is_some() && small != Some(*frame)),
+        }
+    }
+
+    /// Whether this is one of them; `None` where frames are hidden.
+    fn has(self, frame: Option<u64>) -> Option<bool> {
+        let (frame, small) = (frame?, self.small?);
+        let of_huge = self
+            .huge
+            .and_then(|first| frame.checked_sub(first))
+            .is_some_and(|at| at < HUGE_BYTES / PAGE_SIZE);
+        Some(frame == small || of_huge)
+    }
+}
+
+/// The frame at the beginning of a page of our own.
+fn zero_frame(page: Option<ZeroPage>) -> Option<u64> {
+    let range = page.as_ref()?.range()?;
     let pagemap = File::open("/proc/self/pagemap").ok()?;
     let mut frame = None;
     let each = |_, entry: Entry| frame = entry.frame();
-    Pagemap::new(pagemap)
-        .for_each_entry(page.range()?, each)
-        .ok()?;
+    Pagemap::new(pagemap).for_each_entry(range, each).ok()?;
     frame
 }
 
@@ -144,6 +174,7 @@ fn by_scan(pagemap: File, mappings: &[Mapping], runs: Runs) -> io::Result<Reside
         entries: Pagemap::new(pagemap.try_clone()?),
         gathered: Vec::new(),
         runs,
+        zeros: ZeroFrames::find(),
     };
     let mut rest = mappings;
     scan(&pagemap, whole, |region: Region| {
@@ -201,6 +232,7 @@ struct Parts {
     entries: Pagemap,
     gathered: Vec<Part>,
     runs: Runs,
+    zeros: ZeroFrames,
 }
 
 impl Parts {
@@ -222,7 +254,7 @@ impl Parts {
 
     /// Turns what was gathered into runs.
     fn look_up(&mut self) -> io::Result<()> {
-        let runs = &mut self.runs;
+        let (runs, zeros) = (&mut self.runs, self.zeros);
         let is_wanted = |part: &&Part| part.look_up;
         let first = self.gathered.iter().find(is_wanted);
         let last = self.gathered.iter().rfind(is_wanted);
@@ -243,7 +275,11 @@ impl Parts {
             let Some(part) = parts.peek().filter(|part| part.range.contains(addr)) else {
                 return;
             };
-            let state = private_state(entry);
+            let state = match zeros.has(entry.frame()) {
+                // The scan does not name the huge one before 6.16 (`pagemap_thp_category` in `fs/proc/task_mmu.c`).
+                Some(true) => PageState::PRESENT.with(PageState::ZERO),
+                _ => private_state(entry),
+            };
             if state.is_present() {
                 runs.push(page_at(addr), state.with(part.common));
             } else {
@@ -260,14 +296,14 @@ impl Parts {
 
 fn by_pagemap(pagemap: File, mappings: &[Mapping], mut runs: Runs) -> io::Result<ResidencyMap> {
     let mut entries = Pagemap::new(pagemap);
-    let zero_frame = zero_frame();
+    let zeros = ZeroFrames::find();
     for mapping in user_mappings(mappings)
         .iter()
         .filter(|m| !is_reservation(m))
     {
         let hugetlb = runs.uncounted.contains(&mapping.range);
         entries.for_each_entry(mapping.range, |addr, entry| {
-            let state = match pagemap_state(entry, mapping, zero_frame) {
+            let state = match pagemap_state(entry, mapping, zeros) {
                 state if hugetlb && state.is_present() => PageState::PRESENT
                     .with(PageState::UNCOUNTED)
                     .with(PageState::HUGE),
@@ -319,18 +355,21 @@ fn private_state(entry: Entry) -> PageState {
 }
 
 /// An entry with nothing else known. Neither exclusive nor of a file, it is the zero page or shared
-/// with a relative: distinguished by its frame where the kernel shows it, and taken for the zero page
+/// with a relative: distinguished by its frame where the kernel shows it, and either of both
 /// where it does not.
-fn pagemap_state(entry: Entry, mapping: &Mapping, zero_frame: Option<u64>) -> PageState {
-    let state = private_state(entry);
+fn pagemap_state(entry: Entry, mapping: &Mapping, zeros: ZeroFrames) -> PageState {
+    let (state, is_zero) = (private_state(entry), zeros.has(entry.frame()));
+    if is_zero == Some(true) {
+        return PageState::PRESENT.with(PageState::ZERO);
+    }
     if !state.is_shared() || state.is_file() {
         return state;
     }
     if mapping.shared || is_special(mapping) {
         return PageState::PRESENT.with(PageState::UNCOUNTED);
     }
-    match (entry.frame(), zero_frame) {
-        (Some(frame), Some(zero)) if frame != zero => state,
-        _ => PageState::PRESENT.with(PageState::ZERO),
+    match is_zero {
+        Some(_) => state,
+        None => state.with(PageState::ZERO),
     }
 }

@@ -9,6 +9,7 @@ use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use procfs::process::LimitValue;
 
 use super::proc_dir::PidFd;
 
@@ -272,6 +273,13 @@ impl Executed {
         let maps = maps(self.pid, ring)?;
         let is_same = Self::of(self.pid as u32).is_some_and(|now| now == *self);
         is_same.then_some(maps)
+    }
+
+    /// Whether its addresses are limited (`ulimit -v`), as far as that is known.
+    pub fn has_limit_of_addresses(&self) -> bool {
+        let limits = procfs::process::Process::new(self.pid).and_then(|process| process.limits());
+        limits
+            .is_ok_and(|limits| matches!(limits.max_address_space.soft_limit, LimitValue::Value(_)))
     }
 }
 

@@ -4,7 +4,7 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::fork::{self, ForkSharing};
 use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::report::{FragReport, LedgerClass};
-use profiler_core::residency::MappingKind;
+use profiler_core::residency::{MappingKind, Written};
 use profiler_core::sample::{KernelCount, Sample};
 use profiler_target::{PageSource, Process, Target, host};
 use profiler_testing::child::{self, Child};
@@ -121,7 +121,18 @@ fn every_state_of_a_page_is_reported() {
         .split(' ')
         .map(|n| n.parse().expect("a number"))
         .collect();
-    let [untouched, vast, zero, huge, _swapped, guarded, shared, _] = addrs[..] else {
+    let [
+        untouched,
+        vast,
+        zero,
+        huge,
+        _swapped,
+        guarded,
+        shared,
+        huge_zero,
+        _,
+    ] = addrs[..]
+    else {
         panic!("{addrs:?}");
     };
     let target = Target::open(child.pid()).expect("our own child");
@@ -158,6 +169,16 @@ fn every_state_of_a_page_is_reported() {
             of(zero, mib).iter().map(|run| run.range.len()).sum::<u64>(),
             mib
         );
+        // A huge page that was read alone, or without huge pages one small one of it.
+        let read = of(huge_zero, 2 * mib);
+        let first = read.first().expect("it was read").state;
+        if frames_are_shown {
+            assert!(first.is_zero() && !first.is_resident(), "{i}: {read:?}");
+            let never = read
+                .iter()
+                .all(|run| map.account().written(run.state) == Written::Never);
+            assert!(never, "{i}: {read:?}");
+        }
         let guard = of(guarded, mib / 2);
         // Older kernels have no guard regions: the pages stay.
         let has_guards = host::kernel_version() >= Some((6, 13));

@@ -26,6 +26,10 @@ int main(void) {
     char *huge = (char *)(((unsigned long)two + 2 * MIB - 1) & ~(2 * MIB - 1));
     madvise(huge, 2 * MIB, MADV_HUGEPAGE);
     memset(huge, 1, 2 * MIB);
+    char *four = area(4 * MIB, both, 0);
+    volatile char *huge_zero = (char *)(((unsigned long)four + 2 * MIB - 1) & ~(2 * MIB - 1));
+    madvise((void *)huge_zero, 2 * MIB, MADV_HUGEPAGE);
+    sum += huge_zero[0];
     char *swapped = area(MIB, both, 0);
     for (unsigned long at = 0; at < MIB; at += 4096) swapped[at] = (char)(at >> 12) + 1;
     madvise(swapped, MIB, MADV_PAGEOUT);
@@ -44,9 +48,10 @@ int main(void) {
         return (int)read(wait_for_us[0], &byte, 1);
     }
     memset(shared, 2, MIB / 2);
-    printf("%lu %lu %lu %lu %lu %lu %lu %d\n", (unsigned long)untouched, (unsigned long)vast,
+    printf("%lu %lu %lu %lu %lu %lu %lu %lu %d\n", (unsigned long)untouched, (unsigned long)vast,
            (unsigned long)zero, (unsigned long)huge, (unsigned long)swapped,
-           (unsigned long)guarded, (unsigned long)shared, sum);
+           (unsigned long)guarded, (unsigned long)shared,
+           (unsigned long)huge_zero, sum);
     fflush(stdout);
     return (int)read(0, &byte, 1);
 }

@@ -1,8 +1,19 @@
-//! What tests assert of a walked heap.
+//! What tests assert of a walked heap, and extents of heaps that were never walked.
 
+use profiler_core::addr::RemoteAddr;
 use profiler_core::arena::ArenaFigure;
 use profiler_core::completeness::Confidence;
-use profiler_core::heap::HeapSnapshot;
+use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
+use profiler_core::span::SpanState;
+
+/// An extent at this address that these spans fill, of the first arena and without headers of blocks.
+///
+/// # Panics
+/// Where it ends beyond all addresses.
+pub fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
+    let spans = spans.iter().copied().collect();
+    Extent::of_spans(kind, RemoteAddr::new(at), spans).expect("low")
+}
 
 /// Asserts that a walk found nothing wrong and that every check against the allocator's counters holds.
 pub fn assert_sound(heap: &HeapSnapshot) {

@@ -99,6 +99,9 @@ fn a_short_program_without_addresses_for_the_ring_is_said_not_to_be_recorded() {
         said.contains("a process began without room for the ring"),
         "{said}"
     );
+    // That is all that is said of it.
+    assert_eq!(said.matches("not recorded").count(), 1, "{said}");
+    assert!(!said.contains("not recorded, though"), "{said}");
     assert!(recorded.held.lost > 0, "{said}");
 }
 
@@ -151,6 +154,23 @@ fn a_copy_by_a_system_call_that_exits_does_not_end_its_parent() {
 fn copies_are_noticed_while_other_threads_fork() {
     let recorded = recorded("copied_beside_forks");
     assert_eq!(recorded.held.of_size, 1, "{}", recorded.said());
+}
+
+#[test]
+fn a_handler_that_forks_in_the_midst_of_an_event_spoils_none_and_every_process_ends() {
+    let recorded = recorded("forks_in_handlers");
+    let (out, said) = (stdout(&recorded.output), recorded.said());
+    let blocks = out.split_once(" blocks\n").expect("a count").0;
+    let blocks: u64 = blocks.parse().expect("a number");
+    // A child has the size of the block that it was asking for as it was forked.
+    let children = 300..=600;
+    let of_size = recorded.held.of_size;
+    let more = of_size.checked_sub(blocks);
+    assert!(
+        more.is_some_and(|more| more <= *children.end()),
+        "{of_size} of {blocks}: {said}"
+    );
+    assert_eq!(recorded.held.lost, 0, "{said}");
 }
 
 #[test]

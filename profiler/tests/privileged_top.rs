@@ -543,9 +543,10 @@ fn a_watched_tree_keeps_the_history_of_children_that_end() {
     );
     // The end of the master is that of the watching.
     kill(Pid::from_raw(prefork.master.pid()), Signal::SIGKILL).expect("it runs");
-    drop(lines);
+    // All is read that it prints: who closes the pipe ends it, too, with another code.
+    assert!(lines.all(|line| line.is_ok()));
     let status = watched.wait().expect("it ends");
-    assert!(matches!(status.code(), Some(0 | 5)), "{status:?}");
+    assert_eq!(status.code(), Some(5));
 }
 
 /// What `attach` says on standard error of a process, without all that takes long.

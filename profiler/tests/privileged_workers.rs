@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use profiler_testing::child::KillOnDrop;
+use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::eventually;
 use serde_json::Value;
-use support::{fragscope, stderr, text};
+use support::{fragscope, json, stderr, text};
 
 /// Starts it in a process group of its own, which is killed when the test is over.
 fn spawn(command: &mut Command) -> KillOnDrop {
@@ -271,4 +271,48 @@ fn a_celery_prefork_worker_adds_up() {
         Path::new(&format!("/proc/{child}")).exists(),
         "the worker is still there"
     );
+}
+
+/// 256 MiB of numpy, each page of which was read: the kernel's zero page is behind them all.
+const READ_ONLY: &str = "
+import sys
+import numpy
+zeros = numpy.zeros(1 << 25, dtype=numpy.int64)
+assert zeros.sum() == 0
+used = [bytearray(1 << 20) for _ in range(24)]
+print('ready', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn what_was_read_and_never_written_to_takes_no_memory() {
+    let mut command = Command::new(python());
+    command.args(["-c", READ_ONLY]);
+    let child = Child::run(command);
+    assert_eq!(child.first_line(), "ready");
+    let pid = child.pid().to_string();
+    let found = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--objects",
+        "--pid",
+        &pid,
+    ]));
+    let bytes = |of: &Value, key: &str| of[key].as_u64().unwrap_or_else(|| panic!("{key}"));
+    let heaps = found["heaps"].as_array().expect("heaps");
+    let untouched = heaps.iter().map(|heap| bytes(heap, "untouched_bytes"));
+    let untouched = untouched.sum::<u64>();
+    assert!((1u64 << 28).abs_diff(untouched) < 4 << 20, "{untouched}");
+    assert!(bytes(&found, "rss_bytes") < 200 << 20, "{found}");
+    let holders = found["objects"]["holders"].as_array().expect("holders");
+    let zeros = holders
+        .iter()
+        .find(|one| {
+            one["name"]
+                .as_str()
+                .is_some_and(|name| name.ends_with("zeros"))
+        })
+        .unwrap_or_else(|| panic!("{holders:?}"));
+    let of_name = bytes(zeros, "untouched_bytes");
+    assert!((1u64 << 28).abs_diff(of_name) < 4 << 20, "{zeros}");
 }

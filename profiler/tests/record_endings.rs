@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use profiler_core::report::LedgerClass;
 use profiler_core::residency::ResidencyMap;
 use profiler_testing::child::open_folder;
 use profiler_testing::trace::TraceBuilder;
@@ -33,6 +34,38 @@ fill()
 time.sleep(0.5)
 fill()
 ";
+
+/// Writes more events than the ring has slots, and says how much the kernel counts for it then, in pages.
+const FILLS_THE_RING: &str = "
+for _ in range(700_000): bytes(600)
+kept = bytearray(8 << 20)
+print(open('/proc/self/statm').read().split()[1], flush=True)
+";
+
+#[test]
+fn the_ring_of_events_is_no_memory_of_the_program() {
+    let folder = open_folder();
+    let trace = folder.path().join("trace");
+    let output = run(&mut record(
+        &trace,
+        &["python3", "-S", "-c", FILLS_THE_RING],
+    ));
+    let said = stderr(&output);
+    let counted: u64 = stdout(&output).trim().parse().expect("pages");
+    let counted = counted * 4096;
+    assert!(counted > 48 * MIB, "{counted} with the ring: {said}");
+    let all = checkpoints(&trace);
+    let last = all.iter().rfind(|one| one.figures.is_final);
+    let figures = &last.expect("it was measured as it ended").figures;
+    let rss = figures.rss_bytes.expect("known");
+    assert!(
+        (8 * MIB..counted - 40 * MIB).contains(&rss),
+        "{rss} of {counted}"
+    );
+    let shared = |class: &LedgerClass| *class == LedgerClass::SharedMemory;
+    let shared = figures.ledger.iter().find(|(class, _)| shared(class));
+    assert!(shared.expect("a row").1 < MIB, "{shared:?}");
+}
 
 /// The checkpoints of a recording.
 fn checkpoints(trace: &Path) -> Vec<Checkpoint> {

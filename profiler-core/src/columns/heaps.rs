@@ -50,7 +50,7 @@ impl HeapReport {
         Column::of("mapped_large_resident_bytes", Unit::Bytes, |heap| {
             heap.mapped_large_resident_bytes
         }),
-        Column::of("untouched_bytes", Unit::Bytes, |heap| heap.untouched_bytes),
+        Column::maybe("untouched_bytes", Unit::Bytes, |heap| heap.untouched_bytes),
     ];
 }
 
@@ -61,12 +61,15 @@ impl ArenaReport {
             10,
             "bytes that the arena has from the kernel",
         );
-    const LIVE: Column<Self> =
-        Column::<Self>::of("live_bytes", Unit::Bytes, |of| of.arena.live_bytes).titled(
-            "live",
-            10,
-            "bytes of blocks in the program's hands",
-        );
+    /// What is live compares with what is resident, here as in every other table.
+    const LIVE: Column<Self> = Column::<Self>::of("live_resident_bytes", Unit::Bytes, |of| {
+        of.live_resident_bytes
+    })
+    .titled(
+        "live",
+        10,
+        "bytes in memory of blocks in the program's hands, whatever was asked for",
+    );
     const FREE: Column<Self> =
         Column::<Self>::of("free_bytes", Unit::Bytes, |of| of.arena.free_bytes).titled(
             "free",
@@ -97,7 +100,7 @@ impl ArenaReport {
     /// All figures of an arena, in the order of files.
     pub const COLUMNS: [Column<Self>; 15] = [
         Self::SYSTEM,
-        Self::LIVE,
+        Column::of("live_bytes", Unit::Bytes, |of| of.arena.live_bytes),
         Column::of("live_blocks", Unit::Blocks, |of| of.arena.live_blocks),
         Self::FREE,
         Column::of("free_blocks", Unit::Blocks, |of| of.arena.free_blocks),
@@ -112,9 +115,7 @@ impl ArenaReport {
             of.below_highest_live_bytes
         }),
         Column::of("top_pinned_bytes", Unit::Bytes, |of| of.top_pinned_bytes),
-        Column::of("live_resident_bytes", Unit::Bytes, |of| {
-            of.live_resident_bytes
-        }),
+        Self::LIVE,
     ];
 
     /// Those that people see, in their order.
@@ -212,4 +213,33 @@ impl Finding {
     /// What it is about.
     pub const COLUMNS: [Column<Self>; 1] =
         [Column::maybe("bytes", Unit::Bytes, |finding| finding.bytes)];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::Arena;
+
+    #[test]
+    fn what_is_live_in_an_arena_compares_with_what_is_resident() {
+        let arena = ArenaReport {
+            arena: Arena {
+                live_bytes: 5 << 30,
+                ..Arena::default()
+            },
+            resident_bytes: 3 << 20,
+            swapped_bytes: 0,
+            live_resident_bytes: 2 << 20,
+            trimmable_bytes: 0,
+            pinned_free_bytes: 0,
+            below_highest_live_bytes: 0,
+            top_pinned_bytes: 0,
+        };
+        let cells = crate::columns::cells(&ArenaReport::SHOWN, &arena, " ");
+        let cells: Vec<&str> = cells.split_whitespace().collect();
+        assert!(
+            cells.starts_with(&["0", "B", "3.0", "MiB", "2.0", "MiB"]),
+            "{cells:?}"
+        );
+    }
 }

@@ -99,7 +99,7 @@ impl Holder {
         Column::maybe("shared_bytes", Unit::Bytes, |holder| holder.shared_bytes),
         Column::maybe("inner_bytes", Unit::Bytes, |holder| holder.inner_bytes),
         Column::maybe("untouched_bytes", Unit::Bytes, |holder| {
-            Some(holder.dropped?.untouched_bytes)
+            holder.dropped?.untouched.known()
         }),
     ];
 

@@ -280,7 +280,7 @@ fn step(growth: &Growth) -> String {
 fn held(census: &Census) -> String {
     // What was never written to takes no memory.
     let touched = |holder: &Holder| {
-        let untouched = holder.dropped.map_or(0, |dropped| dropped.untouched_bytes);
+        let untouched = holder.dropped.map_or(0, |dropped| dropped.untouched.bytes);
         holder.retained_bytes.saturating_sub(untouched)
     };
     let names = census.holders.iter().filter(|holder| holder.is_name);

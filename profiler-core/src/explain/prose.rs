@@ -177,7 +177,7 @@ pub(crate) fn explanation(report: &FragReport) -> String {
 
 /// What was asked for and takes no memory, where that is more than nothing to speak of.
 fn about_untouched(report: &FragReport) -> Option<String> {
-    let untouched = report.untouched_bytes();
+    let untouched = report.untouched_bytes()?;
     is_notable(report, untouched).then(|| {
         format!(
             " {} more were asked for and never written to: they take neither memory nor swap, and \

@@ -8,6 +8,7 @@ mod groups;
 mod history;
 mod model;
 mod served;
+mod sums;
 mod tree;
 mod tree_objects;
 mod turns;
@@ -21,14 +22,12 @@ pub use columns::{COLUMNS, ProcessColumn, TableOf, column_of, command, fitting};
 pub use end::ProcessEnd;
 pub use groups::{GroupName, ProcessGroup, groups, program};
 pub use history::{EndedProcess, TreeHistory};
-pub use model::{
-    Cost, HostModel, HostView, PlannedWalks, ProcessRow, STOP_BOUNDS_NS, StopCounts, Totals,
-    WalkFigures,
-};
+pub use model::{HostModel, HostView, PlannedWalks, ProcessRow, WalkFigures};
 pub use served::{
     BUILD_INFO, Declared, GROUP_INFO, GROUP_METRICS, HOST_METRICS, MetricKind, ServedHost,
     ServedMetric, ServerFigures, VERDICTS, WALK_STOPS, declared,
 };
+pub use sums::{Cost, STOP_BOUNDS_NS, StopCounts, Totals};
 pub use tree::{TreeSums, TreeView};
 pub use tree_objects::{ReadProcess, TreeGrowth, TreeHolder, TreeObjects};
 

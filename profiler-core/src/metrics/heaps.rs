@@ -3,6 +3,7 @@
 use crate::heap::{ExtentKind, HeapSnapshot};
 use crate::metrics::pages::PageSlice;
 use crate::metrics::pins::Pins;
+use crate::residency::{NeverWritten, PageAccount};
 use crate::sample::Sample;
 use crate::tables::{ArenaReport, HeapReport, Setting};
 
@@ -19,13 +20,14 @@ struct Residency {
 #[derive(Copy, Clone, Debug, Default)]
 struct WholeHeap {
     large_resident: u64,
-    untouched: u64,
+    untouched: NeverWritten,
 }
 
 /// Adds pages up by arena. Large blocks with mappings of their own belong to none, and are added up by heap.
 pub(crate) struct ArenaResidency {
     arenas: Vec<Vec<Residency>>,
     heaps: Vec<WholeHeap>,
+    account: PageAccount,
 }
 
 impl ArenaResidency {
@@ -38,6 +40,7 @@ impl ArenaResidency {
         Self {
             arenas: arenas.collect(),
             heaps: vec![WholeHeap::default(); sample.heaps.len()],
+            account: sample.residency.account(),
         }
     }
 
@@ -45,9 +48,7 @@ impl ArenaResidency {
     pub(crate) fn page(&mut self, slice: &PageSlice, trimmable: u64) {
         let live = slice.pages() * slice.tally.live();
         let heap = &mut self.heaps[slice.owner.heap];
-        if !slice.state.is_resident() && !slice.state.is_swapped() {
-            heap.untouched += live;
-        }
+        heap.untouched.add(self.account.written(slice.state), live);
         if slice.owner.kind == ExtentKind::LargeMapped {
             heap.large_resident += if slice.state.is_resident() { live } else { 0 };
             return;
@@ -135,7 +136,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
             mapped_large_bytes,
             mapped_large_blocks,
             mapped_large_resident_bytes: whole.large_resident,
-            untouched_bytes: whole.untouched,
+            untouched_bytes: whole.untouched.known(),
             settings: settings(heap, sample.is_forked()),
             requested: heap.requested.clone(),
             checks: heap.checks.clone(),
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(heap.arenas[0].live_resident_bytes, 3 * PAGE_SIZE);
         assert_eq!(heap.arenas[0].idle_bytes(), 0, "all that is there is live");
         assert_eq!(heap.mapped_large_resident_bytes, 2 * PAGE_SIZE);
-        assert_eq!(heap.untouched_bytes, (7 + 97) * PAGE_SIZE);
+        assert_eq!(heap.untouched_bytes, Some((7 + 97) * PAGE_SIZE));
         assert_eq!(report.live_bytes(), Some(110 * PAGE_SIZE));
         assert_eq!(report.live_resident_bytes(), Some(5 * PAGE_SIZE));
         // What compares with RSS is never more, and each live byte is somewhere.
@@ -236,7 +237,8 @@ mod tests {
         assert_eq!(
             report
                 .live_resident_bytes()
-                .map(|live| live + report.untouched_bytes() + PAGE_SIZE),
+                .zip(report.untouched_bytes())
+                .map(|(live, untouched)| live + untouched + PAGE_SIZE),
             report.live_bytes()
         );
     }
@@ -244,7 +246,9 @@ mod tests {
     #[test]
     fn of_a_core_nobody_knows_what_was_touched() {
         let mut sample = sample();
-        sample.kernel.is_core = true;
-        assert_eq!(FragReport::from_sample(&sample).untouched_bytes(), 0);
+        sample.residency = sample.residency.of_account(PageAccount::Core);
+        let report = FragReport::from_sample(&sample);
+        assert_eq!(report.heaps[0].untouched_bytes, None);
+        assert_eq!(report.untouched_bytes(), None);
     }
 }

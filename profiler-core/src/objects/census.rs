@@ -233,8 +233,9 @@ impl Holder {
         let Dropped {
             live_bytes: live,
             unpinned_bytes: unpinned,
-            untouched_bytes: untouched,
+            untouched,
         } = self.dropped.filter(|_| self.is_name)?;
+        let untouched = untouched.bytes;
         // A tenth of what it is said to hold is worth a sentence.
         let is_untouched = untouched > 0 && untouched >= self.retained_bytes / 10;
         let sentence = match (live, is_untouched) {
@@ -412,6 +413,7 @@ pub enum NoCensus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residency::NeverWritten;
 
     #[test]
     fn what_is_replaced_while_it_is_read_is_said_with_the_remedy() {
@@ -445,7 +447,10 @@ mod tests {
         );
         holder.retained_bytes = 2 << 30;
         holder.dropped = Some(Dropped {
-            untouched_bytes: 2 << 30,
+            untouched: NeverWritten {
+                bytes: 2 << 30,
+                unknown_bytes: 0,
+            },
             ..Dropped::default()
         });
         assert_eq!(

@@ -10,7 +10,7 @@ use super::page_owners::{PageOwner, PageTally};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::{Margins, PageReturn};
 use crate::heap::{Extent, ExtentKind, HeapSnapshot};
-use crate::residency::{PageRun, ResidencyMap};
+use crate::residency::{NeverWritten, PageRun, PageState, ResidencyMap};
 use crate::span::SpanState;
 
 /// What a holder would give back.
@@ -20,8 +20,8 @@ pub struct Dropped {
     pub live_bytes: u64,
     /// What else is there: free bytes that its blocks pin, and headers.
     pub unpinned_bytes: u64,
-    /// Bytes of its blocks on pages of its own that are neither in memory nor in swap: freeing them returns nothing.
-    pub untouched_bytes: u64,
+    /// Bytes of its blocks on pages of its own that take neither memory nor swap: freeing them returns nothing.
+    pub untouched: NeverWritten,
 }
 
 impl Dropped {
@@ -31,7 +31,7 @@ impl Dropped {
         Self {
             live_bytes,
             unpinned_bytes: self.unpinned_bytes + (self.live_bytes - live_bytes),
-            untouched_bytes: self.untouched_bytes.min(retained - live_bytes),
+            untouched: self.untouched.within(retained - live_bytes),
         }
     }
 }
@@ -173,7 +173,7 @@ impl Owners<'_> {
         let add = |above: &mut Dropped, own: Dropped| {
             above.live_bytes += own.live_bytes;
             above.unpinned_bytes += own.unpinned_bytes;
-            above.untouched_bytes += own.untouched_bytes;
+            above.untouched.merge(own.untouched);
         };
         self.nesting.add_up(&mut dropped, add);
         self.nesting
@@ -318,12 +318,13 @@ impl Owners<'_> {
         for (at, page) in numbered(extent, pages) {
             if let Some(of) = dropped.get_mut(usize::from(page.owner)) {
                 let run = residency.run_at(at);
-                if run.is_some_and(|run| run.state.is_resident()) {
+                let state = run.map_or(PageState::ABSENT, |run| run.state);
+                if state.is_resident() {
                     of.live_bytes += u64::from(page.live);
                     of.unpinned_bytes += PAGE_SIZE.saturating_sub(page.live.into());
-                } else if run.is_none_or(|run| !run.state.is_swapped()) {
-                    of.untouched_bytes += u64::from(page.live);
                 }
+                let written = residency.account().written(state);
+                of.untouched.add(written, page.live.into());
             }
         }
     }
@@ -446,7 +447,7 @@ mod tests {
     use super::*;
     use crate::allocator::Allocator;
     use crate::glibc::CHUNK_HEADER;
-    use crate::residency::{Mapping, MappingKind, PageRun, PageState};
+    use crate::residency::{Mapping, MappingKind};
 
     const BASE: u64 = 0x5555_0000_0000;
 
@@ -507,7 +508,7 @@ mod tests {
         let page = Dropped {
             live_bytes: 128,
             unpinned_bytes: PAGE_SIZE - 128,
-            untouched_bytes: 0,
+            untouched: NeverWritten::default(),
         };
         assert_eq!(dropped, [page, Dropped::default()]);
         let dropped = of(&[NOBODY, 1, 1, 0]);
@@ -534,7 +535,7 @@ mod tests {
         let whole = Dropped {
             live_bytes: 128,
             unpinned_bytes: 2 * PAGE_SIZE - 128,
-            untouched_bytes: 0,
+            untouched: NeverWritten::default(),
         };
         assert_eq!(both, [whole, Dropped::default()]);
         let apart = of(&[0, 1]);

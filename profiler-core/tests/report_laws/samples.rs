@@ -57,8 +57,7 @@ pub(crate) fn heap(
 
 /// An extent of these spans, so many bytes behind the base.
 pub(crate) fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
-    let spans = spans.iter().copied().collect();
-    Extent::of_spans(kind, RemoteAddr::new(BASE + at), spans).expect("low")
+    profiler_testing::heap::extent(kind, BASE + at, spans)
 }
 
 pub(crate) fn spans(parts: &[(u64, u8)]) -> SpanList {

@@ -8,7 +8,8 @@ use profiler_core::glibc::CHUNK_HEADER;
 use profiler_core::heap::{Allocator, Extent, ExtentKind, HeapSnapshot};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::Sample;
-use profiler_core::span::{SpanList, SpanState};
+use profiler_core::span::SpanState;
+use profiler_testing::heap::extent;
 use profiler_trace::compile::Sink;
 
 use super::*;
@@ -48,13 +49,12 @@ fn sample(arenas: &[&[(u64, SpanState)]], present: u64, threshold: u64) -> Sampl
     let (mut mappings, mut runs) = (Vec::new(), Vec::new());
     for (number, parts) in (0u32..).zip(arenas) {
         let start = BASE + u64::from(number) * APART;
-        let spans: SpanList = parts.iter().copied().collect();
-        let bytes = spans.bytes().next_multiple_of(PAGE_SIZE);
-        let extent = Extent::of_spans(ExtentKind::Brk, RemoteAddr::new(start), spans);
+        let extent = extent(ExtentKind::Brk, start, parts);
+        let bytes = extent.spans.bytes().next_multiple_of(PAGE_SIZE);
         heap.extents.push(Extent {
             arena: number,
             block_header_bytes: CHUNK_HEADER,
-            ..extent.expect("low")
+            ..extent
         });
         mappings.push(Mapping::private(range(start, bytes), MappingKind::Brk));
         runs.push(PageRun {

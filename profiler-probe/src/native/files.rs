@@ -306,26 +306,11 @@ fn is_function(symbol: &Sym64<LittleEndian>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use profiler_common::sampling::Registers;
 
     use super::super::unwind::{StackCopy, Step, Unwinder};
     use super::*;
-
-    fn source(bytes: &[u8]) -> Source {
-        let mut file = tempfile::tempfile().expect("a file");
-        file.write_all(bytes).expect("written");
-        Source::of(file, 128 << 20).expect("a handle")
-    }
-
-    fn libc() -> Vec<u8> {
-        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
-        let paths = maps.lines();
-        let mut paths = paths.filter_map(|line| line.split_ascii_whitespace().nth(5));
-        let path = paths.find(|path| path.contains("libc.") || path.contains("ld-musl"));
-        std::fs::read(path.expect("a libc")).expect("the file")
-    }
+    use crate::damaged::{libc, random, source};
 
     /// Goes outwards from many places of a file, whatever it says, over a stack of anything.
     fn wander(
@@ -358,13 +343,7 @@ mod tests {
     #[test]
     fn damaged_files_lead_somewhere_or_nowhere_but_never_panic_or_go_on_without_end() {
         let whole = libc();
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 8) as usize % below
-        };
+        let mut random = random();
         let sound = CodeFile::read(&source(&whole), 4096).expect("it is one");
         let symbols = Symbols::read(&source(&whole));
         assert!(wander(&sound, &symbols, &mut random) > 20);

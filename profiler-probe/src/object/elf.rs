@@ -152,41 +152,18 @@ fn code(data: &Source, header: &FileHeader64<LittleEndian>) -> Result<Vec<Segmen
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::path::PathBuf;
 
     use profiler_target::{FileError, Files};
 
     use super::*;
+    use crate::damaged::{libc, random, source};
     use crate::sites::Symbols;
-
-    fn libc() -> Vec<u8> {
-        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
-        let path = maps
-            .lines()
-            .filter_map(|line| line.split_ascii_whitespace().nth(5))
-            .find(|path| path.contains("libc.") || path.contains("ld-musl"))
-            .expect("a libc");
-        std::fs::read(path).expect("the file")
-    }
-
-    /// A file with these bytes.
-    fn source(bytes: &[u8]) -> Source {
-        let mut file = tempfile::tempfile().expect("a file");
-        file.write_all(bytes).expect("written");
-        Source::of(file, 128 << 20).expect("a handle")
-    }
 
     #[test]
     fn damaged_files_are_errors_or_other_answers_but_never_panics() {
         let whole = libc();
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as usize % below
-        };
+        let mut random = random();
         let mut damaged = whole.clone();
         for round in 0..300 {
             // The header and the first tables, then anywhere; now and then cut short.

@@ -12,7 +12,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE};
-use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::residency::{
+    Mapping, MappingKind, PageAccount, PageRun, PageState, ResidencyMap,
+};
 
 use super::Segment;
 use super::notes::Notes;
@@ -144,7 +146,7 @@ pub(super) fn read(
     segments: &[Segment],
     mappings: &[Mapping],
 ) -> io::Result<CorePages> {
-    let mut residency = ResidencyMap::new(mappings.to_vec());
+    let mut residency = ResidencyMap::new(mappings.to_vec()).of_account(PageAccount::Core);
     let (mut filled_bytes, mut data_bytes) = (0, 0);
     for mapping in mappings {
         let start = mapping.range.start();

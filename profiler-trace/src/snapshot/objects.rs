@@ -6,6 +6,7 @@ use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
     PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
+use profiler_core::residency::NeverWritten;
 
 use super::wire::{Input, Wire, by_name, fields};
 
@@ -80,8 +81,26 @@ fields!(Dropped {
     live_bytes,
     unpinned_bytes
 } later {
-    untouched_bytes
+    untouched
 });
+
+/// The second sum was added later: two numbers where there was one, within the struct that they end.
+impl Wire for NeverWritten {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.bytes.put(out);
+        self.unknown_bytes.put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok(Self {
+            bytes: u64::take(input)?,
+            unknown_bytes: match input.rest.is_empty() {
+                true => 0,
+                false => u64::take(input)?,
+            },
+        })
+    }
+}
 
 fields!(Copied {
     bytes,

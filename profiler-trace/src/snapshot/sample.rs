@@ -7,7 +7,9 @@ use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::{Completeness, Confidence, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
 use profiler_core::group_account::GroupAccount;
-use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::residency::{
+    Mapping, MappingKind, PageAccount, PageRun, PageState, ResidencyMap,
+};
 use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
 
 use super::heap::{CELL, Sums, check};
@@ -156,19 +158,63 @@ fields!(Sample {
     completeness,
 } later { group });
 
-fields!(GroupAccount {
-    path,
-    current_bytes,
-    max_bytes,
-    anon_bytes,
-    file_bytes,
-    shmem_bytes,
-    slab_bytes,
-    swap_bytes,
-    reclaimable_bytes,
-    pressure,
-    oom_kills,
-});
+/// What is reclaimable was a number, and 0 where it was not known: that it is known was added at the end.
+impl Wire for GroupAccount {
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self {
+            path,
+            current_bytes,
+            max_bytes,
+            anon_bytes,
+            file_bytes,
+            shmem_bytes,
+            slab_bytes,
+            swap_bytes,
+            reclaimable_bytes,
+            pressure,
+            oom_kills,
+        } = self;
+        put_framed(out, |out| {
+            path.put(out);
+            current_bytes.put(out);
+            for amount in [max_bytes, anon_bytes, file_bytes, shmem_bytes, slab_bytes] {
+                amount.put(out);
+            }
+            swap_bytes.put(out);
+            reclaimable_bytes.unwrap_or(0).put(out);
+            pressure.put(out);
+            oom_kills.put(out);
+            reclaimable_bytes.is_some().put(out);
+        });
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let mut own = input.framed()?;
+        let (path, current_bytes) = (String::take(&mut own)?, u64::take(&mut own)?);
+        let mut amount = || <Option<u64> as Wire>::take(&mut own);
+        let (max_bytes, anon_bytes, file_bytes) = (amount()?, amount()?, amount()?);
+        let (shmem_bytes, slab_bytes, swap_bytes) = (amount()?, amount()?, amount()?);
+        let reclaimable = u64::take(&mut own)?;
+        let (pressure, oom_kills) = (Wire::take(&mut own)?, Wire::take(&mut own)?);
+        let is_known = match own.rest.is_empty() {
+            true => true,
+            false => bool::take(&mut own)?,
+        };
+        Ok(Self {
+            path,
+            current_bytes,
+            max_bytes,
+            anon_bytes,
+            file_bytes,
+            shmem_bytes,
+            slab_bytes,
+            swap_bytes,
+            reclaimable_bytes: is_known.then_some(reclaimable),
+            pressure,
+            oom_kills,
+        })
+    }
+}
 
 impl Wire for MappingKind {
     fn put(&self, out: &mut Vec<u8>) {
@@ -274,7 +320,11 @@ const MAX_HEAPS: usize = 64;
 /// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts can
 /// be summed.
 pub(super) fn take_sound(input: &mut Input<'_, '_>) -> io::Result<Sample> {
-    let sample = Sample::take(input)?;
+    let mut sample = Sample::take(input)?;
+    // That the pages are a core's is written once, with the kernel's count.
+    if sample.kernel.is_core {
+        sample.residency = sample.residency.of_account(PageAccount::Core);
+    }
     if sample.heaps.len() > MAX_HEAPS {
         return Err(malformed("more heaps than any process has"));
     }

@@ -18,9 +18,10 @@ use profiler_core::report::{Finding, FragReport, Mechanism, Remedy, Step};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 use profiler_core::sample::{KernelCount, Sample, Target};
 use profiler_core::size_class::SizeClass;
-use profiler_core::span::{SpanList, SpanState};
+use profiler_core::span::SpanState;
 use profiler_core::units::Value;
 use profiler_core::view::{Point, View};
+use profiler_testing::heap::extent;
 
 /// 2026-01-02T03:04:05.678Z.
 pub(super) const TAKEN_AT_NS: u64 = 1_767_323_045_678_000_000;
@@ -41,11 +42,11 @@ fn sample() -> Sample {
             state,
         });
     }
-    let spans = SpanList::from_iter([
+    let spans = [
         (PAGE_SIZE, SpanState::Live),
         (64, SpanState::Live),
         (3 * PAGE_SIZE - 64, SpanState::Free),
-    ]);
+    ];
     let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");
     heap.arenas.push(Arena {
         kind: ArenaKind::Main,
@@ -57,10 +58,9 @@ fn sample() -> Sample {
         figures: vec![(ArenaFigure::TcacheBytes, 0)],
         ..Arena::default()
     });
-    let extent = Extent::of_spans(ExtentKind::Brk, RemoteAddr::new(HEAP), spans);
     heap.extents.push(Extent {
         block_header_bytes: CHUNK_HEADER,
-        ..extent.expect("low")
+        ..extent(ExtentKind::Brk, HEAP, &spans)
     });
     heap.settings = vec![
         ("mmap_threshold".into(), "131072".into()),

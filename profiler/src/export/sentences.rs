@@ -86,10 +86,10 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
             }
         });
     }
-    if heap.untouched_bytes >= UNTOUCHED {
+    if let Some(untouched) = heap.untouched_bytes.filter(|of| *of >= UNTOUCHED) {
         all.push(format!(
             "{} of what is live has no pages: it was asked for and never written to, and takes no memory",
-            bytes(heap.untouched_bytes)
+            bytes(untouched)
         ));
     }
     let settings = heap.settings.iter().filter(|setting| !setting.is_counter);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -284,6 +285,40 @@ static void dispatched(void) {
   blocks = 0;
 }
 
+// A signal's handler forks wherever it comes, in the midst of events, too: each child goes on there for a while.
+static volatile sig_atomic_t forked_here, is_child;
+
+static void fork_here(int signal) {
+  (void)signal;
+  if (is_child) return;
+  if (fork() == 0) {
+    is_child = 1;
+    return;
+  }
+  forked_here++;
+}
+
+static void forks_in_handlers(void) {
+  // The process's first fork has what it needs.
+  if (fork() == 0) _exit(0);
+  struct sigaction action = {.sa_handler = fork_here, .sa_flags = SA_RESTART};
+  sigaction(SIGALRM, &action, NULL);
+  struct itimerval often = {{0, 1500}, {0, 1500}};
+  setitimer(ITIMER_REAL, &often, NULL);
+  long blocks = 0, of_child = 0;
+  while (forked_here < 300 && of_child < 2000) {
+    void *volatile block = malloc(is_child ? 1001 : 1003);
+    free(block);
+    blocks++;
+    of_child += is_child;
+  }
+  if (is_child) _exit(0);
+  struct itimerval never = {{0, 0}, {0, 0}};
+  setitimer(ITIMER_REAL, &never, NULL);
+  while (wait(NULL) > 0) {}
+  printf("%ld blocks\n", blocks);
+}
+
 // Executes itself with one descriptor to open anything with, or with few addresses.
 static void limited(const char *self, int limit, rlim_t to, const char *what) {
   struct rlimit both = {to, to};
@@ -310,6 +345,7 @@ int main(int argc, char **argv) {
   if (!strcmp(what, "dispatched")) dispatched();
   if (!strcmp(what, "one_descriptor")) limited(argv[0], RLIMIT_NOFILE, 4, "few");
   if (!strcmp(what, "few_addresses")) limited(argv[0], RLIMIT_AS, 20 << 20, "few");
+  if (!strcmp(what, "forks_in_handlers")) forks_in_handlers();
   if (!strcmp(what, "few")) allocate(5000, 1003);
   if (!strcmp(what, "abandoned")) abandoned();
   if (!strcmp(what, "given_up")) given_up();

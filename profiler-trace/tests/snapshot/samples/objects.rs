@@ -6,6 +6,7 @@ use profiler_core::objects::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
     PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
+use profiler_core::residency::NeverWritten;
 use profiler_core::size_class::SizeClass;
 use proptest::collection::vec;
 use proptest::option;
@@ -32,12 +33,14 @@ fn holder() -> impl Strategy<Value = Holder> {
         length,
         times,
     });
-    let dropped =
-        (COUNT, COUNT, COUNT).prop_map(|(live_bytes, unpinned_bytes, untouched_bytes)| Dropped {
-            untouched_bytes,
-            live_bytes,
-            unpinned_bytes,
-        });
+    let dropped = (COUNT, COUNT, COUNT).prop_map(|(live_bytes, unpinned_bytes, bytes)| Dropped {
+        untouched: NeverWritten {
+            bytes,
+            unknown_bytes: live_bytes / 2,
+        },
+        live_bytes,
+        unpinned_bytes,
+    });
     let names = (text(), vec(text(), 0..3), any::<bool>());
     let types = (option::of(text()), option::of(text()), vec(step, 0..3));
     let figures = (option::of(COUNT), COUNT, COUNT, COUNT, option::of(dropped));

@@ -5,7 +5,9 @@ use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
 use profiler_core::group_account::GroupAccount;
-use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
+use profiler_core::residency::{
+    Mapping, MappingKind, PageAccount, PageRun, PageState, ResidencyMap,
+};
 use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
 use proptest::collection::vec;
 use proptest::option;
@@ -143,12 +145,15 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
                 current_bytes,
                 max_bytes: known[1],
                 anon_bytes: known[2],
-                reclaimable_bytes: counts[0],
+                reclaimable_bytes: known[2],
                 pressure: known[3].map(|_| 0.25),
                 oom_kills: known[3],
                 ..GroupAccount::default()
             }),
-            residency,
+            residency: match is_core {
+                true => residency.of_account(PageAccount::Core),
+                false => residency,
+            },
             heaps,
             fork: fork.map(
                 |(parent, shared_bytes, copied_bytes, own_bytes)| ForkSharing {

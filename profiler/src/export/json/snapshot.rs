@@ -85,7 +85,7 @@ struct Cgroup<'a> {
     shmem_bytes: Option<u64>,
     slab_bytes: Option<u64>,
     swap_bytes: Option<u64>,
-    reclaimable_bytes: u64,
+    reclaimable_bytes: Option<u64>,
     pressure: Option<f64>,
     oom_kills: Option<u64>,
 }

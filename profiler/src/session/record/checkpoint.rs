@@ -5,6 +5,7 @@ use std::time::Duration;
 use profiler_core::heap::{Arena, ExtentKind};
 use profiler_core::metrics::{malloc_resident, malloc_resident_but};
 use profiler_core::report::FragReport;
+use profiler_core::residency::{Mapping, MappingKind, ResidencyMap};
 use profiler_core::sample::Sample;
 use profiler_trace::trace::Figures;
 
@@ -33,6 +34,30 @@ pub(crate) enum CheckpointReason {
     Requested,
     /// The recording of the process ends, or the process itself does.
     Final,
+}
+
+/// Leaves out what a recorded program has mapped of the ring of events, the file of this number: the kernel counts what
+/// the program has written there as its own, and it is fragscope's.
+pub(super) fn leave_out_ring(sample: &mut Sample, file_number: u64) {
+    let is_ring = |mapping: &Mapping| {
+        let is_memfd = |name: &String| name.starts_with("/memfd:");
+        mapping.inode == file_number
+            && matches!(&mapping.kind, MappingKind::SharedAnonymous(name) if is_memfd(name))
+    };
+    let all = &sample.residency;
+    let mut rest = ResidencyMap::new(all.mappings().to_vec()).of_account(all.account());
+    let mut ring_bytes = 0;
+    for mapping in all.mappings() {
+        for run in all.runs_in(mapping.range) {
+            match is_ring(mapping) {
+                true if run.state.is_resident() => ring_bytes += run.range.len(),
+                true => {}
+                false => rest.push_run(run),
+            }
+        }
+    }
+    sample.residency = rest;
+    sample.kernel.rss_bytes = sample.kernel.rss_bytes.saturating_sub(ring_bytes);
 }
 
 /// The figures of a checkpoint.

@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_common::ring::Leaves;
 use profiler_sampling::SamplingOptions;
 use profiler_target::{ProcessTree, RecordRing, children_of};
 use profiler_trace::record::{Clock, Normaliser, RecordedProcess, Recorder};
@@ -315,7 +316,9 @@ impl PreloadedRecording {
         self.record_last_exits()?;
         self.report_left()?;
         if self.recorder.normaliser().has_any()
-            && let Some(sentence) = self.unrecorded.sentence()
+            && let Some(sentence) = self
+                .unrecorded
+                .sentence(self.ring.left(Leaves::NoAddresses))
         {
             self.recorder.sink_mut().say(&sentence);
         }

@@ -124,11 +124,9 @@ mod tests {
     use profiler_core::glibc::{CHUNK_HEADER, MIN_CHUNK};
 
     fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
-        let spans = spans.iter().copied().collect();
-        let extent = Extent::of_spans(kind, RemoteAddr::new(at), spans);
         Extent {
             arena: 1,
-            ..extent.expect("low")
+            ..profiler_testing::heap::extent(kind, at, spans)
         }
     }
 

@@ -29,9 +29,9 @@ pub(super) struct Unrecorded {
     cleared_at: Option<Instant>,
     /// Programs that were executed, and seen without the ring until they were gone or it was late.
     suspected: Vec<Suspected>,
-    found: Vec<(u32, String)>,
-    /// Beyond those that are named.
-    others: usize,
+    found: Found,
+    /// Those of them that have a limit of addresses.
+    limited: Found,
 }
 
 /// A program that may have written after it was seen without the ring: what it wrote is read later.
@@ -39,10 +39,34 @@ pub(super) struct Unrecorded {
 struct Suspected {
     pid: u32,
     name: String,
+    is_limited: bool,
     /// When it was seen first without the ring, and when it was seen last or its successor was seen.
     /// On the monotonic clock.
     since_ns: u64,
     until_ns: u64,
+}
+
+/// Programs that were not recorded.
+#[derive(Debug, Default)]
+struct Found {
+    /// The first of them.
+    named: Vec<(u32, String)>,
+    count: usize,
+}
+
+impl Found {
+    fn add(&mut self, pid: u32, name: String) {
+        self.count += 1;
+        if self.named.len() < MAX_NAMED {
+            self.named.push((pid, name));
+        }
+    }
+
+    /// Leaves out so many.
+    fn leave_out(&mut self, count: usize) {
+        self.named.drain(..self.named.len().min(count));
+        self.count = self.count.saturating_sub(count);
+    }
 }
 
 #[derive(Debug)]
@@ -60,6 +84,7 @@ enum State {
         since: Instant,
         since_ns: u64,
         name: String,
+        is_limited: bool,
     },
 }
 
@@ -103,6 +128,7 @@ impl Unrecorded {
                 since: Instant::now(),
                 since_ns: now_ns,
                 name: program.name().to_owned(),
+                is_limited: program.has_limit_of_addresses(),
             },
             _ => State::Settled,
         };
@@ -118,18 +144,25 @@ impl Unrecorded {
         let Some(known) = self.known.remove(&pid) else {
             return;
         };
-        if let State::Suspected { since_ns, name, .. } = known.state {
+        if let State::Suspected {
+            since_ns,
+            name,
+            is_limited,
+            ..
+        } = known.state
+        {
             self.suspected.push(Suspected {
                 pid,
                 name,
+                is_limited,
                 since_ns,
                 until_ns: monotonic_ns().unwrap_or(u64::MAX),
             });
         }
         if self.suspected.len() > MAX_SUSPECTED {
             // What it wrote was read long ago.
-            let Suspected { pid, name, .. } = self.suspected.remove(0);
-            self.find(pid, name);
+            let oldest = self.suspected.remove(0);
+            self.find(oldest.pid, oldest.name, oldest.is_limited);
         }
     }
 
@@ -165,45 +198,51 @@ impl Unrecorded {
         self.known.len() < MAX_KNOWN
     }
 
-    fn find(&mut self, pid: u32, name: String) {
-        if self.found.len() < MAX_NAMED {
-            self.found.push((pid, name));
-        } else {
-            self.others += 1;
+    fn find(&mut self, pid: u32, name: String, is_limited: bool) {
+        match is_limited {
+            true => self.limited.add(pid, name),
+            false => self.found.add(pid, name),
         }
     }
 
-    /// What is to be said at the end, when all that was written is known.
-    pub(super) fn sentence(&mut self) -> Option<String> {
-        for Suspected { pid, name, .. } in std::mem::take(&mut self.suspected) {
-            self.find(pid, name);
+    /// What is to be said at the end, when all that was written is known. So many programs have said themselves
+    /// that they had no room for the ring below their limit of addresses: that is said already.
+    pub(super) fn sentence(&mut self, without_room: u32) -> Option<String> {
+        for one in std::mem::take(&mut self.suspected) {
+            self.find(one.pid, one.name, one.is_limited);
         }
         let known = std::mem::take(&mut self.known);
         for (pid, known) in known {
-            let State::Suspected { name, .. } = known.state else {
+            let State::Suspected {
+                name, is_limited, ..
+            } = known.state
+            else {
                 continue;
             };
             // It was loaded meanwhile.
             let is_same = Executed::of(pid).is_some_and(|now| now == known.program);
             if !is_same || known.program.maps(self.ring) != Some(true) {
-                self.find(pid, name);
+                self.find(pid, name, is_limited);
             }
         }
-        if self.found.is_empty() {
+        self.limited.leave_out(without_room as usize);
+        let all = [&self.found, &self.limited];
+        let count: usize = all.iter().map(|found| found.count).sum();
+        if count == 0 {
             return None;
         }
-        let named = self.found.iter();
+        let named = all.iter().flat_map(|found| &found.named).take(MAX_NAMED);
         let named: Vec<_> = named
             .map(|(pid, name)| format!("{} (process {pid})", visible(name)))
             .collect();
-        let others = match self.others {
+        let others = match count - named.len() {
             0 => String::new(),
             others => format!(" and {others} more"),
         };
         Some(format!(
             "not recorded, though recorded processes executed it: {}{others}. A program that runs \
              as another user, is set-user-ID or linked statically, starts without LD_PRELOAD \
-             and FRAGSCOPE_RECORD_RING, sees another /proc (in a PID namespace), or may have too few addresses (`ulimit -v`) \
+             and FRAGSCOPE_RECORD_RING, or sees another /proc (in a PID namespace) \
              writes nothing. Start `fragscope record` as that user, or \
              record it while it runs: `sudo fragscope record --pid PID -o FILE`",
             named.join(", ")

@@ -158,7 +158,7 @@ impl Checkpoints {
                 began,
                 stopped: Duration::ZERO,
             },
-            thread: SamplingThread::start(tree, ring.marker())?,
+            thread: SamplingThread::start(tree, ring)?,
             requests: 0,
             is_sampling: false,
             sampled: None,

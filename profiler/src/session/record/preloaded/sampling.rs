@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use profiler_core::sample::Sample;
 use profiler_sampling::{Sampler, SamplingOptions};
-use profiler_target::{Marker, Member, ProcessTree, TargetState, host};
+use profiler_target::{Marker, Member, ProcessTree, RecordRing, TargetState, host};
 use profiler_trace::record::{RecordedProcess, Recorder, TraceSink};
 
 use super::{is_process, now_ns, pid};
@@ -50,7 +50,13 @@ pub(super) struct ProcessObservation {
 }
 
 enum Observed {
-    Sample(Box<Sample>, CheckpointReason),
+    Sample {
+        /// Without the ring.
+        sample: Box<Sample>,
+        reason: CheckpointReason,
+        /// What the kernel counts as resident, the ring too.
+        counted_bytes: u64,
+    },
     /// It is no more.
     Gone,
 }
@@ -68,7 +74,7 @@ impl ProcessObservation {
 
     /// The same of a process that was to be sampled as it ended, and did not wait for that.
     pub(super) fn of_what_goes_on(mut self) -> Self {
-        if let Observed::Sample(_, reason) = &mut self.what {
+        if let Observed::Sample { reason, .. } = &mut self.what {
             *reason = CheckpointReason::Due;
         }
         self
@@ -82,7 +88,7 @@ impl ProcessObservation {
     /// How much of which process was resident, by the kernel.
     pub(super) fn resident(&self) -> Option<(u32, u64)> {
         match &self.what {
-            Observed::Sample(sample, _) => Some((self.of.process, sample.kernel.rss_bytes)),
+            Observed::Sample { counted_bytes, .. } => Some((self.of.process, *counted_bytes)),
             Observed::Gone => None,
         }
     }
@@ -92,7 +98,7 @@ impl ProcessObservation {
         let Self { of, time_ns, .. } = self;
         match self.what {
             Observed::Gone => recorder.gone(of.source, time_ns),
-            Observed::Sample(sample, reason) => {
+            Observed::Sample { sample, reason, .. } => {
                 let figures = checkpoint::figures(&sample, reason);
                 recorder.checkpoint(&of, time_ns, &sample.residency, figures)
             }
@@ -119,12 +125,13 @@ impl SamplingThread {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn start(tree: Arc<ProcessTree>, marker: Marker) -> io::Result<Self> {
+    pub(super) fn start(tree: Arc<ProcessTree>, ring: &RecordRing) -> io::Result<Self> {
         let (requests, to_sample) = channel();
         let (report, sampled) = channel();
         let mut samplers = Samplers {
             tree,
-            marker,
+            marker: ring.marker(),
+            ring: ring.file_number()?,
             known: HashMap::new(),
             notes: Vec::new(),
             is_crowded: false,
@@ -164,6 +171,8 @@ impl SamplingThread {
 struct Samplers {
     tree: Arc<ProcessTree>,
     marker: Marker,
+    /// The file number of the ring.
+    ring: u64,
     known: HashMap<u32, Known>,
     /// What is to be reported with the next answer.
     notes: Vec<String>,
@@ -185,7 +194,9 @@ impl Samplers {
     fn sample(&mut self, request: Request) -> Sampled {
         let observation = self.observe(request);
         let stopped = match observation.as_ref().map(|one| &one.what) {
-            Some(Observed::Sample(sample, _)) => Duration::from_nanos(sample.completeness.stop_ns),
+            Some(Observed::Sample { sample, .. }) => {
+                Duration::from_nanos(sample.completeness.stop_ns)
+            }
             Some(Observed::Gone) | None => Duration::ZERO,
         };
         Sampled {
@@ -256,7 +267,7 @@ impl Samplers {
         if sampling.stop && !stopped {
             self.report_if_short_of_files();
         }
-        let (sample, (moment, time_ns)) = match taken {
+        let (mut sample, (moment, time_ns)) = match taken {
             Ok(taken) if is_sound => taken,
             Ok(_) => return None,
             Err(error) => {
@@ -264,9 +275,15 @@ impl Samplers {
                 return None;
             }
         };
+        let counted_bytes = sample.kernel.rss_bytes;
+        checkpoint::leave_out_ring(&mut sample, self.ring);
         Some(ProcessObservation {
             of: process,
-            what: Observed::Sample(Box::new(sample), reason),
+            what: Observed::Sample {
+                sample: Box::new(sample),
+                reason,
+                counted_bytes,
+            },
             time_ns,
             moment,
         })
