@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
             let report = Arc::new(FragReport::from_sample(&sample));
             let points = Arc::new(observation.points.clone());
             let view = observation.clone().into_view(report, points);
-            for format in [Format::Json, Format::Csv, Format::Hlog, Format::Text, Format::Html] {
+            for format in Format::ALL {
                 let _ = export::bytes(&view, format);
             }
         }

@@ -1,4 +1,4 @@
-//! Builds the BPF object, runs the privileged tests and checks the layers.
+//! The project's own tasks, which [`USAGE`] lists: building the BPF object, tests, checks, packages, kernels and torture.
 
 mod accuracy;
 mod bpf;

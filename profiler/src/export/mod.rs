@@ -77,6 +77,18 @@ pub enum Format {
 }
 
 impl Format {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Json,
+        Self::Csv,
+        Self::Hlog,
+        Self::Html,
+        Self::Text,
+        Self::Folded,
+        Self::Speedscope,
+        Self::Pprof,
+    ];
+
     /// The one that the ending of a path names.
     ///
     /// # Errors

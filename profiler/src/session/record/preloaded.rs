@@ -35,8 +35,8 @@ const MAX_WATCHED: usize = 32;
 const END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Where nothing came of `--objects`.
-const NO_OBJECTS: &str = "nothing that Python asks of its object allocator could be recorded: that takes CPython 3.7 to \
-                          3.13 without PYTHONMALLOC (whatever its value), PYTHONDEVMODE and -X dev";
+const NO_OBJECTS: &str = "nothing that Python asks of its object allocator could be recorded: that takes CPython 3.7 or \
+                          newer without PYTHONMALLOC (whatever its value), PYTHONDEVMODE and -X dev";
 
 /// The stream of one command.
 pub(crate) struct PreloadedRecording {
