@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::Column;
-use profiler_core::sites::{self, Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
+use profiler_core::sites::{Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::{ActivitySource, View};
 use ratatui::Frame;
@@ -100,7 +100,7 @@ impl SitesView {
 
     /// Whether a stack is shown: by its innermost function where it begins there, else by any.
     fn passes(&self, sites: &Sites, site: &Site) -> bool {
-        let mut steps = site.steps(Direction::Outwards);
+        let mut steps = site.steps(sites, Direction::Outwards);
         let passes = |step| self.filter.passes(&sites.label(step));
         match self.direction {
             Direction::Outwards => steps.next().is_none_or(passes),
@@ -119,7 +119,7 @@ impl SitesView {
             }
             let path: Vec<StackStep> = path.iter().copied().chain([row.step]).collect();
             let is_open = self.open.contains(&path);
-            let goes_on = |site: &&&Site| site.step(direction, depth) == Some(row.step);
+            let goes_on = |site: &&&Site| site.step(sites, direction, depth) == Some(row.step);
             let inner: Vec<&Site> = match is_open {
                 true => of.iter().filter(goes_on).copied().collect(),
                 false => Vec::new(),
@@ -248,7 +248,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         let text = format!("no functions of Python: {why}");
         lines.extend(wrapped(&text, area.width, app.theme.warn()));
     }
-    if let Some(raised) = sentences::mmap_threshold(sites, sites::Frame::short_label) {
+    if let Some(raised) = sentences::mmap_threshold(sites, Sites::short_label) {
         lines.extend(wrapped(&raised, area.width, app.theme.quiet()));
     }
     lines.push(choices(app));
@@ -309,15 +309,18 @@ fn nothing(app: &App, view: &View) -> String {
 /// What the figures are of.
 fn state(sites: &Sites) -> String {
     let whole = sites.bytes();
-    let mut parts = vec![
-        format!(
-            "malloc: {} ± {} in {}",
-            bytes(whole.rounded()),
-            bytes(whole.rounded_error()),
-            nanoseconds(sites.armed_ns)
-        ),
-        format!("{} samples", count(sites.samples)),
-    ];
+    let armed = nanoseconds(sites.armed_ns);
+    let mut parts = match sites.samples {
+        0 => vec![format!("malloc: no allocation was sampled in {armed}")],
+        samples => vec![
+            format!(
+                "malloc: {} ± {} in {armed}",
+                bytes(whole.rounded()),
+                bytes(whole.rounded_error())
+            ),
+            format!("{} samples", count(samples)),
+        ],
+    };
     if sites.samples_lost > 0 {
         parts.push(format!("{} lost", count(sites.samples_lost)));
     }
@@ -420,9 +423,29 @@ fn line(app: &App, sites: &Sites, row: &Row, is_selected: bool, width: usize) ->
         (true, false) => '+',
         (true, true) => '-',
     };
-    let name = format!("{:indent$}{mark} {}", "", sites.short_label(row.row.step));
+    let name = name_within(sites, row.row.step, room.saturating_sub(indent + 2));
+    let name = format!("{:indent$}{mark} {name}", "");
     spans.push(Span::styled(fitted(&name, room), style));
     Line::from(spans)
+}
+
+/// What a row is called. Of a native function and the Python function that it was called from each has its part of the
+/// room: what one does not need is the other's.
+fn name_within(sites: &Sites, step: StackStep, room: usize) -> String {
+    const BETWEEN: &str = " ← ";
+    let functions = sites.function(step).zip(sites.called_from(step));
+    let Some((function, from)) = functions else {
+        return sites.short_label(step);
+    };
+    let room = room.saturating_sub(Span::raw(BETWEEN).width());
+    let from = match from.short_label() {
+        whole if Span::raw(&whole).width() <= room / 2 => whole,
+        _ => from.function.to_string(),
+    };
+    let of_from = Span::raw(&from).width().min(room / 2);
+    let function = fitted(&function.function, room - of_from);
+    let rest = room - Span::raw(&function).width();
+    format!("{function}{BETWEEN}{}", fitted(&from, rest))
 }
 
 /// How memory grew at a row.
