@@ -384,7 +384,7 @@ pub(crate) fn growth(sites: &Sites, label: fn(&Sites, StackStep) -> String) -> V
 
 /// How many stacks have their native functions, and what finding them took; `None` where they are not shown.
 pub(crate) fn native(sites: &Sites) -> Option<String> {
-    let native = sites.native?;
+    let native = sites.native.as_ref()?;
     let all = native.copied.saturating_add(native.not_copied);
     if all == 0 {
         return None;
@@ -397,8 +397,15 @@ pub(crate) fn native(sites: &Sites) -> Option<String> {
         0 => String::new(),
         _ => format!(" of {}", count(all)),
     };
+    let unread = match native.unread_files.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; files that are not read: {}",
+            native.unread_files.join(", ")
+        ),
+    };
     Some(format!(
-        "native functions of {}{of_all} stacks{took}",
+        "native functions of {}{of_all} stacks{took}{unread}",
         count(native.copied)
     ))
 }
