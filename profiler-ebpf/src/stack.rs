@@ -160,7 +160,11 @@ fn copy_native(taken: &Taken, began: u64) -> NativeCopy {
             flags: 0,
         });
         (&raw mut (*native).registers).write(taken.registers);
-        let (slot, address) = call::returns_to(taken.taker.tid());
+        // An allocation is sampled when its function has returned.
+        let (slot, address) = match taken.taker.is_of_growth() {
+            true => call::returns_to(taken.taker.tid()),
+            false => (0, 0),
+        };
         (&raw mut (*native).return_slot).write(slot);
         (&raw mut (*native).return_address).write(address);
         let pages = copy_pages(taken.registers.stack, (&raw mut (*native).bytes).cast());

@@ -10,6 +10,7 @@ use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
 use profiler_testing::child::{Child, compile, open_folder};
 use profiler_testing::pythons::{Python, pythons};
+use profiler_testing::wait::eventually;
 use tempfile::TempDir;
 
 const PROGRAM: &str = r#"
@@ -407,6 +408,12 @@ fn a_library_in_the_place_of_one_that_was_unloaded_is_not_taken_for_that() {
     command.args(["-S", "-c", PROGRAM]).args([&path, &other]);
     let (mut child, session) = attach(Child::run(command));
     assert_eq!(child.ask("caller 3000"), "done");
+    let has_known = || {
+        let sites = session.sites();
+        let mut frames = sites.frames.iter();
+        frames.any(|of| &*of.function == "known_site").then_some(())
+    };
+    eventually("the first library's samples", has_known);
     let place = code_of(&child, &path);
     assert_eq!(child.ask("swap 0"), "done");
     assert_eq!(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::{HashMap, HashSet};
+use nix::time::ClockId;
 use profiler_common::PAGE_BYTES;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::TargetMemory;
@@ -17,6 +18,7 @@ use profiler_core::text::visible;
 use profiler_target::{LiveMemory, Process, Target};
 
 use super::files::CodeFile;
+use super::ns_of;
 use super::tables::{Answer, Question, Reader, Tables};
 
 /// Files at the most. A large Python service maps some hundreds.
@@ -35,6 +37,8 @@ const MAX_BREAKPOINTS: usize = 64;
 const MAX_WAITING: Duration = Duration::from_secs(1);
 /// Files that are named of those that are not read.
 const MAX_NAMED: usize = 16;
+/// What took another's place is remembered for so long, in ns: no sample waits longer.
+const KEPT_NS: u64 = 60_000_000_000;
 /// What returns from a signal's handler: `mov $15, %rax; syscall`, in every C library.
 const RETURN_FROM_SIGNAL: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
 /// What the kernel calls the mapping of its own that probed functions return to.
@@ -48,6 +52,9 @@ pub(super) struct MappedCode {
     pieces: Vec<Piece>,
     /// Where functions return to whose return is probed.
     trampolines: Vec<Range<u64>>,
+    /// Where one piece took another's place between two looks, and when the later one was, on the clock of the events:
+    /// which of them a sample from before that is of nobody knows.
+    replaced: Vec<(Range<u64>, u64)>,
     files: HashMap<u32, Known>,
     numbers: HashMap<Key, u32>,
     next_number: u32,
@@ -93,15 +100,16 @@ enum FileState {
 }
 
 impl MappedCode {
-    /// That of a target, which is looked at when the first place is asked for.
+    /// That of a target, which is looked at once.
     pub(super) fn of(target: Target) -> Self {
         let target = Arc::new(target);
-        Self {
+        let mut code = Self {
             memory: target.memory(),
             reader: Reader::of(Arc::clone(&target)),
             target,
             pieces: Vec::new(),
             trampolines: Vec::new(),
+            replaced: Vec::new(),
             files: HashMap::new(),
             numbers: HashMap::new(),
             next_number: 0,
@@ -111,7 +119,10 @@ impl MappedCode {
             looked_at: None,
             early_looks: 0,
             is_stale: true,
-        }
+        };
+        // Before the first sample: what is mapped by the time that one is looked at may be something else.
+        code.look();
+        code
     }
 
     /// What is mapped may have changed: another library may be where one was.
@@ -125,11 +136,12 @@ impl MappedCode {
         &self.unread
     }
 
-    /// The number of the file that the code at an address is of, and the file's own address of it. The file is read,
-    /// for which there is time until then.
+    /// The number of the file that the code at an address was of at a moment on the clock of the events, and the file's own
+    /// address of it. The file is read, for which there is time until then.
     pub(super) fn locate(
         &mut self,
         address: u64,
+        at_ns: u64,
         until: Option<Instant>,
     ) -> Result<(u32, u64), NativeEnd> {
         let Piece {
@@ -138,6 +150,11 @@ impl MappedCode {
             file,
             ..
         } = self.find(address)?;
+        let was_other =
+            |(range, looked_ns): &(Range<u64>, u64)| range.contains(&address) && at_ns < *looked_ns;
+        if self.replaced.iter().any(was_other) {
+            return Err(NativeEnd::Replaced);
+        }
         let offset = offset.wrapping_add(address - start);
         self.ask(file, address, offset);
         self.wait(file, until);
@@ -192,7 +209,8 @@ impl MappedCode {
         let Ok(mappings) = self.target.mappings() else {
             return;
         };
-        let before: HashSet<Piece> = self.pieces.drain(..).collect();
+        let sorted_before = std::mem::take(&mut self.pieces);
+        let before: HashSet<Piece> = sorted_before.iter().copied().collect();
         let place = |file: u32, of: &Mapping| Piece {
             start: of.range.start().get(),
             end: of.range.end().get(),
@@ -218,6 +236,24 @@ impl MappedCode {
                 self.pieces.push(place(file, mapping));
             }
         }
+        self.note_replaced(&sorted_before, &before);
+    }
+
+    /// Notes where code is now that is not what was there before.
+    fn note_replaced(&mut self, sorted_before: &[Piece], before: &HashSet<Piece>) {
+        let now_ns = ns_of(ClockId::CLOCK_MONOTONIC);
+        // Samples are looked at long before that.
+        self.replaced.retain(|(_, at_ns)| now_ns - at_ns < KEPT_NS);
+        let changed = self.pieces.iter().filter(|piece| !before.contains(*piece));
+        let replaced = changed.filter(|piece| {
+            let first = sorted_before.partition_point(|of| of.end <= piece.start);
+            let there = sorted_before[first..].iter();
+            let mut there = there.take_while(|of| of.start < piece.end);
+            there.any(|of| of.file != piece.file)
+        });
+        let replaced = replaced.map(|piece| (piece.start..piece.end, now_ns));
+        let room = MAX_FILES.saturating_sub(self.replaced.len());
+        self.replaced.extend(replaced.take(room));
     }
 
     /// Forgets all files but those.
@@ -401,8 +437,11 @@ mod tests {
         let address = libc.range.start().get() + (64 << 10);
         let mut code = MappedCode::of(target);
         let began = Instant::now();
-        assert_eq!(code.locate(address, Some(began)), Err(NativeEnd::BeingRead));
-        let (number, own) = code.locate(address, None).expect("read within a second");
+        assert_eq!(
+            code.locate(address, 0, Some(began)),
+            Err(NativeEnd::BeingRead)
+        );
+        let (number, own) = code.locate(address, 0, None).expect("read within a second");
         assert!(code.path(number).contains("libc.so"));
         assert!(own > 0 && code.bytes > 0 && code.unread().is_empty());
         // Nobody waits once all the time for that is spent.
@@ -412,12 +451,12 @@ mod tests {
         };
         let python = mappings.iter().find(is_python).expect("a Python");
         let in_python = python.range.start().get();
-        assert_eq!(code.locate(in_python, None), Err(NativeEnd::BeingRead));
+        assert_eq!(code.locate(in_python, 0, None), Err(NativeEnd::BeingRead));
         eventually("the file to be read", || {
-            (code.locate(in_python, None) != Err(NativeEnd::BeingRead)).then_some(())
+            (code.locate(in_python, 0, None) != Err(NativeEnd::BeingRead)).then_some(())
         });
         // What is mapped as before keeps its number.
         code.look_again();
-        assert_eq!(code.locate(address, None), Ok((number, own)));
+        assert_eq!(code.locate(address, 0, None), Ok((number, own)));
     }
 }

@@ -175,7 +175,7 @@ impl NativeStacks {
         let mut into = 0;
         while found.len() < MAX_FRAMES && self.until.is_none_or(|until| Instant::now() < until) {
             let place = registers.instruction.wrapping_sub(into);
-            let (file, address) = match self.code.locate(place, self.until) {
+            let (file, address) = match self.code.locate(place, copy.event.time_ns, self.until) {
                 Ok(located) => located,
                 Err(NativeEnd::NoFile | NativeEnd::ProbedReturn)
                     if is_probed_return(copy, &registers) =>
@@ -282,7 +282,9 @@ impl NativeStacks {
 
 /// Whether a symbol of a C library is of malloc's family, or of what that calls.
 fn is_of_malloc(symbol: &str) -> bool {
-    const INNER: [&str; 5] = [
+    const INNER: [&str; 7] = [
+        "default_morecore",
+        "glibc_morecore",
         "sysmalloc",
         "sysmalloc_mmap",
         "tcache_init",
@@ -307,7 +309,38 @@ fn is_system_call(symbol: &str) -> bool {
 
 /// Processor time of this thread so far, in ns.
 fn processor_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
-    let now = now.expect("Linux always has this clock");
+    ns_of(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// What a clock shows, in ns.
+fn ns_of(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).expect("Linux always has this clock");
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_malloc_calls_to_grow_is_of_malloc() {
+        // Exported by glibc, between sbrk and what has no name.
+        for name in [
+            "malloc",
+            "__libc_realloc",
+            "_int_malloc",
+            "sysmalloc.part.0",
+            "__default_morecore",
+        ] {
+            assert!(is_of_malloc(name), "{name}");
+        }
+        for name in [
+            "strdup",
+            "__fopen_internal",
+            "morecore",
+            "malloc_stats_of_mine",
+        ] {
+            assert!(!is_of_malloc(name), "{name}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::Column;
-use profiler_core::sites::{Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
+use profiler_core::sites::{self, Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::{ActivitySource, View};
 use ratatui::Frame;
@@ -438,14 +438,24 @@ fn name_within(sites: &Sites, step: StackStep, room: usize) -> String {
         return sites.short_label(step);
     };
     let room = room.saturating_sub(Span::raw(BETWEEN).width());
-    let from = match from.short_label() {
-        whole if Span::raw(&whole).width() <= room / 2 => whole,
-        _ => from.function.to_string(),
-    };
-    let of_from = Span::raw(&from).width().min(room / 2);
-    let function = fitted(&function.function, room - of_from);
-    let rest = room - Span::raw(&function).width();
-    format!("{function}{BETWEEN}{}", fitted(&from, rest))
+    let of_native = function.function.chars().count().min(room - room / 2);
+    let from = caller_within(from, room - of_native);
+    let of_from = from.chars().count();
+    let function = fitted(&function.function, room.saturating_sub(of_from));
+    format!("{function}{BETWEEN}{from}")
+}
+
+/// A Python function with its file, or where there is no room with its line alone: by that two calls are told apart.
+fn caller_within(from: &sites::Frame, room: usize) -> String {
+    let whole = from.short_label();
+    if whole.chars().count() <= room {
+        return whole;
+    }
+    let line = from
+        .line
+        .map_or_else(String::new, |line| format!(":{line}"));
+    let name = fitted(&from.function, room.saturating_sub(line.len()));
+    fitted(&format!("{name}{line}"), room)
 }
 
 /// How memory grew at a row.
@@ -491,4 +501,47 @@ fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>
             [indent].into_iter().chain(quiet).collect()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::addr::RemoteAddr;
+    use profiler_core::sites::{Allocation, Frame, Language, SiteTable, StackEnd};
+
+    use super::*;
+
+    #[test]
+    fn a_native_function_and_its_caller_share_the_room_and_calls_are_told_apart_by_their_lines() {
+        let native = Frame::native("_PyList_AppendTakeRefListResize".into(), "/lib/a.so".into());
+        let python = Frame {
+            language: Language::Python,
+            function: "factorize_array".into(),
+            file: "/srv/core/algorithms.py".into(),
+            line: Some(773),
+        };
+        let mut table = SiteTable::default();
+        let allocation = Allocation {
+            block: RemoteAddr::new(1),
+            bytes: 4096,
+            mean_bytes: 1,
+            ..Allocation::default()
+        };
+        table.sampled(allocation, vec![native, python], StackEnd::Whole);
+        let sites = table.sites();
+        let step = sites.by_innermost()[0].step;
+        for room in 8..80 {
+            let found = name_within(&sites, step, room);
+            assert!(found.chars().count() <= room, "{room}: {found}");
+        }
+        let found = name_within(&sites, step, 24);
+        assert!(
+            found.starts_with("_PyList") && found.ends_with(":773"),
+            "{found}"
+        );
+        let wide = name_within(&sites, step, 80);
+        assert_eq!(
+            wide,
+            "_PyList_AppendTakeRefListResize ← factorize_array (core/algorithms.py:773)"
+        );
+    }
 }
