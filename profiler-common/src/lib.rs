@@ -106,4 +106,6 @@ pub struct Call {
     pub leaf: u16,
     /// The alignment requested, as a power of two.
     pub align: u16,
+    /// Where the function returns to, before its return is probed; 0 where nobody wants to know.
+    pub return_address: u64,
 }

@@ -194,6 +194,11 @@ pub struct RawNative {
     pub event: RawEvent,
     /// Where the thread was.
     pub registers: Registers,
+    /// Where the probed function that it is inside of has its return address, and that address: the kernel puts one of
+    /// its own in its place while the return is probed. 0 where none is known.
+    pub return_slot: u64,
+    /// See `return_slot`.
+    pub return_address: u64,
     /// How many of the pages are of this stack; what the others hold means nothing, nor what is below the stack
     /// pointer.
     pub pages: u64,
@@ -287,11 +292,15 @@ pub enum SamplingCounter {
     TouchedBytes = 5,
     /// System calls and page faults of the target's, whether they are of those or not.
     GrowthEvents = 6,
+    /// Of the samples taken those of growth.
+    GrowthTaken = 7,
+    /// Nanoseconds that taking those took.
+    GrowthNanoseconds = 8,
 }
 
 impl SamplingCounter {
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 9;
 }
 
 #[cfg(test)]
@@ -343,7 +352,7 @@ mod tests {
             assert_eq!(end as usize, number);
         }
         assert_eq!(
-            SamplingCounter::GrowthEvents as u32 + 1,
+            SamplingCounter::GrowthNanoseconds as u32 + 1,
             SamplingCounter::COUNT
         );
         assert_eq!(
@@ -355,7 +364,7 @@ mod tests {
         }
         assert_eq!(
             size_of::<RawNative>(),
-            size_of::<RawEvent>() + 32 + STACK_PAGES * PAGE_BYTES
+            size_of::<RawEvent>() + 48 + STACK_PAGES * PAGE_BYTES
         );
     }
 }

@@ -40,6 +40,16 @@ pub fn set_size(tid: u32, size: u64) {
     }
 }
 
+/// Where the function that the thread is inside of has its return address, and that address; zeros where none is known.
+#[inline(always)]
+pub fn returns_to(tid: u32) -> (u64, u64) {
+    let Some(call) = CALLS.get_ptr(tid) else {
+        return (0, 0);
+    };
+    // SAFETY: a map's value, valid while the program runs.
+    unsafe { ((*call).stack_pointer, (*call).return_address) }
+}
+
 /// The record of this thread's call of `probe`, which is over.
 #[inline(always)]
 pub fn leave(tid: u32, probe: u32) -> Option<Call> {

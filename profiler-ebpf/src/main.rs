@@ -115,6 +115,7 @@ fn entered(hit: &Hit, registers: &pt_regs) {
             probe: cookie.probe(),
             leaf: cookie.leaf().into(),
             align,
+            return_address: return_address(registers),
         },
     );
     if takes_old(cookie) && first != 0 {
@@ -126,6 +127,20 @@ fn entered(hit: &Hit, registers: &pt_regs) {
         };
         emit(hit.tid, kind, first, 0, 0);
     }
+}
+
+/// Where the function returns to whose entry this is, where the stacks of growth inside of it are wanted: they have
+/// another address there once its return is probed.
+#[inline(always)]
+fn return_address(registers: &pt_regs) -> u64 {
+    let is_wanted = maps::CONFIG
+        .get(0)
+        .is_some_and(|config| config.native_stacks != 0 && config.growth_mean_bytes != 0);
+    if !is_wanted {
+        return 0;
+    }
+    // SAFETY: the helper checks the address, which is the target's.
+    unsafe { bpf_probe_read_user(registers.rsp as *const u64) }.unwrap_or(0)
 }
 
 /// The product of calloc's arguments; one that may overflow, and is too much in any case, is as large

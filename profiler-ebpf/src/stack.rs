@@ -17,7 +17,7 @@ use profiler_common::sampling::{
     Registers, STACK_PAGES, SamplingCounter, StackEnd, is_near, may_be_sampled,
 };
 
-use crate::maps;
+use crate::{call, maps};
 
 /// Threads that are looked at for one that userspace has not listed. New ones come first in the
 /// interpreter's own list.
@@ -76,6 +76,11 @@ impl Taker {
     }
 
     #[inline(always)]
+    fn is_of_growth(self) -> bool {
+        (self.0 >> 48) as u16 != RawStack::KIND
+    }
+
+    #[inline(always)]
     fn tid(self) -> u32 {
         self.0 as u32
     }
@@ -118,6 +123,10 @@ pub fn take(taken: &Taken) -> u32 {
     // SAFETY: the helper takes nothing.
     let ended = unsafe { bpf_ktime_get_ns() };
     count(SamplingCounter::Nanoseconds, ended - began);
+    if taken.taker.is_of_growth() {
+        count(SamplingCounter::GrowthTaken, 1);
+        count(SamplingCounter::GrowthNanoseconds, ended - began);
+    }
     0
 }
 
@@ -151,6 +160,13 @@ fn copy_native(taken: &Taken, began: u64) -> NativeCopy {
             flags: 0,
         });
         (&raw mut (*native).registers).write(taken.registers);
+        // An allocation is sampled when its function has returned.
+        let (slot, address) = match taken.taker.is_of_growth() {
+            true => call::returns_to(taken.taker.tid()),
+            false => (0, 0),
+        };
+        (&raw mut (*native).return_slot).write(slot);
+        (&raw mut (*native).return_address).write(address);
         let pages = copy_pages(taken.registers.stack, (&raw mut (*native).bytes).cast());
         (&raw mut (*native).pages).write(pages);
         pages

@@ -9,6 +9,7 @@ use std::path::Path;
 use aya_obj::generated::{BPF_CALL, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JMP, BPF_LD, BPF_PSEUDO_CALL};
 use aya_obj::generated::{bpf_func_id::BPF_FUNC_get_attach_cookie, bpf_insn};
 
+use super::error::NotLoaded;
 use super::multi::{Relocated, attach_event, instruction};
 use super::program::BpfProgram;
 
@@ -36,7 +37,7 @@ impl SitePrograms {
     }
 
     /// Attaches a program in process `pid` at `offset` of the file at `path`, which finds this cookie. It is gone when
-    /// the descriptor is closed.
+    /// the descriptor is closed. The error of a program that is not taken is a [`NotLoaded`].
     pub(super) fn attach(
         &mut self,
         program: BpfProgram,
@@ -49,7 +50,9 @@ impl SitePrograms {
             let general = self.object.instructions(program.name());
             let general = general.ok_or(io::ErrorKind::NotFound)?;
             let own = with_cookie(general, cookie).ok_or(io::ErrorKind::InvalidData)?;
-            self.made.insert(key, self.object.load_for_event(&own)?);
+            let loaded = self.object.load_for_event(&own);
+            let loaded = loaded.map_err(NotLoaded::error)?;
+            self.made.insert(key, loaded);
         }
         let at_return = program == BpfProgram::Return;
         attach_event(&self.made[&key], path, pid, offset, at_return)

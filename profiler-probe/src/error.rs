@@ -110,8 +110,38 @@ impl ProbeError {
     }
 }
 
+/// The kernel did not take a site's own program, which is a step before attaching it.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel did not take the BPF program of this place: {0}")]
+pub(super) struct NotLoaded(io::Error);
+
+impl NotLoaded {
+    /// As an error of whoever asked for the site.
+    pub(super) fn error(source: io::Error) -> io::Error {
+        io::Error::new(source.kind(), Self(source))
+    }
+
+    /// Whether that is among the causes of an error.
+    pub(super) fn is_in(error: &(dyn Error + 'static)) -> bool {
+        let of = |error: &&(dyn Error + 'static)| {
+            let whole = error.downcast_ref::<io::Error>();
+            whole.is_some_and(|error| Self::of(error).is_some())
+        };
+        causes(error).any(|error| of(&error))
+    }
+
+    /// What the kernel said of a program, if that is what failed.
+    fn of(error: &io::Error) -> Option<&io::Error> {
+        let failed = error.get_ref()?.downcast_ref::<Self>()?;
+        Some(&failed.0)
+    }
+}
+
 /// The error of attaching one site, for people.
 pub(super) fn attach_reason(error: &io::Error) -> String {
+    if NotLoaded::of(error).is_some() {
+        return error.to_string();
+    }
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "not permitted by the kernel".to_string(),
         // ENOTSUPP has no number of its own in userspace.
@@ -141,14 +171,24 @@ pub(super) fn attach_failure(pid: i32, error: &io::Error) -> Option<ProbeError> 
     if let Some(failure) = guard_failure(error) {
         return Some(failure);
     }
+    if let Some(why) = NotLoaded::of(error) {
+        return for_lack("load BPF programs", why.raw_os_error()?);
+    }
     if !Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
         return Some(ProbeError::NoUprobes);
     }
     match error.raw_os_error()? {
         libc::ESRCH => Some(ProbeError::Gone(pid)),
-        libc::EPERM | libc::EACCES => Some(ProbeError::not_permitted("attach uprobes")),
-        number @ (libc::EMFILE | libc::ENFILE) => Some(ProbeError::Host {
-            what: "attach uprobes",
+        number => for_lack("attach uprobes", number),
+    }
+}
+
+/// That something fails for lack of privilege or of descriptors, and so would the rest.
+fn for_lack(what: &'static str, number: i32) -> Option<ProbeError> {
+    match number {
+        libc::EPERM | libc::EACCES => Some(ProbeError::not_permitted(what)),
+        libc::EMFILE | libc::ENFILE => Some(ProbeError::Host {
+            what,
             source: io::Error::from_raw_os_error(number),
         }),
         _ => None,
@@ -161,9 +201,10 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 /// What the system said, if it is the system's.
 pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+    let number = |error: &io::Error| error.raw_os_error();
     causes(error)
         .filter_map(|e| e.downcast_ref::<io::Error>())
-        .find_map(io::Error::raw_os_error)
+        .find_map(|error| number(error).or_else(|| NotLoaded::of(error).and_then(number)))
 }
 
 /// Whether the guard was ended, as the error of asking it says.
@@ -194,7 +235,8 @@ pub(super) fn deepest(error: &(dyn Error + 'static)) -> String {
         .map_or_else(String::new, |e| e.to_string())
 }
 
-fn chain(error: &(dyn Error + 'static)) -> String {
+/// All of it, the cause last.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let all = causes(error).map(|e| match e.downcast_ref::<ProgramError>() {
         // Its own words have all that the verifier wrote, which may be thousands of lines.
         Some(ProgramError::LoadError { verifier_log, .. }) => {
@@ -218,6 +260,31 @@ fn last_words(log: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_is_not_taken_is_not_said_to_be_a_site_that_is_refused() {
+        let of = |number| io::Error::from_raw_os_error(number);
+        assert_eq!(
+            attach_reason(&of(libc::EINVAL)),
+            "the kernel refuses this instruction"
+        );
+        let not_loaded = NotLoaded::error(of(libc::EINVAL));
+        let said = attach_reason(&not_loaded);
+        let wanted = "the kernel did not take the BPF program of this place: Invalid argument";
+        assert!(said.starts_with(wanted), "{said}");
+        assert!(attach_failure(1, &not_loaded).is_none());
+        let denied = attach_failure(1, &NotLoaded::error(of(libc::EPERM))).expect("all fail");
+        let said = denied.to_string();
+        assert!(
+            said.starts_with("not permitted to load BPF programs"),
+            "{said}"
+        );
+        let full = attach_failure(1, &NotLoaded::error(of(libc::EMFILE))).expect("all fail");
+        assert!(
+            full.to_string().starts_with("cannot load BPF programs"),
+            "{full}"
+        );
+    }
 
     #[test]
     fn of_what_the_verifier_wrote_the_reason_is_shown() {

@@ -3,15 +3,13 @@
 //! The links are descriptors of this process, which the kernel closes with it: they leave nothing in the
 //! target. They stay for the whole session, whatever windows the probes have.
 
-use std::io;
-
 use aya::Ebpf;
 use aya::programs::{ProgramError, RawTracePoint};
 use profiler_common::sampling::{MAX_MEAN_BYTES, SamplingCounter};
 use profiler_core::sites::GrowthSampling;
 use profiler_core::units::nanoseconds;
 
-use super::error::deepest;
+use super::error::{chain, deepest};
 use super::support::{self, LOCKED_DOWN};
 
 /// Programs, the kernel's tracepoints at which they run, and what is not watched without them: page faults by the program
@@ -39,10 +37,17 @@ const LEAST_SHARE: f64 = 0.005;
 /// Over how long that is measured, in ns.
 const SPAN_NS: u64 = 2_000_000_000;
 
+/// Samples take no more than this part of the budget, and there are so many of them a second all the same: what they take
+/// is known only once some were taken.
+const SAMPLES_PART: f64 = 0.1;
+const LEAST_SAMPLES_A_SECOND: f64 = 10.0;
+/// What a sample is taken to cost before one was taken, in ns.
+const FIRST_SAMPLE_NS: f64 = 5_000.0;
+
 /// The mean bytes between points of the sample at first, and at the least: of the page faults of a burst that
 /// follows on quiet no more than one in sixteen is sampled.
 const LEAST_MEAN_BYTES: u64 = 64 << 10;
-/// Samples a second that are aimed at, and how much more seldom they become from one look to the next at the most: with
+/// Samples a second that are aimed at where the budget has room for them, and how much more seldom they become from one look to the next at the most: with
 /// their stacks they take some thousandths of one core while much grows.
 const SAMPLES_A_SECOND: f64 = 1000.0;
 const MAX_CHANGE: u64 = 4;
@@ -55,23 +60,27 @@ pub(super) fn attach(bpf: &mut Ebpf) -> Vec<String> {
     }
     let mut missing = Vec::new();
     for (program, tracepoint, what) in WATCHED {
-        if let Err(error) = attach_one(bpf, program, tracepoint) {
-            let why = deepest(&error);
-            missing.push(format!("{what} (the tracepoint {tracepoint}: {why})"));
+        if let Err(why) = attach_one(bpf, program, tracepoint) {
+            missing.push(format!("{what} ({why})"));
         }
     }
     missing
 }
 
-fn attach_one(bpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<(), ProgramError> {
-    let missing = || io::Error::other(format!("the BPF object has no {program}"));
+/// Why it cannot be done, by the step that fails.
+fn attach_one(bpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<(), String> {
+    let not_taken =
+        |error: ProgramError| format!("the kernel did not take the BPF program: {}", chain(&error));
     let found = bpf.program_mut(program);
-    let found = found.ok_or_else(|| ProgramError::IOError(missing()))?;
-    let program: &mut RawTracePoint = found.try_into()?;
+    let found = found.ok_or_else(|| format!("the BPF object has no {program}"))?;
+    let program: &mut RawTracePoint = found.try_into().map_err(not_taken)?;
     if program.fd().is_err() {
-        program.load()?;
+        program.load().map_err(not_taken)?;
     }
-    program.attach(tracepoint).map(drop)
+    let attached = program.attach(tracepoint);
+    attached
+        .map(drop)
+        .map_err(|error| format!("the tracepoint {tracepoint}: {}", deepest(&error)))
 }
 
 /// Removes what [`attach`] has attached.
@@ -89,6 +98,18 @@ pub(super) fn detach(bpf: &mut Ebpf) {
 /// What watching growth took from the target besides samples, in ns.
 pub(super) fn spent_ns(counts: &[u64; SamplingCounter::COUNT as usize]) -> f64 {
     counts[SamplingCounter::GrowthEvents as usize] as f64 * EVENT_NS
+}
+
+/// How many samples a second the budget has room for.
+fn samples_a_second(counts: &[u64; SamplingCounter::COUNT as usize], budget: Option<f64>) -> f64 {
+    let each = match counts[SamplingCounter::GrowthTaken as usize] {
+        0 => FIRST_SAMPLE_NS,
+        taken => counts[SamplingCounter::GrowthNanoseconds as usize] as f64 / taken as f64,
+    };
+    let room = budget.map_or(f64::INFINITY, |budget| {
+        SAMPLES_PART * budget * 1e9 / each.max(100.0)
+    });
+    room.clamp(LEAST_SAMPLES_A_SECOND, SAMPLES_A_SECOND)
 }
 
 /// How growth is sampled.
@@ -122,11 +143,13 @@ impl GrowthRate {
         self.mean_bytes
     }
 
-    /// Samples so seldom that there are no more than some hundred a second, and says whether that is a change.
+    /// Samples so seldom that they take no more than their part of the budget, nor are more than some hundred a second, and
+    /// says whether that is a change.
     pub(super) fn adjust(
         &mut self,
         now_ns: u64,
         counts: &[u64; SamplingCounter::COUNT as usize],
+        budget: Option<f64>,
     ) -> bool {
         let bytes = |of| counts[of as usize];
         let all = bytes(SamplingCounter::GrownBytes)
@@ -134,7 +157,7 @@ impl GrowthRate {
             .saturating_add(bytes(SamplingCounter::TouchedBytes));
         let (at_ns, before) = std::mem::replace(&mut self.before, (now_ns, all));
         let seconds = now_ns.saturating_sub(at_ns).max(1) as f64 / 1e9;
-        let wanted = all.saturating_sub(before) as f64 / seconds / SAMPLES_A_SECOND;
+        let wanted = all.saturating_sub(before) as f64 / seconds / samples_a_second(counts, budget);
         // Most bursts are over before the next look, and quiet may be.
         let now = self.mean_bytes;
         let wanted = (wanted as u64).clamp(now / 2, now * MAX_CHANGE);
@@ -154,7 +177,7 @@ impl GrowthRate {
         if length < SPAN_NS {
             return false;
         }
-        let spent = spent_ns(counts);
+        let spent = spent_ns(counts) + counts[SamplingCounter::GrowthNanoseconds as usize] as f64;
         self.span = (now_ns, spent);
         let share = (spent - before) / length as f64;
         let limit = budget.map(|budget| (PART_OF_BUDGET * budget).max(LEAST_SHARE));
@@ -162,8 +185,8 @@ impl GrowthRate {
         if is_too_much {
             self.is_over_budget = true;
             self.missing.push(format!(
-                "all of it since {} after it began: the target makes so many system calls that watching took {:.1} % \
-                 of its time",
+                "all of it since {} after it began: the target makes so many system calls and page faults that watching \
+                 them took {:.1} % of its time",
                 nanoseconds(now_ns.saturating_sub(self.began_ns)),
                 share * 100.0
             ));
@@ -197,25 +220,77 @@ mod tests {
     fn much_growth_is_sampled_seldom_and_quiet_often_bit_by_bit() {
         let mut rate = GrowthRate::new(0, Vec::new());
         let mut counts = [0; SamplingCounter::COUNT as usize];
-        assert!(!rate.adjust(100_000_000, &counts));
+        assert!(!rate.adjust(100_000_000, &counts, None));
         assert_eq!(rate.mean_bytes(), LEAST_MEAN_BYTES);
         // 2 GB a second.
         for tick in 2..=10 {
             counts[SamplingCounter::TouchedBytes as usize] += 200_000_000;
-            rate.adjust(tick * 100_000_000, &counts);
+            rate.adjust(tick * 100_000_000, &counts, None);
             let most = LEAST_MEAN_BYTES * MAX_CHANGE.pow(tick as u32 - 1);
             assert!(rate.mean_bytes() <= most);
         }
         assert_eq!(rate.mean_bytes(), 2_000_000);
-        assert!(rate.adjust(1_100_000_000, &counts));
+        assert!(rate.adjust(1_100_000_000, &counts, None));
         assert_eq!(rate.mean_bytes(), 1_000_000);
         counts[SamplingCounter::GrownBytes as usize] = u64::MAX;
         for tick in 12..30 {
             counts[SamplingCounter::TouchedBytes as usize] = 0;
-            rate.adjust(tick * 100_000_000, &counts);
+            rate.adjust(tick * 100_000_000, &counts, None);
             counts[SamplingCounter::GrownBytes as usize] -= 1;
             assert!((LEAST_MEAN_BYTES..=MAX_MEAN_BYTES).contains(&rate.mean_bytes()));
         }
+    }
+
+    /// The samples a second of a target that touches 2 GB a second, each of which costs so much, and the share of its time
+    /// that they take.
+    fn sampled(budget: Option<f64>, each_ns: f64) -> (f64, f64) {
+        let mut rate = GrowthRate::new(0, Vec::new());
+        let mut counts = [0; SamplingCounter::COUNT as usize];
+        let mut taken = 0.0;
+        for tick in 1..=100 {
+            taken = 200_000_000.0 / rate.mean_bytes() as f64;
+            counts[SamplingCounter::TouchedBytes as usize] += 200_000_000;
+            counts[SamplingCounter::GrowthTaken as usize] += taken as u64;
+            counts[SamplingCounter::GrowthNanoseconds as usize] +=
+                (taken as u64 as f64 * each_ns) as u64;
+            rate.adjust(tick * 100_000_000, &counts, budget);
+        }
+        (taken * 10.0, taken * 10.0 * each_ns / 1e9)
+    }
+
+    #[test]
+    fn samples_of_growth_keep_to_their_part_of_the_budget() {
+        // Of 2 us a thousand a second take 0.2 %.
+        assert!((990.0..1010.0).contains(&sampled(None, 2000.0).0));
+        assert!((990.0..1010.0).contains(&sampled(Some(0.04), 2000.0).0));
+        for (budget, each_ns) in [(0.04, 20_000.0), (0.01, 2000.0), (0.002, 5000.0)] {
+            let (often, share) = sampled(Some(budget), each_ns);
+            assert!(
+                share <= SAMPLES_PART * budget * 1.1,
+                "{budget}: {often}, {share}"
+            );
+            assert!(
+                share >= SAMPLES_PART * budget * 0.8,
+                "{budget}: {often}, {share}"
+            );
+        }
+        // There are some all the same.
+        let counts = [0; SamplingCounter::COUNT as usize];
+        assert_eq!(
+            samples_a_second(&counts, Some(0.0001)),
+            LEAST_SAMPLES_A_SECOND
+        );
+    }
+
+    #[test]
+    fn watching_ends_where_samples_take_more_than_its_part_too() {
+        let mut rate = GrowthRate::new(0, Vec::new());
+        let mut counts = [0; SamplingCounter::COUNT as usize];
+        let ended = (1..=20).find(|second| {
+            counts[SamplingCounter::GrowthNanoseconds as usize] = second * 50_000_000;
+            rate.must_end(second * 1_000_000_000, &counts, Some(0.04))
+        });
+        assert_eq!(ended, Some(2));
     }
 
     #[test]

@@ -22,7 +22,6 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
-use aya::sys::SyscallError;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
@@ -31,7 +30,7 @@ use profiler_target::{Deadline, Guard, Needed};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::by_site::SitePrograms;
-use super::error::{deepest, os_error};
+use super::error::{NotLoaded, deepest, os_error};
 use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
 use super::program::BpfProgram;
@@ -93,10 +92,7 @@ impl Programs {
         };
         if let Attaching::BySite(programs) = &mut self.attaching {
             let event = programs.attach(program, path, pid.get(), (offset, cookie));
-            return event.map(Held::Event).map_err(|io_error| {
-                let call = "perf_event_open";
-                SyscallError { call, io_error }.into()
-            });
+            return event.map(Held::Event).map_err(ProgramError::IOError);
         }
         let point = UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(offset),
@@ -261,8 +257,16 @@ impl Links {
         };
         match answer.failed {
             0 => Ok(answer.link),
-            FAILED_OTHERWISE => Err(io::Error::other(message)),
-            number => Err(io::Error::from_raw_os_error(number)),
+            failed => {
+                let error = match failed {
+                    FAILED_OTHERWISE => io::Error::other(message),
+                    number => io::Error::from_raw_os_error(number),
+                };
+                Err(match answer.is_not_loaded {
+                    0 => error,
+                    _ => NotLoaded::error(error),
+                })
+            }
         }
     }
 
@@ -324,8 +328,10 @@ struct Answer {
     failed: i32,
     /// The link.
     link: u32,
+    /// 1 when it was a program that the kernel did not take, else 0.
+    is_not_loaded: u32,
     /// So many bytes of a message follow.
-    message_bytes: u64,
+    message_bytes: u32,
 }
 
 /// The guard's life: it holds links until fragscope is gone.
@@ -422,12 +428,13 @@ fn serve_all(
                 }
                 Err(error) => {
                     answer.failed = os_error(&error).unwrap_or(FAILED_OTHERWISE);
+                    answer.is_not_loaded = NotLoaded::is_in(&error).into();
                     message = deepest(&error);
                 }
             }
         }
         needed.set(held.values().any(|link| !matches!(link, Held::Pinned(_))));
-        answer.message_bytes = message.len() as u64;
+        answer.message_bytes = message.len() as u32;
         channel.write_all(answer.as_bytes())?;
         channel.write_all(message.as_bytes())?;
     }

@@ -44,14 +44,16 @@ pub(super) struct Loaded {
     sampling: PerCpuArray<MapData, u64>,
     hits: PerCpuArray<MapData, u64>,
     lost: Array<MapData, u64>,
-    calls: HashMap<MapData, u32, [u64; 4]>,
+    calls: HashMap<MapData, u32, [u64; CALL_WORDS]>,
     pub(super) events: RingBuf<MapData>,
 }
 
 const CONFIG_WORDS: usize = size_of::<Config>() / 8;
 const PYTHON_WORDS: usize = size_of::<PythonFrames>() / 8;
 
-const _: () = assert!(size_of::<Call>() == 32 && size_of::<Config>() == 32);
+const CALL_WORDS: usize = size_of::<Call>() / 8;
+
+const _: () = assert!(size_of::<Call>() == 40 && size_of::<Config>() == 32);
 
 impl Loaded {
     /// Loads the object with a ring of `ring_bytes` (a power of two, at least a page).

@@ -190,7 +190,7 @@ impl ProbeSession {
             mean_bytes: state.mean_bytes,
             frees_complete: sites.frees_complete && state.windows <= 1 && state.lost == 0,
             no_stacks: state.no_stacks.clone(),
-            native: state.native,
+            native: state.native.clone(),
             ..sites
         }
     }

@@ -102,6 +102,9 @@ impl Stacks {
             }
             Err(_) => (PythonFrames::default(), Vec::new()),
         };
+        if let Some(native) = &mut self.native {
+            native.look_again();
+        }
         armed.set_python(frames, &threads)?;
         armed.copy_native_stacks(self.native.is_some())?;
         armed.sample(self.rate.mean_bytes)

@@ -23,7 +23,7 @@ use super::stacks::{Spent, Stacks};
 const POLL: Duration = Duration::from_millis(3);
 /// Between two looks at whether what was spent is earned.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Finding native functions takes so long at most while events wait, but for a file that is being read.
+/// Finding native functions takes so long at most while events wait.
 const MAX_FINDING: Duration = Duration::from_millis(100);
 /// Between two looks at the BPF side's counters when nothing depends on them, and at whether the
 /// target is still there, in ns.
@@ -110,8 +110,9 @@ impl Worker {
         let (mean_bytes, must_end) = {
             let mut state = self.shared.state();
             let counts = state.sampling;
-            let changed = state.growth.adjust(now_ns, &counts);
-            let must_end = state.growth.must_end(now_ns, &counts, self.budget.share());
+            let budget = self.budget.share();
+            let changed = state.growth.adjust(now_ns, &counts, budget);
+            let must_end = state.growth.must_end(now_ns, &counts, budget);
             (changed.then(|| state.growth.mean_bytes()), must_end)
         };
         if must_end {
@@ -169,12 +170,17 @@ impl Worker {
         let spent = {
             let state = self.shared.state();
             let (armed_ns, bytes) = state.tracker.seen(now_ns);
+            let count = |of: SamplingCounter| state.sampling[of as usize];
+            let of_allocations = |all, of_growth| count(all).saturating_sub(count(of_growth));
             Spent {
                 armed_ns,
                 bytes,
                 traps_ns: state.meter.traps_ns(),
-                samples: state.sampling[SamplingCounter::Taken as usize],
-                samples_ns: state.sampling[SamplingCounter::Nanoseconds as usize],
+                samples: of_allocations(SamplingCounter::Taken, SamplingCounter::GrowthTaken),
+                samples_ns: of_allocations(
+                    SamplingCounter::Nanoseconds,
+                    SamplingCounter::GrowthNanoseconds,
+                ),
             }
         };
         self.stacks.adjust(&mut self.armed, spent)
@@ -303,12 +309,16 @@ impl Worker {
     /// Empties the ring. The probes do not wait for native functions for longer than a moment: stacks are cut then.
     fn take_events(&mut self) {
         self.stacks.find_native_until(Instant::now() + MAX_FINDING);
+        let mut has_sampled = false;
         loop {
             let mut state = self.shared.state();
             let began = now_ns();
             for _ in 0..EVENTS_PER_LOCK {
                 let Some(record) = self.armed.loaded.events.next() else {
                     state.taken_until_ns = began;
+                    if has_sampled {
+                        state.native = self.stacks.native();
+                    }
                     return;
                 };
                 if let Some(event) = decode(&record) {
@@ -318,8 +328,8 @@ impl Worker {
                 // Finding functions may take reading files, for which nobody is to wait.
                 drop(state);
                 let sampled = self.stacks.resolve(&record);
+                has_sampled = true;
                 state = self.shared.state();
-                state.native = self.stacks.native();
                 if let Some(sampled) = sampled {
                     sampled.add(&mut state.sites);
                 }

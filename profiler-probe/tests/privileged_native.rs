@@ -10,6 +10,7 @@ use profiler_probe::{Budget, ProbeSession};
 use profiler_target::Target;
 use profiler_testing::child::{Child, compile, open_folder};
 use profiler_testing::pythons::{Python, pythons};
+use profiler_testing::wait::eventually;
 use tempfile::TempDir;
 
 const PROGRAM: &str = r#"
@@ -31,6 +32,25 @@ def shallow(n):
 
 def by_made_code(n):
     library.by_made_code(n, size(30000))
+
+def in_handler(n):
+    library.in_handler(n, size(30000))
+
+def in_handler_aside(n):
+    library.in_handler_aside(n, size(30000))
+
+def in_bare_handler(n):
+    library.in_bare_handler(n, size(30000))
+
+def regrow(n):
+    library.enlarge(n)
+
+def swap(n):
+    import _ctypes
+    global library
+    handle, library = library._handle, None
+    _ctypes.dlclose(handle)
+    library = ctypes.PyDLL(sys.argv[2])
 
 def grow(n):
     for _ in range(n): bytearray(40 << 20)
@@ -102,7 +122,7 @@ fn attach_with(child: Child, watches_growth: bool) -> (Child, ProbeSession) {
 fn finish(session: ProbeSession) -> Sites {
     let (activity, sites) = session.detach_with_sites();
     assert_eq!((activity.events_lost, sites.samples_lost), (0, 0));
-    let native = sites.native.expect("they are wanted");
+    let native = sites.native.as_ref().expect("they are wanted");
     let each = native.unwinding_ns / native.copied.max(1);
     let cost = sites.sampling_ns / sites.samples.max(1);
     eprintln!(
@@ -290,6 +310,131 @@ fn a_library_whose_file_was_removed_or_replaced_is_still_the_one_that_runs() {
         stack[..4],
         ["inner", "known_site", "test::Box::grow", "allocate"]
     );
+}
+
+#[test]
+fn what_a_handler_of_a_signal_allocates_has_the_function_that_was_interrupted() {
+    let (_folder, path) = library(&WITH_SYMBOLS);
+    let (mut child, session) = start(&newest(), &path);
+    assert_eq!(child.ask("in_handler 3000"), "done");
+    assert_eq!(child.ask("in_bare_handler 3000"), "done");
+    assert_eq!(child.ask("in_handler_aside 3000"), "done");
+    let sites = finish(session);
+    let handled = [
+        "inner",
+        "known_site",
+        "test::Box::grow",
+        "allocate",
+        "handler",
+        "(signal handler called)",
+    ];
+    let stacks = all(&sites);
+    eprintln!("{stacks:?}");
+    let of = |python: &str| {
+        let has = |stack: &&Vec<String>| {
+            stack.get(5).is_some_and(|name| name == handled[5])
+                && stack.iter().any(|name| name == python)
+        };
+        let found = stacks.iter().find(has);
+        found.unwrap_or_else(|| panic!("none of {python}: {stacks:?}"))
+    };
+    let whole = of("in_handler");
+    assert_eq!(whole[..6], handled);
+    assert_eq!(whole[6..9], ["interrupted", "interrupt", "in_handler"]);
+    assert!(
+        !whole[6..].iter().any(|name| name.starts_with('(')),
+        "{whole:?}"
+    );
+    let bare = of("in_bare_handler");
+    assert_eq!(bare[..6], handled);
+    let rest = [
+        "(native code interrupted by a signal)",
+        "in_bare_handler",
+        "<module>",
+    ];
+    assert_eq!(bare[6..], rest);
+    // Where it was interrupted is on the handler's stack, and what called that on the other, which is not copied.
+    let aside = of("in_handler_aside");
+    assert_eq!(aside[..6], handled);
+    let rest = [
+        "interrupted",
+        "(native stack cut)",
+        "in_handler_aside",
+        "<module>",
+    ];
+    assert_eq!(aside[6..], rest);
+}
+
+#[test]
+fn what_grows_inside_realloc_has_the_function_that_called_it() {
+    let (_folder, path) = library(&WITH_SYMBOLS);
+    let (mut child, session) = attach_with(run(&newest(), &path), true);
+    assert_eq!(child.ask("regrow 50"), "done");
+    let sites = finish(session);
+    let grown = |site: &&Site| site.figures.growth.grown.value > f64::from(39u32 << 20) * 25.0;
+    let grown: Vec<&Site> = sites.sites.iter().filter(grown).collect();
+    let names = |site: &Site| -> Vec<String> {
+        sites
+            .stack(site)
+            .map(|of| of.function.to_string())
+            .collect()
+    };
+    let stacks: Vec<Vec<String>> = grown.iter().map(|site| names(site)).collect();
+    eprintln!("{stacks:?}");
+    let [stack] = stacks.as_slice() else {
+        panic!("one function makes a mapping larger: {:?}", all(&sites));
+    };
+    assert_eq!(stack[0], "enlarge");
+    assert!(!stack.iter().any(|name| name.starts_with('(')), "{stack:?}");
+}
+
+/// Where a process has the code of this file.
+fn code_of(child: &Child, path: &Path) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.pid())).expect("it runs");
+    let path = path.to_str().expect("a name");
+    let line = maps
+        .lines()
+        .find(|line| line.contains("r-xp") && line.ends_with(path));
+    let line = line.unwrap_or_else(|| panic!("no {path}: {maps}"));
+    u64::from_str_radix(line.split('-').next().expect("a start"), 16).expect("a number")
+}
+
+#[test]
+fn a_library_in_the_place_of_one_that_was_unloaded_is_not_taken_for_that() {
+    let (_folder, path) = library(&WITH_SYMBOLS);
+    let renamed = [&WITH_SYMBOLS[..], &["-Dknown_site=other_site"]].concat();
+    let (_other, other) = library(&renamed);
+    let mut command = Command::new(newest().path);
+    command.args(["-S", "-c", PROGRAM]).args([&path, &other]);
+    let (mut child, session) = attach(Child::run(command));
+    assert_eq!(child.ask("caller 3000"), "done");
+    let has_known = || {
+        let sites = session.sites();
+        let mut frames = sites.frames.iter();
+        frames.any(|of| &*of.function == "known_site").then_some(())
+    };
+    eventually("the first library's samples", has_known);
+    let place = code_of(&child, &path);
+    assert_eq!(child.ask("swap 0"), "done");
+    assert_eq!(
+        code_of(&child, &other),
+        place,
+        "it took the place of the other"
+    );
+    // What is mapped is looked at once a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(child.ask("shallow 3000"), "done");
+    let sites = finish(session);
+    let (stack, _) = stack_with(&sites, "known_site");
+    assert!(stack.contains(&"caller".to_owned()), "{stack:?}");
+    let (stack, _) = stack_with(&sites, "other_site");
+    assert!(stack.contains(&"shallow".to_owned()), "{stack:?}");
+    let files = |name: &str| -> Vec<&str> {
+        let named = sites.frames.iter().filter(|of| &*of.function == name);
+        named.map(|of| &*of.file).collect()
+    };
+    assert_eq!(files("known_site"), [path.to_str().expect("a name")]);
+    assert_eq!(files("other_site"), [other.to_str().expect("a name")]);
 }
 
 #[test]

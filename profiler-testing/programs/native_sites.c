@@ -1,10 +1,14 @@
 /* A library, and a program, whose sites of malloc are known: `inner` below `known_site` below what calls that.
  * None keeps a frame pointer, as the options of its compilation say. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
 
 /* Nothing is called last in a function, so that each is on the stack. */
 #define STAY __asm__ volatile("" ::: "memory")
@@ -80,6 +84,87 @@ void by_made_code(int times, size_t bytes) {
     memcpy(place, code, sizeof code);
     ((void (*)(int, size_t, void (*)(int, size_t)))place)(times, bytes, allocate);
     munmap(place, 4096);
+}
+
+static size_t bytes_of_handler;
+
+/* Goes on behind what was interrupted, which has two bytes. */
+SITE void handler(int number, siginfo_t *about, void *context) {
+    (void)number, (void)about;
+    allocate(1, bytes_of_handler);
+    ((ucontext_t *)context)->uc_mcontext.gregs[16]++;
+    ((ucontext_t *)context)->uc_mcontext.gregs[16]++;
+    STAY;
+}
+
+/* A signal comes at its very first instruction: what is before it is another function. */
+void interrupted(void);
+__asm__(".text\n.globl interrupted\n.type interrupted, @function\ninterrupted:\n.cfi_startproc\nud2\nret\n"
+        ".cfi_endproc\n.size interrupted, . - interrupted\n");
+
+SITE static void interrupt(int times) {
+    for (int at = 0; at < times; at++) {
+        interrupted();
+        STAY;
+    }
+}
+
+void in_handler(int times, size_t bytes) {
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO;
+    bytes_of_handler = bytes;
+    sigaction(SIGILL, &action, &before);
+    interrupt(times);
+    sigaction(SIGILL, &before, NULL);
+    STAY;
+}
+
+/* The same on a stack of the handler's own. */
+void in_handler_aside(int times, size_t bytes) {
+    static char room[1 << 16];
+    stack_t aside = {room, 0, sizeof room}, before_aside;
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    bytes_of_handler = bytes;
+    sigaltstack(&aside, &before_aside);
+    sigaction(SIGILL, &action, &before);
+    interrupt(times);
+    sigaction(SIGILL, &before, NULL);
+    sigaltstack(&before_aside, NULL);
+    STAY;
+}
+
+/* The same with a way back from the handler that no table describes, as musl has it. */
+void bare_return(void);
+__asm__(".text\nbare_return:\nmov $15, %rax\nsyscall\n");
+
+void in_bare_handler(int times, size_t bytes) {
+    struct {
+        void (*handler)(int, siginfo_t *, void *);
+        unsigned long flags;
+        void (*restorer)(void);
+        unsigned long mask;
+    } action = {handler, SA_SIGINFO | 0x04000000, bare_return, 0}, before;
+    bytes_of_handler = bytes;
+    syscall(SYS_rt_sigaction, SIGILL, &action, &before, 8);
+    interrupt(times);
+    syscall(SYS_rt_sigaction, SIGILL, &before, NULL, 8);
+    STAY;
+}
+
+/* A block with a mapping of its own, which realloc makes larger. */
+void enlarge(int times) {
+    for (int at = 0; at < times; at++) {
+        void *block = malloc(1 << 20);
+        STAY;
+        block = realloc(block, 40 << 20);
+        STAY;
+        free(block);
+    }
 }
 
 int main(void) {

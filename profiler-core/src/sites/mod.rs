@@ -118,7 +118,7 @@ impl Estimate {
 pub const AGES: [u64; 5] = [1, 10, 60, 600, 3600];
 
 /// What holds for the native functions of all stacks.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NativeSampling {
     /// Samples of which the top of the native stack was copied.
     pub copied: u64,
@@ -126,6 +126,8 @@ pub struct NativeSampling {
     pub not_copied: u64,
     /// Processor time that fragscope took to find the functions, in ns: not the target's.
     pub unwinding_ns: u64,
+    /// Files whose tables are not read, and why, a sentence each.
+    pub unread_files: Vec<String>,
 }
 
 /// What a walk found of the blocks of a site.

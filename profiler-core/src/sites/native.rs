@@ -42,6 +42,15 @@ pub enum NativeEnd {
     Cut,
     /// The code is in no mapped file: it was made while the program ran.
     NoFile,
+    /// A function whose return is probed was called there: the kernel has put an address of its own in the place of the
+    /// caller's.
+    ProbedReturn,
+    /// Other code was there by the time that it was looked at.
+    Replaced,
+    /// The file of the code is being read.
+    BeingRead,
+    /// A handler of a signal was called there, and the file does not say how the function that it interrupted is found.
+    Signal,
     /// The file of the code cannot be read, or is another one by now.
     UnreadFile,
     /// The file says nothing of how its callers are found at this place.
@@ -61,6 +70,10 @@ impl NativeEnd {
             Self::Whole => None,
             Self::Cut => Some("(native stack cut)"),
             Self::NoFile => Some("(native code of no file)"),
+            Self::ProbedReturn => Some("(native caller hidden by a return probe)"),
+            Self::Replaced => Some("(native code replaced meanwhile)"),
+            Self::BeingRead => Some("(native code of a file not read yet)"),
+            Self::Signal => Some("(native code interrupted by a signal)"),
             Self::UnreadFile => Some("(native code of an unread file)"),
             Self::NoTable => Some("(native code without unwind table)"),
             Self::Damaged => Some("(native stack damaged)"),

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::{Frame, Site, SiteFigures, Sites, StackEnd, end_name};
+use super::{Frame, Language, Site, SiteFigures, Sites, StackEnd, end_name};
 
 /// From which end stacks are gone through.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -18,6 +18,14 @@ pub enum Direction {
 pub enum StackStep {
     /// A function, by its index in [`Sites::frames`].
     Function(u32),
+    /// A native function that allocates, and the innermost Python function, from which it was called, each by its
+    /// index: the same native functions allocate for all of Python's, so that a name alone says little.
+    Called {
+        /// The native one.
+        function: u32,
+        /// Python's.
+        from: u32,
+    },
     /// Where functions are missing, or where there are none, and why.
     Rest(StackEnd),
 }
@@ -63,10 +71,11 @@ impl Frame {
 
 impl StackStep {
     /// It as numbers.
-    fn key(self) -> (bool, u32) {
+    fn key(self) -> (u32, u32, u32) {
         match self {
-            Self::Function(number) => (true, number),
-            Self::Rest(end) => (false, end as u32),
+            Self::Rest(end) => (0, end as u32, 0),
+            Self::Function(number) => (1, number, 0),
+            Self::Called { function, from } => (2, function, from),
         }
     }
 
@@ -80,8 +89,8 @@ impl StackStep {
 }
 
 impl Site {
-    /// The step at this depth of its stack, from 0 on.
-    pub fn step(&self, direction: Direction, depth: usize) -> Option<StackStep> {
+    /// The step at this depth of its stack, from 0 on. `sites` are those that it is one of.
+    pub fn step(&self, sites: &Sites, direction: Direction, depth: usize) -> Option<StackStep> {
         let functions = self.stack.len();
         // A thread without a state in Python has no functions of Python's that could be missing, nor has a program
         // without Python.
@@ -94,6 +103,7 @@ impl Site {
         let rest = lacks.then_some(StackStep::Rest(self.end));
         let function = |at: usize| self.stack.get(at).copied().map(StackStep::Function);
         match direction {
+            Direction::Outwards if depth == 0 && functions > 0 => sites.innermost(&self.stack),
             Direction::Outwards if depth == functions => rest,
             Direction::Outwards => function(depth),
             Direction::Inwards if depth == 0 && lacks => rest,
@@ -101,18 +111,49 @@ impl Site {
         }
     }
 
-    /// All steps of its stack.
-    pub fn steps(&self, direction: Direction) -> impl Iterator<Item = StackStep> + '_ {
-        (0..).map_while(move |depth| self.step(direction, depth))
+    /// All steps of its stack. `sites` are those that it is one of.
+    pub fn steps<'s>(
+        &'s self,
+        sites: &'s Sites,
+        direction: Direction,
+    ) -> impl Iterator<Item = StackStep> + 's {
+        (0..).map_while(move |depth| self.step(sites, direction, depth))
     }
 }
 
 impl Sites {
+    /// The step from which a stack is opened at the innermost end: where that is a native function, with the Python
+    /// function that it was called from. `None` for a stack without functions.
+    pub fn innermost(&self, stack: &[u32]) -> Option<StackStep> {
+        let function = *stack.first()?;
+        let language = |number: &u32| Some(self.frames.get(*number as usize)?.language);
+        if language(&function) != Some(Language::Native) {
+            return Some(StackStep::Function(function));
+        }
+        let mut callers = stack.iter();
+        let from = callers.find(|number| language(number) == Some(Language::Python));
+        Some(match from {
+            Some(&from) => StackStep::Called { function, from },
+            None => StackStep::Function(function),
+        })
+    }
+
     /// The function of a step.
     pub fn function(&self, step: StackStep) -> Option<&Frame> {
         match step {
-            StackStep::Function(number) => self.frames.get(number as usize),
+            StackStep::Function(number)
+            | StackStep::Called {
+                function: number, ..
+            } => self.frames.get(number as usize),
             StackStep::Rest(_) => None,
+        }
+    }
+
+    /// The Python function that the native one of a step was called from.
+    pub fn called_from(&self, step: StackStep) -> Option<&Frame> {
+        match step {
+            StackStep::Called { from, .. } => self.frames.get(from as usize),
+            StackStep::Function(_) | StackStep::Rest(_) => None,
         }
     }
 
@@ -127,10 +168,13 @@ impl Sites {
     }
 
     fn label_by(&self, step: StackStep, label: fn(&Frame) -> String) -> String {
-        match (self.function(step), step) {
-            (Some(frame), _) => label(frame),
-            (None, StackStep::Rest(end)) => StackStep::rest_label(end),
-            (None, StackStep::Function(_)) => StackStep::rest_label(StackEnd::Unreadable),
+        match (self.function(step), self.called_from(step), step) {
+            (Some(frame), Some(from), _) => {
+                format!("{}, called from {}", label(frame), label(from))
+            }
+            (Some(frame), None, _) => label(frame),
+            (None, _, StackStep::Rest(end)) => StackStep::rest_label(end),
+            (None, ..) => StackStep::rest_label(StackEnd::Unreadable),
         }
     }
 
@@ -138,7 +182,7 @@ impl Sites {
     pub fn all_rows(&self) -> impl Iterator<Item = (&Site, SiteRow)> {
         let whole = self.bytes().value;
         self.sites.iter().map(move |site| {
-            let step = site.step(Direction::Outwards, 0);
+            let step = site.step(self, Direction::Outwards, 0);
             let figures = site.figures;
             let row = self.new_row(site, step, whole);
             (site, SiteRow { figures, ..row })
@@ -159,10 +203,10 @@ impl Sites {
     /// The steps at this depth of those sites, the most bytes first; shares are of all sites.
     pub fn rows(&self, direction: Direction, depth: usize, of: &[&Site]) -> Vec<SiteRow> {
         let whole = self.bytes().value;
-        let mut places: HashMap<(bool, u32), usize> = HashMap::new();
+        let mut places: HashMap<(u32, u32, u32), usize> = HashMap::new();
         let mut rows: Vec<SiteRow> = Vec::new();
         for site in of {
-            let Some(step) = site.step(direction, depth) else {
+            let Some(step) = site.step(self, direction, depth) else {
                 continue;
             };
             let place = *places.entry(step.key()).or_insert_with(|| {
@@ -171,14 +215,15 @@ impl Sites {
             });
             let row = &mut rows[place];
             row.figures.add(&site.figures);
-            row.leads_on |= site.step(direction, depth + 1).is_some();
+            row.leads_on |= site.step(self, direction, depth + 1).is_some();
         }
         let bytes = |row: &SiteRow| row.figures.bytes.value;
         rows.sort_by(|a, b| bytes(b).total_cmp(&bytes(a)));
         rows
     }
 
-    /// The sums by innermost function and line, the most bytes first.
+    /// The sums by innermost function and line, native ones by the Python function that they were called from besides;
+    /// the most bytes first.
     pub fn by_innermost(&self) -> Vec<SiteRow> {
         let all: Vec<&Site> = self.sites.iter().collect();
         self.rows(Direction::Outwards, 0, &all)

@@ -134,7 +134,7 @@ fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
     let shown = |direction, path: &[StackStep]| {
         let follows = |site: &&Site| {
             let mut path = path.iter().enumerate();
-            path.all(|(depth, step)| site.step(direction, depth) == Some(*step))
+            path.all(|(depth, step)| site.step(&sites, direction, depth) == Some(*step))
         };
         let of: Vec<&Site> = sites.sites.iter().filter(follows).collect();
         let rows = sites.rows(direction, path.len(), &of).into_iter();
@@ -176,8 +176,8 @@ fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
         [of("inner (jobs/a.py:5)", 512, false)]
     );
     for site in &sites.sites {
-        let outwards = site.steps(Direction::Outwards).collect::<Vec<_>>();
-        let mut inwards = site.steps(Direction::Inwards).collect::<Vec<_>>();
+        let outwards = site.steps(&sites, Direction::Outwards).collect::<Vec<_>>();
+        let mut inwards = site.steps(&sites, Direction::Inwards).collect::<Vec<_>>();
         inwards.reverse();
         assert_eq!(outwards, inwards);
     }
@@ -430,4 +430,57 @@ fn who_raised_the_mmap_threshold_is_told_by_the_size_of_what_was_freed_first() {
     // It is what it was at first.
     assert_eq!(raised_by(&mut table, 128 << 10), None);
     assert_eq!(table.sites().mmap_threshold, None);
+}
+
+#[test]
+fn rows_of_native_functions_name_the_python_function_that_called_them() {
+    let native = |name: &str| Frame::native(name.into(), "/usr/lib/libpython3.11.so".into());
+    let mut table = SiteTable::default();
+    let make = || vec![native("bytes_new"), native("type_call")];
+    for (block, callers) in [
+        (1, vec![frame("load", 3), frame("run", 1)]),
+        (2, vec![frame("load", 3)]),
+        (3, vec![frame("dump", 9)]),
+        (4, Vec::new()),
+    ] {
+        let stack = make().into_iter().chain(callers).collect();
+        table.sampled(certain(block, 4096), stack, StackEnd::Whole);
+    }
+    table.sampled(certain(5, 512), vec![frame("load", 3)], StackEnd::Whole);
+    let sites = table.sites();
+    let rows = sites.by_innermost();
+    let shown = rows
+        .iter()
+        .map(|row| (sites.short_label(row.step), row.figures.samples));
+    let mut shown: Vec<_> = shown.collect();
+    shown.sort_by_key(|(_, samples)| std::cmp::Reverse(*samples));
+    let of = |name: &str, samples| (name.to_owned(), samples);
+    let library = "bytes_new (lib/libpython3.11.so)";
+    assert_eq!(
+        shown[0],
+        of(&format!("{library}, called from load (jobs/a.py:3)"), 2)
+    );
+    shown[1..].sort();
+    assert_eq!(
+        shown[1..],
+        [
+            of(library, 1),
+            of(&format!("{library}, called from dump (jobs/a.py:9)"), 1),
+            of("load (jobs/a.py:3)", 1),
+        ]
+    );
+    // A row opens to all functions on the way, from outside as from inside.
+    let of_load: Vec<&Site> = sites
+        .sites
+        .iter()
+        .filter(|site| site.step(&sites, Direction::Outwards, 0) == Some(rows[0].step))
+        .collect();
+    let next = sites.rows(Direction::Outwards, 1, &of_load);
+    assert_eq!(
+        sites.short_label(next[0].step),
+        "type_call (lib/libpython3.11.so)"
+    );
+    assert_eq!(next.len(), 1);
+    let outer = sites.rows(Direction::Inwards, 0, &of_load);
+    assert_eq!(outer.len(), 2);
 }

@@ -169,6 +169,12 @@ impl CodeFile {
         (within < entry.len()).then_some(entry)
     }
 
+    /// Whether the code at an address of the file's own is called by the kernel when a signal's handler returns.
+    pub(super) fn is_of_signal(&self, address: u64) -> bool {
+        self.entry(address)
+            .is_some_and(|entry| entry.is_signal_trampoline())
+    }
+
     /// The address of the file's own of a place in it.
     pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
         self.segments.iter().find_map(|of| {

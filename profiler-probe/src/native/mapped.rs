@@ -1,9 +1,14 @@
 //! Which file the code at an address of the target's is of, and what that file says.
+//!
+//! Comparing a page of code with the file's reads it in the target's memory, where it was executed a moment ago: only
+//! where the kernel has taken it away since then is it brought back.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
+use nix::time::ClockId;
 use profiler_common::PAGE_BYTES;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::TargetMemory;
@@ -12,7 +17,9 @@ use profiler_core::sites::NativeEnd;
 use profiler_core::text::visible;
 use profiler_target::{LiveMemory, Process, Target};
 
-use super::files::{CodeFile, Symbols};
+use super::files::CodeFile;
+use super::ns_of;
+use super::tables::{Answer, Question, Reader, Tables};
 
 /// Files at the most. A large Python service maps some hundreds.
 const MAX_FILES: usize = 4096;
@@ -20,25 +27,52 @@ const MAX_FILES: usize = 4096;
 const MAX_BYTES: usize = 256 << 20;
 /// Between two looks at what is mapped because of an address that was unknown.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// So many come earlier in a second, where a look takes no longer than this.
+const EARLY_LOOKS: u32 = 4;
+const SHORT_LOOK: Duration = Duration::from_millis(5);
 /// Bytes of a page of code that may differ from the file's: breakpoints, those of probes among them.
 const MAX_BREAKPOINTS: usize = 64;
+/// Events wait so long in all for files that are being read: what is sampled while others are read has no functions of
+/// theirs.
+const MAX_WAITING: Duration = Duration::from_secs(1);
+/// Files that are named of those that are not read.
+const MAX_NAMED: usize = 16;
+/// What took another's place is remembered for so long, in ns: no sample waits longer.
+const KEPT_NS: u64 = 60_000_000_000;
+/// What returns from a signal's handler: `mov $15, %rax; syscall`, in every C library.
+const RETURN_FROM_SIGNAL: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+/// What the kernel calls the mapping of its own that probed functions return to.
+const TRAMPOLINES: &str = "[uprobes]";
 
 /// The code that the target has mapped from files.
 pub(super) struct MappedCode {
-    target: Target,
+    target: Arc<Target>,
     memory: LiveMemory,
     /// Ascending.
     pieces: Vec<Piece>,
-    files: Vec<Known>,
+    /// Where functions return to whose return is probed.
+    trampolines: Vec<Range<u64>>,
+    /// Where one piece took another's place between two looks, and when the later one was, on the clock of the events:
+    /// which of them a sample from before that is of nobody knows.
+    replaced: Vec<(Range<u64>, u64)>,
+    files: HashMap<u32, Known>,
     numbers: HashMap<Key, u32>,
+    next_number: u32,
     bytes: usize,
+    reader: Reader,
+    may_wait: Duration,
+    unread: Vec<String>,
     looked_at: Option<Instant>,
+    early_looks: u32,
+    /// Whether it is to be looked at before the next place is located.
+    is_stale: bool,
 }
 
 /// Which file it is: while it is mapped, no other has its device and inode.
 type Key = (String, u64, u64);
 
 /// A mapping that may be executed.
+#[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
 struct Piece {
     start: u64,
     end: u64,
@@ -52,169 +86,377 @@ struct Known {
     mapping: Mapping,
     path: Arc<str>,
     shown: Arc<str>,
-    code: Option<Result<CodeFile, NativeEnd>>,
-    symbols: Option<Symbols>,
+    state: FileState,
+}
+
+/// How much is known of a file.
+enum FileState {
+    /// Nothing was asked.
+    Mapped,
+    /// It is being read, because of this page of its code in the target.
+    Asked(RemoteAddr),
+    Read(Box<Tables>),
+    Unread,
 }
 
 impl MappedCode {
-    /// That of a target, which is looked at when the first place is asked for.
+    /// That of a target, which is looked at once.
     pub(super) fn of(target: Target) -> Self {
-        Self {
+        let target = Arc::new(target);
+        let mut code = Self {
             memory: target.memory(),
+            reader: Reader::of(Arc::clone(&target)),
             target,
             pieces: Vec::new(),
-            files: Vec::new(),
+            trampolines: Vec::new(),
+            replaced: Vec::new(),
+            files: HashMap::new(),
             numbers: HashMap::new(),
+            next_number: 0,
             bytes: 0,
+            may_wait: MAX_WAITING,
+            unread: Vec::new(),
             looked_at: None,
-        }
+            early_looks: 0,
+            is_stale: true,
+        };
+        // Before the first sample: what is mapped by the time that one is looked at may be something else.
+        code.look();
+        code
     }
 
-    /// The number of the file that the code at an address is of, and the file's own address of it. The file is read.
-    pub(super) fn locate(&mut self, address: u64) -> Result<(u32, u64), NativeEnd> {
-        let piece = match self.piece(address) {
-            Some(piece) => piece,
-            None => {
-                if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_AFTER) {
-                    return Err(NativeEnd::NoFile);
-                }
-                self.look();
-                // From the end on: a look at very many mappings takes long.
-                self.looked_at = Some(Instant::now());
-                self.piece(address).ok_or(NativeEnd::NoFile)?
-            }
-        };
+    /// What is mapped may have changed: another library may be where one was.
+    pub(super) fn look_again(&mut self) {
+        self.is_stale = true;
+        self.early_looks = EARLY_LOOKS;
+    }
+
+    /// Files that are not read, and why, a sentence each.
+    pub(super) fn unread(&self) -> &[String] {
+        &self.unread
+    }
+
+    /// The number of the file that the code at an address was of at a moment on the clock of the events, and the file's own
+    /// address of it. The file is read, for which there is time until then.
+    pub(super) fn locate(
+        &mut self,
+        address: u64,
+        at_ns: u64,
+        until: Option<Instant>,
+    ) -> Result<(u32, u64), NativeEnd> {
         let Piece {
             start,
             offset,
             file,
             ..
-        } = self.pieces[piece];
-        let offset = offset.wrapping_add(address - start);
-        let known = &mut self.files[file as usize];
-        if known.code.is_none() {
-            let read = read(&self.target, &self.memory, known, address, offset);
-            let read = read.filter(|code| self.bytes + code.bytes() <= MAX_BYTES);
-            self.bytes += read.as_ref().map_or(0, CodeFile::bytes);
-            known.code = Some(read.ok_or(NativeEnd::UnreadFile));
+        } = self.find(address)?;
+        let was_other =
+            |(range, looked_ns): &(Range<u64>, u64)| range.contains(&address) && at_ns < *looked_ns;
+        if self.replaced.iter().any(was_other) {
+            return Err(NativeEnd::Replaced);
         }
-        match &known.code {
-            Some(Ok(code)) => {
-                let own = code.address_of(offset);
+        let offset = offset.wrapping_add(address - start);
+        self.ask(file, address, offset);
+        self.wait(file, until);
+        let known = &self.files[&file];
+        match &known.state {
+            FileState::Read(tables) => {
+                let own = tables.code.address_of(offset);
                 own.map(|own| (file, own)).ok_or(NativeEnd::Damaged)
             }
-            _ => Err(NativeEnd::UnreadFile),
+            FileState::Asked(_) => Err(NativeEnd::BeingRead),
+            FileState::Mapped | FileState::Unread => Err(NativeEnd::UnreadFile),
         }
     }
 
-    fn piece(&self, address: u64) -> Option<usize> {
-        let next = self.pieces.partition_point(|piece| piece.end <= address);
-        let piece = self.pieces.get(next)?;
-        (piece.start <= address).then_some(next)
+    fn find(&mut self, address: u64) -> Result<Piece, NativeEnd> {
+        let found = match self.is_stale {
+            true => None,
+            false => self.piece(address),
+        };
+        if let Some(piece) = found {
+            return Ok(piece);
+        }
+        let is_early = self.looked_at.is_some_and(|at| at.elapsed() < LOOK_AFTER);
+        if self.is_stale || !is_early || self.early_looks > 0 {
+            self.early_looks = self.early_looks.saturating_sub(u32::from(is_early));
+            self.is_stale = false;
+            let began = Instant::now();
+            self.look();
+            // From the end on: a look at very many mappings takes long.
+            self.looked_at = Some(Instant::now());
+            if began.elapsed() > SHORT_LOOK {
+                self.early_looks = 0;
+            }
+        }
+        let is_trampoline = self.trampolines.iter().any(|of| of.contains(&address));
+        self.piece(address).ok_or(match is_trampoline {
+            true => NativeEnd::ProbedReturn,
+            false => NativeEnd::NoFile,
+        })
     }
 
-    /// Looks at what is mapped.
+    fn piece(&self, address: u64) -> Option<Piece> {
+        let next = self.pieces.partition_point(|piece| piece.end <= address);
+        let piece = self.pieces.get(next)?;
+        (piece.start <= address).then_some(*piece)
+    }
+
+    /// Looks at what is mapped. A file of which nothing is mapped any more where it was is forgotten: what has its name
+    /// or its inode now may be another.
     fn look(&mut self) {
         // Of one that is gone what is known stays true of its samples.
         let Ok(mappings) = self.target.mappings() else {
             return;
         };
-        self.pieces.clear();
-        for mapping in mappings.into_iter().filter(|mapping| mapping.execute) {
-            let (start, end) = (mapping.range.start().get(), mapping.range.end().get());
-            let offset = mapping.offset;
+        let sorted_before = std::mem::take(&mut self.pieces);
+        let before: HashSet<Piece> = sorted_before.iter().copied().collect();
+        let place = |file: u32, of: &Mapping| Piece {
+            start: of.range.start().get(),
+            end: of.range.end().get(),
+            offset: of.offset,
+            file,
+        };
+        let executed = || mappings.iter().filter(|mapping| mapping.execute);
+        let stays: HashSet<u32> = executed()
+            .filter_map(|mapping| {
+                let number = *self.numbers.get(&key(mapping)?)?;
+                before.contains(&place(number, mapping)).then_some(number)
+            })
+            .collect();
+        self.keep(&stays);
+        let special =
+            |of: &&Mapping| matches!(&of.kind, MappingKind::Special(name) if name == TRAMPOLINES);
+        let trampolines = mappings.iter().filter(special);
+        self.trampolines = trampolines
+            .map(|of| of.range.start().get()..of.range.end().get())
+            .collect();
+        for mapping in executed() {
             if let Some(file) = self.number(mapping) {
-                self.pieces.push(Piece {
-                    start,
-                    end,
-                    offset,
-                    file,
-                });
+                self.pieces.push(place(file, mapping));
             }
         }
+        self.note_replaced(&sorted_before, &before);
+    }
+
+    /// Notes where code is now that is not what was there before.
+    fn note_replaced(&mut self, sorted_before: &[Piece], before: &HashSet<Piece>) {
+        let now_ns = ns_of(ClockId::CLOCK_MONOTONIC);
+        // Samples are looked at long before that.
+        self.replaced.retain(|(_, at_ns)| now_ns - at_ns < KEPT_NS);
+        let changed = self.pieces.iter().filter(|piece| !before.contains(*piece));
+        let replaced = changed.filter(|piece| {
+            let first = sorted_before.partition_point(|of| of.end <= piece.start);
+            let there = sorted_before[first..].iter();
+            let mut there = there.take_while(|of| of.start < piece.end);
+            there.any(|of| of.file != piece.file)
+        });
+        let replaced = replaced.map(|piece| (piece.start..piece.end, now_ns));
+        let room = MAX_FILES.saturating_sub(self.replaced.len());
+        self.replaced.extend(replaced.take(room));
+    }
+
+    /// Forgets all files but those.
+    fn keep(&mut self, numbers: &HashSet<u32>) {
+        self.numbers.retain(|_, number| numbers.contains(number));
+        let mut bytes = 0;
+        self.files.retain(|number, known| {
+            let stays = numbers.contains(number);
+            if let (true, FileState::Read(tables)) = (stays, &known.state) {
+                bytes += tables.bytes();
+            }
+            stays
+        });
+        self.bytes = bytes;
     }
 
     /// The number of the file of a mapping, if it is of one.
-    fn number(&mut self, mapping: Mapping) -> Option<u32> {
-        let MappingKind::File(path) = &mapping.kind else {
-            return None;
-        };
-        let key = (path.clone(), mapping.device, mapping.inode);
+    fn number(&mut self, mapping: &Mapping) -> Option<u32> {
+        let key = key(mapping)?;
         if let Some(number) = self.numbers.get(&key) {
             return Some(*number);
         }
         if self.files.len() >= MAX_FILES {
             return None;
         }
-        let number = self.files.len() as u32;
-        self.files.push(Known {
-            path: path.as_str().into(),
-            shown: visible(path).to_string().into(),
-            mapping,
-            code: None,
-            symbols: None,
-        });
+        let number = self.next_number;
+        // A number is never used again: what was found by it may still be remembered.
+        self.next_number = number.checked_add(1)?;
+        let known = Known {
+            path: key.0.as_str().into(),
+            shown: visible(&key.0).to_string().into(),
+            mapping: mapping.clone(),
+            state: FileState::Mapped,
+        };
+        self.files.insert(number, known);
         self.numbers.insert(key, number);
         Some(number)
     }
 
-    /// A file that [`Self::locate`] gave.
-    pub(super) fn file(&self, number: u32) -> &CodeFile {
-        match &self.files[number as usize].code {
-            Some(Ok(code)) => code,
+    /// Has a file read in which the code at an address is at an offset, unless that is done.
+    fn ask(&mut self, number: u32, address: u64, offset: u64) {
+        let known = self.files.get_mut(&number).expect("it has a piece");
+        if !matches!(known.state, FileState::Mapped) {
+            return;
+        }
+        let page = PAGE_BYTES as u64;
+        known.state = FileState::Asked(RemoteAddr::new(address - address % page));
+        self.reader.ask(Question {
+            number,
+            mapped: known.path.to_string(),
+            path: self.target.file_of(&known.mapping),
+            code_offset: offset - offset % page,
+        });
+    }
+
+    /// Takes in what was read, and waits for this file if there is time.
+    fn wait(&mut self, number: u32, until: Option<Instant>) {
+        while matches!(self.files[&number].state, FileState::Asked(_)) {
+            let began = Instant::now();
+            let left = until.map_or(self.may_wait, |until| {
+                until.saturating_duration_since(began)
+            });
+            let answer = self.reader.answer(left.min(self.may_wait));
+            self.may_wait = self.may_wait.saturating_sub(began.elapsed());
+            match answer {
+                Some(answer) => self.take(answer),
+                None => return,
+            }
+        }
+    }
+
+    fn take(&mut self, answer: Answer) {
+        let Some(known) = self.files.get(&answer.number) else {
+            return;
+        };
+        let FileState::Asked(page) = known.state else {
+            return;
+        };
+        let read = answer.read.and_then(|tables| {
+            if !self.is_code_of(&tables.code, page) {
+                return Err("it is another file by now than the one that is mapped".to_owned());
+            }
+            match self.bytes + tables.bytes() <= MAX_BYTES {
+                true => Ok(tables),
+                false => {
+                    Err("the tables of the others take all the memory that is set aside".to_owned())
+                }
+            }
+        });
+        let state = match read {
+            Ok(tables) => {
+                self.bytes += tables.bytes();
+                FileState::Read(tables)
+            }
+            Err(why) => {
+                let said = match self.unread.len() {
+                    ..MAX_NAMED => Some(format!("{} ({})", known.shown, visible(&why))),
+                    MAX_NAMED => Some("and others".to_owned()),
+                    _ => None,
+                };
+                self.unread.extend(said);
+                FileState::Unread
+            }
+        };
+        if let Some(known) = self.files.get_mut(&answer.number) {
+            known.state = state;
+        }
+    }
+
+    /// Whether a page of the target's memory has the code that was read of a file. Another file may have its name by now.
+    fn is_code_of(&self, file: &CodeFile, page: RemoteAddr) -> bool {
+        let mut mapped = vec![0; file.code.len()];
+        if self.memory.read(page, &mut mapped).is_err() {
+            return false;
+        }
+        let pairs = mapped.iter().zip(&file.code);
+        let differing = pairs.filter(|(mapped, file)| mapped != file).count();
+        differing <= MAX_BREAKPOINTS
+    }
+
+    /// Whether the code at an address returns from a signal's handler.
+    pub(super) fn returns_from_signal(&self, address: u64) -> bool {
+        let mut code = [0; RETURN_FROM_SIGNAL.len()];
+        let read = self.memory.read(RemoteAddr::new(address), &mut code);
+        read.is_ok() && code == RETURN_FROM_SIGNAL
+    }
+
+    fn tables(&self, number: u32) -> &Tables {
+        match &self.files[&number].state {
+            FileState::Read(tables) => tables,
             _ => unreachable!("it was located, and what was read is kept"),
         }
     }
 
+    /// A file that [`Self::locate`] gave.
+    pub(super) fn file(&self, number: u32) -> &CodeFile {
+        &self.tables(number).code
+    }
+
     /// Where the target maps it from.
     pub(super) fn path(&self, number: u32) -> &Arc<str> {
-        &self.files[number as usize].path
+        &self.files[&number].path
     }
 
     /// The same, as it is shown.
     pub(super) fn shown(&self, number: u32) -> Arc<str> {
-        Arc::clone(&self.files[number as usize].shown)
+        Arc::clone(&self.files[&number].shown)
     }
 
     /// The symbol of the function that an address of a file's own is within.
-    pub(super) fn symbol(&mut self, number: u32, address: u64) -> Option<&str> {
-        let known = &mut self.files[number as usize];
-        if known.symbols.is_none() {
-            let path = self.target.file_of(&known.mapping);
-            let files = self.target.files();
-            let read = files.read(&known.path, path, Symbols::read);
-            // What cannot be read has no names.
-            let read = read.unwrap_or_default();
-            let has_room = self.bytes + read.bytes() <= MAX_BYTES;
-            let read = if has_room { read } else { Symbols::default() };
-            self.bytes += read.bytes();
-            known.symbols = Some(read);
-        }
-        known.symbols.as_ref()?.at(address)
+    pub(super) fn symbol(&self, number: u32, address: u64) -> Option<&str> {
+        self.tables(number).symbols.at(address)
     }
 }
 
-/// Reads a file, in which the code at an address is at an offset; `None` where it cannot be read, or where that code is
-/// not the file's.
-fn read(
-    target: &Target,
-    memory: &LiveMemory,
-    known: &Known,
-    address: u64,
-    offset: u64,
-) -> Option<CodeFile> {
-    let page = PAGE_BYTES as u64;
-    let code_offset = offset - offset % page;
-    let path = target.file_of(&known.mapping);
-    let read = target.files().read(&known.path, path, move |source| {
-        CodeFile::read(source, code_offset)
-    });
-    let file = read.ok()??;
-    // Another file may have its name by now. The page of code that runs is one that is in memory.
-    let mut mapped = vec![0; file.code.len()];
-    let at = RemoteAddr::new(address - address % page);
-    memory.read(at, &mut mapped).ok()?;
-    let pairs = mapped.iter().zip(&file.code);
-    let differing = pairs.filter(|(mapped, file)| mapped != file).count();
-    (differing <= MAX_BREAKPOINTS).then_some(file)
+/// Which file a mapping is of, if it is of one.
+fn key(mapping: &Mapping) -> Option<Key> {
+    let MappingKind::File(path) = &mapping.kind else {
+        return None;
+    };
+    Some((path.clone(), mapping.device, mapping.inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_testing::child::Child;
+    use profiler_testing::wait::eventually;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_being_read_is_waited_for_only_as_long_as_there_is_time() {
+        let child = Child::python("print(1, flush=True); input()");
+        assert_eq!(child.first_line(), "1");
+        let target = Target::open(child.pid()).expect("our own child");
+        let mappings = target.mappings().expect("it runs");
+        let is_libc = |of: &&Mapping| {
+            of.execute && matches!(&of.kind, MappingKind::File(path) if path.contains("libc.so"))
+        };
+        let libc = mappings.iter().find(is_libc).expect("a C library");
+        let address = libc.range.start().get() + (64 << 10);
+        let mut code = MappedCode::of(target);
+        let began = Instant::now();
+        assert_eq!(
+            code.locate(address, 0, Some(began)),
+            Err(NativeEnd::BeingRead)
+        );
+        let (number, own) = code.locate(address, 0, None).expect("read within a second");
+        assert!(code.path(number).contains("libc.so"));
+        assert!(own > 0 && code.bytes > 0 && code.unread().is_empty());
+        // Nobody waits once all the time for that is spent.
+        code.may_wait = Duration::ZERO;
+        let is_python = |of: &&Mapping| {
+            of.execute && matches!(&of.kind, MappingKind::File(path) if path.contains("python"))
+        };
+        let python = mappings.iter().find(is_python).expect("a Python");
+        let in_python = python.range.start().get();
+        assert_eq!(code.locate(in_python, 0, None), Err(NativeEnd::BeingRead));
+        eventually("the file to be read", || {
+            (code.locate(in_python, 0, None) != Err(NativeEnd::BeingRead)).then_some(())
+        });
+        // What is mapped as before keeps its number.
+        code.look_again();
+        assert_eq!(code.locate(address, 0, None), Ok((number, own)));
+    }
 }

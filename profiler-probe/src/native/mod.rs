@@ -7,6 +7,7 @@
 mod files;
 mod mapped;
 mod names;
+mod tables;
 mod unwind;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use nix::time::{ClockId, clock_gettime};
 use profiler_common::PAGE_BYTES;
-use profiler_common::sampling::{NativeCopy, RawNative, RawStack, STACK_PAGES};
+use profiler_common::sampling::{NativeCopy, RawNative, RawStack, Registers, STACK_PAGES};
 use profiler_core::allocator::is_c_library_name;
 use profiler_core::sites::{
     Frame, NativeEnd, NativeFrame, NativeRole, NativeSampling, with_native,
@@ -31,6 +32,8 @@ use super::plan::{Function, MallocObject};
 const MAX_FRAMES: usize = 256;
 /// Places whose names are remembered.
 const MAX_PLACES: usize = 1 << 16;
+/// What stands for the code that a signal's handler returns to.
+const SIGNAL: &str = "(signal handler called)";
 /// Copies whose sample has not come: one thread has one at a time.
 const MAX_PENDING: usize = 256;
 
@@ -39,7 +42,7 @@ pub(super) struct NativeStacks {
     code: MappedCode,
     unwinder: Unwinder,
     malloc: Malloc,
-    places: HashMap<(u32, u64), NativeFrame>,
+    places: HashMap<(u32, u64), Place>,
     /// By thread, the copy that belongs to its next sample.
     pending: HashMap<u32, Box<RawNative>>,
     sampling: NativeSampling,
@@ -52,6 +55,33 @@ struct Malloc {
     path: String,
     /// Whether it does nothing else.
     is_dedicated: bool,
+}
+
+/// A place in a file's code.
+#[derive(Clone)]
+struct Place {
+    function: NativeFrame,
+    outwards: Outwards,
+}
+
+/// What lies outwards of a place.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Outwards {
+    /// What called the function.
+    Caller,
+    /// A signal's handler returns to the place: what it interrupted, as the file says.
+    Interrupted,
+    /// The same where the file says nothing of it.
+    Unknown,
+}
+
+/// Whether the registers are of a place to which a function returns whose caller is known otherwise: the kernel has put
+/// that place where the function has its return address.
+fn is_probed_return(copy: &RawNative, registers: &Registers) -> bool {
+    let slot = registers.stack.wrapping_sub(size_of::<u64>() as u64);
+    copy.return_address != 0
+        && copy.return_slot == slot
+        && copy.return_address != registers.instruction
 }
 
 impl NativeStacks {
@@ -76,7 +106,15 @@ impl NativeStacks {
 
     /// What holds for all of them so far.
     pub(super) fn sampling(&self) -> NativeSampling {
-        self.sampling
+        NativeSampling {
+            unread_files: self.code.unread().to_vec(),
+            ..self.sampling.clone()
+        }
+    }
+
+    /// What the target has mapped may be something else from now on.
+    pub(super) fn look_again(&mut self) {
+        self.code.look_again();
     }
 
     /// Keeps a copy until its sample comes.
@@ -137,18 +175,27 @@ impl NativeStacks {
         let mut into = 0;
         while found.len() < MAX_FRAMES && self.until.is_none_or(|until| Instant::now() < until) {
             let place = registers.instruction.wrapping_sub(into);
-            let (file, address) = match self.code.locate(place) {
+            let (file, address) = match self.code.locate(place, copy.event.time_ns, self.until) {
                 Ok(located) => located,
+                Err(NativeEnd::NoFile | NativeEnd::ProbedReturn)
+                    if is_probed_return(copy, &registers) =>
+                {
+                    registers.instruction = copy.return_address;
+                    continue;
+                }
                 Err(end) => return (found, end),
             };
-            let function = self.function(file, address);
+            let place = self.place((file, address), registers.instruction);
             let is_boundary = matches!(
-                function.role,
+                place.function.role,
                 NativeRole::RunsPython | NativeRole::CallsPython
             );
-            found.push(function);
+            found.push(place.function);
             if has_python && is_boundary {
                 return (found, NativeEnd::Whole);
+            }
+            if place.outwards == Outwards::Unknown {
+                return (found, NativeEnd::Signal);
             }
             let code = (file, self.code.file(file));
             let end = match self.unwinder.step(code, address, &mut registers, &stack) {
@@ -156,7 +203,14 @@ impl NativeStacks {
                     into = 1;
                     continue;
                 }
+                // It is just there, perhaps at a function's first instruction.
+                Step::Interrupted => {
+                    into = 0;
+                    continue;
+                }
                 Step::Outermost => NativeEnd::Whole,
+                // The handler has a stack of its own, and no other is copied.
+                _ if place.outwards == Outwards::Interrupted => NativeEnd::Signal,
                 Step::Beyond => NativeEnd::Cut,
                 Step::NoTable => NativeEnd::NoTable,
                 Step::Damaged => NativeEnd::Damaged,
@@ -166,17 +220,32 @@ impl NativeStacks {
         (found, NativeEnd::Cut)
     }
 
-    /// The function at an address of a file's own.
-    fn function(&mut self, file: u32, address: u64) -> NativeFrame {
+    /// What is at an address of a file's own, to which the target returns by an address of its.
+    fn place(&mut self, (file, address): (u32, u64), returns_to: u64) -> Place {
         if let Some(known) = self.places.get(&(file, address)) {
             return known.clone();
         }
-        let function = self.find_function(file, address);
+        let mut function = self.find_function(file, address);
+        let is_of_signal = self.code.file(file).is_of_signal(address);
+        let returns_from_signal = is_of_signal || self.code.returns_from_signal(returns_to);
+        if returns_from_signal {
+            // What a symbol says there, or the function before it.
+            function.frame.function = SIGNAL.into();
+            (function.role, function.is_named) = (NativeRole::Other, true);
+        }
+        let place = Place {
+            function,
+            outwards: match (returns_from_signal, is_of_signal) {
+                (false, _) => Outwards::Caller,
+                (true, true) => Outwards::Interrupted,
+                (true, false) => Outwards::Unknown,
+            },
+        };
         if self.places.len() >= MAX_PLACES {
             self.places.clear();
         }
-        self.places.insert((file, address), function.clone());
-        function
+        self.places.insert((file, address), place.clone());
+        place
     }
 
     fn find_function(&mut self, file: u32, address: u64) -> NativeFrame {
@@ -213,7 +282,9 @@ impl NativeStacks {
 
 /// Whether a symbol of a C library is of malloc's family, or of what that calls.
 fn is_of_malloc(symbol: &str) -> bool {
-    const INNER: [&str; 5] = [
+    const INNER: [&str; 7] = [
+        "default_morecore",
+        "glibc_morecore",
         "sysmalloc",
         "sysmalloc_mmap",
         "tcache_init",
@@ -238,7 +309,38 @@ fn is_system_call(symbol: &str) -> bool {
 
 /// Processor time of this thread so far, in ns.
 fn processor_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
-    let now = now.expect("Linux always has this clock");
+    ns_of(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// What a clock shows, in ns.
+fn ns_of(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).expect("Linux always has this clock");
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_malloc_calls_to_grow_is_of_malloc() {
+        // Exported by glibc, between sbrk and what has no name.
+        for name in [
+            "malloc",
+            "__libc_realloc",
+            "_int_malloc",
+            "sysmalloc.part.0",
+            "__default_morecore",
+        ] {
+            assert!(is_of_malloc(name), "{name}");
+        }
+        for name in [
+            "strdup",
+            "__fopen_internal",
+            "morecore",
+            "malloc_stats_of_mine",
+        ] {
+            assert!(!is_of_malloc(name), "{name}");
+        }
+    }
 }

@@ -39,6 +39,8 @@ impl StackCopy<'_> {
 pub(super) enum Step {
     /// At the place that called, which the registers now are of.
     Caller,
+    /// At the instruction that a signal interrupted, which the registers now are of.
+    Interrupted,
     /// There is no caller: it is where the thread began.
     Outermost,
     /// It is beyond the copy.
@@ -78,7 +80,8 @@ enum Rule {
 /// Finds callers, and remembers the rules of places.
 pub(super) struct Unwinder {
     context: UnwindContext<usize>,
-    rules: HashMap<(u32, u64), Rule>,
+    /// With each whether it is of the code that returns from a signal's handler.
+    rules: HashMap<(u32, u64), (Rule, bool)>,
 }
 
 impl Unwinder {
@@ -98,17 +101,32 @@ impl Unwinder {
         registers: &mut Registers,
         stack: &StackCopy<'_>,
     ) -> Step {
-        let rule = match self.rules.get(&(number, address)) {
+        let (rule, is_of_signal) = match self.rules.get(&(number, address)) {
             Some(rule) => *rule,
             None => {
                 let rule = self.rule(file, address).unwrap_or(Rule::None);
                 if self.rules.len() >= MAX_RULES {
                     self.rules.clear();
                 }
+                let rule = (rule, file.is_of_signal(address));
                 self.rules.insert((number, address), rule);
                 rule
             }
         };
+        match self.step_by(rule, file, address, registers, stack) {
+            Step::Caller if is_of_signal => Step::Interrupted,
+            step => step,
+        }
+    }
+
+    fn step_by(
+        &mut self,
+        rule: Rule,
+        file: &CodeFile,
+        address: u64,
+        registers: &mut Registers,
+        stack: &StackCopy<'_>,
+    ) -> Step {
         match rule {
             Rule::Plain {
                 is_of_frame_pointer,

@@ -42,7 +42,7 @@ fields!(NativeSampling {
     copied,
     not_copied,
     unwinding_ns
-});
+} later { unread_files });
 fields!(AtWalk {
     bytes,
     blocks,

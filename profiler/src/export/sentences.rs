@@ -7,7 +7,7 @@ use profiler_core::heap::Allocator;
 use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
-use profiler_core::sites::{AGES, Frame, GrowthSampling, SiteFigures, SiteRow, Sites, StackStep};
+use profiler_core::sites::{AGES, GrowthSampling, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::{View, WhatIf};
 
@@ -312,9 +312,18 @@ fn basis(census: &Census) -> String {
 /// What the figures of what was not freed are worth, a sentence each.
 pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
     let Some(walk) = &sites.walk else {
+        if sites.samples == 0 {
+            return Vec::new();
+        }
         let unseen = "unfreed: no free was recorded of it; some of it was freed while the probes were not attached.";
         return Vec::from_iter((!sites.frees_complete).then(|| unseen.to_owned()));
     };
+    if walk.looked_up == 0 {
+        // Of none nothing can be found, which says nothing of what lives.
+        let none = "live: the last walk had nothing to look up, as each block that was sampled before it was seen \
+                    being freed.";
+        return Vec::from_iter((sites.samples > 0).then(|| none.to_owned()));
+    }
     let mut found = format!(
         "live: of {} sampled blocks that were not seen being freed the last walk found {} live, each at its \
          address and of its size.",
@@ -375,8 +384,11 @@ pub(crate) fn growth(sites: &Sites, label: fn(&Sites, StackStep) -> String) -> V
 
 /// How many stacks have their native functions, and what finding them took; `None` where they are not shown.
 pub(crate) fn native(sites: &Sites) -> Option<String> {
-    let native = sites.native?;
+    let native = sites.native.as_ref()?;
     let all = native.copied.saturating_add(native.not_copied);
+    if all == 0 {
+        return None;
+    }
     let each = native.unwinding_ns.checked_div(native.copied);
     let took = each.map_or_else(String::new, |each| {
         format!(", {} of fragscope's time each", nanoseconds(each))
@@ -385,14 +397,24 @@ pub(crate) fn native(sites: &Sites) -> Option<String> {
         0 => String::new(),
         _ => format!(" of {}", count(all)),
     };
+    let unread = match native.unread_files.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; files that are not read: {}",
+            native.unread_files.join(", ")
+        ),
+    };
     Some(format!(
-        "native functions of {}{of_all} stacks{took}",
+        "native functions of {}{of_all} stacks{took}{unread}",
         count(native.copied)
     ))
 }
 
 /// Who raised glibc's mmap threshold; `None` where it has not grown.
-pub(crate) fn mmap_threshold(sites: &Sites, label: fn(&Frame) -> String) -> Option<String> {
+pub(crate) fn mmap_threshold(
+    sites: &Sites,
+    label: fn(&Sites, StackStep) -> String,
+) -> Option<String> {
     let threshold = sites.mmap_threshold.as_ref()?;
     let grown = format!("the mmap threshold has grown to {}", bytes(threshold.bytes));
     let Some((stack, end)) = &threshold.raised_by else {
@@ -400,11 +422,16 @@ pub(crate) fn mmap_threshold(sites: &Sites, label: fn(&Frame) -> String) -> Opti
             "{grown}: before the probes were attached, or by a block that was not sampled"
         ));
     };
-    // Who calls the function is what tells one call of it from another.
-    let functions: Vec<String> = sites.frames_of(stack).take(2).map(label).collect();
-    let whose = match functions.is_empty() {
-        true => sites.label(StackStep::Rest(*end)),
-        false => functions.join(", called by "),
+    let whose = match sites.innermost(stack) {
+        None => sites.label(StackStep::Rest(*end)),
+        Some(step @ StackStep::Called { .. }) => label(sites, step),
+        // Who calls the function is what tells one call of it from another.
+        Some(step) => {
+            let caller = stack.get(1).map(|caller| StackStep::Function(*caller));
+            let functions = [Some(step), caller].into_iter().flatten();
+            let functions: Vec<String> = functions.map(|step| label(sites, step)).collect();
+            functions.join(", called by ")
+        }
     };
     Some(format!(
         "{grown} when a block was freed that was allocated by {whose}"

@@ -75,12 +75,16 @@ pub(crate) fn sites() -> impl Strategy<Value = Sites> {
         missing,
         is_over_budget,
     });
-    let native = (COUNT, COUNT, COUNT);
-    let native = native.prop_map(|(copied, not_copied, unwinding_ns)| NativeSampling {
-        copied,
-        not_copied,
-        unwinding_ns,
-    });
+    let native = (COUNT, COUNT, COUNT, vec("[a-z]{0,9}", 0..3));
+    let native =
+        native.prop_map(
+            |(copied, not_copied, unwinding_ns, unread_files)| NativeSampling {
+                copied,
+                not_copied,
+                unwinding_ns,
+                unread_files,
+            },
+        );
     let beside = (
         any::<bool>(),
         option::of("[a-z]{0,9}"),

@@ -1,7 +1,7 @@
 //! Call sites: which functions asked for memory while it was sampled, and how they were called.
 
 use maud::{Markup, html};
-use profiler_core::sites::{Direction, Frame, Site, SiteFigures, SiteRow, Sites, StackStep};
+use profiler_core::sites::{Direction, Site, SiteFigures, SiteRow, Sites, StackStep};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, percent};
 use profiler_core::view::View;
@@ -46,7 +46,7 @@ pub(super) fn section(view: &View) -> Option<Section> {
     }
     let walked = sites.walk.as_ref().map(|_| STAYS);
     let grown = sites.growth.as_ref().map(|_| GROWN);
-    let threshold = sentences::mmap_threshold(sites, Frame::label);
+    let threshold = sentences::mmap_threshold(sites, Sites::label);
     let sentences = sentences::what_stays(sites)
         .into_iter()
         .chain(threshold.map(|sentence| format!("{sentence}.")))
@@ -60,9 +60,13 @@ pub(super) fn section(view: &View) -> Option<Section> {
         .chain(lost(sites));
     let body = html! {
         p {
-            (bytes(sites.bytes().rounded())) " allocated by malloc while it was sampled, by "
-            (count(sites.samples)) " samples, one in " (bytes(sites.mean_bytes))
-            ". Figures are estimates, each with its error."
+            @if sites.samples > 0 {
+                (bytes(sites.bytes().rounded())) " allocated by malloc while it was sampled, by "
+                (count(sites.samples)) " samples, one in " (bytes(sites.mean_bytes))
+                ". Figures are estimates, each with its error."
+            } @else {
+                "No allocation was sampled. What grew is estimated, each figure with its error."
+            }
         }
         (functions(sites))
         @for weight in [Some(ALLOCATED), walked, grown].into_iter().flatten() {
@@ -111,9 +115,9 @@ fn callers(sites: &Sites, step: StackStep) -> Option<String> {
     let of_it = sites
         .sites
         .iter()
-        .filter(|site| site.step(Direction::Outwards, 0) == Some(step));
+        .filter(|site| site.step(sites, Direction::Outwards, 0) == Some(step));
     let most = of_it.max_by(|a, b| a.figures.bytes.value.total_cmp(&b.figures.bytes.value))?;
-    let steps = most.steps(Direction::Outwards).skip(1).take(CALLERS);
+    let steps = most.steps(sites, Direction::Outwards).skip(1).take(CALLERS);
     let callers: Vec<String> = steps.map(|step| sites.short_label(step)).collect();
     (!callers.is_empty()).then(|| visible(&format!("called by {}", callers.join(", "))).to_string())
 }
@@ -153,7 +157,7 @@ fn level(
                 @for row in &rows {
                     @let sum = (weight.of)(&row.figures);
                     @let within: Vec<&Site> = of.iter().copied()
-                        .filter(|site| site.step(Direction::Inwards, depth) == Some(row.step))
+                        .filter(|site| site.step(sites, Direction::Inwards, depth) == Some(row.step))
                         .collect();
                     div style=(format!("width:{:.3}%", 100.0 * (sum / above).min(1.0))) {
                         span title=(hover(sites, row.step, sum, whole)) { (name(sites, row.step)) }

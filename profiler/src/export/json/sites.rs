@@ -75,23 +75,26 @@ pub(super) struct SiteSampling<'a> {
     /// Growth of the target's memory, watched since the probes were first armed.
     growth: Option<Growth<'a>>,
     /// Native functions; null where stacks have none.
-    native: Option<Native>,
+    native: Option<Native<'a>>,
 }
 
 #[derive(Serialize)]
-struct Native {
+struct Native<'a> {
     copied: u64,
     not_copied: u64,
     /// fragscope's own processor time.
     unwinding_ns: u64,
+    /// Files without their functions, and why.
+    unread_files: &'a [String],
 }
 
-impl Native {
-    fn of(native: NativeSampling) -> Self {
+impl<'a> Native<'a> {
+    fn of(native: &'a NativeSampling) -> Self {
         Self {
             copied: native.copied,
             not_copied: native.not_copied,
             unwinding_ns: native.unwinding_ns,
+            unread_files: &native.unread_files,
         }
     }
 }
@@ -219,7 +222,7 @@ impl<'a> SiteSampling<'a> {
             walk: sites.walk.map(|walk| Walk::of(sites, walk)),
             mmap_threshold: (sites.mmap_threshold.as_ref()).map(|of| Threshold::of(sites, of)),
             growth: sites.growth.as_ref().map(Growth::of),
-            native: sites.native.map(Native::of),
+            native: sites.native.as_ref().map(Native::of),
         }
     }
 }

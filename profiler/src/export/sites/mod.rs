@@ -20,7 +20,7 @@ pub(super) fn folded(sites: &Sites) -> Vec<u8> {
     // Others only grew.
     let allocating = sites.sites.iter().filter(|site| site.figures.samples > 0);
     for site in allocating {
-        let steps = site.steps(Direction::Inwards);
+        let steps = site.steps(sites, Direction::Inwards);
         // A semicolon would be the end of the function.
         let names: Vec<String> = steps
             .map(|step| sites.label(step).replace(';', ":"))

@@ -100,7 +100,7 @@ impl SitesView {
 
     /// Whether a stack is shown: by its innermost function where it begins there, else by any.
     fn passes(&self, sites: &Sites, site: &Site) -> bool {
-        let mut steps = site.steps(Direction::Outwards);
+        let mut steps = site.steps(sites, Direction::Outwards);
         let passes = |step| self.filter.passes(&sites.label(step));
         match self.direction {
             Direction::Outwards => steps.next().is_none_or(passes),
@@ -119,7 +119,7 @@ impl SitesView {
             }
             let path: Vec<StackStep> = path.iter().copied().chain([row.step]).collect();
             let is_open = self.open.contains(&path);
-            let goes_on = |site: &&&Site| site.step(direction, depth) == Some(row.step);
+            let goes_on = |site: &&&Site| site.step(sites, direction, depth) == Some(row.step);
             let inner: Vec<&Site> = match is_open {
                 true => of.iter().filter(goes_on).copied().collect(),
                 false => Vec::new(),
@@ -248,7 +248,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         let text = format!("no functions of Python: {why}");
         lines.extend(wrapped(&text, area.width, app.theme.warn()));
     }
-    if let Some(raised) = sentences::mmap_threshold(sites, sites::Frame::short_label) {
+    if let Some(raised) = sentences::mmap_threshold(sites, Sites::short_label) {
         lines.extend(wrapped(&raised, area.width, app.theme.quiet()));
     }
     lines.push(choices(app));
@@ -309,15 +309,18 @@ fn nothing(app: &App, view: &View) -> String {
 /// What the figures are of.
 fn state(sites: &Sites) -> String {
     let whole = sites.bytes();
-    let mut parts = vec![
-        format!(
-            "malloc: {} ± {} in {}",
-            bytes(whole.rounded()),
-            bytes(whole.rounded_error()),
-            nanoseconds(sites.armed_ns)
-        ),
-        format!("{} samples", count(sites.samples)),
-    ];
+    let armed = nanoseconds(sites.armed_ns);
+    let mut parts = match sites.samples {
+        0 => vec![format!("malloc: no allocation was sampled in {armed}")],
+        samples => vec![
+            format!(
+                "malloc: {} ± {} in {armed}",
+                bytes(whole.rounded()),
+                bytes(whole.rounded_error())
+            ),
+            format!("{} samples", count(samples)),
+        ],
+    };
     if sites.samples_lost > 0 {
         parts.push(format!("{} lost", count(sites.samples_lost)));
     }
@@ -420,9 +423,39 @@ fn line(app: &App, sites: &Sites, row: &Row, is_selected: bool, width: usize) ->
         (true, false) => '+',
         (true, true) => '-',
     };
-    let name = format!("{:indent$}{mark} {}", "", sites.short_label(row.row.step));
+    let name = name_within(sites, row.row.step, room.saturating_sub(indent + 2));
+    let name = format!("{:indent$}{mark} {name}", "");
     spans.push(Span::styled(fitted(&name, room), style));
     Line::from(spans)
+}
+
+/// What a row is called. Of a native function and the Python function that it was called from each has its part of the
+/// room: what one does not need is the other's.
+fn name_within(sites: &Sites, step: StackStep, room: usize) -> String {
+    const BETWEEN: &str = " ← ";
+    let functions = sites.function(step).zip(sites.called_from(step));
+    let Some((function, from)) = functions else {
+        return sites.short_label(step);
+    };
+    let room = room.saturating_sub(Span::raw(BETWEEN).width());
+    let of_native = function.function.chars().count().min(room - room / 2);
+    let from = caller_within(from, room - of_native);
+    let of_from = from.chars().count();
+    let function = fitted(&function.function, room.saturating_sub(of_from));
+    format!("{function}{BETWEEN}{from}")
+}
+
+/// A Python function with its file, or where there is no room with its line alone: by that two calls are told apart.
+fn caller_within(from: &sites::Frame, room: usize) -> String {
+    let whole = from.short_label();
+    if whole.chars().count() <= room {
+        return whole;
+    }
+    let line = from
+        .line
+        .map_or_else(String::new, |line| format!(":{line}"));
+    let name = fitted(&from.function, room.saturating_sub(line.len()));
+    fitted(&format!("{name}{line}"), room)
 }
 
 /// How memory grew at a row.
@@ -468,4 +501,47 @@ fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>
             [indent].into_iter().chain(quiet).collect()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::addr::RemoteAddr;
+    use profiler_core::sites::{Allocation, Frame, Language, SiteTable, StackEnd};
+
+    use super::*;
+
+    #[test]
+    fn a_native_function_and_its_caller_share_the_room_and_calls_are_told_apart_by_their_lines() {
+        let native = Frame::native("_PyList_AppendTakeRefListResize".into(), "/lib/a.so".into());
+        let python = Frame {
+            language: Language::Python,
+            function: "factorize_array".into(),
+            file: "/srv/core/algorithms.py".into(),
+            line: Some(773),
+        };
+        let mut table = SiteTable::default();
+        let allocation = Allocation {
+            block: RemoteAddr::new(1),
+            bytes: 4096,
+            mean_bytes: 1,
+            ..Allocation::default()
+        };
+        table.sampled(allocation, vec![native, python], StackEnd::Whole);
+        let sites = table.sites();
+        let step = sites.by_innermost()[0].step;
+        for room in 8..80 {
+            let found = name_within(&sites, step, room);
+            assert!(found.chars().count() <= room, "{room}: {found}");
+        }
+        let found = name_within(&sites, step, 24);
+        assert!(
+            found.starts_with("_PyList") && found.ends_with(":773"),
+            "{found}"
+        );
+        let wide = name_within(&sites, step, 80);
+        assert_eq!(
+            wide,
+            "_PyList_AppendTakeRefListResize ← factorize_array (core/algorithms.py:773)"
+        );
+    }
 }
