@@ -51,7 +51,7 @@ fields!(PathStep {
     type_name,
     length,
     times
-} later { attribute });
+} later { attribute, subject });
 
 fields!(Holder {
     name,
@@ -66,7 +66,7 @@ fields!(Holder {
     items,
     pinned_free_bytes,
     dropped
-} later { branches, shared_bytes, inner_bytes });
+} later { branches, shared_bytes, inner_bytes, mapped_bytes });
 
 fields!(Branch {
     object,
@@ -114,7 +114,9 @@ fields!(Census {
     packages,
     cycles,
     held_unseen,
-    page_owners
+    page_owners,
+    mapped,
+    tracing
 });
 
 fields!(PackageRow { name, unlisted });
