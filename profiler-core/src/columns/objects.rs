@@ -81,7 +81,7 @@ impl AllocatorShare {
 
 impl Holder {
     /// Figures of a holder, in the order of files.
-    pub const COLUMNS: [Column<Self>; 9] = [
+    pub const COLUMNS: [Column<Self>; 10] = [
         Column::maybe("length", Unit::Objects, |holder| holder.length),
         Self::RETAINED,
         Column::of("retained_blocks", Unit::Blocks, |holder| {
@@ -101,6 +101,7 @@ impl Holder {
         Column::maybe("untouched_bytes", Unit::Bytes, |holder| {
             holder.dropped?.untouched.known()
         }),
+        Column::maybe("mapped_bytes", Unit::Bytes, |holder| holder.mapped_bytes),
     ];
 
     /// The one that people see.
@@ -113,7 +114,7 @@ impl Holder {
 
 impl Census {
     /// Its totals.
-    pub const COLUMNS: [Column<Self>; 17] = [
+    pub const COLUMNS: [Column<Self>; 20] = [
         Column::fraction("read_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.took_ns))
         }),
@@ -135,6 +136,9 @@ impl Census {
         Column::of("cycle_bytes", Unit::Bytes, |of| of.cycles.bytes),
         Column::of("held_unseen_bytes", Unit::Bytes, |of| of.held_unseen.bytes),
         Column::of("unlisted_bytes", Unit::Bytes, |of| of.unlisted.bytes),
+        Column::of("mapped_bytes", Unit::Bytes, |of| of.mapped.bytes),
+        Column::of("mapped_objects", Unit::Objects, |of| of.mapped.blocks),
+        Column::of("tracemalloc_bytes", Unit::Bytes, |of| of.tracing.bytes),
     ];
 }
 

@@ -86,7 +86,7 @@ fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growin
             growth.seconds()
         );
     }
-    let step = step(growth);
+    let step = step(census, growth);
     match growing.once > 0.0 && step.is_empty() {
         true => {
             let once = rate(growing.once);
@@ -170,8 +170,28 @@ fn rest_grows(
             "Growing {}/s; no single kind of memory accounts for it.{besides}",
             rate(all)
         ),
-        false => format!("Growing {}/s: {}.{besides}", rate(all), parts.join("; ")),
+        false => format!(
+            "Growing {}/s: {}{}.{besides}",
+            rate(all),
+            parts.join("; "),
+            mapper(census, growth, growing.rest)
+        ),
     }
+}
+
+/// Who has the `mmap` objects that map at least half of what other memory gains a second.
+fn mapper(census: &Census, growth: &Growth, rest: f64) -> String {
+    let grown = growth.holders.iter();
+    let most = grown.max_by(|a, b| a.mapped_bytes.total_cmp(&b.mapped_bytes));
+    let most = most.filter(|of| of.mapped_bytes > 0.0 && of.mapped_bytes >= rest * MAX_ITEMS);
+    let holder = most.and_then(|of| Some((of, census.holders.get(of.holder)?)));
+    holder.map_or_else(String::new, |(of, holder)| {
+        format!(
+            ", of which mmap objects that {} holds map {}/s",
+            titled(holder),
+            rate(of.mapped_bytes)
+        )
+    })
 }
 
 /// What memory gained between two looks.
@@ -265,13 +285,26 @@ fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
 }
 
 /// What became larger once, where that is worth a sentence.
-fn step(growth: &Growth) -> String {
+fn step(census: &Census, growth: &Growth) -> String {
     let Some(step) = growth.notable_step() else {
         return String::new();
     };
-    let what = match &step.type_name {
-        Some(of) => format!("`{of}` took {} more in one step", rate(step.bytes)),
-        None => format!("A native block took {} more in one step", rate(step.bytes)),
+    // Whose that is, where one holder gained most of it and has no more of anything.
+    let least = step.bytes * MAX_ITEMS;
+    let is_whose =
+        |of: &&HolderGrowth| of.bytes_of_blocks() * growth.seconds() >= least && !of.has_more;
+    let whose = growth.holders.iter().find(is_whose);
+    let whose = whose.and_then(|of| census.holders.get(of.holder));
+    let what = match (&step.type_name, whose.filter(|holder| holder.is_name)) {
+        (_, Some(holder)) => {
+            format!(
+                "{} took {} more in one step",
+                titled(holder),
+                rate(step.bytes)
+            )
+        }
+        (Some(of), None) => format!("`{of}` took {} more in one step", rate(step.bytes)),
+        (None, None) => format!("A native block took {} more in one step", rate(step.bytes)),
     };
     format!(" {what}, as when a table is enlarged; only a longer look shows whether that repeats.")
 }
@@ -329,7 +362,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     let grown = grown.filter(|of| of.has_more || growing.in_steps);
     let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
     let grown: Vec<_> = grown.collect();
-    let by_bytes = grown.iter().find(|(of, _)| of.bytes >= least);
+    let by_bytes = grown.iter().find(|(of, _)| of.bytes_of_blocks() >= least);
     let by_items = || grown.iter().find(|(of, holder)| is_of_most(of, holder));
     if let Some((of, holder)) = by_bytes.or_else(by_items) {
         let what = match holder.is_name {
@@ -350,7 +383,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         return of_nobody(census, growth);
     }
     // One object that becomes larger is no more objects.
-    let becomes_larger = |of: &&HolderGrowth| of.bytes >= growing.live * MAX_ITEMS;
+    let becomes_larger = |of: &&HolderGrowth| of.bytes_of_blocks() >= growing.live * MAX_ITEMS;
     let larger = growth.holders.iter().find(becomes_larger);
     if let Some(holder) = larger.and_then(|of| census.holders.get(of.holder))
         && let Some(of) = larger
@@ -386,10 +419,10 @@ fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> 
     for (of, holder) in grown.iter().filter(|(_, holder)| holder.is_name) {
         match sums.iter_mut().find(|(one, ..)| one.name == holder.name) {
             Some((_, bytes, many)) => {
-                *bytes += of.bytes;
+                *bytes += of.bytes_of_blocks();
                 *many += 1;
             }
-            None => sums.push((holder, of.bytes, 1)),
+            None => sums.push((holder, of.bytes_of_blocks(), 1)),
         }
     }
     let most = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
@@ -810,6 +843,7 @@ mod tests {
             ..Holder::default()
         };
         let of = |holder, bytes| HolderGrowth {
+            mapped_bytes: 0.0,
             holder,
             bytes,
             has_more: true,

@@ -118,10 +118,12 @@ pub struct PathStep {
     pub length: Option<u64>,
     /// How many objects of the type follow one another in this way, as in a linked list.
     pub times: u64,
+    /// The function whose results it has, of an `lru_cache`; the file that it maps, of an `mmap` object. Foreign text.
+    pub subject: Option<String>,
 }
 
 impl PathStep {
-    /// As people read it: `closure: dict of 412.0k (3 in a row)`.
+    /// As people read it: `closure: dict of 412.0k (3 in a row)`, `mmap.mmap of 1.0M [orders.bin]`.
     pub fn text(&self) -> String {
         let via = self.via;
         let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
@@ -133,7 +135,9 @@ impl PathStep {
             0 | 1 => String::new(),
             times => format!(" ({} in a row)", count(times)),
         };
-        format!("{via}{attribute}{}{length}{times}", self.type_name)
+        let subject = self.subject.as_ref();
+        let subject = subject.map_or_else(String::new, |name| format!(" [{name}]"));
+        format!("{via}{attribute}{}{length}{subject}{times}", self.type_name)
     }
 }
 
@@ -164,11 +168,11 @@ pub struct Holder {
     pub shared_with: Vec<String>,
     /// Whether it is a name in the program, rather than a place where references were found.
     pub is_name: bool,
-    /// Type of what it refers to; of the largest where several names share several objects.
+    /// Type of what it refers to; of [`Self::name`] where several names share something.
     pub type_name: Option<String>,
     /// Items of it, for containers.
     pub length: Option<u64>,
-    /// Bytes that would be freed with it.
+    /// Bytes that would be freed with it: of blocks, and resident ones that `mmap` objects map.
     pub retained_bytes: u64,
     /// Blocks that would be freed with it.
     pub retained_blocks: u64,
@@ -192,6 +196,9 @@ pub struct Holder {
     /// Of the bytes that would be freed with it, those of other holders within it, which have rows of their own; `None`
     /// where that was not recorded.
     pub inner_bytes: Option<u64>,
+    /// Of the bytes that would be freed with it, those that `mmap` objects map: resident ones, of files and of anonymous
+    /// memory, outside of all heaps; `None` where that was not recorded.
+    pub mapped_bytes: Option<u64>,
 }
 
 impl Branch {
@@ -230,6 +237,33 @@ impl Holder {
     /// What freeing it would return to the system, in a sentence; `None` where that is not known, and for
     /// what no program can free.
     pub fn if_freed(&self) -> Option<String> {
+        let mapped = self
+            .mapped_bytes
+            .filter(|mapped| *mapped > 0 && self.is_name);
+        let unmapped = mapped.map(|mapped| {
+            format!(
+                "{} of it are pages that mmap objects map, which go with these.",
+                bytes(mapped)
+            )
+        });
+        let of_blocks = self.blocks_if_freed();
+        match (of_blocks, unmapped) {
+            // Of next to no blocks there is nothing to say.
+            (_, Some(unmapped)) if mapped >= Some(self.retained_bytes / 10 * 9) => Some(unmapped),
+            (Some(of_blocks), Some(unmapped)) => Some(format!("{unmapped} {of_blocks}")),
+            (of_blocks, unmapped) => of_blocks.or(unmapped),
+        }
+    }
+
+    /// What freeing its blocks would return.
+    fn blocks_if_freed(&self) -> Option<String> {
+        let retained = self
+            .retained_bytes
+            .saturating_sub(self.mapped_bytes.unwrap_or(0));
+        let freeing = match retained == self.retained_bytes {
+            true => "Freeing it",
+            false => "Freeing its blocks",
+        };
         let Dropped {
             live_bytes: live,
             unpinned_bytes: unpinned,
@@ -237,15 +271,16 @@ impl Holder {
         } = self.dropped.filter(|_| self.is_name)?;
         let untouched = untouched.bytes;
         // A tenth of what it is said to hold is worth a sentence.
-        let is_untouched = untouched > 0 && untouched >= self.retained_bytes / 10;
+        let is_untouched = untouched > 0 && untouched >= retained / 10;
         let sentence = match (live, is_untouched) {
             (0, false) => {
-                "Freeing it would return nothing to the system: its pages hold other blocks too, or are not resident."
-                    .to_owned()
+                format!(
+                    "{freeing} would return nothing to the system: its pages hold other blocks too, or are not resident."
+                )
             }
-            (0, true) => "Freeing it would return nothing to the system.".to_owned(),
+            (0, true) => format!("{freeing} would return nothing to the system."),
             _ => format!(
-                "Freeing it would return {} to the system: {} of its own and {} of free memory and headers beside them.",
+                "{freeing} would return {} to the system: {} of its own and {} of free memory and headers beside them.",
                 bytes(live.saturating_add(unpinned)),
                 bytes(live),
                 bytes(unpinned)
@@ -299,6 +334,10 @@ pub struct Census {
     pub compared: u64,
     /// Of those, the ones in whose place there was something else the second time.
     pub replaced: u64,
+    /// What `tracemalloc` has for itself: of the native blocks.
+    pub tracing: Amount,
+    /// `mmap` objects, and the resident bytes that they map: outside of the heaps, so they are no part of [`Self::live`].
+    pub mapped: Amount,
     /// Who holds what, the most bytes first: more than reports have, see [`Self::shown`].
     pub holders: Vec<Holder>,
     /// What lies on the pages of which a write has made a copy since the process was forked; `None` where

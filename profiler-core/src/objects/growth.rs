@@ -72,6 +72,8 @@ pub struct HolderGrowth {
     /// Bytes that it retains more a second. Of one that was not among the largest before it is the
     /// least that it can be.
     pub bytes: f64,
+    /// Of that, what `mmap` objects map that it holds: no live blocks.
+    pub mapped_bytes: f64,
     /// Whether it retains more blocks, or the place where its bytes spread out has more entries: else what it
     /// has became larger, as a table does in one step.
     pub has_more: bool,
@@ -81,6 +83,13 @@ pub struct HolderGrowth {
     /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
     /// another type before.
     pub items: Option<f64>,
+}
+
+impl HolderGrowth {
+    /// Bytes of live blocks a second.
+    pub fn bytes_of_blocks(&self) -> f64 {
+        self.bytes - self.mapped_bytes
+    }
 }
 
 /// What became larger in one step between two censuses: tables that were enlarged for what will be put into them,
@@ -331,6 +340,10 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
             grown.push(HolderGrowth {
                 holder: at,
                 bytes,
+                mapped_bytes: was.map_or(0.0, |was| {
+                    let mapped = |of: &Holder| of.mapped_bytes.unwrap_or(0);
+                    clock.gained(mapped(was), mapped(holder))
+                }),
                 has_more: was.is_none_or(|was| has_more(was, holder)),
                 branch: branch.map(|(branch, _)| branch),
                 items: match branch {

@@ -12,21 +12,25 @@ mod census;
 mod deque;
 mod dict;
 mod dominators;
+mod doubtful;
 mod edges;
 mod fold;
 mod frames;
 mod graph;
 mod growth;
 mod holders;
+mod interpreter;
 mod kinds;
 mod late;
 mod layout;
+mod mapped;
 mod names;
 mod page_owners;
 mod pins;
 mod scan;
 pub mod stacks;
 mod text;
+mod tracing;
 mod types;
 mod words;
 
@@ -36,12 +40,14 @@ use hashbrown::HashMap;
 
 use self::blocks::BlockIndex;
 use self::dominators::Dominators;
+use self::doubtful::Doubtful;
 use self::edges::{References, Resolver, references_of};
 use self::fold::Folded;
 use self::graph::{Graph, NONE};
-use self::holders::{ByType, Holders};
+use self::holders::{ByType, Holders, Origins};
 use self::kinds::{Content, Kind, PackedKind};
 use self::layout::Layout;
+use self::mapped::Mapped;
 use self::names::{Name, Names};
 use self::scan::{Counts, DEBUG_HEAD, Scanned, Source, scan};
 use self::types::{Role, Type, TypeTable};
@@ -112,7 +118,15 @@ pub fn census<M: TargetMemory + Sync>(
     let (names, mut references) =
         references(&source, residency, &extents, &scanned, &types, &known);
     let compared = std::mem::take(&mut scanned.prints).len() as u64;
-    let held = Retention::of(&mut references, &names, &mut scanned.kinds, &index, &known);
+    let mapped = Mapped::of(&scanned.mapped, &extents, residency);
+    let held = Retention::of(
+        &mut references,
+        &names,
+        &mut scanned.kinds,
+        &source,
+        &known,
+        &mapped,
+    );
     let mut census = count(&index, &scanned, &known);
     let holders = Holders {
         source: &source,
@@ -125,6 +139,8 @@ pub fn census<M: TargetMemory + Sync>(
         heaps,
         residency,
         copied: context.copied,
+        mapped: &mapped,
+        origins: Origins::of(names.modules()),
     };
     let by_type = holders.report(&mut census);
     let unreached = held.unreached(index.len() as u32);
@@ -139,6 +155,12 @@ pub fn census<M: TargetMemory + Sync>(
     let unreached = unreached.unwrap_or_default();
     (census.cycles, census.held_unseen) = (unreached.cycles, unreached.held);
     add_by_type(&mut census.types, &known, &by_type);
+    for block in names.of_root(Root::Tracing) {
+        census.tracing.add(index.bytes(*block));
+    }
+    for (_, bytes) in mapped.all() {
+        census.mapped.add(*bytes);
+    }
     census.copied = (!context.copied.is_empty()).then_some(by_type.copied.sums);
     census.python = version;
     census.layout = layout.basis;
@@ -170,27 +192,43 @@ struct Retention {
 
 impl Retention {
     /// Of the references between blocks. Native blocks that only objects refer to become their storage.
-    fn of(
+    fn of<M: TargetMemory>(
         references: &mut References,
         names: &Names,
         kinds: &mut [PackedKind],
-        index: &BlockIndex,
+        source: &Source<'_, M>,
         types: &[Type],
+        mapped: &Mapped,
     ) -> Self {
+        let index = source.index;
         let mut graph = std::mem::take(&mut references.graph);
         let roots = add_names(&mut graph, names);
         late::add_inside(&mut graph, std::mem::take(&mut references.inside));
+        let of_tracing = names.of_root(Root::Tracing);
+        tracing::cut(&mut graph, of_tracing, names.node_of_root(Root::Tracing));
         own_reached(kinds, &graph, index);
         let edges = graph.edges() as u64;
-        drop_doubtful(&mut graph, &roots[0], kinds, types);
+        let interned = interpreter::interned(source, kinds, types, names);
+        interpreter::give_interned(&mut graph, &interned, kinds, names);
+        doubtful::drop(
+            &mut graph,
+            &roots[0],
+            &Doubtful {
+                source,
+                kinds,
+                types,
+                names,
+                interned: &interned,
+            },
+        );
         let of_classes = std::mem::take(&mut references.of_classes);
         let first_root = names.first_root();
         late::give(&mut graph, of_classes, |node| {
-            node < first_root && !is_doubtful(node, kinds, types)
+            node < first_root && !doubtful::is(node, kinds, types)
         });
         let blocks = index.len() as u32;
         let weight = |node: u32| match node < blocks {
-            true => index.bytes(node),
+            true => index.bytes(node).saturating_add(mapped.bytes(node)),
             false => 0,
         };
         // What a name or a module refers to stays what it is, so that it can be shown.
@@ -314,27 +352,27 @@ fn references<M: TargetMemory + Sync>(
     for of in frames::suspended(&resolve, residency, &scanned.noted, known) {
         names.add_suspended(of);
     }
-    names.add_roots(|root| {
-        let resolved = |words: &mut dyn Iterator<Item = u64>| {
-            let mut blocks: Vec<u32> = words.filter_map(|word| resolve.target(word)).collect();
-            blocks.sort_unstable();
-            blocks.dedup();
-            blocks
-        };
-        let data = |of_python| {
-            // What lies right behind a file's data may be a heap as well as its `.bss`.
-            let data = data::words(source.memory, residency, of_python);
-            let data = data.iter().flat_map(|part| part.outside(extents));
-            resolved(&mut data.flatten().copied())
-        };
-        match root {
-            Root::Frames => running.words.clone(),
-            Root::Interpreter => data(true),
-            Root::Libraries => data(false),
-            Root::Stacks => {
-                let stacks = frames::stack_words(source.memory, residency);
-                resolved(&mut stacks.into_iter())
-            }
+    let resolved = |words: &mut dyn Iterator<Item = u64>| {
+        let mut blocks: Vec<u32> = words.filter_map(|word| resolve.target(word)).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks
+    };
+    let data = |of_python| {
+        // What lies right behind a file's data may be a heap as well as its `.bss`.
+        let data = data::words(source.memory, residency, of_python);
+        let data = data.iter().flat_map(|part| part.outside(extents));
+        resolved(&mut data.flatten().copied())
+    };
+    let of_python = data(true);
+    names.add_roots(|root| match root {
+        Root::Frames => running.words.clone(),
+        Root::Tracing => tracing::blocks(source, &scanned.kinds, &of_python),
+        Root::Interpreter => of_python.clone(),
+        Root::Libraries => data(false),
+        Root::Stacks => {
+            let stacks = frames::stack_words(source.memory, residency);
+            resolved(&mut stacks.into_iter())
         }
     });
     let mut references = references_of(&resolve, scanned, known, &names);
@@ -391,27 +429,6 @@ fn own_reached(kinds: &mut [PackedKind], graph: &Graph, index: &BlockIndex) {
             }
         }
     }
-}
-
-/// Whether words of a block are references only as long as nothing else holds what they refer to.
-fn is_doubtful(node: u32, kinds: &[PackedKind], types: &[Type]) -> bool {
-    match kinds.get(node as usize).map(|kind| kind.get()) {
-        Some(Kind::Native) => true,
-        Some(Kind::Storage {
-            of,
-            content: Content::Reached,
-        }) => types[of as usize].facts.role != Role::Dict,
-        _ => false,
-    }
-}
-
-/// Leaves out words of native blocks that refer to what names hold without them: such a block may never
-/// have been written to, and hold what was there before. Nodes of an `OrderedDict` are as good as
-/// objects.
-fn drop_doubtful(graph: &mut Graph, roots: &[u32], kinds: &[PackedKind], types: &[Type]) {
-    let doubtful = |node: u32| is_doubtful(node, kinds, types);
-    let sure = graph.reached(roots, |node| !doubtful(node));
-    graph.retain(|from, to| !doubtful(from) || !sure.has(to));
 }
 
 /// Adds up the blocks.

@@ -15,7 +15,7 @@ use super::frames::{Suspended, Variable};
 use super::graph::NONE;
 use super::layout::{Layout, MODULE_DICT};
 use super::scan::Noted;
-use super::text::str_name;
+use super::text::{str_name, str_text};
 use super::types::{Role, TypeTable};
 use super::words::read_word;
 use crate::addr::RemoteAddr;
@@ -25,6 +25,8 @@ use crate::memory::TargetMemory;
 const MAX_NAMES: usize = 1 << 22;
 /// Entries of a module that are looked at for its name.
 pub(super) const NAME_ENTRIES: usize = 1 << 12;
+/// Characters of a module's file that are read.
+const MAX_FILE: usize = 1 << 10;
 /// Entries of one module or class, at the most.
 const MAX_ENTRIES: u64 = 1 << 18;
 
@@ -48,6 +50,8 @@ pub(super) enum Name {
 pub enum Root {
     /// The evaluation stacks of running functions.
     Frames,
+    /// What `tracemalloc` has for itself.
+    Tracing,
     /// Python's own data: the interpreter's state, built-in types, interned strings.
     Interpreter,
     /// Data of other libraries and extension modules.
@@ -58,8 +62,9 @@ pub enum Root {
 
 impl Root {
     /// All of them, in the order in which they are asked who holds what is left.
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::Frames,
+        Self::Tracing,
         Self::Interpreter,
         Self::Libraries,
         Self::Stacks,
@@ -69,6 +74,7 @@ impl Root {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Frames => "(running frames)",
+            Self::Tracing => "(tracemalloc)",
             Self::Interpreter => "(interpreter)",
             Self::Libraries => "(data of libraries)",
             Self::Stacks => "(thread stacks)",
@@ -81,6 +87,8 @@ impl Root {
 struct Space {
     name: String,
     is_class: bool,
+    /// Of a module, the file that it was loaded from.
+    file: Option<String>,
     /// Its first name, and the one after its last.
     names: (u32, u32),
 }
@@ -152,6 +160,10 @@ impl Names {
         let own = self.tables.contains_key(&table);
         let entries = entries(memory, layout, dict, MAX_ENTRIES).filter(|_| !own)?;
         let is_class = name.is_some();
+        let file = match is_class {
+            true => None,
+            false => module_file(memory, layout, &entries),
+        };
         let name = name.or_else(|| module_name(memory, layout, &entries));
         let space = self.spaces.len() as u32;
         let first = self.names.len() as u32;
@@ -164,6 +176,7 @@ impl Names {
         self.spaces.push(Space {
             name: name.unwrap_or_else(|| "?".to_owned()),
             is_class,
+            file,
             names: (first, self.names.len() as u32),
         });
         self.tables.insert(table, space);
@@ -217,6 +230,12 @@ impl Names {
         self.first_node + (self.names.len() - self.roots.len()) as u32
     }
 
+    /// The node of a place without names.
+    pub(super) fn node_of_root(&self, root: Root) -> Option<u32> {
+        let at = self.roots.iter().position(|(own, _)| *own == root)?;
+        Some(self.first_root() + at as u32)
+    }
+
     /// The blocks that are referred to from a place without names.
     pub(super) fn of_root(&self, root: Root) -> &[u32] {
         let of = self.roots.iter().find(|(own, _)| *own == root);
@@ -256,6 +275,12 @@ impl Names {
             }
         }
         found
+    }
+
+    /// Modules with their files.
+    pub(super) fn modules(&self) -> impl Iterator<Item = (String, Option<String>)> + '_ {
+        let modules = self.spaces.iter().filter(|space| !space.is_class);
+        modules.map(|space| (space.name.clone(), space.file.clone()))
     }
 
     /// Modules and classes: where all that has a name is reached from.
@@ -399,11 +424,35 @@ pub(super) fn module_name<M: TargetMemory>(
     layout: &Layout,
     entries: &[(u64, u64)],
 ) -> Option<String> {
+    str_name(
+        memory,
+        layout,
+        own_entry(memory, layout, entries, "__name__")?,
+    )
+}
+
+/// The file that it says it was loaded from.
+fn module_file<M: TargetMemory>(
+    memory: &M,
+    layout: &Layout,
+    entries: &[(u64, u64)],
+) -> Option<String> {
+    let file = own_entry(memory, layout, entries, "__file__")?;
+    str_text::<_, MAX_FILE>(memory, layout, file)
+}
+
+/// The value of one of the entries that each module has.
+fn own_entry<M: TargetMemory>(
+    memory: &M,
+    layout: &Layout,
+    entries: &[(u64, u64)],
+    name: &str,
+) -> Option<u64> {
     // It is among the first that a module gets, but in 2.7 tables are in no order.
     let mut first = entries.iter().take(NAME_ENTRIES);
     let (_, value) = first.find(|(key, _)| {
         let key = str_name(memory, layout, *key);
-        key.is_some_and(|key| key == "__name__")
+        key.is_some_and(|key| key == name)
     })?;
-    str_name(memory, layout, *value)
+    Some(*value)
 }

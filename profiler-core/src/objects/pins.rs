@@ -93,7 +93,7 @@ impl Nesting {
     }
 
     /// Adds what each has to all who are around it.
-    fn add_up<T: Copy>(&self, of: &mut [T], add: impl Fn(&mut T, T)) {
+    pub(super) fn add_up<T: Copy>(&self, of: &mut [T], add: impl Fn(&mut T, T)) {
         let mut inner_first: Vec<u16> = (0..self.around.len() as u16).collect();
         inner_first.sort_by_key(|&holder| std::cmp::Reverse(self.depths[usize::from(holder)]));
         for holder in inner_first {
@@ -115,6 +115,8 @@ pub(super) struct Pinned {
     pub(super) dropped: Option<Vec<Dropped>>,
     /// Bytes of each holder's blocks on pages that another process maps as well.
     pub(super) shared: Vec<u64>,
+    /// Resident bytes that `mmap` objects of each holder map.
+    pub(super) mapped: Vec<u64>,
     pub(super) copied: CopiedTypes,
     /// Who has most of what lives on each page.
     pub(super) page_owners: Vec<PageOwner>,
@@ -157,6 +159,7 @@ impl Owners<'_> {
             by_holder: vec![0; holders],
             dropped: None,
             shared: self.shared(residency),
+            mapped: vec![0; holders],
             copied: self.copied(copied),
             page_owners: Vec::new(),
         };

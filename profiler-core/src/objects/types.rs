@@ -69,12 +69,16 @@ pub(super) enum Role {
     WeakRef,
     /// What keeps the dictionary of a `threading.local` in its thread.
     LocalDummy,
+    /// `mmap.mmap`, which maps memory outside of the heaps.
+    Mmap,
+    /// What `functools.lru_cache` makes of a function.
+    LruCache,
     /// Everything else: each of its words may be a reference.
     Other,
 }
 
 /// Names of types that C declares, and what they are.
-const BY_NAME: [(&str, Role); 23] = [
+const BY_NAME: [(&str, Role); 25] = [
     ("set", Role::Set),
     ("frozenset", Role::Set),
     ("collections.deque", Role::Deque),
@@ -96,6 +100,8 @@ const BY_NAME: [(&str, Role); 23] = [
     ("weakref.CallableProxyType", Role::WeakRef),
     ("_thread._localdummy", Role::LocalDummy),
     ("thread._localdummy", Role::LocalDummy),
+    ("mmap.mmap", Role::Mmap),
+    ("functools._lru_cache_wrapper", Role::LruCache),
     ("float", Role::Leaf),
     ("complex", Role::Leaf),
 ];
@@ -210,8 +216,9 @@ impl<M: TargetMemory> TypeTable<M> {
         let field = |offset| word(&bytes, offset);
         let (of, basic_size, item_size) = (field(8)?, field(32)?, field(40)?);
         let flags = Flags(field(168)?);
-        let sound =
-            flags.has(Flags::READY) && (16..=1 << 24).contains(&basic_size) && item_size <= 1 << 20;
+        // Python 3.7 and 3.8 forget to make the type of an `lru_cache`'s elements ready.
+        let is_ready = flags.has(Flags::READY) || of == self.root && !flags.has(Flags::HEAP);
+        let sound = is_ready && (16..=1 << 24).contains(&basic_size) && item_size <= 1 << 20;
         if !sound || self.types.len() >= MAX_TYPES {
             return None;
         }

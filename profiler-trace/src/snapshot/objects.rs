@@ -52,7 +52,7 @@ fields!(PathStep {
     type_name,
     length,
     times
-} later { attribute });
+} later { attribute, subject });
 
 fields!(Holder {
     name,
@@ -67,7 +67,7 @@ fields!(Holder {
     items,
     pinned_free_bytes,
     dropped
-} later { branches, shared_bytes, inner_bytes });
+} later { branches, shared_bytes, inner_bytes, mapped_bytes });
 
 fields!(Branch {
     object,
@@ -133,7 +133,9 @@ fields!(Census {
     packages,
     cycles,
     held_unseen,
-    page_owners
+    page_owners,
+    mapped,
+    tracing
 });
 
 fields!(PackageRow { name, unlisted });

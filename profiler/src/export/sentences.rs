@@ -20,6 +20,9 @@ const TOP_SHARERS: usize = 3;
 /// Packages whose modules' own memory is given in a sentence.
 const TOP_PACKAGES: usize = 6;
 
+/// What `mmap` objects map is worth a sentence from so many bytes on.
+const LEAST_MAPPED: u64 = 1 << 20;
+
 /// Python's version and what serves its objects.
 pub(super) fn python(target: &Target) -> String {
     let python = target.python.as_deref();
@@ -251,6 +254,32 @@ pub(super) fn unlisted(census: &Census) -> Option<String> {
          {packages}.",
         bytes(census.unlisted.bytes)
     ))
+}
+
+/// What `mmap` objects map beside the heaps; `None` where that is next to nothing.
+pub(super) fn mapped(census: &Census) -> Option<String> {
+    let mapped = census.mapped;
+    (mapped.bytes >= LEAST_MAPPED).then(|| {
+        let objects = match mapped.blocks {
+            1 => "one mmap object maps".to_owned(),
+            many => format!("{} mmap objects map", count(many)),
+        };
+        format!(
+            "Beside the heaps, {objects} {} of resident pages, of files or of anonymous memory: who holds them has these \
+             bytes in its row.",
+            bytes(mapped.bytes)
+        )
+    })
+}
+
+/// What `tracemalloc` takes; `None` where it is off.
+pub(super) fn tracing(census: &Census) -> Option<String> {
+    (census.tracing.bytes > 0).then(|| {
+        format!(
+            "tracemalloc is on, and has {} of the native blocks for itself: tracemalloc.stop() frees them.",
+            bytes(census.tracing.bytes)
+        )
+    })
 }
 
 /// What a census misses, a sentence each.

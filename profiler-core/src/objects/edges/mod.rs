@@ -81,6 +81,17 @@ impl<M> Resolver<'_, M> {
         }
     }
 
+    /// The address and the type's number of the object that a block holds.
+    pub(super) fn object_in(&self, block: u32) -> Option<(u64, u32)> {
+        match self.kinds[block as usize].get() {
+            Kind::Object { of, head } => {
+                let start = self.source.index.range(block).start().get();
+                Some((start + head, of))
+            }
+            _ => None,
+        }
+    }
+
     /// The block and the type's number of the object at this address.
     pub(super) fn object(&self, addr: u64) -> Option<(u32, u32)> {
         let block = self.target(addr)?;

@@ -113,9 +113,13 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
                 self.fields(reader, object, FIELDS..items.min(len), &[])?;
             }
             Role::Generator | Role::Frame => self.generator(object, reader)?,
-            Role::NdArray | Role::Module | Role::Function | Role::LocalDummy | Role::Other => {
-                self.fields(reader, object, FIELDS..len, &[])?
-            }
+            Role::NdArray
+            | Role::Module
+            | Role::Function
+            | Role::LocalDummy
+            | Role::Mmap
+            | Role::LruCache
+            | Role::Other => self.fields(reader, object, FIELDS..len, &[])?,
         }
         self.own_storage(block, address, facts.role, stored);
         Some(())

@@ -13,12 +13,12 @@ use crate::memory::TargetMemory;
 use crate::objects::census::Amount;
 use crate::objects::deque;
 use crate::objects::dict::DictParts;
-use crate::objects::edges::{Entries, Resolver, Stored};
+use crate::objects::edges::{Entries, Stored};
 use crate::objects::graph::NONE;
 use crate::objects::kinds::Kind;
-use crate::objects::layout::SIZE;
+use crate::objects::layout::{LRU_RESULT, SIZE};
 use crate::objects::types::Role;
-use crate::objects::words::{word, words};
+use crate::objects::words::{read_word, word, words};
 
 /// Items of one container that are looked at, at the most: of one that has more, in chunks that are spread
 /// evenly over it.
@@ -29,6 +29,10 @@ const CHUNK: u64 = 512;
 const MAX_BLOCKS: usize = 1 << 10;
 /// Bytes of a container that say where its items are, at the most.
 const HEAD: usize = 64;
+/// Those of a dictionary from 3.6 on.
+const DICT_HEAD: usize = 48;
+/// The type of the list's elements in an `lru_cache` with a bound.
+const ELEMENT: &str = "functools._lru_list_elem";
 
 /// Items that were looked at.
 #[derive(Default)]
@@ -153,6 +157,9 @@ impl<M: TargetMemory> Holders<'_, M> {
     /// or its keys where its values are not in the heap, as `None` and `True`.
     fn items_of_container(&self, number: u32) -> Option<(u32, u64)> {
         let (of, addr) = self.object(number)?;
+        if of.facts.role == Role::LruCache {
+            return self.items_of_cache(addr);
+        }
         let mut head = [0; HEAD];
         let layout = self.source.layout;
         let known = &mut head[..of.facts.basic_size.min(HEAD as u64) as usize];
@@ -197,12 +204,33 @@ impl<M: TargetMemory> Holders<'_, M> {
         tallies.flatten().next()
     }
 
+    /// The type of most results of an `lru_cache`, and how many of that it has.
+    fn items_of_cache(&self, addr: u64) -> Option<(u32, u64)> {
+        let (memory, layout) = (self.source.memory, self.source.layout);
+        let mut head = [0; HEAD];
+        let dict = RemoteAddr::new(self.results(addr)?);
+        memory.read_current(dict, &mut head[..DICT_HEAD]).ok()?;
+        let length = word(&head, layout.dict_used())?;
+        let entries = Stored::of(layout, Role::Dict, &head)?.entries(self.source)?;
+        let mut tally = Tally::default();
+        let value = entries.taken.end.checked_sub(1)?;
+        self.look_at(&entries, value..value + 1, &mut tally);
+        tally.most(length)
+    }
+
+    /// The type of an item: of an element of an `lru_cache` with a bound, that of the result.
+    fn type_of_item(&self, item: u64) -> Option<u32> {
+        let resolve = self.resolver();
+        let (_, of) = resolve.object(item)?;
+        if self.types[of as usize].name != ELEMENT {
+            return Some(of);
+        }
+        let result = read_word(self.source.memory, item.checked_add(LRU_RESULT)?)?;
+        resolve.object(result).map(|(_, of)| of)
+    }
+
     /// Adds up the types of these words of the entries.
     fn look_at(&self, entries: &Entries, taken: Range<usize>, tally: &mut Tally) {
-        let resolve = Resolver {
-            source: self.source,
-            kinds: self.kinds,
-        };
         let chunks = entries.count.div_ceil(CHUNK);
         let looked_at = chunks.min(MAX_LOOKED_AT / CHUNK);
         tally.is_part |= looked_at < chunks;
@@ -229,7 +257,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                     continue;
                 };
                 tally.all += 1;
-                if let Some((_, of)) = resolve.object(item) {
+                if let Some(of) = self.type_of_item(item) {
                     *tally.by_type.entry(of).or_default() += 1;
                 }
             }

@@ -3,6 +3,7 @@
 mod branches;
 mod candidates;
 mod items;
+mod origins;
 mod packages;
 mod path;
 mod sharing;
@@ -10,13 +11,15 @@ mod sharing;
 use hashbrown::HashMap;
 
 use self::candidates::Candidate;
+pub(super) use self::origins::Origins;
 use self::sharing::Sharing;
 use super::census::{Amount, Census, Holder};
 use super::dominators::Dominators;
-use super::edges::Weak;
+use super::edges::{Resolver, Weak};
 use super::fold::Folded;
 use super::graph::NONE;
 use super::kinds::{Content, Kind, PackedKind};
+use super::mapped::Mapped;
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
@@ -32,30 +35,6 @@ const MAX_STEPS: usize = 1 << 20;
 /// Who shares what a name holds, where that is no name: a field of a module or class, as a class's bases.
 const WITHOUT_NAME: &str = "(a place without a name)";
 
-/// Packages that run the functions of a program: that their own functions' variables refer to something, too, says little.
-const RUNNERS: [&str; 14] = [
-    "asyncio",
-    "billiard",
-    "celery",
-    "concurrent",
-    "gunicorn",
-    "importlib",
-    "kombu",
-    "multiprocessing",
-    "runpy",
-    "socketserver",
-    "threading",
-    "uvicorn",
-    "uvloop",
-    "wsgiref",
-];
-
-/// Whether a name is a variable of a function of these.
-fn is_of_runner(name: &str) -> bool {
-    let package = name.split('.').next().unwrap_or("");
-    name.contains("(): ") && RUNNERS.contains(&package)
-}
-
 /// What holders are made from.
 pub(super) struct Holders<'a, M> {
     pub(super) source: &'a Source<'a, M>,
@@ -69,6 +48,8 @@ pub(super) struct Holders<'a, M> {
     pub(super) residency: &'a ResidencyMap,
     /// Pages that were copied since a fork.
     pub(super) copied: &'a [AddrRange],
+    pub(super) mapped: &'a Mapped,
+    pub(super) origins: Origins,
 }
 
 /// What is known of blocks by the numbers of their types.
@@ -106,16 +87,18 @@ impl<M: TargetMemory> Holders<'_, M> {
         let items = self.items(of_holders.chain(of_branches), &retained.bytes);
         let (of_holders, of_branches) = items.split_at(ways.len());
         let of_many = self.types_of_many(&all, &sharing, &retained);
+        let mapped = |at: usize| pinned.mapped[at].min(all[at].bytes);
         for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
                 // What goes with it beyond what it retains, as weak references do, is none of it.
                 shared_bytes: Some(pinned.shared[at].min(candidate.bytes)),
                 inner_bytes: Some(candidate.inner),
+                mapped_bytes: Some(mapped(at)),
                 dropped: pinned
                     .dropped
                     .as_ref()
-                    .map(|dropped| dropped[at].within(candidate.bytes)),
+                    .map(|dropped| dropped[at].within(candidate.bytes - mapped(at))),
                 ..self.holder(candidate, way, of_holders[at].or(of_many.get(&at).copied()))
             });
         }
@@ -146,7 +129,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 }
                 continue;
             }
-            bytes[number as usize] += own;
+            bytes[number as usize] += own + self.mapped.bytes(block);
             blocks[number as usize] += 1;
             if number < self.tree.first_phase_end() {
                 census.held_by_names.add(own);
@@ -160,15 +143,21 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// A holder, but for what its blocks pin: its way down, and the type and number of its items.
     fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
-        let mut names: Vec<String> = candidate
-            .names
-            .iter()
-            .map(|name| self.name_text(*name))
-            .collect();
-        // The program's own say more than the variables of what runs it.
-        names.sort_by_key(|name| is_of_runner(name));
-        let mut names = names.into_iter();
+        let names = candidate.names.iter();
+        let mut names: Vec<(u32, String)> =
+            names.map(|name| (*name, self.name_text(*name))).collect();
+        // The program's own say more than those of libraries, and than the variables of what runs it.
+        // Of these, what has just that says more than what it lies deep below.
+        let has_it = |name: u32| {
+            let (_, value) = self.names.of_node(self.tree.node[name as usize])?;
+            let is_block = (value as usize) < self.kinds.len();
+            (is_block && self.number(value) == candidate.number).then_some(())
+        };
+        names.sort_by_key(|(at, name)| (self.origins.rank(name), has_it(*at).is_none()));
         let first = way.iter().find_map(|number| self.object(*number));
+        // What several names share may lie deep below what the first of them has.
+        let value = names.first().and_then(|(name, _)| self.value(*name));
+        let mut names = names.into_iter().map(|(_, name)| name);
         let name = names.next().unwrap_or_default();
         let mut shared_with: Vec<String> = names.collect();
         if candidate.group.is_some() && candidate.names.len() == 1 {
@@ -182,11 +171,12 @@ impl<M: TargetMemory> Holders<'_, M> {
                 let name = self.names.of_node(self.tree.node[*name as usize]);
                 !matches!(name, Some((Name::Root(_), _)))
             }),
-            type_name: match way.is_empty() {
-                true => item_name.clone(),
-                false => first.map(|(of, _)| of.name.clone()),
+            type_name: match (value, way.is_empty()) {
+                (Some((of, _)), _) => Some(of.name.clone()),
+                (None, true) => item_name.clone(),
+                (None, false) => first.map(|(of, _)| of.name.clone()),
             },
-            length: first.and_then(|(of, addr)| self.length(of, addr)),
+            length: value.or(first).and_then(|(of, addr)| self.length(of, addr)),
             retained_bytes: candidate.bytes,
             retained_blocks: candidate.blocks,
             path: self.path(way),
@@ -194,6 +184,16 @@ impl<M: TargetMemory> Holders<'_, M> {
             items: item.map_or(0, |(_, count)| count),
             ..Holder::default()
         }
+    }
+
+    /// The object that a name refers to.
+    fn value(&self, name: u32) -> Option<(&Type, u64)> {
+        let (_, value) = self.names.of_node(self.tree.node[name as usize])?;
+        if value == NONE {
+            return None;
+        }
+        let (addr, of) = self.resolver().object_in(value)?;
+        Some((&self.types[of as usize], addr))
     }
 
     /// What the blocks of each candidate, and of each type, pin.
@@ -236,15 +236,26 @@ impl<M: TargetMemory> Holders<'_, M> {
         drop(owner);
         self.unlisted(&holders, &around, sharing, census);
         self.give_weak(&mut holders);
+        let nesting = Nesting::of(around);
+        let mut mapped = vec![0; all.len()];
+        for &(block, bytes) in self.mapped.all() {
+            if let Some(sum) = mapped.get_mut(usize::from(holders[block as usize])) {
+                *sum += bytes;
+            }
+        }
+        nesting.add_up(&mut mapped, |above: &mut u64, own| *above += own);
         let owners = Owners {
             index: self.source.index,
             holders: &holders,
             of_type: &|block| self.type_of(block),
-            nesting: &Nesting::of(around),
+            nesting: &nesting,
             has_gc_head: &|of| self.types[of as usize].facts.flags.has(Flags::HAVE_GC),
             types: self.types.len(),
         };
-        owners.pinned(self.heaps, self.residency, self.copied)
+        Pinned {
+            mapped,
+            ..owners.pinned(self.heaps, self.residency, self.copied)
+        }
     }
 
     /// Weak references that call something back are taken out of the set or dictionary where they are when what they
@@ -311,10 +322,29 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// How many items a container has.
+    /// How many items a container has, an `lru_cache` results, or bytes an `mmap` object.
     fn length(&self, of: &Type, addr: u64) -> Option<u64> {
-        let offset = self.source.layout.length(of.facts.role)?;
-        read_word(self.source.memory, addr.checked_add(offset)?)
+        let (layout, memory) = (self.source.layout, self.source.memory);
+        let at = match of.facts.role {
+            Role::LruCache => self.results(addr)?.checked_add(layout.dict_used())?,
+            role => addr.checked_add(layout.length(role)?)?,
+        };
+        read_word(memory, at)
+    }
+
+    /// The dictionary of an `lru_cache`.
+    fn results(&self, addr: u64) -> Option<u64> {
+        let (cache, _) = self.source.layout.lru_cache();
+        let cache = read_word(self.source.memory, addr.checked_add(cache)?)?;
+        let (_, of) = self.resolver().object(cache)?;
+        (self.types[of as usize].facts.role == Role::Dict).then_some(cache)
+    }
+
+    fn resolver(&self) -> Resolver<'_, M> {
+        Resolver {
+            source: self.source,
+            kinds: self.kinds,
+        }
     }
 
     fn name_text(&self, number: u32) -> String {

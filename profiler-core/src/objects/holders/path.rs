@@ -5,6 +5,8 @@ use crate::memory::TargetMemory;
 use crate::objects::attributes::Attributes;
 use crate::objects::census::{PathStep, Via};
 use crate::objects::graph::NONE;
+use crate::objects::mapped;
+use crate::objects::text::str_name;
 use crate::objects::types::{Role, Type};
 use crate::objects::words::read_word;
 
@@ -82,9 +84,31 @@ impl<M: TargetMemory> Holders<'_, M> {
                 type_name: of.name.clone(),
                 length,
                 times: 1,
+                subject: self.subject(of, addr),
             });
         }
         path
+    }
+
+    /// The function whose results an `lru_cache` has, or the file that an `mmap` object maps.
+    fn subject(&self, of: &Type, addr: u64) -> Option<String> {
+        let (memory, layout) = (self.source.memory, self.source.layout);
+        if of.facts.role != Role::LruCache {
+            return mapped::file_name(memory, self.residency, of, addr);
+        }
+        let field = |at: u64, offset: u64| read_word(memory, at.checked_add(offset)?);
+        let (_, function) = layout.lru_cache();
+        let function = field(addr, function)?;
+        let (_, of) = self.resolver().object(function)?;
+        if self.types[of as usize].facts.role != Role::Function {
+            return None;
+        }
+        let text = |offset: Option<u64>| str_name(memory, layout, field(function, offset?)?);
+        let module = text(layout.function.module).unwrap_or_else(|| "?".to_owned());
+        Some(format!(
+            "{module}.{}",
+            text(layout.function.qualified_name)?
+        ))
     }
 
     fn attributes(&self) -> Attributes<'_, M> {

@@ -81,6 +81,9 @@ pub(super) struct FunctionLayout {
     /// Since 3.0.
     pub(super) keyword_defaults: Option<u64>,
     pub(super) closure: u64,
+    /// `func_qualname` and `func_module`, strings; since 3.3.
+    pub(super) qualified_name: Option<u64>,
+    pub(super) module: Option<u64>,
 }
 
 /// Where strings keep their characters.
@@ -157,6 +160,12 @@ pub(super) const DESCR_KIND: u64 = 24;
 /// `arrayobject.ob_item` (`Modules/arraymodule.c`) in all versions.
 pub(super) const ARRAY_ITEMS: u64 = 24;
 
+/// `mmap_object.data` and `size` in all versions (`Modules/mmapmodule.c`).
+pub(super) const MMAP_DATA: u64 = 16;
+pub(super) const MMAP_SIZE: u64 = 24;
+/// `lru_list_elem.result` in all versions that have it (`Modules/_functoolsmodule.c`).
+pub(super) const LRU_RESULT: u64 = 48;
+
 /// The newest version whose layout is known.
 const NEWEST: (u8, u8) = (3, 15);
 
@@ -167,18 +176,24 @@ impl FunctionLayout {
                 defaults: 56,
                 keyword_defaults: Some(64),
                 closure: 72,
+                qualified_name: Some(40),
+                module: Some(104),
             }
         } else if version >= (3, 0) {
             FunctionLayout {
                 defaults: 32,
                 keyword_defaults: Some(40),
                 closure: 48,
+                qualified_name: Some(104),
+                module: Some(88),
             }
         } else {
             FunctionLayout {
                 defaults: 32,
                 keyword_defaults: None,
                 closure: 40,
+                qualified_name: None,
+                module: None,
             }
         }
     }
@@ -307,7 +322,17 @@ impl Layout {
             Role::Deque if self.dict != DictTable::Open => Some(SIZE),
             Role::Dict => Some(self.dict_used()),
             Role::Set => Some(SET_USED),
+            Role::Mmap => Some(MMAP_SIZE),
             _ => None,
+        }
+    }
+
+    /// `lru_cache_object.cache` and `func` (`Modules/_functoolsmodule.c`).
+    pub(super) fn lru_cache(&self) -> (u64, u64) {
+        if self.version >= (3, 7) {
+            (72, 88)
+        } else {
+            (88, 72)
         }
     }
 

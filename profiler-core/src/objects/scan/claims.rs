@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 use super::{KEPT_TYPES, LARGE, Scan};
-use crate::addr::RemoteAddr;
+use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::objects::deque;
 use crate::objects::dict::DictParts;
 use crate::objects::kinds::Content;
 use crate::objects::layout::{
-    ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, NDARRAY_DATA, NDARRAY_DESCR, OPEN_DICT_BYTES,
-    PreHeader, SET_MASK, SET_TABLE, SET_USED, SIZE, StrLayout,
+    ARRAY_ITEMS, DESCR_KIND, DictTable, LIST_ITEMS, MMAP_DATA, MMAP_SIZE, NDARRAY_DATA,
+    NDARRAY_DESCR, OPEN_DICT_BYTES, PreHeader, SET_MASK, SET_TABLE, SET_USED, SIZE, StrLayout,
 };
 use crate::objects::types::{Role, TypeFacts};
 use crate::objects::words::word;
@@ -98,6 +98,14 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
                 self.claim(owner, buffer, Content::Bytes, ALL);
             }
             Role::Array => self.claim(owner, field(ARRAY_ITEMS), Content::Bytes, ALL),
+            Role::Mmap => {
+                let (data, size) = (field(MMAP_DATA), field(MMAP_SIZE));
+                if let Some(range) = AddrRange::with_len(RemoteAddr::new(data), size)
+                    && !range.is_empty()
+                {
+                    self.part.mapped.push((owner.block, range));
+                }
+            }
             Role::NdArray => {
                 let content = match self.has_objects(field(NDARRAY_DESCR)) {
                     true => Content::Words,

@@ -64,6 +64,8 @@ pub(super) struct Scanned {
     pub(super) counts: Vec<Counts>,
     /// What was in some of the objects that never change, ascending by block.
     pub(super) prints: Vec<(u32, u64)>,
+    /// What `mmap` objects say that they map, ascending by block.
+    pub(super) mapped: Vec<(u32, AddrRange)>,
 }
 
 /// What is counted of the objects of a type besides their bytes.
@@ -141,6 +143,7 @@ pub(super) fn scan<M: TargetMemory + Sync>(
     for part in found {
         scanned.noted.extend(part.noted);
         scanned.prints.extend(part.prints);
+        scanned.mapped.extend(part.mapped);
         moved.extend(part.moved);
         let types = part.counts.len().max(scanned.counts.len());
         scanned.counts.resize(types, Counts::default());
@@ -212,6 +215,7 @@ struct Part {
     noted: Vec<Noted>,
     counts: Vec<Counts>,
     prints: Vec<(u32, u64)>,
+    mapped: Vec<(u32, AddrRange)>,
 }
 
 /// One thread's pass.

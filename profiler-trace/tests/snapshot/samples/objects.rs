@@ -28,6 +28,7 @@ fn holder() -> impl Strategy<Value = Holder> {
     );
     let step = step.prop_map(|(via, type_name, length, times)| PathStep {
         attribute: None,
+        subject: Some(type_name.clone()),
         via,
         type_name,
         length,
@@ -66,6 +67,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         items: figures.1 / 3,
         shared_bytes: Some(figures.1 / 5),
         inner_bytes: Some(figures.1 / 7),
+        mapped_bytes: Some(figures.1 / 9),
     })
 }
 
@@ -122,6 +124,8 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         cycles: amounts.1,
         held_unseen: amounts.2,
         unlisted: amounts.0,
+        mapped: amounts.3,
+        tracing: amounts.1,
         packages: vec![PackageRow {
             name: "app".into(),
             unlisted: amounts.1,

@@ -186,6 +186,7 @@ struct Step<'a> {
     r#type: &'a str,
     length: Option<u64>,
     times: u64,
+    subject: Option<&'a str>,
 }
 
 impl<'a> Step<'a> {
@@ -200,6 +201,7 @@ impl<'a> Step<'a> {
             r#type: &step.type_name,
             length: step.length,
             times: step.times,
+            subject: step.subject.as_deref(),
         }
     }
 }

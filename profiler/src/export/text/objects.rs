@@ -188,6 +188,10 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         bytes(census.held_by_names.bytes),
         bytes(census.unreached.bytes)
     ));
+    let beside = [sentences::mapped(census), sentences::tracing(census)];
+    for sentence in beside.into_iter().flatten() {
+        text.paragraph("  ", &sentence);
+    }
     if let Some(sentence) = sentences::unlisted(census) {
         text.paragraph("  ", &sentence);
     }
