@@ -21,6 +21,12 @@ pub enum ReadError {
     /// The page is swapped out; reading it would bring it back, so it is not read.
     #[error("the page of {0} is swapped out and is left there")]
     Swapped(RemoteAddr),
+    /// The page is not in the target's memory, where reading would put it, or of a file for which somebody answers who
+    /// may not. It is not read.
+    #[error(
+        "the page of {0} is not in the target's memory, or of a file whose file system may not answer"
+    )]
+    NotRead(RemoteAddr),
     /// The target has exited or executed another program.
     #[error("the target is gone")]
     Gone,

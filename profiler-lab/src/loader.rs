@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use profiler_target::is_file_below;
+
 /// The loader's cache, which `ldconfig` writes (glibc, `sysdeps/generic/dl-cache.h`).
 const CACHE: &str = "/etc/ld.so.cache";
 /// The folders that loaders search by themselves, of the distributions there are.
@@ -30,13 +32,10 @@ const OURS: u32 = 0x0a03;
 const LONGEST: u64 = 64 << 20;
 
 /// The library `name` below another root directory: in the folders alone that loaders search by
-/// themselves. What is there was put there by others, and is not opened.
+/// themselves. What is there was put there by others, and on a file system that may not answer.
 pub(super) fn find_below(root: &Path, name: &str) -> Option<PathBuf> {
     let mut all = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
-    all.find(|path| {
-        let below = path.strip_prefix("/").unwrap_or(path);
-        fs::metadata(root.join(below)).is_ok_and(|about| about.is_file())
-    })
+    all.find(|path| is_file_below(root, path))
 }
 
 /// The library `name`.

@@ -1,10 +1,15 @@
 //! Probes on real processes. These tests need root (or the capabilities that `fragscope doctor`
 //! names), and fail without.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::gettid;
 use profiler_core::activity::{Activity, ProbeState};
 use profiler_probe::plan::ProbePlan;
+use profiler_probe::support::ProbeLinks;
 use profiler_probe::{Budget, ProbeError, ProbeSession};
 use profiler_target::Target;
 use profiler_testing::calls::Calls;
@@ -21,6 +26,38 @@ fn attach(calls: &Calls, budget: Budget) -> ProbeSession {
 
 fn hits(activity: &Activity) -> u64 {
     activity.probes.iter().map(|probe| probe.hits).sum()
+}
+
+/// Sends SIGUSR1, which does nothing, to this thread as often as it can, while `run` runs.
+fn under_signals<R>(run: impl FnOnce() -> R) -> R {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = SigHandler::Handler(nothing);
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, which it may do at any instant.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("set");
+    let (process, thread) = (std::process::id() as i32, gettid().as_raw());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                // SAFETY: takes numbers, of a thread that waits for this one.
+                unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+            }
+        });
+        let result = run();
+        is_over.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+#[test]
+fn signals_while_the_kernel_is_asked_change_nothing_of_how_probes_are_attached() {
+    let links = ProbeLinks::of_this_kernel();
+    under_signals(|| {
+        for _ in 0..200 {
+            assert_eq!(ProbeLinks::of_this_kernel(), links);
+        }
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 
 use profiler_core::completeness::Completeness;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::{ResidentMemory, TargetMemory};
+use profiler_core::memory::ResidentMemory;
 use profiler_core::parallel::SideThread;
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::KernelCount;
@@ -113,24 +113,10 @@ impl Observer<'_> {
         residency: &ResidencyMap,
         mappings: &[Mapping],
     ) -> io::Result<ResidencyMap> {
-        let memory = self.target.memory();
-        let mut buffer = vec![0; BRING_BACK_BYTES];
-        for run in residency.runs().iter().filter(|r| r.state.is_swapped()) {
-            for at in (0..run.range.len()).step_by(BRING_BACK_BYTES) {
-                let len = (run.range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
-                if let Some(addr) = run.range.start().checked_add(at) {
-                    // A page that cannot be read stays as it was, which the next reading shows.
-                    let _ = memory.read(addr, &mut buffer[..len]);
-                }
-            }
-        }
-        let mut now = self.target.residency(mappings)?;
+        let mut now = self.target.bring_back(residency, mappings)?;
         for thread in self.threads() {
             now.mark_stack(thread.stack_pointer);
         }
         Ok(now)
     }
 }
-
-/// Bytes brought back at once.
-const BRING_BACK_BYTES: usize = 1 << 20;

@@ -12,6 +12,7 @@
 
 mod ahead;
 mod allocators;
+mod attributes;
 pub mod auxv;
 mod cgroup;
 mod closed_stdout;
@@ -57,7 +58,7 @@ pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, ListenProblem,
     OutputProblem, Packer, ProgramProblem, not_started, start_thread,
 };
-pub use file_reader::open_foreign;
+pub use file_reader::{is_file_below, open_foreign};
 pub use forked::end_forked;
 pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, is_suspended};
 pub use host::host;

@@ -9,7 +9,6 @@ use std::collections::HashSet;
 use super::auxv::{AT_PHDR, AT_PHENT, AT_PHNUM, auxv_value};
 use profiler_core::addr::RemoteAddr;
 use profiler_core::memory::{ReadError, TargetMemory};
-use profiler_core::residency::ResidencyMap;
 
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
@@ -130,25 +129,6 @@ pub(super) fn chain<M: TargetMemory>(auxv: &[u8], memory: &M) -> Option<Vec<Remo
     let program = ProgramHeaders::from_auxv(auxv)?;
     let chain = program.chain(memory).ok()?;
     program.is_settled(memory).then_some(chain)
-}
-
-/// Memory whose swapped pages are left where they are: what the loader keeps of an object may be on one.
-pub(super) struct Unswapped<'r, M> {
-    pub(super) memory: M,
-    pub(super) residency: &'r ResidencyMap,
-}
-
-impl<M: TargetMemory> TargetMemory for Unswapped<'_, M> {
-    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
-        let last = addr.checked_add(buf.len().saturating_sub(1) as u64);
-        for at in [Some(addr), last].into_iter().flatten() {
-            let run = self.residency.run_at(at);
-            if run.is_some_and(|run| run.state.is_swapped()) {
-                return Err(ReadError::Swapped(at));
-            }
-        }
-        self.memory.read(addr, buf)
-    }
 }
 
 fn word<M: TargetMemory>(

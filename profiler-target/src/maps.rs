@@ -13,21 +13,20 @@ use super::tmpfs::Device;
 const MAX_MAPPINGS: usize = 4 << 20;
 
 /// The mappings in the text of a `maps` file, ascending. Lines that are no mapping are left out.
-/// `is_tmpfs` says of a device whether its file system lies in memory.
-pub(super) fn parse(text: &str, is_tmpfs: impl Fn(Device) -> bool) -> Vec<Mapping> {
+/// Whether their files lie in memory is not in it.
+pub(super) fn parse(text: &str) -> Vec<Mapping> {
     let lines = text.lines().take(MAX_MAPPINGS);
-    let lines = lines.filter_map(|line| {
-        let (mut mapping, device) = parse_line(line)?;
-        let is_file = matches!(mapping.kind, MappingKind::File(_));
-        mapping.is_tmpfs = is_file && is_tmpfs(device);
-        Some(mapping)
-    });
-    lines.collect()
+    lines.filter_map(parse_line).collect()
+}
+
+/// The device that a mapping's file is of.
+pub(super) fn device(mapping: &Mapping) -> Device {
+    ((mapping.device >> 32) as u32, mapping.device as u32)
 }
 
 /// One line, as `fs/proc/task_mmu.c`, `show_map_vma`, prints it:
 /// `start-end perms offset major:minor inode   name`.
-pub(super) fn parse_line(line: &str) -> Option<(Mapping, Device)> {
+pub(super) fn parse_line(line: &str) -> Option<Mapping> {
     let mut rest = line;
     let mut word = || {
         rest = rest.trim_start_matches(' ');
@@ -44,7 +43,7 @@ pub(super) fn parse_line(line: &str) -> Option<(Mapping, Device)> {
     let device = parse_device(word())?;
     let inode = word().parse().ok()?;
     let shared = sharing == b's';
-    let mapping = Mapping {
+    Some(Mapping {
         range,
         kind: kind(rest.trim_start_matches(' '), shared),
         read: read == b'r',
@@ -55,8 +54,7 @@ pub(super) fn parse_line(line: &str) -> Option<(Mapping, Device)> {
         offset,
         inode,
         device: u64::from(device.0) << 32 | u64::from(device.1),
-    };
-    Some((mapping, device))
+    })
 }
 
 fn parse_device(word: &str) -> Option<Device> {
@@ -115,7 +113,7 @@ mod tests {
 nonsense
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
-        let kinds: Vec<_> = parse(text, |_| false).into_iter().map(|m| m.kind).collect();
+        let kinds: Vec<_> = parse(text).into_iter().map(|m| m.kind).collect();
         assert_eq!(
             kinds,
             [
@@ -155,6 +153,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
             inode: 4242,
             device: 0xfe << 32,
         };
-        assert_eq!(mapping, Some((expected, (0xfe, 0))));
+        assert_eq!(device(&expected), (0xfe, 0));
+        assert_eq!(mapping, Some(expected));
     }
 }

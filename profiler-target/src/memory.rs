@@ -11,19 +11,22 @@
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use profiler_core::addr::RemoteAddr;
+use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory, fill};
 
+use super::pagemap::for_pages;
 use super::stop::StopState;
 
 /// Pieces that the kernel takes in one call at most (`UIO_MAXIOV`).
 const MAX_PIECES: usize = 1024;
+/// Bytes brought back from swap at once.
+const BRING_BACK_BYTES: usize = 1 << 20;
 
 /// System calls that read a target's memory, and what they gave.
 #[derive(Debug, Default)]
@@ -39,23 +42,48 @@ impl Counted {
     }
 }
 
-/// Memory of a live process. Reading maps pages that were never touched and brings back swapped
-/// ones: wrap it in a [`profiler_core::memory::ResidentMemory`].
+/// What may be read of the pages of a file.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Answers {
+    /// Those that are in memory: the kernel reads others for itself.
+    Always,
+    /// Those that are the process's own copies: others may be taken back by another host at any time, and reading them
+    /// waits for it then.
+    UnlessCopied,
+    /// None: a process of any user's can take back all of them, also copies (by cutting off the file).
+    Never,
+}
+
+/// The mappings of files and of shared memory, ascending, as they were when they were last looked at.
+type MappedFiles = Vec<(AddrRange, Answers)>;
+
+/// Memory of a live process, as far as reading it changes nothing and waits for nobody. Of a process that runs each page
+/// is looked up before it is read: only those are that are in memory. While it stands still, the caller knows which are:
+/// wrap it in a [`profiler_core::memory::ResidentMemory`], for speed in either case.
+///
+/// Reading another page through `/proc/PID/mem` would have the kernel fetch it: from swap, or from a file system that
+/// may never answer, which no signal ends (`filemap_fault` in `mm/filemap.c` may not give up the lock of the address space
+/// here). What is left is a process that runs and puts another file at an address between the look and the reading.
 ///
 /// It belongs to the address space that the target had when it was opened: after an exit or an
 /// exec, or when another process has the pid, every read fails with [`ReadError::Gone`].
 #[derive(Clone, Debug)]
 pub struct LiveMemory {
     mem: Arc<File>,
+    /// None where the kernel has none: then nothing is read of a process that runs.
+    pagemap: Option<Arc<File>>,
+    files: Arc<RwLock<Option<MappedFiles>>>,
     counted: Arc<Counted>,
     /// The process to read unshared pages of by `process_vm_readv`, and its stop.
     stopped: Option<(Pid, StopState)>,
 }
 
 impl LiveMemory {
-    pub(super) fn new(mem: Arc<File>) -> Self {
+    pub(super) fn new(mem: File, pagemap: Option<File>) -> Self {
         Self {
-            mem,
+            mem: Arc::new(mem),
+            pagemap: pagemap.map(Arc::new),
+            files: Arc::default(),
             counted: Arc::default(),
             stopped: None,
         }
@@ -71,10 +99,96 @@ impl LiveMemory {
     /// pages of.
     pub(super) fn while_stopped(&self, pid: i32, stop: StopState) -> Self {
         Self {
-            mem: Arc::clone(&self.mem),
-            counted: Arc::clone(&self.counted),
             stopped: Some((Pid::from_raw(pid), stop)),
+            ..self.clone()
         }
+    }
+
+    /// From now on these are the files that the process maps, for this and all that were made of it.
+    pub(super) fn files_are(&self, files: MappedFiles) {
+        let mut known = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(files);
+    }
+
+    /// Whether anybody said what files it maps.
+    pub(super) fn knows_files(&self) -> bool {
+        let known = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        known.is_some()
+    }
+
+    /// Whether these bytes may be read without putting a page into memory or waiting for a file system.
+    fn check(&self, addr: RemoteAddr, len: usize) -> Result<(), ReadError> {
+        let range = AddrRange::with_len(addr, len as u64).ok_or(ReadError::Unmapped(addr))?;
+        let known = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        // They are always known of one that is there.
+        let files = known.as_deref().ok_or(ReadError::Gone)?;
+        let first = files.partition_point(|(file, _)| file.end() <= range.start());
+        let touched = files[first..].iter();
+        let touched = touched.take_while(|(file, _)| file.start() < range.end());
+        let mut is_plain = true;
+        for (_, answers) in touched.clone() {
+            match answers {
+                Answers::Always => {}
+                Answers::UnlessCopied => is_plain = false,
+                Answers::Never => return Err(ReadError::NotRead(addr)),
+            }
+        }
+        if is_plain && self.while_it_stands().is_some() {
+            return Ok(());
+        }
+        let of_file = |page: RemoteAddr| touched.clone().find(|(file, _)| file.contains(page));
+        let pagemap = self.pagemap.as_deref().ok_or(ReadError::NotRead(addr))?;
+        for_pages(pagemap, range, |page, entry| {
+            let is_readable = match of_file(page) {
+                Some((_, Answers::Always)) => true,
+                // One that is mapped since the last look is of a file that nobody has looked at.
+                _ => !entry.is_file(),
+            };
+            match entry {
+                entry if entry.is_present() && is_readable => Ok(()),
+                entry if entry.is_swapped() => Err(ReadError::Swapped(page.max(addr))),
+                _ => Err(ReadError::NotRead(page.max(addr))),
+            }
+        })
+    }
+
+    /// Reads swapped pages, by which they come back.
+    pub(super) fn bring_back(&self, range: AddrRange) {
+        let is_served = |files: &MappedFiles| {
+            let mut all = files.iter();
+            all.any(|(file, answers)| {
+                *answers != Answers::Always && file.intersect(&range).is_some()
+            })
+        };
+        let known = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(is_served) {
+            return;
+        }
+        drop(known);
+        let mut buffer = vec![0; BRING_BACK_BYTES];
+        for at in (0..range.len()).step_by(BRING_BACK_BYTES) {
+            let len = (range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
+            if let Some(addr) = range.start().checked_add(at) {
+                let _ = self.read_unchecked(addr, &mut buffer[..len]);
+            }
+        }
+    }
+
+    fn read_unchecked(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        fill(addr, buf, |at, rest| {
+            let read = self.mem.read_at(rest, at.get());
+            self.counted.call(*read.as_ref().unwrap_or(&0));
+            match read {
+                // The address space is gone (`mem_rw` in `fs/proc/base.c`).
+                Ok(0) => Err(ReadError::Gone),
+                Ok(read) => Ok(read),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EPERM | libc::EACCES) => Err(ReadError::NotPermitted),
+                    Some(libc::EINTR) => Ok(0),
+                    _ => Err(ReadError::Unmapped(at)),
+                },
+            }
+        })
     }
 
     /// The process, as long as it is stopped.
@@ -101,26 +215,15 @@ impl LiveMemory {
 
 impl TargetMemory for LiveMemory {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
-        fill(addr, buf, |at, rest| {
-            let read = self.mem.read_at(rest, at.get());
-            self.counted.call(*read.as_ref().unwrap_or(&0));
-            match read {
-                // The address space is gone (`mem_rw` in `fs/proc/base.c`).
-                Ok(0) => Err(ReadError::Gone),
-                Ok(read) => Ok(read),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EPERM | libc::EACCES) => Err(ReadError::NotPermitted),
-                    Some(libc::EINTR) => Ok(0),
-                    _ => Err(ReadError::Unmapped(at)),
-                },
-            }
-        })
+        self.check(addr, buf.len())?;
+        self.read_unchecked(addr, buf)
     }
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let Some(pid) = self.while_it_stands() else {
             return self.read(addr, buf);
         };
+        self.check(addr, buf.len())?;
         let whole = RemoteIoVec {
             base: addr.get() as usize,
             len: buf.len(),
@@ -145,9 +248,11 @@ impl TargetMemory for LiveMemory {
         });
         let pieces: Vec<_> = pieces.collect();
         let mut buffer = vec![0; N * pieces.len().min(MAX_PIECES)];
+        // Where one may not be read, each is looked at by itself.
+        let may_all = addrs.iter().all(|addr| self.check(*addr, N).is_ok());
         while out.len() < addrs.len() {
             let wanted = &pieces[out.len()..(out.len() + MAX_PIECES).min(pieces.len())];
-            let read = match self.while_it_stands() {
+            let read = match self.while_it_stands().filter(|_| may_all) {
                 Some(pid) => self.read_pieces(pid, &mut buffer[..N * wanted.len()], wanted),
                 None => Err(Errno::ESRCH),
             };

@@ -3,10 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 use profiler_core::text::visible;
 
+use super::auxv::is_of_64_bit;
 use super::host::{self, Capability, ptrace_scope};
 use super::proc_dir::{Gone, PidFd, ProcDir, field, io_error};
 use super::{Action, Denial, ErrorKind};
@@ -230,18 +233,27 @@ fn denied(pid: i32, denial: Denial) -> OpenError {
     OpenError::NotPermitted { pid, denial }
 }
 
-/// Reads `e_ident` of the executable: magic, then the class, 1 for 32-bit (`elf(5)`).
+/// While a program is executed it has no auxiliary vector yet, for less than so long.
+const EXECUTED_WITHIN: Duration = Duration::from_millis(20);
+
+/// By the kernel's own account of the program, for which no file is read.
 fn check_64_bit(dir: &ProcDir) -> Result<(), OpenError> {
-    let exe = dir.path("exe");
-    let mut ident = [0u8; 5];
-    let read = File::open(&exe).and_then(|mut f| io::Read::read_exact(&mut f, &mut ident));
-    if read.is_ok() && dir.pidfd().is_alive() && ident == *b"\x7fELF\x01" {
-        return Err(OpenError::Foreign32Bit {
-            pid: dir.pid(),
-            exe: exe_path(&exe),
-        });
+    let began = Instant::now();
+    loop {
+        let auxv = dir.bytes("auxv").unwrap_or_default();
+        match is_of_64_bit(&auxv) {
+            Some(false) if dir.pidfd().is_alive() => {
+                return Err(OpenError::Foreign32Bit {
+                    pid: dir.pid(),
+                    exe: exe_path(&dir.path("exe")),
+                });
+            }
+            None if began.elapsed() < EXECUTED_WITHIN => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            _ => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 fn exe_path(link: &Path) -> String {

@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
+use profiler_core::memory::ReadError;
 use zerocopy::FromZeros;
 
 /// Bit 56 of an entry: mapped by this process alone (since 4.2).
@@ -89,6 +90,41 @@ impl Pagemap {
         }
         Ok(())
     }
+}
+
+/// Entries that are looked up at once.
+const FEW: usize = 64;
+
+/// Calls `each` with the entry of every page that `range` touches, in order, until it gives an error.
+pub(super) fn for_pages(
+    pagemap: &File,
+    range: AddrRange,
+    mut each: impl FnMut(RemoteAddr, Entry) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    let (mut page, end) = (range.start().page(), range.end().get().div_ceil(PAGE_SIZE));
+    let mut words = [0_u64; FEW];
+    while page < end {
+        let at = RemoteAddr::new(page * PAGE_SIZE);
+        let wanted = ((end - page) as usize).min(FEW);
+        let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut words[..wanted]);
+        let entries = match pagemap.read_at(bytes, page * 8) {
+            // The address space is gone, or the address is none of user space's.
+            Ok(read) if read < 8 => {
+                return Err(match range.end() <= USER_END {
+                    true => ReadError::Gone,
+                    false => ReadError::Unmapped(at),
+                });
+            }
+            Ok(read) => read / 8,
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
+            Err(_) => return Err(ReadError::Unmapped(at)),
+        };
+        for &word in &words[..entries] {
+            each(RemoteAddr::new(page * PAGE_SIZE), Entry(word))?;
+            page += 1;
+        }
+    }
+    Ok(())
 }
 
 /// `PAGE_IS_FILE`.

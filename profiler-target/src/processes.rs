@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::host::{Memory, ProcessId};
 
+use super::attributes::file_behind;
 use super::open::PF_KTHREAD;
 use super::proc_dir::field;
 use super::target::words;
@@ -66,8 +66,8 @@ impl Listed {
         if matches!(stat.state, 'Z' | 'X') || stat.flags & PF_KTHREAD != 0 {
             return None;
         }
-        let program = match fs::metadata(format!("/proc/{pid}/exe")) {
-            Ok(exe) => (exe.dev(), exe.ino()),
+        let program = match file_behind(format!("/proc/{pid}/exe").as_ref()) {
+            Ok(exe) => exe,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (0, 0),
             // It is exiting, and has no program any more.
             Err(_) => return None,

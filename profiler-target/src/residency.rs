@@ -4,6 +4,7 @@
 //! these alone are then looked up in the pagemap for the one thing that it does not show:
 //! whether another process maps them too. Older kernels have the pagemap alone.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 
@@ -45,10 +46,18 @@ pub(super) fn read(
     mappings: &[Mapping],
     source: PageSource,
 ) -> io::Result<ResidencyMap> {
-    let map = ResidencyMap::new(mappings.to_vec());
     let pagemap = dir.file("pagemap")?;
+    let kept;
+    let (mappings, empty) = match source {
+        PageSource::Scan => (mappings, HashSet::new()),
+        PageSource::Pagemap => {
+            let empty;
+            (kept, empty) = within_limit(dir, mappings)?;
+            (&kept[..], empty)
+        }
+    };
     let runs = Runs {
-        map,
+        map: ResidencyMap::new(mappings.to_vec()),
         uncounted: hugetlb_ranges(dir)?,
         last: PageRun {
             range: AddrRange::default(),
@@ -57,8 +66,76 @@ pub(super) fn read(
     };
     match source {
         PageSource::Scan => by_scan(pagemap, mappings, runs),
-        PageSource::Pagemap => by_pagemap(pagemap, mappings, runs),
+        PageSource::Pagemap => {
+            let is_wanted = |m: &Mapping| !is_reservation(m) && !empty.contains(&m.range.start());
+            by_pagemap(pagemap, mappings, is_wanted, runs)
+        }
     }
+}
+
+/// Pages that are looked up in the pagemap whatever the process has, and besides twice as many as it has in memory or
+/// in swap. Address space costs nothing: 90 TiB would be 190 GB of entries.
+const ALWAYS_PAGES: u64 = (64 << 30) / PAGE_SIZE;
+
+/// The mappings that can be looked up page by page in a bounded time, and where those begin that need no look, as they
+/// have no pages. The largest are left out: what is on their pages is unknown, and is not taken for zeros.
+fn within_limit(
+    dir: &ProcDir,
+    mappings: &[Mapping],
+) -> io::Result<(Vec<Mapping>, HashSet<RemoteAddr>)> {
+    let pages = |mapping: &Mapping| match is_reservation(mapping) {
+        true => 0,
+        false => mapping.range.len() / PAGE_SIZE,
+    };
+    let all: u64 = user_mappings(mappings).iter().map(pages).sum();
+    if all <= ALWAYS_PAGES {
+        return Ok((mappings.to_vec(), HashSet::new()));
+    }
+    let status = dir.text("status")?;
+    let of_status = |name| field(&status, name).unwrap_or(0);
+    let has_kib = ["VmRSS", "VmSwap", "HugetlbPages"]
+        .map(of_status)
+        .iter()
+        .sum::<u64>();
+    let mut left = ALWAYS_PAGES + 2 * (has_kib << 10) / PAGE_SIZE;
+    let empty = empty_mappings(&dir.text("smaps")?);
+    let mut by_size: Vec<&Mapping> = mappings.iter().collect();
+    by_size.retain(|mapping| !empty.contains(&mapping.range.start()));
+    by_size.sort_by_key(|mapping| mapping.range.len());
+    let beyond = by_size.into_iter().filter(|mapping| {
+        let rest = left.checked_sub(pages(mapping));
+        left = rest.unwrap_or(left);
+        rest.is_none()
+    });
+    let beyond: HashSet<RemoteAddr> = beyond.map(|mapping| mapping.range.start()).collect();
+    let mut kept = mappings.to_vec();
+    kept.retain(|mapping| !beyond.contains(&mapping.range.start()));
+    Ok((kept, empty))
+}
+
+/// Where the mappings begin that have no page in memory or in swap, by `smaps`.
+fn empty_mappings(smaps: &str) -> HashSet<RemoteAddr> {
+    let mut empty = HashSet::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        if let Some(mapping) = maps::parse_line(line) {
+            current = Some(mapping.range.start());
+            empty.extend(current);
+            continue;
+        }
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+        let is_of_pages = ["Rss", "Swap", "Shared_Hugetlb", "Private_Hugetlb"].contains(&name);
+        let is_none = value.trim_start().starts_with("0 ");
+        if is_of_pages
+            && !is_none
+            && let Some(start) = current
+        {
+            empty.remove(&start);
+        }
+    }
+    empty
 }
 
 /// Mappings of explicit huge pages, which neither RSS nor swap counts (`smaps_hugetlb_range` in
@@ -70,7 +147,7 @@ fn hugetlb_ranges(dir: &ProcDir) -> io::Result<Vec<AddrRange>> {
     let mut ranges = Vec::new();
     let mut current = None;
     for line in dir.text("smaps")?.lines() {
-        if let Some((mapping, _)) = maps::parse_line(line) {
+        if let Some(mapping) = maps::parse_line(line) {
             current = Some(mapping.range);
         } else if let Some(flags) = line.strip_prefix("VmFlags:")
             && flags.split_whitespace().any(|flag| flag == "ht")
@@ -294,13 +371,15 @@ impl Parts {
     }
 }
 
-fn by_pagemap(pagemap: File, mappings: &[Mapping], mut runs: Runs) -> io::Result<ResidencyMap> {
+fn by_pagemap(
+    pagemap: File,
+    mappings: &[Mapping],
+    is_wanted: impl Fn(&Mapping) -> bool,
+    mut runs: Runs,
+) -> io::Result<ResidencyMap> {
     let mut entries = Pagemap::new(pagemap);
     let zeros = ZeroFrames::find();
-    for mapping in user_mappings(mappings)
-        .iter()
-        .filter(|m| !is_reservation(m))
-    {
+    for mapping in user_mappings(mappings).iter().filter(|m| is_wanted(m)) {
         let hugetlb = runs.uncounted.contains(&mapping.range);
         entries.for_each_entry(mapping.range, |addr, entry| {
             let state = match pagemap_state(entry, mapping, zeros) {

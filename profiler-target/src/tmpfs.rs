@@ -1,110 +1,259 @@
 //! Which file systems lie in memory: pages of their files are shared memory to the kernel (`RssShmem`). And which are
 //! served by somebody who may not answer.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::iter;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::proc_dir::ProcDir;
 
 /// Major and minor number of a file system's device.
 pub(super) type Device = (u32, u32);
 
-/// Longest list of mounts that is looked at; hosts of many containers have some thousands.
-const MAX_MOUNTS: usize = 1 << 16;
+/// Bytes of a list of mounts that are read; hosts of many containers have some hundred KiB. Any user can make 100,000
+/// mounts (`fs.mount-max`), each of some hundred bytes.
+const MAX_MOUNTS: u64 = 16 << 20;
+/// For so long in all are the lists of mounts of one process read; a container's takes a millisecond.
+const READ_FOR: Duration = Duration::from_millis(200);
+/// The same, once reading long ones took `SLOW_FOR` of a minute: any user can have many processes with long ones.
+const READ_BRIEFLY_FOR: Duration = Duration::from_millis(20);
+const SLOW_FOR: Duration = Duration::from_secs(1);
+/// Devices of one process that are kept. A process can have a mapping of each of as many as it has mappings.
+const MAX_DEVICES: usize = 4096;
 
 /// What answers for a file system.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Memory,
     /// The kernel, from disks or from other file systems. (A layer of an overlay may be served by others. Then it takes
     /// the time that one takes.)
     Kernel,
-    /// A process or another host, or nobody knows who.
+    /// Another host, or something else that only root can mount.
+    Host,
+    /// A process, of any user's, or nobody knows who.
     Others,
+}
+
+impl Kind {
+    /// Whether it may keep whoever asks it waiting for ever.
+    pub(super) fn is_served(self) -> bool {
+        matches!(self, Self::Host | Self::Others)
+    }
 }
 
 /// The devices of a process's file systems, each looked up once.
 #[derive(Debug, Default)]
-pub(super) struct Devices(Mutex<BTreeMap<Device, Kind>>);
+pub(super) struct Devices(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    kinds: BTreeMap<Device, Kind>,
+    /// For how long lists of mounts were read.
+    spent: Duration,
+    /// Whether one was not read to its end, so that some devices were not looked for.
+    is_cut: bool,
+}
 
 impl Devices {
-    /// Whether a device is that of a tmpfs.
-    pub(super) fn is_tmpfs(&self, dir: &ProcDir, device: Device) -> bool {
-        self.kind(dir, device) == Kind::Memory
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a process or another host answers for the files of a device.
-    pub(super) fn is_served(&self, dir: &ProcDir, device: Device) -> bool {
-        self.kind(dir, device) == Kind::Others
+    /// Looks up those of `devices` that are not known: in one reading of what is mounted, for all of them.
+    pub(super) fn learn(&self, dir: &ProcDir, devices: &BTreeSet<Device>) {
+        let mut known = self.known();
+        let mut unknown: BTreeSet<Device> = devices
+            .iter()
+            .filter(|device| known.without_looking(**device).is_none())
+            .copied()
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let left = SLOW.time().saturating_sub(known.spent);
+        if !left.is_zero() && known.kinds.len() < MAX_DEVICES {
+            let began = Instant::now();
+            let deadline = began + left;
+            // The lower file system of a container's overlay, which older kernels show, is mounted elsewhere.
+            let elsewhere = ["self", "1"].map(|of| File::open(format!("/proc/{of}/mountinfo")));
+            let lists = iter::once(dir.file("mountinfo")).chain(elsewhere);
+            for list in lists.filter_map(Result::ok) {
+                if !unknown.is_empty() {
+                    known.is_cut |= !known.look_for(&mut unknown, list, deadline);
+                }
+            }
+            let took = began.elapsed();
+            SLOW.took(took);
+            known.spent += took;
+        } else {
+            known.is_cut = true;
+        }
+        for device in unknown {
+            known.add(device, Kind::Others);
+        }
     }
 
-    /// What is mounted is read when a device is met that is not known.
-    fn kind(&self, dir: &ProcDir, device: Device) -> Kind {
+    /// What answers for the files of a device; nobody knows who, where [`Self::learn`] was not told of it.
+    pub(super) fn kind(&self, device: Device) -> Kind {
+        let known = self.known();
+        known.without_looking(device).unwrap_or(Kind::Others)
+    }
+
+    /// Whether the lists of mounts were too long to be read to their end.
+    pub(super) fn is_cut(&self) -> bool {
+        self.known().is_cut
+    }
+}
+
+/// What reading the long lists of all processes took lately.
+struct Slow(Mutex<Option<(Instant, Duration)>>);
+
+static SLOW: Slow = Slow(Mutex::new(None));
+
+impl Slow {
+    /// For how long the lists of a process may be read.
+    fn time(&self) -> Duration {
+        let mut slow = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = slow.filter(|(since, _)| since.elapsed() < Duration::from_secs(60));
+        *slow = lately;
+        match lately {
+            Some((_, took)) if took >= SLOW_FOR => READ_BRIEFLY_FOR,
+            _ => READ_FOR,
+        }
+    }
+
+    fn took(&self, time: Duration) {
+        if time < READ_BRIEFLY_FOR {
+            return;
+        }
+        let mut slow = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, took) = slow.get_or_insert((Instant::now(), Duration::ZERO));
+        *took += time;
+    }
+}
+
+impl Known {
+    fn without_looking(&self, device: Device) -> Option<Kind> {
         // The kernel's own memory (memfd_create, shmget) is nowhere mounted.
         if device == KERNELS_OWN {
-            return Kind::Kernel;
+            return Some(Kind::Kernel);
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kind) = known.get(&device) {
-            return *kind;
+        self.kinds.get(&device).copied()
+    }
+
+    fn add(&mut self, device: Device, kind: Kind) {
+        if self.kinds.len() < MAX_DEVICES {
+            // A disk's has a major number.
+            let is_disk = kind == Kind::Others && device.0 != 0 && !self.is_cut;
+            self.kinds
+                .insert(device, if is_disk { Kind::Kernel } else { kind });
         }
-        known.extend(mounts(&dir.text("mountinfo").unwrap_or_default()));
-        // A disk's has a major number.
-        *known.entry(device).or_insert(match device.0 {
-            0 => Kind::Others,
-            _ => Kind::Kernel,
-        })
+    }
+
+    /// Takes those that it finds in a list of mounts from `unknown`, and gives whether it read enough of the list.
+    fn look_for(&mut self, unknown: &mut BTreeSet<Device>, list: File, deadline: Instant) -> bool {
+        let mut list = BufReader::with_capacity(64 << 10, list.take(MAX_MOUNTS));
+        let mut line = Vec::new();
+        let mut read = 0;
+        loop {
+            line.clear();
+            match list.read_until(b'\n', &mut line) {
+                Ok(bytes) if bytes > 0 => read += bytes as u64,
+                Ok(_) => return read < MAX_MOUNTS,
+                Err(_) => return false,
+            }
+            if let Some((device, kind)) = mount(&String::from_utf8_lossy(&line))
+                && unknown.remove(&device)
+            {
+                self.kinds.insert(device, kind);
+            }
+            if unknown.is_empty() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
     }
 }
 
 /// The device of memory that is shared without a file system that is mounted: the first that the kernel gives.
 const KERNELS_OWN: Device = (0, 1);
 
-/// The devices in a `mountinfo` file, and what each is (`proc_pid_mountinfo(5)`):
+/// The device in a line of a `mountinfo` file, and what it is (`proc_pid_mountinfo(5)`):
 /// `id parent major:minor root mount options [field...] - type source options`.
-fn mounts(text: &str) -> impl Iterator<Item = (Device, Kind)> {
-    text.lines().take(MAX_MOUNTS).filter_map(|line| {
-        let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
-        let (_, kind) = line.split_once(" - ")?;
-        let kind = match kind.split(' ').next()? {
-            "tmpfs" | "devtmpfs" => Kind::Memory,
-            "bcachefs" | "btrfs" | "hugetlbfs" | "overlay" | "proc" | "ramfs" | "rootfs"
-            | "sysfs" | "ubifs" | "zfs" => Kind::Kernel,
-            // Served by a process, from a disk (ntfs-3g).
-            "fuseblk" => Kind::Others,
-            _ if major != "0" => Kind::Kernel,
-            _ => Kind::Others,
-        };
-        Some(((major.parse().ok()?, minor.parse().ok()?), kind))
-    })
+fn mount(line: &str) -> Option<(Device, Kind)> {
+    let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+    let (_, kind) = line.split_once(" - ")?;
+    let kind = match kind.split(' ').next()? {
+        "tmpfs" | "devtmpfs" => Kind::Memory,
+        "bcachefs" | "btrfs" | "hugetlbfs" | "overlay" | "proc" | "ramfs" | "rootfs" | "sysfs"
+        | "ubifs" | "zfs" => Kind::Kernel,
+        // Served by a process, from a disk (ntfs-3g).
+        "fuse" | "fuseblk" => Kind::Others,
+        kind if kind.starts_with("fuse.") => Kind::Others,
+        _ if major != "0" => Kind::Kernel,
+        _ => Kind::Host,
+    };
+    Some(((major.parse().ok()?, minor.parse().ok()?), kind))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek, Write};
+
     use super::*;
 
-    #[test]
-    fn what_answers_for_a_mount_is_recognised() {
-        let text = "\
+    const LIST: &str = "\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
 26 25 0:24 / /dev/shm rw,nosuid,nodev shared:4 - tmpfs tmpfs rw,size=4g
 40 22 0:37 / /srv rw - overlay overlay rw,lowerdir=/a - b
 41 22 0:38 / /far rw - nfs4 host:/a rw
 42 22 0:39 / /ours rw - fuse.sshfs tmpfs rw
 43 22 8:17 / /stick rw - fuseblk /dev/sdb1 rw
+44 22 0:40 / /bare rw - fuse silent rw
 nonsense
 ";
-        let found: Vec<_> = mounts(text).collect();
+
+    #[test]
+    fn what_answers_for_a_mount_is_recognised() {
+        let found: Vec<_> = LIST.lines().filter_map(mount).collect();
         assert_eq!(
             found,
             [
                 ((254, 0), Kind::Kernel),
                 ((0, 24), Kind::Memory),
                 ((0, 37), Kind::Kernel),
-                ((0, 38), Kind::Others),
+                ((0, 38), Kind::Host),
                 ((0, 39), Kind::Others),
                 ((8, 17), Kind::Others),
+                ((0, 40), Kind::Others),
             ]
         );
+    }
+
+    fn list() -> File {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(LIST.as_bytes()).expect("written");
+        file.rewind().expect("rewound");
+        file
+    }
+
+    #[test]
+    fn a_list_is_read_until_all_are_found_and_no_longer_than_permitted() {
+        let mut known = Known::default();
+        let mut wanted = BTreeSet::from([(254, 0), (0, 24), (0, 99)]);
+        let later = Instant::now() + Duration::from_secs(60);
+        assert!(known.look_for(&mut wanted, list(), later));
+        assert_eq!(wanted, BTreeSet::from([(0, 99)]));
+        assert_eq!(known.without_looking((0, 24)), Some(Kind::Memory));
+        // What was not asked for is not kept.
+        assert_eq!(known.kinds.len(), 2);
+        let mut wanted = BTreeSet::from([(0, 40)]);
+        assert!(!known.look_for(&mut wanted, list(), Instant::now()));
+        assert_eq!(wanted.len(), 1, "the first line alone was looked at");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -11,6 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use procfs::process::LimitValue;
 
+use super::attributes::file_behind;
 use super::proc_dir::PidFd;
 
 /// So many generations are followed at most.
@@ -383,9 +383,9 @@ impl Stat {
 /// Whether the process runs the same program file as this one, or one that cannot be seen: it is
 /// exiting, and has no program any more, or is another user's.
 fn may_be_own_program(pid: i32) -> bool {
-    let file = |link: &str| fs::metadata(link).ok().map(|file| (file.dev(), file.ino()));
-    let theirs = file(&format!("/proc/{pid}/exe"));
-    theirs.is_none() || theirs == file("/proc/self/exe")
+    let file = |of: &str| file_behind(format!("/proc/{of}/exe").as_ref()).ok();
+    let theirs = file(&pid.to_string());
+    theirs.is_none() || theirs == file("self")
 }
 
 /// Whether the number is the one by which the process counts itself.

@@ -31,7 +31,13 @@ fn memory_is_read_whole_in_part_and_scattered() {
 
     let first = RemoteAddr::new(8);
     let unmapped = memory.read(first, &mut [0; 8]);
-    assert_eq!(unmapped, Err(ReadError::Unmapped(first)));
+    assert_eq!(unmapped, Err(ReadError::NotRead(first)));
+    let beyond = RemoteAddr::new(u64::MAX - 64);
+    let unmapped = memory.read(beyond, &mut [0; 8]);
+    assert!(
+        matches!(unmapped, Err(ReadError::Unmapped(_))),
+        "{unmapped:?}"
+    );
 
     // More places than one call takes, with bad ones in between.
     let addrs: Vec<_> = (0..3000)
@@ -267,6 +273,95 @@ fn shared_memory_is_a_class_of_its_own_and_pages_of_others_count_as_shared() {
         "{by_ledger} {shared}"
     );
     assert!(by_ledger > 1 << 20, "most of the C library: {by_ledger}");
+}
+
+/// Maps a file and memory, and touches the second page of each alone.
+const UNTOUCHED: &str = "
+import ctypes, mmap, sys, tempfile
+file = tempfile.TemporaryFile()
+file.write(b'x' * (64 * 4096))
+file.flush()
+kept = []
+for area in [
+    mmap.mmap(file.fileno(), 64 * 4096, flags=mmap.MAP_PRIVATE),
+    mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS),
+]:
+    area[4096:4100] = b'abcd'
+    base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    kept.append((area, base))
+print(*[base for _, base in kept], flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn a_page_that_is_not_in_memory_is_not_read_whoever_asks() {
+    let child = Child::python(UNTOUCHED);
+    let areas = child.first_line().split(' ');
+    let target = Target::open(child.pid()).expect("our own child");
+    for area in areas {
+        let base = RemoteAddr::new(area.parse().expect("an address"));
+        let second = base.checked_add(PAGE_SIZE).expect("small");
+        let memory = target.memory();
+        let mut bytes = [0; 4];
+        memory.read(second, &mut bytes).expect("it is there");
+        assert_eq!(&bytes, b"abcd");
+        // Also where only the end of what is asked for is missing.
+        let third = second.checked_add(PAGE_SIZE).expect("small");
+        let last = third.get() - 2;
+        for (addr, why) in [(base.get(), base), (last, third)] {
+            let read = memory.read(RemoteAddr::new(addr), &mut bytes);
+            assert_eq!(read, Err(ReadError::NotRead(why)));
+        }
+        let mut words = Vec::new();
+        memory.read_unshared_scattered::<4>(&[base, second, third], &mut words);
+        assert_eq!(words, [None, Some(*b"abcd"), None]);
+        let mappings = target.mappings().expect("alive");
+        let residency = target.residency(&mappings).expect("alive");
+        let area = AddrRange::with_len(base, 64 * PAGE_SIZE).expect("small");
+        let present: u64 = residency.runs_in(area).map(|run| run.range.len()).sum();
+        assert_eq!(present, PAGE_SIZE, "reading put pages into memory");
+    }
+}
+
+/// Two mappings of 20 TiB, in which it has read one page of the second alone, and one of a GiB with a page of its own.
+const VAST: &str = "
+import ctypes, mmap, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+vast = []
+# With the same access, neighbours would be one mapping.
+for size, access in [(20 << 40, 1), (20 << 40, 3), (1 << 30, 7)]:
+    vast.append(libc.mmap(None, size, access, flags, -1, 0))
+for start in vast[1:]:
+    ctypes.c_char.from_address(start + 4096 * 3).value = b'x'
+print(*vast, flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn vast_mappings_are_not_looked_up_page_by_page() {
+    let child = Child::python(VAST);
+    let starts = child.first_line().split(' ');
+    let [empty, touched, small] = starts
+        .map(|start| RemoteAddr::new(start.parse().expect("an address")))
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("three")
+    };
+    let target = Target::open(child.pid()).expect("our own child");
+    let mappings = target.mappings().expect("alive");
+    let map = target
+        .residency_from(&mappings, PageSource::Pagemap)
+        .expect("read");
+    let run = map.run_at(empty).expect("it is mapped, and has no page");
+    assert!(!run.state.has_data() && run.range.len() == 20 << 40);
+    assert_eq!(map.run_at(touched), None, "what is not read is not known");
+    let page = small.checked_add(3 * PAGE_SIZE).expect("small");
+    assert!(map.run_at(page).expect("mapped").state.is_resident());
+    let memory = ResidentMemory::new(target.memory(), &map);
+    assert!(memory.read(touched, &mut [0; 8]).is_err());
 }
 
 #[test]

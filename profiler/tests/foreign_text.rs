@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use profiler_core::text::is_harmful;
 use profiler_testing::child::{Child, compiled};
-use support::{command, run, stdout};
+use support::{are_all, command, run, stdout};
 
 /// An escape sequence, a newline that forges a line, a C1 byte, and a character that turns text
 /// around. It is no longer than a comm, of which the kernel keeps 15 bytes.
@@ -82,9 +82,41 @@ fn a_hostile_process_is_shown_harmlessly_by_every_command() {
     let shown = stdout(&shown);
     assert!(shown.contains("\\x1b[2J\\nFORGED"), "{shown}");
     check(&["snapshot", "--pid", &pid, "--json"], folder.path());
-    check(&["explain", "--pid", &pid], folder.path());
-    check(&["doctor", "--pid", &pid], folder.path());
-    check(&["doctor", "--pid", &pid, "--json"], folder.path());
+    let lines = [
+        "snapshot --tree --pid PID".to_owned(),
+        "snapshot --pid PID -o s.fragsnap".into(),
+        "explain --pid PID".into(),
+        "explain --tree --pid PID".into(),
+        "explain s.fragsnap".into(),
+        "check --max-rss 1 --max-growth 1/s --over 100ms --pid PID".into(),
+        "check --max-rss 1 s.fragsnap".into(),
+        "diff s.fragsnap --pid PID".into(),
+        "diff s.fragsnap s.fragsnap --json".into(),
+        "export s.fragsnap --format json".into(),
+        "report s.fragsnap -o s.html".into(),
+        "top --once --all".into(),
+        "top --once --all --json".into(),
+        "doctor --pid PID".into(),
+        "doctor --pid PID --json".into(),
+        // Below.
+        "attach".into(),
+        "record".into(),
+    ];
+    // A recording's player is in the next test, the metrics have one of their own, a screen is no text, and the
+    // others show nothing of a process's.
+    let others = ["replay", "serve", "view", "demo", "completions", "man"];
+    are_all(&lines, &others);
+    for line in lines.iter().filter(|line| line.contains(' ')) {
+        let line = line.replace("PID", &pid);
+        let args: Vec<&str> = line.split(' ').collect();
+        let shown = check(&args, folder.path());
+        let code = shown.status.code();
+        assert!(matches!(code, Some(0 | 3)), "{line}: {shown:?}");
+    }
+    is_harmless(
+        &fs::read(folder.path().join("s.html")).expect("written"),
+        "s.html",
+    );
     for how in [
         &["--headless"][..],
         &["--json"],

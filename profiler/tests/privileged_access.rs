@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use profiler_testing::child::{self, Child, open_folder};
-use support::{FRAGSCOPE, stderr, stdout, text};
+use support::{FRAGSCOPE, are_all, stderr, stdout, text};
 
 /// Owner of the target, and a user who looks at it.
 const ALICE: u32 = 12_345;
@@ -205,7 +205,7 @@ fn the_fix_is_the_command_line_that_was_used() {
 /// Every command, ready to be run in a shell where something is lacking. None of them gets far.
 fn every_command(pid: i32, folder: &std::path::Path) -> Vec<String> {
     let folder = folder.display();
-    vec![
+    let all = vec![
         "doctor".to_owned(),
         format!("doctor --pid {pid}"),
         format!("doctor --pid {pid} --repair"),
@@ -217,7 +217,18 @@ fn every_command(pid: i32, folder: &std::path::Path) -> Vec<String> {
         format!("record -o {folder}/c.fragtrace -- /bin/sh -c 'touch {folder}/ran'"),
         format!("replay {folder}/c.fragtrace"),
         format!("export {folder}/c.fragtrace --format logalloc -o {folder}/e.txt"),
-    ]
+        format!("snapshot --tree --pid {pid}"),
+        format!("explain --tree --pid {pid}"),
+        format!("check --max-rss 900G --pid {pid}"),
+        format!("diff {folder}/s.fragsnap --pid {pid}"),
+        format!("attach --headless --duration 1s --pid {pid} --black-box {folder}/box"),
+        "top --once".to_owned(),
+        "serve --listen 127.0.0.1:0".to_owned(),
+        format!("report {folder}/s.fragsnap -o {folder}/s.html"),
+        format!("view {folder}/s.fragsnap"),
+    ];
+    are_all(&all, &["completions", "man"]);
+    all
 }
 
 #[test]

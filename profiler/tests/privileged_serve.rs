@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use profiler_core::host::{MetricKind, declared};
-use profiler_testing::child::KillOnDrop;
+use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::{WAIT_LIMIT, eventually};
 use serde_json::Value;
 use support::prometheus::ask;
@@ -87,9 +87,21 @@ impl Serving {
     }
 
     fn metrics(&self) -> String {
-        let (head, body) = self.get("/metrics", "*/*");
+        self.metrics_now().expect("an answer")
+    }
+
+    /// The metrics, where the connection is not closed because there were so many of this address.
+    fn metrics_now(&self) -> Option<String> {
+        let mut stream = self.connect();
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        if answer.is_empty() {
+            return None;
+        }
+        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        body
+        Some(body.to_owned())
     }
 
     /// The metrics once all processes of this program were walked.
@@ -277,7 +289,7 @@ fn nobody_who_asks_badly_is_waited_for() {
     );
     // Who asks as one should is answered, and the host was looked at all the time.
     let after = eventually("another look", || {
-        let text = serving.metrics();
+        let text = serving.metrics_now()?;
         (looked(&text) > looked(&before)).then_some(text)
     });
     assert!(
@@ -285,15 +297,51 @@ fn nobody_who_asks_badly_is_waited_for() {
         "{after}"
     );
     for _ in 0..300 {
-        serving.metrics();
+        eventually("an answer", || serving.metrics_now());
     }
-    let grown = memory(&serving.metrics()) - memory(&before);
+    let last = eventually("an answer", || serving.metrics_now());
+    let grown = memory(&last) - memory(&before);
     assert!(grown < f64::from(8 << 20), "{grown} bytes");
     // They hang, and it ends.
     let mut fragscope = serving.fragscope;
     kill(fragscope.pid(), Signal::SIGTERM).expect("it runs");
     assert_eq!(fragscope.ended().code(), Some(130));
     drop((silent, slow, deaf));
+}
+
+/// Connects as often as it can, and says nothing, from an address of its own.
+const FLOODS: &str = "
+import collections, socket, sys
+kept = collections.deque(maxlen=200)
+print('READY', flush=True)
+while True:
+    try:
+        kept.append(socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5, ('127.0.0.2', 0)))
+    except OSError:
+        pass
+";
+
+#[test]
+fn who_floods_it_keeps_no_other_address_from_an_answer() {
+    let _idle = script("serve_idle.py", "print(1, flush=True); input()");
+    let serving = Serving::start(&["--no-walks"]);
+    eventually("the first look", || {
+        own(&serving.metrics(), "fragscope_look_timestamp_seconds")
+    });
+    let mut flood = Command::new("python3");
+    flood.args(["-c", FLOODS, &serving.address.port().to_string()]);
+    let flood = Child::run(flood);
+    assert_eq!(flood.first_line(), "READY");
+    // From then on more come than are served.
+    let dropped = || own(&serving.metrics(), "fragscope_dropped_connections_total");
+    eventually("what is dropped", || {
+        (dropped() > Some(500.0)).then_some(())
+    });
+    for _ in 0..20 {
+        assert!(dropped() > Some(500.0));
+        let (head, _) = serving.get("/-/healthy", "*/*");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child as Process, Command};
@@ -37,6 +38,38 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
+/// The same, and has the loader's list of loaded objects begin on a page of it (`struct r_debug` in glibc's `elf/link.h`).
+const FORGES_ITS_LIST: &str = "
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+opened = os.open(sys.argv[1], os.O_RDONLY)
+mapped = libc.mmap(None, 1 << 16, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, opened, 0)
+os.close(opened)
+debug = ctypes.addressof(ctypes.c_char.in_dll(libc, '_r_debug'))
+ctypes.c_uint64.from_address(debug + 8).value = mapped
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
+/// Its root directory is the file system's.
+const LIVES_THERE: &str = "
+import os, sys
+kept = [b'x' * 1000 for _ in range(10_000)]
+os.chroot(os.path.dirname(sys.argv[1]))
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
+/// Its program is the file, of which nothing is in memory but what ran.
+const RUNS_FROM_THERE: &str = "
+import sys
+kept = [b'x' * 1000 for _ in range(10_000)]
+print('READY', flush=True)
+sys.stdin.readline()
+";
+
 /// Has it loaded before all else.
 const PRELOADS: &str = "
 import os, sys
@@ -67,8 +100,39 @@ impl Silent {
         Self::of_mounts(1, python)
     }
 
+    /// With a Python that is itself the file.
+    fn as_program(python: &str) -> Self {
+        let found = Command::new("/usr/bin/python3")
+            .args([
+                "-c",
+                "import os, sys; print(os.path.realpath(sys.executable))",
+            ])
+            .output();
+        let found = found.expect("there is one").stdout;
+        let found = String::from_utf8(found).expect("a path");
+        Self::mounted(1, found.trim_end(), |mounts| {
+            let mut command = vec!["env".into(), "PYTHONHOME=/usr".into()];
+            command.push(mounts[0].join("file").into_os_string());
+            command.extend(["-c".into(), python.into()]);
+            command
+        })
+    }
+
     /// With a program that is given the names of the files of so many file systems.
     fn of_mounts(count: usize, python: &str) -> Self {
+        Self::mounted(count, JEMALLOC, |mounts| {
+            let mut command: Vec<OsString> = ["python3", "-c", python].map(Into::into).into();
+            command.extend(mounts.iter().map(|mount| mount.join("file").into()));
+            command
+        })
+    }
+
+    /// With a command on so many file systems, whose file holds what `holds` does.
+    fn mounted(
+        count: usize,
+        holds: &str,
+        command: impl FnOnce(&[PathBuf]) -> Vec<OsString>,
+    ) -> Self {
         let program = compiled("silent_fuse");
         let folder = tempfile::tempdir().expect("a folder");
         let mounts: Vec<_> = (0..count)
@@ -79,14 +143,11 @@ impl Silent {
         for mount in &mounts {
             fs::create_dir(mount).expect("made");
             servers.arg(program.path().join("silent_fuse"));
-            servers.arg(JEMALLOC).arg(folder.path().join("silent"));
+            servers.arg(holds).arg(folder.path().join("silent"));
             servers.arg(mount);
         }
-        servers.args(["python3", "-c", python]);
-        let python = Child::run({
-            servers.args(mounts.iter().map(|mount| mount.join("file")));
-            servers
-        });
+        servers.args(command(&mounts));
+        let python = Child::run(servers);
         assert_eq!(python.first_line(), "READY");
         Self { python, folder }
     }
@@ -98,6 +159,18 @@ impl Silent {
 
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+}
+
+impl Drop for Silent {
+    /// Those that serve its files are ended first: what waits for them cannot be.
+    fn drop(&mut self) {
+        let pid = self.python.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            let server = Pid::from_raw(child.parse().expect("a number"));
+            let _ = kill(server, Signal::SIGKILL);
+        }
     }
 }
 
@@ -143,14 +216,12 @@ fn end_of(process: &mut Process, what: &str) -> Option<i32> {
     ended.code()
 }
 
-#[test]
-fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
-    let silent = Silent::new();
-    silent.fall_silent();
+/// Has every command look at it, and gives what those printed, which all have to end.
+fn all_look_at(silent: &Silent) -> Vec<(String, String)> {
     let pid = silent.python.pid().to_string();
     let trace = silent.file("trace.fragtrace");
     let trace = support::text(&trace).to_owned();
-    let each: [(&str, &[&str]); 7] = [
+    let each: [(&str, &[&str]); 8] = [
         ("snapshot", &["snapshot", "--pid", &pid]),
         (
             "explain",
@@ -166,24 +237,52 @@ fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
             "record",
             &["record", "--duration", "1s", "-o", &trace, "--pid", &pid],
         ),
+        ("tree", &["snapshot", "--tree", "--pid", &pid]),
         ("top", &["top", "--once"]),
     ];
     let mut all: Vec<_> = each
         .iter()
-        .map(|(name, args)| start(&silent, name, args))
+        .map(|(name, args)| start(silent, name, args))
         .collect();
-    for one in &mut all {
+    let ended = all.iter_mut().map(|one| {
         let code = end_of(&mut one.process, &one.what);
         let printed = fs::read_to_string(&one.printed).expect("text");
         assert_eq!(code, Some(0), "{}: {printed}", one.what);
-        if one.what.contains("snapshot") || one.what.contains("doctor") {
-            assert!(
-                printed.contains("not read within"),
-                "{}: {printed}",
-                one.what
-            );
+        (one.what.clone(), printed)
+    });
+    ended.collect()
+}
+
+#[test]
+fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
+    let silent = Silent::new();
+    silent.fall_silent();
+    for (what, printed) in all_look_at(&silent) {
+        if !what.contains("tree") && (what.contains("snapshot") || what.contains("doctor")) {
+            assert!(printed.contains("not read within"), "{what}: {printed}");
         }
     }
+}
+
+#[test]
+fn a_page_of_a_silent_file_to_which_memory_leads_is_not_touched() {
+    let silent = Silent::running(FORGES_ITS_LIST);
+    silent.fall_silent();
+    all_look_at(&silent);
+}
+
+#[test]
+fn a_root_directory_that_no_file_system_answers_for_keeps_no_command() {
+    let silent = Silent::running(LIVES_THERE);
+    silent.fall_silent();
+    all_look_at(&silent);
+}
+
+#[test]
+fn a_program_that_no_file_system_answers_for_keeps_no_command() {
+    let silent = Silent::as_program(RUNS_FROM_THERE);
+    silent.fall_silent();
+    all_look_at(&silent);
 }
 
 #[test]

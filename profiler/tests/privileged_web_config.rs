@@ -7,7 +7,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use profiler_testing::child::KillOnDrop;
 use profiler_testing::wait::{WAIT_LIMIT, eventually};
 use support::prometheus::ask;
@@ -66,8 +70,9 @@ impl Web {
 }
 
 struct Serving {
-    _fragscope: KillOnDrop,
+    fragscope: KillOnDrop,
     said: Vec<String>,
+    says: Receiver<String>,
     port: u16,
 }
 
@@ -93,12 +98,25 @@ impl Serving {
                 .parse()
                 .ok()
         });
-        std::thread::spawn(move || lines.for_each(drop));
+        let (say, says) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Who does not listen to the end is the end of the test.
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| drop(say.send(line)));
+        });
         Self {
-            _fragscope: KillOnDrop(child),
+            fragscope: KillOnDrop(child),
+            says,
             port: port.unwrap_or_else(|| panic!("it says where it serves: {said:?}")),
             said,
         }
+    }
+
+    /// Waits until it says a line with these words.
+    fn wait_for(&self, words: &str) {
+        let said = || self.says.recv_timeout(WAIT_LIMIT).expect(words);
+        while !said().contains(words) {}
     }
 
     /// The status that curl gets, which checks the certificate, and what is served.
@@ -169,8 +187,25 @@ fn a_certificate_and_a_password_that_change_are_used_without_a_restart() {
     assert_eq!(serving.curl(&web, &["--user", &right]).0, "401");
     // One that is wrong does not hold, and ends nothing.
     web.write("basic_auth_users: [");
-    std::thread::sleep(std::time::Duration::from_millis(5500));
+    serving.wait_for("cannot be used");
     assert_eq!(serving.curl(&web, &["--user", "prom:other"]).0, "200");
+}
+
+#[test]
+fn a_config_that_becomes_a_pipe_is_not_opened_and_keeps_no_signal() {
+    let web = Web::new();
+    let mut serving = Serving::start(&web, &[]);
+    fs::remove_file(web.config()).expect("ours");
+    mkfifo(web.config().as_str(), Mode::S_IRWXU).expect("made");
+    serving.wait_for("it is not a regular file");
+    let right = format!("prom:{PASSWORD}");
+    assert_eq!(serving.curl(&web, &["--user", &right]).0, "200");
+    kill(
+        Pid::from_raw(serving.fragscope.id() as i32),
+        Signal::SIGTERM,
+    )
+    .expect("ours");
+    eventually("its end", || serving.fragscope.try_wait().expect("ours"));
 }
 
 #[test]

@@ -29,6 +29,12 @@ impl FilePath {
     }
 
     /// A process or another host answers for it, or not.
+    /// On a device that is asked no more once it did not answer.
+    pub(crate) fn on(self, device: u64) -> Self {
+        let device = Some(device);
+        Self { device, ..self }
+    }
+
     pub(crate) fn served(self, is_served: bool) -> Self {
         Self { is_served, ..self }
     }

@@ -15,12 +15,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use self::messages::{Answer, Request};
+use crate::attributes::file_behind;
 use crate::elf::{FILE_TIME, FileLimit, FilePath, Version, file_limit, open_regular};
 use crate::forked::{fork_off, is_over};
 use crate::guard::apart;
@@ -326,6 +328,25 @@ pub fn open_foreign(path: &FilePath) -> io::Result<File> {
             io::Error::new(io::ErrorKind::TimedOut, "its file system does not answer")
         }
     })
+}
+
+/// Whether there is a regular file at `path` below the root directory of a process, `/proc/PID/root`, as far as its file
+/// system answers.
+pub fn is_file_below(root: &Path, path: &Path) -> bool {
+    let Ok((device, _)) = file_behind(root) else {
+        return false;
+    };
+    let device = u64::from(libc::major(device)) << 32 | u64::from(libc::minor(device));
+    let below = root.join(path.strip_prefix("/").unwrap_or(path));
+    let path = FilePath::from(below).on(device).served(true);
+    match open(&path, Instant::now() + FILE_TIME) {
+        Ok(Opened::Here(_)) => true,
+        Ok(Opened::There(asked)) => {
+            asked.forget();
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 /// Kills the processes that open files, for a process that is about to exit: those as well that a thread waits for.

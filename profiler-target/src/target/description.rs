@@ -9,11 +9,13 @@ use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
 use super::Target;
-use crate::elf::FilePath;
-use crate::link_map::{self, Unswapped};
+use crate::elf::{FilePath, UnreadFiles};
+use crate::link_map;
 use crate::maps;
+use crate::memory::Answers;
 use crate::proc_dir::field;
 use crate::process::{Files, Process};
+use crate::tmpfs::Kind;
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
@@ -59,8 +61,18 @@ impl Target {
     }
 
     fn is_served(&self, mapping: &Mapping) -> bool {
-        let device = ((mapping.device >> 32) as u32, mapping.device as u32);
-        self.devices.is_served(&self.dir, device)
+        self.devices.kind(maps::device(mapping)).is_served()
+    }
+
+    fn answers_for(&self, mapping: &Mapping) -> Answers {
+        match mapping.kind {
+            MappingKind::File(_) => match self.devices.kind(maps::device(mapping)) {
+                Kind::Memory | Kind::Kernel => Answers::Always,
+                Kind::Host => Answers::UnlessCopied,
+                Kind::Others => Answers::Never,
+            },
+            _ => Answers::Always,
+        }
     }
 
     fn cmdline(&self) -> Vec<String> {
@@ -82,8 +94,21 @@ pub(crate) fn words(cmdline: &[u8]) -> Vec<String> {
 
 impl Process for Target {
     fn mappings(&self) -> io::Result<Vec<Mapping>> {
-        let is_tmpfs = |device| self.devices.is_tmpfs(&self.dir, device);
-        let all = maps::parse(&self.dir.text("maps")?, is_tmpfs);
+        let mut all = maps::parse(&self.dir.text("maps")?);
+        let is_file = |mapping: &Mapping| matches!(mapping.kind, MappingKind::File(_));
+        let devices = all
+            .iter()
+            .filter(|mapping| is_file(mapping))
+            .map(maps::device);
+        self.devices.learn(&self.dir, &devices.collect());
+        for mapping in all.iter_mut().filter(|mapping| is_file(mapping)) {
+            mapping.is_tmpfs = self.devices.kind(maps::device(mapping)) == Kind::Memory;
+        }
+        let answers = all
+            .iter()
+            .filter(|mapping| is_file(mapping) || mapping.shared)
+            .map(|mapping| (mapping.range, self.answers_for(mapping)));
+        self.memory.files_are(answers.collect());
         // One that waits for its parent has none, and the kernel says so without an error.
         match all.is_empty() {
             true => Err(self.gone()),
@@ -102,12 +127,7 @@ impl Process for Target {
         }
         let read = || {
             let auxv = self.auxv().ok()?;
-            let residency = self.residency(&self.mappings().ok()?).ok()?;
-            let unswapped = Unswapped {
-                memory: self.memory(),
-                residency: &residency,
-            };
-            link_map::chain(&auxv, &unswapped)
+            link_map::chain(&auxv, &self.memory())
         };
         match read() {
             Some(order) => self.load_order.get_or_init(|| order).clone(),
@@ -162,6 +182,22 @@ impl Process for Target {
 
     fn read_only_memory(&self, _mapped: &str) -> Vec<Vec<u8>> {
         Vec::new()
+    }
+
+    fn unread_files(&self) -> Option<UnreadFiles> {
+        let unread = self.files.reader.unread();
+        if !self.devices.is_cut() {
+            return unread;
+        }
+        let cut = "its list of mounts is too long to be read, so it is unknown who answers for some of the files that it maps";
+        let (what, is_over_limit) = match unread {
+            Some(files) => (format!("{cut}; {}", files.what), files.is_over_limit),
+            None => (cut.to_owned(), false),
+        };
+        Some(UnreadFiles {
+            what,
+            is_over_limit,
+        })
     }
 
     fn files(&self) -> &Files {

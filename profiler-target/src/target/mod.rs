@@ -5,12 +5,11 @@ mod description;
 mod pages;
 mod stopping;
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use super::attributes::file_behind;
 use super::memory::LiveMemory;
 use super::open::{self, OpenError};
 use super::proc_dir::{Gone, ProcDir};
@@ -60,9 +59,8 @@ struct Execution {
 
 impl Execution {
     fn of(dir: &ProcDir) -> Self {
-        let exe = fs::metadata(dir.path("exe")).ok();
         Self {
-            exe: exe.map(|file| (file.dev(), file.ino())),
+            exe: file_behind(&dir.path("exe")).ok(),
             auxv: dir.bytes("auxv").ok(),
         }
     }
@@ -75,9 +73,10 @@ impl Target {
     /// When there is none, when it has no memory to look at, or when the kernel does not permit it.
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         let (dir, mem) = open::open(pid)?;
+        let pagemap = dir.file("pagemap").ok();
         Ok(Self {
             program: Execution::of(&dir),
-            memory: LiveMemory::new(Arc::new(mem)),
+            memory: LiveMemory::new(mem, pagemap),
             dir: Arc::new(dir),
             pages: PageSource::of_this_kernel(),
             stop_guards: StopGuards::shared(),
@@ -96,8 +95,9 @@ impl Target {
     /// or cannot be seen.
     pub fn foreign_root(&self) -> Option<PathBuf> {
         let path = self.dir.path("root");
-        let [own, its] = [fs::metadata("/").ok()?, fs::metadata(&path).ok()?];
-        ((own.dev(), own.ino()) != (its.dev(), its.ino())).then_some(path)
+        let own = file_behind("/proc/self/root".as_ref()).ok()?;
+        let its = file_behind(&path).ok()?;
+        (own != its).then_some(path)
     }
 
     /// Whether it is still there and still the same program.

@@ -7,6 +7,7 @@ use profiler_core::fork::{self, ForkSharing};
 use profiler_core::residency::{Mapping, ResidencyMap};
 
 use super::{Execution, Target};
+use crate::Process;
 use crate::memory::LiveMemory;
 use crate::residency::PageSource;
 use crate::stop::Stopped;
@@ -68,14 +69,35 @@ impl Target {
         if Execution::of(&dir) != self.program {
             return None;
         }
-        let mappings = maps::parse(&dir.text("maps").ok()?, |_| false);
+        let mappings = maps::parse(&dir.text("maps").ok()?);
         let of_parent = residency::read(&dir, &mappings, self.pages).ok()?;
         Some((parent, of_parent))
     }
 
-    /// Its memory, by address.
+    /// Its memory, by address: of that what is in memory, and what nobody has to answer for.
     pub fn memory(&self) -> LiveMemory {
+        if !self.memory.knows_files() {
+            // Of one that is gone nothing is read.
+            let _ = self.mappings();
+        }
         self.memory.clone()
+    }
+
+    /// Brings swapped pages back into its memory, and gives how its pages are then.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn bring_back(
+        &self,
+        residency: &ResidencyMap,
+        mappings: &[Mapping],
+    ) -> io::Result<ResidencyMap> {
+        let swapped = residency.runs().iter().filter(|r| r.state.is_swapped());
+        for range in swapped.map(|run| run.range) {
+            // A page that cannot be read stays as it was, which the next reading shows.
+            self.memory().bring_back(range);
+        }
+        self.residency(mappings)
     }
 
     /// What was read of it so far.

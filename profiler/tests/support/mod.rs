@@ -18,6 +18,33 @@ use serde_json::Value;
 /// The program under test, for those who run it in a way of their own.
 pub(crate) const FRAGSCOPE: &str = env!("CARGO_BIN_EXE_fragscope");
 
+/// The commands that there are, by the program's own help; but for `help`.
+pub(crate) fn all_commands() -> Vec<String> {
+    let help = stdout(&fragscope(&["--help"]));
+    let listed = help.split("Commands:\n").nth(1).expect("its commands");
+    let lines = listed.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names = names.filter(|name| !name.is_empty() && *name != "help");
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    assert!(names.len() > 5, "{help}");
+    names
+}
+
+/// Fails where a command is in none of `lines`, each of which begins with one, and not among those that are left out.
+#[track_caller]
+pub(crate) fn are_all(lines: &[String], left_out: &[&str]) {
+    for name in all_commands() {
+        let is_there = lines
+            .iter()
+            .any(|line| line.split(' ').next() == Some(&name));
+        assert_eq!(
+            is_there,
+            !left_out.contains(&name.as_str()),
+            "{name}: {lines:#?}"
+        );
+    }
+}
+
 /// `fragscope` with these arguments, without input, and with the width that it takes where there is no
 /// terminal.
 pub(crate) fn command(args: &[impl AsRef<OsStr>]) -> Command {

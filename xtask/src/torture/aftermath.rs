@@ -179,12 +179,7 @@ fn no_files(stage: &Stage, round: &mut Round, running: &Running) {
     list(&running.folder, &mut found);
     for path in found {
         let name = path.strip_prefix(&running.folder).unwrap_or(&path);
-        if !running
-            .mode
-            .outputs()
-            .iter()
-            .any(|promised| Path::new(promised) == name)
-        {
+        if !running.mode.leaves(name) {
             round.fault(
                 "a file is left",
                 format!("beside the outputs: {}", name.display()),

@@ -4,6 +4,7 @@
 mod files;
 mod recordings;
 mod replays;
+mod served;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -25,11 +26,12 @@ struct Attack {
 }
 
 /// The attacks, by what is attacked.
-const TOPICS: [&[Attack]; 4] = [
+const TOPICS: [&[Attack]; 5] = [
     recordings::ATTACKS,
     replays::ATTACKS,
     files::ATTACKS,
     targets::ATTACKS,
+    served::ATTACKS,
 ];
 
 /// All attacks.

@@ -41,7 +41,7 @@ enum Victim {
 }
 
 /// What can be aimed at: breakpoints come and go, or the whole work is to stop the target.
-const AIMED: [(Mode, Aim); 13] = [
+const AIMED: [(Mode, Aim); 17] = [
     (Mode::Headless, Aim::Arming),
     (Mode::Headless, Aim::Closing),
     (Mode::Unlimited, Aim::Arming),
@@ -52,6 +52,10 @@ const AIMED: [(Mode, Aim); 13] = [
     (Mode::WhatIf, Aim::Closing),
     (Mode::RecordProcess, Aim::Arming),
     (Mode::RecordProcess, Aim::Closing),
+    (Mode::GrowthSites, Aim::Arming),
+    (Mode::GrowthSites, Aim::Closing),
+    (Mode::Native, Aim::Arming),
+    (Mode::Native, Aim::Closing),
     (Mode::Repair, Aim::Closing),
     (Mode::Snapshot, Aim::Stopped),
     (Mode::Objects, Aim::Stopped),

@@ -51,10 +51,30 @@ pub(super) enum Mode {
     View,
     /// `export`.
     Export,
+    /// `top`, on a terminal.
+    Top,
+    /// `serve`.
+    Serve,
+    /// `attach --headless --black-box`.
+    BlackBox,
+    /// `attach --tree`, on a terminal.
+    AttachTree,
+    /// `attach --headless --native`, with probes that stay.
+    Native,
+    /// `attach --headless --growth-sites`.
+    GrowthSites,
+    /// `explain --pid`.
+    Explain,
+    /// `explain --tree`.
+    ExplainTree,
+    /// `check --pid`.
+    Check,
+    /// `diff FILE --pid`.
+    Diff,
 }
 
 /// All of them.
-pub(super) const MODES: [Mode; 13] = [
+pub(super) const MODES: [Mode; 23] = [
     Mode::Headless,
     Mode::Unlimited,
     Mode::Screen,
@@ -68,6 +88,16 @@ pub(super) const MODES: [Mode; 13] = [
     Mode::Repair,
     Mode::View,
     Mode::Export,
+    Mode::Top,
+    Mode::Serve,
+    Mode::BlackBox,
+    Mode::AttachTree,
+    Mode::Native,
+    Mode::GrowthSites,
+    Mode::Explain,
+    Mode::ExplainTree,
+    Mode::Check,
+    Mode::Diff,
 ];
 
 impl Mode {
@@ -75,23 +105,39 @@ impl Mode {
     pub(super) fn probes(self) -> bool {
         matches!(
             self,
-            Self::Headless | Self::Unlimited | Self::Screen | Self::WhatIf | Self::RecordProcess
+            Self::Headless
+                | Self::Unlimited
+                | Self::Screen
+                | Self::WhatIf
+                | Self::RecordProcess
+                | Self::BlackBox
+                | Self::Native
+                | Self::GrowthSites
         )
     }
 
     /// Whether its breakpoints stay until it ends.
     pub(super) fn keeps_probes(self) -> bool {
-        self.probes() && self != Self::Headless
+        self.probes() && !matches!(self, Self::Headless | Self::BlackBox | Self::GrowthSites)
     }
 
     /// Whether it looks at a worker that runs already.
     pub(super) fn attaches(self) -> bool {
-        self.probes() || self.stops_briefly() || self == Self::Repair
+        let looks = matches!(self, Self::Repair | Self::AttachTree);
+        self.probes() || self.stops_briefly() || looks
     }
 
     /// Whether all it does is to stop a worker and look at it.
     pub(super) fn stops_briefly(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Objects)
+        matches!(
+            self,
+            Self::Snapshot
+                | Self::Objects
+                | Self::Explain
+                | Self::ExplainTree
+                | Self::Check
+                | Self::Diff
+        )
     }
 
     /// Whether it ends by itself.
@@ -102,7 +148,10 @@ impl Mode {
 
     /// Whether it has a screen.
     pub(super) fn has_screen(self) -> bool {
-        matches!(self, Self::Screen | Self::View)
+        matches!(
+            self,
+            Self::Screen | Self::View | Self::Top | Self::AttachTree
+        )
     }
 
     /// The files that it may leave.
@@ -110,9 +159,34 @@ impl Mode {
         match self {
             Self::RecordProcess | Self::RecordCommand => &["out.fragtrace"],
             Self::Export => &["out.txt"],
-            Self::Repair | Self::View => &[],
-            _ => &["out.json"],
+            Self::Headless
+            | Self::Unlimited
+            | Self::Screen
+            | Self::WhatIf
+            | Self::Replay
+            | Self::Snapshot
+            | Self::Objects
+            | Self::Core
+            | Self::Native
+            | Self::GrowthSites => &["out.json"],
+            Self::Repair
+            | Self::View
+            | Self::Top
+            | Self::Serve
+            | Self::BlackBox
+            | Self::AttachTree
+            | Self::Explain
+            | Self::ExplainTree
+            | Self::Check
+            | Self::Diff => &[],
         }
+    }
+
+    /// Whether it may leave this file: an output, or one of the folder that it keeps.
+    pub(super) fn leaves(self, name: &Path) -> bool {
+        let is_output = |output: &&str| Path::new(output) == name;
+        let is_kept = self == Self::BlackBox && name.starts_with(BOX);
+        is_kept || self.outputs().iter().any(is_output)
     }
 
     fn arguments(self, worker: i32, trace: &Path) -> Vec<String> {
@@ -146,6 +220,37 @@ impl Mode {
             Self::Repair => &["doctor", "--repair"],
             Self::View => &["view", &session],
             Self::Export => &["export", &trace, "--format", "logalloc"],
+            Self::Top => &["top", "--interval", "200ms"],
+            Self::Serve => &["serve", "--interval", "200ms", "--listen", "127.0.0.1:0"],
+            Self::BlackBox => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "200ms",
+                "--black-box",
+                BOX,
+            ],
+            Self::AttachTree => &["attach", "--tree", "--interval", "200ms"],
+            Self::Native => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "200ms",
+                "--budget",
+                "unlimited",
+                "--native",
+            ],
+            Self::GrowthSites => &[
+                "attach",
+                "--headless",
+                "--interval",
+                "200ms",
+                "--growth-sites",
+            ],
+            Self::Explain => &["explain", "--growth", "1s"],
+            Self::ExplainTree => &["explain", "--tree"],
+            Self::Check => &["check", "--max-rss", "900G", "--over", "1s"],
+            Self::Diff => &["diff", &session],
         };
         let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         if let Some(&output) = self.outputs().first() {
@@ -162,6 +267,9 @@ impl Mode {
 pub(super) const SESSION: &str = "fragsnap";
 /// That of the core to look at.
 pub(super) const CORE: &str = "core";
+
+/// The folder of a black box.
+const BOX: &str = "box";
 
 /// How a mode is started.
 pub(super) struct Setting<'a> {

@@ -69,6 +69,16 @@ fn to_the_end_of(mode: Mode) -> &'static str {
         Mode::Repair => "seconds from a signal to the end, doctor --repair",
         Mode::View => "seconds from a signal to the end, view",
         Mode::Export => "seconds from a signal to the end, export",
+        Mode::Top => "seconds from a signal to the end, top",
+        Mode::Serve => "seconds from a signal to the end, serve",
+        Mode::BlackBox => "seconds from a signal to the end, attach --black-box",
+        Mode::AttachTree => "seconds from a signal to the end, attach --tree",
+        Mode::Native => "seconds from a signal to the end, attach --native",
+        Mode::GrowthSites => "seconds from a signal to the end, attach --growth-sites",
+        Mode::Explain => "seconds from a signal to the end, explain",
+        Mode::ExplainTree => "seconds from a signal to the end, explain --tree",
+        Mode::Check => "seconds from a signal to the end, check",
+        Mode::Diff => "seconds from a signal to the end, diff",
     }
 }
 

@@ -1,10 +1,10 @@
 //! HTTP, as little of it as a scraper needs, within limits: one request a connection, a bounded number of
 //! connections of which the oldest goes first, and a bounded time for each.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,9 +38,19 @@ const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
 const MAX_HEAD: usize = 16 << 10;
 /// Lines of a request's head at most.
 const MAX_HEADERS: usize = 64;
-/// So many connections are accepted at once, and then one each `STEP`: more wait in the kernel.
-const BURST: u32 = 200;
-const STEP: Duration = Duration::from_millis(5);
+/// So many connections are accepted at once, and then one each `STEP`: more wait in the kernel. Accepting one and closing
+/// it takes some ten microseconds.
+const ALL: Limit = Limit {
+    burst: 2000,
+    step: Duration::from_micros(500),
+};
+/// The same of one source: more of it are closed, so that others do not wait behind them.
+const EACH: Limit = Limit {
+    burst: 200,
+    step: Duration::from_millis(5),
+};
+/// So many sources are distinguished at a time.
+const MAX_SOURCES: usize = 1024;
 /// So many wait there at most.
 const BACKLOG: u32 = 1024;
 /// After an error, as of too many open files, nothing is accepted for so long.
@@ -54,6 +64,7 @@ pub(super) struct Server {
     /// Those that are open, the oldest first.
     open: VecDeque<AbortHandle>,
     pace: Pace,
+    sources: Sources,
 }
 
 impl Server {
@@ -78,7 +89,8 @@ impl Server {
             published,
             web,
             open: VecDeque::new(),
-            pace: Pace::new(),
+            pace: Pace::new(ALL, Instant::now()),
+            sources: Sources::default(),
         })
     }
 
@@ -90,20 +102,22 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Takes the next connection, which is served beside.
+    /// Takes the next connection, which is served beside, or closed where its source has too many.
     pub(super) async fn accept(&mut self) {
         sleep_until(self.pace.next()).await;
         match self.listener.accept().await {
-            Ok((stream, _)) => {
-                self.pace.took(Instant::now());
+            Ok((stream, from)) => {
+                let now = Instant::now();
+                self.pace.took(now);
+                if !self.sources.may(from.ip(), now) {
+                    self.published.dropped();
+                    return;
+                }
                 self.open.retain(|connection| !connection.is_finished());
                 if self.open.len() >= MAX_CONNECTIONS
                     && let Some(oldest) = self.open.pop_front()
                 {
                     oldest.abort();
-                }
-                if let Some(web) = &mut self.web {
-                    web.refresh();
                 }
                 let web = self.web.as_ref();
                 let tls = web.and_then(WebConfig::tls);
@@ -117,29 +131,69 @@ impl Server {
     }
 }
 
+/// How many connections are accepted.
+#[derive(Copy, Clone)]
+struct Limit {
+    burst: u32,
+    step: Duration,
+}
+
+/// How fast each source may connect.
+#[derive(Default)]
+struct Sources(BTreeMap<IpAddr, Pace>);
+
+impl Sources {
+    /// Whether another connection of this one is served.
+    fn may(&mut self, source: IpAddr, now: Instant) -> bool {
+        let mut source = network(source);
+        if self.0.len() >= MAX_SOURCES && !self.0.contains_key(&source) {
+            self.0.retain(|_, pace| pace.due > now);
+            if self.0.len() >= MAX_SOURCES {
+                // All others share one.
+                source = Ipv4Addr::UNSPECIFIED.into();
+            }
+        }
+        let pace = self.0.entry(source).or_insert_with(|| Pace::new(EACH, now));
+        let may = pace.next() <= now;
+        if may {
+            pace.took(now);
+        }
+        may
+    }
+}
+
+/// What one who connects cannot choose of his address: of IPv6 a host has a whole network of 64 bits.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 /// How fast connections are accepted.
 struct Pace {
+    limit: Limit,
     /// When the one after the last would be accepted, were there no burst.
     due: Instant,
     not_before: Instant,
 }
 
 impl Pace {
-    fn new() -> Self {
-        let now = Instant::now();
+    fn new(limit: Limit, now: Instant) -> Self {
         Self {
+            limit,
             due: now,
             not_before: now,
         }
     }
 
     fn next(&self) -> Instant {
-        let burst = self.due.checked_sub(STEP * BURST);
+        let burst = self.due.checked_sub(self.limit.step * self.limit.burst);
         burst.map_or(self.not_before, |burst| burst.max(self.not_before))
     }
 
     fn took(&mut self, now: Instant) {
-        self.due = self.due.max(now) + STEP;
+        self.due = self.due.max(now) + self.limit.step;
     }
 
     fn rest(&mut self, until: Instant) {
@@ -285,19 +339,41 @@ mod tests {
 
     #[test]
     fn many_connections_are_taken_at_once_and_then_one_each_step() {
-        let mut pace = Pace::new();
-        let now = Instant::now() + STEP * BURST * 2;
+        let Limit { burst, step } = ALL;
+        let now = Instant::now() + step * burst * 2;
+        let mut pace = Pace::new(ALL, Instant::now());
         let mut taken = 0;
         while pace.next() <= now {
             pace.took(now);
             taken += 1;
-            assert!(taken <= BURST + 1, "no bound");
+            assert!(taken <= burst + 1, "no bound");
         }
-        assert!(taken >= BURST, "{taken}");
+        assert!(taken >= burst, "{taken}");
         let next = pace.next();
-        assert!(next > now && next <= now + STEP);
+        assert!(next > now && next <= now + step);
         pace.rest(now + REST);
         assert_eq!(pace.next(), now + REST);
+    }
+
+    #[test]
+    fn a_source_that_connects_too_often_takes_nothing_from_another() {
+        let mut sources = Sources::default();
+        let now = Instant::now();
+        let mut may = |source: &str| sources.may(source.parse().expect("an address"), now);
+        let served = (0..10 * EACH.burst).filter(|_| may("10.0.0.1")).count();
+        assert!((200..=201).contains(&served), "{served}");
+        assert!(may("10.0.0.2"));
+        // The same host, whatever address of its network it takes.
+        let served = (0..10 * EACH.burst).filter(|n| may(&format!("2001:db8::{n:x}")));
+        assert!(served.count() <= 201);
+        assert!(!may("::ffff:10.0.0.1") && may("2001:db8:0:1::1"));
+        // However many there are, a bounded number is kept.
+        for number in 0..2 * MAX_SOURCES {
+            sources.may(Ipv4Addr::from_bits(number as u32 + 1).into(), now);
+        }
+        assert!(sources.0.len() <= MAX_SOURCES + 1);
+        let later = now + Duration::from_secs(60);
+        assert!(sources.may([10, 9, 9, 9].into(), later) && sources.0.len() < 3);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //! which password (`docs/web-configuration.md` of prometheus/exporter-toolkit). It is read anew when it changes.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
@@ -16,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use bcrypt::HashParts;
 use hyper::header::HeaderValue;
 use profiler_core::text::visible;
+use profiler_target::open_checked;
 use profiler_trace::whole_file::ownership;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -23,7 +25,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::say;
@@ -39,7 +41,7 @@ const NOBODY: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDe
 const REST: u32 = 4;
 /// Passwords that were found right are not checked again, so many of them.
 const MAX_KNOWN: usize = 64;
-/// Whether the files have changed is looked at no more often.
+/// Between two looks at whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Why there is no web config.
@@ -66,11 +68,10 @@ struct TlsKeys {
     key_file: Spanned<PathBuf>,
 }
 
-/// What the file says at present.
+/// What the file says at present. It is looked at by a thread of its own: a file that cannot be read for the time being
+/// keeps nobody who asks, and no signal.
 pub(super) struct WebConfig {
-    path: PathBuf,
-    loaded: Loaded,
-    looked: Instant,
+    current: watch::Receiver<Arc<Loaded>>,
 }
 
 struct Loaded {
@@ -89,48 +90,66 @@ impl WebConfig {
     /// # Errors
     /// What is wrong with which of them, and in which line.
     pub(super) fn load(path: &Path) -> Result<Self, WebConfigError> {
-        Ok(Self {
-            path: path.to_owned(),
-            loaded: Loaded::read(path)?,
-            looked: Instant::now(),
-        })
+        let loaded = Loaded::read(path)?;
+        let stamps = loaded.stamps.clone();
+        let (holder, current) = watch::channel(Arc::new(loaded));
+        let path = path.to_owned();
+        let failed = WebConfigError {
+            path: path.clone(),
+            line: None,
+            why: String::new(),
+        };
+        let started = thread::Builder::new()
+            .name("web-config".into())
+            .spawn(move || keep_current(&path, stamps, &holder));
+        let thread = started.map_err(|error| WebConfigError {
+            why: format!("no thread to look at it: {error}"),
+            ..failed
+        })?;
+        // It ends when nobody asks any more, or with the process: it may wait for a file system then.
+        drop(thread);
+        Ok(Self { current })
     }
 
-    /// Reads all anew where a file has changed. What cannot be read is said, and what was read before holds.
-    pub(super) fn refresh(&mut self) {
-        if self.looked.elapsed() < LOOK {
-            return;
-        }
-        self.looked = Instant::now();
+    /// What encrypts, if anything does.
+    pub(super) fn tls(&self) -> Option<TlsAcceptor> {
+        self.current.borrow().tls.clone()
+    }
+
+    /// Who may ask; `None` is everybody.
+    pub(super) fn users(&self) -> Option<Arc<Users>> {
+        self.current.borrow().users.clone()
+    }
+}
+
+/// Reads all anew where a file has changed. What cannot be read is said, and what was read before holds.
+fn keep_current(
+    path: &Path,
+    mut stamps: Vec<(PathBuf, Stamp)>,
+    holder: &watch::Sender<Arc<Loaded>>,
+) {
+    while !holder.is_closed() {
+        thread::sleep(LOOK);
         let is_as_before = |(path, before): &(PathBuf, Stamp)| stamp(path) == *before;
-        if self.loaded.stamps.iter().all(is_as_before) {
-            return;
+        if stamps.iter().all(is_as_before) {
+            continue;
         }
-        match Loaded::read(&self.path) {
+        match Loaded::read(path) {
             Ok(loaded) => {
                 say::line("the web config was read anew");
-                self.loaded = loaded;
+                stamps.clone_from(&loaded.stamps);
+                holder.send_replace(Arc::new(loaded));
             }
             Err(error) => {
                 say::line(format_args!(
                     "the web config has changed and cannot be used, and the one before holds: {error}"
                 ));
                 // Said once for each change.
-                for (path, stamped) in &mut self.loaded.stamps {
+                for (path, stamped) in &mut stamps {
                     *stamped = stamp(path);
                 }
             }
         }
-    }
-
-    /// What encrypts, if anything does.
-    pub(super) fn tls(&self) -> Option<TlsAcceptor> {
-        self.loaded.tls.clone()
-    }
-
-    /// Who may ask; `None` is everybody.
-    pub(super) fn users(&self) -> Option<Arc<Users>> {
-        self.loaded.users.clone()
     }
 }
 
@@ -239,13 +258,14 @@ impl Reading<'_> {
 
 /// A file that nobody else can have written.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    ownership::check(about.uid(), about.mode())
-        .map_err(|how| io::Error::other(format!("it {how}")))?;
+    // Opening a pipe waits for its writer, and opening a device may do harm.
+    let file = open_checked(path, |about| {
+        if !about.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        ownership::check(about.uid(), about.mode())
+            .map_err(|how| io::Error::other(format!("it {how}")))
+    })?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_FILE {
@@ -322,7 +342,7 @@ impl Users {
             let began = Instant::now();
             let is_right = bcrypt::verify(password, &hash).unwrap_or(false) && is_known;
             if !is_right {
-                std::thread::sleep(began.elapsed() * REST);
+                thread::sleep(began.elapsed() * REST);
             }
             drop(turn);
             is_right
@@ -397,6 +417,17 @@ mod tests {
         ] {
             let said = wrong(lines);
             assert!(said.contains(words) && said.contains("line"), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_neither_opened_nor_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("web.yml");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        for path in [&path, Path::new("/dev/zero")] {
+            let said = WebConfig::load(path).err().expect("refused").to_string();
+            assert!(said.ends_with("it is not a regular file"), "{said}");
         }
     }
 

@@ -100,6 +100,9 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &[
             "files_that_nobody_answers_for_take_no_time_from_the_walks_of_others",
             "a_mapped_file_that_no_file_system_answers_for_keeps_no_command",
+            "a_page_of_a_silent_file_to_which_memory_leads_is_not_touched",
+            "a_root_directory_that_no_file_system_answers_for_keeps_no_command",
+            "a_program_that_no_file_system_answers_for_keeps_no_command",
             "a_signal_ends_the_wait_for_a_file_system_that_does_not_answer",
             "a_file_system_that_goes_away_leaves_no_process",
             "a_file_of_a_file_system_that_answers_is_read_by_a_copy",
@@ -110,6 +113,21 @@ pub(super) const ATTACKS: &[Attack] = &[
         package: "profiler-target",
         binary: "",
         tests: &["file_reader::tests::those_that_are_in_use_when_fragscope_ends_are_no_zombies"],
+    },
+    Attack {
+        what: "pages that are not in memory, and vast mappings",
+        package: "profiler-target",
+        binary: "process_pages",
+        tests: &[
+            "a_page_that_is_not_in_memory_is_not_read_whoever_asks",
+            "vast_mappings_are_not_looked_up_page_by_page",
+        ],
+    },
+    Attack {
+        what: "very long lists of mounts",
+        package: "profiler-target",
+        binary: "",
+        tests: &["tmpfs::tests::a_list_is_read_until_all_are_found_and_no_longer_than_permitted"],
     },
     Attack {
         what: "many file systems that do not answer",
