@@ -196,7 +196,14 @@ fn for_lack(what: &'static str, number: i32) -> Option<ProbeError> {
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |e: &&'a (dyn Error + 'static)| (*e).source())
+    let cause = |e: &&'a (dyn Error + 'static)| -> Option<&'a (dyn Error + 'static)> {
+        match e.downcast_ref::<ProgramError>() {
+            // Its own source is that of what it contains.
+            Some(ProgramError::IOError(inner)) => Some(inner),
+            _ => (*e).source(),
+        }
+    };
+    std::iter::successors(Some(error), cause)
 }
 
 /// What the system said, if it is the system's.
@@ -273,6 +280,9 @@ mod tests {
         let wanted = "the kernel did not take the BPF program of this place: Invalid argument";
         assert!(said.starts_with(wanted), "{said}");
         assert!(attach_failure(1, &not_loaded).is_none());
+        let in_guard = ProgramError::IOError(NotLoaded::error(of(libc::EPERM)));
+        assert!(NotLoaded::is_in(&in_guard));
+        assert_eq!(os_error(&in_guard), Some(libc::EPERM));
         let denied = attach_failure(1, &NotLoaded::error(of(libc::EPERM))).expect("all fail");
         let said = denied.to_string();
         assert!(

@@ -169,12 +169,14 @@ struct ZeroFrames {
 
 impl ZeroFrames {
     fn find() -> Self {
-        let small = zero_frame(ZeroPage::map());
-        let huge = zero_frame(ZeroPage::map_huge());
+        let small = zero_frame(ZeroPage::map().as_ref());
+        // Where the kernel is set to use none (`use_zero_page`), each range has ordinary memory of its own.
+        let pages = [ZeroPage::map_huge(), ZeroPage::map_huge()];
+        let [huge, other] = pages.each_ref().map(|page| zero_frame(page.as_ref()));
         Self {
             small,
             // Without huge pages it is the small one again.
-            huge: huge.filter(|frame| small.is_some() && small != Some(*frame)),
+            huge: huge.filter(|_| small.is_some() && huge != small && huge == other),
         }
     }
 
@@ -190,8 +192,8 @@ impl ZeroFrames {
 }
 
 /// The frame at the beginning of a page of our own.
-fn zero_frame(page: Option<ZeroPage>) -> Option<u64> {
-    let range = page.as_ref()?.range()?;
+fn zero_frame(page: Option<&ZeroPage>) -> Option<u64> {
+    let range = page?.range()?;
     let pagemap = File::open("/proc/self/pagemap").ok()?;
     let mut frame = None;
     let each = |_, entry: Entry| frame = entry.frame();

@@ -279,7 +279,8 @@ fn explain_reads_in_the_stop_if_it_is_asked_to() {
             .contains("while the target stood still")
             .then_some(shown)
     });
-    assert!(shown.contains("Not growing"), "{shown}");
+    // Its heap may have grown a little meanwhile, but none of its names has.
+    assert!(!shown.contains("a leak"), "{shown}");
     assert!(!shown.contains("were replaced while"), "{shown}");
 }
 

@@ -194,14 +194,16 @@ impl Checkpoints {
         self.last_round != LastRound::NotYet
     }
 
-    /// From now on one of each of these processes is taken, for this reason; none after their final ones.
+    /// From now on one of each of these processes is taken, for this reason; none in the midst of their final ones, and
+    /// after these only on request: whoever requests it knows that the program goes on.
     pub(super) fn start(&mut self, running: Vec<RecordedProcess>, reason: CheckpointReason) {
-        if self.is_in_last_round() {
-            return;
-        }
-        if reason == CheckpointReason::Final {
-            self.last_round = LastRound::UnderWay;
-        }
+        self.last_round = match (self.last_round, reason) {
+            (LastRound::NotYet, CheckpointReason::Final) => LastRound::UnderWay,
+            (LastRound::NotYet, _) | (LastRound::Over(_), CheckpointReason::Requested) => {
+                LastRound::NotYet
+            }
+            (LastRound::UnderWay | LastRound::Over(_), _) => return,
+        };
         let running = running.into_iter();
         let running = running.filter(|one| !self.endings.known.contains_key(&one.process));
         self.waiting = running.map(|process| (process, reason)).collect();
