@@ -1,9 +1,12 @@
 //! What grows: two censuses of one process, compared.
 
+mod counterparts;
+
 use std::cmp::Ordering;
 
 use hashbrown::HashMap;
 
+use self::counterparts::counterparts;
 use super::census::{
     Amount, Branch, Census, Holder, MAX_BRANCHES, NativeRow, PathStep, SHOWN, TypeRow,
 };
@@ -318,19 +321,14 @@ fn native(earlier: &Census, later: &Census, clock: Clock) -> Vec<NativeGrowth> {
 }
 
 fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> {
-    // Variables of a function that runs in several threads have one name: the largest with the largest.
-    let mut before: HashMap<Vec<&str>, Vec<&Holder>> = HashMap::new();
-    for holder in earlier.holders.iter().rev() {
-        before.entry(holder.names()).or_default().push(holder);
-    }
     // What was not kept retained no more than the least that was.
     let unseen = match earlier.holders.last() {
         Some(least) if earlier.holders.len() >= SHOWN => least.retained_bytes,
         _ => 0,
     };
     let mut grown = Vec::new();
-    for (at, holder) in later.holders.iter().enumerate() {
-        let was = before.get_mut(&holder.names()).and_then(Vec::pop);
+    let before = counterparts(&earlier.holders, &later.holders);
+    for (at, (holder, was)) in later.holders.iter().zip(before).enumerate() {
         let bytes = match was {
             Some(was) => clock.gained(was.retained_bytes, holder.retained_bytes),
             None => clock.gained(unseen.min(holder.retained_bytes), holder.retained_bytes),
