@@ -227,4 +227,67 @@ mod tests {
         ];
         assert_eq!(mapped(&refused, &[]), []);
     }
+
+    #[test]
+    fn pages_that_may_stay_are_told_from_those_that_go() {
+        let at = [0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000];
+        let file = MappingKind::File("/data/orders.bin".into());
+        let private = |start, kind| Mapping::private(range(start, 0x2000), kind);
+        let shared = MappingKind::SharedAnonymous("/dev/zero".into());
+        let mut residency = ResidencyMap::new(vec![
+            private(at[0], MappingKind::Anonymous),
+            private(at[1], MappingKind::Anonymous),
+            private(at[2], file),
+            Mapping {
+                shared: true,
+                ..private(at[3], shared)
+            },
+        ]);
+        let mut push = |start, len, state| {
+            residency.push_run(PageRun {
+                range: range(start, len),
+                state,
+            });
+        };
+        push(at[0], 0x2000, PageState::PRESENT);
+        // As after a fork.
+        push(at[1], 0x2000, PageState::PRESENT.with(PageState::SHARED));
+        // The first page is a copy that a write has made.
+        push(at[2], 0x1000, PageState::PRESENT);
+        push(
+            at[2] + 0x1000,
+            0x1000,
+            PageState::PRESENT.with(PageState::FILE),
+        );
+        push(at[3], 0x2000, PageState::PRESENT);
+        let ranges: Vec<(u32, AddrRange)> =
+            (0..).zip(at.map(|start| range(start, 0x2000))).collect();
+        let mapped = Mapped::of(&ranges, &[], &residency);
+        let found = mapped.all().iter().map(|(_, of)| (of.shared, of.kept));
+        assert_eq!(
+            found.collect::<Vec<_>>(),
+            [(0, 0), (0x2000, 0x2000), (0, 0x1000), (0, 0x2000)]
+        );
+    }
+
+    #[test]
+    fn mappings_with_other_rights_are_one_and_those_of_another_kind_are_not() {
+        let part = |start, kind: &MappingKind| Mapping::private(range(start, 0x1000), kind.clone());
+        let file = MappingKind::File("/data/orders.bin".into());
+        let residency = ResidencyMap::new(vec![
+            part(0x10_0000, &MappingKind::Anonymous),
+            part(0x10_1000, &MappingKind::Anonymous),
+            part(0x10_2000, &file),
+            part(0x10_4000, &file),
+            part(0x10_5000, &MappingKind::Stack),
+        ]);
+        assert_eq!(
+            areas(&residency),
+            [
+                range(0x10_0000, 0x2000),
+                range(0x10_2000, 0x1000),
+                range(0x10_4000, 0x1000)
+            ]
+        );
+    }
 }
