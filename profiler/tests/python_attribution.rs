@@ -5,6 +5,7 @@ mod support;
 
 use profiler_testing::child::Child;
 use support::objects::{holder, in_each, number, objects};
+use support::{fragscope, json};
 
 const MIB: u64 = 1 << 20;
 
@@ -39,8 +40,15 @@ os.rmdir(folder)
                 mapped * MIB,
                 "{of:#}, {python:?}"
             );
-            let blocks = number(of, "retained_bytes") - mapped * MIB;
+            let blocks = number(of, "retained_bytes");
             assert!(blocks < MIB / 16, "{of:#}, {python:?}");
+            // Each is shared memory, or of a file, but mapped once.
+            assert_eq!(
+                number(of, "mapped_kept_bytes"),
+                mapped * MIB,
+                "{of:#}, {python:?}"
+            );
+            assert_eq!(number(of, "mapped_shared_bytes"), 0, "{of:#}, {python:?}");
         }
         assert_eq!(number(objects, "mapped_bytes"), 24 * MIB, "{python:?}");
         assert_eq!(number(objects, "mapped_objects"), 10, "{python:?}");
@@ -51,6 +59,88 @@ os.rmdir(folder)
             "{python:?}"
         );
     });
+}
+
+#[test]
+fn who_maps_most_is_not_who_holds_most_of_the_heap_nor_a_leak() {
+    let child = Child::python(
+        "
+import mmap, sys
+SHM = mmap.mmap(-1, 60 << 20)
+SHM.write(b'x' * (60 << 20))
+OWN = mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+OWN.write(b'x' * (4 << 20))
+TEXTS = [str(n) * 8 for n in range(100000)]
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let pid = child.pid().to_string();
+    let report = json(&fragscope(&[
+        "snapshot", "--json", "--growth", "1s", "--pid", &pid,
+    ]));
+    let verdict = report["verdict"].as_str().expect("a verdict");
+    assert!(
+        verdict.starts_with("Not growing: `__main__.TEXTS` (list) holds most"),
+        "{verdict}"
+    );
+    let findings = report["findings"].as_array().expect("findings");
+    let outside = findings.iter().find(|of| of["mechanism"] == "not_the_heap");
+    let claim = outside.expect("most is no heap")["claim"].to_string();
+    assert!(
+        claim.contains("60.0 MiB are mapped by mmap objects that `__main__.SHM` (mmap.mmap) holds"),
+        "{claim}"
+    );
+    let own = holder(&report["objects"], "__main__.OWN");
+    assert_eq!(
+        (
+            number(own, "mapped_bytes"),
+            number(own, "mapped_kept_bytes")
+        ),
+        (4 * MIB, 0),
+        "{own:#}"
+    );
+}
+
+#[test]
+fn shared_memory_counts_once_in_a_tree() {
+    let child = Child::python(
+        "
+import mmap, os, sys
+SHM = mmap.mmap(-1, 40 << 20)
+SHM.write(b'x' * (40 << 20))
+started = []
+for n in range(2):
+    ended, done = os.pipe()
+    if os.fork() == 0:
+        sum(SHM[at] for at in range(0, 40 << 20, 4096))
+        os.write(done, b'x')
+        sys.stdin.readline()
+        os._exit(0)
+    os.read(ended, 1)
+print('ready', flush=True)
+sys.stdin.readline()
+",
+    );
+    let pid = child.pid().to_string();
+    let report = json(&fragscope(&[
+        "snapshot",
+        "--json",
+        "--objects",
+        "--tree",
+        "--pid",
+        &pid,
+    ]));
+    let rows = report["tree"]["objects"]["holders"].as_array();
+    let rows = rows.expect("holders");
+    let shm = rows.iter().find(|row| row["name"] == "__main__.SHM");
+    let shm = shm.unwrap_or_else(|| panic!("{rows:#?}"));
+    assert_eq!(shm["children"], 2, "{shm:#}");
+    assert!(number(shm, "least_bytes") >= 40 * MIB, "{shm:#}");
+    for key in ["bytes", "shared_bytes"] {
+        let of = number(shm, key);
+        assert!((40 * MIB..41 * MIB).contains(&of), "{shm:#}");
+    }
 }
 
 #[test]

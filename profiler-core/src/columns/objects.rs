@@ -81,9 +81,11 @@ impl AllocatorShare {
 
 impl Holder {
     /// Figures of a holder, in the order of files.
-    pub const COLUMNS: [Column<Self>; 10] = [
+    pub const COLUMNS: [Column<Self>; 12] = [
         Column::maybe("length", Unit::Objects, |holder| holder.length),
-        Self::RETAINED,
+        Column::of("retained_bytes", Unit::Bytes, |holder| {
+            holder.retained_bytes
+        }),
         Column::of("retained_blocks", Unit::Blocks, |holder| {
             holder.retained_blocks
         }),
@@ -102,14 +104,21 @@ impl Holder {
             holder.dropped?.untouched.known()
         }),
         Column::maybe("mapped_bytes", Unit::Bytes, |holder| holder.mapped_bytes),
+        Column::maybe("mapped_shared_bytes", Unit::Bytes, |holder| {
+            holder.mapped_shared_bytes
+        }),
+        Column::maybe("mapped_kept_bytes", Unit::Bytes, |holder| {
+            holder.mapped_kept_bytes
+        }),
     ];
 
-    /// The one that people see.
-    pub const RETAINED: Column<Self> =
-        Column::<Self>::of("retained_bytes", Unit::Bytes, |holder| {
-            holder.retained_bytes
-        })
-        .titled("retained", 10, "bytes that would be freed if the name went");
+    /// The one that people see: with what `mmap` objects map.
+    pub const HELD: Column<Self> = Column::<Self>::of("held_bytes", Unit::Bytes, Self::held_bytes)
+        .titled(
+            "retained",
+            10,
+            "bytes that would be freed, or unmapped, if the name went",
+        );
 }
 
 impl Census {

@@ -342,7 +342,7 @@ mod tests {
         let of = |gained: f64, memory_gained: f64, live_mib: u64, items: f64| {
             let mut growth = growth(gained, gained);
             growth.holders = vec![HolderGrowth {
-                mapped_bytes: 0.0,
+                mapped_bytes: None,
                 holder: 0,
                 bytes: rate(gained),
                 has_more: items > 0.0,

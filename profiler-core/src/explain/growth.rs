@@ -182,14 +182,14 @@ fn rest_grows(
 /// Who has the `mmap` objects that map at least half of what other memory gains a second.
 fn mapper(census: &Census, growth: &Growth, rest: f64) -> String {
     let grown = growth.holders.iter();
-    let most = grown.max_by(|a, b| a.mapped_bytes.total_cmp(&b.mapped_bytes));
-    let most = most.filter(|of| of.mapped_bytes > 0.0 && of.mapped_bytes >= rest * MAX_ITEMS);
-    let holder = most.and_then(|of| Some((of, census.holders.get(of.holder)?)));
-    holder.map_or_else(String::new, |(of, holder)| {
+    let mapped = grown.filter_map(|of| Some((of.mapped_bytes?, census.holders.get(of.holder)?)));
+    let most = mapped.max_by(|a, b| a.0.total_cmp(&b.0));
+    let most = most.filter(|(mapped, _)| *mapped > 0.0 && *mapped >= rest * MAX_ITEMS);
+    most.map_or_else(String::new, |(mapped, holder)| {
         format!(
             ", of which mmap objects that {} holds map {}/s",
-            titled(holder),
-            rate(of.mapped_bytes)
+            holder.titled(),
+            rate(mapped)
         )
     })
 }
@@ -291,15 +291,14 @@ fn step(census: &Census, growth: &Growth) -> String {
     };
     // Whose that is, where one holder gained most of it and has no more of anything.
     let least = step.bytes * MAX_ITEMS;
-    let is_whose =
-        |of: &&HolderGrowth| of.bytes_of_blocks() * growth.seconds() >= least && !of.has_more;
+    let is_whose = |of: &&HolderGrowth| of.bytes * growth.seconds() >= least && !of.has_more;
     let whose = growth.holders.iter().find(is_whose);
     let whose = whose.and_then(|of| census.holders.get(of.holder));
     let what = match (&step.type_name, whose.filter(|holder| holder.is_name)) {
         (_, Some(holder)) => {
             format!(
                 "{} took {} more in one step",
-                titled(holder),
+                holder.titled(),
                 rate(step.bytes)
             )
         }
@@ -322,7 +321,7 @@ fn held(census: &Census) -> String {
     match largest.filter(|holder| touched(holder) as f64 >= share) {
         Some(holder) => format!(
             ": {} holds most, {}",
-            titled(holder),
+            holder.titled(),
             bytes(touched(holder))
         ),
         None => String::new(),
@@ -362,7 +361,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     let grown = grown.filter(|of| of.has_more || growing.in_steps);
     let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
     let grown: Vec<_> = grown.collect();
-    let by_bytes = grown.iter().find(|(of, _)| of.bytes_of_blocks() >= least);
+    let by_bytes = grown.iter().find(|(of, _)| of.bytes >= least);
     let by_items = || grown.iter().find(|(of, holder)| is_of_most(of, holder));
     if let Some((of, holder)) = by_bytes.or_else(by_items) {
         let what = match holder.is_name {
@@ -371,7 +370,7 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         };
         return format!(
             "{} gains {}: {what}",
-            titled(holder),
+            holder.titled(),
             gains(of, holder, growth)
         );
     }
@@ -383,13 +382,13 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         return of_nobody(census, growth);
     }
     // One object that becomes larger is no more objects.
-    let becomes_larger = |of: &&HolderGrowth| of.bytes_of_blocks() >= growing.live * MAX_ITEMS;
+    let becomes_larger = |of: &&HolderGrowth| of.bytes >= growing.live * MAX_ITEMS;
     let larger = growth.holders.iter().find(becomes_larger);
     if let Some(holder) = larger.and_then(|of| census.holders.get(of.holder))
         && let Some(of) = larger
     {
         let a_second = rate(of.bytes);
-        return format!("{} becomes larger by {a_second} a second", titled(holder));
+        return format!("{} becomes larger by {a_second} a second", holder.titled());
     }
     if is_native {
         return "native blocks that no Python object owns: of many sizes, or a few that become larger"
@@ -419,10 +418,10 @@ fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> 
     for (of, holder) in grown.iter().filter(|(_, holder)| holder.is_name) {
         match sums.iter_mut().find(|(one, ..)| one.name == holder.name) {
             Some((_, bytes, many)) => {
-                *bytes += of.bytes_of_blocks();
+                *bytes += of.bytes;
                 *many += 1;
             }
-            None => sums.push((holder, of.bytes_of_blocks(), 1)),
+            None => sums.push((holder, of.bytes, 1)),
         }
     }
     let most = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
@@ -431,7 +430,7 @@ fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> 
     let gained = rate(bytes.min(live));
     Some(format!(
         "{}, in {} threads or objects, gains {gained} a second: more of these, or more in each",
-        titled(holder),
+        holder.titled(),
         count(many as u64)
     ))
 }
@@ -484,14 +483,6 @@ fn more_blocks(a_second: f64, growth: &Growth) -> String {
             growth.seconds()
         ),
         more => format!("{} more a second", count(more as u64)),
-    }
-}
-
-/// A holder's name and what it is.
-pub(super) fn titled(holder: &Holder) -> String {
-    match &holder.type_name {
-        Some(of) => format!("`{}` ({of})", holder.name),
-        None => format!("`{}`", holder.name),
     }
 }
 
@@ -737,6 +728,50 @@ mod tests {
         }
     }
 
+    /// A name whose `mmap` object maps so much.
+    fn mapping(mapped_bytes: u64) -> Holder {
+        Holder {
+            name: "app.SHM".into(),
+            is_name: true,
+            type_name: Some("mmap.mmap".into()),
+            retained_bytes: 104,
+            retained_blocks: 1,
+            mapped_bytes: Some(mapped_bytes),
+            ..Holder::default()
+        }
+    }
+
+    #[test]
+    fn a_new_mapping_is_no_leak_and_the_leak_is_named() {
+        let mut earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
+        let mut later = census(2_000_000_000, 170_000, 5 * MIB, 12 * MIB + 70_000 * 64);
+        for census in [&mut earlier, &mut later] {
+            census.holders[0].mapped_bytes = Some(0);
+        }
+        later.holders.insert(0, mapping(64 * MIB));
+        let growth = Growth::between(&earlier, &later).expect("time has passed");
+        let cause = cause(&later, &growth, &Growing::of(&growth, None, &later));
+        assert!(
+            cause.starts_with("`app.SESSIONS` (dict) gains 35.0k `app.Session` a second: a leak"),
+            "{cause}"
+        );
+        let of_mapping = mapper(&later, &growth, 33.0 * MIB as f64);
+        assert_eq!(
+            of_mapping,
+            ", of which mmap objects that `app.SHM` (mmap.mmap) holds map 32.0 MiB/s"
+        );
+    }
+
+    #[test]
+    fn who_holds_most_of_the_heap_is_not_who_maps_most() {
+        let mut census = census(0, 100_000, 5 * MIB, 12 * MIB);
+        census.holders.insert(0, mapping(30 * MIB));
+        assert_eq!(
+            held(&census),
+            ": `app.SESSIONS` (dict) holds most, 12.0 MiB"
+        );
+    }
+
     #[test]
     fn who_gains_the_objects_is_named_though_its_table_moved_between_walk_and_reading() {
         let earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
@@ -843,7 +878,7 @@ mod tests {
             ..Holder::default()
         };
         let of = |holder, bytes| HolderGrowth {
-            mapped_bytes: 0.0,
+            mapped_bytes: None,
             holder,
             bytes,
             has_more: true,

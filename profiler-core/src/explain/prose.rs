@@ -1,6 +1,5 @@
 //! The verdict in a line, and the explanation in words.
 
-use super::growth::titled;
 use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::mechanism::FindingBytes;
 use crate::mechanism::Mechanism;
@@ -44,7 +43,7 @@ fn about_keeper(report: &FragReport) -> Option<String> {
     is_worth_it.then(|| {
         format!(
             "{}{others} keeps {} of free memory resident: freeing it would return about {} more than a trim alone.",
-            titled(holder),
+            holder.titled(),
             bytes(unpinned),
             bytes(dropped.live_bytes.saturating_add(unpinned))
         )

@@ -13,7 +13,8 @@ use crate::units::bytes;
 
 /// A name that gains at least this share of all growth is named as what grows.
 const NAMED_SHARE: f64 = 0.2;
-/// A name that holds at least this share of what is live in the processes that were read is named as what holds most.
+/// A name that holds at least this share of what is live, and of what `mmap` objects map, in the processes that were read
+/// is named.
 const HELD_SHARE: f64 = 0.1;
 /// Names in sentences at most.
 const MAX_NAMED: usize = 3;
@@ -53,20 +54,20 @@ pub struct TreeHolder {
     pub item_type: Option<String>,
     /// The children that were read in which it is one of those that hold most…
     pub children: usize,
-    /// …the least and the most that it retains in one of them…
+    /// …the least that it holds in one of them, with what its `mmap` objects map…
     pub least_bytes: u64,
     /// …and the most.
     pub most_bytes: u64,
-    /// What it retains in the master; `None` where it is none of those that hold most there, or that was not read.
+    /// What it holds in the master; `None` where it is none of those that hold most there, or that was not read.
     pub master_bytes: Option<u64>,
-    /// What it retains in all of them, what is on pages that they share once.
+    /// What it holds in all of them, what is on pages that they share once.
     pub bytes: u64,
     /// The most that one of them has of it on pages that another process maps as well; `None` where that is not
     /// known of all, and then counts in each.
     pub shared_bytes: Option<u64>,
     /// In how many processes it gains bytes.
     pub growing: usize,
-    /// What it gains in all of them, in bytes a second; `None` where nothing was read twice.
+    /// What its blocks gain in all of them, in bytes a second; `None` where nothing was read twice.
     pub growth: Option<f64>,
     /// The least and the most of that in one of them in which it gains.
     pub growth_range: Option<(f64, f64)>,
@@ -237,7 +238,7 @@ impl TreeView {
         let mut names = self.holders();
         names.retain(|of| of.is_name);
         names.sort_by_key(|of| std::cmp::Reverse(of.bytes));
-        let live: u64 = objects.live_bytes();
+        let live: u64 = objects.held_at_most();
         let much = names
             .into_iter()
             .filter(|of| of.bytes as f64 >= live as f64 * HELD_SHARE);
@@ -279,12 +280,14 @@ impl TreeObjects {
         growing.max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    fn live_bytes(&self) -> u64 {
-        let live = self
+    /// What names can hold: live blocks, and what `mmap` objects map.
+    fn held_at_most(&self) -> u64 {
+        let censuses = self
             .read
             .iter()
-            .filter_map(|read| Some(read.report.objects.as_ref()?.live.bytes));
-        live.fold(0, u64::saturating_add)
+            .filter_map(|read| read.report.objects.as_ref());
+        let all = censuses.map(|of| of.live.bytes.saturating_add(of.mapped.bytes));
+        all.fold(0, u64::saturating_add)
     }
 }
 

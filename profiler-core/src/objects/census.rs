@@ -116,6 +116,8 @@ pub struct PathStep {
     pub type_name: String,
     /// How many items it has, for containers.
     pub length: Option<u64>,
+    /// Whether that is a number of bytes.
+    pub length_is_bytes: bool,
     /// How many objects of the type follow one another in this way, as in a linked list.
     pub times: u64,
     /// The function whose results it has, of an `lru_cache`; the file that it maps, of an `mmap` object. Foreign text.
@@ -123,14 +125,18 @@ pub struct PathStep {
 }
 
 impl PathStep {
-    /// As people read it: `closure: dict of 412.0k (3 in a row)`, `mmap.mmap of 1.0M [orders.bin]`.
+    /// As people read it: `closure: dict of 412.0k (3 in a row)`, `mmap.mmap of 1.0 MiB [orders.bin]`.
     pub fn text(&self) -> String {
         let via = self.via;
         let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
         let attribute = self.attribute.as_ref();
         let attribute = attribute.map_or_else(String::new, |name| format!(".{name}: "));
         let length = self.length;
-        let length = length.map_or_else(String::new, |length| format!(" of {}", count(length)));
+        let words = |length: u64| match self.length_is_bytes {
+            true => bytes(length),
+            false => count(length),
+        };
+        let length = length.map_or_else(String::new, |length| format!(" of {}", words(length)));
         let times = match self.times {
             0 | 1 => String::new(),
             times => format!(" ({} in a row)", count(times)),
@@ -149,7 +155,7 @@ pub(super) const MAX_BRANCHES: usize = 6;
 pub struct Branch {
     /// The object in which it leaves the path: by it, the same branch is found in another census.
     pub object: RemoteAddr,
-    /// Bytes that would be freed with it.
+    /// Bytes of blocks that would be freed with it.
     pub retained_bytes: u64,
     /// From what the name refers to down to there.
     pub path: Vec<PathStep>,
@@ -172,7 +178,7 @@ pub struct Holder {
     pub type_name: Option<String>,
     /// Items of it, for containers.
     pub length: Option<u64>,
-    /// Bytes that would be freed with it: of blocks, and resident ones that `mmap` objects map.
+    /// Bytes of blocks that would be freed with it.
     pub retained_bytes: u64,
     /// Blocks that would be freed with it.
     pub retained_blocks: u64,
@@ -196,9 +202,14 @@ pub struct Holder {
     /// Of the bytes that would be freed with it, those of other holders within it, which have rows of their own; `None`
     /// where that was not recorded.
     pub inner_bytes: Option<u64>,
-    /// Of the bytes that would be freed with it, those that `mmap` objects map: resident ones, of files and of anonymous
-    /// memory, outside of all heaps; `None` where that was not recorded.
+    /// Beside the bytes of blocks, resident ones that its `mmap` objects map, of files and of anonymous memory, outside of
+    /// all heaps; `None` where that was not recorded.
     pub mapped_bytes: Option<u64>,
+    /// Of these, those on pages that are mapped elsewhere as well; `None` where that was not recorded.
+    pub mapped_shared_bytes: Option<u64>,
+    /// Of these, those on pages that may stay in memory when the objects go: of files, of shared mappings, and those that
+    /// are mapped elsewhere as well; `None` where that was not recorded.
+    pub mapped_kept_bytes: Option<u64>,
 }
 
 impl Branch {
@@ -237,30 +248,60 @@ impl Holder {
     /// What freeing it would return to the system, in a sentence; `None` where that is not known, and for
     /// what no program can free.
     pub fn if_freed(&self) -> Option<String> {
-        let mapped = self
-            .mapped_bytes
-            .filter(|mapped| *mapped > 0 && self.is_name);
-        let unmapped = mapped.map(|mapped| {
-            format!(
-                "{} of it are pages that mmap objects map, which go with these.",
-                bytes(mapped)
-            )
-        });
-        let of_blocks = self.blocks_if_freed();
-        match (of_blocks, unmapped) {
+        let unmapped = self.if_unmapped();
+        match (self.blocks_if_freed(), unmapped) {
             // Of next to no blocks there is nothing to say.
-            (_, Some(unmapped)) if mapped >= Some(self.retained_bytes / 10 * 9) => Some(unmapped),
+            (_, Some(unmapped)) if self.retained_bytes < self.held_bytes() / 10 => Some(unmapped),
             (Some(of_blocks), Some(unmapped)) => Some(format!("{unmapped} {of_blocks}")),
             (of_blocks, unmapped) => of_blocks.or(unmapped),
         }
     }
 
+    /// The first of its names and what it is: `app.tasks.SESSIONS` (dict).
+    pub fn titled(&self) -> String {
+        match &self.type_name {
+            Some(of) => format!("`{}` ({of})", self.name),
+            None => format!("`{}`", self.name),
+        }
+    }
+
+    /// Bytes of blocks, and resident ones that `mmap` objects map: what tables are ordered by.
+    pub fn held_bytes(&self) -> u64 {
+        let mapped = self.mapped_bytes.unwrap_or(0);
+        self.retained_bytes.saturating_add(mapped)
+    }
+
+    /// What goes, or may stay, of what its `mmap` objects map; `None` where that is nothing, and for what no program can
+    /// free.
+    fn if_unmapped(&self) -> Option<String> {
+        let mapped = self.mapped_bytes.filter(|_| self.is_name)?;
+        let kept = self.mapped_kept_bytes.map(|kept| kept.min(mapped));
+        let own = match kept {
+            Some(kept) => mapped - kept,
+            None => 0,
+        };
+        let own = (own > 0).then(|| {
+            format!(
+                "{} of it are pages of private memory that its mmap objects map, and are freed with these.",
+                bytes(own)
+            )
+        });
+        let kept = kept.unwrap_or(mapped);
+        let kept = (kept > 0).then(|| {
+            format!(
+                "{} of it are pages that its mmap objects map and that are unmapped with these: the pages stay while the \
+                 file or another process has them.",
+                bytes(kept)
+            )
+        });
+        let both: Vec<String> = [own, kept].into_iter().flatten().collect();
+        (!both.is_empty()).then(|| both.join(" "))
+    }
+
     /// What freeing its blocks would return.
     fn blocks_if_freed(&self) -> Option<String> {
-        let retained = self
-            .retained_bytes
-            .saturating_sub(self.mapped_bytes.unwrap_or(0));
-        let freeing = match retained == self.retained_bytes {
+        let retained = self.retained_bytes;
+        let freeing = match retained == self.held_bytes() {
             true => "Freeing it",
             false => "Freeing its blocks",
         };
@@ -391,6 +432,14 @@ impl Census {
         all
     }
 
+    /// The name of the program whose `mmap` objects map most, and how much that is; `None` where it is less than `least`.
+    pub fn mapper(&self, least: u64) -> Option<(&Holder, u64)> {
+        let names = self.holders.iter().filter(|holder| holder.is_name);
+        let mapped = names.filter_map(|holder| Some((holder, holder.mapped_bytes?)));
+        let most = mapped.max_by_key(|(_, mapped)| *mapped)?;
+        (most.1 > 0 && most.1 >= least).then_some(most)
+    }
+
     /// Whether so much was replaced while it was read that what is held by whom is given too small.
     pub fn is_unsteady(&self) -> bool {
         let share = self.compared as f64 * UNSTEADY_SHARE;
@@ -470,6 +519,38 @@ mod tests {
         assert!(sentence.starts_with("75.0 % of the objects"), "{sentence}");
         assert!(sentence.ends_with("they are read exactly."), "{sentence}");
         assert!(!sentence.contains("--"), "{sentence}");
+    }
+
+    #[test]
+    fn pages_that_are_mapped_are_not_said_to_be_freed_where_they_may_stay() {
+        let of = |mapped, kept| Holder {
+            is_name: true,
+            mapped_bytes: Some(mapped),
+            mapped_kept_bytes: kept,
+            ..Holder::default()
+        };
+        let stay = "30.0 MiB of it are pages that its mmap objects map and that are unmapped with these: the pages stay \
+                    while the file or another process has them.";
+        for kept in [Some(30 << 20), None] {
+            assert_eq!(of(30 << 20, kept).if_freed().as_deref(), Some(stay));
+        }
+        let private = "2.0 MiB of it are pages of private memory that its mmap objects map, and are freed with these.";
+        let both = format!("{private} {stay}");
+        assert_eq!(of(32 << 20, Some(30 << 20)).if_freed(), Some(both));
+        assert_eq!(of(0, Some(0)).if_freed(), None);
+    }
+
+    #[test]
+    fn the_length_of_what_has_bytes_is_given_as_bytes() {
+        let mut step = PathStep {
+            type_name: "mmap.mmap".into(),
+            length: Some(200 << 20),
+            length_is_bytes: true,
+            ..PathStep::default()
+        };
+        assert_eq!(step.text(), "mmap.mmap of 200.0 MiB");
+        (step.length, step.length_is_bytes) = (Some(412_000), false);
+        assert_eq!(step.text(), "mmap.mmap of 412.0k");
     }
 
     #[test]

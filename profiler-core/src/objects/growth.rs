@@ -72,11 +72,12 @@ pub struct NativeGrowth {
 pub struct HolderGrowth {
     /// Its place in [`Census::holders`] of the later census.
     pub holder: usize,
-    /// Bytes that it retains more a second. Of one that was not among the largest before it is the
+    /// Bytes of blocks that it retains more a second. Of one that was not among the largest before it is the
     /// least that it can be.
     pub bytes: f64,
-    /// Of that, what `mmap` objects map that it holds: no live blocks.
-    pub mapped_bytes: f64,
+    /// Beside that, resident bytes that its `mmap` objects map more a second, by the same rule; `None` where they were not
+    /// recorded both times.
+    pub mapped_bytes: Option<f64>,
     /// Whether it retains more blocks, or the place where its bytes spread out has more entries: else what it
     /// has became larger, as a table does in one step.
     pub has_more: bool,
@@ -89,9 +90,9 @@ pub struct HolderGrowth {
 }
 
 impl HolderGrowth {
-    /// Bytes of live blocks a second.
-    pub fn bytes_of_blocks(&self) -> f64 {
-        self.bytes - self.mapped_bytes
+    /// Of blocks, and what `mmap` objects map, as far as that is known: what tables are ordered by.
+    pub fn held_bytes(&self) -> f64 {
+        self.bytes + self.mapped_bytes.unwrap_or(0.0)
     }
 }
 
@@ -323,9 +324,11 @@ fn native(earlier: &Census, later: &Census, clock: Clock) -> Vec<NativeGrowth> {
 fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> {
     // What was not kept retained no more than the least that was.
     let unseen = match earlier.holders.last() {
-        Some(least) if earlier.holders.len() >= SHOWN => least.retained_bytes,
+        Some(least) if earlier.holders.len() >= SHOWN => least.held_bytes(),
         _ => 0,
     };
+    let mut all_before = earlier.holders.iter();
+    let is_recorded = all_before.all(|holder| holder.mapped_bytes.is_some());
     let mut grown = Vec::new();
     let before = counterparts(&earlier.holders, &later.holders);
     for (at, (holder, was)) in later.holders.iter().zip(before).enumerate() {
@@ -333,15 +336,18 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
             Some(was) => clock.gained(was.retained_bytes, holder.retained_bytes),
             None => clock.gained(unseen.min(holder.retained_bytes), holder.retained_bytes),
         };
-        if bytes != 0.0 {
+        let mapped_before = match was {
+            Some(was) => was.mapped_bytes,
+            None => is_recorded.then_some(unseen.min(holder.mapped_bytes.unwrap_or(0))),
+        };
+        let mapped = mapped_before.zip(holder.mapped_bytes);
+        let mapped_bytes = mapped.map(|(before, now)| clock.gained(before, now));
+        if bytes != 0.0 || mapped_bytes.is_some_and(|gained| gained != 0.0) {
             let branch = was.and_then(|was| growing_branch(was, holder, bytes, clock));
             grown.push(HolderGrowth {
                 holder: at,
                 bytes,
-                mapped_bytes: was.map_or(0.0, |was| {
-                    let mapped = |of: &Holder| of.mapped_bytes.unwrap_or(0);
-                    clock.gained(mapped(was), mapped(holder))
-                }),
+                mapped_bytes,
                 has_more: was.is_none_or(|was| has_more(was, holder)),
                 branch: branch.map(|(branch, _)| branch),
                 items: match branch {

@@ -7,46 +7,71 @@ use super::types::{Role, Type};
 use super::words::read_word;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::memory::TargetMemory;
-use crate::residency::{MappingKind, ResidencyMap};
+use crate::residency::{Mapping, MappingKind, ResidencyMap};
 use crate::text::visible;
 
 /// Characters of a file's name that are kept.
 const MAX_NAME: usize = 64;
 
+/// Resident bytes of what an object maps.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct MappedBytes {
+    /// All of them.
+    pub(super) all: u64,
+    /// On pages that are mapped elsewhere as well.
+    pub(super) shared: u64,
+    /// On pages that may stay when the object goes: of files, of shared mappings, and those mapped elsewhere.
+    pub(super) kept: u64,
+}
+
+impl MappedBytes {
+    pub(super) fn add(&mut self, other: Self) {
+        self.all = self.all.saturating_add(other.all);
+        self.shared = self.shared.saturating_add(other.shared);
+        self.kept = self.kept.saturating_add(other.kept);
+    }
+}
+
 /// What each of the objects has in memory.
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
     /// Blocks of the objects with the resident bytes that they map, ascending.
-    resident: Vec<(u32, u64)>,
+    resident: Vec<(u32, MappedBytes)>,
 }
 
 impl Mapped {
     /// Of the ranges that objects say they map. What an object says counts only where a mapping is that is no
-    /// heap's (`extents` ascend), and each byte counts once.
+    /// heap's (`extents` ascend), and each address counts once.
     pub(super) fn of(
         ranges: &[(u32, AddrRange)],
         extents: &[AddrRange],
         residency: &ResidencyMap,
     ) -> Self {
+        if ranges.is_empty() {
+            return Self::default();
+        }
+        let areas = areas(residency);
         let mut by_address: Vec<&(u32, AddrRange)> = ranges.iter().collect();
         by_address.sort_unstable_by_key(|(block, range)| (range.start(), *block));
         let mut counted = RemoteAddr::default();
         let mut resident = Vec::with_capacity(ranges.len());
         for (block, range) in by_address {
+            // The kernel maps whole pages.
+            if !range.start().get().is_multiple_of(PAGE_SIZE) {
+                continue;
+            }
             let end = range.end().get().checked_next_multiple_of(PAGE_SIZE);
             let end = end.map_or(range.end(), RemoteAddr::new);
             let Some(range) = AddrRange::new(range.start().max(counted), end) else {
                 continue;
             };
-            if !is_of_program(range, extents, residency) {
+            if !is_within(range, &areas) || is_of_a_heap(range, extents) {
                 continue;
             }
             counted = range.end();
-            let runs = residency.runs_in(range);
-            let runs = runs.filter(|run| run.state.is_resident());
-            resident.push((*block, runs.map(|run| run.range.len()).sum()));
+            resident.push((*block, resident_bytes(range, residency)));
         }
-        resident.sort_unstable();
+        resident.sort_unstable_by_key(|(block, _)| *block);
         Self { resident }
     }
 
@@ -57,48 +82,85 @@ impl Mapped {
             return 0;
         }
         let at = self.resident.binary_search_by_key(&block, |(of, _)| *of);
-        at.map_or(0, |at| self.resident[at].1)
+        at.map_or(0, |at| self.resident[at].1.all)
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> &[(u32, u64)] {
+    pub(super) fn all(&self) -> &[(u32, MappedBytes)] {
         &self.resident
     }
 }
 
-/// Whether mappings of a program's own begin at a range, and no heap is in it.
-fn is_of_program(range: AddrRange, extents: &[AddrRange], residency: &ResidencyMap) -> bool {
-    let first = extents.partition_point(|extent| extent.end() <= range.start());
-    let is_heap = extents
-        .get(first)
-        .is_some_and(|extent| extent.start() < range.end());
-    let mapping = residency.mapping_at(range.start());
-    let end = mapping.map(|mapping| mapping.range.end());
-    let kind = mapping.map(|mapping| &mapping.kind);
-    // Parts of one may have other rights, and are mappings of their own then; the kernel makes one of those that
-    // belong together.
-    let is_mapped = end.is_some_and(|end| {
-        let behind = residency.mappings();
-        let at = behind.partition_point(|mapping| mapping.range.start() < end);
-        let mut end = end;
-        for mapping in &behind[at..] {
-            if end >= range.end() || mapping.range.start() != end {
-                break;
-            }
-            end = mapping.range.end();
+/// Where a program's own mappings of one kind lie without a gap, ascending. Parts of what was mapped at once may have
+/// other rights, and are mappings of their own then; the kernel makes one of those that belong together.
+fn areas(residency: &ResidencyMap) -> Vec<AddrRange> {
+    let mut areas: Vec<AddrRange> = Vec::new();
+    let mut before: Option<&Mapping> = None;
+    for mapping in residency.mappings().iter().filter(|of| is_of_program(of)) {
+        let is_same = before.is_some_and(|before| {
+            before.range.end() == mapping.range.start()
+                && before.shared == mapping.shared
+                && before.kind == mapping.kind
+        });
+        before = Some(mapping);
+        let joined = areas
+            .last()
+            .filter(|_| is_same)
+            .and_then(|last| AddrRange::new(last.start(), mapping.range.end()));
+        match (joined, areas.last_mut()) {
+            (Some(joined), Some(last)) => *last = joined,
+            _ => areas.push(mapping.range),
         }
-        end >= range.end()
-    });
-    let can_be = matches!(
-        kind,
-        Some(
-            MappingKind::Anonymous
-                | MappingKind::NamedAnonymous(_)
-                | MappingKind::File(_)
-                | MappingKind::SharedAnonymous(_)
-        )
-    );
-    !is_heap && is_mapped && can_be
+    }
+    areas
+}
+
+fn is_of_program(mapping: &Mapping) -> bool {
+    matches!(
+        mapping.kind,
+        MappingKind::Anonymous
+            | MappingKind::NamedAnonymous(_)
+            | MappingKind::File(_)
+            | MappingKind::SharedAnonymous(_)
+    )
+}
+
+/// Whether a range lies in one of these, which ascend.
+fn is_within(range: AddrRange, areas: &[AddrRange]) -> bool {
+    let at = areas.partition_point(|area| area.end() <= range.start());
+    areas
+        .get(at)
+        .is_some_and(|area| area.start() <= range.start() && area.end() >= range.end())
+}
+
+fn is_of_a_heap(range: AddrRange, extents: &[AddrRange]) -> bool {
+    let first = extents.partition_point(|extent| extent.end() <= range.start());
+    extents
+        .get(first)
+        .is_some_and(|extent| extent.start() < range.end())
+}
+
+fn resident_bytes(range: AddrRange, residency: &ResidencyMap) -> MappedBytes {
+    let mut sums = MappedBytes::default();
+    let mappings = residency.mappings();
+    let first = mappings.partition_point(|mapping| mapping.range.end() <= range.start());
+    let mappings = mappings[first..].iter();
+    for mapping in mappings.take_while(|mapping| mapping.range.start() < range.end()) {
+        let Some(part) = mapping.range.intersect(&range) else {
+            continue;
+        };
+        let runs = residency.runs_in(part);
+        for run in runs.filter(|run| run.state.is_resident()) {
+            let bytes = |is: bool| if is { run.range.len() } else { 0 };
+            let is_shared = run.state.is_shared();
+            sums.add(MappedBytes {
+                all: run.range.len(),
+                shared: bytes(is_shared),
+                kept: bytes(is_shared || mapping.shared || run.state.is_file()),
+            });
+        }
+    }
+    sums
 }
 
 /// The file that an `mmap` object maps, without its folders; `None` where it maps none, or is none.
@@ -124,7 +186,7 @@ pub(super) fn file_name<M: TargetMemory>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::residency::{Mapping, PageRun, PageState};
+    use crate::residency::{PageRun, PageState};
 
     fn range(start: u64, len: u64) -> AddrRange {
         AddrRange::with_len(RemoteAddr::new(start), len).expect("a range")
@@ -146,7 +208,9 @@ mod tests {
             });
         }
         let mapped = |ranges: &[(u32, AddrRange)], extents: &[AddrRange]| {
-            Mapped::of(ranges, extents, &residency).all().to_vec()
+            let mapped = Mapped::of(ranges, extents, &residency);
+            let all = mapped.all().iter().map(|(block, of)| (*block, of.all));
+            all.collect::<Vec<_>>()
         };
         // Two that lie over each other, and what is no whole page.
         let both = [(7, range(0x10_0000, 0x4000)), (3, range(0x10_3000, 0x4fff))];
@@ -157,7 +221,73 @@ mod tests {
             (1, range(0x20_0000, 0x4000)),
             (2, range(0x10_4000, 0x5000)),
             (3, range(0x30_0000, 1 << 40)),
+            // Neighbours of another kind, and what begins within a page.
+            (4, range(0x10_0000, 0x5000)),
+            (5, range(0x10_0800, 0x1000)),
         ];
         assert_eq!(mapped(&refused, &[]), []);
+    }
+
+    #[test]
+    fn pages_that_may_stay_are_told_from_those_that_go() {
+        let at = [0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000];
+        let file = MappingKind::File("/data/orders.bin".into());
+        let private = |start, kind| Mapping::private(range(start, 0x2000), kind);
+        let shared = MappingKind::SharedAnonymous("/dev/zero".into());
+        let mut residency = ResidencyMap::new(vec![
+            private(at[0], MappingKind::Anonymous),
+            private(at[1], MappingKind::Anonymous),
+            private(at[2], file),
+            Mapping {
+                shared: true,
+                ..private(at[3], shared)
+            },
+        ]);
+        let mut push = |start, len, state| {
+            residency.push_run(PageRun {
+                range: range(start, len),
+                state,
+            });
+        };
+        push(at[0], 0x2000, PageState::PRESENT);
+        // As after a fork.
+        push(at[1], 0x2000, PageState::PRESENT.with(PageState::SHARED));
+        // The first page is a copy that a write has made.
+        push(at[2], 0x1000, PageState::PRESENT);
+        push(
+            at[2] + 0x1000,
+            0x1000,
+            PageState::PRESENT.with(PageState::FILE),
+        );
+        push(at[3], 0x2000, PageState::PRESENT);
+        let ranges: Vec<(u32, AddrRange)> =
+            (0..).zip(at.map(|start| range(start, 0x2000))).collect();
+        let mapped = Mapped::of(&ranges, &[], &residency);
+        let found = mapped.all().iter().map(|(_, of)| (of.shared, of.kept));
+        assert_eq!(
+            found.collect::<Vec<_>>(),
+            [(0, 0), (0x2000, 0x2000), (0, 0x1000), (0, 0x2000)]
+        );
+    }
+
+    #[test]
+    fn mappings_with_other_rights_are_one_and_those_of_another_kind_are_not() {
+        let part = |start, kind: &MappingKind| Mapping::private(range(start, 0x1000), kind.clone());
+        let file = MappingKind::File("/data/orders.bin".into());
+        let residency = ResidencyMap::new(vec![
+            part(0x10_0000, &MappingKind::Anonymous),
+            part(0x10_1000, &MappingKind::Anonymous),
+            part(0x10_2000, &file),
+            part(0x10_4000, &file),
+            part(0x10_5000, &MappingKind::Stack),
+        ]);
+        assert_eq!(
+            areas(&residency),
+            [
+                range(0x10_0000, 0x2000),
+                range(0x10_2000, 0x1000),
+                range(0x10_4000, 0x1000)
+            ]
+        );
     }
 }

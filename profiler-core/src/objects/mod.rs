@@ -158,8 +158,8 @@ pub fn census<M: TargetMemory + Sync>(
     for block in names.of_root(Root::Tracing) {
         census.tracing.add(index.bytes(*block));
     }
-    for (_, bytes) in mapped.all() {
-        census.mapped.add(*bytes);
+    for (_, of) in mapped.all() {
+        census.mapped.add(of.all);
     }
     census.copied = (!context.copied.is_empty()).then_some(by_type.copied.sums);
     census.python = version;

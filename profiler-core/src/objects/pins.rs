@@ -6,6 +6,7 @@
 //! with the innermost holder that has all that lives on it, and with every holder around that one.
 
 use super::blocks::BlockIndex;
+use super::mapped::MappedBytes;
 use super::page_owners::{PageOwner, PageTally};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::{Margins, PageReturn};
@@ -116,7 +117,7 @@ pub(super) struct Pinned {
     /// Bytes of each holder's blocks on pages that another process maps as well.
     pub(super) shared: Vec<u64>,
     /// Resident bytes that `mmap` objects of each holder map.
-    pub(super) mapped: Vec<u64>,
+    pub(super) mapped: Vec<MappedBytes>,
     pub(super) copied: CopiedTypes,
     /// Who has most of what lives on each page.
     pub(super) page_owners: Vec<PageOwner>,
@@ -159,7 +160,7 @@ impl Owners<'_> {
             by_holder: vec![0; holders],
             dropped: None,
             shared: self.shared(residency),
-            mapped: vec![0; holders],
+            mapped: vec![MappedBytes::default(); holders],
             copied: self.copied(copied),
             page_owners: Vec::new(),
         };

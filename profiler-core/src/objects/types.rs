@@ -77,6 +77,13 @@ pub(super) enum Role {
     Other,
 }
 
+impl Role {
+    /// Whether the length of such an object is a number of bytes, and not of items.
+    pub(super) fn length_is_bytes(self) -> bool {
+        matches!(self, Self::ByteArray | Self::Mmap)
+    }
+}
+
 /// Names of types that C declares, and what they are.
 const BY_NAME: [(&str, Role); 25] = [
     ("set", Role::Set),

@@ -52,7 +52,7 @@ fields!(PathStep {
     type_name,
     length,
     times
-} later { attribute, subject });
+} later { attribute, subject, length_is_bytes });
 
 fields!(Holder {
     name,
@@ -67,7 +67,14 @@ fields!(Holder {
     items,
     pinned_free_bytes,
     dropped
-} later { branches, shared_bytes, inner_bytes, mapped_bytes });
+} later {
+    branches,
+    shared_bytes,
+    inner_bytes,
+    mapped_bytes,
+    mapped_shared_bytes,
+    mapped_kept_bytes
+});
 
 fields!(Branch {
     object,

@@ -236,8 +236,14 @@ pub(super) fn way(at: usize, holder: &Holder, growth: Option<&Growth>) -> String
     steps.join(" → ")
 }
 
+/// What is said below the rows of holders: first what of the bytes held by names is in none of them.
+pub(super) fn below_holders(census: &Census) -> impl Iterator<Item = String> {
+    let all = [unlisted(census), mapped(census), tracing(census)];
+    all.into_iter().flatten()
+}
+
 /// What is in the row of no holder, and in which packages' modules.
-pub(super) fn unlisted(census: &Census) -> Option<String> {
+fn unlisted(census: &Census) -> Option<String> {
     if census.unlisted.bytes == 0 {
         return None;
     }
@@ -257,7 +263,7 @@ pub(super) fn unlisted(census: &Census) -> Option<String> {
 }
 
 /// What `mmap` objects map beside the heaps; `None` where that is next to nothing.
-pub(super) fn mapped(census: &Census) -> Option<String> {
+fn mapped(census: &Census) -> Option<String> {
     let mapped = census.mapped;
     (mapped.bytes >= LEAST_MAPPED).then(|| {
         let objects = match mapped.blocks {
@@ -266,14 +272,14 @@ pub(super) fn mapped(census: &Census) -> Option<String> {
         };
         format!(
             "Beside the heaps, {objects} {} of resident pages, of files or of anonymous memory: who holds them has these \
-             bytes in its row.",
+             bytes in its row, and pages that several of them map are counted in each.",
             bytes(mapped.bytes)
         )
     })
 }
 
 /// What `tracemalloc` takes; `None` where it is off.
-pub(super) fn tracing(census: &Census) -> Option<String> {
+fn tracing(census: &Census) -> Option<String> {
     (census.tracing.bytes > 0).then(|| {
         format!(
             "tracemalloc is on, and has {} of the native blocks for itself: tracemalloc.stop() frees them.",

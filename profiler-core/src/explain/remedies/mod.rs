@@ -3,7 +3,7 @@
 
 mod rows;
 
-pub(crate) use self::rows::{NO_DECAY, OBJECTS_WERE_READ};
+pub(crate) use self::rows::{NAMED_MAPPING, NO_DECAY, OBJECTS_WERE_READ};
 use self::rows::{NONE, OF_LIBRARIES, ONE_ARENA, REMEDIES, RemedyRow};
 use crate::allocator::Allocator;
 use crate::candidate::CandidateName;

@@ -313,6 +313,13 @@ pub(crate) static OBJECTS_WERE_READ: Remedy = Remedy {
         them.",
 };
 
+/// Instead of the remedy for [`Mechanism::NotTheHeap`], where a name of the program has what maps most of it.
+pub(crate) static NAMED_MAPPING: Remedy = Remedy {
+    steps: &[],
+    sentences: "An allocator changes little: close() of these objects unmaps that. Private memory goes with it; \
+        pages of files and of shared memory stay while the file or another process has them.",
+};
+
 /// Instead of jemalloc's remedy for [`Mechanism::Untrimmed`] in a forked process, which has lost the thread that
 /// would purge while it is idle.
 pub(crate) static NO_DECAY: Remedy = Remedy {

@@ -44,11 +44,19 @@ pub(super) fn not_the_heap(report: &FragReport) -> Option<Finding> {
     let rss = report.kernel.rss_bytes;
     let heaps = report.heap_resident_bytes()? + report.resident_bytes(LedgerClass::PrivateHeap);
     let outside = rss.saturating_sub(heaps);
+    let census = report.objects.as_deref();
+    let mapper = census.and_then(|census| census.mapper(outside / 2));
+    let whose = mapper
+        .as_ref()
+        .map_or_else(String::new, |(holder, mapped)| {
+            let (titled, mapped) = (holder.titled(), bytes(*mapped));
+            format!(" Of that {mapped} are mapped by mmap objects that {titled} holds.")
+        });
     (outside > rss / 2).then(|| Finding {
         mechanism: Mechanism::NotTheHeap,
         claim: format!(
             "{} ({} of {}) are not in a walked heap: files {}, shared memory {}, other anonymous memory \
-             {}.",
+             {}.{whose}",
             bytes(outside),
             percent(outside, rss),
             report.kernel.name(),
@@ -60,7 +68,10 @@ pub(super) fn not_the_heap(report: &FragReport) -> Option<Finding> {
         held_bytes: outside,
         evidence: vec![of_metric(report, MetricId::HeapShareOfRss)],
         prediction: None,
-        remedy: Remedy::of(Mechanism::NotTheHeap, serving(report)),
+        remedy: match mapper {
+            Some(_) => &remedies::NAMED_MAPPING,
+            None => Remedy::of(Mechanism::NotTheHeap, serving(report)),
+        },
         confidence: walk_confidence(report),
     })
 }
@@ -87,4 +98,52 @@ pub(super) fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Fin
         remedy: Remedy::of(Mechanism::Unexplained, serving(report)),
         confidence: Confidence::Low,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::{Allocator, HeapSnapshot};
+    use crate::objects::{Census, Holder};
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn who_maps_what_is_not_in_the_heap_is_named_with_its_own_remedy() {
+        let sample = crate::sample::Sample {
+            heaps: vec![HeapSnapshot::new(Allocator::Glibc, "2.36")],
+            ..Default::default()
+        };
+        let mut report = FragReport::from_sample(&sample);
+        report.kernel.rss_bytes = 100 * MIB;
+        let of = |mapped| Holder {
+            name: "app.SHM".into(),
+            is_name: true,
+            mapped_bytes: Some(mapped),
+            ..Holder::default()
+        };
+        let mut found = |mapped: u64| {
+            report.objects = Some(
+                Census {
+                    holders: vec![of(0), of(mapped)],
+                    ..Census::default()
+                }
+                .into(),
+            );
+            not_the_heap(&report).expect("no heap has anything")
+        };
+        let named = found(90 * MIB);
+        assert!(
+            (named.claim)
+                .ends_with(" Of that 90.0 MiB are mapped by mmap objects that `app.SHM` holds."),
+            "{}",
+            named.claim
+        );
+        assert!(named.remedy.prose().contains("close() of these objects"));
+        for little in [0, 40 * MIB] {
+            let found = found(little);
+            assert!(!found.claim.contains("mmap"), "{}", found.claim);
+            assert!(found.remedy.prose().contains("look at the libraries"));
+        }
+    }
 }

@@ -40,7 +40,7 @@ pub(super) fn add_holders<'a>(
             largest: holder,
             item_type: item_type.as_deref(),
         });
-        if holder.retained_bytes > gathered.largest.retained_bytes {
+        if holder.held_bytes() > gathered.largest.held_bytes() {
             (gathered.largest, gathered.item_type) = (holder, item_type.as_deref());
         }
         let pid = read.id.pid;
@@ -58,8 +58,15 @@ pub(super) fn add_holders<'a>(
         let Some((_, here)) = gathered.each.last_mut() else {
             continue;
         };
-        here.bytes = here.bytes.saturating_add(holder.retained_bytes);
-        let shared = here.shared.zip(holder.shared_bytes);
+        here.bytes = here.bytes.saturating_add(holder.held_bytes());
+        // Of what mmap objects map, pages that are mapped elsewhere as well are shared, as those of blocks are.
+        let of_mapped = match holder.mapped_bytes {
+            None | Some(0) => Some(0),
+            Some(_) => holder.mapped_shared_bytes,
+        };
+        let of_holder = holder.shared_bytes.zip(of_mapped);
+        let of_holder = of_holder.map(|(blocks, mapped)| blocks.saturating_add(mapped));
+        let shared = here.shared.zip(of_holder);
         here.shared = shared.map(|(sum, more)| sum.saturating_add(more));
         let gain = growth.map(|growth| growth.gain_of_holder(at));
         let bytes = gain.and_then(|gain| gain.bytes);

@@ -32,6 +32,41 @@ fn census(second: u64, live_mib: u64, holders: Vec<Holder>) -> Arc<Census> {
     })
 }
 
+#[test]
+fn shared_pages_that_mmap_objects_map_count_once_in_a_tree_and_those_of_one_process_in_each() {
+    let of = |shared_mib: u64| Holder {
+        shared_bytes: Some(0),
+        mapped_bytes: Some(200 * MIB),
+        mapped_shared_bytes: Some(shared_mib * MIB),
+        mapped_kept_bytes: Some(200 * MIB),
+        ..holder("app.SHM", 0, Some(0))
+    };
+    let of_tree = |holder: &Holder| {
+        let read = (1..=4).map(|pid| read(pid, census(1, 10, vec![holder.clone()]), None));
+        let tree = tree(read.collect());
+        let sum = tree.holders().remove(0);
+        (sum.bytes, sum.shared_bytes, tree.held_sentences())
+    };
+    let (bytes, shared, said) = of_tree(&of(200));
+    assert_eq!((bytes, shared), (200 * MIB, Some(200 * MIB)));
+    assert_eq!(
+        said,
+        [
+            "`app.SHM` (dict) holds 200.0 MiB in the master, in 3 of 3 children read 200.0 MiB each: 200.0 MiB in all; up \
+             to 200.0 MiB are pages that they share, which count once."
+        ]
+    );
+    // A file of each.
+    let (bytes, shared, _) = of_tree(&of(0));
+    assert_eq!((bytes, shared), (800 * MIB, Some(0)));
+    let unknown = Holder {
+        mapped_shared_bytes: None,
+        ..of(0)
+    };
+    let (bytes, shared, _) = of_tree(&unknown);
+    assert_eq!((bytes, shared), (800 * MIB, None));
+}
+
 fn read(pid: i32, census: Arc<Census>, before: Option<Arc<Census>>) -> ReadProcess {
     let report = FragReport::from_sample(&Default::default()).with_objects(census, before);
     ReadProcess {

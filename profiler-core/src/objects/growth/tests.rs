@@ -84,6 +84,43 @@ fn what_was_not_among_the_largest_grew_by_what_it_must_have() {
     assert_eq!(growth.of_holder(1), None);
 }
 
+#[test]
+fn what_a_new_holder_maps_is_no_growth_of_blocks_and_unknown_is_not_nothing() {
+    let mapped = |name: &str, retained, mapped| Holder {
+        mapped_bytes: mapped,
+        ..holder(name, &[], retained, 1)
+    };
+    let mut earlier = census(0, 0);
+    let mut later = census(1_000_000_000, 0);
+    earlier.holders = vec![mapped("LEAK", 500, Some(0)), mapped("SHM", 100, Some(4096))];
+    later.holders = vec![
+        mapped("NEW", 100, Some(64 << 20)),
+        mapped("LEAK", 900, Some(0)),
+        mapped("SHM", 100, Some(12_288)),
+    ];
+    let gains = |earlier: &Census| {
+        let growth = Growth::between(earlier, &later).expect("time has passed");
+        let of = |at| growth.of_holder(at).map(|of| (of.bytes, of.mapped_bytes));
+        [of(0), of(1), of(2)]
+    };
+    assert_eq!(
+        gains(&earlier),
+        [
+            Some((100.0, Some(f64::from(64 << 20)))),
+            Some((400.0, Some(0.0))),
+            Some((0.0, Some(8192.0))),
+        ]
+    );
+    // Of files of before it is not known what was mapped.
+    for holder in &mut earlier.holders {
+        holder.mapped_bytes = None;
+    }
+    assert_eq!(
+        gains(&earlier),
+        [Some((100.0, None)), Some((400.0, None)), None]
+    );
+}
+
 fn branch(object: u64, retained_bytes: u64, items: u64) -> Branch {
     Branch {
         object: RemoteAddr::new(object),

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use hashbrown::HashMap;
 
-use super::Holders;
+use super::{Holders, Retained};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 use crate::objects::census::{Branch, MAX_BRANCHES};
@@ -34,19 +34,19 @@ impl<M: TargetMemory> Holders<'_, M> {
     pub(super) fn branches(
         &self,
         ways: &[(Vec<u32>, u32)],
-        retained: &[u64],
+        retained: &Retained,
         heaviest: &[u32],
     ) -> Vec<BranchWay> {
         let nodes = ways.iter().flat_map(|(way, _)| way.iter().take(MAX_WAY));
         let mut below: HashMap<u32, Vec<u32>> = nodes.map(|node| (*node, Vec::new())).collect();
         let most_first = |numbers: &mut Vec<u32>| {
-            numbers.sort_unstable_by_key(|number| (Reverse(retained[*number as usize]), *number));
+            numbers.sort_unstable_by_key(|number| (Reverse(retained.of_blocks(*number)), *number));
             numbers.truncate(MAX_BRANCHES + 1);
         };
         for number in 1..self.tree.node.len() as u32 {
             // Names are holders themselves.
             let is_block = (self.tree.node[number as usize] as usize) < self.kinds.len();
-            if !is_block || retained[number as usize] < LEAST_BRANCH {
+            if !is_block || retained.of_blocks(number) < LEAST_BRANCH {
                 continue;
             }
             // What is in a block of a deque is the deque's.
@@ -73,10 +73,10 @@ impl<M: TargetMemory> Holders<'_, M> {
                 let numbers = numbers.filter(|number| Some(*number) != next);
                 tops.extend(numbers.map(|number| (*number, at)));
             }
-            tops.sort_unstable_by_key(|(top, _)| (Reverse(retained[*top as usize]), *top));
+            tops.sort_unstable_by_key(|(top, _)| (Reverse(retained.of_blocks(*top)), *top));
             let rest = MAX_ALL.saturating_sub(all.len());
             for (top, at) in tops.into_iter().take(MAX_BRANCHES.min(rest)) {
-                let (down, end) = self.way_down(top, retained, heaviest, MAX_WAY);
+                let (down, end) = self.way_down(top, &retained.bytes, heaviest, MAX_WAY);
                 let way = way[..=at].iter().copied().chain(down).collect();
                 all.push(BranchWay {
                     holder,
@@ -100,13 +100,13 @@ impl<M: TargetMemory> Holders<'_, M> {
         &self,
         of: &BranchWay,
         item: Option<(u32, u64)>,
-        retained: &[u64],
+        retained: &Retained,
     ) -> Option<Branch> {
         let own = &of.way[of.from..];
         let (_, addr) = own.iter().find_map(|number| self.object(*number))?;
         Some(Branch {
             object: RemoteAddr::new(addr),
-            retained_bytes: retained[own[0] as usize],
+            retained_bytes: retained.of_blocks(own[0]),
             path: self.path(&of.way),
             item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
             items: item.map_or(0, |(_, count)| count),

@@ -26,7 +26,10 @@ const MAX_SEARCHED: usize = 20_000;
 
 /// A candidate: what is retained, below which number, and under which names.
 pub(super) struct Candidate {
+    /// Of blocks, and those that `mmap` objects map.
     pub(super) bytes: u64,
+    /// Of these, the ones that `mmap` objects map.
+    pub(super) mapped: u64,
     pub(super) blocks: u64,
     /// The number of what is held: that of a name's value, or of what several share.
     pub(super) number: u32,
@@ -37,11 +40,16 @@ pub(super) struct Candidate {
     pub(super) tops: Vec<u32>,
     /// The group of what is shared, which has its numbers.
     pub(super) group: Option<u32>,
-    /// Of its bytes those that other candidates within it have.
+    /// Of its bytes of blocks those that other candidates within it have.
     pub(super) inner: u64,
 }
 
 impl Candidate {
+    /// Its bytes of blocks.
+    pub(super) fn of_blocks(&self) -> u64 {
+        self.bytes.saturating_sub(self.mapped)
+    }
+
     /// Whether it is many things, of which none has half of the bytes.
     pub(super) fn is_of_many(&self, retained: &[u64]) -> bool {
         self.group.is_some() && retained[self.number as usize] < self.bytes / 2
@@ -67,7 +75,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let kept = all.iter().take(KEPT).enumerate();
         let kept = kept.take_while(|(at, of)| *at < SHOWN || of.bytes >= LEAST_KEPT);
         all.truncate(kept.count());
-        self.without_outer(all, sharing, &retained.bytes)
+        self.without_outer(all, sharing, retained)
     }
 
     /// Those of which a few names within have not nearly all: a frame's variable that is a coroutine says less than the
@@ -76,7 +84,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         &self,
         mut all: Vec<Candidate>,
         sharing: &Sharing,
-        retained: &[u64],
+        retained: &Retained,
     ) -> Vec<Candidate> {
         let mut at_top: HashMap<u32, usize> = HashMap::new();
         for (at, candidate) in all.iter().enumerate() {
@@ -91,22 +99,22 @@ impl<M: TargetMemory> Holders<'_, M> {
         at_top.extend(things.filter_map(|(thing, group)| Some((thing, *groups.get(&group)?))));
         // What others have within each, the largest first, as the candidates are.
         let mut within: Vec<Vec<u64>> = vec![Vec::new(); all.len()];
+        let mut blocks_within = vec![0u64; all.len()];
         for (at, candidate) in all.iter().enumerate() {
             for &top in &candidate.tops {
                 if let Some(outer) = self.around(top, &at_top).filter(|outer| *outer != at) {
-                    within[outer].push(retained[top as usize]);
+                    within[outer].push(retained.bytes[top as usize]);
+                    let sum = &mut blocks_within[outer];
+                    *sum = sum.saturating_add(retained.of_blocks(top));
                 }
             }
         }
         let mut is_outer = Vec::with_capacity(all.len());
-        for (candidate, parts) in all.iter_mut().zip(&mut within) {
+        for ((candidate, parts), blocks) in all.iter_mut().zip(&mut within).zip(blocks_within) {
             parts.sort_unstable_by_key(|bytes| Reverse(*bytes));
             let few: u64 = parts.iter().take(FEW).sum();
             is_outer.push(is_nearly_all(few, candidate.bytes) && candidate.bytes > 0 && few > 0);
-            let sum = parts
-                .iter()
-                .fold(0, |sum: u64, one| sum.saturating_add(*one));
-            candidate.inner = sum.min(candidate.bytes);
+            candidate.inner = blocks.min(candidate.of_blocks());
         }
         let mut is_outer = is_outer.into_iter();
         all.retain(|_| !is_outer.next().unwrap_or(false));
@@ -161,6 +169,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 value.filter(|&value| value != NONE && tree.dominator[value as usize] == number);
             Candidate {
                 bytes: retained.bytes[number as usize],
+                mapped: retained.mapped(number),
                 blocks: retained.blocks[number as usize].into(),
                 number: below.unwrap_or(number),
                 names: vec![number],
@@ -182,6 +191,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let mut all: Vec<Candidate> = of_names
             .map(|(at, group)| Candidate {
                 bytes: group.bytes,
+                mapped: group.mapped,
                 blocks: group.blocks,
                 number: group.largest,
                 names: group.names.clone(),
@@ -225,6 +235,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             if let Some(&at) = by_names.get(&names) {
                 let same = &mut all[at];
                 same.bytes = same.bytes.saturating_add(bytes);
+                same.mapped = same.mapped.saturating_add(retained.mapped(number));
                 same.blocks += blocks;
                 same.tops.push(number);
                 continue;
@@ -232,6 +243,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             by_names.insert(names.clone(), all.len());
             all.push(Candidate {
                 bytes,
+                mapped: retained.mapped(number),
                 blocks,
                 number,
                 names,

@@ -19,13 +19,13 @@ use super::edges::{Resolver, Weak};
 use super::fold::Folded;
 use super::graph::NONE;
 use super::kinds::{Content, Kind, PackedKind};
-use super::mapped::Mapped;
+use super::mapped::{Mapped, MappedBytes};
 use super::names::{Name, Names};
 use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
 use super::types::{Flags, Role, Type};
 use super::words::read_word;
-use crate::addr::AddrRange;
+use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
@@ -63,8 +63,24 @@ pub(super) struct ByType {
 
 /// What each number of the tree keeps in memory: itself, and all that it dominates.
 struct Retained {
+    /// Bytes of blocks, and those that `mmap` objects map: what decides who is shown, and in which order.
     bytes: Vec<u64>,
     blocks: Vec<u32>,
+    /// Of the bytes the pages that `mmap` objects map; empty where there are no such objects.
+    mapped_pages: Vec<u32>,
+}
+
+impl Retained {
+    /// Bytes that `mmap` objects map.
+    fn mapped(&self, number: u32) -> u64 {
+        let pages = self.mapped_pages.get(number as usize);
+        pages.map_or(0, |pages| u64::from(*pages) * PAGE_SIZE)
+    }
+
+    /// Bytes of blocks.
+    fn of_blocks(&self, number: u32) -> u64 {
+        self.bytes[number as usize].saturating_sub(self.mapped(number))
+    }
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
@@ -80,31 +96,32 @@ impl<M: TargetMemory> Holders<'_, M> {
             false => self.way_down(candidate.number, &retained.bytes, &heaviest, MAX_STEPS),
         };
         let ways: Vec<(Vec<u32>, u32)> = all.iter().map(way).collect();
-        let branches = self.branches(&ways, &retained.bytes, &heaviest);
+        let branches = self.branches(&ways, &retained, &heaviest);
         let pinned = self.pinned(&all, &sharing, census);
         let of_holders = ways.iter().map(|(way, end)| (way.as_slice(), *end));
         let of_branches = branches.iter().map(|of| (of.way.as_slice(), of.end));
         let items = self.items(of_holders.chain(of_branches), &retained.bytes);
         let (of_holders, of_branches) = items.split_at(ways.len());
         let of_many = self.types_of_many(&all, &sharing, &retained);
-        let mapped = |at: usize| pinned.mapped[at].min(all[at].bytes);
         for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
                 // What goes with it beyond what it retains, as weak references do, is none of it.
-                shared_bytes: Some(pinned.shared[at].min(candidate.bytes)),
+                shared_bytes: Some(pinned.shared[at].min(candidate.of_blocks())),
                 inner_bytes: Some(candidate.inner),
-                mapped_bytes: Some(mapped(at)),
+                mapped_bytes: Some(candidate.mapped),
+                mapped_shared_bytes: Some(pinned.mapped[at].shared.min(candidate.mapped)),
+                mapped_kept_bytes: Some(pinned.mapped[at].kept.min(candidate.mapped)),
                 dropped: pinned
                     .dropped
                     .as_ref()
-                    .map(|dropped| dropped[at].within(candidate.bytes - mapped(at))),
+                    .map(|dropped| dropped[at].within(candidate.of_blocks())),
                 ..self.holder(candidate, way, of_holders[at].or(of_many.get(&at).copied()))
             });
         }
         census.page_owners = pinned.page_owners;
         for (of, items) in branches.iter().zip(of_branches) {
-            let branch = self.branch(of, *items, &retained.bytes);
+            let branch = self.branch(of, *items, &retained);
             census.holders[of.holder].branches.extend(branch);
         }
         ByType {
@@ -129,15 +146,33 @@ impl<M: TargetMemory> Holders<'_, M> {
                 }
                 continue;
             }
-            bytes[number as usize] += own + self.mapped.bytes(block);
+            bytes[number as usize] += own;
             blocks[number as usize] += 1;
             if number < self.tree.first_phase_end() {
                 census.held_by_names.add(own);
             }
         }
+        let mut mapped_pages = match self.mapped.all().is_empty() {
+            true => Vec::new(),
+            false => vec![0u32; numbers],
+        };
+        for (block, of) in self.mapped.all() {
+            let number = self.number(*block);
+            if number != NONE {
+                bytes[number as usize] += of.all;
+                let pages = u32::try_from(of.all / PAGE_SIZE).unwrap_or(u32::MAX);
+                let sum = &mut mapped_pages[number as usize];
+                *sum = sum.saturating_add(pages);
+            }
+        }
+        let mapped_pages = match mapped_pages.is_empty() {
+            true => mapped_pages,
+            false => self.tree.retained_blocks(mapped_pages),
+        };
         Retained {
             bytes: self.tree.retained(bytes),
             blocks: self.tree.retained_blocks(blocks),
+            mapped_pages,
         }
     }
 
@@ -177,7 +212,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 (None, false) => first.map(|(of, _)| of.name.clone()),
             },
             length: value.or(first).and_then(|(of, addr)| self.length(of, addr)),
-            retained_bytes: candidate.bytes,
+            retained_bytes: candidate.of_blocks(),
             retained_blocks: candidate.blocks,
             path: self.path(way),
             item_type: item_name,
@@ -237,13 +272,13 @@ impl<M: TargetMemory> Holders<'_, M> {
         self.unlisted(&holders, &around, sharing, census);
         self.give_weak(&mut holders);
         let nesting = Nesting::of(around);
-        let mut mapped = vec![0; all.len()];
-        for &(block, bytes) in self.mapped.all() {
+        let mut mapped = vec![MappedBytes::default(); all.len()];
+        for &(block, of) in self.mapped.all() {
             if let Some(sum) = mapped.get_mut(usize::from(holders[block as usize])) {
-                *sum += bytes;
+                sum.add(of);
             }
         }
-        nesting.add_up(&mut mapped, |above: &mut u64, own| *above += own);
+        nesting.add_up(&mut mapped, |above: &mut MappedBytes, own| above.add(own));
         let owners = Owners {
             index: self.source.index,
             holders: &holders,

@@ -83,6 +83,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 attribute,
                 type_name: of.name.clone(),
                 length,
+                length_is_bytes: of.facts.role.length_is_bytes(),
                 times: 1,
                 subject: self.subject(of, addr),
             });

@@ -82,6 +82,8 @@ pub(super) struct Group {
     /// Numbers of the names, the nearest first.
     pub(super) names: Vec<u32>,
     pub(super) bytes: u64,
+    /// Of these, the ones that `mmap` objects map.
+    pub(super) mapped: u64,
     pub(super) blocks: u64,
     /// The number of the largest thing, and what that retains.
     pub(super) largest: u32,
@@ -349,6 +351,7 @@ fn grouped(
         );
         let sum = &mut groups[*group as usize];
         sum.bytes = sum.bytes.saturating_add(bytes);
+        sum.mapped = sum.mapped.saturating_add(retained.mapped(thing));
         sum.blocks += blocks;
         if sum.largest == 0 || (bytes, Reverse(thing)) > (sum.largest_bytes, Reverse(sum.largest)) {
             (sum.largest, sum.largest_bytes) = (thing, bytes);

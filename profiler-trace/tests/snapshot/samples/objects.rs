@@ -32,6 +32,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         via,
         type_name,
         length,
+        length_is_bytes: times % 2 == 0,
         times,
     });
     let dropped = (COUNT, COUNT, COUNT).prop_map(|(live_bytes, unpinned_bytes, bytes)| Dropped {
@@ -68,6 +69,8 @@ fn holder() -> impl Strategy<Value = Holder> {
         shared_bytes: Some(figures.1 / 5),
         inner_bytes: Some(figures.1 / 7),
         mapped_bytes: Some(figures.1 / 9),
+        mapped_shared_bytes: Some(figures.1 / 11),
+        mapped_kept_bytes: Some(figures.1 / 10),
     })
 }
 

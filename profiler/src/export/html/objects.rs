@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use maud::{Markup, html};
-use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::objects::{Census, Growth, Holder, HolderGrowth, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, growth, percent};
@@ -36,7 +36,7 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
             p { (unsteadiness) }
         }
         (holders(census, growth))
-        @if let Some(sentence) = sentences::unlisted(census) {
+        @for sentence in sentences::below_holders(census) {
             p { (visible(&sentence)) }
         }
         (types(census, growth))
@@ -58,14 +58,14 @@ fn grows(rate: Option<f64>) -> Option<String> {
 }
 
 fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
-    let rate = |at: usize| Some(growth?.of_holder(at).map_or(0.0, |of| of.bytes));
+    let rate = |at: usize| Some(growth?.of_holder(at).map_or(0.0, HolderGrowth::held_bytes));
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
         shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at).unwrap_or(0.0))));
     }
     let all = shown.len();
     let is_worth_a_row =
-        |(at, holder): &(usize, &Holder)| is_worth_a_row(census, holder.retained_bytes, rate(*at));
+        |(at, holder): &(usize, &Holder)| is_worth_a_row(census, holder.held_bytes(), rate(*at));
     let rows: Vec<_> = shown
         .into_iter()
         .filter(is_worth_a_row)
@@ -84,7 +84,7 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
         .collect();
     html! {
         h3 { "Who holds them" }
-        (table("name", &[&Holder::RETAINED], &rows))
+        (table("name", &[&Holder::HELD], &rows))
         (rest(all, rows.len(), "names"))
     }
 }

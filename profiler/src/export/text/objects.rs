@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use profiler_core::columns::{TextColumn, cells, headings};
-use profiler_core::objects::{Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::objects::{Census, Growth, Holder, HolderGrowth, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, growth, nanoseconds, percent};
 
@@ -137,20 +137,20 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
     if let Some(unsteadiness) = sentences::unsteadiness(census) {
         text.paragraph("  ", &unsteadiness);
     }
-    let titles = Holder::RETAINED.heading("");
+    let titles = Holder::HELD.heading("");
     let (rate, bars) = (heading(growth), BAR.heading());
     text.line(&format!("  {titles}{rate} {bars} name"));
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
-        let rate = |at: usize| growth.of_holder(at).map_or(0.0, |of| of.bytes);
+        let rate = |at: usize| growth.of_holder(at).map_or(0.0, HolderGrowth::held_bytes);
         shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at))));
     }
     let mut explained = 0;
     for (at, holder) in shown.into_iter().take(detail.holders) {
-        let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes));
+        let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, HolderGrowth::held_bytes));
         let row = format!(
             "  {}{} {} ",
-            Holder::RETAINED.cell(holder),
+            Holder::HELD.cell(holder),
             gained(rate),
             BAR.cell(&bar(holder.retained_bytes, census.live.bytes, BAR.width))
         );
@@ -162,7 +162,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         }
         if let Some(inner) = holder
             .inner_bytes
-            .filter(|inner| *inner >= holder.retained_bytes / 10)
+            .filter(|inner| *inner > 0 && *inner >= holder.held_bytes() / 10)
         {
             let inner = bytes(inner);
             text.paragraph(
@@ -188,11 +188,7 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
         bytes(census.held_by_names.bytes),
         bytes(census.unreached.bytes)
     ));
-    let beside = [sentences::mapped(census), sentences::tracing(census)];
-    for sentence in beside.into_iter().flatten() {
-        text.paragraph("  ", &sentence);
-    }
-    if let Some(sentence) = sentences::unlisted(census) {
+    for sentence in sentences::below_holders(census) {
         text.paragraph("  ", &sentence);
     }
 }

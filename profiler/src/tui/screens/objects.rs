@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::TextColumn;
-use profiler_core::objects::{Branch, Census, Growth, Holder, NativeRow, TypeRow};
+use profiler_core::objects::{Branch, Census, Growth, Holder, HolderGrowth, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
 use profiler_core::view::{ObjectsState, View};
@@ -202,8 +202,8 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
             0 => holder.name.clone(),
             others => format!("{} (+{others})", holder.name),
         },
-        bytes: holder.retained_bytes,
-        growth: growth.map(|growth| growth.of_holder(at).map_or(0.0, |of| of.bytes)),
+        bytes: holder.held_bytes(),
+        growth: growth.map(|growth| growth.of_holder(at).map_or(0.0, HolderGrowth::held_bytes)),
         count: holder.retained_blocks,
         details: holder_details(
             holder,
