@@ -188,7 +188,7 @@ impl ProcDir {
     }
 
     /// The error, or that the process has exited, when that is why.
-    fn why(&self, error: io::Error) -> io::Error {
+    pub(super) fn why(&self, error: io::Error) -> io::Error {
         // One that is exiting has no memory and no program any more, some time before it is dead.
         let is_missing = error.kind() == io::ErrorKind::NotFound;
         let is_exiting = || is_missing && std::fs::read_link(self.path("exe")).is_err();

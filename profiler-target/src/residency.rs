@@ -76,6 +76,8 @@ pub(super) fn read(
 /// Pages that are looked up in the pagemap whatever the process has, and besides twice as many as it has in memory or
 /// in swap. Address space costs nothing: 90 TiB would be 190 GB of entries.
 const ALWAYS_PAGES: u64 = (64 << 30) / PAGE_SIZE;
+/// Mappings of fewer pages are looked up, whatever `smaps` says.
+const LARGE_PAGES: u64 = (1 << 30) / PAGE_SIZE;
 
 /// The mappings that can be looked up page by page in a bounded time, and where those begin that need no look, as they
 /// have no pages. The largest are left out: what is on their pages is unknown, and is not taken for zeros.
@@ -98,7 +100,11 @@ fn within_limit(
         .iter()
         .sum::<u64>();
     let mut left = ALWAYS_PAGES + 2 * (has_kib << 10) / PAGE_SIZE;
-    let empty = empty_mappings(&dir.text("smaps")?);
+    let mut empty = empty_mappings(&dir.text("smaps")?);
+    // The zero pages count as nothing there: small mappings are looked up, to know of those.
+    let large = mappings.iter().filter(|m| pages(m) >= LARGE_PAGES);
+    let large: HashSet<RemoteAddr> = large.map(|mapping| mapping.range.start()).collect();
+    empty.retain(|start| large.contains(start));
     let mut by_size: Vec<&Mapping> = mappings.iter().collect();
     by_size.retain(|mapping| !empty.contains(&mapping.range.start()));
     by_size.sort_by_key(|mapping| mapping.range.len());

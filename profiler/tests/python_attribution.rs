@@ -4,7 +4,7 @@
 mod support;
 
 use profiler_testing::child::Child;
-use support::objects::{holder, in_each, number, objects};
+use support::objects::{holder, in_each, number, objects, readable};
 use support::{fragscope, json};
 
 const MIB: u64 = 1 << 20;
@@ -316,7 +316,8 @@ OWN = [tracemalloc.get_tracemalloc_memory()]
     // What it says of itself, in thousands, as the number of items of a list.
     let program = format!("{program}\nSAYS = [None] * (OWN[0] // 1000)\n");
     in_each(&guarded(&program), |objects, python| {
-        if python.version < (3, 7) {
+        if python.version < (3, 4) {
+            assert_eq!(objects["tracemalloc_bytes"], 0, "{python:?}");
             return;
         }
         let says = 1000 * number(holder(objects, "__main__.SAYS"), "length");
@@ -334,4 +335,50 @@ OWN = [tracemalloc.get_tracemalloc_memory()]
             "{kept}, {python:?}"
         );
     });
+}
+
+#[test]
+fn what_tracemalloc_has_is_known_while_the_program_allocates_and_others_trace() {
+    let program = "
+import ctypes, sys, threading, time, tracemalloc
+tracemalloc.start()
+KEPT = [object() for _ in range(60000)]
+# As numpy does.
+name = '_PyTraceMalloc_Track' if sys.version_info < (3, 7) else 'PyTraceMalloc_Track'
+track = getattr(ctypes.pythonapi, name)
+track.argtypes = [ctypes.c_uint, ctypes.c_size_t, ctypes.c_size_t]
+for i in range(60000):
+    track(7, 0x700000000000 + i * 64, 64)
+def allocate():
+    made = []
+    while True:
+        made.append(bytearray(100))
+        if len(made) > 5000:
+            del made[:]
+thread = threading.Thread(target=allocate)
+thread.daemon = True
+thread.start()
+time.sleep(0.2)
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
+time.sleep(600)
+";
+    for python in readable() {
+        if python.version < (3, 4) {
+            continue;
+        }
+        let child = python.run(program, None, None);
+        let objects = objects(child.pid(), &["--objects"]);
+        let own = number(&objects, "tracemalloc_bytes");
+        // An entry of 56 bytes at the least, or of 40 with a trace of 24 and more.
+        let (least, most) = (120_000 * 50, 120_000 * 130);
+        assert!((least..most).contains(&own), "{own}, {python:?}");
+        let row = holder(&objects, "(tracemalloc)");
+        assert_eq!(number(row, "retained_bytes"), own, "{python:?}");
+        let all = holder(&objects, "(interpreter)");
+        assert!(
+            number(all, "retained_bytes") < 2 * MIB,
+            "{all:#}, {python:?}"
+        );
+    }
 }

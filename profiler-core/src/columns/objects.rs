@@ -147,7 +147,9 @@ impl Census {
         Column::of("unlisted_bytes", Unit::Bytes, |of| of.unlisted.bytes),
         Column::of("mapped_bytes", Unit::Bytes, |of| of.mapped.bytes),
         Column::of("mapped_objects", Unit::Objects, |of| of.mapped.blocks),
-        Column::of("tracemalloc_bytes", Unit::Bytes, |of| of.tracing.bytes),
+        Column::maybe("tracemalloc_bytes", Unit::Bytes, |of| {
+            of.tracing.map(|tracing| tracing.bytes)
+        }),
     ];
 }
 

@@ -375,8 +375,8 @@ pub struct Census {
     pub compared: u64,
     /// Of those, the ones in whose place there was something else the second time.
     pub replaced: u64,
-    /// What `tracemalloc` has for itself: of the native blocks.
-    pub tracing: Amount,
+    /// What `tracemalloc` has for itself: of the native blocks. `None` where that is not known.
+    pub tracing: Option<Amount>,
     /// `mmap` objects, and the resident bytes that they map: outside of the heaps, so they are no part of [`Self::live`].
     pub mapped: Amount,
     /// Who holds what, the most bytes first: more than reports have, see [`Self::shown`].

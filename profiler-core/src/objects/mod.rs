@@ -155,9 +155,12 @@ pub fn census<M: TargetMemory + Sync>(
     let unreached = unreached.unwrap_or_default();
     (census.cycles, census.held_unseen) = (unreached.cycles, unreached.held);
     add_by_type(&mut census.types, &known, &by_type);
-    for block in names.of_root(Root::Tracing) {
-        census.tracing.add(index.bytes(*block));
-    }
+    census.tracing = references.is_tracing_known.then(|| {
+        let mut tracing = Amount::default();
+        let blocks = names.of_root(Root::Tracing).iter();
+        blocks.for_each(|block| tracing.add(index.bytes(*block)));
+        tracing
+    });
     for (_, of) in mapped.all() {
         census.mapped.add(of.all);
     }
@@ -174,6 +177,9 @@ pub fn census<M: TargetMemory + Sync>(
     census.references = held.edges;
     census.gaps = gaps(index.left_out(), held.left_out);
     census.gaps.extend(newer(&layout));
+    census.gaps.extend(census.tracing.is_none().then(|| {
+        "what tracemalloc has for itself, if it is on, could not be told from other native blocks".to_owned()
+    }));
     census.gaps.extend((!is_compared).then(|| {
         format!("{without_root} blocks have no root: whether they are cycles was not looked up")
     }));
@@ -365,9 +371,10 @@ fn references<M: TargetMemory + Sync>(
         resolved(&mut data.flatten().copied())
     };
     let of_python = data(true);
+    let of_tracing = tracing::blocks(source, &scanned.kinds, &of_python);
     names.add_roots(|root| match root {
         Root::Frames => running.words.clone(),
-        Root::Tracing => tracing::blocks(source, &scanned.kinds, &of_python),
+        Root::Tracing => of_tracing.clone().unwrap_or_default(),
         Root::Interpreter => of_python.clone(),
         Root::Libraries => data(false),
         Root::Stacks => {
@@ -376,6 +383,7 @@ fn references<M: TargetMemory + Sync>(
         }
     });
     let mut references = references_of(&resolve, scanned, known, &names);
+    references.is_tracing_known = of_tracing.is_some();
     references.of_classes =
         late::of_classes(&resolve, &references.weak, &scanned.noted, known, &names);
     (names, references)

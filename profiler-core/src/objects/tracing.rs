@@ -2,14 +2,18 @@
 //!
 //! Both are in hash tables that Python's data refers to (`Python/tracemalloc.c`, up to 3.11 `Modules/_tracemalloc.c`;
 //! `_Py_hashtable_t` of `Python/hashtable.c`, up to 3.8 of `Modules/hashtable.c`). Their keys are the addresses of the
-//! blocks that are traced, which they do not hold.
+//! blocks that are traced, which they do not hold. Traces of other domains than Python's own have tables of their own
+//! from 3.9 on, which are values of one more table; before, the domain is part of the key then.
+//!
+//! A target that runs makes entries that are no blocks of the walk, and puts them before those that are. Such are
+//! followed, and not counted. All that is read is bounded by the number of blocks, whatever tables claim.
 
 use std::ops::RangeInclusive;
 
-use hashbrown::HashMap;
+use hashbrown::HashSet;
 
 use super::blocks::BlockIndex;
-use super::graph::Graph;
+use super::graph::{Bits, Graph};
 use super::kinds::PackedKind;
 use super::scan::Source;
 use super::words::{Window, word, words};
@@ -18,40 +22,51 @@ use crate::memory::TargetMemory;
 
 /// Bytes that `_Py_hashtable_t` takes.
 const TABLE_BYTES: RangeInclusive<u64> = 64..=160;
-/// Buckets of a table: it begins with 16.
-const BUCKETS: RangeInclusive<u64> = 16..=1 << 32;
+/// Bytes of a table that are read: up to its third function.
+const TABLE_READ: usize = 64;
+/// Buckets that a table begins with.
+const FIRST_BUCKETS: u64 = 16;
+/// Buckets for each entry at the most: a table that has more than ten becomes smaller (`HASHTABLE_LOW`).
+const BUCKETS_AN_ENTRY: u64 = 16;
 /// Bytes of an entry's block.
 const ENTRY_BYTES: RangeInclusive<u64> = 24..=64;
 /// Bytes of buckets that are read at once.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 1 << 20;
 /// `trace_t`: how many bytes are traced, and their traceback.
 const TRACE_BYTES: u64 = 16;
+/// Bytes that the debug hooks put behind a block at the most.
+const DEBUG_TAIL: u64 = 16;
 /// Entries that are looked at to see what a table has.
 const LOOKED_AT: usize = 256;
+/// Entries that lie no farther from one another are read at once.
+const NEAR: u64 = 1 << 10;
+/// What one entry takes of the limit; a bucket takes 1.
+const ENTRY_COST: u64 = BUCKETS_AN_ENTRY;
 
 /// Where a version has what.
+#[derive(Copy, Clone)]
 struct TableLayout {
-    /// The number of buckets in a table.
+    /// The number of buckets in a table, and that of entries.
     buckets: u64,
-    /// In an entry: the key, and the `trace_t`, or where that is of its own the address of it.
-    key: u64,
-    trace: u64,
+    entries: u64,
+    /// Whether values are addresses: before 3.9 they lie in the entry behind a key, and the table has the bytes of both.
     is_apart: bool,
 }
+
+/// The key in an entry.
+const KEY: u64 = 16;
 
 impl TableLayout {
     fn of(version: (u8, u8)) -> Option<Self> {
         match version {
             version if version >= (3, 9) => Some(Self {
                 buckets: 8,
-                key: 16,
-                trace: 24,
+                entries: 0,
                 is_apart: true,
             }),
-            version if version >= (3, 7) => Some(Self {
+            version if version >= (3, 6) => Some(Self {
                 buckets: 0,
-                key: 16,
-                trace: 24,
+                entries: 8,
                 is_apart: false,
             }),
             _ => None,
@@ -59,70 +74,85 @@ impl TableLayout {
     }
 }
 
-/// An entry, as far as it leads to native blocks.
+/// A table.
 #[derive(Copy, Clone)]
-struct Entry {
-    next: Option<u32>,
-    key: Option<u32>,
-    trace: Option<u32>,
-    /// Of one with its trace in it, the traceback.
-    traceback: u64,
-}
-
-/// A table that Python's data refers to.
 struct Table {
+    /// Its block, and that of its buckets; `None` where they have been moved since the walk.
     block: u32,
-    buckets: u32,
-    /// The entries that buckets refer to.
-    heads: Vec<u32>,
+    buckets: Option<u32>,
+    /// Where the buckets are.
+    place: AddrRange,
+    /// In an entry, where the value is, and how many bytes it has.
+    value: u64,
+    value_bytes: u64,
 }
 
-/// The blocks of `tracemalloc`, ascending; none where it is off. `of_python` are those that Python's data refers to.
+impl Table {
+    /// The bytes of an entry.
+    fn entry_bytes(&self) -> u64 {
+        self.value + self.value_bytes
+    }
+}
+
+/// What a table has.
+enum Content {
+    Traces,
+    /// The table of tracebacks has them as keys, and nothing else.
+    Tracebacks,
+    /// The table of domains has tables of traces.
+    Tables(Vec<Table>),
+    /// Nothing of `tracemalloc`.
+    Other,
+    /// Most of its entries were no blocks of the walk.
+    Unread,
+}
+
+/// The blocks of `tracemalloc`, ascending; none where it is off, and `None` where that is not known. `of_python` are those
+/// that Python's data refers to.
 pub(super) fn blocks<M: TargetMemory>(
     source: &Source<'_, M>,
     kinds: &[PackedKind],
     of_python: &[u32],
-) -> Vec<u32> {
+) -> Option<Vec<u32>> {
     let Some(layout) = TableLayout::of(source.layout.version) else {
-        return Vec::new();
+        // There is none in Python 2.
+        return (source.layout.version < (3, 4)).then(Vec::new);
     };
-    let finder = Finder {
+    let mut finder = Finder {
         source,
         kinds,
         layout,
+        buckets: HashSet::new(),
+        found: Bits::new(source.index.len()),
+        limit: (source.index.len() as u64 + LOOKED_AT as u64) * ENTRY_COST * 2,
     };
-    let possible = of_python.iter().filter_map(|block| finder.table(*block));
-    let tables: Vec<Table> = possible.collect();
-    let heads = tables.iter().flat_map(|table| &table.heads);
-    let mut sizes: Vec<u64> = heads.map(|head| source.index.bytes(*head)).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    let entries = finder.entries(&sizes);
-    let mut all = Vec::new();
-    let mut is_on = false;
-    for table in &tables {
-        let own = chained(table, &entries);
-        let has_traces = finder.has_traces(&own, &entries);
-        is_on |= has_traces;
-        // The table of tracebacks has them as keys, and nothing else.
-        let keys = own.iter().filter(|entry| entries[*entry].key.is_some());
-        if !has_traces && keys.count() < own.len() {
+    let (mut traces, mut tracebacks, mut is_unread) = (Vec::new(), Vec::new(), false);
+    for block in of_python {
+        let Some(table) = finder.table(*block) else {
             continue;
-        }
-        all.extend([table.block, table.buckets]);
-        for entry in own {
-            let of = &entries[&entry];
-            all.push(entry);
-            // Keys of traces are addresses of what is traced.
-            all.extend(if has_traces { of.trace } else { of.key });
+        };
+        match finder.content(&table, true) {
+            Content::Traces => traces.push(table),
+            Content::Tracebacks => tracebacks.push(table),
+            Content::Tables(of_domains) => {
+                traces.extend(of_domains);
+                finder.take_all(&table, &Content::Other);
+            }
+            Content::Unread => is_unread = true,
+            Content::Other => {}
         }
     }
-    if !is_on {
-        return Vec::new();
+    if traces.is_empty() {
+        return (!is_unread).then(Vec::new);
     }
-    all.sort_unstable();
-    all.dedup();
-    all
+    let read = traces
+        .iter()
+        .all(|table| finder.take_all(table, &Content::Traces))
+        && tracebacks
+            .iter()
+            .all(|table| finder.take_all(table, &Content::Tracebacks));
+    let all = 0..source.index.len() as u32;
+    read.then(|| all.filter(|block| finder.found.has(*block)).collect())
 }
 
 /// Leaves the blocks to the root alone that has them, and what they trace to others.
@@ -134,24 +164,24 @@ pub(super) fn cut(graph: &mut Graph, blocks: &[u32], root: Option<u32>) {
     graph.retain(|from, to| !is_own(from) && (!is_own(to) || Some(from) == root));
 }
 
-/// The entries of a table, each once.
-fn chained(table: &Table, entries: &HashMap<u32, Entry>) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut seen = hashbrown::HashSet::new();
-    for &head in &table.heads {
-        let mut at = Some(head);
-        while let Some(entry) = at.filter(|at| entries.contains_key(at) && seen.insert(*at)) {
-            found.push(entry);
-            at = entries[&entry].next;
-        }
-    }
-    found
+/// A range without its first bytes.
+fn behind(range: AddrRange, bytes: u64) -> AddrRange {
+    let start = range.start().checked_add(bytes);
+    start
+        .and_then(|start| AddrRange::new(start, range.end()))
+        .unwrap_or_default()
 }
 
 struct Finder<'a, M> {
     source: &'a Source<'a, M>,
     kinds: &'a [PackedKind],
     layout: TableLayout,
+    /// Addresses of buckets that were met: no two tables have the same.
+    buckets: HashSet<u64>,
+    /// Blocks that were found.
+    found: Bits,
+    /// What is yet to be read at the most.
+    limit: u64,
 }
 
 impl<M: TargetMemory> Finder<'_, M> {
@@ -159,110 +189,238 @@ impl<M: TargetMemory> Finder<'_, M> {
         self.source.index
     }
 
-    /// The native block that begins at an address.
+    /// The native block that begins at an address, or behind what debug hooks put before it.
     fn native(&self, addr: u64) -> Option<u32> {
         let (block, into) = self.index().at(addr)?;
-        (into == 0 && self.kinds[block as usize].is_native()).then_some(block)
+        let is_start = self.source.leads.contains(&into);
+        (is_start && self.kinds[block as usize].is_native()).then_some(block)
     }
 
-    /// The hash table in a block; `None` where none is.
-    fn table(&self, block: u32) -> Option<Table> {
+    fn read(&self, addr: u64, bytes: &mut [u8]) -> Option<()> {
+        self.source.memory.read(RemoteAddr::new(addr), bytes).ok()
+    }
+
+    /// Whether so much more may be read.
+    fn may(&mut self, cost: u64) -> bool {
+        let left = self.limit.checked_sub(cost);
+        self.limit = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// The hash table in a block; `None` where none is, or an empty one.
+    fn table(&mut self, block: u32) -> Option<Table> {
         let range = self.index().range(block);
         if !self.kinds[block as usize].is_native() || !TABLE_BYTES.contains(&range.len()) {
             return None;
         }
-        let mut head = [0; 24];
-        self.source.memory.read(range.start(), &mut head).ok()?;
+        let mut head = [0; TABLE_READ];
+        self.read(range.start().get(), &mut head)?;
         let count = word(&head, self.layout.buckets)?;
-        if !count.is_power_of_two() || !BUCKETS.contains(&count) {
+        let entries = word(&head, self.layout.entries)?;
+        let most = (self.index().len() as u64).saturating_mul(BUCKETS_AN_ENTRY);
+        if !count.is_power_of_two()
+            || !(FIRST_BUCKETS..=most.max(FIRST_BUCKETS)).contains(&count)
+            || !(1..=count).contains(&entries)
+        {
             return None;
         }
-        let buckets = self.native(word(&head, 16)?)?;
-        let place = self.index().range(buckets);
-        if place.len() / 8 < count {
-            return None;
-        }
-        let mut heads = Vec::new();
-        let mut piece = vec![0; PIECE];
-        let mut at = place.start();
-        let mut rest = count * 8;
-        while rest > 0 {
-            let piece = &mut piece[..rest.min(PIECE as u64) as usize];
-            self.source.memory.read(at, piece).ok()?;
-            for entry in words(piece).filter(|entry| *entry != 0) {
-                let entry = self.native(entry)?;
-                if !ENTRY_BYTES.contains(&self.index().bytes(entry)) {
-                    return None;
-                }
-                heads.push(entry);
-            }
-            at = at.checked_add(piece.len() as u64)?;
-            rest -= piece.len() as u64;
-        }
-        (!heads.is_empty()).then_some(Table {
+        let (key_bytes, value_bytes) = match self.layout.is_apart {
+            true => (8, 8),
+            false => (word(&head, 24)?, word(&head, 32)?),
+        };
+        let functions = if self.layout.is_apart { 24 } else { 40 };
+        let is_code = |addr: u64| addr != 0 && self.index().at(addr).is_none();
+        let is_one = matches!(
+            (key_bytes, value_bytes),
+            (8, 0 | 8 | TRACE_BYTES) | (12, TRACE_BYTES)
+        ) && is_code(word(&head, functions)?)
+            && is_code(word(&head, functions + 8)?);
+        let at = word(&head, 16)?;
+        let place = AddrRange::with_len(RemoteAddr::new(at), count * 8)?;
+        let buckets = self.native(at);
+        let fits = match buckets {
+            Some(buckets) => self.index().range(buckets).encloses(&place),
+            None => at != 0 && at.is_multiple_of(8) && self.index().at(at).is_none(),
+        };
+        (is_one && fits && self.buckets.insert(at)).then_some(Table {
             block,
             buckets,
-            heads,
+            place,
+            value: KEY + key_bytes,
+            value_bytes,
         })
     }
 
-    /// All native blocks of these sizes, read as entries.
-    fn entries(&self, sizes: &[u64]) -> HashMap<u32, Entry> {
-        let mut found = HashMap::new();
-        if sizes.is_empty() {
-            return found;
+    /// The first entries of a table; fewer where it is not so far readable.
+    fn first_entries(&mut self, table: &Table) -> Vec<u64> {
+        let mut heads = Vec::new();
+        let mut piece = vec![0; PIECE >> 4];
+        let mut rest = table.place;
+        while heads.len() < LOOKED_AT && !rest.is_empty() {
+            let len = rest.len().min(piece.len() as u64);
+            let bytes = &mut piece[..len as usize];
+            if !self.may(len / 8) || self.read(rest.start().get(), bytes).is_none() {
+                break;
+            }
+            heads.extend(words(bytes).filter(|entry| *entry != 0));
+            rest = behind(rest, len);
         }
-        let index = self.index();
-        let blocks = (0..index.len() as u32).filter(|block| {
-            self.kinds[*block as usize].is_native() && sizes.contains(&index.bytes(*block))
-        });
-        let end = (index.len() as u32).checked_sub(1);
-        let end = end.map_or(RemoteAddr::default(), |last| index.range(last).end());
-        let mut window = Window::new(self.source.memory);
-        for block in blocks {
-            let range = AddrRange::with_len(index.range(block).start(), 40);
-            let Some(bytes) = range.and_then(|range| {
-                let len = range.len().min(index.bytes(block));
-                let range = AddrRange::with_len(range.start(), len)?;
-                window.bytes(range, end).ok()
-            }) else {
-                continue;
-            };
-            let at = |offset| word(bytes, offset).unwrap_or(0);
-            let trace = at(self.layout.trace);
-            found.insert(
-                block,
-                Entry {
-                    next: self.native(at(0)),
-                    key: self.native(at(self.layout.key)),
-                    trace: match self.layout.is_apart {
-                        true => self.native(trace),
-                        false => None,
-                    },
-                    traceback: at(self.layout.trace + 8),
-                },
-            );
-        }
-        found
+        heads.truncate(LOOKED_AT);
+        heads
     }
 
-    /// Whether the first of a table's entries have traces: each of as many bytes as that takes, with a traceback.
-    fn has_traces(&self, own: &[u32], entries: &HashMap<u32, Entry>) -> bool {
-        let looked_at = own.iter().take(LOOKED_AT);
-        let having = looked_at.clone().filter(|entry| {
-            let of = &entries[*entry];
-            let traceback = match of.trace {
-                Some(trace) => {
-                    let range = self.index().range(trace);
-                    let mut bytes = [0; TRACE_BYTES as usize];
-                    let is_one = range.len() < 2 * TRACE_BYTES
-                        && self.source.memory.read(range.start(), &mut bytes).is_ok();
-                    word(&bytes, 8).filter(|_| is_one)
-                }
-                None => (!self.layout.is_apart).then_some(of.traceback),
-            };
-            traceback.is_some_and(|addr| self.native(addr).is_some())
+    /// What a table has, by its first entries: what most of them have. Tables in a table have none themselves.
+    fn content(&mut self, table: &Table, may_have_tables: bool) -> Content {
+        let heads = self.first_entries(table);
+        let (mut traces, mut tracebacks, mut unread) = (0, 0, 0);
+        let mut tables = Vec::new();
+        for head in &heads {
+            let mut bytes = [0; 48];
+            let bytes = &mut bytes[..table.entry_bytes() as usize];
+            if !self.may(ENTRY_COST) || self.read(*head, bytes).is_none() {
+                unread += 1;
+                continue;
+            }
+            let at = |offset| word(bytes, offset).unwrap_or(0);
+            let value = at(table.value);
+            if self.is_trace(table, bytes) {
+                traces += 1;
+            } else if value == 0 && self.native(at(KEY)).is_some() {
+                tracebacks += 1;
+            } else if may_have_tables
+                && self.layout.is_apart
+                && u32::try_from(at(KEY)).is_ok()
+                && let Some(of_domain) = self.native(value).and_then(|block| self.table(block))
+            {
+                tables.push(of_domain);
+            } else if self.native(*head).is_none() {
+                unread += 1;
+            }
+        }
+        let is_most = |count: usize| count * 2 > heads.len();
+        if is_most(traces) {
+            Content::Traces
+        } else if is_most(tracebacks) {
+            Content::Tracebacks
+        } else if is_most(tables.len()) {
+            self.of_domains(tables)
+        } else if heads.is_empty() || is_most(unread) {
+            Content::Unread
+        } else {
+            Content::Other
+        }
+    }
+
+    /// What the tables of a table have.
+    fn of_domains(&mut self, mut tables: Vec<Table>) -> Content {
+        let mut is_unread = false;
+        tables.retain(|table| {
+            let content = self.content(table, false);
+            is_unread |= matches!(content, Content::Unread);
+            matches!(content, Content::Traces)
         });
-        having.count() * 2 > looked_at.len()
+        match (tables.is_empty(), is_unread) {
+            (false, _) => Content::Tables(tables),
+            (true, true) => Content::Unread,
+            (true, false) => Content::Other,
+        }
+    }
+
+    /// Whether there is a trace in an entry: of as many bytes as that takes, with a traceback.
+    fn is_trace(&self, table: &Table, entry: &[u8]) -> bool {
+        let traceback = match self.layout.is_apart {
+            true => word(entry, table.value).and_then(|trace| {
+                let mut bytes = [0; TRACE_BYTES as usize];
+                // It may be newer than the walk.
+                let may_be = match self.index().at(trace) {
+                    Some(_) => self.trace_block(trace).is_some(),
+                    None => trace != 0,
+                };
+                self.read(trace, &mut bytes).filter(|()| may_be)?;
+                word(&bytes, 8)
+            }),
+            false if table.value_bytes == TRACE_BYTES => word(entry, table.value + 8),
+            false => None,
+        };
+        traceback.is_some_and(|addr| self.native(addr).is_some())
+    }
+
+    /// The block of a trace.
+    fn trace_block(&self, addr: u64) -> Option<u32> {
+        let block = self.native(addr)?;
+        let (_, lead) = self.index().at(addr)?;
+        let tail = if lead > 0 { DEBUG_TAIL } else { 0 };
+        (self.index().bytes(block) < 2 * TRACE_BYTES + lead + tail).then_some(block)
+    }
+
+    /// Takes a table's blocks and those of its entries to those found; whether all could be read.
+    fn take_all(&mut self, table: &Table, content: &Content) -> bool {
+        self.found.set(table.block);
+        if let Some(buckets) = table.buckets {
+            self.found.set(buckets);
+        }
+        let mut bytes = vec![0; PIECE.min(table.place.len() as usize)];
+        let mut rest = table.place;
+        while !rest.is_empty() {
+            let len = rest.len().min(PIECE as u64);
+            let piece = &mut bytes[..len as usize];
+            if !self.may(len / 8) || self.read(rest.start().get(), piece).is_none() {
+                return false;
+            }
+            let mut entries: Vec<u64> = words(piece).filter(|entry| *entry != 0).collect();
+            while !entries.is_empty() {
+                entries.sort_unstable();
+                entries.dedup();
+                entries.retain(|entry| self.is_next(*entry));
+                if !self.may(entries.len() as u64 * ENTRY_COST) {
+                    return false;
+                }
+                entries = self.take(table, content, &entries);
+            }
+            rest = behind(rest, len);
+        }
+        true
+    }
+
+    /// Whether this may be an entry that was not met yet. What is no block is newer than the walk.
+    fn is_next(&mut self, entry: u64) -> bool {
+        match self.native(entry) {
+            Some(block) => {
+                ENTRY_BYTES.contains(&self.index().bytes(block)) && !self.found.set(block)
+            }
+            None => entry != 0 && self.index().at(entry).is_none(),
+        }
+    }
+
+    /// Takes what these entries, which ascend, have, and gives those behind them.
+    fn take(&mut self, table: &Table, content: &Content, entries: &[u64]) -> Vec<u64> {
+        let mut next = Vec::new();
+        let mut window = Window::new(self.source.memory);
+        for near in entries.chunk_by(|a, b| b - a <= NEAR) {
+            let ranges = near.iter().filter_map(|entry| {
+                AddrRange::with_len(RemoteAddr::new(*entry), table.entry_bytes())
+            });
+            let end = ranges.clone().next_back().unwrap_or_default().end();
+            for range in ranges {
+                let Ok(entry) = window.bytes(range, end) else {
+                    continue;
+                };
+                let at = |offset| word(entry, offset).unwrap_or(0);
+                next.extend(Some(at(0)).filter(|next| *next != 0));
+                // Keys of traces are addresses of what is traced.
+                let of_it = match content {
+                    Content::Traces if self.layout.is_apart => self.trace_block(at(table.value)),
+                    Content::Tracebacks => self.native(at(KEY)),
+                    _ => None,
+                };
+                if let Some(block) = of_it {
+                    self.found.set(block);
+                }
+            }
+        }
+        next
     }
 }
+
+#[cfg(test)]
+mod tests;

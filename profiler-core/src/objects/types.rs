@@ -73,6 +73,8 @@ pub(super) enum Role {
     Mmap,
     /// What `functools.lru_cache` makes of a function.
     LruCache,
+    /// An element of the list that an `lru_cache` with a bound has.
+    LruElement,
     /// Everything else: each of its words may be a reference.
     Other,
 }
@@ -85,7 +87,7 @@ impl Role {
 }
 
 /// Names of types that C declares, and what they are.
-const BY_NAME: [(&str, Role); 25] = [
+const BY_NAME: [(&str, Role); 26] = [
     ("set", Role::Set),
     ("frozenset", Role::Set),
     ("collections.deque", Role::Deque),
@@ -109,6 +111,7 @@ const BY_NAME: [(&str, Role); 25] = [
     ("thread._localdummy", Role::LocalDummy),
     ("mmap.mmap", Role::Mmap),
     ("functools._lru_cache_wrapper", Role::LruCache),
+    ("functools._lru_list_elem", Role::LruElement),
     ("float", Role::Leaf),
     ("complex", Role::Leaf),
 ];

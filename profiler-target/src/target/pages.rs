@@ -42,7 +42,8 @@ impl Target {
         mappings: &[Mapping],
         source: PageSource,
     ) -> io::Result<ResidencyMap> {
-        residency::read(&self.dir, mappings, source)
+        // The kernel says of one that is exiting that there is no such process.
+        residency::read(&self.dir, mappings, source).map_err(|error| self.dir.why(error))
     }
 
     /// What it still shares with its parent, which must run the same program; `residency` is its

@@ -278,14 +278,13 @@ fn mapped(census: &Census) -> Option<String> {
     })
 }
 
-/// What `tracemalloc` takes; `None` where it is off.
+/// What `tracemalloc` takes; `None` where it is off or that is not known.
 fn tracing(census: &Census) -> Option<String> {
-    (census.tracing.bytes > 0).then(|| {
-        format!(
-            "tracemalloc is on, and has {} of the native blocks for itself: tracemalloc.stop() frees them.",
-            bytes(census.tracing.bytes)
-        )
-    })
+    let own = census.tracing.filter(|own| own.bytes > 0)?;
+    Some(format!(
+        "tracemalloc is on, and has {} of the native blocks for itself: tracemalloc.stop() frees them.",
+        bytes(own.bytes)
+    ))
 }
 
 /// What a census misses, a sentence each.

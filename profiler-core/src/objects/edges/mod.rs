@@ -121,6 +121,8 @@ pub(super) struct References {
     pub(super) left_out: u64,
     /// What goes with a class though something else refers to it, each behind its class.
     pub(super) of_classes: Vec<(u32, u32)>,
+    /// Whether the blocks of `tracemalloc` are known, if there are any.
+    pub(super) is_tracing_known: bool,
 }
 
 /// A weak reference.

@@ -119,6 +119,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             | Role::LocalDummy
             | Role::Mmap
             | Role::LruCache
+            | Role::LruElement
             | Role::Other => self.fields(reader, object, FIELDS..len, &[])?,
         }
         self.own_storage(block, address, facts.role, stored);

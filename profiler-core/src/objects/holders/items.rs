@@ -31,8 +31,6 @@ const MAX_BLOCKS: usize = 1 << 10;
 const HEAD: usize = 64;
 /// Those of a dictionary from 3.6 on.
 const DICT_HEAD: usize = 48;
-/// The type of the list's elements in an `lru_cache` with a bound.
-const ELEMENT: &str = "functools._lru_list_elem";
 
 /// Items that were looked at.
 #[derive(Default)]
@@ -222,7 +220,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     fn type_of_item(&self, item: u64) -> Option<u32> {
         let resolve = self.resolver();
         let (_, of) = resolve.object(item)?;
-        if self.types[of as usize].name != ELEMENT {
+        if self.types[of as usize].facts.role != Role::LruElement {
             return Some(of);
         }
         let result = read_word(self.source.memory, item.checked_add(LRU_RESULT)?)?;
