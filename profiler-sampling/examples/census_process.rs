@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for holder in census.holders.iter().take(25) {
         println!(
             "{} {} {}",
-            Holder::RETAINED.cell(holder),
+            Holder::HELD.cell(holder),
             holder.name,
             holder.type_name.as_deref().unwrap_or("-")
         );

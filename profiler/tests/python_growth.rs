@@ -417,3 +417,60 @@ while True:
         && verdict.contains("`__main__.Event` a second in .events: list of ");
     assert!(named, "{verdict}");
 }
+
+/// A cache that never changes, which functions of two threads have as a variable about half of the time, beside a list
+/// that grows.
+const CACHE_THAT_RUNNING_FUNCTIONS_HAVE: &str = "
+import os, threading, time
+class Session:
+    __slots__ = ('data', 'user')
+    def __init__(self, n): self.data, self.user = bytes(700) + b'%d' % n, n + 10**6
+CACHE = {n: Session(n) for n in range(20_000)}
+LEAK = []
+def lookup(cache, n):
+    time.sleep(0.05)
+    return cache[n]
+def handle(store): return lookup(store, 5)
+def work():
+    while True:
+        handle(CACHE)
+        time.sleep(0.1)
+for _ in range(2): threading.Thread(target=work, daemon=True).start()
+print('ready', flush=True)
+while True:
+    LEAK.append(bytes(7000) + os.urandom(3))
+    time.sleep(0.02)
+";
+
+#[test]
+fn what_does_not_change_gains_nothing_whichever_functions_refer_to_it() {
+    let child = Child::python(CACHE_THAT_RUNNING_FUNCTIONS_HAVE);
+    let pid = child.pid().to_string();
+    for _ in 0..6 {
+        let shown = fragscope(&[
+            "snapshot",
+            "--objects",
+            "--growth",
+            "1s",
+            "--json",
+            "--pid",
+            &pid,
+        ]);
+        let found = json(&shown);
+        let holders = found["objects"]["holders"].as_array().expect("rows");
+        let of_cache = holders.iter().filter(|row| {
+            let shared = row["shared_with"].as_array().into_iter().flatten();
+            let mut names = shared.chain([&row["name"]]);
+            names.any(|name| name == "__main__.CACHE")
+        });
+        let gained: f64 = of_cache
+            .filter_map(|row| row["growth_bytes_per_second"].as_f64())
+            .sum();
+        // It has 16.9 MiB.
+        assert!(
+            gained < f64::from(1 << 20),
+            "{gained}: {:#}",
+            found["objects"]["holders"][0]
+        );
+    }
+}

@@ -29,6 +29,8 @@ const LEAST_AWAITED_BYTES: u64 = 16 << 20;
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// and is heard once more, not oftener.
 const MAX_ENDINGS: u32 = 2;
+/// So many wait at once behind the one that is being sampled: workers of a pool end together.
+const MAX_WAITING_ENDINGS: usize = 3;
 /// Whoever was asked to end and runs so long afterwards did not take it so: an interpreter at a terminal.
 const OBEYS_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a process that have come or gone are worth a sample when they are so many,
@@ -320,35 +322,45 @@ impl Checkpoints {
         if self.endings.known.get(&number) == Some(&None) {
             return;
         }
-        if !self.may_wait(&ending) {
+        if !self.ends_itself(&ending) {
             ring.let_go(pid(&ending.process), ending.asked);
             return;
         }
-        ring.hold(pid(&ending.process), ending.asked);
         *self.endings.heard.entry(number).or_default() += 1;
-        self.endings.known.insert(number, None);
+        // What it has from now on is what it takes apart: of that no sample is taken.
         self.waiting.retain(|(other, _)| other.process != number);
-        self.endings.waiting.push_back((ending, Instant::now()));
+        if self.may_wait(&ending) {
+            ring.hold(pid(&ending.process), ending.asked);
+            self.endings.known.insert(number, None);
+            self.endings.waiting.push_back((ending, Instant::now()));
+        } else {
+            self.endings.let_go(&(ending, Instant::now()), ring);
+        }
     }
 
-    /// Whether a process that says that it ends is worth waiting for, and may be: anybody can write that into the
-    /// ring in the name of any other.
-    fn may_wait(&self, ending: &Ends) -> bool {
+    /// Whether it is the process itself that says so, and one that was asked to: anybody can write that into the ring in
+    /// the name of any other, and a child that shares its parent's memory does, while the parent's thread waits for it.
+    fn ends_itself(&self, ending: &Ends) -> bool {
         let number = ending.process.process;
         let heard = self.endings.heard.get(&number).copied().unwrap_or(0);
-        let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
-        // The first one is what was recorded; of others there may be thousands.
-        let is_first = number == 0 && heard == 0;
-        let has_time = self.endings.waited <= allowed && self.endings.waiting.is_empty();
         let pid = pid(&ending.process);
-        !matches!(self.last_round, LastRound::Over(_))
-            && ending.ago.as_nanos() < UNREAD_FOR_NS.into()
+        ending.ago.as_nanos() < UNREAD_FOR_NS.into()
             && self.endings.awaited.contains(&number)
             && !self.endings.known.contains_key(&number)
             && heard < MAX_ENDINGS
-            && (is_first || has_time)
             && ThreadState::of(pid, ending.thread) == ThreadState::Runs
             && self.tree.member(pid).is_some()
+    }
+
+    /// Whether one that ends may wait until it was sampled.
+    fn may_wait(&self, ending: &Ends) -> bool {
+        let number = ending.process.process;
+        let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
+        // The first one is what was recorded; of others there may be thousands.
+        let is_first = number == 0 && self.endings.heard.get(&number) == Some(&1);
+        let has_time =
+            self.endings.waited <= allowed && self.endings.waiting.len() < MAX_WAITING_ENDINGS;
+        !matches!(self.last_round, LastRound::Over(_)) && (is_first || has_time)
     }
 
     /// The process that ends and was sampled, or will not be, goes on.
