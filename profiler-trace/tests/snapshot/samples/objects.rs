@@ -128,7 +128,7 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         held_unseen: amounts.2,
         unlisted: amounts.0,
         mapped: amounts.3,
-        tracing: amounts.1,
+        tracing: Some(amounts.1),
         packages: vec![PackageRow {
             name: "app".into(),
             unlisted: amounts.1,
