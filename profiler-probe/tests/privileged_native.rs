@@ -129,8 +129,8 @@ fn finish(session: ProbeSession) -> Sites {
         "  {native:?}, {each} ns each here, {cost} ns each of the target's; {} sites",
         sites.sites.len()
     );
-    assert_eq!(native.not_copied, 0);
-    assert!(native.copied > 0);
+    // Where the ring buffer has no room for a moment, on a busy host, some are left out, and counted.
+    assert!(native.copied > 4 * native.not_copied, "{native:?}");
     sites
 }
 

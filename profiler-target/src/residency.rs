@@ -76,8 +76,8 @@ pub(super) fn read(
 /// Pages that are looked up in the pagemap whatever the process has, and besides twice as many as it has in memory or
 /// in swap. Address space costs nothing: 90 TiB would be 190 GB of entries.
 const ALWAYS_PAGES: u64 = (64 << 30) / PAGE_SIZE;
-/// Mappings of fewer pages are looked up, whatever `smaps` says.
-const LARGE_PAGES: u64 = (1 << 30) / PAGE_SIZE;
+/// Mappings of fewer pages are looked up, whatever `smaps` says and besides all limits: there are 65,530 of them at most.
+const LARGE_PAGES: u64 = (8 << 20) / PAGE_SIZE;
 
 /// The mappings that can be looked up page by page in a bounded time, and where those begin that need no look, as they
 /// have no pages. The largest are left out: what is on their pages is unknown, and is not taken for zeros.
@@ -106,7 +106,7 @@ fn within_limit(
     let large: HashSet<RemoteAddr> = large.map(|mapping| mapping.range.start()).collect();
     empty.retain(|start| large.contains(start));
     let mut by_size: Vec<&Mapping> = mappings.iter().collect();
-    by_size.retain(|mapping| !empty.contains(&mapping.range.start()));
+    by_size.retain(|m| pages(m) >= LARGE_PAGES && !empty.contains(&m.range.start()));
     by_size.sort_by_key(|mapping| mapping.range.len());
     let beyond = by_size.into_iter().filter(|mapping| {
         let rest = left.checked_sub(pages(mapping));

@@ -240,6 +240,8 @@ fn all_look_at(silent: &Silent) -> Vec<(String, String)> {
         ("tree", &["snapshot", "--tree", "--pid", &pid]),
         ("top", &["top", "--once"]),
     ];
+    // `top` ends with another code where it finds no Python process.
+    let _python = Child::python("import time; print('ready', flush=True); time.sleep(600)");
     let mut all: Vec<_> = each
         .iter()
         .map(|(name, args)| start(silent, name, args))
