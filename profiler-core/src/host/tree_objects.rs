@@ -48,7 +48,7 @@ pub struct TreeHolder {
     pub is_name: bool,
     /// Type of what it refers to, where most is held by it.
     pub type_name: Option<String>,
-    /// From the name to where most of its bytes spread out there, as [`Holder::steps`] has them.
+    /// From the name to where most of its bytes spread out there, as [`crate::objects::Holder::steps`] has them.
     pub steps: Vec<String>,
     /// The type of what grows there, or of most items.
     pub item_type: Option<String>,
