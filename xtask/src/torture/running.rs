@@ -249,7 +249,7 @@ impl Mode {
             ],
             Self::Explain => &["explain", "--growth", "1s"],
             Self::ExplainTree => &["explain", "--tree"],
-            Self::Check => &["check", "--max-rss", "900G", "--over", "1s"],
+            Self::Check => &["check", "--max-growth", "900GiB/h", "--over", "1s"],
             Self::Diff => &["diff", &session],
         };
         let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
