@@ -211,3 +211,33 @@ while True: time.sleep(9)
     let off = at_end.abs_diff(recorded);
     assert!(off < 3 * MIB, "{at_end} of {last:?}: {}", found["verdict"]);
 }
+
+/// Those that cannot be measured before they free what they have are not measured afterwards.
+#[test]
+fn no_process_of_those_that_end_together_is_measured_while_it_takes_itself_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let script = "
+import os, time
+end = os.pipe()
+for worker in range(6):
+    if os.fork() == 0:
+        os.close(end[1])
+        kept = [bytearray(8000) for _ in range(25 * 131)]
+        os.read(end[0], 1)
+        raise SystemExit
+time.sleep(3)
+os.close(end[1])
+for worker in range(6): os.wait()
+";
+    let output = run(&mut record(&trace, &["python3", "-S", "-c", script]));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let mut last = BTreeMap::new();
+    for one in checkpoints(&trace) {
+        let live = one.figures.live_bytes.unwrap_or(0);
+        let had = last.insert(one.process, live).unwrap_or(0);
+        assert!(live + MIB > had, "{live} of {had}: process {}", one.process);
+    }
+    let measured = last.values().filter(|live| **live > 24 * MIB).count();
+    assert!(measured >= 3, "{last:?}");
+}
