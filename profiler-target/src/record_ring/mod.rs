@@ -33,7 +33,7 @@ use self::event::read;
 pub use self::event::{Next, RingEvent};
 use self::memory::{Memory, NOBODY_ELSE_WRITES, shared};
 pub use self::reader::Marker;
-use self::reader::{MAX_HEAD_LAG, ReaderActivity, send_heartbeats};
+use self::reader::{MAX_HEAD_LAG, ReaderActivity, is_closed, send_heartbeats};
 
 /// A ring of which more slots than these were abandoned is of no use any more.
 const MAX_ABANDONED: usize = SLOTS as usize / 4;
@@ -95,9 +95,10 @@ impl RecordRing {
         let (reader_file, reader) = shared(c"fragscope-reader", READER_BYTES, READER_MAGIC, seals)?;
         let activity = Arc::new(ReaderActivity::new());
         let heartbeat = {
-            let (reader, activity) = (Arc::clone(&reader), Arc::clone(&activity));
+            let [ring, page] = [&memory, &reader].map(Arc::clone);
+            let activity = Arc::clone(&activity);
             crate::start_thread("heartbeat", move || {
-                send_heartbeats(reader.reader_page(), &activity)
+                send_heartbeats(&ring, page.reader_page(), &activity)
             })?
         };
         Ok(Self {
@@ -209,8 +210,7 @@ impl RecordRing {
 
     /// Whether a writer gave the reader up for dead, or the ring was closed.
     pub fn is_closed(&self) -> bool {
-        let is_closed = self.reader.reader_page().closed.load(Ordering::Relaxed) != 0;
-        is_closed || self.memory.header().given_up.load(Ordering::Relaxed) != 0
+        is_closed(&self.memory, self.reader.reader_page())
     }
 
     /// Whether claimed slots were waited for so long that no other will be; then it is closed.

@@ -73,25 +73,72 @@ impl ReaderActivity {
             over: AtomicBool::new(false),
         }
     }
+
+    /// Whether it comes for events; `last` is how often it had, and since when it has not again. When the ring
+    /// is closed, why it was stays known when the reader comes back.
+    fn comes(&self, last: &mut (u64, Instant), now: Instant, is_closed: bool) -> bool {
+        let visits = self.visits.load(Ordering::Relaxed);
+        if visits != last.0 {
+            *last = (visits, now);
+        }
+        let is_absent = now.saturating_duration_since(last.1) >= LONGEST_ABSENCE;
+        if !is_closed {
+            self.is_absent.store(is_absent, Ordering::Relaxed);
+        }
+        !is_absent
+    }
 }
 
 /// Shows writers that the reader lives, until it is over, and for as long as it comes for events: a
 /// reader that is held up, say by a file system that hangs, must not hold up a program for ever.
-pub(super) fn send_heartbeats(page: &ReaderPage, reader: &ReaderActivity) {
+pub(super) fn send_heartbeats(ring: &Memory, page: &ReaderPage, reader: &ReaderActivity) {
     let mut last = (reader.visits.load(Ordering::Relaxed), Instant::now());
     while !reader.over.load(Ordering::Relaxed) {
-        let now = reader.visits.load(Ordering::Relaxed);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        let is_absent = last.1.elapsed() >= LONGEST_ABSENCE;
-        // Why it was closed stays known when the reader comes back.
-        if page.closed.load(Ordering::Relaxed) == 0 {
-            reader.is_absent.store(is_absent, Ordering::Relaxed);
-        }
-        if !is_absent {
+        if reader.comes(&mut last, Instant::now(), is_closed(ring, page)) {
             page.heartbeat.fetch_add(1, Ordering::Relaxed);
         }
         std::thread::park_timeout(HEARTBEAT_INTERVAL);
+    }
+}
+
+/// Whether a writer gave the reader up for dead, or the ring was closed.
+pub(super) fn is_closed(ring: &Memory, page: &ReaderPage) -> bool {
+    let is_given_up = ring.header().given_up.load(Ordering::Relaxed) != 0;
+    page.closed.load(Ordering::Relaxed) != 0 || is_given_up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_was_given_up_while_it_was_absent_stays_known_as_that_when_it_comes_back() {
+        let reader = ReaderActivity::new();
+        let began = Instant::now();
+        let mut last = (0, began);
+        let mut after = |seconds, is_closed| {
+            let comes = reader.comes(&mut last, began + Duration::from_secs(seconds), is_closed);
+            (comes, reader.is_absent.load(Ordering::Relaxed))
+        };
+        assert_eq!(after(9, false), (true, false));
+        assert_eq!(after(10, false), (false, true));
+        // A writer has given it up, and then it comes.
+        reader.visits.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(after(12, true), (true, true));
+    }
+
+    #[test]
+    fn a_reader_that_comes_back_before_it_is_given_up_is_not_absent() {
+        let reader = ReaderActivity::new();
+        let began = Instant::now();
+        let mut last = (0, began);
+        let mut after = |seconds| {
+            let comes = reader.comes(&mut last, began + Duration::from_secs(seconds), false);
+            (comes, reader.is_absent.load(Ordering::Relaxed))
+        };
+        assert_eq!(after(11), (false, true));
+        reader.visits.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(after(12), (true, false));
+        assert_eq!(after(22), (false, true));
     }
 }
