@@ -78,7 +78,7 @@ pub use processes::{Listed, Listing, list, resident_bytes};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
-pub use target::{Reads, Target, TargetState};
+pub use target::{Reads, RunsOn, Target, TargetState};
 pub use tree::{
     Executed, Member, ProcessTree, ThreadState, children_of, counts_as_here, has_ended, has_exited,
     process_of, reap_adopted,

@@ -52,6 +52,21 @@ pub(super) fn io_error(error: ProcError) -> io::Error {
     }
 }
 
+/// Whether two threads have the same memory (`kcmp(2)`).
+///
+/// # Errors
+/// When one of them is gone or may not be looked at, and where the kernel has no `kcmp`.
+pub(super) fn have_same_memory(one: i32, other: i32) -> io::Result<bool> {
+    // `include/uapi/linux/kcmp.h`.
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: kcmp takes numbers alone.
+    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) } {
+        0 => Ok(true),
+        different if different > 0 => Ok(false),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A handle on the very process: it never names another one that got the same number.
 #[derive(Clone, Debug)]
 pub(super) struct PidFd(Arc<OwnedFd>);

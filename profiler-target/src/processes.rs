@@ -39,15 +39,19 @@ pub struct Listing {
     pub left_out: u64,
 }
 
+/// The numbers of all processes.
+pub(super) fn all_pids() -> io::Result<impl Iterator<Item = i32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
 /// Lists at most `most` processes. One that ends meanwhile is left out, as if it had ended before.
 ///
 /// # Errors
 /// When there is no `/proc`.
 pub fn list(most: usize) -> io::Result<Listing> {
     let mut listing = Listing::default();
-    let mut pids: Vec<i32> = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
+    let mut pids: Vec<i32> = all_pids()?.collect();
     pids.sort_unstable();
     for pid in pids {
         if listing.processes.len() >= most {

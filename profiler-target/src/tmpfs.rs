@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::iter;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::proc_dir::ProcDir;
 
@@ -44,13 +47,16 @@ impl Kind {
     }
 }
 
-/// The devices of a process's file systems, each looked up once.
+/// The devices of a process's file systems, each looked up once for as long as nothing is mounted or unmounted where it
+/// was found: the kernel gives the number of one that is gone to the next.
 #[derive(Debug, Default)]
 pub(super) struct Devices(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     kinds: BTreeMap<Device, Kind>,
+    /// The lists of mounts that these were found in.
+    lists: Vec<File>,
     /// For how long lists of mounts were read.
     spent: Duration,
     /// Whether one was not read to its end, so that some devices were not looked for.
@@ -65,6 +71,7 @@ impl Devices {
     /// Looks up those of `devices` that are not known: in one reading of what is mounted, for all of them.
     pub(super) fn learn(&self, dir: &ProcDir, devices: &BTreeSet<Device>) {
         let mut known = self.known();
+        known.forget_if_changed();
         let mut unknown: BTreeSet<Device> = devices
             .iter()
             .filter(|device| known.without_looking(**device).is_none())
@@ -82,7 +89,8 @@ impl Devices {
             let lists = iter::once(dir.file("mountinfo")).chain(elsewhere);
             for list in lists.filter_map(Result::ok) {
                 if !unknown.is_empty() {
-                    known.is_cut |= !known.look_for(&mut unknown, list, deadline);
+                    known.is_cut |= !known.look_for(&mut unknown, &list, deadline);
+                    known.lists.push(list);
                 }
             }
             let took = began.elapsed();
@@ -136,6 +144,23 @@ impl Slow {
 }
 
 impl Known {
+    /// Forgets what was found in lists that have changed since. (`mounts_poll` in `fs/proc_namespace.c`; a file that was
+    /// opened is not told of what was mounted before.)
+    fn forget_if_changed(&mut self) {
+        let mut lists: Vec<PollFd<'_>> = (self.lists.iter())
+            .map(|list| PollFd::new(list.as_fd(), PollFlags::POLLPRI))
+            .collect();
+        let polled = poll(&mut lists, PollTimeout::ZERO);
+        let is_same = |list: &PollFd<'_>| {
+            let events = list.revents().unwrap_or(PollFlags::POLLERR);
+            !events.intersects(PollFlags::POLLERR | PollFlags::POLLPRI | PollFlags::POLLNVAL)
+        };
+        if polled.is_err() || !lists.iter().all(is_same) {
+            self.kinds.clear();
+            self.lists.clear();
+        }
+    }
+
     fn without_looking(&self, device: Device) -> Option<Kind> {
         // The kernel's own memory (memfd_create, shmget) is nowhere mounted.
         if device == KERNELS_OWN {
@@ -154,7 +179,7 @@ impl Known {
     }
 
     /// Takes those that it finds in a list of mounts from `unknown`, and gives whether it read enough of the list.
-    fn look_for(&mut self, unknown: &mut BTreeSet<Device>, list: File, deadline: Instant) -> bool {
+    fn look_for(&mut self, unknown: &mut BTreeSet<Device>, list: &File, deadline: Instant) -> bool {
         let mut list = BufReader::with_capacity(64 << 10, list.take(MAX_MOUNTS));
         let mut line = Vec::new();
         let mut read = 0;
@@ -204,8 +229,10 @@ fn mount(line: &str) -> Option<(Device, Kind)> {
 #[cfg(test)]
 mod tests {
     use std::io::{Seek, Write};
+    use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::open;
 
     const LIST: &str = "\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -247,13 +274,51 @@ nonsense
         let mut known = Known::default();
         let mut wanted = BTreeSet::from([(254, 0), (0, 24), (0, 99)]);
         let later = Instant::now() + Duration::from_secs(60);
-        assert!(known.look_for(&mut wanted, list(), later));
+        assert!(known.look_for(&mut wanted, &list(), later));
         assert_eq!(wanted, BTreeSet::from([(0, 99)]));
         assert_eq!(known.without_looking((0, 24)), Some(Kind::Memory));
         // What was not asked for is not kept.
         assert_eq!(known.kinds.len(), 2);
         let mut wanted = BTreeSet::from([(0, 40)]);
-        assert!(!known.look_for(&mut wanted, list(), Instant::now()));
+        assert!(!known.look_for(&mut wanted, &list(), Instant::now()));
         assert_eq!(wanted.len(), 1, "the first line alone was looked at");
+    }
+
+    #[test]
+    fn a_device_is_looked_up_again_when_something_was_unmounted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script =
+            "mount -t tmpfs none $0 && stat -c %Hd:%Ld $0; read go; umount $0; echo gone; read end";
+        let mut mounts = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut said = BufReader::new(mounts.stdout.take().expect("a pipe")).lines();
+        let mut line = || said.next().expect("it goes on").expect("text");
+        let device = line();
+        let (major, minor) = device.split_once(':').expect("two numbers");
+        let device = (
+            major.parse().expect("a number"),
+            minor.parse().expect("a number"),
+        );
+        let (dir, _) = open::open(mounts.id().cast_signed()).expect("our own child");
+        let (devices, wanted) = (Devices::default(), BTreeSet::from([device]));
+        devices.learn(&dir, &wanted);
+        assert_eq!(devices.kind(device), Kind::Memory);
+        devices.learn(&dir, &wanted);
+        assert_eq!(devices.kind(device), Kind::Memory, "nothing has changed");
+        writeln!(mounts.stdin.as_ref().expect("a pipe")).expect("it reads");
+        assert_eq!(line(), "gone");
+        devices.learn(&dir, &wanted);
+        assert_eq!(
+            devices.kind(device),
+            Kind::Others,
+            "it may be anybody's by now"
+        );
+        drop(mounts.stdin.take());
+        mounts.wait().expect("it ends");
     }
 }

@@ -6,7 +6,7 @@ use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::residency::{MappingKind, Written};
 use profiler_core::sample::{KernelCount, Sample};
-use profiler_target::{PageSource, Process, Target, host};
+use profiler_target::{PageSource, Process, RunsOn, Target, host};
 use profiler_testing::child::{self, Child};
 
 /// Writes a pattern into every second page of an area, and leaves the rest untouched.
@@ -19,6 +19,35 @@ for page in range(0, 64, 2):
 print(base, flush=True)
 sys.stdin.readline()
 ";
+
+/// Starts a process that has the same memory, waits in `pause`, and goes with this one.
+const SHARING: &str = "
+import ctypes, mmap, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+stack = mmap.mmap(-1, 1 << 16)
+top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + (1 << 16) - 64
+libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+pause = ctypes.cast(libc.pause, ctypes.c_void_p)
+CLONE_VM = 0x100
+pid = libc.clone(pause, top, CLONE_VM | signal.SIGCHLD, None)
+print(pid, flush=True)
+sys.stdin.readline()
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+print('alone', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn a_process_that_has_the_same_memory_and_runs_on_is_found() {
+    let mut child = Child::python(SHARING);
+    let other: i32 = child.first_line().parse().expect("a process");
+    let target = Target::open(child.pid()).expect("our own child");
+    let who = |target: &Target| target.memory_of(&child::stop(target)).1;
+    assert_eq!(who(&target), RunsOn::Process(other));
+    assert_eq!(child.ask("end"), "alone");
+    assert_eq!(who(&target), RunsOn::Nobody);
+}
 
 #[test]
 fn memory_is_read_whole_in_part_and_scattered() {
@@ -59,7 +88,7 @@ fn memory_is_read_whole_in_part_and_scattered() {
     memory.read_unshared_scattered(&addrs, &mut words);
     check(&words);
     let stopped = child::stop(&target);
-    let memory = target.memory_of(&stopped);
+    let (memory, _) = target.memory_of(&stopped);
     memory.read_unshared_scattered(&addrs, &mut words);
     check(&words);
     let good: Vec<_> = (0..3000)
@@ -462,7 +491,7 @@ fn what_a_fork_left_shared_and_what_writing_copied_is_reported_page_by_page() {
         let stopped = child::stop(&target);
         let map = target.residency(&target.mappings().expect("alive"));
         let map = map.expect("alive");
-        let memory = ResidentMemory::new(target.memory_of(&stopped), &map);
+        let memory = ResidentMemory::new(target.memory_of(&stopped).0, &map);
         let mut all = vec![0; area.len() as usize];
         memory.read(area.start(), &mut all).expect("readable");
         assert!(

@@ -1,7 +1,7 @@
 //! Which file the code at an address of the target's is of, and what that file says.
 //!
-//! Comparing a page of code with the file's reads it in the target's memory, where it was executed a moment ago: only
-//! where the kernel has taken it away since then is it brought back.
+//! Comparing a page of code with the file's reads it in the target's memory, where it was executed a moment ago. One that
+//! the kernel has taken away since then is not compared.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -9,6 +9,8 @@ use profiler_core::residency::{Mapping, ResidencyMap};
 use super::{Execution, Target};
 use crate::Process;
 use crate::memory::LiveMemory;
+use crate::proc_dir::have_same_memory;
+use crate::processes;
 use crate::residency::PageSource;
 use crate::stop::Stopped;
 use crate::{maps, open, residency};
@@ -22,6 +24,18 @@ pub struct Reads {
     pub memory_bytes: u64,
     /// Mapped files that were looked into.
     pub files: u64,
+}
+
+/// Who has the memory of a process that is stopped, and is not stopped with it: by `clone(2)` with `CLONE_VM` and without
+/// `CLONE_THREAD` a process can share it with others.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum RunsOn {
+    /// Nobody: nothing changes.
+    Nobody,
+    /// The process with this number, and maybe others.
+    Process(i32),
+    /// The kernel does not say.
+    Unknown,
 }
 
 impl Target {
@@ -111,12 +125,34 @@ impl Target {
         }
     }
 
-    /// Its memory while it is stopped: faster, and only right as long as the stop lasts.
-    pub fn memory_of(&self, stopped: &Stopped) -> LiveMemory {
-        if self.has_merged_pages() {
-            return self.memory();
+    /// Its memory while it is stopped, and who else has that and runs on. The memory is faster to read than that of a process
+    /// that runs, and only right as long as the stop lasts. Where others run on each page is looked up before it is read, as
+    /// of a process that runs.
+    pub fn memory_of(&self, stopped: &Stopped) -> (LiveMemory, RunsOn) {
+        let runs_on = self.runs_on(stopped);
+        let memory = match runs_on {
+            RunsOn::Nobody if !self.has_merged_pages() => {
+                self.memory.while_stopped(self.pid(), stopped.state())
+            }
+            _ => self.memory(),
+        };
+        (memory, runs_on)
+    }
+
+    /// Who else has the memory of this process, which is stopped.
+    fn runs_on(&self, stopped: &Stopped) -> RunsOn {
+        let threads = stopped.threads().iter();
+        let Some(thread) = threads.map(|thread| thread.tid.cast_signed()).next() else {
+            return RunsOn::Unknown;
+        };
+        let (Ok(true), Ok(all)) = (have_same_memory(thread, thread), processes::all_pids()) else {
+            return RunsOn::Unknown;
+        };
+        let mut others = all.filter(|pid| *pid != self.pid());
+        match others.find(|pid| matches!(have_same_memory(thread, *pid), Ok(true))) {
+            Some(pid) => RunsOn::Process(pid),
+            None => RunsOn::Nobody,
         }
-        self.memory.while_stopped(self.pid(), stopped.state())
     }
 
     /// Whether KSM may have merged pages of it: unless the kernel says that there are none.

@@ -23,6 +23,8 @@ use crate::objects::words::{read_word, word, words};
 /// Items of one container that are looked at, at the most: of one that has more, in chunks that are spread
 /// evenly over it.
 const MAX_LOOKED_AT: u64 = 1 << 16;
+/// Results of one `lru_cache` that are looked at, the first of them: each is read by itself.
+const MAX_RESULTS: u64 = 256;
 /// Entries that are read at once.
 const CHUNK: u64 = 512;
 /// Blocks of a deque that are looked at, from its left end on.
@@ -216,13 +218,15 @@ impl<M: TargetMemory> Holders<'_, M> {
         tally.most(length)
     }
 
-    /// The type of an item: of an element of an `lru_cache` with a bound, that of the result.
-    fn type_of_item(&self, item: u64) -> Option<u32> {
+    /// The type of an item. Of an element of an `lru_cache` with a bound it is that of the result, which has to be read
+    /// in a place of its own: of those so many are looked at in all, and for the others there is none.
+    fn type_of_item(&self, item: u64, results_left: &mut u64) -> Option<u32> {
         let resolve = self.resolver();
         let (_, of) = resolve.object(item)?;
         if self.types[of as usize].facts.role != Role::LruElement {
             return Some(of);
         }
+        *results_left = results_left.checked_sub(1)?;
         let result = read_word(self.source.memory, item.checked_add(LRU_RESULT)?)?;
         resolve.object(result).map(|(_, of)| of)
     }
@@ -233,6 +237,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         let looked_at = chunks.min(MAX_LOOKED_AT / CHUNK);
         tally.is_part |= looked_at < chunks;
         let mut bytes = Vec::new();
+        let mut results_left = MAX_RESULTS;
         for nth in 0..looked_at {
             let first =
                 (u128::from(nth) * u128::from(chunks) / u128::from(looked_at)) as u64 * CHUNK;
@@ -255,8 +260,12 @@ impl<M: TargetMemory> Holders<'_, M> {
                     continue;
                 };
                 tally.all += 1;
-                if let Some(of) = self.type_of_item(item) {
+                if let Some(of) = self.type_of_item(item, &mut results_left) {
                     *tally.by_type.entry(of).or_default() += 1;
+                }
+                if results_left == 0 {
+                    tally.is_part = true;
+                    return;
                 }
             }
         }

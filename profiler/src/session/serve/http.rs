@@ -1,7 +1,7 @@
 //! HTTP, as little of it as a scraper needs, within limits: one request a connection, a bounded number of
 //! connections of which the oldest goes first, and a bounded time for each.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -61,8 +61,7 @@ pub(super) struct Server {
     listener: TcpListener,
     published: Arc<Published>,
     web: Option<WebConfig>,
-    /// Those that are open, the oldest first.
-    open: VecDeque<AbortHandle>,
+    open: OpenConnections,
     pace: Pace,
     sources: Sources,
 }
@@ -88,7 +87,7 @@ impl Server {
             listener: socket.listen(BACKLOG)?,
             published,
             web,
-            open: VecDeque::new(),
+            open: OpenConnections::default(),
             pace: Pace::new(ALL, Instant::now()),
             sources: Sources::default(),
         })
@@ -113,22 +112,49 @@ impl Server {
                     self.published.dropped();
                     return;
                 }
-                self.open.retain(|connection| !connection.is_finished());
-                if self.open.len() >= MAX_CONNECTIONS
-                    && let Some(oldest) = self.open.pop_front()
-                {
-                    oldest.abort();
-                }
+                self.open.make_room(MAX_CONNECTIONS);
                 let web = self.web.as_ref();
                 let tls = web.and_then(WebConfig::tls);
                 let users = web.and_then(WebConfig::users);
                 let published = Arc::clone(&self.published);
                 let serving = tokio::spawn(connection(stream, tls, users, published));
-                self.open.push_back(serving.abort_handle());
+                self.open
+                    .0
+                    .push((network(from.ip()), serving.abort_handle()));
             }
             Err(_) => self.pace.rest(Instant::now() + REST),
         }
     }
+}
+
+/// Connections that are open, each with its source, the oldest first.
+#[derive(Default)]
+struct OpenConnections(Vec<(IpAddr, AbortHandle)>);
+
+impl OpenConnections {
+    /// Closes one where there are so many: the oldest of the source that has most, which so loses its own alone.
+    fn make_room(&mut self, most: usize) {
+        self.0.retain(|(_, connection)| !connection.is_finished());
+        if self.0.len() < most {
+            return;
+        }
+        let sources: Vec<IpAddr> = self.0.iter().map(|(source, _)| *source).collect();
+        if let Some(at) = first_of_most(&sources) {
+            self.0.remove(at).1.abort();
+        }
+    }
+}
+
+/// The first place of what is there most often.
+fn first_of_most(sources: &[IpAddr]) -> Option<usize> {
+    let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    for source in sources {
+        *counts.entry(*source).or_default() += 1;
+    }
+    let most = counts.values().max()?;
+    sources
+        .iter()
+        .position(|source| counts.get(source) == Some(most))
 }
 
 /// How many connections are accepted.
@@ -336,6 +362,14 @@ fn with_type(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_made_at_the_expense_of_the_source_that_has_most() {
+        let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        assert_eq!(first_of_most(&[a, b, b]), Some(1));
+        assert_eq!(first_of_most(&[a, b]), Some(0), "the oldest of all");
+        assert_eq!(first_of_most(&[]), None);
+    }
 
     #[test]
     fn many_connections_are_taken_at_once_and_then_one_each_step() {
