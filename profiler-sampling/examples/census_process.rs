@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_stop: Duration::from_secs(2),
     })?;
     let began = Instant::now();
-    let census = sampler.census(&sample)?;
+    let census = sampler.census(&sample, None)?;
     println!(
         "{} in {} blocks, {} references, {:.1?}; {} named",
         bytes(census.live.bytes),

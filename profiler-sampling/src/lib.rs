@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod blank_pages;
+mod copy;
 mod core_sample;
 mod facts;
 mod file_pages;
@@ -24,6 +25,7 @@ mod schedule;
 mod walkers;
 mod walks;
 
+pub use copy::{CopiedMemory, CopySpace};
 pub use core_sample::{CoreSample, CoreSampleError, sample_of_core};
 pub use host::{HostOptions, HostSampler, NotWalked};
 pub use in_stops::InStops;

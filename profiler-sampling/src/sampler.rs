@@ -10,9 +10,12 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
-use profiler_target::{LiveMemory, OpenError, Process, StopError, Stopped, Target, group_account};
+use profiler_target::{
+    LiveMemory, OpenError, Process, RunsOn, StopError, Stopped, Target, group_account,
+};
 
 use super::blank_pages;
+use super::copy::{CopiedMemory, CopySpace};
 use super::facts::Facts;
 use super::in_stops::InStops;
 use super::known::KnownTarget;
@@ -82,12 +85,35 @@ impl Sampler {
         self.take_at(options, |_| ()).map(|(sample, ())| sample)
     }
 
-    /// Takes the census of the objects in the blocks that a sample has, while the target runs on.
+    /// Takes one sample, and a copy of what may hold Python's objects where the stop has time for that.
+    ///
+    /// # Errors
+    /// As [`Sampler::take`].
+    pub fn take_and_copy(
+        &self,
+        options: SamplingOptions,
+    ) -> io::Result<(Sample, Option<CopiedMemory>)> {
+        let space = CopySpace::for_target(&self.target);
+        self.take_at(options, |walked| {
+            CopiedMemory::of(walked, options.max_stop, &space)
+        })
+    }
+
+    /// Takes the census of the objects in the blocks that a sample has, while the target runs on: of what was copied in
+    /// the stop of that sample if anything was, else of what they hold now.
     ///
     /// # Errors
     /// When there is nothing to look at.
-    pub fn census(&self, sample: &Sample) -> Result<Census, NoCensus> {
-        census_since(&self.target, sample)
+    pub fn census(
+        &self,
+        sample: &Sample,
+        copied: Option<&CopiedMemory>,
+    ) -> Result<Census, NoCensus> {
+        let is_of_walk = sample.completeness.stand_still.is_throughout();
+        match copied.filter(|_| is_of_walk) {
+            Some(copied) => copied.census(&self.target, sample),
+            None => census_since(&self.target, sample),
+        }
     }
 
     /// Takes one sample, and calls `mark` while the target still stands as it was walked: what it
@@ -165,7 +191,7 @@ impl Sampler {
             target: &self.target,
             roots: &self.known.roots,
             stopped: stopped.as_ref(),
-            memory: self.memory(stopped.as_ref()),
+            memory: self.memory(stopped.as_ref(), &mut completeness),
             swap_in: options.swap_in,
             may_give_up: stopped.is_some() && tries.left > 0,
         };
@@ -206,11 +232,17 @@ impl Sampler {
     }
 
     /// The target's memory, by the faster way when it stands still.
-    fn memory(&self, stopped: Option<&Stopped>) -> LiveMemory {
-        stopped.map_or_else(
-            || self.target.memory(),
-            |stopped| self.target.memory_of(stopped),
-        )
+    fn memory(&self, stopped: Option<&Stopped>, completeness: &mut Completeness) -> LiveMemory {
+        let Some(stopped) = stopped else {
+            return self.target.memory();
+        };
+        let (memory, runs_on) = self.target.memory_of(stopped);
+        if let RunsOn::Process(pid) = runs_on {
+            completeness.defects.push(Defect::of_all(format!(
+                "process {pid} has the same memory as the target and ran on while that stood still"
+            )));
+        }
+        memory
     }
 
     /// Stops the target when that is wanted and was not tried in vain before. Where it cannot be, the time

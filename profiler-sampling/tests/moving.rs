@@ -48,9 +48,9 @@ fn a_container_that_moves_after_the_walk_keeps_what_it_had() {
     let mut child = Child::python(GROWING);
     let sampler = Sampler::open(child.pid()).expect("our own child");
     let sample = sampler.take(OPTIONS).expect("alive");
-    let before = sampler.census(&sample).expect("a census");
+    let before = sampler.census(&sample, None).expect("a census");
     assert_eq!(child.ask("grow"), "grown");
-    let after = sampler.census(&sample).expect("a census");
+    let after = sampler.census(&sample, None).expect("a census");
     for name in ["__main__.DICT", "__main__.SET", "__main__.LIST"] {
         let [before, after] = [&before, &after].map(|census| holder(census, name).retained_bytes);
         let least = before - before / 100;

@@ -276,7 +276,7 @@ fn explain_reads_in_the_stop_if_it_is_asked_to() {
         ]);
         let shown = stdout(&output);
         shown
-            .contains("while the target stood still")
+            .contains("as they were at the moment of the walk")
             .then_some(shown)
     });
     // Its heap may have grown a little meanwhile, but none of its names has.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::allocator::Allocator;
 use crate::memory_growth::{Half, MemoryGrowth};
-use crate::objects::{Census, Growth};
+use crate::objects::{Census, Growth, Holder, HolderGrowth};
 use crate::report::FragReport;
 use crate::tables::{LedgerClass, LedgerPart};
 use crate::trend::Point;
@@ -27,6 +27,8 @@ const MAX_FLUCTUATION: f64 = 2.0 * 1024.0 * 1024.0;
 const LEAST_ITEMS: f64 = 16.0;
 /// of at most so many bytes each.
 const MAX_BYTES_OF_ONE: f64 = 16.0 * 1024.0;
+/// What a name gains is worth a sentence from so many bytes on, although live blocks as a whole do not grow.
+const LEAST_GAIN: f64 = 64.0 * 1024.0;
 /// A rest of less than this share of all that was gained goes unsaid.
 const SAID: f64 = 0.2;
 
@@ -48,6 +50,10 @@ pub(super) struct Growing {
     pub(super) rest: f64,
     /// Bytes that live blocks gained, too few to tell growth from what a full cache changes by.
     pub(super) fluctuation: f64,
+    /// Whether what running functions have in hand is part of that growth, because all memory shows that it stays.
+    pub(super) counts_passing: bool,
+    /// Of what no root was found for, what can be relied upon.
+    pub(super) unreached: f64,
     /// Bytes that memory gained once.
     pub(super) once: f64,
     /// Bytes that memory gained beside live blocks between two looks, without a third that shows whether that goes on.
@@ -57,33 +63,48 @@ pub(super) struct Growing {
 impl Growing {
     /// By what live blocks gained, and all memory in the same time, where that is known; the census is the later one.
     pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
-        let all = Self::of_all(growth, memory);
+        let steady = growth.steady_bytes * growth.seconds();
+        let counts_passing = memory.is_some_and(|memory| memory.shows(steady));
+        // What was replaced while it was read took with it what it led to.
+        let is_unsteady = !census.exact && census.is_unsteady() && !counts_passing;
+        let unreached = if is_unsteady {
+            0.0
+        } else {
+            growth.unreached.bytes
+        };
+        let passing = match counts_passing {
+            true => 0.0,
+            false => growth.passing_bytes + growth.unreached.bytes - unreached,
+        };
+        let all = Self::of_all(growth, passing, memory);
         // In the walk's own stop nothing is freed before it is read.
         let unowned = if census.exact { 0.0 } else { unowned(growth) };
         let live = all.live - unowned;
         let gained = live * growth.seconds();
         let is_more = gained > growth.noise_bytes;
         let is_little = gained < MAX_FLUCTUATION.min(census.live.bytes as f64 * FLUCTUATION)
-            && !gains_unreached(growth)
-            && !gains_items(growth, census, live * MOST);
+            && !(unreached > 0.0 && gains_unreached(growth))
+            && !gains_items(growth, census, live * MOST, counts_passing);
         // Large blocks that were gone when objects were read: a burst, or what is made anew.
-        let is_passing =
-            !census.exact && growth.unreached.bytes >= live * MOST && !gains_unreached(growth);
+        let is_burst = !census.exact && unreached >= live * MOST && !gains_unreached(growth);
         let is_little =
-            (is_little || is_passing) && memory.is_some_and(|memory| !memory.shows(gained));
+            (is_little || is_burst) && memory.is_some_and(|memory| !memory.shows(gained));
         Self {
             live: if is_more && !is_little { live } else { 0.0 },
             fluctuation: if is_more && is_little { gained } else { 0.0 },
             unowned,
+            counts_passing,
+            unreached,
             ..all
         }
     }
 
-    fn of_all(growth: &Growth, memory: Option<&MemoryGrowth>) -> Self {
+    /// The same, of which so many bytes a second are of no account.
+    fn of_all(growth: &Growth, passing: f64, memory: Option<&MemoryGrowth>) -> Self {
         let seconds = growth.seconds();
         let swapped_in = memory.map_or(0.0, |memory| memory.swapped_in_bytes);
         // What came back from swap was there before, and could not be read.
-        let gained = growth.steady_bytes * seconds - swapped_in;
+        let gained = (growth.steady_bytes - passing) * seconds - swapped_in;
         let mut live = if gained > growth.noise_bytes {
             gained
         } else {
@@ -131,7 +152,7 @@ impl Growing {
                 ..only(live)
             };
         }
-        let stepped = growth.live.bytes * seconds - swapped_in - live;
+        let stepped = (growth.live.bytes - passing) * seconds - swapped_in - live;
         let in_steps = stepped > growth.noise_bytes && stepped >= rest * MOST;
         if in_steps {
             live += stepped;
@@ -155,7 +176,7 @@ pub struct GrowsBy {
     pub live: f64,
     /// All other memory; 0 where it does not grow.
     pub rest: f64,
-    /// Whether memory gained something of which two looks do not show whether it goes on.
+    /// Whether memory, or a name, gained something of which two looks do not show whether it goes on.
     pub is_unclear: bool,
 }
 
@@ -176,7 +197,10 @@ pub(super) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
             false => growing.live,
         },
         rest: growing.rest,
-        is_unclear: growing.unclear > 0.0,
+        is_unclear: growing.unclear > 0.0
+            || (growing.live == 0.0
+                && growing.rest == 0.0
+                && unhidden_gain(growth, census).is_some()),
     })
 }
 
@@ -188,19 +212,40 @@ pub(super) fn gains_unreached(growth: &Growth) -> bool {
 }
 
 /// Whether a name that gains at least this rate gains objects, which a full cache does not.
-fn gains_items(growth: &Growth, census: &Census, least: f64) -> bool {
-    growth.holders.iter().any(|of| {
-        let Some(holder) = census.holders.get(of.holder).filter(|one| one.is_name) else {
-            return false;
-        };
+fn gains_items(growth: &Growth, census: &Census, least: f64, counts_passing: bool) -> bool {
+    let counted = |of: &HolderGrowth| counts_passing || !of.is_passing;
+    let mut of_names = gain_items(growth, census, least);
+    of_names.any(|(of, _)| counted(of))
+}
+
+/// Names that gain at least this rate, and objects, the most first.
+fn gain_items<'a>(
+    growth: &'a Growth,
+    census: &'a Census,
+    least: f64,
+) -> impl Iterator<Item = (&'a HolderGrowth, &'a Holder)> {
+    let grown = growth.holders.iter().filter(move |of| of.bytes >= least);
+    let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
+    grown.filter(|(of, holder)| {
         let gained = match of.items {
             Some(rate) => rate * growth.seconds(),
             // Of one that had fewer than to be listed before, all may be new.
             None if of.has_more => holder.items as f64,
             None => 0.0,
         };
-        of.bytes >= least && gained >= LEAST_ITEMS
+        holder.is_name && gained >= LEAST_ITEMS
     })
+}
+
+/// The name that gains most objects though live blocks as a whole do not grow, which may be because what running functions
+/// have in hand became less; `None` where none gains enough.
+pub(super) fn unhidden_gain<'a>(
+    growth: &'a Growth,
+    census: &'a Census,
+) -> Option<(&'a HolderGrowth, &'a Holder)> {
+    let least = LEAST_GAIN / growth.seconds();
+    // What was not listed before may have been there all the same.
+    gain_items(growth, census, least).find(|(of, _)| !of.is_passing && of.items.is_some())
 }
 
 impl MemoryGrowth {
@@ -263,7 +308,7 @@ fn goes_on(halves: [Half; 2], bytes: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{Holder, HolderGrowth, NativeGrowth, Rate};
+    use crate::objects::{NativeGrowth, Rate};
     use crate::size_class::SizeClass;
 
     const MIB: f64 = (1 << 20) as f64;
@@ -281,6 +326,7 @@ mod tests {
             types: Vec::new(),
             native: Vec::new(),
             holders: Vec::new(),
+            passing_bytes: 0.0,
             unreached: Rate::default(),
             cycles: Rate::default(),
             held_unseen: Rate::default(),
@@ -342,6 +388,7 @@ mod tests {
         let of = |gained: f64, memory_gained: f64, live_mib: u64, items: f64| {
             let mut growth = growth(gained, gained);
             growth.holders = vec![HolderGrowth {
+                is_passing: false,
                 mapped_bytes: None,
                 holder: 0,
                 bytes: rate(gained),
@@ -489,6 +536,46 @@ mod tests {
         burst.native[0].allocator = Allocator::Pymalloc;
         let grown = of(&burst, memory(15.5, Some(7.5)));
         assert_eq!((grown.live, grown.rest), (rate(5.0), 0.0));
+    }
+
+    #[test]
+    fn what_running_functions_have_in_hand_is_no_growth_unless_all_memory_shows_it() {
+        let with = |passing: f64, memory_gained: f64| {
+            let mut growth = growth(2.4, 2.4);
+            growth.passing_bytes = rate(passing);
+            of(&growth, memory(memory_gained, Some(memory_gained / 2.0)))
+        };
+        assert_eq!(with(2.4, 0.0).live, 0.0);
+        let leak = with(2.0, 0.0).live;
+        assert!((leak - rate(0.4)).abs() < 1.0, "{leak}");
+        let held_less = with(-2.0, 0.0).live;
+        assert!((held_less - rate(4.4)).abs() < 1.0, "{held_less}");
+        let stays = with(2.0, 2.3);
+        assert!(stays.counts_passing && stays.live == rate(2.4), "{stays:?}");
+    }
+
+    #[test]
+    fn what_was_replaced_while_it_was_read_makes_nothing_unreached() {
+        let with = |replaced: u64, exact: bool| {
+            let mut growth = growth(2.4, 2.4);
+            growth.unreached = Rate {
+                blocks: 2000.0,
+                bytes: rate(2.0),
+            };
+            let census = Census {
+                exact,
+                replaced,
+                compared: 1000,
+                ..Census::default()
+            };
+            let memory = memory(0.0, Some(0.0));
+            let growing = Growing::of(&growth, Some(&memory), &census);
+            (growing.live, growing.unreached)
+        };
+        assert_eq!(with(0, false), (rate(2.4), rate(2.0)), "cycles");
+        assert_eq!(with(500, true), (rate(2.4), rate(2.0)));
+        let (live, unreached) = with(500, false);
+        assert!((live - rate(0.4)).abs() < 1.0 && unreached == 0.0, "{live}");
     }
 
     #[test]

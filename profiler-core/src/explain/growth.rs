@@ -1,7 +1,7 @@
 //! The answer to the first question about a process that has become large: does it grow, and who makes it
 //! grow.
 
-use super::growing::{Growing, gains_unreached};
+use super::growing::{Growing, gains_unreached, unhidden_gain};
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
 use super::rules::is_notable;
 use crate::allocator::Allocator;
@@ -63,6 +63,20 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
     Some(answer)
 }
 
+/// Of a process in which a name gains objects and live blocks as a whole do not grow, as what running functions have in
+/// hand varies by more.
+fn gaining(census: &Census, growth: &Growth) -> Option<String> {
+    let (of, holder) = unhidden_gain(growth, census)?;
+    Some(format!(
+        "Whether it grows cannot be told from {:.1} s: {} gains {} ({}/s), but live blocks as a whole vary by more than \
+         that. A longer look shows it.",
+        growth.seconds(),
+        holder.titled(),
+        gains(of, holder, growth),
+        rate(of.bytes)
+    ))
+}
+
 /// How much of a fragmented process is fragmentation.
 fn fragmented(report: &FragReport) -> Option<String> {
     let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
@@ -74,6 +88,12 @@ fn fragmented(report: &FragReport) -> Option<String> {
 
 /// Of a process that does not grow.
 fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growing) -> String {
+    if let Some(gaining) = gaining(census, growth) {
+        let besides = fragmented(report).map_or_else(String::new, |share| {
+            format!(" Fragmentation holds {share}.")
+        });
+        return gaining + &besides;
+    }
     let holds = match fragmented(report) {
         Some(share) => format!("Not growing. Fragmentation holds {share}."),
         None => format!("Not growing{}.", held(census)),
@@ -357,10 +377,13 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
                 && of.items.unwrap_or(0.0) >= more.rate.blocks * MAX_ITEMS
         })
     };
-    let grown = growth.holders.iter();
+    let counted = |of: &&HolderGrowth| growing.counts_passing || !of.is_passing;
+    let grown = growth.holders.iter().filter(counted);
     let grown = grown.filter(|of| of.has_more || growing.in_steps);
     let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
-    let grown: Vec<_> = grown.collect();
+    let mut grown: Vec<_> = grown.collect();
+    // What stays comes before what may only be in hand.
+    grown.sort_by_key(|(of, _)| of.is_passing);
     let by_bytes = grown.iter().find(|(of, _)| of.bytes >= least);
     let by_items = || grown.iter().find(|(of, holder)| is_of_most(of, holder));
     if let Some((of, holder)) = by_bytes.or_else(by_items) {
@@ -378,12 +401,12 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
         return text;
     }
     // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
-    if growth.unreached.bytes >= growing.live * UNREACHED_SHARE {
+    if growing.unreached >= growing.live * UNREACHED_SHARE {
         return of_nobody(census, growth);
     }
     // One object that becomes larger is no more objects.
     let becomes_larger = |of: &&HolderGrowth| of.bytes >= growing.live * MAX_ITEMS;
-    let larger = growth.holders.iter().find(becomes_larger);
+    let larger = growth.holders.iter().filter(counted).find(becomes_larger);
     if let Some(holder) = larger.and_then(|of| census.holders.get(of.holder))
         && let Some(of) = larger
     {
@@ -878,6 +901,7 @@ mod tests {
             ..Holder::default()
         };
         let of = |holder, bytes| HolderGrowth {
+            is_passing: false,
             mapped_bytes: None,
             holder,
             bytes,

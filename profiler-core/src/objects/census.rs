@@ -178,6 +178,9 @@ pub struct Holder {
     pub type_name: Option<String>,
     /// Items of it, for containers.
     pub length: Option<u64>,
+    /// The object that it refers to, of [`Self::name`] where several names share something: by it, a variable is known to
+    /// refer to what it did in another census. `None` where that was not recorded.
+    pub object: Option<RemoteAddr>,
     /// Bytes of blocks that would be freed with it.
     pub retained_bytes: u64,
     /// Blocks that would be freed with it.

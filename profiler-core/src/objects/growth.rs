@@ -1,6 +1,7 @@
 //! What grows: two censuses of one process, compared.
 
 mod counterparts;
+mod passing;
 
 use std::cmp::Ordering;
 
@@ -87,6 +88,9 @@ pub struct HolderGrowth {
     /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
     /// another type before.
     pub items: Option<f64>,
+    /// Whether it is what a running function has in hand: on its stacks, or in a variable that referred to another object
+    /// before, or was not there.
+    pub is_passing: bool,
 }
 
 impl HolderGrowth {
@@ -131,6 +135,8 @@ pub struct Growth {
     pub native: Vec<NativeGrowth>,
     /// Holders whose bytes changed, the most first.
     pub holders: Vec<HolderGrowth>,
+    /// Bytes a second that holders gained which [pass](HolderGrowth::is_passing); below 0 where they had more before.
+    pub passing_bytes: f64,
     /// What became larger in one step, the most first.
     pub steps: Vec<GrowthStep>,
     /// Bytes a second that all live blocks gained, but for those steps.
@@ -171,6 +177,7 @@ impl Growth {
             }),
             native: native(earlier, later, clock),
             holders: holders(earlier, later, clock),
+            passing_bytes: passing::gained(&earlier.holders, &later.holders) / clock.seconds,
             is_growing: steady_bytes * clock.seconds > noise_bytes,
             noise_bytes,
             steps,
@@ -349,6 +356,7 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
                 bytes,
                 mapped_bytes,
                 has_more: was.is_none_or(|was| has_more(was, holder)),
+                is_passing: passing::is_passing(was, holder),
                 branch: branch.map(|(branch, _)| branch),
                 items: match branch {
                     Some((_, items)) => items,

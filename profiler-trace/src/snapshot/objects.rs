@@ -73,7 +73,8 @@ fields!(Holder {
     inner_bytes,
     mapped_bytes,
     mapped_shared_bytes,
-    mapped_kept_bytes
+    mapped_kept_bytes,
+    object
 });
 
 fields!(Branch {

@@ -326,14 +326,14 @@ fn basis(census: &Census) -> String {
         LayoutBasis::Newest => "by the newest known layout".to_owned(),
     };
     let moment = match census.exact {
-        true => "while the target stood still".to_owned(),
+        true => "as they were at the moment of the walk".to_owned(),
         false => format!(
-            "while the target ran on ({} objects had changed meanwhile)",
+            "while the target ran on ({} had changed meanwhile)",
             count(census.changed)
         ),
     };
     format!(
-        "Read in {} {moment}, {layout}: {} references. Items of lists, tuples, dictionaries and sets are \
+        "Objects were read in {}, {moment}, {layout}: {} references. Items of lists, tuples, dictionaries and sets are \
          exact; of other objects each word that points to an object counts as a reference. {} are freed \
          objects that Python keeps, {} could not be read.",
         nanoseconds(census.took_ns),

@@ -10,7 +10,9 @@ use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::{ObjectsState, Point, View, WhatIf};
 use profiler_probe::clock_ns;
-use profiler_sampling::{Sampler, SamplingOptions, WalkSchedule, WalkedTarget, now_ns};
+use profiler_sampling::{
+    CopiedMemory, CopySpace, Sampler, SamplingOptions, WalkSchedule, WalkedTarget, now_ns,
+};
 use profiler_target::{MemoryKills, TargetState};
 
 use super::history::History;
@@ -69,7 +71,7 @@ impl LiveSession {
             mut predictor,
             mut objects,
         } = background;
-        let (sample, _) = walk(&sampler, sampling, &mut schedule)?;
+        let (sample, moment) = walk(&sampler, sampling, &mut schedule, objects.as_ref())?;
         if let Some(predictor) = &mut predictor {
             predictor.offer(&sample, sampler.target().foreign_root());
         }
@@ -79,7 +81,7 @@ impl LiveSession {
             None => report,
         };
         if let Some(objects) = &mut objects {
-            objects.offer(&sample);
+            objects.offer(&sample, moment.copied);
         }
         let mut session = Self {
             kills: MemoryKills::of(sampler.target().pid()),
@@ -172,14 +174,15 @@ impl LiveSession {
             .rss_changed(self.report.kernel.rss_bytes, count.rss_bytes);
         if walking && self.schedule.due(Instant::now()) {
             self.probes.walk_begins();
-            let (sample, at_ns) = walk(&self.sampler, self.sampling, &mut self.schedule)?;
+            let objects = self.objects.as_ref();
+            let (sample, moment) = walk(&self.sampler, self.sampling, &mut self.schedule, objects)?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
-                self.probes.walked(&sample, at_ns);
+                self.probes.walked(&sample, moment.at_ns);
                 let mut report = FragReport::from_sample(&sample);
                 if let Some(objects) = &mut self.objects {
-                    objects.offer(&sample);
+                    objects.offer(&sample, moment.copied);
                     report = objects.apply(report);
                 }
                 self.note_point(Point::of(&report));
@@ -262,20 +265,34 @@ impl LiveSession {
     }
 }
 
-/// Walks, and gives the moment that the walk is of, on the clock of the probes' events.
+/// What belongs to the moment of a walk.
+struct Moment {
+    /// On the clock of the probes' events.
+    at_ns: u64,
+    /// What may hold objects, where these are to be read.
+    copied: Option<CopiedMemory>,
+}
+
+/// Walks, for `objects` to be read if that is due.
 fn walk(
     sampler: &Sampler,
     sampling: SamplingOptions,
     schedule: &mut WalkSchedule,
-) -> io::Result<(Sample, u64)> {
+    objects: Option<&ObjectReader>,
+) -> io::Result<(Sample, Moment)> {
+    let is_read = objects.is_some_and(ObjectReader::is_due);
+    let space = is_read.then(|| CopySpace::for_target(sampler.target()));
     let moment = |walked: &WalkedTarget<'_>| {
         // Read last, so that it is not before the target stood still.
         let age = walked.age();
-        clock_ns().saturating_sub(age.as_nanos() as u64)
+        let at_ns = clock_ns().saturating_sub(age.as_nanos() as u64);
+        let space = space.as_ref();
+        let copied = space.and_then(|space| CopiedMemory::of(walked, sampling.max_stop, space));
+        Moment { at_ns, copied }
     };
-    let (sample, at_ns) = sampler.take_at(sampling, moment)?;
+    let (sample, moment) = sampler.take_at(sampling, moment)?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     let walk = Duration::from_nanos(sample.completeness.walk_ns);
     schedule.walked(Instant::now(), stop, walk);
-    Ok((sample, at_ns))
+    Ok((sample, moment))
 }

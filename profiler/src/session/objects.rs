@@ -9,7 +9,7 @@ use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::ObjectsState;
-use profiler_sampling::Sampler;
+use profiler_sampling::{CopiedMemory, Sampler};
 use profiler_target::host;
 
 use super::options::Budget;
@@ -84,10 +84,15 @@ impl ObjectReader {
         self.is_wanted = true;
     }
 
-    /// Begins to read the objects of a walk, if that is due and none are being read.
-    pub(crate) fn offer(&mut self, sample: &Sample) {
-        let is_due = self.is_wanted || Instant::now() >= self.not_before;
-        if !sample.target.is_python() || self.running.is_some() || !is_due {
+    /// Whether the objects of a walk that is made now will be read.
+    pub(crate) fn is_due(&self) -> bool {
+        self.running.is_none() && (self.is_wanted || Instant::now() >= self.not_before)
+    }
+
+    /// Begins to read the objects of a walk, if that is due and none are being read: of what was copied in its stop
+    /// if anything was.
+    pub(crate) fn offer(&mut self, sample: &Sample, copied: Option<CopiedMemory>) {
+        if !sample.target.is_python() || !self.is_due() {
             return;
         }
         self.is_wanted = false;
@@ -102,7 +107,7 @@ impl ObjectReader {
         let put = Arc::clone(&outcome);
         let spawned = profiler_target::start_thread("objects", move || {
             host::give_way();
-            let census = sampler.census(&sample);
+            let census = sampler.census(&sample, copied.as_ref());
             *put.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
         });
         match spawned {

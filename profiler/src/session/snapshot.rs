@@ -132,7 +132,8 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
     })
 }
 
-/// A walk, and the census of its objects, which is read in its stop or while the target runs on.
+/// A walk, and the census of its objects: read in its stop if that is asked for, else of what was copied there, or of what
+/// they hold while the target runs on.
 pub(super) fn walk_and_read(
     sampler: &Sampler,
     sampling: SamplingOptions,
@@ -148,11 +149,11 @@ pub(super) fn walk_and_read(
         });
         return Ok((sample, census));
     }
-    let sample = sampler.take(sampling)?;
+    let (sample, copied) = sampler.take_and_copy(sampling)?;
     if say::is_watched() {
         say::progress("reading Python's objects");
     }
-    let census = room_for(&sample).and_then(|()| sampler.census(&sample));
+    let census = room_for(&sample).and_then(|()| sampler.census(&sample, copied.as_ref()));
     if say::is_watched() {
         say::clear_progress();
     }

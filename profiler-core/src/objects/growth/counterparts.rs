@@ -34,7 +34,7 @@ pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<O
 }
 
 /// Whether it names no variable of a function.
-fn is_lasting(name: &str) -> bool {
+pub(super) fn is_lasting(name: &str) -> bool {
     !name.contains("(): ")
 }
 

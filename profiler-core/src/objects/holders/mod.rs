@@ -25,7 +25,7 @@ use super::pins::{CopiedTypes, NOBODY, Nesting, Owners, Pinned};
 use super::scan::Source;
 use super::types::{Flags, Role, Type};
 use super::words::read_word;
-use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::heap::HeapSnapshot;
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
@@ -211,6 +211,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 (None, true) => item_name.clone(),
                 (None, false) => first.map(|(of, _)| of.name.clone()),
             },
+            object: value.map(|(_, addr)| RemoteAddr::new(addr)),
             length: value.or(first).and_then(|(of, addr)| self.length(of, addr)),
             retained_bytes: candidate.of_blocks(),
             retained_blocks: candidate.blocks,

@@ -61,6 +61,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         item_type: types.1,
         path: types.2,
         length: figures.0,
+        object: figures.0.map(RemoteAddr::new),
         retained_bytes: figures.1,
         retained_blocks: figures.2,
         pinned_free_bytes: figures.3,
