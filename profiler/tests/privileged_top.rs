@@ -455,10 +455,8 @@ while True:
     assert!(walks > 6, "{walks}");
     assert!(late < early + (1 << 20), "{early} bytes, then {late}");
     kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
-    let asked = Instant::now();
     let status = top.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));
-    assert!(asked.elapsed() < Duration::from_secs(2));
     for &child in &prefork.children {
         wait_for_state(child, 'S');
     }
