@@ -294,10 +294,10 @@ pub fn program(process: &ProcessSample) -> String {
 /// The container or the unit of a path of control groups; where there is neither, its last folder. A login
 /// session is no name that will be there again.
 fn place_of(path: &str) -> Option<String> {
-    let folders = || path.rsplit('/').filter(|folder| !folder.is_empty());
-    if let Some(container) = folders().find_map(container) {
+    if let Some(container) = container_of(path) {
         return Some(container);
     }
+    let folders = || path.rsplit('/').filter(|folder| !folder.is_empty());
     let is_session = |unit: &str| {
         unit.starts_with("session-") || unit.starts_with("user@") || unit == "init.scope"
     };
@@ -307,6 +307,11 @@ fn place_of(path: &str) -> Option<String> {
     }
     let last = folders().next()?;
     (!last.ends_with(".slice")).then(|| last.to_owned())
+}
+
+/// The container of a path of control groups, if it is of one.
+pub fn container_of(path: &str) -> Option<String> {
+    path.rsplit('/').find_map(container).map(harmless)
 }
 
 /// `docker-0123456789ab` of the folder that Docker, Podman, containerd or CRI-O made for a container.

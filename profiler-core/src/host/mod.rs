@@ -20,7 +20,7 @@ use crate::sample::Host;
 pub use arrange::{Arrangement, Line, lines};
 pub use columns::{COLUMNS, ProcessColumn, TableOf, column_of, command, fitting};
 pub use end::ProcessEnd;
-pub use groups::{GroupName, ProcessGroup, group_name, groups, program};
+pub use groups::{GroupName, ProcessGroup, container_of, group_name, groups, program};
 pub use history::{EndedProcess, TreeHistory};
 pub use model::{HostModel, HostView, PlannedWalks, ProcessRow, WalkFigures};
 pub use served::{
