@@ -85,6 +85,8 @@ pub enum ErrorKind {
     },
     /// There is no terminal to draw a screen on.
     NoScreen,
+    /// The file with the settings for pushing profiles cannot be used.
+    PushSettings,
     /// Nobody can be served at an address.
     Listen(ListenProblem),
     /// A file that is to be read cannot be opened.

@@ -176,3 +176,29 @@ fn a_program_that_is_not_found_where_path_cannot_be_searched_is_not_to_be_made_e
     let said = recorded(text(&plain));
     assert!(said.contains("chmod +x"), "{said}");
 }
+
+/// As in a container: a limit of processes below what a player may have, and nobody who could raise it.
+#[test]
+fn predictions_are_made_where_limits_are_low_and_cannot_be_raised() {
+    let child = idle_python();
+    let pid = child.pid().to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps=-sys_resource", "--bounding-set=-sys_resource"]);
+    command.args([
+        "prlimit",
+        "--nproc=1024:1024",
+        "--nofile=256:256",
+        FRAGSCOPE,
+    ]);
+    let report = json(&run(command.args([
+        "snapshot",
+        "--predict",
+        "--json",
+        "--pid",
+        &pid,
+    ])));
+    let why = &report["not_predicted"];
+    let tried = report["predictions"].as_array().expect("some were tried");
+    let played = tried.iter().filter(|one| one["failure"].is_null());
+    assert!(why.is_null() && played.count() > 2, "{why} {tried:#?}");
+}

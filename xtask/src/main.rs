@@ -104,10 +104,12 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A Debian of this suite in `folder`, with its essential packages and these besides.
+/// A Debian of this suite in `folder`, with its essential packages and these besides. What is mounted below it
+/// meanwhile is so in a namespace of its own: whoever removes the folder finds files alone.
 fn debootstrap(suite: &str, packages: &[&str], folder: &Path) -> Result<()> {
-    let mut command = Command::new("debootstrap");
-    command.arg("--variant=minbase");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]);
+    command.args(["debootstrap", "--variant=minbase"]);
     if !packages.is_empty() {
         command.arg(format!("--include={}", packages.join(",")));
     }

@@ -137,7 +137,8 @@ impl<Row> Column<Row> {
     /// What it has of a row as people read it; `None` is unknown.
     pub fn text(&self, row: &Row) -> Option<String> {
         Some(match (self.datum(row)?, self.write) {
-            (_, Some(write)) => write(row),
+            (Datum::Number(_), Some(write)) => write(row),
+            (Datum::Text(_), Some(write)) => end_of(&write(row), self.width),
             (Datum::Number(value), None) if self.is_short => self.unit.short_text(value),
             (Datum::Number(value), None) => self.unit.text(value),
             (Datum::Text(words), None) => end_of(&words, self.width),

@@ -1,5 +1,6 @@
 //! The columns of the table of processes, each declared once for text, screen and JSON.
 
+use super::groups::container_of;
 use super::{ProcessRow, ProcessSample, WalkFigures};
 use crate::columns::Column;
 use crate::text::visible;
@@ -132,7 +133,12 @@ pub const COLUMNS: [ProcessColumn; 16] = [
     Column::words("cgroup.path", |row: &ProcessRow| {
         Some(row.process.group.as_ref()?.path.clone())
     })
-    .titled("CGROUP", 20, "its control group")
+    .titled("CGROUP", 20, "its control group; of a container its name")
+    .written(|row: &ProcessRow| {
+        let path = row.process.group.as_ref().map(|group| &group.path);
+        let path = path.map_or("-", String::as_str);
+        container_of(path).unwrap_or_else(|| path.to_owned())
+    })
     .short(8),
     Column::maybe("walk_age_ns", Unit::Nanoseconds, |row: &ProcessRow| {
         row.walk_age_ns
@@ -280,6 +286,13 @@ mod tests {
         }));
         let cell = COLUMNS[column_of("cgroup").expect("a column")].cell(&row);
         assert_eq!(cell, "…od-with-a-long-name");
+        // By what its engine shows of a container's number.
+        row.process.group = Some(std::sync::Arc::new(super::super::MemoryGroup {
+            path: format!("/libpod_parent/libpod-{}", "0123456789abcdef".repeat(4)),
+            ..Default::default()
+        }));
+        let cell = COLUMNS[column_of("cgroup").expect("a column")].cell(&row);
+        assert_eq!(cell.trim_end(), "libpod-0123456789ab");
         row.process.cmdline = vec!["/bin/py\nthon".into(), "\x1b[31m".into()];
         assert_eq!(command(&row.process), "py\\nthon \\x1b[31m");
         row.process.cmdline = ["/venv/bin/python3", "-m", "celery", "worker"]

@@ -8,6 +8,7 @@ use super::arrange::masters;
 use super::columns::{short, words};
 use super::tree::own_fragmentation;
 use super::{MemoryGroup, ProcessRow, ProcessSample};
+use crate::tables::{LedgerClass, LedgerRow};
 use crate::text::visible;
 
 /// Characters of a name at most.
@@ -59,6 +60,10 @@ pub struct ProcessGroup {
     pub trim_bytes: Option<u64>,
     /// Sum of growth, in bytes a second.
     pub growth: Option<f64>,
+    /// Where the memory is of those that were walked, by classes; what children share is in their master's.
+    pub ledger: BTreeMap<LedgerClass, LedgerRow>,
+    /// Sum of PSS of those of whose heaps nothing is known, as far as it is known.
+    pub unwalked_bytes: Option<u64>,
     /// When the process was walked whose walk is the oldest, in nanoseconds since 1970-01-01 UTC.
     pub oldest_walk_ns: Option<u64>,
     /// How many processes have each first finding.
@@ -109,7 +114,7 @@ impl Common {
 /// that comes last.
 pub fn groups(rows: &[ProcessRow], at_most: usize) -> Vec<ProcessGroup> {
     let masters = masters(rows);
-    let names: Vec<GroupName> = rows.iter().map(|row| name(&row.process)).collect();
+    let names: Vec<GroupName> = rows.iter().map(|row| group_name(&row.process)).collect();
     let mut sizes: BTreeMap<&GroupName, u64> = BTreeMap::new();
     for (row, &master) in rows.iter().zip(&masters) {
         *sizes.entry(&names[master]).or_default() += row.process.memory.rss_bytes;
@@ -180,8 +185,15 @@ impl Sums {
                 group.cgroup = Some(Arc::clone(cgroup));
             }
         }
+        if row.walk.as_ref().is_none_or(|walk| walk.ledger.is_none()) {
+            add(&mut group.unwalked_bytes, memory.pss_bytes);
+        }
         let Some(walk) = &row.walk else { return };
         group.walked += 1;
+        for held in walk.ledger.iter().flat_map(|ledger| ledger.iter()) {
+            let sum = group.ledger.entry(held.class);
+            add_held(sum.or_insert(LedgerRow::empty(held.class)), held, is_master);
+        }
         let free = own_fragmentation(row, is_master);
         add(&mut group.live_bytes, walk.live_bytes);
         add(&mut group.live_resident_bytes, walk.live_resident_bytes);
@@ -206,6 +218,15 @@ impl Sums {
     }
 }
 
+/// Adds what a process holds of a class, as far as it counts once in its group: of a master all, of others what
+/// no other process maps. What is in swap counts in each.
+fn add_held(sum: &mut LedgerRow, held: &LedgerRow, is_master: bool) {
+    let shared = if is_master { 0 } else { held.shared_bytes };
+    let own = held.resident_bytes.saturating_sub(shared);
+    sum.resident_bytes = sum.resident_bytes.saturating_add(own);
+    sum.swapped_bytes = sum.swapped_bytes.saturating_add(held.swapped_bytes);
+}
+
 fn add(sum: &mut Option<u64>, more: Option<u64>) {
     if let Some(more) = more {
         *sum = Some(sum.unwrap_or(0).saturating_add(more));
@@ -222,7 +243,7 @@ fn nearness(group: &MemoryGroup) -> (u64, u64) {
 }
 
 /// What the group of a master is called.
-fn name(master: &ProcessSample) -> GroupName {
+pub fn group_name(master: &ProcessSample) -> GroupName {
     let program = harmless(program(master));
     let place = master.group.as_ref();
     let place = place.and_then(|group| place_of(&group.path)).map(harmless);
@@ -273,10 +294,10 @@ pub fn program(process: &ProcessSample) -> String {
 /// The container or the unit of a path of control groups; where there is neither, its last folder. A login
 /// session is no name that will be there again.
 fn place_of(path: &str) -> Option<String> {
-    let folders = || path.rsplit('/').filter(|folder| !folder.is_empty());
-    if let Some(container) = folders().find_map(container) {
+    if let Some(container) = container_of(path) {
         return Some(container);
     }
+    let folders = || path.rsplit('/').filter(|folder| !folder.is_empty());
     let is_session = |unit: &str| {
         unit.starts_with("session-") || unit.starts_with("user@") || unit == "init.scope"
     };
@@ -286,6 +307,11 @@ fn place_of(path: &str) -> Option<String> {
     }
     let last = folders().next()?;
     (!last.ends_with(".slice")).then(|| last.to_owned())
+}
+
+/// The container of a path of control groups, if it is of one.
+pub fn container_of(path: &str) -> Option<String> {
+    path.rsplit('/').find_map(container).map(harmless)
 }
 
 /// `docker-0123456789ab` of the folder that Docker, Podman, containerd or CRI-O made for a container.
@@ -333,6 +359,15 @@ mod tests {
         row.walk = Some(WalkFigures {
             taken_at_ns,
             live_bytes: Some(5 * MIB),
+            ledger: Some(
+                [LedgerRow {
+                    resident_bytes: free,
+                    shared_bytes: shared,
+                    swapped_bytes: MIB,
+                    ..LedgerRow::empty(LedgerClass::FreePinned)
+                }]
+                .into(),
+            ),
             fragmentation_bytes: Some(free),
             shared_fragmentation_bytes: shared,
             trim_returnable_bytes: None,
@@ -366,6 +401,16 @@ mod tests {
         assert_eq!(celery.oldest_walk_ns, Some(50));
         assert_eq!(celery.verdicts.values().sum::<u64>(), 2);
         assert_eq!(celery.path.words(), Some(CELERY));
+        // By classes as well, and of the third, which was not walked, only how large it is.
+        let held = celery.ledger[&LedgerClass::FreePinned];
+        assert_eq!(
+            (held.resident_bytes, held.swapped_bytes),
+            (6 * MIB, 2 * MIB)
+        );
+        assert_eq!(
+            (celery.ledger.len(), celery.unwalked_bytes),
+            (1, Some(20 * MIB))
+        );
         // Nothing is made up.
         assert_eq!((celery.swap_bytes, celery.trim_bytes), (None, None));
         assert_eq!(celery.growth, None);

@@ -20,12 +20,12 @@ use crate::sample::Host;
 pub use arrange::{Arrangement, Line, lines};
 pub use columns::{COLUMNS, ProcessColumn, TableOf, column_of, command, fitting};
 pub use end::ProcessEnd;
-pub use groups::{GroupName, ProcessGroup, groups, program};
+pub use groups::{GroupName, ProcessGroup, container_of, group_name, groups, program};
 pub use history::{EndedProcess, TreeHistory};
 pub use model::{HostModel, HostView, PlannedWalks, ProcessRow, WalkFigures};
 pub use served::{
-    BUILD_INFO, Declared, GROUP_INFO, GROUP_METRICS, HOST_METRICS, MetricKind, ServedHost,
-    ServedMetric, ServerFigures, VERDICTS, WALK_STOPS, declared,
+    BUILD_INFO, Declared, GROUP_INFO, GROUP_METRICS, HOST_METRICS, MetricKind, PushFigures,
+    ServedHost, ServedMetric, ServerFigures, VERDICTS, WALK_STOPS, declared,
 };
 pub use sums::{Cost, STOP_BOUNDS_NS, StopCounts, Totals};
 pub use tree::{TreeSums, TreeView};

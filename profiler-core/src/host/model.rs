@@ -1,6 +1,7 @@
 //! What is known of each process over time: growth, and the last walk.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::sums::Cost;
 use super::turns::{Turn, urgency};
@@ -13,7 +14,7 @@ use crate::mechanism::Mechanism;
 use crate::metrics::MetricId;
 use crate::report::FragReport;
 use crate::sample::Host;
-use crate::tables::LedgerPart;
+use crate::tables::{LedgerPart, LedgerRow};
 use crate::trend::RssGrowth;
 
 /// What a walk of a process came to, as far as a table shows it.
@@ -33,6 +34,8 @@ pub struct WalkFigures {
     pub fork: Option<ForkSharing>,
     /// What a trim would return.
     pub trim_returnable_bytes: Option<u64>,
+    /// Where its memory is, by classes; `None` where that is not known of its heap.
+    pub ledger: Option<Arc<[LedgerRow]>>,
     /// The allocator that serves malloc.
     pub malloc: Option<AllocatorTitle>,
     /// How long the process was stopped, in nanoseconds.
@@ -61,6 +64,7 @@ impl WalkFigures {
             shared_fragmentation_bytes: fragments.map(|row| row.shared_bytes).sum(),
             fork: report.fork,
             trim_returnable_bytes: of_heap(report.amount(MetricId::TrimReturnableBytes)),
+            ledger: is_known.then(|| report.ledger.as_slice().into()),
             malloc: report.target.malloc.clone(),
             stop_ns: report.completeness.stop_ns,
             confidence: report.completeness.layout_confidence,

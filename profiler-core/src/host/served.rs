@@ -30,6 +30,19 @@ pub struct ServerFigures {
     pub answers: u64,
     /// Connections that were closed before they were answered.
     pub dropped_connections: u64,
+    /// What became of its profiles; `None` where none are pushed.
+    pub pushes: Option<PushFigures>,
+}
+
+/// What became of profiles that are pushed to an endpoint: all of one moment count as one.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct PushFigures {
+    /// Those that it took.
+    pub taken: u64,
+    /// Those that it had not taken when newer ones replaced them.
+    pub dropped: u64,
+    /// How often it did not take any.
+    pub failures: u64,
 }
 
 /// What a metric is to Prometheus.
@@ -277,7 +290,7 @@ pub const WALK_STOPS: Declared = Declared::of(
 );
 
 /// What is said of the host and of fragscope.
-pub const HOST_METRICS: [ServedMetric<ServedHost>; 12] = [
+pub const HOST_METRICS: [ServedMetric<ServedHost>; 15] = [
     gauge(
         "fragscope_look_timestamp_seconds",
         Unit::Seconds,
@@ -334,6 +347,24 @@ pub const HOST_METRICS: [ServedMetric<ServedHost>; 12] = [
         Unit::Count,
         "connections that were closed before they were answered: too slow, or too many",
         |host| Some(host.server.dropped_connections as f64),
+    ),
+    counter(
+        "fragscope_pushes_total",
+        Unit::Count,
+        "moments whose profiles were pushed and taken",
+        |host| Some(host.server.pushes?.taken as f64),
+    ),
+    counter(
+        "fragscope_dropped_pushes_total",
+        Unit::Count,
+        "moments whose profiles were not taken, and dropped for newer ones",
+        |host| Some(host.server.pushes?.dropped as f64),
+    ),
+    counter(
+        "fragscope_push_failures_total",
+        Unit::Count,
+        "attempts to push profiles that failed",
+        |host| Some(host.server.pushes?.failures as f64),
     ),
     counter(
         "process_cpu_seconds_total",

@@ -150,6 +150,9 @@ impl Advice {
                 "set XDG_RUNTIME_DIR or XDG_CACHE_HOME to a directory of your own".into()
             }
             ErrorKind::Listen(problem) => on_listener(*problem),
+            ErrorKind::PushSettings => {
+                "mend what is named; docs/serve.md has an example of the file for --push-config".into()
+            }
             ErrorKind::NoScreen => self.without_screen.into(),
             ErrorKind::Input(InputProblem::Missing | InputProblem::Folder) => {
                 format!("name {}", self.input)

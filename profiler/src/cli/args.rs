@@ -4,6 +4,7 @@ mod black_box;
 mod check;
 mod files;
 mod once;
+mod push;
 mod serve;
 mod top;
 mod values;
@@ -23,6 +24,7 @@ pub(super) use self::files::{
     Export, ExportArgs, ReplayArgs, ReportArgs, ViewArgs, session_formats,
 };
 pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
+use self::push::PushArgs;
 pub(super) use self::serve::ServeArgs;
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, max_stop, output, size};
@@ -219,7 +221,7 @@ pub(super) struct AttachArgs {
     /// Watch the process and all its descendants as one thing: their sum, the worst first, and those that ended
     ///
     /// As `top`, without probes; heaps are walked in turn. Enter attaches to one of them, and `q` there comes back.
-    #[arg(long, conflicts_with_all = ["outputs", "what_if", "growth_sites", "black_box"])]
+    #[arg(long, conflicts_with_all = ["outputs", "what_if", "growth_sites", "black_box", "push_profiles"])]
     tree: bool,
     #[command(flatten)]
     watch: WatchArgs,
@@ -288,6 +290,8 @@ pub(super) struct WatchArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     black_box: BlackBoxArgs,
+    #[command(flatten)]
+    push: PushArgs,
     /// File to write at the end; its extension chooses the format: .html, .json, .csv or .hlog, call
     /// sites as .folded, .speedscope.json or .pb.gz (pprof), or .fragsnap, which is written walk by
     /// walk; may be given several times
@@ -500,6 +504,7 @@ impl WatchArgs {
             }),
             sampling: self.sampling.options(),
             black_box: self.black_box.options(),
+            push: self.push.options(),
             outputs: self.outputs.clone(),
         }
     }

@@ -66,6 +66,7 @@ impl Exit {
             | ErrorKind::NoRuntimeDir { .. }
             | ErrorKind::NoScreen
             | ErrorKind::Listen(_)
+            | ErrorKind::PushSettings
             | ErrorKind::Input(_)
             | ErrorKind::Program(_)
             | ErrorKind::Other => Self::Error,

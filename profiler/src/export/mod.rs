@@ -12,6 +12,7 @@ mod latest;
 mod lines;
 mod names;
 mod openmetrics;
+pub mod pushed;
 pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample_view;

@@ -16,6 +16,7 @@ use super::children;
 use super::front::Front;
 use super::options::AttachOptions;
 use super::outputs::Outputs;
+use super::push::{Pusher, news};
 use super::saved::SessionSaver;
 use super::screen::CLOSED;
 use super::signals::Signals;
@@ -72,6 +73,7 @@ fn attach_and_keep(
     let black_box = options.black_box.as_ref().map(TargetBlackBox::open);
     let black_box = black_box.transpose().map_err(SessionError::BlackBox)?;
     let saver = outputs.saver(black_box);
+    let mut pusher = options.push.as_ref().map(Pusher::start).transpose()?;
     let pid = options.pid;
     let opened = runtime.block_on(async {
         tokio::select! {
@@ -93,7 +95,13 @@ fn attach_and_keep(
         front.note(children);
     }
     let watched = runtime.block_on(watch(
-        options, sampler, signals, &mut front, &outputs, &saver,
+        options,
+        sampler,
+        signals,
+        &mut front,
+        &outputs,
+        &saver,
+        pusher.as_mut(),
     ));
     let in_haste = matches!(
         &watched,
@@ -113,6 +121,9 @@ fn attach_and_keep(
     match &view {
         Some(view) => outputs.save_last(&saver, view, in_haste)?,
         None => say::line("ended before the first walk of the target: nothing was saved"),
+    }
+    if let Some(pusher) = pusher {
+        pusher.finish(view.as_ref(), in_haste);
     }
     closed?;
     let ending = ending?;
@@ -144,6 +155,7 @@ async fn watch(
     front: &mut Front,
     outputs: &Outputs,
     saver: &SessionSaver,
+    pusher: Option<&mut Pusher>,
 ) -> Result<Watched, SessionError> {
     let began = Instant::now();
     let session = SessionWorker::start(options.clone(), sampler, saver.clone())?;
@@ -157,6 +169,7 @@ async fn watch(
         session,
         front,
         outputs,
+        pusher,
         walking: true,
         last: None,
     };
@@ -166,6 +179,10 @@ async fn watch(
         let ended = tokio::select! {
             biased;
             name = signals.next() => Some(Ok(Ending::Interrupted(name))),
+            news = news(watch.pusher.as_deref_mut()) => {
+                watch.front.note(news);
+                None
+            }
             request = watch.front.next_request() => watch.answer(request).map(Ok),
             () = &mut over, if has_shown => Some(Ok(Ending::Done)),
             view = watch.session.next() => watch.show(view?).transpose(),
@@ -186,6 +203,7 @@ struct Watch<'a> {
     session: SessionWorker,
     front: &'a mut Front,
     outputs: &'a Outputs,
+    pusher: Option<&'a mut Pusher>,
     walking: bool,
     last: Option<View>,
 }
@@ -226,6 +244,9 @@ impl Watch<'_> {
     fn show(&mut self, view: View) -> io::Result<Option<Ending>> {
         let shown = self.front.show(view.clone());
         let ended = view.ended.clone();
+        if let Some(pusher) = &mut self.pusher {
+            pusher.offer_target(&view);
+        }
         self.last = Some(view);
         shown?;
         let ended = ended.filter(|_| !self.front.outlives_target());
@@ -310,6 +331,7 @@ mod tests {
                 max_stop: Duration::from_secs(2),
             },
             black_box: None,
+            push: None,
             outputs: Vec::new(),
         };
         let ended = attach_on(&options, &runtime, &mut signals).expect("it ends");

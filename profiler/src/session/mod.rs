@@ -20,11 +20,13 @@ pub(crate) mod outputs;
 mod predictor;
 mod probes;
 mod progress;
+pub mod push;
 pub mod record;
 pub mod replay;
 pub mod saved;
 mod screen;
 pub mod serve;
+pub mod settings;
 mod signals;
 mod snapshot;
 pub mod top;
@@ -47,6 +49,7 @@ use tokio::runtime::Runtime;
 use self::outputs::Unwritten;
 use self::saved::SavedError;
 use self::serve::ListenError;
+use self::settings::SettingsError;
 use self::signals::Signals;
 use crate::export::ExportError;
 use crate::tui::NoScreen;
@@ -114,6 +117,9 @@ pub enum SessionError {
     /// Nobody can be served there.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The settings of what is pushed cannot be used.
+    #[error("profiles cannot be pushed: settings {0}")]
+    Push(#[from] SettingsError),
     /// The black box cannot be had.
     #[error("no black box: {0}")]
     BlackBox(WriteError),
@@ -139,6 +145,7 @@ impl SessionError {
             Self::BlackBox(error) => kinds::of_write(error),
             Self::Saved(error) => error.kind(),
             Self::Listen(error) => error.kind(),
+            Self::Push(_) => ErrorKind::PushSettings,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::NothingCompared(_) | Self::NoGrowth(_) | Self::Demo(_) => ErrorKind::Other,
         }

@@ -7,6 +7,7 @@ use profiler_sampling::SamplingOptions;
 
 use super::black_box::BlackBoxOptions;
 use super::outputs::files_among;
+use super::push::PushOptions;
 use super::what_if::WhatIfOptions;
 
 /// What probing and stopping may take from the target.
@@ -56,6 +57,8 @@ pub struct AttachOptions {
     pub sampling: SamplingOptions,
     /// Where the last walks are kept.
     pub black_box: Option<BlackBoxOptions>,
+    /// Where profiles are pushed to.
+    pub push: Option<PushOptions>,
     /// Files to write at the end, the format by the ending.
     pub outputs: Vec<PathBuf>,
 }

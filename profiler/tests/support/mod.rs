@@ -5,6 +5,7 @@
 pub(crate) mod memory_group;
 pub(crate) mod objects;
 pub(crate) mod prometheus;
+pub(crate) mod pyroscope;
 pub(crate) mod record;
 
 use std::ffi::OsStr;

@@ -145,9 +145,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         crates: &[COMMAND],
-        scope: Scope::OutsideOf(&["export", "session::serve::web_config"]),
+        scope: Scope::OutsideOf(&[
+            "export",
+            "session::push::settings",
+            "session::serve::web_config",
+        ]),
         forbidden: &["serde", "serde_json", "csv"],
-        why: "serialising only under export, and reading of the one file of settings",
+        why: "serialising only under export, and reading of the two files of settings",
     },
     Rule {
         crates: &[COMMAND],

@@ -19,7 +19,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, Scope,
 };
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use profiler_target::{drop_capabilities, host};
 use seccompiler::BpfProgram;
@@ -168,9 +168,9 @@ impl Steps {
         // Nothing is dumped, and no file grows.
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
-        setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)?;
+        limit(Resource::RLIMIT_NOFILE, OPEN_FILES)?;
         if let Some(user) = self.confinement.user {
-            setrlimit(Resource::RLIMIT_NPROC, self.threads, self.threads)?;
+            limit(Resource::RLIMIT_NPROC, self.threads)?;
             become_user(user)?;
         }
         drop_capabilities()?;
@@ -210,6 +210,14 @@ impl Steps {
             false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
     }
+}
+
+/// Limits a resource, unless it is limited to less already: raising a limit is not permitted to everybody, and a
+/// container's are low.
+fn limit(resource: Resource, at_most: u64) -> io::Result<()> {
+    let (_, hard) = getrlimit(resource)?;
+    let at_most = at_most.min(hard);
+    Ok(setrlimit(resource, at_most, at_most)?)
 }
 
 /// The result of a kernel call.

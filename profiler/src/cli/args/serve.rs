@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{budget, interval};
-use super::{BlackBoxArgs, SamplingArgs};
+use super::{BlackBoxArgs, PushArgs, SamplingArgs};
 use crate::session::options::Budget;
 use crate::session::serve::ServeOptions;
 
@@ -17,6 +17,7 @@ Examples:
   curl -s localhost:9464/metrics | promtool check metrics
   sudo fragscope serve --black-box /var/lib/fragscope
   sudo fragscope serve --listen '[::1]:9464' --interval 30s --budget 1%
+  sudo fragscope serve --push-profiles https://pyroscope.example:4040 --push-config /etc/fragscope/push.yml
   sudo fragscope serve --listen 0.0.0.0:9464 --web-config /etc/fragscope/web.yml
 
 /metrics has the figures of `fragscope top` as sums by group: a master with all that descends from
@@ -56,6 +57,8 @@ pub(in crate::cli) struct ServeArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     black_box: BlackBoxArgs,
+    #[command(flatten)]
+    push: PushArgs,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -80,6 +83,7 @@ impl ServeArgs {
             max_groups: self.max_groups.into(),
             sampling: self.sampling.options(),
             black_box: self.black_box.options(),
+            push: self.push.options(),
         }
     }
 }

@@ -108,6 +108,7 @@ impl TopArgs {
                 what_if: None,
                 sampling: self.sampling.options(),
                 black_box: None,
+                push: None,
                 outputs: Vec::new(),
             },
         }

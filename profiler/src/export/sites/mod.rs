@@ -8,7 +8,9 @@ use std::fmt::Write;
 use profiler_core::sites::{Direction, Frame, Site, SiteFigures, Sites, StackEnd, end_name};
 use serde::Serialize;
 
-pub(super) use self::pprof::pprof;
+pub(super) use self::pprof::{
+    Allocated, Moment, NamedStack, Profile, of_names, packed, pprof, pprof_since,
+};
 
 /// What stands for a stack without a function.
 const NO_FUNCTION: &str = "(no Python function)";
@@ -38,7 +40,7 @@ struct Speedscope<'s> {
     exporter: &'static str,
     name: &'static str,
     shared: Shared<'s>,
-    profiles: Vec<Profile>,
+    profiles: Vec<SpeedscopeProfile>,
 }
 
 #[derive(Serialize)]
@@ -57,7 +59,7 @@ struct SharedFrame<'s> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Profile {
+struct SpeedscopeProfile {
     #[serde(rename = "type")]
     kind: &'static str,
     name: &'static str,
@@ -92,7 +94,7 @@ pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
     let profile = |name, unit, of: fn(&SiteFigures) -> u64| {
         let figures = sites.sites.iter().map(|site| of(&site.figures));
         let weights: Vec<u64> = figures.collect();
-        Profile {
+        SpeedscopeProfile {
             kind: "sampled",
             name,
             unit,

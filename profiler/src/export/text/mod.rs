@@ -5,6 +5,7 @@ mod objects;
 mod sites;
 
 use profiler_core::columns::TextColumn;
+use profiler_core::host::container_of;
 use profiler_core::prediction::{Effect, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::text::visible;
@@ -180,6 +181,10 @@ fn target(text: &mut Text, report: &FragReport) {
             threads => format!("{threads} threads"),
         }
     ));
+    let group = report.group.as_ref();
+    if let Some(container) = group.and_then(|group| container_of(&group.path)) {
+        text.line(&format!("  in the container {container}"));
+    }
     if report.kernel.is_core {
         text.line(&format!(
             "  from a core file, which holds {}; RSS, its peak and swap are unknown",

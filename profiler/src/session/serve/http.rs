@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_answered_and_all_else_refused() {
-        let published = Published::new(&crate::session::serve::tests::options());
+        let published = Published::new(&crate::session::serve::tests::options(), None);
         let ask = |method: Method, path: &str| {
             let request = Request::builder().method(method).uri(path).body(());
             answer(&request.expect("a request"), &published).status()

@@ -18,9 +18,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::http::Server;
 use self::published::Published;
 use self::web_config::WebConfig;
-pub use self::web_config::WebConfigError;
 use super::black_box::{BlackBoxOptions, HostBlackBox};
 use super::options::Budget;
+use super::push::{PushOptions, Pusher, news};
+use super::settings::SettingsError;
 use super::signals::Signals;
 use super::top::watcher::Watcher;
 use super::{Ending, SessionError, event_loop};
@@ -47,6 +48,8 @@ pub struct ServeOptions {
     pub sampling: SamplingOptions,
     /// Where the last walks of each process are kept.
     pub black_box: Option<BlackBoxOptions>,
+    /// Where profiles are pushed to.
+    pub push: Option<PushOptions>,
 }
 
 /// Why nobody can be served.
@@ -57,7 +60,7 @@ pub enum ListenError {
     Remote(SocketAddr),
     /// The web config cannot be used.
     #[error("web config {0}")]
-    WebConfig(#[from] WebConfigError),
+    WebConfig(#[from] SettingsError),
     /// The kernel refuses it.
     #[error("cannot listen on {address}: {source}")]
     Refused {
@@ -103,7 +106,8 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let black_box = options.black_box.as_ref().map(HostBlackBox::open);
     let black_box = black_box.transpose().map_err(SessionError::BlackBox)?;
     let (runtime, mut signals) = event_loop()?;
-    let published = Arc::new(Published::new(options));
+    let mut pusher = options.push.as_ref().map(Pusher::start).transpose()?;
+    let published = Arc::new(Published::new(options, pusher.as_ref().map(Pusher::counts)));
     let server = {
         let _entered = runtime.enter();
         Server::bind(options.listen, Arc::clone(&published), web)
@@ -139,6 +143,7 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
         &mut watcher,
         &published,
         &mut server,
+        pusher.as_mut(),
     ));
     // Nobody is waited for.
     runtime.shutdown_background();
@@ -168,6 +173,7 @@ async fn watch(
     watcher: &mut Watcher,
     published: &Published,
     server: &mut Server,
+    mut pusher: Option<&mut Pusher>,
 ) -> Result<&'static str, SessionError> {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -181,11 +187,15 @@ async fn watch(
                 if std::mem::take(&mut is_first) {
                     view.notices.iter().for_each(say::line);
                 }
+                if let Some(pusher) = pusher.as_deref_mut() {
+                    pusher.offer_host(&view, published.max_groups());
+                }
                 published.show(view);
                 // It runs for months beside what it measures.
                 give_back_free_memory();
             }
             _ = ticks.tick() => watcher.tick(),
+            news = news(pusher.as_deref_mut()) => say::line(news),
             () = server.accept() => {}
         }
     }
@@ -210,6 +220,7 @@ mod tests {
                 max_stop: Duration::from_secs(2),
             },
             black_box: None,
+            push: None,
         }
     }
 

@@ -11,6 +11,7 @@ use profiler_target::host::{own_cpu, own_resident};
 
 use super::ServeOptions;
 use crate::export::{Exposition, exposition};
+use crate::session::push::PushCounts;
 
 /// Without a look for so many intervals, and at least for so long, something is wrong.
 const OVERDUE: (u32, Duration) = (5, Duration::from_secs(60));
@@ -20,6 +21,7 @@ pub(super) struct Published {
     max_groups: usize,
     overdue: Duration,
     began_at_ns: u64,
+    pushes: Option<PushCounts>,
     state: Mutex<State>,
 }
 
@@ -34,11 +36,12 @@ struct State {
 }
 
 impl Published {
-    pub(super) fn new(options: &ServeOptions) -> Self {
+    pub(super) fn new(options: &ServeOptions, pushes: Option<PushCounts>) -> Self {
         Self {
             max_groups: options.max_groups,
             overdue: (options.interval * OVERDUE.0).max(OVERDUE.1),
             began_at_ns: now_ns(),
+            pushes,
             state: Mutex::new(State {
                 view: None,
                 looked: Instant::now(),
@@ -63,6 +66,11 @@ impl Published {
         }
         state.view = Some(view);
         state.texts.clear();
+    }
+
+    /// Groups that are served at most.
+    pub(super) fn max_groups(&self) -> usize {
+        self.max_groups
     }
 
     /// Counts an answer.
@@ -103,6 +111,7 @@ impl Published {
                 began_at_ns: self.began_at_ns,
                 answers: state.answers,
                 dropped_connections: state.dropped_connections,
+                pushes: self.pushes.as_ref().map(PushCounts::get),
             },
         };
         let text = Bytes::from(exposition(&served, format));

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,8 +16,6 @@ use base64::engine::general_purpose::STANDARD;
 use bcrypt::HashParts;
 use hyper::header::HeaderValue;
 use profiler_core::text::visible;
-use profiler_target::open_checked;
-use profiler_trace::whole_file::ownership;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -29,9 +26,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::say;
+use crate::session::settings::{SettingsError, contents};
 
-/// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// Checking a password takes twice as long with each cost more: above this, seconds.
 const MAX_COST: u32 = 14;
 /// What the password of a user is compared with whom there is not, so that it takes as long.
@@ -43,16 +39,6 @@ const REST: u32 = 4;
 const MAX_KNOWN: usize = 64;
 /// Between two looks at whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// Why there is no web config.
-#[derive(Debug, thiserror::Error)]
-#[error("{}{}: {}", visible(path.display()), line.map_or(String::new(), |line| format!(" line {line}")), visible(why))]
-pub struct WebConfigError {
-    path: PathBuf,
-    /// From 1 on, where one is to blame.
-    line: Option<u64>,
-    why: String,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,22 +75,18 @@ impl WebConfig {
     ///
     /// # Errors
     /// What is wrong with which of them, and in which line.
-    pub(super) fn load(path: &Path) -> Result<Self, WebConfigError> {
+    pub(super) fn load(path: &Path) -> Result<Self, SettingsError> {
         let loaded = Loaded::read(path)?;
         let stamps = loaded.stamps.clone();
         let (holder, current) = watch::channel(Arc::new(loaded));
         let path = path.to_owned();
-        let failed = WebConfigError {
-            path: path.clone(),
-            line: None,
-            why: String::new(),
-        };
+        let shown = path.clone();
         let started = thread::Builder::new()
             .name("web-config".into())
             .spawn(move || keep_current(&path, stamps, &holder));
-        let thread = started.map_err(|error| WebConfigError {
-            why: format!("no thread to look at it: {error}"),
-            ..failed
+        let thread = started.map_err(|error| {
+            let why = format!("no thread to look at it: {error}");
+            SettingsError::of(&shown, None, why)
         })?;
         // It ends when nobody asks any more, or with the process: it may wait for a file system then.
         drop(thread);
@@ -159,7 +141,7 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Loaded {
-    fn read(path: &Path) -> Result<Self, WebConfigError> {
+    fn read(path: &Path) -> Result<Self, SettingsError> {
         let mut reading = Reading {
             path,
             stamps: vec![(path.to_owned(), stamp(path))],
@@ -189,21 +171,12 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn failed(&self, line: Option<u64>, why: impl ToString) -> WebConfigError {
-        WebConfigError {
-            path: self.path.to_owned(),
-            line,
-            why: why.to_string(),
-        }
+    fn failed(&self, line: Option<u64>, why: impl ToString) -> SettingsError {
+        SettingsError::of(self.path, line, why)
     }
 
     /// That something is wrong with the file that a key names.
-    fn file_failed(
-        &self,
-        key: &str,
-        file: &Spanned<PathBuf>,
-        why: impl ToString,
-    ) -> WebConfigError {
+    fn file_failed(&self, key: &str, file: &Spanned<PathBuf>, why: impl ToString) -> SettingsError {
         let name = self.place(file);
         let why = why.to_string();
         let why = format!(
@@ -219,13 +192,13 @@ impl Reading<'_> {
         folder.join(&file.value)
     }
 
-    fn file(&mut self, key: &str, file: &Spanned<PathBuf>) -> Result<Vec<u8>, WebConfigError> {
+    fn file(&mut self, key: &str, file: &Spanned<PathBuf>) -> Result<Vec<u8>, SettingsError> {
         let place = self.place(file);
         self.stamps.push((place.clone(), stamp(&place)));
         contents(&place).map_err(|why| self.file_failed(key, file, why))
     }
 
-    fn tls(&mut self, keys: &TlsKeys) -> Result<TlsAcceptor, WebConfigError> {
+    fn tls(&mut self, keys: &TlsKeys) -> Result<TlsAcceptor, SettingsError> {
         let (cert, key) = (&keys.cert_file, &keys.key_file);
         let bytes = self.file("cert_file", cert)?;
         let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
@@ -242,7 +215,7 @@ impl Reading<'_> {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    fn users(&self, users: BTreeMap<String, Spanned<String>>) -> Result<Users, WebConfigError> {
+    fn users(&self, users: BTreeMap<String, Spanned<String>>) -> Result<Users, SettingsError> {
         let mut hashes = BTreeMap::new();
         for (user, hash) in users {
             let wrong = |why| {
@@ -253,24 +226,6 @@ impl Reading<'_> {
             hashes.insert(user, hash.value);
         }
         Ok(Users::new(hashes))
-    }
-}
-
-/// A file that nobody else can have written.
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe waits for its writer, and opening a device may do harm.
-    let file = open_checked(path, |about| {
-        if !about.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        ownership::check(about.uid(), about.mode())
-            .map_err(|how| io::Error::other(format!("it {how}")))
-    })?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MAX_FILE {
-        true => Err(io::Error::other("it is larger than 1 MiB")),
-        false => Ok(bytes),
     }
 }
 

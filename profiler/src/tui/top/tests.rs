@@ -58,6 +58,7 @@ fn walked(mut row: ProcessRow, mechanism: Option<Mechanism>, free: f64) -> Proce
     let rss = row.process.memory.rss_bytes as f64;
     row.walk_age_ns = Some(12 * SECOND);
     row.walk = Some(WalkFigures {
+        ledger: None,
         taken_at_ns: 0,
         live_bytes: Some((rss * (1.0 - free)) as u64 * 3),
         live_resident_bytes: Some((rss * (1.0 - free)) as u64),
