@@ -111,6 +111,6 @@ impl SiteRow {
 
     /// A figure of the last walk's.
     fn at_walk(&self, value: u64) -> Option<u64> {
-        self.is_walked.then_some(value)
+        self.is_known_of_walk().then_some(value)
     }
 }

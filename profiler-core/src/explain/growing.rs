@@ -29,6 +29,8 @@ const LEAST_ITEMS: f64 = 16.0;
 const MAX_BYTES_OF_ONE: f64 = 16.0 * 1024.0;
 /// What a name gains is worth a sentence from so many bytes on, although live blocks as a whole do not grow.
 const LEAST_GAIN: f64 = 64.0 * 1024.0;
+/// The share of what no root was found for that decides what it is.
+pub(super) const NEARLY_ALL: f64 = 0.8;
 /// A rest of less than this share of all that was gained goes unsaid.
 const SAID: f64 = 0.2;
 
@@ -65,12 +67,11 @@ impl Growing {
     pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
         let steady = growth.steady_bytes * growth.seconds();
         let counts_passing = memory.is_some_and(|memory| memory.shows(steady));
-        // What was replaced while it was read took with it what it led to.
-        let is_unsteady = !census.exact && census.is_unsteady() && !counts_passing;
-        let unreached = if is_unsteady {
-            0.0
-        } else {
-            growth.unreached.bytes
+        // Of a target that ran on something may have been on its way from one place to the next when either was read.
+        let cycles = growth.cycles.bytes >= growth.unreached.bytes * NEARLY_ALL;
+        let unreached = match census.exact || counts_passing || cycles && !census.is_unsteady() {
+            true => growth.unreached.bytes,
+            false => 0.0,
         };
         let passing = match counts_passing {
             true => 0.0,
@@ -416,6 +417,7 @@ mod tests {
                 blocks: blocks / SECONDS,
                 bytes: rate(2.4),
             };
+            growth.cycles = growth.unreached;
             let memory = memory(memory_gained, Some(memory_gained / 2.0));
             Growing::of(&growth, Some(&memory), &Census::default()).live
         };
@@ -555,13 +557,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_replaced_while_it_was_read_makes_nothing_unreached() {
-        let with = |replaced: u64, exact: bool| {
+    fn what_is_reached_from_nowhere_is_growth_where_reference_counts_or_a_stop_say_so() {
+        let with = |replaced: u64, cycles: f64, exact: bool| {
             let mut growth = growth(2.4, 2.4);
             growth.unreached = Rate {
                 blocks: 2000.0,
                 bytes: rate(2.0),
             };
+            growth.cycles.bytes = rate(cycles);
             let census = Census {
                 exact,
                 replaced,
@@ -572,10 +575,13 @@ mod tests {
             let growing = Growing::of(&growth, Some(&memory), &census);
             (growing.live, growing.unreached)
         };
-        assert_eq!(with(0, false), (rate(2.4), rate(2.0)), "cycles");
-        assert_eq!(with(500, true), (rate(2.4), rate(2.0)));
-        let (live, unreached) = with(500, false);
-        assert!((live - rate(0.4)).abs() < 1.0 && unreached == 0.0, "{live}");
+        assert_eq!(with(0, 2.0, false), (rate(2.4), rate(2.0)), "cycles");
+        assert_eq!(with(500, 0.0, true), (rate(2.4), rate(2.0)));
+        // Else what was replaced, or moved on, while it was read took with it what it led to.
+        for (replaced, cycles) in [(500, 2.0), (0, 1.0)] {
+            let (live, unreached) = with(replaced, cycles, false);
+            assert!((live - rate(0.4)).abs() < 1.0 && unreached == 0.0, "{live}");
+        }
     }
 
     #[test]

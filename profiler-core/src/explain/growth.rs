@@ -1,7 +1,7 @@
 //! The answer to the first question about a process that has become large: does it grow, and who makes it
 //! grow.
 
-use super::growing::{Growing, gains_unreached, unhidden_gain};
+use super::growing::{Growing, NEARLY_ALL, gains_unreached, unhidden_gain};
 use super::prose::{UNEXPLAINED_SHARE, fragmentation};
 use super::rules::is_notable;
 use crate::allocator::Allocator;
@@ -457,9 +457,6 @@ fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> 
         count(many as u64)
     ))
 }
-
-/// The share of what no root was found for that decides what it is.
-const NEARLY_ALL: f64 = 0.8;
 
 /// What grows where most of it is of what no root was found for.
 fn of_nobody(census: &Census, growth: &Growth) -> String {

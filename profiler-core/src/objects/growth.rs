@@ -88,8 +88,8 @@ pub struct HolderGrowth {
     /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
     /// another type before.
     pub items: Option<f64>,
-    /// Whether it is what a running function has in hand: on its stacks, or in a variable that referred to another object
-    /// before, or was not there.
+    /// Whether it is what a running function has in hand: without a name in the program, as on its stacks, or in a variable
+    /// that referred to another object before, or was not there.
     pub is_passing: bool,
 }
 

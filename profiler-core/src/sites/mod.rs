@@ -211,6 +211,8 @@ pub struct SiteFigures {
     pub live_blocks: Estimate,
     /// What the last walk found; nothing where [`Sites::walk`] is `None`.
     pub at_walk: AtWalk,
+    /// Allocations that were sampled before the last walk: where there are none, it says nothing of the site.
+    pub samples_before_walk: u64,
     /// How memory grew there; nothing where [`Sites::growth`] is `None`.
     pub growth: SiteGrowth,
 }
@@ -224,6 +226,8 @@ impl SiteFigures {
         self.live_bytes.add(other.live_bytes);
         self.live_blocks.add(other.live_blocks);
         self.at_walk.add(&other.at_walk);
+        let before = other.samples_before_walk;
+        self.samples_before_walk = self.samples_before_walk.saturating_add(before);
         self.growth.add(&other.growth);
     }
 }

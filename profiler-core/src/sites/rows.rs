@@ -47,6 +47,15 @@ pub struct SiteRow {
     pub is_growth_watched: bool,
 }
 
+impl SiteRow {
+    /// Whether a walk has looked at something of it: not where all was sampled after the last one.
+    pub fn is_known_of_walk(&self) -> bool {
+        let of = &self.figures;
+        let is_looked_at = of.samples_before_walk > 0 || of.at_walk.blocks.value > 0.0;
+        self.is_walked && (is_looked_at || of.samples == 0)
+    }
+}
+
 impl Frame {
     /// The function, and where it is.
     pub fn label(&self) -> String {

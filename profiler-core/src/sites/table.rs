@@ -43,6 +43,8 @@ pub struct SiteTable {
     pub(super) blocks: HashMap<RemoteAddr, Sampled>,
     /// What was freed since a walk was begun, and when; `None` while there is no walk.
     pub(super) departed: Option<Vec<(Sampled, u64)>>,
+    /// How often each site had been sampled when a walk was begun; `None` while there is none.
+    pub(super) before_walk: Option<Vec<u64>>,
     samples: u64,
     stacks_left_out: u64,
     untracked: u64,

@@ -323,6 +323,13 @@ fn a_walk_is_of_one_moment_whatever_is_freed_and_allocated_while_it_is_read() {
         site.map(|site| site.figures.at_walk.blocks.rounded())
     };
     assert_eq!((by_name("old"), by_name("new")), (Some(2), Some(0)));
+    // What was sampled after the walk began alone, that walk has not looked at.
+    let known = sites.by_innermost().into_iter();
+    let known = known.map(|row| (sites.label(row.step), row.is_known_of_walk()));
+    let known: Vec<(String, bool)> = known.collect();
+    let of = |name: &str| known.iter().find(|(label, _)| label.starts_with(name));
+    assert_eq!(of("old").map(|(_, known)| *known), Some(true));
+    assert_eq!(of("new").map(|(_, known)| *known), Some(false));
     assert_eq!(sites.walk.map(|walk| walk.looked_up), Some(2));
     // What was kept for one walk is not in the next.
     let found = table.lookup(MOMENT).in_walk(&sample);

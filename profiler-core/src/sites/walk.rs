@@ -22,6 +22,8 @@ pub struct Lookup {
     /// Ascending by address.
     blocks: Vec<Sampled>,
     at_ns: u64,
+    /// How often each site had been sampled when the walk began.
+    before: Vec<u64>,
 }
 
 /// What a walk says of them.
@@ -30,6 +32,8 @@ pub struct Found {
     walk: SitesWalk,
     /// What was found, and the number of its site.
     blocks: Vec<(usize, AtWalk)>,
+    /// How often each site had been sampled when the walk began.
+    before: Vec<u64>,
     /// glibc's mmap threshold, where it has grown by itself.
     mmap_threshold: Option<u64>,
     /// A block that was freed unseen and raised it to that.
@@ -40,6 +44,7 @@ impl SiteTable {
     /// A walk is begun: from now on blocks that are freed are kept for [`Self::lookup`].
     pub fn walk_begins(&mut self) {
         self.departed = Some(Vec::new());
+        self.before_walk = Some(self.samples_by_site());
     }
 
     /// The sampled blocks that lived at this moment of a walk, on the clock of the events, as far as their frees
@@ -53,13 +58,27 @@ impl SiteTable {
             .filter(|block| block.allocation.at_ns < at_ns)
             .collect();
         blocks.sort_unstable_by_key(|block| block.allocation.block);
-        Lookup { blocks, at_ns }
+        let before = self.before_walk.take();
+        Lookup {
+            blocks,
+            at_ns,
+            before: before.unwrap_or_else(|| self.samples_by_site()),
+        }
+    }
+
+    fn samples_by_site(&self) -> Vec<u64> {
+        let sites = self.sites.iter();
+        sites.map(|site| site.figures.samples).collect()
     }
 
     /// Takes in what a walk says, instead of what the one before did.
     pub fn walked(&mut self, found: Found) {
         for site in &mut self.sites {
             site.figures.at_walk = AtWalk::default();
+            site.figures.samples_before_walk = 0;
+        }
+        for (site, before) in self.sites.iter_mut().zip(&found.before) {
+            site.figures.samples_before_walk = *before;
         }
         for (site, block) in &found.blocks {
             if let Some(site) = self.sites.get_mut(*site) {
@@ -128,6 +147,7 @@ impl Lookup {
                 looked_up: self.blocks.len() as u64,
                 ..SitesWalk::default()
             },
+            before: self.before.clone(),
             ..Found::default()
         };
         let mut heaps = sample.heaps.iter();

@@ -23,7 +23,7 @@ fields!(SiteFigures {
     live_bytes,
     live_blocks,
     at_walk
-} later { growth });
+} later { growth, samples_before_walk });
 fields!(SiteGrowth {
     samples,
     grown,

@@ -5,14 +5,12 @@ use super::counterparts::{counterparts, is_lasting};
 use crate::objects::census::Holder;
 use crate::objects::names::Root;
 
-/// Whether a holder is what a running function has in hand: on its stacks, or in a variable that refers to another object
-/// than it did before, if it was there before. A variable that still refers to the same object, as of a function that
+/// Whether a holder is what a running function has in hand: without a name in the program, as on its stacks, or in a variable
+/// that refers to another object than it did before, if it was there before. A variable that still refers to the same object, as of a function that
 /// runs for as long as the program, is a name like any other.
 pub(super) fn is_passing(was: Option<&Holder>, now: &Holder) -> bool {
     if !now.is_name {
-        return [Root::Frames, Root::Stacks]
-            .map(Root::name)
-            .contains(&now.name.as_str());
+        return now.name != Root::Tracing.name();
     }
     let is_variable = !now.names().into_iter().any(is_lasting);
     // Of files of before objects were recorded nothing is known.

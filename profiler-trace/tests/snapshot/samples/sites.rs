@@ -29,6 +29,7 @@ fn figures() -> impl Strategy<Value = SiteFigures> {
             pinned_free_bytes: sums[6],
             by_age: ages.try_into().expect("six"),
         },
+        samples_before_walk: samples,
         growth: SiteGrowth {
             samples,
             grown: sums[7],

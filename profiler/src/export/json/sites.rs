@@ -189,7 +189,7 @@ fn row<'a>(sites: &'a Sites, site: &'a sites::Site, figures: SiteRow) -> Site<'a
     Site {
         stack: sites.stack(site).map(frame).collect(),
         stack_end: end_name(site.end),
-        walk_live_ages: sites.walk.map(|_| ages.collect()),
+        walk_live_ages: figures.is_known_of_walk().then(|| ages.collect()),
         figures: Figures(figures),
     }
 }

@@ -479,7 +479,7 @@ fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>
     let samples = count(figures.samples);
     let ages = row
         .row
-        .is_walked
+        .is_known_of_walk()
         .then(|| sentences::ages(figures))
         .flatten();
     let said = [
