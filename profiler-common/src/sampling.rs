@@ -218,10 +218,12 @@ impl RawNative {
 pub struct Registers {
     /// The next instruction; 0 when the registers are not known.
     pub instruction: u64,
-    /// `rsp`.
+    /// `rsp`, `sp`.
     pub stack: u64,
-    /// `rbp`.
+    /// `rbp`, `x29`.
     pub frame: u64,
+    /// The return address, where it is in a register and not known to be lost (`x30` of aarch64); else 0.
+    pub link: u64,
 }
 
 impl RawStack {
@@ -260,9 +262,13 @@ pub struct PythonFrames {
     pub frame_owner: u32,
     /// The least value of that byte in frames of the interpreter's own.
     pub own_frames: u32,
-    /// In the kernel's `task_struct`: the base of the segment `fs`, which is what `pthread_self` gives; 0
-    /// when Python's frames are not known.
-    pub fs_base: u32,
+    /// In the kernel's `task_struct`: the thread pointer; 0 when Python's frames are not known.
+    pub thread_pointer: u32,
+    /// How many bytes before the thread pointer that is what `pthread_self` gives: none on x86-64, and what the C library
+    /// keeps of a thread on aarch64.
+    pub thread_before: u32,
+    /// Nothing.
+    pub unused: u32,
 }
 
 /// Bits of a frame's reference to its code that are not of the address: since 3.14 they say whether the frame counts

@@ -2,8 +2,46 @@
 
 use std::fmt;
 
-/// Bytes in a base page. fragscope supports kernels with 4 KiB pages (x86-64).
+/// Bytes of the smallest page of any kernel: the unit in which pages are kept, drawn and written to files. A page of the
+/// target's kernel is one of them, or several ([`PageSize`]).
 pub const PAGE_SIZE: u64 = profiler_common::PAGE_BYTES as u64;
+
+/// Bytes of a page of a kernel: what it gives to a process and takes back as a whole. That of x86-64 has 4 KiB, those
+/// of aarch64 are built with 4, 16 or 64 (`arch/arm64/Kconfig`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct PageSize(u64);
+
+impl PageSize {
+    /// All that there are.
+    pub const ALL: [Self; 3] = [Self(4 << 10), Self(16 << 10), Self(64 << 10)];
+
+    /// The one of so many bytes; `None` where no kernel has it.
+    pub fn new(bytes: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|size| size.0 == bytes)
+    }
+
+    /// Bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// How many of the smallest pages it is.
+    pub const fn units(self) -> u64 {
+        self.0 / PAGE_SIZE
+    }
+
+    /// Bytes of a transparent huge page: what one page of entries, 8 bytes each, leads to (`PMD_SIZE`). 2 MiB with
+    /// pages of 4 KiB, 32 and 512 MiB with the larger ones.
+    pub const fn huge_bytes(self) -> u64 {
+        self.0 / 8 * self.0
+    }
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(PAGE_SIZE)
+    }
+}
 
 /// No process has addresses from here on: with five levels of page tables x86-64 has 57 bits of them, half
 /// of which are the kernel's.
@@ -59,7 +97,7 @@ impl RemoteAddr {
         self.0 & (alignment - 1) == 0
     }
 
-    /// The number of the page that holds this address: address divided by [`PAGE_SIZE`].
+    /// The number of the smallest page that holds this address: address divided by [`PAGE_SIZE`].
     pub const fn page(self) -> u64 {
         self.0 / PAGE_SIZE
     }

@@ -26,6 +26,7 @@ pub mod heap;
 pub mod host;
 pub mod jemalloc;
 pub mod live;
+pub mod machine;
 pub mod mechanism;
 pub mod memory;
 pub mod memory_growth;

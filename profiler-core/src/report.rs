@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::addr::PAGE_SIZE;
 use crate::allocator::{ReturnTime, serving};
 use crate::completeness::{Completeness, Confidence};
 use crate::evidence::{Evidence, EvidenceId};
@@ -309,7 +308,7 @@ impl FragReport {
     /// Resident bytes of the pages that walked heaps claim a byte of; `None` when none was walked.
     pub fn heap_resident_bytes(&self) -> Option<u64> {
         let pages: u64 = self.page_occupancy.iter().map(|r| r.resident_pages).sum();
-        (!self.heaps.is_empty()).then_some(pages * PAGE_SIZE)
+        (!self.heaps.is_empty()).then_some(pages * self.host.page_size.bytes())
     }
 
     /// The ledger's row of a class.

@@ -1,6 +1,7 @@
 //! Which pages of the target are resident, swapped, zero, huge or shared, run by run.
 
-use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::addr::{AddrRange, PAGE_SIZE, PageSize, RemoteAddr};
+use crate::machine::Machine;
 
 /// What the kernel says of a page, as bits.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
@@ -260,11 +261,19 @@ impl Mapping {
 ///
 /// Runs are kept only for pages that are not [`PageState::ABSENT`], so that a vast sparse mapping
 /// costs nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ResidencyMap {
     mappings: Vec<Mapping>,
     runs: Vec<PageRun>,
     account: PageAccount,
+    page_size: PageSize,
+    machine: Machine,
+}
+
+impl Default for ResidencyMap {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl ResidencyMap {
@@ -286,6 +295,8 @@ impl ResidencyMap {
             mappings,
             runs: Vec::new(),
             account: PageAccount::PageTables,
+            page_size: PageSize::default(),
+            machine: Machine::OWN,
         }
     }
 
@@ -293,6 +304,28 @@ impl ResidencyMap {
     #[must_use]
     pub fn of_account(self, account: PageAccount) -> Self {
         Self { account, ..self }
+    }
+
+    /// The same, of a kernel whose pages have this size.
+    #[must_use]
+    pub fn of_pages(self, page_size: PageSize) -> Self {
+        Self { page_size, ..self }
+    }
+
+    /// The size of the kernel's pages: runs are of whole ones.
+    pub const fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// The same, of a program for that machine.
+    #[must_use]
+    pub fn of_machine(self, machine: Machine) -> Self {
+        Self { machine, ..self }
+    }
+
+    /// The machine that its program was compiled for.
+    pub const fn machine(&self) -> Machine {
+        self.machine
     }
 
     /// What the states of its pages were read from.

@@ -1,5 +1,6 @@
 //! What was seen of a target at one moment: all that metrics and files are made from.
 
+use crate::addr::PageSize;
 use crate::allocator::AllocatorTitle;
 use crate::completeness::Completeness;
 use crate::fork::ForkSharing;
@@ -18,6 +19,8 @@ pub struct Host {
     pub cpus: u32,
     /// Total memory in bytes.
     pub memory_bytes: u64,
+    /// The size of its kernel's pages.
+    pub page_size: PageSize,
 }
 
 /// The allocator that serves Python's objects (the domain obj of its C API).

@@ -261,8 +261,8 @@ pub struct OccupancyRow {
 pub struct OccupancyDeciles {
     /// Whose pages.
     pub allocator: Allocator,
-    /// The nine deciles, in live bytes a page of 4096.
-    pub live_bytes: [u16; 9],
+    /// The nine deciles, in live bytes a page.
+    pub live_bytes: [u32; 9],
 }
 
 /// Aligned ranges of 2 MiB with something of a heap resident, by the share of them that is live:

@@ -7,10 +7,10 @@ use crate::addr::RemoteAddr;
 pub struct Thread {
     /// Thread id in fragscope's own pid namespace.
     pub tid: u32,
-    /// Its stack pointer (x86-64 `rsp`).
+    /// Its stack pointer (x86-64 `rsp`, aarch64 `sp`).
     pub stack_pointer: RemoteAddr,
-    /// Its program counter (x86-64 `rip`).
+    /// Its program counter (x86-64 `rip`, aarch64 `pc`).
     pub program_counter: RemoteAddr,
-    /// Its thread pointer (x86-64 `fs_base`): the thread control block.
+    /// Its thread pointer (x86-64 `fs_base`, aarch64 `tpidr_el0`): the thread control block.
     pub thread_pointer: RemoteAddr,
 }

@@ -2,9 +2,9 @@
 
 use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, pt_regs};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};
-use profiler_common::sampling::Registers;
 use profiler_common::{Arguments, Call, Cookie, RawEvent, RecordKind};
 
+use crate::registers::Probed;
 use crate::{maps, stack};
 
 /// glibc's `mchunk_size` (malloc/malloc.c): bits 0 to 2 are flags, bit 1 says that the chunk has
@@ -76,11 +76,7 @@ pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>, at: 
     let (requested, align) = call.map_or((0, 0), |call| (call.size, call.align as u8));
     let flags = RawEvent::with_align(0, align);
     let (size, flags) = emit_block(tid, kind, cookie, block, requested, flags);
-    stack::sample(tid, block, size, flags, || Registers {
-        instruction: at.rip,
-        stack: at.rsp,
-        frame: at.rbp,
-    });
+    stack::sample(tid, block, size, flags, || at.place());
 }
 
 /// Records that `block` lives on, although its realloc was recorded.

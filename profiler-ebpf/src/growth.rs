@@ -5,17 +5,17 @@
 //! the target.
 
 use aya_ebpf::bindings::pt_regs;
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_probe_read_kernel,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32};
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::growth::GrowthKind;
-use profiler_common::sampling::{Registers, SamplingCounter, may_be_sampled};
+use profiler_common::sampling::{SamplingCounter, may_be_sampled};
 use profiler_common::PAGE_BYTES;
 
+use crate::registers::Kept;
+use crate::registers::number::{BRK, MADVISE, MMAP, MPROTECT, MREMAP, MUNMAP};
 use crate::{maps, stack};
 
-/// A page of the target's.
+/// The smallest page. Where the kernel's are larger, what is asked for in less than one counts as so much.
 const PAGE: u64 = PAGE_BYTES as u64;
 /// `PROT_NONE` and `PROT_WRITE`, `MAP_PRIVATE`, `MAP_FIXED` and `MAP_ANONYMOUS` (mman.h).
 const NO_ACCESS: u64 = 0;
@@ -29,13 +29,6 @@ const FREE: u64 = 8;
 /// The bits of a page fault's error code (`asm/trap_pf.h`): the page is there, and it was written to.
 const FAULT_PRESENT: u64 = 1;
 const FAULT_WRITE: u64 = 2;
-/// Numbers of system calls (`asm/unistd_64.h`).
-const MMAP: u64 = 9;
-const MPROTECT: u64 = 10;
-const MUNMAP: u64 = 11;
-const BRK: u64 = 12;
-const MREMAP: u64 = 25;
-const MADVISE: u64 = 28;
 /// The highest number of an error (`MAX_ERRNO`).
 const MAX_ERRNO: u64 = 4095;
 
@@ -56,6 +49,7 @@ pub fn called(context: &RawTracePointContext) {
     // All calls of the target's come by here, and cost it something.
     stack::count(SamplingCounter::GrowthEvents, 1);
     let (registers, result): (*const pt_regs, u64) = (context.arg(0), context.arg(1));
+    let registers = Kept(registers);
     if result >= 0u64.wrapping_sub(MAX_ERRNO) {
         return;
     }
@@ -65,25 +59,16 @@ pub fn called(context: &RawTracePointContext) {
 
 /// What a call that succeeded has got or given back, where, and how much.
 #[inline(always)]
-fn grown(registers: *const pt_regs, result: u64) -> Option<(GrowthKind, u64, u64)> {
+fn grown(registers: Kept, result: u64) -> Option<(GrowthKind, u64, u64)> {
     use GrowthKind::{Grown, Returned};
-    // SAFETY: a place within the kernel's copy of the registers, which the helper checks.
-    let number = unsafe { bpf_probe_read_kernel(&raw const (*registers).orig_rax) }.ok()?;
+    let number = registers.number()?;
     if !matches!(number, MMAP | MPROTECT | MUNMAP | BRK | MREMAP | MADVISE) {
         return None;
     }
     if number == BRK {
         return moved_break(result);
     }
-    // SAFETY: as above.
-    let (first, second, third, flags) = unsafe {
-        (
-            bpf_probe_read_kernel(&raw const (*registers).rdi).ok()?,
-            bpf_probe_read_kernel(&raw const (*registers).rsi).ok()?,
-            bpf_probe_read_kernel(&raw const (*registers).rdx).ok()?,
-            bpf_probe_read_kernel(&raw const (*registers).r10).ok()?,
-        )
-    };
+    let [first, second, third, flags] = registers.arguments()?;
     let is_own = flags & ANONYMOUS != 0 && flags & PRIVATE != 0;
     match number {
         MMAP if is_own && third & WRITE != 0 => Some((Grown, result, second)),
@@ -127,28 +112,7 @@ pub fn faulted(context: &RawTracePointContext) {
     // The kernel's own addresses have the highest bit. What is read or mapped from a file is not there either,
     // but is not written to.
     if addr >> 63 == 0 && code & FAULT_PRESENT == 0 && code & FAULT_WRITE != 0 {
-        record(thread, mean_bytes, GrowthKind::Touched, addr, PAGE, context.arg(1));
-    }
-}
-
-/// Where the thread is by the kernel's copy of its registers; nowhere where those are the kernel's own.
-#[inline(always)]
-fn place(registers: *const pt_regs) -> Registers {
-    // SAFETY: places within the kernel's copy of the registers, which the helper checks.
-    let read = unsafe {
-        (
-            bpf_probe_read_kernel(&raw const (*registers).rip),
-            bpf_probe_read_kernel(&raw const (*registers).rsp),
-            bpf_probe_read_kernel(&raw const (*registers).rbp),
-        )
-    };
-    match read {
-        (Ok(instruction), Ok(stack), Ok(frame)) if instruction >> 63 == 0 => Registers {
-            instruction,
-            stack,
-            frame,
-        },
-        _ => Registers::default(),
+        record(thread, mean_bytes, GrowthKind::Touched, addr, PAGE, Kept(context.arg(1)));
     }
 }
 
@@ -159,7 +123,7 @@ fn record(
     kind: GrowthKind,
     addr: u64,
     bytes: u64,
-    registers: *const pt_regs,
+    registers: Kept,
 ) {
     let bytes = bytes.wrapping_add(PAGE - 1) & !(PAGE - 1);
     stack::count(kind.counter(), bytes);
@@ -172,7 +136,7 @@ fn record(
             size: bytes,
             mean_bytes,
             random: random.into(),
-            registers: place(registers),
+            registers: registers.place(),
         });
     }
 }

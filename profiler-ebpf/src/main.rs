@@ -12,6 +12,7 @@ mod call;
 mod event;
 mod growth;
 mod maps;
+mod registers;
 mod stack;
 
 use aya_ebpf::EbpfContext as _;
@@ -22,6 +23,7 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, Tr
 use profiler_common::{Arguments, Call, Cookie, RecordKind};
 
 use crate::event::{allocated, emit, takes_old};
+use crate::registers::Probed;
 
 /// One hit, counted, in an open window, of the process that is profiled.
 struct Hit {
@@ -56,8 +58,9 @@ pub fn on_free(context: ProbeContext) -> u32 {
     if let Some(hit) = Hit::count(context.as_ptr()) {
         // SAFETY: the registers of the interrupted thread, valid while the program runs.
         let registers = unsafe { &*context.regs };
-        if registers.rdi != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            emit(hit.tid, RecordKind::Free, registers.rdi, 0, 0);
+        let (block, _, _) = registers.arguments();
+        if block != 0 && !call::is_nested(hit.tid, registers.stack_pointer()) {
+            emit(hit.tid, RecordKind::Free, block, 0, 0);
         }
     }
     0
@@ -69,10 +72,10 @@ pub fn on_entry(context: ProbeContext) -> u32 {
     if let Some(hit) = Hit::count(context.as_ptr()) {
         // SAFETY: the registers of the interrupted thread, valid while the program runs.
         let registers = unsafe { &*context.regs };
-        if !call::is_nested(hit.tid, registers.rsp) {
+        if !call::is_nested(hit.tid, registers.stack_pointer()) {
             entered(&hit, registers);
         } else if hit.cookie.has(Arguments::OldSize) {
-            call::set_size(hit.tid, registers.rsi);
+            call::set_size(hit.tid, registers.arguments().1);
         }
     }
     0
@@ -80,7 +83,7 @@ pub fn on_entry(context: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn entered(hit: &Hit, registers: &pt_regs) {
-    let (first, second, third) = (registers.rdi, registers.rsi, registers.rdx);
+    let (first, second, third) = registers.arguments();
     let cookie = hit.cookie;
     let size = if cookie.has(Arguments::Size) {
         first
@@ -109,7 +112,7 @@ fn entered(hit: &Hit, registers: &pt_regs) {
     call::enter(
         hit.tid,
         &Call {
-            stack_pointer: registers.rsp,
+            stack_pointer: registers.stack_pointer(),
             size,
             pointer: first,
             probe: cookie.probe(),
@@ -139,8 +142,7 @@ fn return_address(registers: &pt_regs) -> u64 {
     if !is_wanted {
         return 0;
     }
-    // SAFETY: the helper checks the address, which is the target's.
-    unsafe { bpf_probe_read_user(registers.rsp as *const u64) }.unwrap_or(0)
+    registers::return_address(registers)
 }
 
 /// The product of calloc's arguments; one that may overflow, and is too much in any case, is as large
@@ -166,7 +168,7 @@ fn log2(mut value: u64) -> u16 {
     place as u16
 }
 
-/// A place in a function's body at which `rax` holds its result.
+/// A place in a function's body at which the register of results holds its own.
 #[uprobe]
 pub fn on_result(context: ProbeContext) -> u32 {
     if let Some(hit) = Hit::count(context.as_ptr()) {
@@ -174,8 +176,10 @@ pub fn on_result(context: ProbeContext) -> u32 {
         let registers = unsafe { &*context.regs };
         if hit.cookie.entry_probed() {
             returned(&hit, registers);
-        } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            allocated(hit.tid, hit.cookie, registers.rax, None, registers);
+        } else if registers.result() != 0
+            && !call::is_nested(hit.tid, registers.stack_pointer())
+        {
+            allocated(hit.tid, hit.cookie, registers.result(), None, registers);
         }
     }
     0
@@ -189,8 +193,10 @@ pub fn on_return(context: RetProbeContext) -> u32 {
         let registers = unsafe { &*context.regs };
         if hit.cookie.entry_probed() {
             returned(&hit, registers);
-        } else if registers.rax != 0 && !call::is_nested(hit.tid, registers.rsp) {
-            allocated(hit.tid, hit.cookie, registers.rax, None, registers);
+        } else if registers.result() != 0
+            && !call::is_nested(hit.tid, registers.stack_pointer())
+        {
+            allocated(hit.tid, hit.cookie, registers.result(), None, registers);
         }
     }
     0
@@ -198,7 +204,7 @@ pub fn on_return(context: RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn returned(hit: &Hit, registers: &pt_regs) {
-    let (cookie, result) = (hit.cookie, registers.rax);
+    let (cookie, result) = (hit.cookie, registers.result());
     let Some(call) = call::leave(hit.tid, cookie.probe()) else {
         return;
     };

@@ -231,7 +231,7 @@ unsafe fn walk(frames: *mut RawFrame) -> (u32, StackEnd) {
     let Some(python) = maps::PYTHON.get(0) else {
         return (0, StackEnd::NoPython);
     };
-    if python.fs_base == 0 {
+    if python.thread_pointer == 0 {
         return (0, StackEnd::NoPython);
     }
     let Some(state) = thread_state(python) else {
@@ -296,9 +296,10 @@ fn innermost(python: &PythonFrames, state: u64) -> Option<u64> {
 fn thread_state(python: &PythonFrames) -> Option<u64> {
     // SAFETY: the helper takes nothing.
     let task = unsafe { bpf_get_current_task() };
-    let at = task.wrapping_add(u64::from(python.fs_base));
+    let at = task.wrapping_add(u64::from(python.thread_pointer));
     // SAFETY: the helper checks the address.
-    let id = unsafe { bpf_probe_read_kernel(at as *const u64) }.ok()?;
+    let pointer: u64 = unsafe { bpf_probe_read_kernel(at as *const u64) }.ok()?;
+    let id = pointer.wrapping_sub(python.thread_before.into());
     // SAFETY: a map's value, copied at once.
     let listed = unsafe { maps::THREADS.get(id) }.copied();
     if let Some(state) = listed

@@ -51,7 +51,11 @@ pub(crate) fn mimalloc() {
 /// The C compiler, to make a shared object whose symbols stay.
 fn shared(name: &str, object: &Path) -> Command {
     println!("cargo::rerun-if-env-changed=CC");
-    let mut cc = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    // A linker that cargo was given is one for the machine that is compiled for.
+    let given = ["CC", "RUSTC_LINKER"]
+        .into_iter()
+        .find_map(std::env::var_os);
+    let mut cc = Command::new(given.unwrap_or_else(|| "cc".into()));
     cc.arg("-shared")
         .arg(format!("-Wl,-soname,{name}"))
         .args(["-Wl,--strip-debug", "-Wl,--hash-style=both", "-Wl,-z,now"])

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -61,6 +62,12 @@ fn rustc(krate: &str) -> Command {
         .args(["--target", &variable("TARGET")])
         .args(["-Copt-level=3", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Cstrip=debuginfo", "-Cforce-unwind-tables=no"]);
+    // Set where cargo was given one, as for another machine.
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        let mut argument = OsString::from("-Clinker=");
+        argument.push(linker);
+        rustc.arg(argument);
+    }
     rustc
 }
 

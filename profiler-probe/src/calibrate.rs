@@ -16,6 +16,7 @@ use super::loaded::Loaded;
 use super::program::BpfProgram;
 use super::traps::{CALIBRATION_SITES, Trap};
 
+#[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".pushsection .text",
     ".globl fragscope_begins_emulated",
@@ -30,6 +31,24 @@ std::arch::global_asm!(
     ".type fragscope_begins_stepped, @function",
     "fragscope_begins_stepped:",
     "mov rax, rdi",
+    "ret",
+    ".size fragscope_begins_stepped, . - fragscope_begins_stepped",
+    ".popsection",
+);
+
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".pushsection .text",
+    ".globl fragscope_begins_emulated",
+    ".type fragscope_begins_emulated, @function",
+    "fragscope_begins_emulated:",
+    "adr x9, fragscope_begins_emulated",
+    "ret",
+    ".size fragscope_begins_emulated, . - fragscope_begins_emulated",
+    ".globl fragscope_begins_stepped",
+    ".type fragscope_begins_stepped, @function",
+    "fragscope_begins_stepped:",
+    "mov x9, x0",
     "ret",
     ".size fragscope_begins_stepped, . - fragscope_begins_stepped",
     ".popsection",

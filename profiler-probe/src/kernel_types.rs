@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use profiler_core::machine::Machine;
+
 /// The kernel's own types.
 const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
@@ -19,17 +21,26 @@ const DATASEC: u32 = 15;
 const DECL_TAG: u32 = 17;
 const ENUM64: u32 = 19;
 
-/// Where `task_struct` has the base of the segment `fs` (`thread.fsbase`), which is what `pthread_self`
-/// gives on x86-64; `None` where the kernel does not say.
-pub(super) fn fs_base() -> Option<u32> {
-    fs_base_in(&std::fs::read(KERNEL).ok()?)
+/// The members that lead from `thread` of a `task_struct` to the thread pointer: the base of the segment `fs` on x86-64,
+/// and what `TPIDR_EL0` was when the thread was last switched away from on aarch64.
+const WAY: &[&str] = match Machine::OWN {
+    Machine::X86_64 => &["fsbase"],
+    Machine::Aarch64 => &["uw", "tp_value"],
+};
+
+/// Where `task_struct` has the thread pointer; `None` where the kernel does not say.
+pub(super) fn thread_pointer() -> Option<u32> {
+    thread_pointer_in(&std::fs::read(KERNEL).ok()?)
 }
 
-fn fs_base_in(bytes: &[u8]) -> Option<u32> {
+fn thread_pointer_in(bytes: &[u8]) -> Option<u32> {
     let types = Types::of(bytes)?;
-    let (thread, kind) = types.member("task_struct", "thread")?;
-    let (fs_base, _) = types.member_of(kind, "fsbase")?;
-    thread.checked_add(fs_base)
+    let mut place = types.member("task_struct", "thread")?;
+    for member in WAY {
+        let (within, kind) = types.member_of(place.1, member)?;
+        place = (place.0.checked_add(within)?, kind);
+    }
+    Some(place.0)
 }
 
 /// Structures by name and by number.
@@ -133,7 +144,7 @@ mod tests {
 
     #[test]
     fn this_kernel_says_where_the_thread_pointer_is() {
-        let Some(offset) = fs_base() else {
+        let Some(offset) = thread_pointer() else {
             let has_types = std::path::Path::new(KERNEL).exists();
             assert!(!has_types, "{KERNEL} is not understood");
             return;
@@ -153,8 +164,8 @@ mod tests {
         );
         bytes.extend(b"\0ab\0");
         for end in 0..bytes.len() {
-            assert_eq!(fs_base_in(&bytes[..end]), None);
+            assert_eq!(thread_pointer_in(&bytes[..end]), None);
         }
-        assert_eq!(fs_base_in(&bytes), None);
+        assert_eq!(thread_pointer_in(&bytes), None);
     }
 }

@@ -24,8 +24,13 @@ use super::loaded::Loaded;
 use super::program::BpfProgram;
 use super::traps::Traps;
 
-/// x86's `int3`, which the kernel writes over the first byte of an instruction.
-const INT3: u8 = 0xcc;
+/// What the kernel writes over the beginning of an instruction: `int3` of x86, and `brk #5` of aarch64, which is all of
+/// it (`BRK64_OPCODE_UPROBES`).
+#[cfg(target_arch = "x86_64")]
+const BREAKPOINT: [u8; 1] = [0xcc];
+#[cfg(target_arch = "aarch64")]
+const BREAKPOINT: [u8; 4] = 0xd420_00a0_u32.to_le_bytes();
+const WIDTH: usize = BREAKPOINT.len();
 
 /// More than this many are not one tool's probes, but a program that changes its own code.
 const MAX_BREAKPOINTS: usize = 4096;
@@ -121,9 +126,13 @@ pub fn find(target: &Target) -> io::Result<Scan> {
                 continue;
             }
             let read = file.read_at(&mut in_file, offset).unwrap_or(0);
-            let differ = || (0..read).filter(|&at| now[at] != in_file[at]);
+            let whole = read - read % WIDTH;
+            let differ = || {
+                let starts = (0..whole).step_by(WIDTH);
+                starts.filter(|&at| now[at..at + WIDTH] != in_file[at..at + WIDTH])
+            };
             // A page that was changed in other ways as well was changed by the program.
-            if differ().any(|at| now[at] != INT3) {
+            if differ().any(|at| now[at..at + WIDTH] != BREAKPOINT) {
                 continue;
             }
             found.breakpoints.extend(differ().map(|at| Breakpoint {
@@ -232,9 +241,9 @@ impl Sites {
 
     /// Whether there is one, or whether that cannot be looked at any more.
     fn is_set(&self, addr: RemoteAddr) -> bool {
-        let mut byte = [0];
-        match self.memory.read(addr, &mut byte) {
-            Ok(()) => byte == [INT3],
+        let mut bytes = [0; WIDTH];
+        match self.memory.read(addr, &mut bytes) {
+            Ok(()) => bytes == BREAKPOINT,
             // With its code it went.
             Err(ReadError::Gone | ReadError::Unmapped(_) | ReadError::Swapped(_)) => false,
             // A breakpoint's page is in memory. Of a file of FUSE or of another host it may be, and is not looked at.

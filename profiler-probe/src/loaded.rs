@@ -11,7 +11,7 @@ use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use profiler_common::sampling::{PythonFrames, SamplingCounter};
 use profiler_common::{Call, Config};
-use profiler_target::host;
+use profiler_target::{host, page_size};
 
 use super::by_site::SitePrograms;
 use super::error::ProbeError;
@@ -20,8 +20,12 @@ use super::links::{Attaching, Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
 use super::program::BpfProgram;
 use super::support;
+use super::victims::VICTIMS;
 
+#[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope-aarch64.bpf.o");
 
 /// Names another object file to load in place of the embedded one. Only for the tests of a freshly
 /// built object.
@@ -63,9 +67,12 @@ impl Loaded {
             return Err(ProbeError::NoSysfs);
         }
         let object = object()?;
+        // A ring has whole pages of the kernel's.
+        let page = page_size().bytes() as u32;
         let load = || {
             EbpfLoader::new()
-                .map_max_entries("EVENTS", ring_bytes)
+                .map_max_entries("EVENTS", ring_bytes.max(page))
+                .map_max_entries(VICTIMS, page)
                 .load(&object)
         };
         let mut bpf = match load() {

@@ -7,7 +7,7 @@ use profiler_common::RawEvent;
 use profiler_common::growth::GrowthKind;
 use profiler_common::sampling::{MAX_MEAN_BYTES, PythonFrames, RawNative, RawStack, StackEnd};
 use profiler_core::addr::RemoteAddr;
-use profiler_core::objects::stacks::PythonStacks;
+use profiler_core::objects::stacks::{PythonStacks, ThreadPointer};
 use profiler_core::sites::{Allocation, Frame, NativeSampling, SiteTable};
 use profiler_target::{LiveMemory, Process, Target};
 use zerocopy::FromBytes;
@@ -33,7 +33,7 @@ const FIRST_COST_NS: f64 = 20_000.0;
 /// The stacks of one target's threads.
 pub(super) struct Stacks {
     memory: LiveMemory,
-    python: Result<(PythonStacks, u32), String>,
+    python: Result<(PythonStacks, ThreadPointer), String>,
     /// The native functions, where those are wanted.
     native: Option<NativeStacks>,
     rate: Rate,
@@ -75,14 +75,22 @@ impl Stacks {
             if !support::reads_kernel_memory() {
                 return Err(format!("threads cannot be told apart, as {LOCKED_DOWN}").into());
             }
-            let fs_base = kernel_types::fs_base();
-            let fs_base = fs_base.ok_or(
+            let in_task = kernel_types::thread_pointer();
+            let in_task = in_task.ok_or(
                 "the kernel does not describe its types (no /sys/kernel/btf/vmlinux), so threads \
                  cannot be told apart",
             )?;
             let stacks = PythonStacks::find(&memory, version, target.python_symbols()?);
             let stacks = stacks.map_err(|error| error.to_string())?;
-            Ok((stacks, fs_base))
+            let self_before = target.thread_self_before()?;
+            let self_before = self_before.ok_or(
+                "its C library does not say how much it keeps of a thread, so threads cannot be told apart",
+            )?;
+            let pointer = ThreadPointer {
+                in_task,
+                self_before,
+            };
+            Ok((stacks, pointer))
         };
         Self {
             python: find().map_err(|why: Box<dyn std::error::Error>| why.to_string()),
@@ -95,10 +103,10 @@ impl Stacks {
     /// Tells the BPF programs which threads there are, and how seldom to sample.
     pub(super) fn arm(&mut self, armed: &mut Armed) -> Result<(), ProbeError> {
         let (frames, threads) = match &mut self.python {
-            Ok((python, fs_base)) => {
+            Ok((python, pointer)) => {
                 python.look_again();
                 let threads = python.threads(&self.memory);
-                (python.frames(threads.head, *fs_base), threads.states)
+                (python.frames(threads.head, *pointer), threads.states)
             }
             Err(_) => (PythonFrames::default(), Vec::new()),
         };

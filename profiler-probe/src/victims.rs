@@ -10,7 +10,7 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::TracePoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use profiler_target::host;
+use profiler_target::{host, page_size};
 
 use super::armed::is_in_root_namespace;
 use super::error::ProbeError;
@@ -26,8 +26,10 @@ const TRACEFS: [&str; 2] = [
 ];
 const NO_TRACEFS: &str =
     "tracefs is not mounted; as root: mount -t tracefs tracefs /sys/kernel/tracing";
+/// The ring of what is read here: of whole pages of the kernel's.
+pub(super) const VICTIMS: &str = "VICTIMS";
 /// The maps of the object that are large, and not needed here.
-const OTHERS: [(&str, u32); 3] = [("EVENTS", 4096), ("CALLS", 256), ("THREADS", 256)];
+const OTHERS: [(&str, u32); 2] = [("CALLS", 256), ("THREADS", 256)];
 
 /// The kernel's choices since it was made.
 pub struct OomVictims {
@@ -58,7 +60,9 @@ impl OomVictims {
         }
         let object = object()?;
         let mut loader = EbpfLoader::new();
-        for (map, entries) in OTHERS {
+        let page = page_size().bytes() as u32;
+        let rings = [("EVENTS", page), (VICTIMS, page)];
+        for (map, entries) in OTHERS.into_iter().chain(rings) {
             loader.map_max_entries(map, entries);
         }
         let loaded = loader.load(&object);
@@ -80,7 +84,7 @@ impl OomVictims {
                 },
             )?;
         Ok(Self {
-            ring: map(&mut bpf, "VICTIMS")?,
+            ring: map(&mut bpf, VICTIMS)?,
             _bpf: bpf,
         })
     }

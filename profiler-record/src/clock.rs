@@ -25,14 +25,7 @@ static FUNCTION: AtomicPtr<core::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// Finds the function, before there are other threads.
 pub(crate) fn look_up() {
-    let found = next::first(c"getauxval");
-    if found.is_null() {
-        return;
-    }
-    // SAFETY: the C library's function of this name has this form.
-    let getauxval: unsafe extern "C" fn(usize) -> usize = unsafe { mem::transmute(found) };
-    // SAFETY: it takes any number.
-    let base = unsafe { getauxval(AT_SYSINFO_EHDR) };
+    let base = next::auxiliary(AT_SYSINFO_EHDR);
     if let Some(at) = Vdso::at(base).and_then(|vdso| vdso.function(NAME)) {
         FUNCTION.store(ptr::with_exposed_provenance_mut(at), Ordering::Relaxed);
     }

@@ -60,6 +60,35 @@ fn find(among: *mut c_void, name: &CStr) -> *mut c_void {
     found
 }
 
+/// A word of what the kernel gave to the program (`getauxval(3)`); 0 where there is none, or no such function.
+pub(crate) fn auxiliary(what: usize) -> usize {
+    let found = first(c"getauxval");
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: the C library's function of this name has this form.
+    let getauxval: unsafe extern "C" fn(usize) -> usize = unsafe { mem::transmute(found) };
+    // SAFETY: it takes any number.
+    unsafe { getauxval(what) }
+}
+
+/// Bytes of a page of the kernel's.
+pub(crate) fn page_bytes() -> usize {
+    /// `AT_PAGESZ`.
+    const PAGE_SIZE: usize = 6;
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    let found = FOUND.load(Ordering::Relaxed);
+    if found != 0 {
+        return found;
+    }
+    let found = match auxiliary(PAGE_SIZE) {
+        said if said.is_power_of_two() => said,
+        _ => profiler_common::PAGE_BYTES,
+    };
+    FOUND.store(found, Ordering::Relaxed);
+    found
+}
+
 /// What the C library's own function says of an open file: it makes the call that its loader makes of each library.
 pub(crate) fn about(fd: c_int) -> Option<sys::About> {
     let mut found = sys::Stat::default();

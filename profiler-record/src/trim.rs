@@ -6,8 +6,6 @@ use core::ffi::{CStr, c_int, c_void};
 use core::mem;
 use core::ptr;
 
-use profiler_common::PAGE_BYTES;
-
 use crate::{next, sys};
 
 /// `RTLD_DL_SYMENT` of `dladdr1(3)`: where the symbol's entry is.
@@ -70,13 +68,14 @@ pub(crate) unsafe fn begin(own: usize) {
     if !is_it || !lies_in_plain_data(library, entry.addr()) {
         return;
     }
-    let page = entry.map_addr(|at| (at + mem::offset_of!(Symbol, value)) & !(PAGE_BYTES - 1));
+    let page_bytes = next::page_bytes();
+    let page = entry.map_addr(|at| (at + mem::offset_of!(Symbol, value)) & !(page_bytes - 1));
     // SAFETY: a page of a table that nobody reads now, and whose other entries stay as they are.
-    if unsafe { sys::protect(page.cast(), PAGE_BYTES, sys::PROT_READ_WRITE) } {
+    if unsafe { sys::protect(page.cast(), page_bytes, sys::PROT_READ_WRITE) } {
         // SAFETY: it may be written to now, and nobody else looks at it.
         unsafe { (*entry).value = own.wrapping_sub(library.addr()) };
         // SAFETY: as it was.
-        unsafe { sys::protect(page.cast(), PAGE_BYTES, sys::PROT_READ) };
+        unsafe { sys::protect(page.cast(), page_bytes, sys::PROT_READ) };
     }
 }
 

@@ -6,8 +6,8 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 
+use profiler_common::RecordKind;
 use profiler_common::ring::Leaves;
-use profiler_common::{PAGE_BYTES, RecordKind};
 
 use crate::environment::Environment;
 use crate::open::Named;
@@ -215,7 +215,7 @@ pub unsafe extern "C" fn posix_memalign(
 pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::valloc(size) };
-    allocated(RecordKind::Alloc, PAGE_BYTES, block, size);
+    allocated(RecordKind::Alloc, next::page_bytes(), block, size);
     block
 }
 
@@ -225,7 +225,7 @@ pub unsafe extern "C" fn valloc(size: usize) -> *mut c_void {
 pub unsafe extern "C" fn pvalloc(size: usize) -> *mut c_void {
     // SAFETY: passed on.
     let block = unsafe { next::pvalloc(size) };
-    allocated(RecordKind::Alloc, PAGE_BYTES, block, size);
+    allocated(RecordKind::Alloc, next::page_bytes(), block, size);
     block
 }
 

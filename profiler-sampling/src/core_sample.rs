@@ -105,7 +105,10 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
     completeness.walk_ns = began.elapsed().as_nanos() as u64;
     Ok(Sample {
         taken_at_ns: core.taken_at_ns(),
-        host: Host::default(),
+        host: Host {
+            page_size: residency.page_size(),
+            ..Host::default()
+        },
         target,
         kernel: KernelCount::of_core(residency.resident_bytes()),
         residency,

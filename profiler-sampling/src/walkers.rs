@@ -3,13 +3,16 @@
 //! A walk fills in the settings in force as well, and what the environment asked for: where they lie
 //! is known only to who reads the allocator's state.
 
+use profiler_core::addr::PageSize;
 use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
 use profiler_core::heap::HeapSnapshot;
+use profiler_core::machine::Machine;
 use profiler_core::memory::TargetMemory;
 use profiler_core::object::AllocatorObject;
 use profiler_core::residency::ResidencyMap;
 use profiler_core::sample::PythonMalloc;
 use profiler_core::threads::Thread;
+use profiler_core::units::bytes;
 use profiler_core::{glibc, jemalloc, mimalloc, musl, pymalloc, tcmalloc};
 use profiler_target::{Libc, reading_ahead};
 
@@ -46,6 +49,16 @@ pub(crate) enum NotWalked {
     Tcmalloc(#[from] tcmalloc::NotWalked),
     #[error(transparent)]
     Pymalloc(#[from] pymalloc::NotWalked),
+    /// A walker whose layouts are those of x86-64 with pages of 4 KiB.
+    #[error(
+        "{allocator} is walked on x86-64 with pages of 4 KiB only, and this is {machine} with pages of {}",
+        bytes(*.page_bytes)
+    )]
+    OtherMachine {
+        allocator: &'static str,
+        machine: &'static str,
+        page_bytes: u64,
+    },
     /// pymalloc, which may not serve the target's objects at all.
     #[error("{reason}, and the allocator of Python's objects could not be determined{}", hint(.setting))]
     PythonUnknown {
@@ -53,6 +66,22 @@ pub(crate) enum NotWalked {
         /// What the environment says of it.
         setting: Option<String>,
     },
+}
+
+/// Whether an allocator's layouts are known there. glibc's and pymalloc's depend on neither the machine nor the kernel's
+/// pages, beyond what their walkers take into account; of the others that was neither read nor run.
+fn check_machine(allocator: Allocator, residency: &ResidencyMap) -> Result<(), NotWalked> {
+    let (machine, page_size) = (residency.machine(), residency.page_size());
+    let is_usual = machine == Machine::X86_64 && page_size == PageSize::default();
+    match allocator {
+        Allocator::Glibc | Allocator::Pymalloc => Ok(()),
+        _ if is_usual => Ok(()),
+        _ => Err(NotWalked::OtherMachine {
+            allocator: allocator.name(),
+            machine: machine.name(),
+            page_bytes: page_size.bytes(),
+        }),
+    }
 }
 
 /// What a setting in the environment is worth.
@@ -123,6 +152,7 @@ enum Source<'f, M> {
 impl<M> Planned<'_, M> {
     /// Does it.
     pub(crate) fn walk(&self, input: &Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked> {
+        check_machine(self.kind, input.residency)?;
         match self.from {
             Source::Anywhere(walk) => walk(input),
             Source::Object(walk, object) => {

@@ -9,6 +9,8 @@ pub const AT_PHDR: u64 = 3;
 pub const AT_PHENT: u64 = 4;
 /// How many there are.
 pub const AT_PHNUM: u64 = 5;
+/// Bytes of a page of the kernel's.
+pub const AT_PAGESZ: u64 = 6;
 
 /// The value of the first entry with this key.
 pub fn auxv_value(auxv: &[u8], key: u64) -> Option<u64> {

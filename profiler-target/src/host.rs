@@ -12,6 +12,7 @@ use profiler_core::sample::Host;
 use profiler_core::text::visible;
 
 use super::cgroup;
+use super::page_size::page_size;
 use super::proc_dir::field;
 
 /// The host that fragscope runs on.
@@ -25,6 +26,7 @@ pub fn host() -> Host {
         arch: std::env::consts::ARCH.to_owned(),
         cpus: text("/proc/stat").lines().filter(online).count() as u32,
         memory_bytes: field(&text("/proc/meminfo"), "MemTotal").unwrap_or(0) << 10,
+        page_size: page_size(),
     }
 }
 

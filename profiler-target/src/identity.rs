@@ -25,6 +25,8 @@ pub struct Libc {
     pub kind: Allocator,
     /// Its version as it writes it, e.g. `2.36` or `1.2.3`; empty when it could not be read.
     pub version: String,
+    /// How many bytes it keeps of each thread; `None` where it does not say.
+    pub thread_bytes: Option<u32>,
 }
 
 /// The Python of a target.
@@ -123,21 +125,24 @@ fn libc_in<P: Process + ?Sized>(process: &P, file: &FileId, mapping: &Mapping) -
     if !allocator::is_c_library_name(path) {
         return None;
     }
-    let (kind, version) = match process.files().known.facts(process, file, mapping) {
-        Some(facts) => facts.libc.clone()?,
+    let (known, thread_bytes) = match process.files().known.facts(process, file, mapping) {
+        Some(facts) => (facts.libc.clone()?, facts.thread_bytes),
         None => {
             let in_memory = process.read_only_memory(path);
-            allocator::c_library(&Contents {
+            let known = allocator::c_library(&Contents {
                 path,
                 read_only: in_memory.iter().map(Vec::as_slice).collect(),
                 ..Contents::default()
-            })?
+            })?;
+            (known, None)
         }
     };
+    let (kind, version) = known;
     Some(Libc {
         kind,
         version: version.unwrap_or_default(),
         path: path.clone(),
+        thread_bytes,
     })
 }
 

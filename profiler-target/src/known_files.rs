@@ -9,7 +9,7 @@ use profiler_core::residency::{Mapping, MappingKind};
 
 use super::Process;
 use super::allocators::Held;
-use super::elf::{ElfFile, MAX_FILES, Version};
+use super::elf::{self, ElfFile, MAX_FILES, Version};
 use super::identity::{self, Python};
 
 /// Files whose facts are kept for all processes at most. Each takes some hundred bytes.
@@ -22,6 +22,8 @@ pub(super) struct FileFacts {
     pub(super) held: Held,
     /// The C library that it is, and its version.
     pub(super) libc: Option<(Allocator, Option<String>)>,
+    /// How many bytes it keeps of a thread, where it is a C library that says so.
+    pub(super) thread_bytes: Option<u32>,
     /// The Python that is in it.
     pub(super) python: Option<Python>,
 }
@@ -34,6 +36,7 @@ impl FileFacts {
         Self {
             held: Held::of(file),
             libc: libc.flatten(),
+            thread_bytes: file.exported_u32(elf::THREAD_BYTES).filter(|_| is_libc),
             python: identity::python_in(file, mapped, is_program),
         }
     }

@@ -34,6 +34,7 @@ mod memory;
 mod memory_group;
 mod open;
 mod own_memory;
+mod page_size;
 mod pagemap;
 mod preload;
 mod privileges;
@@ -67,6 +68,7 @@ pub use memory::LiveMemory;
 pub use memory_group::{MemoryGroups, MemoryKills, group_account};
 pub use open::OpenError;
 pub use own_memory::{give_back_free_memory, share_arena_where_addresses_are_short};
+pub use page_size::page_size;
 pub use preload::{not_preloaded, wants_to_be_first};
 pub use privileges::{
     as_caller, drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges,

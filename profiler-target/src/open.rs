@@ -86,7 +86,7 @@ pub enum OpenError {
     NoProc,
     /// It is a 32-bit process.
     #[error(
-        "process {pid} is a 32-bit program ({}): only 64-bit x86-64 targets are supported",
+        "process {pid} is a 32-bit program ({}): only targets of 64 bits are supported",
         visible(exe)
     )]
     Foreign32Bit {

@@ -6,9 +6,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
+use profiler_core::addr::{AddrRange, PageSize, RemoteAddr, USER_END};
 use profiler_core::memory::ReadError;
 use zerocopy::FromZeros;
+
+use super::page_size::page_size;
 
 /// Bit 56 of an entry: mapped by this process alone (since 4.2).
 const EXCLUSIVE: u64 = 1 << 56;
@@ -59,12 +61,17 @@ const ENTRIES: usize = 8192;
 pub(super) struct Pagemap {
     file: File,
     words: Vec<u64>,
+    page_size: PageSize,
 }
 
 impl Pagemap {
     pub(super) fn new(file: File) -> Self {
         let words = vec![0; ENTRIES];
-        Self { file, words }
+        Self {
+            file,
+            words,
+            page_size: page_size(),
+        }
     }
 
     /// Calls `each` with the entry of every page of `range`, in order.
@@ -73,8 +80,9 @@ impl Pagemap {
         range: AddrRange,
         mut each: impl FnMut(RemoteAddr, Entry),
     ) -> io::Result<()> {
-        let mut page = range.start().page();
-        let end = range.end().page();
+        let page_bytes = self.page_size.bytes();
+        let mut page = range.start().get() / page_bytes;
+        let end = range.end().get() / page_bytes;
         while page < end {
             let wanted = ((end - page) as usize).min(ENTRIES);
             let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut self.words[..wanted]);
@@ -84,7 +92,7 @@ impl Pagemap {
                 return Ok(());
             }
             for &word in &self.words[..entries] {
-                each(RemoteAddr::new(page * PAGE_SIZE), Entry(word));
+                each(RemoteAddr::new(page * page_bytes), Entry(word));
                 page += 1;
             }
         }
@@ -101,10 +109,12 @@ pub(super) fn for_pages(
     range: AddrRange,
     mut each: impl FnMut(RemoteAddr, Entry) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
-    let (mut page, end) = (range.start().page(), range.end().get().div_ceil(PAGE_SIZE));
+    let page_bytes = page_size().bytes();
+    let mut page = range.start().get() / page_bytes;
+    let end = range.end().get().div_ceil(page_bytes);
     let mut words = [0_u64; FEW];
     while page < end {
-        let at = RemoteAddr::new(page * PAGE_SIZE);
+        let at = RemoteAddr::new(page * page_bytes);
         let wanted = ((end - page) as usize).min(FEW);
         let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut words[..wanted]);
         let entries = match pagemap.read_at(bytes, page * 8) {
@@ -120,7 +130,7 @@ pub(super) fn for_pages(
             Err(_) => return Err(ReadError::Unmapped(at)),
         };
         for &word in &words[..entries] {
-            each(RemoteAddr::new(page * PAGE_SIZE), Entry(word))?;
+            each(RemoteAddr::new(page * page_bytes), Entry(word))?;
             page += 1;
         }
     }
@@ -209,9 +219,6 @@ pub(super) fn scan(
     Ok(())
 }
 
-/// Bytes of a transparent huge page.
-pub(super) const HUGE_BYTES: u64 = 2 << 20;
-
 /// A page of our own that was read and never written: the kernel maps its zero page there.
 pub(super) struct ZeroPage {
     /// What was mapped for it.
@@ -224,7 +231,7 @@ pub(super) struct ZeroPage {
 impl ZeroPage {
     /// A small one.
     pub(super) fn map() -> Option<Self> {
-        let zero = Self::reserve(PAGE_SIZE as usize)?;
+        let zero = Self::reserve(page_size().bytes() as usize)?;
         // SAFETY: the page is mapped readable; a volatile read is not optimised away.
         unsafe { zero.page.cast::<u8>().read_volatile() };
         Some(zero)
@@ -232,7 +239,7 @@ impl ZeroPage {
 
     /// A huge one, where the kernel gives huge pages to who asks for them.
     pub(super) fn map_huge() -> Option<Self> {
-        let huge = HUGE_BYTES as usize;
+        let huge = page_size().huge_bytes() as usize;
         let mut zero = Self::reserve(2 * huge)?;
         let start = zero.mapped.addr();
         zero.page = zero.mapped.map_addr(|_| start.next_multiple_of(huge));
@@ -262,9 +269,12 @@ impl ZeroPage {
         })
     }
 
-    /// Its first 4 KiB.
+    /// Its first page of the kernel's.
     pub(super) fn range(&self) -> Option<AddrRange> {
-        AddrRange::with_len(RemoteAddr::new(self.page.addr() as u64), PAGE_SIZE)
+        AddrRange::with_len(
+            RemoteAddr::new(self.page.addr() as u64),
+            page_size().bytes(),
+        )
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{getgid, getuid};
 
+use profiler_core::machine::Machine;
 use profiler_core::text::visible;
 
 use super::elf::{ElfFile, FILE_LIMIT, Source, asks_for};
@@ -17,12 +18,6 @@ use super::elf::{ElfFile, FILE_LIMIT, Source, asks_for};
 const MAX_INTERPRETERS: usize = 5;
 /// As much of a script's first line as the kernel reads (`BINPRM_BUF_SIZE`).
 const FIRST_LINE_BYTES: u64 = 256;
-/// `e_machine` of this machine's programs (`elf(5)`).
-const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") {
-    183
-} else {
-    62
-};
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 
@@ -66,7 +61,7 @@ pub fn not_preloaded(command: &OsStr) -> Option<String> {
     }
     // Class 2 is 64 bits; the machine is two bytes at 18 (`elf(5)`).
     let machine = u16::from_le_bytes([head[18], head[19]]);
-    if head[4] != 2 || machine != OWN_MACHINE {
+    if head[4] != 2 || machine != Machine::OWN.elf_number() {
         let bits = if head[4] == 2 { 64 } else { 32 };
         return Some(format!(
             "{name} is a program of another architecture ({bits} bits, ELF machine {machine}): only \

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::{self, Allocator, AllocatorIdentity, PRELOAD};
+use profiler_core::machine::{Machine, ThreadVariables};
 use profiler_core::object::AllocatorObject;
 use profiler_core::objects::stacks::PythonSymbols;
 use profiler_core::residency::Mapping;
@@ -84,6 +85,18 @@ pub trait Process {
         match self.files().identity.known_libc() {
             Some(known) => Ok(Some(known)),
             None => Ok(self.libc_in(&self.mappings()?)),
+        }
+    }
+
+    /// How many bytes before a thread's pointer that is what `pthread_self` gives: none on x86-64; on aarch64 what the C
+    /// library keeps of a thread (`THREAD_SELF` in glibc's `sysdeps/aarch64/nptl/tls.h`), `None` where it does not say.
+    ///
+    /// # Errors
+    /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
+    fn thread_self_before(&self) -> io::Result<Option<u32>> {
+        match Machine::OWN.thread_variables() {
+            ThreadVariables::Below => Ok(Some(0)),
+            ThreadVariables::Above => Ok(self.libc()?.and_then(|libc| libc.thread_bytes)),
         }
     }
 

@@ -5,11 +5,11 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use profiler_core::addr::PAGE_SIZE;
 use profiler_core::host::{Memory, ProcessId};
 
 use super::attributes::file_behind;
 use super::open::PF_KTHREAD;
+use super::page_size::page_size;
 use super::proc_dir::field;
 use super::target::words;
 use super::tree::Stat;
@@ -140,7 +140,7 @@ impl Listed {
 pub fn resident_bytes(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    pages.checked_mul(PAGE_SIZE)
+    pages.checked_mul(page_size().bytes())
 }
 
 fn of_rollup(rollup: &str) -> Option<Memory> {

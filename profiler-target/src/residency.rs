@@ -12,9 +12,9 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 
 use super::maps;
+use super::page_size::page_size;
 use super::pagemap::{
-    Entry, HUGE_BYTES, Pagemap, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_ZERO, ZeroPage,
-    scan,
+    Entry, Pagemap, Region, SCAN_FILE, SCAN_HUGE, SCAN_PRESENT, SCAN_ZERO, ZeroPage, scan,
 };
 use super::proc_dir::{ProcDir, field};
 
@@ -30,7 +30,8 @@ pub enum PageSource {
 impl PageSource {
     /// The better one that this kernel has.
     pub fn of_this_kernel() -> Self {
-        let nothing = AddrRange::with_len(RemoteAddr::new(PAGE_SIZE), PAGE_SIZE);
+        let page = page_size().bytes();
+        let nothing = AddrRange::with_len(RemoteAddr::new(page), page);
         let probed = File::open("/proc/self/pagemap")
             .and_then(|pagemap| scan(&pagemap, nothing.unwrap_or_default(), |_| Ok(())));
         if probed.is_ok() {
@@ -57,7 +58,7 @@ pub(super) fn read(
         }
     };
     let runs = Runs {
-        map: ResidencyMap::new(mappings.to_vec()),
+        map: ResidencyMap::new(mappings.to_vec()).of_pages(page_size()),
         uncounted: hugetlb_ranges(dir)?,
         last: PageRun {
             range: AddrRange::default(),
@@ -73,7 +74,7 @@ pub(super) fn read(
     }
 }
 
-/// Pages that are looked up in the pagemap whatever the process has, and besides twice as many as it has in memory or
+/// Pages of the smallest size that are looked up in the pagemap whatever the process has, and besides twice as many as it has in memory or
 /// in swap. Address space costs nothing: 90 TiB would be 190 GB of entries.
 const ALWAYS_PAGES: u64 = (64 << 30) / PAGE_SIZE;
 /// Mappings of fewer pages are looked up, whatever `smaps` says and besides all limits: there are 65,530 of them at most.
@@ -192,7 +193,7 @@ impl ZeroFrames {
         let of_huge = self
             .huge
             .and_then(|first| frame.checked_sub(first))
-            .is_some_and(|at| at < HUGE_BYTES / PAGE_SIZE);
+            .is_some_and(|at| at < page_size().huge_bytes() / page_size().bytes());
         Some(frame == small || of_huge)
     }
 }
@@ -411,7 +412,7 @@ fn is_reservation(mapping: &Mapping) -> bool {
 }
 
 fn page_at(addr: RemoteAddr) -> AddrRange {
-    AddrRange::with_len(addr, PAGE_SIZE).unwrap_or_default()
+    AddrRange::with_len(addr, page_size().bytes()).unwrap_or_default()
 }
 
 /// `mappings` without `[vsyscall]`, which lies in the kernel's half and has no pages.

@@ -196,7 +196,7 @@ fn what_is_no_core_is_refused_with_what_to_do() {
         ),
         (write("short", &sound[..100]), 1, "cut off"),
         (write("headers", &sound[..600]), 1, "cut off"),
-        (write("arm", &foreign(2, 183)), 5, "aarch64"),
+        (write("arm", &foreign(1, 40)), 5, "32-bit machine-40"),
         (write("i386", &foreign(1, 3)), 5, "32-bit"),
         (write("riscv", &foreign(2, 243)), 5, "machine-243"),
         (PathBuf::from("/bin/sh"), 1, "a program or a library"),

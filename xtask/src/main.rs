@@ -1,7 +1,9 @@
 //! The project's own tasks, which [`USAGE`] lists: building the BPF object, tests, checks, packages, kernels and torture.
 
 mod accuracy;
+mod apt;
 mod bpf;
+mod cross;
 mod dependencies;
 mod deploy;
 mod dist;
@@ -45,6 +47,10 @@ tasks:
                       the privileged tests on each, and write the tables of docs/kernels.md (as root; downloads
                       some 500 MB once; hours in software emulation); --suite NAME boots one kernel, --row WORDS runs
                       rows with them, --kept writes the tables of what the last runs have reported
+  cross [--boot]      compile everything for aarch64 with Debian's compiler and standard library (downloads some 200 MB
+                      once), and run unit tests there in an emulator (as root; a quarter of an hour at first); --boot
+                      runs privileged tests instead, on Debian 13's arm64 kernels with pages of 4 and of 16 KiB in a
+                      virtual machine (half an hour and more)
   pythons             install CPythons that are newer than the distribution's in target/pythons (as root), and
                       print what FRAGSCOPE_TEST_PYTHONS names so that tests take them, too
   check-deploy        fail where deploy/daemonset.yaml is not what Kubernetes takes; installs what knows that
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
         ["torture", options @ ..] => torture::run(options),
         ["dist", options @ ..] => dist::run(options),
         ["kernels", options @ ..] => kernels::run(options),
+        ["cross", options @ ..] => cross::run(options),
         ["pythons"] => pythons::install(),
         ["check-deploy"] => deploy::check(),
         ["check-dependencies"] => dependencies::check(),

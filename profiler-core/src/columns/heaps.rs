@@ -205,7 +205,7 @@ impl HugeOccupancyRow {
 
 impl OccupancyDeciles {
     /// One of its deciles; JSON has all of them in an array of this key.
-    pub const LIVE_BYTES: Column<u16> =
+    pub const LIVE_BYTES: Column<u32> =
         Column::of("live_bytes", Unit::Bytes, |&live| u64::from(live));
 }
 

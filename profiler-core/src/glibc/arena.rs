@@ -140,7 +140,8 @@ impl<M: TargetMemory> Arenas<'_, M> {
 
     fn main_run(&self, arena: &ArenaState, start: u64, limit: u64) -> Run {
         let at_break = Some(limit) == self.brk_end();
-        let unit = self.par.thp_pagesize.max(PAGE_SIZE);
+        let unit = self.par.thp_pagesize;
+        let unit = unit.max(self.residency.page_size().bytes());
         Run {
             start,
             first: start.saturating_add(15) & !15,

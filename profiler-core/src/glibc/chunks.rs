@@ -7,7 +7,7 @@
 use super::Notes;
 use super::lists::{HeldChunk, HeldIn};
 use super::trim::Trim;
-use crate::addr::{PAGE_SIZE, RemoteAddr};
+use crate::addr::RemoteAddr;
 use crate::memory::{ReadAhead, ReadError, TargetMemory};
 use crate::residency::ResidencyMap;
 use crate::span::{SpanList, SpanState};
@@ -126,8 +126,12 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
             held,
             tries_left: MAX_TRIES,
             totals: Totals::default(),
-            trim: Trim::default(),
+            trim: Trim::new(residency.page_size()),
         }
+    }
+
+    fn page_bytes(&self) -> u64 {
+        self.residency.page_size().bytes()
     }
 
     /// `prev_size` and `size` of the chunk at `p`.
@@ -226,7 +230,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
             return Ok(Step::Damaged);
         };
         let next = p + size;
-        if size == WHOLE_HEADER && !run.thread_heap && next.is_multiple_of(PAGE_SIZE) {
+        if size == WHOLE_HEADER && !run.thread_heap && next.is_multiple_of(self.page_bytes()) {
             return Ok(Step::LastFencepost);
         }
         if run.limit - next < WHOLE_HEADER || (p < run.top && run.top < next) {

@@ -96,7 +96,7 @@ impl<M: TargetMemory> Search<'_, M> {
         // Where the account drifts, a page or more beyond may be a stale header taken for a chunk's.
         self.found.len() as u64 == u64::from(par.n_mmaps)
             && par.counts_mapped(self.bytes())
-            && par.mmapped_mem - self.bytes() < PAGE_SIZE
+            && par.mmapped_mem - self.bytes() < self.residency.page_size().bytes()
     }
 
     fn every_page(&mut self, areas: &[AddrRange], par: &MallocPar) {

@@ -1,5 +1,5 @@
 //! The threads' caches. glibc keeps each thread's in a thread-local variable, at the same distance
-//! below the thread pointer in all threads; which distance is learned by a vote.
+//! from the thread pointer in all threads; which distance is learned by a vote.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,11 +8,12 @@ use super::layout::{Layout, TcacheKey, TcacheLayout};
 use super::lists::{HeldChunk, HeldIn, Links};
 use super::state::{MallocPar, word_at};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::machine::ThreadVariables;
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 use crate::threads::Thread;
 
-/// How far below the thread pointer libc's variables are looked for: those of the libraries that
+/// How far from the thread pointer libc's variables are looked for: those of the libraries that
 /// were loaded at the start lie there.
 const TLS_BYTES: u64 = 16 << 10;
 /// The variable `thread_arena` lies this near the tcache's pointer.
@@ -22,8 +23,8 @@ const SLACK: u64 = 16;
 
 /// One thread's candidate for the variable.
 struct Candidate {
-    /// Distance below the thread pointer.
-    below: u64,
+    /// Distance from the thread pointer.
+    distance: u64,
     /// Where it points; `None` for the dummy of a thread that has not freed anything yet.
     tcache: Option<u64>,
     /// Whether `thread_arena` is near.
@@ -47,7 +48,7 @@ pub(super) fn find<M: TargetMemory>(
     let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
     let mut parsed: BTreeMap<u64, Option<Cache>> = BTreeMap::new();
     for candidate in &candidates {
-        let slot = slots.entry(candidate.below).or_default();
+        let slot = slots.entry(candidate.distance).or_default();
         let Some(at) = candidate.tcache else {
             slot.score += 2;
             continue;
@@ -97,7 +98,7 @@ struct Slot {
     tcaches: Vec<u64>,
 }
 
-/// Every word below the thread pointers that could be the variable: it points to a chunk of the
+/// Every word beside the thread pointers that could be the variable: it points to a chunk of the
 /// right size, or, from 2.42 on and beside `thread_arena`, to the dummy (`__tcache_dummy`, constant
 /// zeros) that stands for a tcache until the thread first frees a chunk.
 fn candidates<M: TargetMemory>(
@@ -113,7 +114,7 @@ fn candidates<M: TargetMemory>(
         let Some(block) = tls_block(residency, tp) else {
             continue;
         };
-        let bytes = readable(memory, block);
+        let bytes = readable(memory, block.range);
         let words = |at: u64| word_at(&bytes, at);
         let arena_near = |at: u64| {
             let from = at.saturating_sub(NEAR);
@@ -121,12 +122,12 @@ fn candidates<M: TargetMemory>(
                 .step_by(8)
                 .any(|near| arenas.contains(&words(near)))
         };
-        for at in (0..block.len()).step_by(8) {
+        for at in (0..block.range.len()).step_by(8) {
             let value = words(at);
-            let below = block.len() - at;
+            let distance = block.distance(at);
             if value >= PAGE_SIZE && value % 16 == 0 && may_be_heap(residency, value) {
                 let near_arena = arena_near(at);
-                all.push((value, below, near_arena));
+                all.push((value, distance, near_arena));
             } else if tcache.counts_free_slots
                 && value % 8 == 0
                 && may_be_constant(residency, value)
@@ -134,7 +135,7 @@ fn candidates<M: TargetMemory>(
                 && is_zero(memory, value, tcache.chunk_bytes - 16)
             {
                 dummies.push(Candidate {
-                    below,
+                    distance,
                     tcache: None,
                     near_arena: true,
                 });
@@ -151,8 +152,8 @@ fn candidates<M: TargetMemory>(
         })
     };
     let caches = all.into_iter().zip(&heads).filter(|(_, head)| right(head));
-    let caches = caches.map(|((at, below, near_arena), _)| Candidate {
-        below,
+    let caches = caches.map(|((at, distance, near_arena), _)| Candidate {
+        distance,
         tcache: Some(at),
         near_arena,
     });
@@ -183,12 +184,40 @@ fn is_zero<M: TargetMemory>(memory: &M, at: u64, len: u64) -> bool {
     memory.read(RemoteAddr::new(at), &mut bytes).is_ok() && bytes.iter().all(|&byte| byte == 0)
 }
 
-/// The readable memory right below a thread pointer.
-pub(super) fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<AddrRange> {
-    let last = tp.checked_sub(8).filter(|_| tp.is_aligned(8))?;
-    let mapping = residency.mapping_at(last)?;
-    let start = tp.checked_sub(TLS_BYTES)?.max(mapping.range.start());
-    AddrRange::new(start, tp)
+/// The memory beside a thread pointer in which its variables lie.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct TlsBlock {
+    pub(super) range: AddrRange,
+    side: ThreadVariables,
+}
+
+impl TlsBlock {
+    /// How far from the thread pointer the word is that lies so many bytes into the block.
+    pub(super) fn distance(&self, at: u64) -> u64 {
+        match self.side {
+            ThreadVariables::Below => self.range.len() - at,
+            ThreadVariables::Above => at,
+        }
+    }
+}
+
+/// Where the variables of a thread are, by its thread pointer.
+pub(super) fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<TlsBlock> {
+    let tp = Some(tp).filter(|tp| tp.is_aligned(8))?;
+    let side = residency.machine().thread_variables();
+    let range = match side {
+        ThreadVariables::Below => {
+            let mapping = residency.mapping_at(tp.checked_sub(8)?)?;
+            let start = tp.checked_sub(TLS_BYTES)?.max(mapping.range.start());
+            AddrRange::new(start, tp)?
+        }
+        ThreadVariables::Above => {
+            let mapping = residency.mapping_at(tp)?;
+            let end = tp.checked_add(TLS_BYTES)?.min(mapping.range.end());
+            AddrRange::new(tp, end.align_down(8))?
+        }
+    };
+    Some(TlsBlock { range, side })
 }
 
 fn may_be_heap(residency: &ResidencyMap, addr: u64) -> bool {

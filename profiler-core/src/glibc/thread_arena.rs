@@ -1,5 +1,5 @@
 //! Which arena each thread allocates from: glibc's thread-local variable `thread_arena`
-//! (`malloc/arena.c`), at the same distance below the thread pointer in all threads; which distance
+//! (`malloc/arena.c`), at the same distance from the thread pointer in all threads; which distance
 //! is learned by a vote.
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,17 +25,17 @@ pub fn thread_arenas<M: TargetMemory>(
         let Some(block) = tls_block(residency, thread.thread_pointer) else {
             continue;
         };
-        let mut bytes = vec![0; block.len() as usize];
+        let mut bytes = vec![0; block.range.len() as usize];
         for (i, page) in bytes.chunks_mut(PAGE_SIZE as usize).enumerate() {
             // What cannot be read stays zero, and zero is no arena.
-            let at = block.start().get() + i as u64 * PAGE_SIZE;
+            let at = block.range.start().get() + i as u64 * PAGE_SIZE;
             if memory.read(RemoteAddr::new(at), page).is_err() {
                 page.fill(0);
             }
         }
-        for at in (0..block.len()).step_by(8) {
+        for at in (0..block.range.len()).step_by(8) {
             if let Some(&id) = ids.get(&word_at(&bytes, at)) {
-                let found = by_distance.entry(block.len() - at).or_default();
+                let found = by_distance.entry(block.distance(at)).or_default();
                 found.push((thread.tid, id));
             }
         }

@@ -2,19 +2,28 @@
 //! main arena's top (`malloc/malloc.c`, the same rules from 2.17 to 2.43).
 
 use super::chunks::MIN_CHUNK;
-use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::addr::{AddrRange, PageSize, RemoteAddr};
 
 /// `sizeof (struct malloc_chunk)`: what `mtrim` leaves alone at a free chunk's start.
 const CHUNK_STRUCT: u64 = 48;
 /// Follows a chunk walk and gathers the pages. Neighbouring free and fastbin chunks count as one,
 /// because `mtrim` consolidates first.
-#[derive(Default)]
 pub(super) struct Trim {
+    page_bytes: u64,
     run: Option<(u64, u64)>,
     ranges: Vec<AddrRange>,
 }
 
 impl Trim {
+    /// Where the kernel's pages have this size (`GLRO (dl_pagesize)`).
+    pub(super) fn new(page_size: PageSize) -> Self {
+        Self {
+            page_bytes: page_size.bytes(),
+            run: None,
+            ranges: Vec::new(),
+        }
+    }
+
     /// A chunk in a bin or a fastbin.
     pub(super) fn free(&mut self, chunk: u64, size: u64) {
         let start = self.run.map_or(chunk, |(start, _)| start);
@@ -26,14 +35,12 @@ impl Trim {
         let Some((start, end)) = self.run.take() else {
             return;
         };
-        if end - start <= PAGE_SIZE - 1 + CHUNK_STRUCT {
+        let page = self.page_bytes;
+        if end - start < page + CHUNK_STRUCT {
             return;
         }
-        let first = (start + CHUNK_STRUCT).next_multiple_of(PAGE_SIZE);
-        self.push(
-            first,
-            first + (end.saturating_sub(first) & !(PAGE_SIZE - 1)),
-        );
+        let first = (start + CHUNK_STRUCT).next_multiple_of(page);
+        self.push(first, first + (end.saturating_sub(first) & !(page - 1)));
     }
 
     /// The top chunk, which free chunks before it become part of. Only a top that can be given
@@ -73,6 +80,8 @@ mod tests {
         assert_eq!(Allocator::Glibc.row().page_return, margins);
     }
 
+    const PAGE: u64 = 4096;
+
     fn pages(trim: Trim) -> Vec<(u64, u64)> {
         let ranges = trim.finish();
         ranges
@@ -83,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_free_chunk_gives_its_whole_pages_after_its_header() {
-        let mut trim = Trim::default();
+        let mut trim = Trim::new(PageSize::default());
         trim.free(0x1fd0, 0x1040); // 48 bytes before a page: that page counts
         trim.kept();
         trim.free(0x4fe0, 0x2020); // 32 bytes before: the header reaches into it
@@ -95,20 +104,39 @@ mod tests {
 
     #[test]
     fn neighbours_count_as_one_and_before_the_top_as_top() {
-        let mut trim = Trim::default();
+        let mut trim = Trim::new(PageSize::default());
         trim.free(0x1000, 0x800);
         trim.free(0x1800, 0x1900);
         trim.kept();
         trim.free(0x8000, 0x100);
-        trim.top(0x8100, 0xb000, Some(PAGE_SIZE));
+        trim.top(0x8100, 0xb000, Some(PAGE));
         assert_eq!(pages(trim), [(0x2000, 0x3000), (0x9000, 0xb000)]);
     }
 
     #[test]
     fn a_top_keeps_its_minimum_and_a_thread_arena_all_of_it() {
-        let mut trim = Trim::default();
-        trim.top(0x8fe0, 0xb000, Some(PAGE_SIZE)); // 32 bytes are not enough to stay
+        let mut trim = Trim::new(PageSize::default());
+        trim.top(0x8fe0, 0xb000, Some(PAGE)); // 32 bytes are not enough to stay
         trim.top(0x8fe0, 0xb000, None);
         assert_eq!(pages(trim), [(0xa000, 0xb000)]);
+    }
+
+    #[test]
+    fn larger_pages_are_given_back_as_a_whole_or_not_at_all() {
+        for page_size in PageSize::ALL {
+            let page = page_size.bytes();
+            let mut trim = Trim::new(page_size);
+            // Two pages but for 16 bytes: one of them is whole behind the header.
+            trim.free(page, 2 * page - 16);
+            trim.kept();
+            // A page that is not whole, as its first bytes stay.
+            trim.free(4 * page, page);
+            trim.kept();
+            trim.top(6 * page + 16, 9 * page, Some(page));
+            let whole = [(2 * page, 2 * page), (7 * page, 9 * page)];
+            let found: Vec<_> = pages(trim).into_iter().filter(|(a, b)| a < b).collect();
+            let expected: Vec<_> = whole.into_iter().filter(|(a, b)| a < b).collect();
+            assert_eq!(found, expected, "{page}");
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! Single figures: ratios and sums that say how the heap stands.
 
-use crate::addr::PAGE_SIZE;
 use crate::allocator::MMAP_THRESHOLDS;
 use crate::fork::ForkSharing;
 use crate::heap::Allocator;
@@ -51,7 +50,7 @@ impl PageTotals {
             self.occupied += bytes;
             self.held_by_64 += if live <= 64 { bytes } else { 0 };
             self.held_by_512 += if live <= 512 { bytes } else { 0 };
-            let one = slice.tally.live_blocks == 1 && live <= PAGE_SIZE / 2;
+            let one = slice.tally.live_blocks == 1 && live <= slice.page_size.bytes() / 2;
             self.held_by_one += if one { bytes } else { 0 };
         }
     }
@@ -165,6 +164,7 @@ impl MetricInputs<'_> {
         use MetricId as Id;
         let of = self.figures;
         let rss = self.sample.kernel.rss_bytes;
+        let page_bytes = self.sample.residency.page_size().bytes();
         let value = match id {
             Id::Utilisation => ratio(of.live_bytes, of.heap_bytes),
             Id::FragmentationBytes => self.known(self.fragmentation(|row| row.resident_bytes)),
@@ -172,7 +172,7 @@ impl MetricInputs<'_> {
             Id::TrimReturnableBytes => self.known(self.trimmable),
             Id::StuckFreeBytes => self.resident(LedgerClass::FreeStuck),
             Id::CachedBytes => self.resident(LedgerClass::Cached),
-            Id::CompactionFloorBytes => self.floor(PAGE_SIZE),
+            Id::CompactionFloorBytes => self.floor(page_bytes),
             Id::CompactionFloor2mBytes => self.floor(HUGE_PAGE),
             Id::PurgeFloorBytes => self.known(of.occupied),
             Id::PurgeFloor2mBytes => self.known(self.occupied_huge_bytes()),
@@ -183,9 +183,9 @@ impl MetricInputs<'_> {
                 self.known(self.of_arenas(|arena| arena.below_highest_live_bytes))
             }
             Id::TopPinnedBytes => self.known(self.of_arenas(|arena| arena.top_pinned_bytes)),
-            Id::HeldBy64BytesPages => self.known(of.held_by_64 / PAGE_SIZE),
-            Id::HeldBy512BytesPages => self.known(of.held_by_512 / PAGE_SIZE),
-            Id::HeldByOneBlockPages => self.known(of.held_by_one / PAGE_SIZE),
+            Id::HeldBy64BytesPages => self.known(of.held_by_64 / page_bytes),
+            Id::HeldBy512BytesPages => self.known(of.held_by_512 / page_bytes),
+            Id::HeldByOneBlockPages => self.known(of.held_by_one / page_bytes),
             Id::PymallocUtilisation => ratio(of.pymalloc_live_bytes, of.pymalloc_bytes),
             Id::HeapShareOfRss => ratio(of.heap_bytes, rss).filter(|_| self.is_walked()),
             Id::MallocResidentBytes => Some(Value::Whole(self.malloc_resident_bytes())),

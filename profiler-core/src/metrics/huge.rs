@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::addr::PAGE_SIZE;
 use crate::heap::Allocator;
 use crate::metrics::pages::PageSlice;
 use crate::tables::HugeOccupancyRow;
 
-/// A huge page on x86-64, and on aarch64 with pages of 4 KiB.
+/// A huge page where pages have 4 KiB. It is what ranges are counted by on all kernels: those of larger pages have huge
+/// pages of more, which no heap fills.
 pub(crate) const HUGE_PAGE: u64 = 2 << 20;
 /// Nothing live, then tenths.
 const BUCKETS: usize = 11;
@@ -52,7 +52,7 @@ impl HugeRanges {
             if let Some((_, _, range)) = &mut self.open {
                 range.resident += here;
                 range.huge += if slice.state.is_huge() { here } else { 0 };
-                range.live += here / PAGE_SIZE * live_a_page;
+                range.live += here / slice.page_size.bytes() * live_a_page;
             }
             at += here;
         }

@@ -1,6 +1,6 @@
 //! The ledger: every resident and swapped byte in one class, summing to the kernel's account.
 
-use crate::addr::{AddrRange, PAGE_SIZE};
+use crate::addr::AddrRange;
 use crate::metrics::pages::{PageSlice, Use};
 use crate::residency::{Mapping, MappingKind, PageState};
 use crate::sample::Sample;
@@ -45,10 +45,10 @@ impl<'a> Ledger<'a> {
             return 0;
         };
         let class = class_of(mapping, slice.state);
-        let pages = slice.pages();
+        let (pages, page_bytes) = (slice.pages(), slice.page_size.bytes());
         let tally = &slice.tally;
         self.take(class, slice.range.len(), slice.state);
-        self.add(class, pages * (PAGE_SIZE - tally.claimed()), slice.state);
+        self.add(class, pages * (page_bytes - tally.claimed()), slice.state);
         if slice.owner.is_private {
             let bytes = pages * tally.claimed();
             self.add(LedgerClass::PrivateHeap, bytes, slice.state);
@@ -71,7 +71,7 @@ impl<'a> Ledger<'a> {
         let free = tally.of(Use::Free) + tally.of(Use::Retained);
         let cached = tally.of(Use::Cached);
         // A trim consolidates fastbin chunks, so that pages it returns may hold cached bytes too.
-        let given_back = trimmable / PAGE_SIZE;
+        let given_back = trimmable / page_bytes;
         self.add(
             LedgerClass::FreeTrimmable,
             given_back * (free + cached),
@@ -79,9 +79,9 @@ impl<'a> Ledger<'a> {
         );
         let kept = pages - given_back;
         self.add(LedgerClass::Cached, kept * cached, slice.state);
-        let class = match free {
-            PAGE_SIZE => LedgerClass::FreeStuck,
-            _ => LedgerClass::FreePinned,
+        let class = match free == page_bytes {
+            true => LedgerClass::FreeStuck,
+            false => LedgerClass::FreePinned,
         };
         self.add(class, kept * free, slice.state);
         self.note_trimmable(slice, trimmable)

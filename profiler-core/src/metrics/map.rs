@@ -1,6 +1,6 @@
 //! The map of the heap: how full each page is, by address.
 
-use crate::addr::AddrRange;
+use crate::addr::{AddrRange, PAGE_SIZE};
 use crate::metrics::pages::{PageSlice, Use};
 use crate::tables::{MapExtent, MapPage};
 
@@ -18,18 +18,22 @@ impl HeapMap {
     pub(crate) fn page(&mut self, slice: &PageSlice) {
         // The zero page takes no memory, however often it is mapped.
         let absent = !slice.state.is_resident() && !slice.state.is_swapped();
-        if absent && slice.pages() > LONGEST_GAP_PAGES {
+        if absent && slice.range.len() / PAGE_SIZE > LONGEST_GAP_PAGES {
             return;
         }
         let tally = &slice.tally;
+        // A larger page is as many cells, and each of them as full.
+        let of_cell = |bytes: u64| bytes.div_ceil(slice.page_size.units()) as u16;
+        let other = tally.of(Use::Cached)
+            + tally.of(Use::Top)
+            + tally.of(Use::Metadata)
+            + tally.of(Use::Retained);
         let page = MapPage {
-            live_bytes: tally.live() as u16,
-            other_bytes: (tally.of(Use::Cached)
-                + tally.of(Use::Top)
-                + tally.of(Use::Metadata)
-                + tally.of(Use::Retained)) as u16,
+            live_bytes: of_cell(tally.live()),
+            other_bytes: of_cell(other).min(PAGE_SIZE as u16 - of_cell(tally.live())),
             state: slice.state,
         };
+        let cells = slice.range.len() / PAGE_SIZE;
         let (allocator, arena) = (slice.owner.allocator, slice.owner.arena);
         let extent = match self.extents.last_mut() {
             Some(last)
@@ -52,7 +56,7 @@ impl HeapMap {
         };
         extent
             .pages
-            .extend(std::iter::repeat_n(page, slice.pages() as usize));
+            .extend(std::iter::repeat_n(page, cells as usize));
         extent.range =
             AddrRange::new(extent.range.start(), slice.range.end()).unwrap_or(extent.range);
     }

@@ -11,6 +11,8 @@ mod ledger;
 mod malloc_resident;
 mod map;
 mod occupancy;
+#[cfg(test)]
+mod page_sizes;
 pub(crate) mod pages;
 mod pins;
 mod size_classes;

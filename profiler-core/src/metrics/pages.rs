@@ -1,7 +1,7 @@
 //! One sweep over all claimed pages, with what each byte of a page is and what the kernel says of
 //! it.
 
-use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::addr::{AddrRange, PageSize, RemoteAddr};
 use crate::claims::{Claim, claims};
 use crate::heap::{Allocator, ExtentKind};
 use crate::residency::{PageState, ResidencyMap};
@@ -42,7 +42,7 @@ const USES: usize = Use::Large as usize + 1;
 /// How many bytes of one page have which use. They sum to at most a page.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Tally {
-    bytes: [u16; USES],
+    bytes: [u32; USES],
     /// Live blocks that have at least a byte here.
     pub(crate) live_blocks: u16,
 }
@@ -64,8 +64,8 @@ impl Tally {
     }
 
     fn add(&mut self, what: Use, bytes: u64) {
-        // Claims do not overlap, so a page never gets more than its 4096 bytes.
-        self.bytes[what as usize] += bytes as u16;
+        // Claims do not overlap, so a page never gets more than its own bytes.
+        self.bytes[what as usize] += bytes as u32;
         self.live_blocks = self.live_blocks.saturating_add(u16::from(matches!(
             what,
             Use::Live | Use::PymallocLive | Use::Large
@@ -92,6 +92,8 @@ pub(crate) struct Owner {
 pub(crate) struct PageSlice<'a> {
     /// Whole pages.
     pub(crate) range: AddrRange,
+    /// The size of each.
+    pub(crate) page_size: PageSize,
     /// Bytes by use, on each of them.
     pub(crate) tally: Tally,
     /// What the kernel says of each.
@@ -105,7 +107,7 @@ pub(crate) struct PageSlice<'a> {
 impl PageSlice<'_> {
     /// How many pages.
     pub(crate) fn pages(&self) -> u64 {
-        self.range.len() / PAGE_SIZE
+        self.range.len() / self.page_size.bytes()
     }
 }
 
@@ -113,6 +115,7 @@ impl PageSlice<'_> {
 pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
     let mut sweep = Sweep {
         runs: Runs::new(&sample.residency),
+        page_size: sample.residency.page_size(),
         open: None,
         live_classes: Vec::new(),
         emit,
@@ -205,6 +208,7 @@ fn use_of(allocator: Allocator, kind: ExtentKind, state: SpanState) -> Use {
 
 struct Sweep<'a, F> {
     runs: Runs<'a>,
+    page_size: PageSize,
     open: Option<(RemoteAddr, Tally, Owner)>,
     live_classes: Vec<SizeClass>,
     emit: F,
@@ -219,7 +223,9 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
         class: Option<SizeClass>,
         owner: Owner,
     ) {
-        let page_end = range.start().align_down(PAGE_SIZE).checked_add(PAGE_SIZE);
+        let page_bytes = self.page_size.bytes();
+        let page_end = range.start().align_down(page_bytes);
+        let page_end = page_end.checked_add(page_bytes);
         let here = page_end.map_or(range.end(), |end| end.min(range.end()));
         let header = range.start().checked_add(header_bytes);
         let header = header.map_or(range.end(), |end| end.min(range.end()));
@@ -238,13 +244,14 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
     /// Adds bytes that lie at or above all that was added before. `class` is the size class when
     /// they are a live block's that its first page does not know of yet.
     fn add(&mut self, range: AddrRange, what: Use, class: Option<SizeClass>, owner: Owner) {
+        let page_bytes = self.page_size.bytes();
         let (mut at, mut len) = (range.start(), range.len());
         while len > 0 {
-            let page = at.align_down(PAGE_SIZE);
-            let in_page = PAGE_SIZE - (at.get() - page.get());
-            if in_page == PAGE_SIZE && len >= PAGE_SIZE {
+            let page = at.align_down(page_bytes);
+            let in_page = page_bytes - (at.get() - page.get());
+            if in_page == page_bytes && len >= page_bytes {
                 self.flush();
-                let whole = len - len % PAGE_SIZE;
+                let whole = len - len % page_bytes;
                 self.whole(at, whole, what, class, owner);
                 (at, len) = (RemoteAddr::new(at.get() + whole), len - whole);
                 continue;
@@ -266,7 +273,7 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
 
     fn flush(&mut self) {
         if let Some((page, tally, owner)) = self.open.take()
-            && let Some(range) = AddrRange::with_len(page, PAGE_SIZE)
+            && let Some(range) = AddrRange::with_len(page, self.page_size.bytes())
         {
             let state = self
                 .runs
@@ -274,6 +281,7 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
                 .map_or(PageState::ABSENT, |(state, _)| state);
             (self.emit)(&PageSlice {
                 range,
+                page_size: self.page_size,
                 tally,
                 state,
                 owner,
@@ -292,7 +300,7 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
         owner: Owner,
     ) {
         let mut tally = Tally::default();
-        tally.add(what, PAGE_SIZE);
+        tally.add(what, self.page_size.bytes());
         let mut rest = AddrRange::with_len(at, len);
         while let Some(range) = rest.filter(|r| !r.is_empty()) {
             let Some((state, end)) = self.runs.stretch(range) else {
@@ -303,6 +311,7 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
             };
             (self.emit)(&PageSlice {
                 range,
+                page_size: self.page_size,
                 tally,
                 state,
                 owner,
@@ -352,14 +361,15 @@ impl<'a> Runs<'a> {
             None => (false, range.end()),
         };
         // A mapping of less than a page is never seen, but a step must go on.
-        let bound = bound.align_up(PAGE_SIZE).unwrap_or(range.end());
+        let page_bytes = self.map.page_size().bytes();
+        let bound = bound.align_up(page_bytes).unwrap_or(range.end());
         let (state, end) = match runs.get(self.next) {
             Some(run) if run.range.contains(range.start()) => (run.state, run.range.end()),
             Some(run) => (PageState::ABSENT, run.range.start()),
             None => (PageState::ABSENT, range.end()),
         };
         let state = if mapped { state } else { PageState::ABSENT };
-        let end = end.align_up(PAGE_SIZE).unwrap_or(range.end());
+        let end = end.align_up(page_bytes).unwrap_or(range.end());
         (!range.is_empty()).then_some((state, end.min(bound).min(range.end())))
     }
 }

@@ -3,13 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::addr::PAGE_SIZE;
 use crate::heap::{Allocator, ExtentKind};
 use crate::metrics::pages::{Owner, PageSlice, Use};
 use crate::size_class::SizeClass;
-
-/// Blocks of at most so many bytes together count as a pin of the top.
-const PIN_BYTES: u64 = PAGE_SIZE;
 
 /// Finds what pins free bytes. Slices ascend.
 #[derive(Default)]
@@ -46,9 +42,9 @@ impl Pins {
         }
         let tally = &slice.tally;
         let free = tally.of(Use::Free) + tally.of(Use::Retained) + tally.of(Use::PymallocFree);
-        if free > 0 && free < PAGE_SIZE {
+        if free > 0 && free < slice.page_size.bytes() {
             let arena = (slice.owner.heap, slice.owner.arena);
-            let pinned = slice.pages() - trimmable / PAGE_SIZE;
+            let pinned = slice.pages() - trimmable / slice.page_size.bytes();
             self.by_arena.entry(arena).or_default().pinned_free_bytes += pinned * free;
             self.share(slice, free);
         }
@@ -104,7 +100,7 @@ struct Tail {
     owner: Option<Owner>,
     free_since_live: u64,
     below_live: u64,
-    /// The last slices, with in all at most [`PIN_BYTES`] in use.
+    /// The last slices, with in all at most a page's bytes in use: blocks of no more together count as a pin of the top.
     last: VecDeque<TailSlice>,
     in_use: u64,
 }
@@ -140,12 +136,15 @@ impl Tail {
             self.below_live += std::mem::take(&mut self.free_since_live);
         }
         let part = TailSlice {
-            free_pages_bytes: if free == PAGE_SIZE { pages * free } else { 0 },
+            free_pages_bytes: match free == slice.page_size.bytes() {
+                true => pages * free,
+                false => 0,
+            },
             in_use: pages * (tally.live() + tally.of(Use::Cached)),
         };
         self.in_use += part.in_use;
         self.last.push_back(part);
-        while self.in_use > PIN_BYTES
+        while self.in_use > slice.page_size.bytes()
             && let Some(first) = self.last.pop_front()
         {
             self.in_use -= first.in_use;

@@ -313,6 +313,7 @@ fn is_function(symbol: &Sym64<LittleEndian>) -> bool {
 #[cfg(test)]
 mod tests {
     use profiler_common::sampling::Registers;
+    use profiler_core::machine::Machine;
 
     use super::super::unwind::{StackCopy, Step, Unwinder};
     use super::*;
@@ -324,7 +325,7 @@ mod tests {
         symbols: &Symbols,
         random: &mut impl FnMut(usize) -> usize,
     ) -> usize {
-        let mut unwinder = Unwinder::new();
+        let mut unwinder = Unwinder::new(Machine::OWN);
         let bytes: Vec<u8> = (0..4096).map(|_| random(256) as u8).collect();
         let start = 0x7fff_0000_0000;
         let stack = StackCopy {
@@ -339,6 +340,7 @@ mod tests {
                 instruction: address,
                 stack: start + random(4096) as u64,
                 frame: start + random(4096) as u64,
+                link: random(2 << 20) as u64,
             };
             let step = unwinder.step((0, file), address, &mut registers, &stack);
             callers += usize::from(step == Step::Caller);

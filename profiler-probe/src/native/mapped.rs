@@ -40,7 +40,11 @@ const MAX_NAMED: usize = 16;
 /// What took another's place is remembered for so long, in ns: no sample waits longer.
 const KEPT_NS: u64 = 60_000_000_000;
 /// What returns from a signal's handler: `mov $15, %rax; syscall`, in every C library.
+#[cfg(target_arch = "x86_64")]
 const RETURN_FROM_SIGNAL: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+/// The same of aarch64, where the kernel has it (`arch/arm64/kernel/vdso/sigreturn.S`): `mov x8, #139; svc #0`.
+#[cfg(target_arch = "aarch64")]
+const RETURN_FROM_SIGNAL: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
 /// What the kernel calls the mapping of its own that probed functions return to.
 const TRAMPOLINES: &str = "[uprobes]";
 

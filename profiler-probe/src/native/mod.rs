@@ -18,6 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use profiler_common::PAGE_BYTES;
 use profiler_common::sampling::{NativeCopy, RawNative, RawStack, Registers, STACK_PAGES};
 use profiler_core::allocator::is_c_library_name;
+use profiler_core::machine::Machine;
 use profiler_core::sites::{
     Frame, NativeEnd, NativeFrame, NativeRole, NativeSampling, with_native,
 };
@@ -78,7 +79,11 @@ enum Outwards {
 /// Whether the registers are of a place to which a function returns whose caller is known otherwise: the kernel has put
 /// that place where the function has its return address.
 fn is_probed_return(copy: &RawNative, registers: &Registers) -> bool {
-    let slot = registers.stack.wrapping_sub(size_of::<u64>() as u64);
+    // On aarch64 it has it in a register, and the stack pointer is what it was at the entry.
+    let slot = match Machine::OWN {
+        Machine::X86_64 => registers.stack.wrapping_sub(size_of::<u64>() as u64),
+        Machine::Aarch64 => registers.stack,
+    };
     copy.return_address != 0
         && copy.return_slot == slot
         && copy.return_address != registers.instruction
@@ -96,7 +101,7 @@ impl NativeStacks {
                 path,
             },
             code: MappedCode::of(target),
-            unwinder: Unwinder::new(),
+            unwinder: Unwinder::new(Machine::OWN),
             places: HashMap::new(),
             pending: HashMap::new(),
             sampling: NativeSampling::default(),

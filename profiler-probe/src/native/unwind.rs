@@ -1,10 +1,12 @@
 //! From a place in code to the place that called it, by the tables of the file that the code is of.
 
 use gimli::{
-    CfaRule, EvaluationResult, Expression, Register, RegisterRule, UnwindContext, Value, X86_64,
+    AArch64, CfaRule, EvaluationResult, Expression, Register, RegisterRule, UnwindContext, Value,
+    X86_64,
 };
 use hashbrown::HashMap;
 use profiler_common::sampling::Registers;
+use profiler_core::machine::Machine;
 
 use super::files::{Bytes, CodeFile};
 
@@ -58,6 +60,50 @@ enum Saved {
     At(i64),
 }
 
+/// The numbers that tables give to a machine's registers ("DWARF for the Arm 64-bit Architecture"; System V ABI for x86-64).
+#[derive(Copy, Clone)]
+struct Numbers {
+    stack: Register,
+    frame: Register,
+    /// Where the return address is: a place in the frame's table alone on x86-64, and `x30` on aarch64.
+    link: Register,
+    /// Whether that is a register, in which it stays as long as a function calls none.
+    is_linked: bool,
+    /// The bits of an address. The others may be a signature of a return address (pointer authentication).
+    address: u64,
+}
+
+impl Numbers {
+    const fn of(machine: Machine) -> Self {
+        match machine {
+            Machine::X86_64 => Self {
+                stack: X86_64::RSP,
+                frame: X86_64::RBP,
+                link: X86_64::RA,
+                is_linked: false,
+                address: u64::MAX,
+            },
+            Machine::Aarch64 => Self {
+                stack: AArch64::SP,
+                frame: AArch64::X29,
+                link: AArch64::X30,
+                is_linked: true,
+                address: (1 << 48) - 1,
+            },
+        }
+    }
+
+    fn value(&self, registers: &Registers, register: Register) -> Option<u64> {
+        match register {
+            _ if register == self.stack => Some(registers.stack),
+            _ if register == self.frame => Some(registers.frame),
+            _ if register == self.link && self.is_linked => Some(registers.link),
+            _ if register == self.link => Some(registers.instruction),
+            _ => None,
+        }
+    }
+}
+
 /// What holds at a place.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Rule {
@@ -67,7 +113,7 @@ enum Rule {
         is_of_frame_pointer: bool,
         offset: i64,
         frame_pointer: Saved,
-        return_address: i64,
+        return_address: Saved,
     },
     /// It has to be evaluated each time.
     Evaluated,
@@ -79,15 +125,17 @@ enum Rule {
 
 /// Finds callers, and remembers the rules of places.
 pub(super) struct Unwinder {
+    numbers: Numbers,
     context: UnwindContext<usize>,
     /// With each whether it is of the code that returns from a signal's handler.
     rules: HashMap<(u32, u64), (Rule, bool)>,
 }
 
 impl Unwinder {
-    /// One that remembers nothing yet.
-    pub(super) fn new() -> Self {
+    /// One that remembers nothing yet, for code of this machine.
+    pub(super) fn new(machine: Machine) -> Self {
         Self {
+            numbers: Numbers::of(machine),
             context: UnwindContext::new(),
             rules: HashMap::new(),
         }
@@ -140,7 +188,9 @@ impl Unwinder {
                 };
                 let frame = base.checked_add_signed(offset);
                 let saved = (frame_pointer, return_address);
-                frame.map_or(Step::Damaged, |frame| leave(frame, saved, registers, stack))
+                let numbers = &self.numbers;
+                let leave = |frame| leave(numbers, frame, saved, registers, stack);
+                frame.map_or(Step::Damaged, leave)
             }
             Rule::Evaluated => {
                 let step = self.evaluate(file, address, registers, stack);
@@ -161,25 +211,25 @@ impl Unwinder {
         let context = &mut self.context;
         let row = entry.unwind_info_for_address(&frames, &file.bases, context, address);
         let row = row.ok()?;
-        let return_address = match row.register(X86_64::RA) {
+        let numbers = &self.numbers;
+        let return_address = match row.register(numbers.link) {
+            None | Some(RegisterRule::SameValue) if numbers.is_linked => Saved::Not,
             None | Some(RegisterRule::Undefined) => return Some(Rule::Outermost),
-            Some(RegisterRule::Offset(offset)) => offset,
+            Some(RegisterRule::Offset(offset)) => Saved::At(offset),
             Some(_) => return Some(Rule::Evaluated),
         };
-        let frame_pointer = match row.register(X86_64::RBP) {
+        let frame_pointer = match row.register(numbers.frame) {
             None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => Saved::Not,
             Some(RegisterRule::Offset(offset)) => Saved::At(offset),
             Some(_) => return Some(Rule::Evaluated),
         };
         let (is_of_frame_pointer, offset) = match row.cfa() {
-            CfaRule::RegisterAndOffset {
-                register: X86_64::RSP,
-                offset,
-            } => (false, *offset),
-            CfaRule::RegisterAndOffset {
-                register: X86_64::RBP,
-                offset,
-            } => (true, *offset),
+            CfaRule::RegisterAndOffset { register, offset } if *register == numbers.stack => {
+                (false, *offset)
+            }
+            CfaRule::RegisterAndOffset { register, offset } if *register == numbers.frame => {
+                (true, *offset)
+            }
             CfaRule::RegisterAndOffset { .. } => return None,
             CfaRule::Expression(_) => return Some(Rule::Evaluated),
         };
@@ -205,13 +255,14 @@ impl Unwinder {
         let context = &mut self.context;
         let row = entry.unwind_info_for_address(&frames, &file.bases, context, address);
         let row = row.ok()?;
+        let numbers = &self.numbers;
         let of = |expression: Expression<Bytes<'_>>, initial: Option<u64>| {
-            value_of(expression, encoding, initial, registers, stack)
+            value_of(numbers, expression, encoding, initial, registers, stack)
         };
         let frame = match row.cfa() {
-            CfaRule::RegisterAndOffset { register, offset } => {
-                Ok(value(registers, *register)?.checked_add_signed(*offset)?)
-            }
+            CfaRule::RegisterAndOffset { register, offset } => Ok(numbers
+                .value(registers, *register)?
+                .checked_add_signed(*offset)?),
             CfaRule::Expression(expression) => of(expression.get(&frames).ok()?, None),
         };
         let frame = match frame {
@@ -229,7 +280,7 @@ impl Unwinder {
             }
             Some(_) => Err(Step::NoTable),
         };
-        let places = place(X86_64::RBP).and_then(|bp| Ok((bp, place(X86_64::RA)?)));
+        let places = place(numbers.frame).and_then(|bp| Ok((bp, place(numbers.link)?)));
         let (frame_pointer, return_address) = match places {
             Ok(places) => places,
             Err(step) => return Some(step),
@@ -239,29 +290,43 @@ impl Unwinder {
             Some(at) => Saved::At(distance(at)?),
             None => Saved::Not,
         };
-        let saved = (frame_pointer, distance(return_address?)?);
-        Some(leave(frame, saved, registers, stack))
+        let return_address = match return_address {
+            Some(at) => Saved::At(distance(at)?),
+            None if numbers.is_linked => Saved::Not,
+            None => return None,
+        };
+        let saved = (frame_pointer, return_address);
+        Some(leave(numbers, frame, saved, registers, stack))
     }
 }
 
 /// Gives the registers the values that they have in the caller.
 fn leave(
+    numbers: &Numbers,
     frame: u64,
-    (frame_pointer, return_address): (Saved, i64),
+    (frame_pointer, return_address): (Saved, Saved),
     registers: &mut Registers,
     stack: &StackCopy<'_>,
 ) -> Step {
-    // Each caller's frame lies above. What claims otherwise would go round.
-    if frame <= registers.stack {
+    // Each caller's frame lies above. What claims otherwise would go round. Only a function that has its return address
+    // in a register, which happens once, may have none of its own.
+    let is_linked = return_address == Saved::Not;
+    if frame < registers.stack || (frame == registers.stack && !is_linked) {
         return Step::Damaged;
     }
     let word = |offset: i64| {
         let at = frame.checked_add_signed(offset);
         at.and_then(|at| stack.word(at)).ok_or(Step::Beyond)
     };
-    let caller = match word(return_address) {
+    let caller = match return_address {
+        Saved::At(offset) => word(offset),
+        // A call loses it: none is known but the innermost function's.
+        Saved::Not if registers.link == 0 => Err(Step::NoTable),
+        Saved::Not => Ok(registers.link),
+    };
+    let caller = match caller {
         Ok(0) => return Step::Outermost,
-        Ok(caller) => caller,
+        Ok(caller) => caller & numbers.address,
         Err(step) => return step,
     };
     if let Saved::At(offset) = frame_pointer {
@@ -272,20 +337,13 @@ fn leave(
     }
     registers.instruction = caller;
     registers.stack = frame;
+    registers.link = 0;
     Step::Caller
-}
-
-fn value(registers: &Registers, register: Register) -> Option<u64> {
-    match register {
-        X86_64::RSP => Some(registers.stack),
-        X86_64::RBP => Some(registers.frame),
-        X86_64::RA => Some(registers.instruction),
-        _ => None,
-    }
 }
 
 /// What an expression comes to, which may ask for registers and for words of the stack.
 fn value_of(
+    numbers: &Numbers,
     expression: Expression<Bytes<'_>>,
     encoding: gimli::Encoding,
     initial: Option<u64>,
@@ -306,7 +364,7 @@ fn value_of(
                 return result.ok_or(Step::Damaged);
             }
             EvaluationResult::RequiresRegister { register, .. } => {
-                let value = value(registers, register).ok_or(Step::NoTable)?;
+                let value = numbers.value(registers, register).ok_or(Step::NoTable)?;
                 evaluation.resume_with_register(Value::Generic(value))
             }
             EvaluationResult::RequiresMemory {
@@ -343,9 +401,11 @@ mod tests {
             instruction: 0x400b,
             stack: 0x1000,
             frame: 0x1010,
+            link: 0,
         };
         let expression = Expression(EndianSlice::new(code, LittleEndian));
-        value_of(expression, encoding, None, &registers, &stack)
+        let numbers = Numbers::of(Machine::X86_64);
+        value_of(&numbers, expression, encoding, None, &registers, &stack)
     }
 
     #[test]

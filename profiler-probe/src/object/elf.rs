@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use object::LittleEndian;
 use object::elf::{
-    EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL,
-    STT_FUNC, STT_GNU_IFUNC, Sym64,
+    ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC,
+    STT_GNU_IFUNC, Sym64,
 };
 use object::read::StringTable;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+use profiler_core::machine::Machine;
 use profiler_target::Source;
 
 use crate::plan::Function;
@@ -33,7 +34,7 @@ pub(crate) struct Definition {
 }
 
 /// One ELF file's functions, and its code where asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ElfObject {
     /// Defined functions by name.
     pub functions: HashMap<String, Definition>,
@@ -43,9 +44,9 @@ pub(super) struct ElfObject {
     pub code: Code,
 }
 
-/// A file that is no 64-bit x86 ELF file, or is damaged.
+/// A file that is no 64-bit ELF file of this machine, or is damaged.
 #[derive(Copy, Clone, Debug, thiserror::Error)]
-#[error("it is not a 64-bit x86 ELF file, or it is damaged")]
+#[error("it is not a 64-bit ELF file for {}, or it is damaged", Machine::OWN.name())]
 pub(super) struct NotElf;
 
 impl From<object::read::Error> for NotElf {
@@ -65,7 +66,7 @@ pub(super) fn read(
     let header = FileHeader64::<LittleEndian>::parse(data)?;
     let kind = header.e_type.get(endian);
     if !header.is_little_endian()
-        || header.e_machine.get(endian) != EM_X86_64
+        || header.e_machine.get(endian).0 != Machine::OWN.elf_number()
         || !(kind == ET_DYN || kind == ET_EXEC)
     {
         return Err(NotElf);
@@ -78,7 +79,7 @@ pub(super) fn read(
     Ok(ElfObject {
         functions,
         starts,
-        code: Code::new(segments),
+        code: Code::new(Machine::OWN, segments),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The machine code of an object, by the addresses in its file.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
+use profiler_core::machine::Machine;
 
 /// The longest x86 instruction, in bytes.
 const LONGEST: usize = 15;
@@ -17,14 +18,31 @@ pub(crate) struct Segment {
 }
 
 /// All executable segments of one object.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Code {
+    machine: Machine,
     segments: Vec<Segment>,
 }
 
 impl Code {
-    pub(crate) fn new(segments: Vec<Segment>) -> Self {
-        Self { segments }
+    pub(crate) fn new(machine: Machine, segments: Vec<Segment>) -> Self {
+        Self { machine, segments }
+    }
+
+    /// The machine that it is for.
+    pub(super) fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// All words of 4 bytes in it, with their addresses.
+    pub(super) fn words(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.segments.iter().flat_map(|segment| {
+            let (words, _) = segment.bytes.as_chunks::<4>();
+            (0u64..).zip(words).map(|(number, word)| {
+                let address = segment.address.wrapping_add(4 * number);
+                (address, u32::from_le_bytes(*word))
+            })
+        })
     }
 
     /// The bytes from `address` to the end of its segment.

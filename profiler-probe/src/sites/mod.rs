@@ -1,6 +1,7 @@
 //! Choosing, in a function's machine code, the instructions to probe: those that the kernel
 //! emulates, and that each call passes exactly once.
 
+mod a64;
 mod code;
 mod emulation;
 mod entry;
@@ -12,6 +13,7 @@ mod state;
 use std::collections::HashSet;
 
 use iced_x86::{FlowControl, Instruction, OpKind, Register};
+use profiler_core::machine::Machine;
 
 pub(crate) use code::{Code, Segment};
 pub(crate) use returns::ENDINGS;
@@ -77,6 +79,9 @@ pub(crate) fn plan(
     manner: SiteOptions,
     symbols: &Symbols,
 ) -> Option<PlannedProbe> {
+    if code.machine() == Machine::Aarch64 {
+        return a64::plan(code, body, function, manner);
+    }
     let arguments = arguments(function, manner.reads_header());
     let probe = |entry, result| PlannedProbe {
         function,
@@ -171,11 +176,12 @@ mod tests {
             } else {
                 u64::MAX - 400
             };
-            let code = Code::new(vec![Segment {
+            let segment = Segment {
                 address,
                 file_offset: u64::MAX - 100,
                 bytes,
-            }]);
+            };
+            let code = Code::new(Machine::ALL[round as usize % 5 % 2], vec![segment]);
             for function in Function::ALL {
                 let body = Body {
                     start: address + round % 7,

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use object::elf;
+use profiler_core::machine::Machine;
 use profiler_core::text::visible;
 
 use crate::{CoreProblem, ErrorKind, Packer};
@@ -40,7 +41,7 @@ pub enum CoreError {
         packer: Packer,
     },
     /// A core of a process that fragscope does not understand.
-    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) processes only", path = visible(.path.display()))]
+    #[error("{path} is a core of a {what} process, and fragscope reads those of 64-bit x86 (x86-64) and 64-bit ARM (aarch64) processes only", path = visible(.path.display()))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -102,8 +103,8 @@ impl CoreError {
     }
 }
 
-/// Whether the file begins like a core of a machine that is understood.
-pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
+/// The machine that a core is of, where the file begins like that of one that is understood.
+pub(super) fn check_kind(path: &Path, file: &File) -> Result<Machine, CoreError> {
     let not_a_core = |what| {
         let path = path.to_owned();
         Err(CoreError::NotACore { path, what })
@@ -152,12 +153,14 @@ pub(super) fn check_kind(path: &Path, file: &File) -> Result<(), CoreError> {
             what,
         })
     };
-    match number(machine_low, machine_high) {
-        machine if machine == elf::EM_X86_64.0 && head[4] == 2 && !is_big => Ok(()),
+    let number = number(machine_low, machine_high);
+    if let Some(machine) = Machine::of_elf(number).filter(|_| head[4] == 2 && !is_big) {
+        return Ok(machine);
+    }
+    match number {
         machine if machine == elf::EM_386.0 || machine == elf::EM_X86_64.0 => {
             foreign("32-bit x86".to_owned())
         }
-        machine if machine == elf::EM_AARCH64.0 => foreign("64-bit ARM (aarch64)".to_owned()),
         machine => foreign(format!("{bits}-bit machine-{machine}")),
     }
 }

@@ -21,6 +21,7 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
+use profiler_core::machine::Machine;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 use profiler_core::threads::Thread;
@@ -86,10 +87,10 @@ impl CoreFile {
             _ => failed(error),
         })?;
         let about = file.metadata().map_err(failed)?;
-        check_kind(path, &file)?;
+        let machine = check_kind(path, &file)?;
         let taken = about.modified().ok();
         let taken = taken.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let (segments, notes) = headers(path, &file, about.len())?;
+        let (segments, notes) = headers(path, &file, about.len(), machine)?;
         let missing_bytes = segments.iter().map(|s| s.planned - s.filled).sum();
         let mappings = pages::mappings(&segments, &notes);
         let has_memory = segments.iter().any(|s| s.write && s.filled > 0);
@@ -137,7 +138,7 @@ impl CoreFile {
     /// # Errors
     /// When the file cannot be read any more.
     pub fn pages(&self) -> io::Result<CorePages> {
-        pages::read(&self.file, &self.segments, &self.mappings)
+        pages::read(&self.file, &self.segments, &self.mappings, &self.notes)
     }
 
     /// Bytes that the core was to have and has not: the file is cut off.
@@ -211,7 +212,12 @@ impl Process for CoreFile {
 }
 
 /// Reads the program headers and the notes.
-fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), CoreError> {
+fn headers(
+    path: &Path,
+    file: &File,
+    len: u64,
+    machine: Machine,
+) -> Result<(Vec<Segment>, Notes), CoreError> {
     let damaged = |what| CoreError::Damaged {
         path: path.to_owned(),
         what,
@@ -251,7 +257,7 @@ fn headers(path: &Path, file: &File, len: u64) -> Result<(Vec<Segment>, Notes), 
     if overlap(&of_notes) {
         return Err(damaged("notes"));
     }
-    let mut notes = Notes::default();
+    let mut notes = Notes::of(machine);
     for header in of_notes {
         let found = header.notes(LittleEndian, cache);
         let Ok(Some(mut found)) = found else {

@@ -1,15 +1,16 @@
 //! What the notes of a core hold: threads, names, the auxiliary vector, mapped files.
 //!
-//! Layouts of x86-64: `struct elf_prstatus`, `struct elf_prpsinfo` (`include/linux/elfcore.h`),
-//! `user_regs_struct` (`arch/x86/include/asm/user_64.h`), `NT_FILE` (`fill_files_note` in
-//! `fs/binfmt_elf.c`).
+//! Layouts of 64-bit machines: `struct elf_prstatus`, `struct elf_prpsinfo` (`include/linux/elfcore.h`), `NT_FILE`
+//! (`fill_files_note` in `fs/binfmt_elf.c`); of registers `user_regs_struct` (`arch/x86/include/asm/user_64.h`) and
+//! `user_pt_regs` (`arch/arm64/include/uapi/asm/ptrace.h`).
 
 use object::elf::NoteType;
 use profiler_common::PID_BITS;
-use profiler_core::addr::{AddrRange, RemoteAddr};
+use profiler_core::addr::{AddrRange, PageSize, RemoteAddr};
+use profiler_core::machine::Machine;
 use profiler_core::threads::Thread;
 
-use crate::auxv::{AT_PHDR, auxv_value};
+use crate::auxv::{AT_PAGESZ, AT_PHDR, auxv_value};
 
 const NT_PRSTATUS: u32 = 1;
 const NT_PRPSINFO: u32 = 3;
@@ -19,10 +20,35 @@ const NT_FILE: u32 = 0x4649_4c45;
 const STATUS_PID: usize = 32;
 /// `pr_reg` of `elf_prstatus`.
 const STATUS_REGISTERS: usize = 112;
-/// Places of `rip`, `rsp` and `fs_base` in `user_regs_struct`.
-const RIP: usize = 16;
-const RSP: usize = 19;
-const FS_BASE: usize = 21;
+/// `NT_ARM_TLS`: the thread pointer of aarch64, in a note of its own behind the thread's others.
+const NT_ARM_TLS: u32 = 0x401;
+
+/// Which of the registers are what, by their places.
+struct Places {
+    instruction: usize,
+    stack: usize,
+    /// The thread pointer, where it is one of them.
+    thread: Option<usize>,
+}
+
+impl Places {
+    const fn of(machine: Machine) -> Self {
+        match machine {
+            // `rip`, `rsp`, `fs_base`.
+            Machine::X86_64 => Self {
+                instruction: 16,
+                stack: 19,
+                thread: Some(21),
+            },
+            // `pc`, `sp`, behind 31 general ones.
+            Machine::Aarch64 => Self {
+                instruction: 32,
+                stack: 31,
+                thread: None,
+            },
+        }
+    }
+}
 /// `pr_pid`, `pr_fname` and `pr_psargs` of `elf_prpsinfo`.
 const INFO_PID: usize = 24;
 const INFO_NAME: (usize, usize) = (40, 16);
@@ -41,8 +67,9 @@ pub(super) struct MappedFile {
 }
 
 /// What all notes hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Notes {
+    pub(super) machine: Machine,
     pub(super) pid: i32,
     pub(super) comm: String,
     /// The first 80 bytes of the command line, as one word: a core does not show where words end.
@@ -54,14 +81,39 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    /// None yet, of a process of this machine.
+    pub(super) fn of(machine: Machine) -> Self {
+        Self {
+            machine,
+            pid: 0,
+            comm: String::new(),
+            cmdline: Vec::new(),
+            threads: Vec::new(),
+            auxv: Vec::new(),
+            mapped: Vec::new(),
+        }
+    }
+
+    /// The size of the kernel's pages.
+    pub(super) fn page_size(&self) -> PageSize {
+        let bytes = auxv_value(&self.auxv, AT_PAGESZ);
+        bytes.and_then(PageSize::new).unwrap_or_default()
+    }
+
     /// Takes in one note; other owners' and unknown ones are passed over.
     pub(super) fn take(&mut self, kind: NoteType, owner: &[u8], content: &[u8]) {
+        if kind.0 == NT_ARM_TLS && self.machine == Machine::Aarch64 {
+            let of = self.threads.last_mut().zip(word(content, 0));
+            if let Some((thread, pointer)) = of {
+                thread.thread_pointer = RemoteAddr::new(pointer);
+            }
+        }
         if owner != b"CORE" {
             return;
         }
         match kind.0 {
             NT_PRSTATUS if self.threads.len() < MAX_THREADS => {
-                self.threads.extend(thread(content));
+                self.threads.extend(thread(self.machine, content));
             }
             NT_PRPSINFO => {
                 self.pid = int(content, INFO_PID).unwrap_or(0);
@@ -110,13 +162,17 @@ fn text(bytes: &[u8], (at, len): (usize, usize)) -> String {
     text.trim_end().to_owned()
 }
 
-fn thread(status: &[u8]) -> Option<Thread> {
+fn thread(machine: Machine, status: &[u8]) -> Option<Thread> {
+    let places = Places::of(machine);
     let register = |n: usize| word(status, STATUS_REGISTERS + 8 * n).map(RemoteAddr::new);
     Some(Thread {
         tid: int(status, STATUS_PID)? as u32,
-        stack_pointer: register(RSP)?,
-        program_counter: register(RIP)?,
-        thread_pointer: register(FS_BASE)?,
+        stack_pointer: register(places.stack)?,
+        program_counter: register(places.instruction)?,
+        thread_pointer: match places.thread {
+            Some(place) => register(place)?,
+            None => RemoteAddr::default(),
+        },
     })
 }
 
@@ -203,7 +259,47 @@ mod tests {
             program_counter: RemoteAddr::new(1016),
             thread_pointer: RemoteAddr::new(1021),
         };
-        assert_eq!(thread(&status), Some(expected));
-        assert_eq!(thread(&status[..200]), None);
+        assert_eq!(thread(Machine::X86_64, &status), Some(expected));
+        assert_eq!(thread(Machine::X86_64, &status[..200]), None);
+    }
+
+    #[test]
+    fn a_thread_pointer_of_aarch64_comes_in_a_note_behind_its_thread() {
+        let status = |tid: i32| {
+            let mut status = vec![0; 392];
+            status[STATUS_PID..][..4].copy_from_slice(&tid.to_le_bytes());
+            for n in 0..34u64 {
+                let at = STATUS_REGISTERS + 8 * n as usize;
+                status[at..at + 8].copy_from_slice(&(1000 + n).to_le_bytes());
+            }
+            status
+        };
+        let mut notes = Notes::of(Machine::Aarch64);
+        // Nobody's.
+        notes.take(NoteType(NT_ARM_TLS), b"LINUX", &5u64.to_le_bytes());
+        for tid in [77, 78] {
+            notes.take(NoteType(NT_PRSTATUS), b"CORE", &status(tid));
+            let pointer = 0x7f00_0000 + tid as u64;
+            // Newer kernels have TPIDR2_EL0 behind it.
+            let words = [pointer.to_le_bytes(), [0xff; 8]].concat();
+            notes.take(NoteType(NT_ARM_TLS), b"LINUX", &words);
+        }
+        let expected = |tid: u32| Thread {
+            tid,
+            stack_pointer: RemoteAddr::new(1031),
+            program_counter: RemoteAddr::new(1032),
+            thread_pointer: RemoteAddr::new(0x7f00_0000 + u64::from(tid)),
+        };
+        assert_eq!(notes.threads, [expected(77), expected(78)]);
+    }
+
+    #[test]
+    fn pages_are_as_large_as_the_kernel_says() {
+        let mut notes = Notes::of(Machine::Aarch64);
+        assert_eq!(notes.page_size().bytes(), 4096);
+        for (said, expected) in [(16384u64, 16384), (65536, 65536), (5, 4096), (8192, 4096)] {
+            notes.auxv = [AT_PAGESZ, said, 0, 0].map(u64::to_le_bytes).concat();
+            assert_eq!(notes.page_size().bytes(), expected, "{said}");
+        }
     }
 }

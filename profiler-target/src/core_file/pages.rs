@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE};
+use profiler_core::addr::{AddrRange, PageSize};
 use profiler_core::residency::{
     Mapping, MappingKind, PageAccount, PageRun, PageState, ResidencyMap,
 };
@@ -25,8 +25,8 @@ use crate::maps;
 const BRK_REACH: u64 = 1 << 30;
 /// Bytes looked at at once.
 const BUFFER_BYTES: u64 = 1 << 20;
-const PAGE: usize = PAGE_SIZE as usize;
-const ZEROS: [u8; PAGE] = [0; PAGE];
+/// As many as the largest page has.
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// In the address space, and not in the core.
 const LEFT_OUT: PageState = PageState::PRESENT.with(PageState::UNCOUNTED);
@@ -145,8 +145,13 @@ pub(super) fn read(
     core: &File,
     segments: &[Segment],
     mappings: &[Mapping],
+    notes: &Notes,
 ) -> io::Result<CorePages> {
-    let mut residency = ResidencyMap::new(mappings.to_vec()).of_account(PageAccount::Core);
+    let page_size = notes.page_size();
+    let mut residency = ResidencyMap::new(mappings.to_vec())
+        .of_account(PageAccount::Core)
+        .of_pages(page_size)
+        .of_machine(notes.machine);
     let (mut filled_bytes, mut data_bytes) = (0, 0);
     for mapping in mappings {
         let start = mapping.range.start();
@@ -165,7 +170,7 @@ pub(super) fn read(
             _ => PageState::PRESENT,
         };
         filled_bytes += segment.filled;
-        for data in data_extents(core, segment) {
+        for data in data_extents(core, segment, page_size) {
             data_bytes += data.end - data.start;
             push(at(data.start), at(data.end), state);
         }
@@ -184,13 +189,14 @@ pub(super) fn read(
         zero_bytes: if has_holes {
             0
         } else {
-            zero_bytes(core, segments)?
+            zero_bytes(core, segments, page_size)?
         },
     })
 }
 
 /// The parts of a segment that are no holes, as offsets into it, to the page.
-fn data_extents(core: &File, segment: &Segment) -> Vec<Range<u64>> {
+fn data_extents(core: &File, segment: &Segment, page_size: PageSize) -> Vec<Range<u64>> {
+    let page = page_size.bytes();
     let mut extents: Vec<Range<u64>> = Vec::new();
     let end = segment.offset.saturating_add(segment.filled);
     let mut at = segment.offset;
@@ -202,8 +208,8 @@ fn data_extents(core: &File, segment: &Segment) -> Vec<Range<u64>> {
         // A file that changes meanwhile does not keep us here.
         let (first, next) = (data.max(at), hole.max(data + 1));
         let before = extents.last().map_or(0, |extent| extent.end);
-        let start = ((first - segment.offset) / PAGE_SIZE * PAGE_SIZE).max(before);
-        let stop = (next - segment.offset).next_multiple_of(PAGE_SIZE);
+        let start = ((first - segment.offset) / page * page).max(before);
+        let stop = (next - segment.offset).next_multiple_of(page);
         extents.push(start..stop.min(segment.filled).max(start));
         at = next;
     }
@@ -211,15 +217,16 @@ fn data_extents(core: &File, segment: &Segment) -> Vec<Range<u64>> {
 }
 
 /// Bytes of the pages that are all zero.
-fn zero_bytes(core: &File, segments: &[Segment]) -> io::Result<u64> {
+fn zero_bytes(core: &File, segments: &[Segment], page_size: PageSize) -> io::Result<u64> {
+    let zeros = &ZEROS[..page_size.bytes() as usize];
     let mut buffer = vec![0; BUFFER_BYTES as usize];
     let mut zero = 0;
     for segment in segments.iter().filter(|s| s.write) {
         for at in (0..segment.filled).step_by(BUFFER_BYTES as usize) {
             let len = (segment.filled - at).min(BUFFER_BYTES) as usize;
             core.read_exact_at(&mut buffer[..len], segment.offset + at)?;
-            let pages = buffer[..len].chunks_exact(PAGE);
-            zero += pages.filter(|page| **page == ZEROS).count() as u64 * PAGE_SIZE;
+            let pages = buffer[..len].chunks_exact(zeros.len());
+            zero += pages.filter(|page| *page == zeros).count() as u64 * page_size.bytes();
         }
     }
     Ok(zero)

@@ -28,9 +28,11 @@ use super::jemalloc_options;
 
 /// More read-only data than this is not searched. An unstripped Python has 4 MiB.
 const MAX_SEARCHED_BYTES: u64 = 64 << 20;
+/// How many bytes glibc keeps of each thread, which debuggers ask for (`nptl_db/structs.def`).
+pub(super) const THREAD_BYTES: &str = "_thread_db_sizeof_pthread";
 /// The symbols that anybody asks for.
 static WANTED: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    let others = ["malloc", "Py_GetVersion", "Py_Version"];
+    let others = ["malloc", "Py_GetVersion", "Py_Version", THREAD_BYTES];
     others.into_iter().chain(allocator::functions()).collect()
 });
 /// Symbols whose addresses are asked for: of data of Python's.

@@ -311,10 +311,29 @@ fn waited(tid: i32) -> (Held, i32) {
 /// A thread that is traced and stands.
 pub(super) fn registers(tid: i32) -> Option<Thread> {
     let registers = ptrace::getregs(Pid::from_raw(tid)).ok()?;
+    #[cfg(target_arch = "x86_64")]
+    let (stack, instruction, thread) = (registers.rsp, registers.rip, registers.fs_base);
+    #[cfg(target_arch = "aarch64")]
+    let (stack, instruction, thread) = (registers.sp, registers.pc, thread_register(tid)?);
     Some(Thread {
         tid: tid as u32,
-        stack_pointer: RemoteAddr::new(registers.rsp),
-        program_counter: RemoteAddr::new(registers.rip),
-        thread_pointer: RemoteAddr::new(registers.fs_base),
+        stack_pointer: RemoteAddr::new(stack),
+        program_counter: RemoteAddr::new(instruction),
+        thread_pointer: RemoteAddr::new(thread),
     })
+}
+
+/// `TPIDR_EL0` of a thread that is traced and stands: the general registers are without it.
+#[cfg(target_arch = "aarch64")]
+fn thread_register(tid: i32) -> Option<u64> {
+    /// `NT_ARM_TLS` (`include/uapi/linux/elf.h`). Newer kernels give `TPIDR2_EL0` behind it, where there is room.
+    const SET: libc::c_ulong = 0x401;
+    let mut value = 0u64;
+    let mut into = libc::iovec {
+        iov_base: (&raw mut value).cast(),
+        iov_len: size_of::<u64>(),
+    };
+    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is `value`, and what it wrote to `into`.
+    let read = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, SET, &raw mut into) };
+    (read == 0 && into.iov_len == size_of::<u64>()).then_some(value)
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use profiler_core::addr::{AddrRange, PAGE_SIZE, PageSize, RemoteAddr};
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::{Completeness, Confidence, EndedEarly, Released, StandStill};
 use profiler_core::fork::ForkSharing;
@@ -34,7 +34,19 @@ fields!(Host {
     arch,
     cpus,
     memory_bytes
-});
+} later { page_size });
+
+/// In bytes.
+impl Wire for PageSize {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.bytes().put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        let bytes = u64::take(input)?;
+        Self::new(bytes).ok_or_else(|| malformed("pages of a size that no kernel has"))
+    }
+}
 
 fields!(Target {
     pid,
@@ -325,6 +337,8 @@ pub(super) fn take_sound(input: &mut Input<'_, '_>) -> io::Result<Sample> {
     if sample.kernel.is_core {
         sample.residency = sample.residency.of_account(PageAccount::Core);
     }
+    // The size of pages is written once, with the host.
+    sample.residency = sample.residency.of_pages(sample.host.page_size);
     if sample.heaps.len() > MAX_HEAPS {
         return Err(malformed("more heaps than any process has"));
     }

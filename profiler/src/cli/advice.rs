@@ -96,7 +96,7 @@ impl Advice {
             }
             ErrorKind::UnsupportedTarget => {
                 self.pid?;
-                format!("name a user process of 64-bit x86 (x86-64): {CANDIDATES}")
+                format!("name a user process of 64 bits: {CANDIDATES}")
             }
             ErrorKind::UnsupportedKernel => "upgrade the kernel to 5.8 or later".into(),
             ErrorKind::TargetNotProbeable => self.without_probes?.into(),

@@ -3,6 +3,7 @@
 mod breakpoints;
 mod target;
 
+use profiler_core::machine::Machine;
 use profiler_probe::support::{self, ProbeLinks};
 use profiler_target::host::{self, Capability};
 use profiler_target::{Action, Denial, ErrorKind, OpenError, PageSource};
@@ -166,11 +167,11 @@ pub fn repair(pid: i32) -> Result<Vec<Check>, OpenError> {
 fn machine() -> Check {
     let name = "machine";
     match std::env::consts::ARCH {
-        arch @ "x86_64" => Check::ok(name, arch),
+        arch if arch == Machine::OWN.name() => Check::ok(name, arch),
         arch => Check::bad(
             name,
             Grade::Missing,
-            format!("{arch}; layouts and registers are known for x86-64 only"),
+            format!("{arch}; layouts and registers are known for x86-64 and aarch64 only"),
             Fix::KnownArchitecture,
         ),
     }

@@ -13,10 +13,13 @@ use crate::{root, run};
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// The stripped object, compiled from its source.
-pub(super) fn object() -> Result<Vec<u8>> {
+/// The machines whose registers the programs are compiled for, each into an object of its own.
+pub(super) const MACHINES: [&str; 2] = ["x86_64", "aarch64"];
+
+/// The stripped object for a machine, compiled from its source.
+pub(super) fn object(machine: &str) -> Result<Vec<u8>> {
     let source = root().join("profiler-ebpf");
-    let target = root().join("target/bpf");
+    let target = root().join("target/bpf").join(machine);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     run(Command::new(cargo)
         .current_dir(&source)
@@ -28,7 +31,7 @@ pub(super) fn object() -> Result<Vec<u8>> {
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         // These two need `asm_experimental_arch`, and nothing else does.
         .env("RUSTC_BOOTSTRAP", "aya_ebpf,fragscope")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags()?.join("\x1f")))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(machine)?.join("\x1f")))
     .context("cannot compile the BPF programs; `cargo xtask bpf-setup` installs the tools")?;
     let linked = target.join(TARGET).join("release/fragscope");
     let linked = fs::read(&linked).with_context(|| linked.display().to_string())?;
@@ -36,10 +39,11 @@ pub(super) fn object() -> Result<Vec<u8>> {
 }
 
 /// Debug information is for the BTF that is made from it. No path of this machine may stay in it.
-fn flags() -> Result<Vec<String>> {
+fn flags(machine: &str) -> Result<Vec<String>> {
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let linker = linker().context("bpf-linker is not installed; run `cargo xtask bpf-setup`")?;
     Ok(vec![
+        format!("--cfg=bpf_target_arch=\"{machine}\""),
         "-Cdebuginfo=2".to_string(),
         "-Clink-arg=--btf".to_string(),
         format!("-Clinker={}", linker.display()),

@@ -14,29 +14,43 @@ pub(crate) use setup::setup;
 use crate::root;
 
 const FOLDER: &str = "profiler-probe/src/bpf";
-const OBJECT: &str = "fragscope.bpf.o";
+
+/// The object's name for a machine.
+fn object_name(machine: &str) -> String {
+    match machine {
+        "x86_64" => "fragscope.bpf.o".to_owned(),
+        other => format!("fragscope-{other}.bpf.o"),
+    }
+}
+
 const RECORD: &str = "fragscope.bpf.toolchain.txt";
 
 /// Compiles the object and replaces the committed one.
 pub(crate) fn build() -> Result<()> {
-    let object = compile::object()?;
     let folder = root().join(FOLDER);
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join(OBJECT), &object)?;
+    for machine in compile::MACHINES {
+        let (name, object) = (object_name(machine), compile::object(machine)?);
+        fs::write(folder.join(&name), &object)?;
+        println!("{FOLDER}/{name}: {} bytes", object.len());
+    }
     fs::write(folder.join(RECORD), versions::present()?)?;
-    println!("{FOLDER}/{OBJECT}: {} bytes", object.len());
     Ok(())
 }
 
-/// Compiles the object into `target/` and compares it with the committed one.
+/// Compiles the objects into `target/` and compares them with the committed ones.
 pub(crate) fn check() -> Result<()> {
-    let fresh = compile::object()?;
-    let path = fresh_object()?;
+    compile::MACHINES.into_iter().try_for_each(check_one)
+}
+
+fn check_one(machine: &str) -> Result<()> {
+    let fresh = compile::object(machine)?;
+    let path = fresh_for(machine)?;
     fs::write(&path, &fresh)?;
     println!("fresh object: {}", path.display());
     let folder = root().join(FOLDER);
     let missing = "run `cargo xtask build-ebpf` and commit what it writes";
-    let committed = fs::read(folder.join(OBJECT)).context(missing)?;
+    let committed = fs::read(folder.join(object_name(machine))).context(missing)?;
     let record = fs::read_to_string(folder.join(RECORD)).context(missing)?;
     let differing = versions::differing(&record, &versions::present()?);
     if committed == fresh {
@@ -52,9 +66,13 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Where [`check`] puts the object that it compiles.
+/// Where [`check`] puts the object that it compiles for the machine that this runs on.
 pub(crate) fn fresh_object() -> Result<PathBuf> {
+    fresh_for(std::env::consts::ARCH)
+}
+
+fn fresh_for(machine: &str) -> Result<PathBuf> {
     let folder = root().join("target/bpf");
     fs::create_dir_all(&folder)?;
-    Ok(folder.join(OBJECT))
+    Ok(folder.join(object_name(machine)))
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::packages::Kernel;
-use super::plan::{ROWS, TEST_SECONDS};
+use super::plan::{Row, TEST_SECONDS};
 use crate::{debootstrap, output, root, run as run_command};
 
 /// The guest's distribution: the programs are built against its C library or an older one.
@@ -53,19 +53,30 @@ const GUEST: &str = include_str!("guest.py");
 const SETTINGS: &str = include_str!("settings.py");
 const INIT: &str = include_str!("init.sh");
 
+/// What a guest has.
+pub(crate) struct Guest<'g> {
+    /// A Debian with what the tests use.
+    pub(crate) clean: &'g Path,
+    /// cargo, for its machine.
+    pub(crate) cargo: &'g dyn Fn() -> Command,
+    /// What takes lines of code out of its programs.
+    pub(crate) strip: &'g str,
+    /// The tests that are run there.
+    pub(crate) rows: &'g [Row],
+}
+
 /// The image of a Debian with what cargo built and the tests' sources where they expect them.
-pub(super) fn image(folder: &Path) -> Result<PathBuf> {
-    let clean = clean_root(folder)?;
+pub(crate) fn image(of: &Guest<'_>, folder: &Path) -> Result<PathBuf> {
     let draft = tempfile::tempdir_in(folder)?;
     let guest = draft.path().join("root");
     run_command(
         Command::new("cp")
             .arg("-a")
             .arg("--reflink=auto")
-            .arg(&clean)
+            .arg(of.clean)
             .arg(&guest),
     )?;
-    let plan = copy_tests(&guest)?;
+    let plan = copy_tests(of, &guest)?;
     let checks = guest.join("checks");
     fs::create_dir_all(&checks)?;
     fs::write(checks.join("plan.json"), serde_json::to_string(&plan)?)?;
@@ -84,7 +95,7 @@ pub(super) fn image(folder: &Path) -> Result<PathBuf> {
 }
 
 /// A Debian with those packages, made once.
-fn clean_root(folder: &Path) -> Result<PathBuf> {
+pub(super) fn clean_root(folder: &Path) -> Result<PathBuf> {
     let made = folder.join("root");
     if !made.exists() {
         // Under another name until it is whole.
@@ -99,15 +110,15 @@ fn clean_root(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Builds the tests, copies them and what they read to the same places below `guest`, and gives the guest's plan.
-fn copy_tests(guest: &Path) -> Result<Value> {
-    let built = built()?;
+fn copy_tests(of: &Guest<'_>, guest: &Path) -> Result<Value> {
+    let built = built(of)?;
     let mut tests = Vec::new();
-    for row in &ROWS {
+    for row in of.rows {
         let found = built.iter().find(|one| {
             one.is_test && (one.package(), one.name.as_str()) == (row.package, row.binary)
         });
         let found = found.with_context(|| format!("cargo built no test {}", row.binary))?;
-        stripped_copy(&found.path, guest)?;
+        stripped_copy(of.strip, &found.path, guest)?;
         tests.push(json!({
             "title": row.title,
             "path": found.path,
@@ -120,7 +131,7 @@ fn copy_tests(guest: &Path) -> Result<Value> {
         .iter()
         .find(|one| one.name == "fragscope" && !one.is_test);
     let fragscope = fragscope.context("cargo built no fragscope")?;
-    stripped_copy(&fragscope.path, guest)?;
+    stripped_copy(of.strip, &fragscope.path, guest)?;
     let root = root();
     for folder in SOURCES {
         copy_folder(&root.join(folder), guest)?;
@@ -153,13 +164,14 @@ impl Built {
     }
 }
 
-fn built() -> Result<Vec<Built>> {
-    let mut command = Command::new("cargo");
+fn built(of: &Guest<'_>) -> Result<Vec<Built>> {
+    let mut command = (of.cargo)();
     command
         .args(["test", "--no-run", "--message-format=json"])
         .current_dir(root())
         .stderr(Stdio::inherit());
-    for row in &ROWS {
+    command.args(["-p", "fragscope", "--bins"]);
+    for row in of.rows {
         command.args(["-p", row.package, "--test", row.binary]);
     }
     let said = output(&mut command)?;
@@ -192,11 +204,11 @@ fn below(guest: &Path, path: &Path) -> PathBuf {
 }
 
 /// Without lines of code, which make it several times as large.
-fn stripped_copy(program: &Path, guest: &Path) -> Result<()> {
+fn stripped_copy(strip: &str, program: &Path, guest: &Path) -> Result<()> {
     let copy = below(guest, program);
     fs::create_dir_all(copy.parent().context("a program's folder")?)?;
     run_command(
-        Command::new("strip")
+        Command::new(strip)
             .args(["--strip-debug", "-o"])
             .arg(copy)
             .arg(program),
@@ -210,15 +222,12 @@ fn copy_folder(folder: &Path, guest: &Path) -> Result<()> {
 }
 
 /// What the kernel unpacks before it has a disk: a shell, and the modules that the disk needs.
-pub(super) fn initramfs(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+pub(crate) fn initramfs(kernel: &Kernel, clean: &Path, folder: &Path) -> Result<PathBuf> {
     let draft = tempfile::tempdir_in(folder)?;
     let inside = draft.path();
     fs::create_dir_all(inside.join("bin"))?;
     fs::create_dir_all(inside.join("modules"))?;
-    fs::copy(
-        clean_root(folder)?.join("bin/busybox"),
-        inside.join("bin/busybox"),
-    )?;
+    fs::copy(clean.join("bin/busybox"), inside.join("bin/busybox"))?;
     let init = inside.join("init");
     fs::write(&init, INIT)?;
     run_command(Command::new("chmod").arg("755").arg(&init))?;

@@ -1,6 +1,6 @@
 """Runs the checks inside of the virtual machine, as its PID 1.
 
-What comes of each is a JSON object in a line of its own on the second serial port. The plan is /checks/plan.json, which
+What comes of each is a JSON object in a line of its own on a serial port. The plan is /checks/plan.json, which
 `cargo xtask kernels` has written; the kernel's command line says which part of it is run ("checks=tests" or
 "checks=settings"). The machine is switched off at the end, whatever happens.
 """
@@ -15,7 +15,6 @@ import sys
 import time
 
 PLAN = "/checks/plan.json"
-REPORT = "/dev/ttyS1"
 # LINUX_REBOOT_CMD_POWER_OFF (linux/reboot.h).
 POWER_OFF = 0x4321FEDC
 
@@ -27,6 +26,14 @@ MOUNTS = [
     ("tracefs", "/sys/kernel/tracing"),
     ("securityfs", "/sys/kernel/security"),
 ]
+
+
+def words_of_kernel():
+    return dict(word.split("=", 1) for word in open("/proc/cmdline").read().split() if "=" in word)
+
+
+# The port that the virtual machine writes to a file.
+REPORT = "/dev/" + words_of_kernel()["report"]
 
 
 def report(**words):
@@ -89,7 +96,7 @@ def set_up():
 def checks():
     set_up()
     plan = json.load(open(PLAN))
-    words = dict(word.split("=", 1) for word in open("/proc/cmdline").read().split() if "=" in word)
+    words = words_of_kernel()
     fragscope = plan["fragscope"]
     code, output, _ = run([fragscope, "doctor"], 60)
     report(kind="doctor", release=os.uname().release, code=code, output=output)

@@ -1,13 +1,14 @@
 //! `cargo xtask kernels`: Debian's kernels are booted in a virtual machine, and the privileged tests run on each.
 
-mod disk;
-mod machine;
-mod packages;
-mod plan;
+pub(crate) mod disk;
+pub(crate) mod machine;
+pub(crate) mod packages;
+pub(crate) mod plan;
 mod table;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -16,7 +17,9 @@ use serde_json::Value;
 use crate::target_folder;
 use crate::test::install as install_packages;
 
-use machine::Machine;
+use disk::Guest;
+use machine::{Machine, Processor};
+use packages::Origin;
 use table::Seen;
 
 /// What the host needs for it.
@@ -48,18 +51,26 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
     install_packages(&PACKAGES)?;
     let folder = target_folder()?.join("kernels");
     fs::create_dir_all(&folder)?;
+    let clean = disk::clean_root(&folder)?;
+    let guest = Guest {
+        clean: &clean,
+        cargo: &|| Command::new("cargo"),
+        strip: "strip",
+        rows: &plan::ROWS,
+    };
     let disk = match options.is_kept {
         true => PathBuf::new(),
-        false => disk::image(&folder)?,
+        false => disk::image(&guest, &folder)?,
     };
     let mut all = Vec::new();
     for suite in packages::SUITES {
         if options.suite.is_some_and(|only| only != suite) {
             continue;
         }
-        let kernel = packages::kernel(suite, &folder)?;
-        let initramfs = disk::initramfs(&kernel, &folder)?;
+        let kernel = packages::kernel(&Origin::amd64(suite), &folder)?;
+        let initramfs = disk::initramfs(&kernel, &clean, &folder)?;
         let machine = Machine {
+            processor: Processor::X86_64,
             kernel: &kernel,
             initramfs: &initramfs,
             disk: &disk,

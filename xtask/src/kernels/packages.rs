@@ -3,19 +3,52 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{output, run as run_command};
+use crate::apt::Apt;
+use crate::run as run_command;
 
 /// Debian's suites, each with the kernel of its own that is the newest there.
 pub(super) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
 
+/// Which kernel of Debian's.
+pub(crate) struct Origin {
+    /// The suite.
+    pub(crate) suite: &'static str,
+    /// Debian's name of the machine.
+    pub(crate) architecture: &'static str,
+    /// What its package's name has behind that: `-16k`, or nothing.
+    pub(crate) flavour: &'static str,
+}
+
+impl Origin {
+    /// That of a suite for x86-64.
+    pub(super) const fn amd64(suite: &'static str) -> Self {
+        Self {
+            suite,
+            architecture: "amd64",
+            flavour: "",
+        }
+    }
+
+    fn package(&self) -> String {
+        format!("linux-image-{}{}", self.architecture, self.flavour)
+    }
+
+    fn folder(&self) -> String {
+        match self.architecture {
+            "amd64" => self.suite.to_owned(),
+            other => format!("{}-{other}{}", self.suite, self.flavour),
+        }
+    }
+}
+
 /// A kernel that was unpacked.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// As `uname -r` gives it.
-    pub(super) release: String,
+    pub(crate) release: String,
     /// What is booted.
     pub(super) image: PathBuf,
     /// Where `lib/modules` is, with `modules.dep`.
@@ -31,13 +64,14 @@ impl Kernel {
     }
 }
 
-/// The newest kernel of a suite, in a folder below `folder` that is made once.
-pub(super) fn kernel(suite: &str, folder: &Path) -> Result<Kernel> {
-    let made = folder.join(suite);
+/// The newest such kernel, in a folder below `folder` that is made once.
+pub(crate) fn kernel(origin: &Origin, folder: &Path) -> Result<Kernel> {
+    let made = folder.join(origin.folder());
     if !made.exists() {
         // Under another name until it is whole.
         let draft = tempfile::tempdir_in(folder)?;
-        download(suite, draft.path()).with_context(|| format!("the kernel of {suite}"))?;
+        download(origin, draft.path())
+            .with_context(|| format!("the kernel of {}", origin.suite))?;
         fs::rename(draft.keep(), &made)?;
     }
     // Where /lib and /usr/lib are one, the packages have the second alone.
@@ -52,13 +86,13 @@ pub(super) fn kernel(suite: &str, folder: &Path) -> Result<Kernel> {
     })
 }
 
-fn download(suite: &str, folder: &Path) -> Result<()> {
-    let apt = Apt::of(suite, folder)?;
-    apt.run("apt-get", &["update", "-qq"])?;
+fn download(origin: &Origin, folder: &Path) -> Result<()> {
+    let apt = Apt::of(origin.suite, &[origin.architecture], folder)?;
+    let package = origin.package();
     // The newest is what the package without a version depends on, which is in parts since Linux 7.0 or so.
-    let image = apt.depends("linux-image-amd64")?;
+    let image = apt.depends(&package)?;
     let image = image.iter().find(|name| name.starts_with("linux-image-"));
-    let image = image.context("linux-image-amd64 depends on no kernel")?;
+    let image = image.with_context(|| format!("{package} depends on no kernel"))?;
     let mut parts = vec![image.clone()];
     let is_part = |name: &String| {
         ["linux-binary-", "linux-modules-"]
@@ -66,16 +100,8 @@ fn download(suite: &str, folder: &Path) -> Result<()> {
             .any(|part| name.starts_with(part))
     };
     parts.extend(apt.depends(image)?.into_iter().filter(is_part));
-    let mut words = vec!["download", "-qq"];
-    words.extend(parts.iter().map(String::as_str));
-    apt.run("apt-get", &words)?;
-    for entry in fs::read_dir(folder.join("packages"))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            run_command(Command::new("dpkg-deb").arg("-x").arg(&path).arg(folder))?;
-        }
-    }
-    fs::remove_dir_all(folder.join("packages"))?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    apt.unpack(&parts, folder)?;
     if !folder.join("lib").exists() {
         std::os::unix::fs::symlink("usr/lib", folder.join("lib"))?;
     }
@@ -96,74 +122,5 @@ fn only_entry(folder: &Path) -> Result<String> {
     match entries.as_slice() {
         [one] => Ok(one.file_name().to_string_lossy().into_owned()),
         all => bail!("{} entries in {}", all.len(), folder.display()),
-    }
-}
-
-/// apt with lists of its own, which know one suite.
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    /// From where the host has its packages.
-    fn of(suite: &str, folder: &Path) -> Result<Self> {
-        let packages = folder.join("packages");
-        for part in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(packages.join(part))?;
-        }
-        let known = output(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(LABEL)|$(REPO_URI)",
-        ]))?;
-        let of = |label: &str| {
-            let found = known.lines().find_map(|line| line.strip_prefix(label));
-            found.map(ToOwned::to_owned)
-        };
-        let archive = of("Debian|").context("apt knows no archive of Debian's")?;
-        let mut lines = format!("deb {archive} {suite} main\n");
-        // Kernels of a stable Debian are mended there; backports have none.
-        if let Some(security) = of("Debian-Security|").filter(|_| !suite.contains('-')) {
-            lines += &format!("deb {security} {suite}-security main\n");
-        }
-        fs::write(packages.join("sources.list"), lines)?;
-        fs::write(packages.join("status"), "")?;
-        Ok(Self { folder: packages })
-    }
-
-    fn command(&self, program: &str, words: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        let places = [
-            ("Dir::Etc::sourcelist", "sources.list"),
-            ("Dir::State", "state"),
-            ("Dir::State::status", "status"),
-            ("Dir::Cache", "cache"),
-        ];
-        for (option, place) in places {
-            let place = self.folder.join(place);
-            command.arg(format!("-o{option}={}", place.display()));
-        }
-        command
-            .args(["-oDir::Etc::sourceparts=-", "-oAcquire::Languages=none"])
-            .arg("-oAPT::Sandbox::User=root")
-            .args(words)
-            .current_dir(&self.folder);
-        command
-    }
-
-    fn run(&self, program: &str, words: &[&str]) -> Result<()> {
-        run_command(self.command(program, words).stdout(Stdio::null()))
-    }
-
-    /// What a package depends on.
-    fn depends(&self, package: &str) -> Result<Vec<String>> {
-        let said = output(&mut self.command("apt-cache", &["depends", package]))?;
-        let names = said.lines().filter_map(|line| {
-            let name = line
-                .trim_start_matches([' ', '|'])
-                .strip_prefix("Depends: ")?;
-            Some(name.to_owned())
-        });
-        Ok(names.collect())
     }
 }

@@ -1,18 +1,18 @@
 //! Which tests run on each kernel.
 
 /// The tests of a binary as a row of the table.
-pub(super) struct Row {
+pub(crate) struct Row {
     /// What they are about.
-    pub(super) title: &'static str,
+    pub(crate) title: &'static str,
     /// The crate.
-    pub(super) package: &'static str,
+    pub(crate) package: &'static str,
     /// The test binary.
-    pub(super) binary: &'static str,
+    pub(crate) binary: &'static str,
     /// Parts of the names of those that are not run, as the guest lacks what they need.
-    pub(super) without: &'static [&'static str],
+    pub(crate) without: &'static [&'static str],
 }
 
-const fn row(title: &'static str, package: &'static str, binary: &'static str) -> Row {
+pub(crate) const fn row(title: &'static str, package: &'static str, binary: &'static str) -> Row {
     Row {
         title,
         package,
@@ -26,7 +26,7 @@ const PROBE: &str = "profiler-probe";
 const COMMAND: &str = "fragscope";
 
 impl Row {
-    const fn without(self, without: &'static [&'static str]) -> Self {
+    pub(crate) const fn without(self, without: &'static [&'static str]) -> Self {
         Self { without, ..self }
     }
 }

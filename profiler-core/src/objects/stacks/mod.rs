@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use profiler_common::sampling::{FrameKind, PythonFrames, RawFrame};
 
-pub use self::threads::{NoStacks, PythonSymbols, ThreadList};
+pub use self::threads::{NoStacks, PythonSymbols, ThreadList, ThreadPointer};
 
 use self::lines::line_of;
 use self::threads::Threads;
@@ -100,10 +100,9 @@ impl PythonStacks {
         self.threads.list(memory)
     }
 
-    /// What the BPF programs need to read frames; `head` is that of a [`ThreadList`], `fs_base` where the
-    /// kernel's `task_struct` has that.
-    pub fn frames(&self, head: u64, fs_base: u32) -> PythonFrames {
-        self.threads.frames(head, fs_base)
+    /// What the BPF programs need to read frames; `head` is that of a [`ThreadList`].
+    pub fn frames(&self, head: u64, pointer: ThreadPointer) -> PythonFrames {
+        self.threads.frames(head, pointer)
     }
 
     /// What is remembered of code objects is compared with them once more when they are met again.

@@ -52,6 +52,15 @@ pub(super) struct Threads {
     symbols: PythonSymbols,
 }
 
+/// By what the kernel knows a thread, and Python's own state of it is found.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct ThreadPointer {
+    /// Where the kernel's `task_struct` has the thread pointer.
+    pub in_task: u32,
+    /// How many bytes before that is what `pthread_self` gives.
+    pub self_before: u32,
+}
+
 /// The threads that a Python has.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ThreadList {
@@ -127,8 +136,8 @@ impl Threads {
         read_word(memory, state.checked_add(THREAD_INTERPRETER)?)
     }
 
-    /// What the BPF programs need to know. `fs_base` is where the kernel's `task_struct` has that.
-    pub(super) fn frames(&self, head: u64, fs_base: u32) -> PythonFrames {
+    /// What the BPF programs need to know.
+    pub(super) fn frames(&self, head: u64, pointer: ThreadPointer) -> PythonFrames {
         let layout = &self.layout;
         let field = |offset: u64| u32::try_from(offset).unwrap_or(PythonFrames::NONE);
         let optional = |offset: Option<u64>| offset.map_or(PythonFrames::NONE, field);
@@ -149,7 +158,9 @@ impl Threads {
             frame_place: field(layout.place),
             frame_owner: optional(layout.owner),
             own_frames: OWNED_BY_INTERPRETER.into(),
-            fs_base,
+            thread_pointer: pointer.in_task,
+            thread_before: pointer.self_before,
+            unused: 0,
         }
     }
 }

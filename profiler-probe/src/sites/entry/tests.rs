@@ -1,3 +1,5 @@
+use profiler_core::machine::Machine;
+
 use super::*;
 use crate::sites::code::Segment;
 
@@ -5,11 +7,14 @@ const BASE: u64 = 0x1000;
 
 fn place(bytes: &[u8], intact: &[Register]) -> (u64, String, bool) {
     let padded = [bytes, &[0x90; 8]].concat();
-    let code = Code::new(vec![Segment {
-        address: BASE,
-        file_offset: 0x400,
-        bytes: padded,
-    }]);
+    let code = Code::new(
+        Machine::X86_64,
+        vec![Segment {
+            address: BASE,
+            file_offset: 0x400,
+            bytes: padded,
+        }],
+    );
     let body = Body {
         start: BASE,
         end: BASE + bytes.len() as u64,
@@ -71,11 +76,14 @@ fn a_call_from_elsewhere_behind_the_entry_would_be_counted_too() {
     // mov eax,edi; push rbp; ret | call function+2
     let bytes = [0x89, 0xf8, 0x55, 0xc3, 0xe8, 0xf9, 0xff, 0xff, 0xff];
     let code = |bytes: &[u8]| {
-        Code::new(vec![Segment {
-            address: BASE,
-            file_offset: 0,
-            bytes: [bytes, &[0x90; 8]].concat(),
-        }])
+        Code::new(
+            Machine::X86_64,
+            vec![Segment {
+                address: BASE,
+                file_offset: 0,
+                bytes: [bytes, &[0x90; 8]].concat(),
+            }],
+        )
     };
     let body = Body {
         start: BASE,
@@ -118,11 +126,14 @@ fn a_thunk_is_probed_at_its_jump_and_an_indirect_one_at_its_entry() {
 
 #[test]
 fn bytes_that_are_no_code_give_no_site() {
-    let code = Code::new(vec![Segment {
-        address: BASE,
-        file_offset: 0,
-        bytes: vec![0x06; 32],
-    }]);
+    let code = Code::new(
+        Machine::X86_64,
+        vec![Segment {
+            address: BASE,
+            file_offset: 0,
+            bytes: vec![0x06; 32],
+        }],
+    );
     let body = Body {
         start: BASE,
         end: BASE + 16,

@@ -1,3 +1,5 @@
+use profiler_core::machine::Machine;
+
 use super::*;
 use crate::sites::Segment;
 
@@ -6,11 +8,14 @@ const BASE: u64 = 0x4000;
 /// The sites of the function that takes the first `length` of `bytes`; what follows it is code that
 /// it calls.
 fn sites(function: Function, length: u64, bytes: &[u8]) -> Option<Vec<String>> {
-    let code = Code::new(vec![Segment {
-        address: BASE,
-        file_offset: 0,
-        bytes: [bytes, &[0xf4; 8]].concat(),
-    }]);
+    let code = Code::new(
+        Machine::X86_64,
+        vec![Segment {
+            address: BASE,
+            file_offset: 0,
+            bytes: [bytes, &[0xf4; 8]].concat(),
+        }],
+    );
     let body = Body {
         start: BASE,
         end: BASE + length,

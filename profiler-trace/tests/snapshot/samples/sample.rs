@@ -128,6 +128,7 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
                 arch: host.1,
                 cpus: host.2,
                 memory_bytes: host.3,
+                page_size: residency.page_size(),
             },
             target,
             kernel: KernelCount {

@@ -8,7 +8,7 @@ impl Advice {
     pub(in crate::cli) fn fix(&self, fix: &Fix) -> Option<String> {
         let words = match fix {
             Fix::Of(kind) => return self.on(kind),
-            Fix::KnownArchitecture => "run fragscope on an x86-64 host",
+            Fix::KnownArchitecture => "run fragscope on an x86-64 or aarch64 host",
             Fix::NewerKernelForProbes => "upgrade the kernel to 5.8 or later, or use --no-probes",
             Fix::KernelBuiltWith(option) => built_with(*option),
             Fix::KernelWithMultiLinks => {

@@ -115,6 +115,7 @@ struct Host<'a> {
     arch: &'a str,
     cpus: u32,
     memory_bytes: u64,
+    page_bytes: u64,
 }
 
 impl<'a> From<&'a sample::Host> for Host<'a> {
@@ -124,6 +125,7 @@ impl<'a> From<&'a sample::Host> for Host<'a> {
             arch: &host.arch,
             cpus: host.cpus,
             memory_bytes: host.memory_bytes,
+            page_bytes: host.page_size.bytes(),
         }
     }
 }

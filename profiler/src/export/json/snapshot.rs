@@ -256,7 +256,7 @@ fn ledger(row: &LedgerRow) -> Record<'_, &'static str, LedgerRow> {
 pub(super) enum Name {
     Allocator(&'static str),
     Number(u64),
-    Deciles([u16; 9]),
+    Deciles([u32; 9]),
 }
 
 fn size_class(row: &SizeClassRow) -> Record<'_, Name, SizeClassRow> {

@@ -3,11 +3,10 @@
 use std::io;
 
 use jiff::Timestamp;
-use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::{AllocatorIdentity, PRELOAD};
 use profiler_core::heap::HeapSnapshot;
 use profiler_probe::plan::MallocObject;
-use profiler_target::{Process, Target, host};
+use profiler_target::{Process, Target, host, page_size};
 use profiler_trace::trace::{RecordedBy, TraceDescription};
 
 /// Where the events of a recording come from.
@@ -54,7 +53,7 @@ pub fn describe(
         malloc: identity.map(AllocatorIdentity::title),
         malloc_path: identity.map(|one| one.object.clone()),
         cpus: target.allowed_cpus().ok(),
-        page_size: Some(PAGE_SIZE),
+        page_size: Some(page_size().bytes()),
         kernel: Some(host.kernel),
         recorder: Some(recorder),
         started_at: Some(started_at.to_string()),

@@ -1,6 +1,5 @@
 //! Why: the verdict, the packing bound drawn beside the pages as they are, the findings, prose.
 
-use profiler_core::addr::PAGE_SIZE;
 use profiler_core::columns::TextColumn;
 use profiler_core::heap::Allocator;
 use profiler_core::prediction::{Effect, Needs, Predictions};
@@ -160,13 +159,14 @@ fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> 
     let half = (usize::from(width) - 3) / 2;
     let most = packing.present_bytes.max(packing.packed_bytes).max(1);
     let cell = most.div_ceil((half * ROWS) as u64).max(1);
+    let page_bytes = report.host.page_size.bytes();
     let mut now: Vec<(f64, u64)> = report
         .page_occupancy
         .iter()
         .filter(|row| row.allocator != Allocator::Pymalloc)
         .map(|row| {
-            let full = f64::from(row.min_bytes + row.max_bytes) / 2.0 / PAGE_SIZE as f64;
-            (full, row.resident_pages * PAGE_SIZE)
+            let full = f64::from(row.min_bytes + row.max_bytes) / 2.0 / page_bytes as f64;
+            (full, row.resident_pages * page_bytes)
         })
         .collect();
     now.reverse();

@@ -1,0 +1,61 @@
+//! The processor architectures whose layouts, registers and instructions are known.
+
+/// The machine that a program was compiled for.
+#[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Machine {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit ARM.
+    Aarch64,
+}
+
+impl Machine {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    /// The one that fragscope itself was compiled for, so that of each live target with 64 bits.
+    pub const OWN: Self = if cfg!(target_arch = "aarch64") {
+        Self::Aarch64
+    } else {
+        Self::X86_64
+    };
+
+    /// Its name, as `uname -m` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// `e_machine` of its programs (`elf(5)`: `EM_X86_64`, `EM_AARCH64`).
+    pub const fn elf_number(self) -> u16 {
+        match self {
+            Self::X86_64 => 62,
+            Self::Aarch64 => 183,
+        }
+    }
+
+    /// The one with that number.
+    pub fn of_elf(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.elf_number() == number)
+    }
+
+    /// Where a thread's variables lie, from its thread pointer: below it on x86-64 (variant II of "ELF Handling For
+    /// Thread-Local Storage"), above it on aarch64 (variant I), behind two words of the C library's.
+    pub const fn thread_variables(self) -> ThreadVariables {
+        match self {
+            Self::X86_64 => ThreadVariables::Below,
+            Self::Aarch64 => ThreadVariables::Above,
+        }
+    }
+}
+
+/// On which side of the thread pointer a thread's variables lie.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum ThreadVariables {
+    /// Right below it.
+    Below,
+    /// Right above it.
+    Above,
+}
