@@ -126,10 +126,10 @@ pub fn find(target: &Target) -> io::Result<Scan> {
                 continue;
             }
             let read = file.read_at(&mut in_file, offset).unwrap_or(0);
-            let whole = read - read % WIDTH;
             let differ = || {
-                let starts = (0..whole).step_by(WIDTH);
-                starts.filter(|&at| now[at..at + WIDTH] != in_file[at..at + WIDTH])
+                let [now, in_file] = [&now, &in_file].map(|all| all[..read].chunks_exact(WIDTH));
+                let pairs = now.zip(in_file).enumerate();
+                pairs.filter_map(|(nth, (now, in_file))| (now != in_file).then_some(nth * WIDTH))
             };
             // A page that was changed in other ways as well was changed by the program.
             if differ().any(|at| now[at..at + WIDTH] != BREAKPOINT) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use profiler_testing::child::{install, open_folder};
+use profiler_testing::child::{Child, install, open_folder};
 use profiler_testing::wait::eventually;
 use support::{FRAGSCOPE, idle_python, json, run, stderr, stdout, text};
 
@@ -180,7 +180,9 @@ fn a_program_that_is_not_found_where_path_cannot_be_searched_is_not_to_be_made_e
 /// As in a container: a limit of processes below what a player may have, and nobody who could raise it.
 #[test]
 fn predictions_are_made_where_limits_are_low_and_cannot_be_raised() {
-    let child = idle_python();
+    let child = Child::python(
+        "import sys\nkept = [bytes(2000) for _ in range(20_000)]\ndel kept[::2]\nprint('READY', flush=True)\nsys.stdin.readline()",
+    );
     let pid = child.pid().to_string();
     let mut command = Command::new("setpriv");
     command.args(["--inh-caps=-sys_resource", "--bounding-set=-sys_resource"]);

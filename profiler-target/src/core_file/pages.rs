@@ -26,7 +26,7 @@ const BRK_REACH: u64 = 1 << 30;
 /// Bytes looked at at once.
 const BUFFER_BYTES: u64 = 1 << 20;
 /// As many as the largest page has.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// In the address space, and not in the core.
 const LEFT_OUT: PageState = PageState::PRESENT.with(PageState::UNCOUNTED);
