@@ -43,6 +43,7 @@ mod process_group;
 mod processes;
 mod record_ring;
 mod residency;
+mod slices;
 mod stop;
 mod target;
 mod tmpfs;
@@ -77,6 +78,7 @@ pub use process_group::ProcessGroup;
 pub use processes::{Listed, Listing, list, resident_bytes};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
+pub use slices::{RUNS_BETWEEN, SliceTally, Slices};
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 pub use target::{Reads, Target, TargetState};
 pub use tree::{

@@ -1,6 +1,8 @@
 //! The pages of a process, and their content.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use profiler_core::addr::AddrRange;
 use profiler_core::fork::{self, ForkSharing};
@@ -10,6 +12,7 @@ use super::{Execution, Target};
 use crate::Process;
 use crate::memory::LiveMemory;
 use crate::residency::PageSource;
+use crate::slices::Slices;
 use crate::stop::Stopped;
 use crate::{maps, open, residency};
 
@@ -113,24 +116,21 @@ impl Target {
 
     /// Its memory while it is stopped: faster, and only right as long as the stop lasts.
     pub fn memory_of(&self, stopped: &Stopped) -> LiveMemory {
-        if self.has_merged_pages() {
+        if self.dir.has_merged_pages() {
             return self.memory();
         }
         self.memory.while_stopped(self.pid(), stopped.state())
     }
 
-    /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
-    fn has_merged_pages(&self) -> bool {
-        // Linux 6.1 and later; an older kernel's KSM is off for all, or not to be trusted.
-        let merged = self.dir.text("ksm_merging_pages").ok();
-        let none = merged.is_some_and(|pages| pages.trim() == "0");
-        let off = || {
-            let run = std::fs::read_to_string("/sys/kernel/mm/ksm/run");
-            match run {
-                Ok(run) => run.trim() == "0",
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            }
-        };
-        !none && !off()
+    /// Makes a stop the first slice of several, each of which lasts for `longest` at most.
+    pub fn slices(&self, stopped: Stopped, longest: Duration) -> Arc<Slices> {
+        let (dir, guards) = (Arc::clone(&self.dir), Arc::clone(&self.stop_guards));
+        let is_unmerged = !self.dir.has_merged_pages();
+        Arc::new(Slices::new(dir, guards, stopped, longest, is_unmerged))
+    }
+
+    /// Its memory, read in slices.
+    pub fn memory_in(&self, slices: &Arc<Slices>) -> LiveMemory {
+        self.memory.in_slices(self.pid(), Arc::clone(slices))
     }
 }
