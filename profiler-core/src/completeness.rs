@@ -1,6 +1,7 @@
 //! How sure a sample is: what was lost, unreadable, guessed or damaged.
 
 use crate::addr::RemoteAddr;
+use crate::units::{bytes, nanoseconds};
 
 /// How sure a walker is that it understood the allocator's layout.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
@@ -47,6 +48,8 @@ pub struct Defect {
     pub what: String,
     /// Bytes of the target that it makes unknown.
     pub bytes: u64,
+    /// Whether these could not be read, rather than being wrong.
+    pub unreadable: bool,
 }
 
 impl Defect {
@@ -56,6 +59,7 @@ impl Defect {
             addr: None,
             what: what.into(),
             bytes: 0,
+            unreadable: false,
         }
     }
 }
@@ -104,6 +108,44 @@ pub enum StandStill {
     Throughout,
     /// They stood still, and were let go before the walk was done.
     Released(Released),
+    /// They stood still again and again, and ran in between: what was walked is of several moments.
+    InSlices(Slices),
+}
+
+/// The stops of a walk that was cut into several.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Slices {
+    /// How many there were.
+    pub number: u32,
+    /// The longest, in ns.
+    pub longest_ns: u64,
+    /// Bytes of the heaps of which one slice has it otherwise than another, or which are damaged: only a
+    /// walk in one stop distinguishes the two.
+    pub changed_bytes: u64,
+    /// Bytes that were read between the stops, in pieces each of which takes a fraction of a millisecond.
+    pub running_bytes: u64,
+}
+
+impl Slices {
+    /// What they were, for the middle of a sentence.
+    pub fn described(self) -> String {
+        let Self {
+            number,
+            longest_ns,
+            changed_bytes,
+            running_bytes,
+        } = self;
+        let longest = nanoseconds(longest_ns);
+        let changed = match changed_bytes {
+            0 => "nothing that was walked contradicts itself".to_owned(),
+            more => format!("{} changed between the stops, or are damaged", bytes(more)),
+        };
+        let running = match running_bytes {
+            0 => String::new(),
+            more => format!(", and {} of it were read in between", bytes(more)),
+        };
+        format!("stopped {number} times, for {longest} at most{running}; {changed}")
+    }
 }
 
 /// How a stop ended before its walk did.
@@ -125,7 +167,15 @@ impl StandStill {
     pub const fn released(self) -> Option<Released> {
         match self {
             Self::Released(released) => Some(released),
-            Self::Never | Self::Throughout => None,
+            Self::Never | Self::Throughout | Self::InSlices(_) => None,
+        }
+    }
+
+    /// The stops of a walk that was cut into several.
+    pub const fn slices(self) -> Option<Slices> {
+        match self {
+            Self::InSlices(slices) => Some(slices),
+            Self::Never | Self::Throughout | Self::Released(_) => None,
         }
     }
 }

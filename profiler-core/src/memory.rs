@@ -1,6 +1,6 @@
 //! Reading the target's memory: a live process, a recorded image, later a core file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -114,6 +114,39 @@ pub trait TargetMemory {
         self.read(window.start(), buffer).map(|()| window)
     }
 
+    /// As [`Self::read`], but where the target is stopped now and then for reading, it does not wait for that: what
+    /// it gives may be changed by the target while it is read.
+    fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read(addr, buf)
+    }
+
+    /// As [`Self::read_scattered`], but it does not wait for the target to stand still, either.
+    fn read_scattered_meanwhile<const N: usize>(
+        &self,
+        addrs: &[RemoteAddr],
+        out: &mut Vec<Option<[u8; N]>>,
+    ) where
+        Self: Sized,
+    {
+        self.read_scattered(addrs, out);
+    }
+
+    /// How often the target has run since this was made. What was read at another count than this is of
+    /// another moment, and may contradict what is read now.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    /// Whether it looks up by itself, at each read, which pages are there: as [`ResidentMemory`] reads, but of
+    /// the moment of the read.
+    fn looks_up_pages(&self) -> bool {
+        false
+    }
+
+    /// Notes that so many bytes, as they are read now, contradict what was read at an earlier
+    /// [`epoch`](Self::epoch).
+    fn note_changed(&self, _bytes: u64) {}
+
     /// Reads one plain value.
     fn read_value<T: FromBytes + IntoBytes>(&self, addr: RemoteAddr) -> Result<T, ReadError>
     where
@@ -158,6 +191,30 @@ impl<M: TargetMemory> TargetMemory for &M {
     ) -> Result<AddrRange, ReadError> {
         (**self).read_window(window, wanted, buffer)
     }
+
+    fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        (**self).read_meanwhile(addr, buf)
+    }
+
+    fn read_scattered_meanwhile<const N: usize>(
+        &self,
+        addrs: &[RemoteAddr],
+        out: &mut Vec<Option<[u8; N]>>,
+    ) {
+        (**self).read_scattered_meanwhile(addrs, out);
+    }
+
+    fn epoch(&self) -> u64 {
+        (**self).epoch()
+    }
+
+    fn looks_up_pages(&self) -> bool {
+        (**self).looks_up_pages()
+    }
+
+    fn note_changed(&self, bytes: u64) {
+        (**self).note_changed(bytes);
+    }
 }
 
 /// Reads only what is resident, so that reading changes nothing in the target: present pages come
@@ -181,6 +238,9 @@ impl<'r, M: TargetMemory> ResidentMemory<'r, M> {
 
 impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        if self.inner.looks_up_pages() {
+            return self.inner.read(addr, buf);
+        }
         let range = AddrRange::with_len(addr, buf.len() as u64).ok_or(ReadError::Unmapped(addr))?;
         let mut done = 0usize;
         while done < buf.len() {
@@ -205,6 +265,9 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
     }
 
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
+        if self.inner.looks_up_pages() {
+            return self.inner.read_scattered(addrs, out);
+        }
         out.clear();
         let mut unshared = Vec::new();
         let mut places = Vec::new();
@@ -228,6 +291,36 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
             out[place] = bytes;
         }
     }
+
+    fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        match self.inner.looks_up_pages() {
+            true => self.inner.read_meanwhile(addr, buf),
+            false => self.read(addr, buf),
+        }
+    }
+
+    fn read_scattered_meanwhile<const N: usize>(
+        &self,
+        addrs: &[RemoteAddr],
+        out: &mut Vec<Option<[u8; N]>>,
+    ) {
+        match self.inner.looks_up_pages() {
+            true => self.inner.read_scattered_meanwhile(addrs, out),
+            false => self.read_scattered(addrs, out),
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.inner.epoch()
+    }
+
+    fn looks_up_pages(&self) -> bool {
+        self.inner.looks_up_pages()
+    }
+
+    fn note_changed(&self, bytes: u64) {
+        self.inner.note_changed(bytes);
+    }
 }
 
 /// Whether a page is in memory, and there for this target alone.
@@ -240,9 +333,10 @@ fn is_unshared(state: PageState) -> bool {
 const CACHED_PAGES: u64 = 1024;
 
 /// Keeps the pages last read (4 MiB of them), for lists whose links come back to the same pages.
-/// The memory must stand still while this lives.
+/// They are forgotten when the target has run.
 pub struct PageCache<M> {
     memory: M,
+    epoch: Cell<u64>,
     pages: RefCell<Vec<(u64, Vec<u8>)>>,
 }
 
@@ -250,6 +344,7 @@ impl<M: TargetMemory> PageCache<M> {
     /// A cache over `memory`.
     pub fn new(memory: M) -> Self {
         Self {
+            epoch: Cell::new(memory.epoch()),
             memory,
             pages: RefCell::new(vec![(u64::MAX, Vec::new()); CACHED_PAGES as usize]),
         }
@@ -263,6 +358,12 @@ impl<M: TargetMemory> TargetMemory for PageCache<M> {
             return self.memory.read(addr, buf);
         }
         let mut pages = self.pages.borrow_mut();
+        let epoch = self.memory.epoch();
+        if self.epoch.replace(epoch) != epoch {
+            for (page, _) in pages.iter_mut() {
+                *page = u64::MAX;
+            }
+        }
         let (page, bytes) = &mut pages[(addr.page() % CACHED_PAGES) as usize];
         if *page != addr.page() {
             *page = u64::MAX;
@@ -279,6 +380,18 @@ impl<M: TargetMemory> TargetMemory for PageCache<M> {
 
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
         self.memory.read_scattered(addrs, out);
+    }
+
+    fn epoch(&self) -> u64 {
+        self.memory.epoch()
+    }
+
+    fn looks_up_pages(&self) -> bool {
+        self.memory.looks_up_pages()
+    }
+
+    fn note_changed(&self, bytes: u64) {
+        self.memory.note_changed(bytes);
     }
 }
 

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stop: true,
         swap_in: false,
         max_stop: Duration::from_secs(2),
+        slices: false,
     })?;
     let began = Instant::now();
     let census = sampler.census(&sample, None)?;

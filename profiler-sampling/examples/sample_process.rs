@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stop: true,
         swap_in: false,
         max_stop: Duration::from_secs(2),
+        slices: false,
     })?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     println!(

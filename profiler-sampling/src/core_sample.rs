@@ -126,6 +126,7 @@ fn limits(core: &CoreFile, zero_bytes: u64, unread: Option<UnreadFiles>) -> Vec<
             addr: None,
             what,
             bytes,
+            unreadable: true,
         });
     };
     let missing = core.missing_bytes();

@@ -5,13 +5,14 @@ use std::thread;
 
 use profiler_core::completeness::Completeness;
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::memory::ResidentMemory;
+use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::parallel::SideThread;
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::KernelCount;
 use profiler_core::threads::Thread;
-use profiler_target::{LiveMemory, Process, Stopped, Target};
+use profiler_target::{LiveMemory, Process, Target};
 
+use super::facts::Facts;
 use super::known::KnownFacts;
 use super::roots::Roots;
 use super::walkers::{self, Input};
@@ -37,7 +38,8 @@ impl ObservedMemory {
 pub(crate) struct Observer<'a> {
     pub(crate) target: &'a Target,
     pub(crate) roots: &'a Roots,
-    pub(crate) stopped: Option<&'a Stopped>,
+    /// Its threads with their registers, when it stands still.
+    pub(crate) threads: &'a [Thread],
     pub(crate) memory: LiveMemory,
     pub(crate) swap_in: bool,
     /// Whether to give up when a thread stands inside malloc, or files are to be looked into.
@@ -60,6 +62,11 @@ impl Observer<'_> {
             known.renew(self.target, &mappings);
         }
         let facts = &mut known.facts;
+        // Where it need not be known which pages there are, the stop is shorter.
+        let looks_up_pages = self.memory.looks_up_pages();
+        if looks_up_pages && self.is_busy(facts, &ResidencyMap::default()) {
+            return Ok(None);
+        }
         thread::scope(|scope| {
             // The kernel's count is a pass of its own over the page table, so it gets its own
             // thread; but it counts before anything is brought back.
@@ -68,12 +75,11 @@ impl Observer<'_> {
                 .is_none()
                 .then(|| SideThread::begin(scope, || self.target.kernel_count()));
             let mut residency = self.target.residency(&mappings)?;
-            let threads = self.threads();
+            let threads = self.threads;
             for thread in threads {
                 residency.mark_stack(thread.stack_pointer);
             }
-            let memory = ResidentMemory::new(&self.memory, &residency);
-            if self.may_give_up && walkers::locked_arenas(&memory, facts, self.roots) > 0 {
+            if !looks_up_pages && self.is_busy(facts, &residency) {
                 return Ok(None);
             }
             let brought_back = match counted {
@@ -101,9 +107,10 @@ impl Observer<'_> {
         })
     }
 
-    /// The threads, with their registers when they stand still.
-    fn threads(&self) -> &[Thread] {
-        self.stopped.map_or(&[], Stopped::threads)
+    /// Whether a thread stands inside malloc, and the walk is given up for it.
+    fn is_busy(&self, facts: &Facts, residency: &ResidencyMap) -> bool {
+        let memory = ResidentMemory::new(&self.memory, residency);
+        self.may_give_up && walkers::locked_arenas(&memory, facts, self.roots) > 0
     }
 
     /// Reads all swapped pages, which brings them back, and gives the state of the pages then. The
@@ -114,7 +121,7 @@ impl Observer<'_> {
         mappings: &[Mapping],
     ) -> io::Result<ResidencyMap> {
         let mut now = self.target.bring_back(residency, mappings)?;
-        for thread in self.threads() {
+        for thread in self.threads {
             now.mark_stack(thread.stack_pointer);
         }
         Ok(now)

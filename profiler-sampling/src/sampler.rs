@@ -11,12 +11,13 @@ use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
 use profiler_target::{
-    LiveMemory, OpenError, Process, RunsOn, StopError, Stopped, Target, group_account,
+    OpenError, Process, RUNS_BETWEEN, RunsOn, StopError, Stopped, Target, group_account,
 };
 
 use super::blank_pages;
 use super::copy::{CopiedMemory, CopySpace};
 use super::facts::Facts;
+use super::holding::Holding;
 use super::in_stops::InStops;
 use super::known::KnownTarget;
 use super::objects::{WalkedTarget, census_since};
@@ -27,10 +28,19 @@ use super::roots::locked;
 /// lock held. Each stop but the last ends once that is known, before anything is walked. One that fails is the
 /// last: what keeps a thread from stopping lasts longer than what malloc does.
 const STOP_TRIES: u32 = 8;
+/// The same of the first slice: in others a thread may stand inside malloc, too.
+const BUSY_TRIES_IN_SLICES: u32 = 4;
 /// How long a target runs before it is stopped again: what malloc does under a lock takes less.
 const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
+/// How often the first slice of a walk is tried.
+const SLICE_TRIES: u32 = 5;
 /// How often a target that runs on is walked until a walk agrees with the allocators' own account.
 const RUNNING_TRIES: u32 = 3;
+
+/// How long a stop lasts at most in which all is read, unless the user says otherwise.
+pub const LONGEST_WHOLE_STOP: Duration = Duration::from_secs(2);
+/// The same of one of several stops.
+pub const LONGEST_SLICE: Duration = Duration::from_millis(20);
 
 /// How a live process is sampled.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -39,8 +49,25 @@ pub struct SamplingOptions {
     pub stop: bool,
     /// Swapped pages are brought back to be read; else they are left in swap.
     pub swap_in: bool,
-    /// How long a stop lasts at most; after it the target runs on while the rest is read.
+    /// How long a stop lasts at most.
     pub max_stop: Duration,
+    /// What is not read by then is read in further stops, between which the target runs for longer than it
+    /// stood; else it is read while the target runs on.
+    pub slices: bool,
+}
+
+impl SamplingOptions {
+    /// The same, for what only a walk of one moment is good for.
+    pub fn in_one_stop(self) -> Self {
+        match self.slices {
+            true => Self {
+                slices: false,
+                max_stop: LONGEST_WHOLE_STOP,
+                ..self
+            },
+            false => self,
+        }
+    }
 }
 
 /// Takes samples of one target.
@@ -126,20 +153,24 @@ impl Sampler {
         options: SamplingOptions,
         mark: impl Fn(&WalkedTarget<'_>) -> M,
     ) -> io::Result<(Sample, M)> {
-        let mut tries = Tries::new(options.stop);
+        let mut tries = Tries::new(options);
         let mut stopped_ns = 0;
         let mut best: Option<(u64, (Sample, M))> = None;
         while tries.next() {
             match self.take_once(options, &mut tries, &mark)? {
                 Attempt::Busy { stop_ns } => {
                     stopped_ns += stop_ns;
-                    thread::sleep(RUN_BETWEEN_STOPS);
+                    let after_a_slice = Duration::from_nanos(stop_ns) * RUNS_BETWEEN;
+                    thread::sleep(match options.slices {
+                        true => after_a_slice.max(RUN_BETWEEN_STOPS),
+                        false => RUN_BETWEEN_STOPS,
+                    });
                 }
                 Attempt::Sample(sample, marked) => {
                     stopped_ns += sample.completeness.stop_ns;
                     let stand_still = sample.completeness.stand_still;
                     let discrepancy = match stand_still {
-                        StandStill::Throughout => 0,
+                        StandStill::Throughout | StandStill::InSlices(_) => 0,
                         _ => discrepancy(&sample),
                     };
                     if best.as_ref().is_none_or(|(least, _)| discrepancy < *least) {
@@ -184,16 +215,17 @@ impl Sampler {
         drop(mappings);
 
         let began = Instant::now();
-        let (stopped, held_before) = self.stop(options.max_stop, tries, &mut completeness);
-        let since = Instant::now();
+        let (holding, held_before) = self.hold(options, tries, &mut completeness);
+        let walk_began = Instant::now();
         let before = self.target.reads();
+        let threads = holding.threads();
         let observer = Observer {
             target: &self.target,
             roots: &self.known.roots,
-            stopped: stopped.as_ref(),
-            memory: self.memory(stopped.as_ref(), &mut completeness),
+            threads: &threads,
+            memory: holding.memory(&self.target),
             swap_in: options.swap_in,
-            may_give_up: stopped.is_some() && tries.left > 0,
+            may_give_up: holding.is_stopped() && tries.left > 0,
         };
         let observation = observer.observe(&mut known, &mut completeness);
         // Of one that was killed or executed another program meanwhile a part was observed.
@@ -206,20 +238,25 @@ impl Sampler {
                 residency: observation.to_read(),
                 heaps: &observation.heaps,
                 python_malloc: facts.python_malloc(&observation.heaps),
-                stopped: stopped.is_some(),
-                since,
+                stopped: holding.is_stopped(),
+                since: holding.since().unwrap_or(walk_began),
             })),
             _ => None,
         };
-        if stopped.is_some() {
+        if holding.is_stopped() {
             locked(&self.spent).add(before, self.target.reads());
         }
         drop(observer);
-        let outcome = stopped.map(Stopped::resume);
-        completeness.walk_ns = began.elapsed().as_nanos() as u64;
-        let stop = outcome.map_or(held_before, |outcome| outcome.held);
+        let held = holding.end();
+        // While it runs between slices, nothing is done.
+        let walk = began.elapsed().saturating_sub(held.waited);
+        completeness.walk_ns = walk.as_nanos() as u64;
+        let stop = held.stood.unwrap_or_default() + held_before;
         completeness.stop_ns = stop.as_nanos() as u64;
-        if let Some(why) = outcome.and_then(|outcome| outcome.ended_early) {
+        if let Some(slices) = held.slices {
+            completeness.stand_still = StandStill::InSlices(slices);
+        }
+        if let Some(why) = held.ended_early {
             ended_early(why, &mut completeness);
         }
         let (Some(observation), Some(marked)) = (observation?, marked) else {
@@ -231,45 +268,62 @@ impl Sampler {
         Ok(Attempt::Sample(Box::new(sample), marked))
     }
 
-    /// The target's memory, by the faster way when it stands still.
-    fn memory(&self, stopped: Option<&Stopped>, completeness: &mut Completeness) -> LiveMemory {
-        let Some(stopped) = stopped else {
-            return self.target.memory();
-        };
-        let (memory, runs_on) = self.target.memory_of(stopped);
-        if let RunsOn::Process(pid) = runs_on {
-            completeness.defects.push(Defect::of_all(format!(
-                "process {pid} has the same memory as the target and ran on while that stood still"
-            )));
-        }
-        memory
-    }
-
     /// Stops the target when that is wanted and was not tried in vain before. Where it cannot be, the time
     /// for which some of its threads stood still all the same is given.
-    fn stop(
+    fn hold(
         &self,
-        max_stop: Duration,
+        options: SamplingOptions,
         tries: &mut Tries,
         completeness: &mut Completeness,
-    ) -> (Option<Stopped>, Duration) {
+    ) -> (Holding, Duration) {
         let mut held = Duration::ZERO;
         if tries.are_stops {
-            let began = Instant::now();
-            match self.target.stop_for(max_stop) {
+            let stopped;
+            (stopped, held) = self.stop(options);
+            match stopped {
                 Ok(stopped) => {
                     completeness.stand_still = StandStill::Throughout;
-                    return (Some(stopped), Duration::ZERO);
+                    let runs_on = self.target.runs_on(&stopped);
+                    if let RunsOn::Process(pid) = runs_on {
+                        completeness.defects.push(Defect::of_all(format!(
+                            "process {pid} has the same memory as the target and ran on while that stood still"
+                        )));
+                    }
+                    let holding = match runs_on {
+                        RunsOn::Nobody | RunsOn::Unknown if options.slices => {
+                            Holding::Slices(self.target.slices(stopped, options.max_stop))
+                        }
+                        _ => Holding::Stop(stopped, runs_on),
+                    };
+                    return (holding, held);
                 }
-                Err(error) => {
-                    held = began.elapsed();
-                    tries.run_on(&error);
-                }
+                Err(error) => tries.run_on(&error),
             }
         }
         let why = tries.why_running.iter().cloned();
         completeness.defects.extend(why.map(Defect::of_all));
-        (None, held)
+        (Holding::Running, held)
+    }
+
+    /// Stops the target, and gives the time for which threads stood in vain. A slice is short, and on a busy host
+    /// threads may need longer to come to a stop: that is tried again.
+    fn stop(&self, options: SamplingOptions) -> (Result<Stopped, StopError>, Duration) {
+        let mut in_vain = Duration::ZERO;
+        let mut tries = if options.slices { SLICE_TRIES } else { 1 };
+        loop {
+            let began = Instant::now();
+            let error = match self.target.stop_for(options.max_stop) {
+                Ok(stopped) => return (Ok(stopped), in_vain),
+                Err(error) => error,
+            };
+            let stood = began.elapsed();
+            in_vain += stood;
+            tries -= 1;
+            if tries == 0 || !matches!(error, StopError::TimedOut { .. }) {
+                return (Err(error), in_vain);
+            }
+            thread::sleep(stood * RUNS_BETWEEN);
+        }
     }
 
     /// The sample of what was observed.
@@ -330,9 +384,14 @@ struct Tries {
 }
 
 impl Tries {
-    fn new(are_stops: bool) -> Self {
+    fn new(options: SamplingOptions) -> Self {
+        let are_stops = options.stop;
         Self {
-            left: if are_stops { STOP_TRIES } else { RUNNING_TRIES },
+            left: match are_stops {
+                true if options.slices => BUSY_TRIES_IN_SLICES,
+                true => STOP_TRIES,
+                false => RUNNING_TRIES,
+            },
             are_stops,
             why_running: None,
         }

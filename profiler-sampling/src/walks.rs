@@ -3,11 +3,16 @@
 use std::thread;
 
 use profiler_core::completeness::{Completeness, Confidence, Defect};
-use profiler_core::heap::HeapSnapshot;
+use profiler_core::heap::{CrossCheck, HeapSnapshot};
 use profiler_core::memory::TargetMemory;
 use profiler_core::parallel::SideThread;
 
 use super::walkers::{Input, Walker};
+
+/// What a program that runs changes in a walk of it: so many parts of what was found.
+const NEAR_PART: u64 = 50;
+/// The same of what there is few of.
+const NEAR_NUMBER: u64 = 16;
 
 /// Walks all heaps there are, side by side; the result has outer allocators before inner ones. What
 /// could not be walked and was to be expected, and what the walkers say of themselves, goes into
@@ -16,7 +21,7 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
     input: &Input<'_, M>,
     completeness: &mut Completeness,
 ) -> Vec<HeapSnapshot> {
-    let mut heaps = Vec::new();
+    let mut heaps: Vec<HeapSnapshot> = Vec::new();
     thread::scope(|scope| {
         let walkers = Walker::<M>::ALL.into_iter();
         let planned = walkers.flat_map(|walker| walker.plan(input.facts));
@@ -38,8 +43,33 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             }
         }
     });
+    if input.memory.epoch() > 0 {
+        let changed = heaps.iter_mut().map(of_several_moments).sum();
+        input.memory.note_changed(changed);
+    }
     judge(completeness, &heaps);
     heaps
+}
+
+/// A heap that was walked while the target ran now and then is not damaged where it contradicts itself, or nobody
+/// knows it; and that it agrees with the allocator's own account says less. Gives the bytes that contradict.
+fn of_several_moments(heap: &mut HeapSnapshot) -> u64 {
+    let has_changed = |defect: &Defect| defect.addr.is_some() && !defect.unreadable;
+    let changed = heap.defects.iter().filter(|defect| has_changed(defect));
+    let bytes = changed.map(|defect| defect.bytes).sum();
+    heap.defects.retain(|defect| !has_changed(defect));
+    heap.confidence = match heap.confidence {
+        Confidence::None => Confidence::None,
+        _ if heap.checks.iter().all(nearly_holds) => Confidence::Medium,
+        _ => Confidence::Low,
+    };
+    bytes
+}
+
+/// Whether a walk of several moments agrees with the account of one of them, as far as it can.
+fn nearly_holds(check: &CrossCheck) -> bool {
+    let off = check.expected.abs_diff(check.found);
+    off <= check.expected.max(check.found) / NEAR_PART || off <= NEAR_NUMBER
 }
 
 /// Sums up what the walkers said of themselves.

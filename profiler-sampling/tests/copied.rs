@@ -10,6 +10,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: false,
     max_stop: Duration::from_secs(60),
+    slices: false,
 };
 
 /// A program whose request handler has thousands of objects in hand that are others a moment later, beside what it keeps.

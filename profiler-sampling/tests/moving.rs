@@ -10,6 +10,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: false,
     max_stop: Duration::from_secs(60),
+    slices: false,
 };
 
 /// Containers of which each gets another table, or other items, by what is added when it is asked to.

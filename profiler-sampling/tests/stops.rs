@@ -18,6 +18,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: false,
     max_stop: Duration::from_secs(60),
+    slices: false,
 };
 
 /// Loads the libraries that it is asked to.

@@ -41,6 +41,8 @@ struct State {
 
 struct Slot {
     window: AddrRange,
+    /// The memory's when reading it began.
+    epoch: u64,
     content: Content,
 }
 
@@ -120,10 +122,11 @@ impl Shared {
             return Err(state);
         };
         slot.content = Content::BeingRead;
+        slot.epoch = memory.epoch();
         let window = slot.window;
         let mut buffer = state.buffers.pop().unwrap_or_default();
         drop(state);
-        let read = memory.read_window(window, window, &mut buffer);
+        let read = read_window(memory, window, &mut buffer);
         let mut state = self.lock();
         match state.slots.iter_mut().find(|slot| slot.window == window) {
             Some(slot) if read.is_ok() => slot.content = Content::Read(buffer),
@@ -136,6 +139,17 @@ impl Shared {
         self.changed.notify_all();
         Ok(state)
     }
+}
+
+/// Reads a window of the memory, which need not stand still for it.
+fn read_window<M: TargetMemory>(
+    memory: &M,
+    window: AddrRange,
+    buffer: &mut Vec<u8>,
+) -> Result<AddrRange, ReadError> {
+    buffer.resize(window.len() as usize, 0);
+    memory.read_meanwhile(window.start(), buffer)?;
+    Ok(window)
 }
 
 impl State {
@@ -170,6 +184,7 @@ impl State {
             start = window.end();
             self.slots.push_back(Slot {
                 window,
+                epoch: 0,
                 content: Content::Wanted,
             });
         }
@@ -193,6 +208,11 @@ impl<M: TargetMemory> Ahead<'_, M> {
                 return None;
             }
             match &mut first.content {
+                // What stands there by now is another.
+                Content::Read(_) if first.epoch != self.memory.epoch() => {
+                    state.drop_first();
+                    return None;
+                }
                 Content::Read(content) => {
                     std::mem::swap(content, buffer);
                     state.drop_first();
@@ -222,6 +242,22 @@ impl<M: TargetMemory> TargetMemory for Ahead<'_, M> {
         self.memory.read_scattered(addrs, out);
     }
 
+    fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.memory.read_meanwhile(addr, buf)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.memory.epoch()
+    }
+
+    fn looks_up_pages(&self) -> bool {
+        self.memory.looks_up_pages()
+    }
+
+    fn note_changed(&self, bytes: u64) {
+        self.memory.note_changed(bytes);
+    }
+
     fn read_window(
         &self,
         window: AddrRange,
@@ -229,7 +265,7 @@ impl<M: TargetMemory> TargetMemory for Ahead<'_, M> {
         buffer: &mut Vec<u8>,
     ) -> Result<AddrRange, ReadError> {
         if self.helpers == 0 {
-            return self.memory.read_window(window, wanted, buffer);
+            return read_window(self.memory, window, buffer);
         }
         let taken = self.take(wanted, buffer);
         let is_bulk = window.len() >= WINDOW_BYTES;
@@ -239,7 +275,7 @@ impl<M: TargetMemory> TargetMemory for Ahead<'_, M> {
         }
         match taken {
             Some(taken) => Ok(taken),
-            None => self.memory.read_window(window, wanted, buffer),
+            None => read_window(self.memory, window, buffer),
         }
     }
 }

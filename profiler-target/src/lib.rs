@@ -44,6 +44,8 @@ mod process_group;
 mod processes;
 mod record_ring;
 mod residency;
+mod runs_on;
+mod slices;
 mod stop;
 mod target;
 mod tmpfs;
@@ -79,8 +81,10 @@ pub use process_group::ProcessGroup;
 pub use processes::{Listed, Listing, list, resident_bytes};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
+pub use runs_on::RunsOn;
+pub use slices::{RUNS_BETWEEN, SliceTally, Slices};
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
-pub use target::{Reads, RunsOn, Target, TargetState};
+pub use target::{Reads, Target, TargetState};
 pub use tree::{
     Executed, Member, ProcessTree, ThreadState, children_of, counts_as_here, has_ended, has_exited,
     process_of, reap_adopted,

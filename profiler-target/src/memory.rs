@@ -8,6 +8,8 @@
 //! target's alone, while the target stands still and cannot fork, and when KSM has merged none of
 //! its pages (one that KSM merged may have a single user left). `/proc/PID/mem` pins nothing.
 
+mod in_slices;
+
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
@@ -21,6 +23,7 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory, fill};
 
 use super::pagemap::for_pages;
+use super::slices::Slices;
 use super::stop::StopState;
 
 /// Pieces that the kernel takes in one call at most (`UIO_MAXIOV`).
@@ -76,6 +79,8 @@ pub struct LiveMemory {
     counted: Arc<Counted>,
     /// The process to read unshared pages of by `process_vm_readv`, and its stop.
     stopped: Option<(Pid, StopState)>,
+    /// The process, when it is stopped again and again while it is read.
+    slices: Option<(Pid, Arc<Slices>)>,
 }
 
 impl LiveMemory {
@@ -86,6 +91,7 @@ impl LiveMemory {
             files: Arc::default(),
             counted: Arc::default(),
             stopped: None,
+            slices: None,
         }
     }
 
@@ -100,6 +106,15 @@ impl LiveMemory {
     pub(super) fn while_stopped(&self, pid: i32, stop: StopState) -> Self {
         Self {
             stopped: Some((Pid::from_raw(pid), stop)),
+            ..self.clone()
+        }
+    }
+
+    /// The same of a process that is read in slices.
+    pub(super) fn in_slices(&self, pid: i32, slices: Arc<Slices>) -> Self {
+        Self {
+            stopped: None,
+            slices: Some((Pid::from_raw(pid), slices)),
             ..self.clone()
         }
     }
@@ -213,14 +228,72 @@ impl LiveMemory {
     }
 }
 
-impl TargetMemory for LiveMemory {
-    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+impl LiveMemory {
+    fn read_running(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.check(addr, buf.len())?;
         self.read_unchecked(addr, buf)
+    }
+}
+
+impl TargetMemory for LiveMemory {
+    fn epoch(&self) -> u64 {
+        self.slices.as_ref().map_or(0, |(_, slices)| slices.epoch())
+    }
+
+    fn looks_up_pages(&self) -> bool {
+        self.slices.is_some()
+    }
+
+    fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        match &self.slices {
+            Some(slices) => self.read_between_slices(slices, addr, buf),
+            None => self.read(addr, buf),
+        }
+    }
+
+    fn read_scattered_meanwhile<const N: usize>(
+        &self,
+        addrs: &[RemoteAddr],
+        out: &mut Vec<Option<[u8; N]>>,
+    ) {
+        let Some(slices) = self.slices.as_ref().filter(|(_, slices)| !slices.goes_on()) else {
+            return self.read_scattered(addrs, out);
+        };
+        out.clear();
+        out.extend(addrs.iter().map(|&addr| {
+            let mut piece = [0; N];
+            let read = self.read_between_slices(slices, addr, &mut piece);
+            read.is_ok().then_some(piece)
+        }));
+    }
+
+    fn note_changed(&self, bytes: u64) {
+        if let Some((_, slices)) = &self.slices {
+            slices.note_changed(bytes);
+        }
+    }
+
+    fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        if let Some(slices) = &self.slices {
+            return self.read_in_slice(slices, addr, buf);
+        }
+        self.read_running(addr, buf)
+    }
+
+    fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
+        if let Some(slices) = &self.slices {
+            return self.read_scattered_in_slices(slices, addrs, out);
+        }
+        out.clear();
+        out.extend(addrs.iter().map(|&addr| {
+            let mut buf = [0; N];
+            self.read(addr, &mut buf).is_ok().then_some(buf)
+        }));
     }
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let Some(pid) = self.while_it_stands() else {
+            // In slices, it is looked up which pages are unshared.
             return self.read(addr, buf);
         };
         self.check(addr, buf.len())?;
@@ -241,6 +314,9 @@ impl TargetMemory for LiveMemory {
         addrs: &[RemoteAddr],
         out: &mut Vec<Option<[u8; N]>>,
     ) {
+        if let Some(slices) = &self.slices {
+            return self.read_scattered_in_slices(slices, addrs, out);
+        }
         out.clear();
         let pieces = addrs.iter().map(|addr| RemoteIoVec {
             base: addr.get() as usize,

@@ -30,6 +30,10 @@ const FRAME: u64 = (1 << 55) - 1;
 pub(super) struct Entry(u64);
 
 impl Entry {
+    pub(super) fn new(word: u64) -> Self {
+        Self(word)
+    }
+
     pub(super) fn is_present(self) -> bool {
         self.0 & PRESENT != 0
     }

@@ -219,6 +219,21 @@ impl ProcDir {
     pub(super) fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.pid()))
     }
+
+    /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
+    pub(super) fn has_merged_pages(&self) -> bool {
+        // Linux 6.1 and later; an older kernel's KSM is off for all, or not to be trusted.
+        let merged = self.text("ksm_merging_pages").ok();
+        let none = merged.is_some_and(|pages| pages.trim() == "0");
+        let off = || {
+            let run = std::fs::read_to_string("/sys/kernel/mm/ksm/run");
+            match run {
+                Ok(run) => run.trim() == "0",
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
+        };
+        !none && !off()
+    }
 }
 
 /// The number after `name:` in a file like `status` or `smaps_rollup`, with its unit (kB) left out.

@@ -43,7 +43,7 @@ fn a_process_that_has_the_same_memory_and_runs_on_is_found() {
     let mut child = Child::python(SHARING);
     let other: i32 = child.first_line().parse().expect("a process");
     let target = Target::open(child.pid()).expect("our own child");
-    let who = |target: &Target| target.memory_of(&child::stop(target)).1;
+    let who = |target: &Target| target.runs_on(&child::stop(target));
     assert_eq!(who(&target), RunsOn::Process(other));
     assert_eq!(child.ask("end"), "alone");
     assert_eq!(who(&target), RunsOn::Nobody);
@@ -88,7 +88,7 @@ fn memory_is_read_whole_in_part_and_scattered() {
     memory.read_unshared_scattered(&addrs, &mut words);
     check(&words);
     let stopped = child::stop(&target);
-    let (memory, _) = target.memory_of(&stopped);
+    let memory = target.memory_of(&stopped, target.runs_on(&stopped));
     memory.read_unshared_scattered(&addrs, &mut words);
     check(&words);
     let good: Vec<_> = (0..3000)
@@ -491,7 +491,7 @@ fn what_a_fork_left_shared_and_what_writing_copied_is_reported_page_by_page() {
         let stopped = child::stop(&target);
         let map = target.residency(&target.mappings().expect("alive"));
         let map = map.expect("alive");
-        let memory = ResidentMemory::new(target.memory_of(&stopped).0, &map);
+        let memory = ResidentMemory::new(target.memory_of(&stopped, RunsOn::Nobody), &map);
         let mut all = vec![0; area.len() as usize];
         memory.read(area.start(), &mut all).expect("readable");
         assert!(

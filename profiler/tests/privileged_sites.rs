@@ -81,6 +81,7 @@ fn walk(session: &ProbeSession, sampler: &Sampler) -> FragReport {
         stop: true,
         swap_in: false,
         max_stop: Duration::from_secs(5),
+        slices: false,
     };
     let moment = |walked: &WalkedTarget<'_>| {
         let age = walked.age();

@@ -18,6 +18,7 @@ const SAMPLING: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: true,
     max_stop: Duration::from_secs(10),
+    slices: false,
 };
 const WAIT: &str = "import sys; print(sys.version.split()[0], flush=True); input()";
 

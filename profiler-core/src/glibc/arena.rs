@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use zerocopy::IntoBytes;
+
 use super::Notes;
 use super::chunks::{CHUNK_HEADER, ChunkWalker, End, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Run};
 use super::layout::Layout;
@@ -61,9 +63,12 @@ impl<M: TargetMemory> Arenas<'_, M> {
         let mut seen = HashSet::new();
         let mut heap = arena.top & !(heap_max - 1);
         loop {
-            let info: Result<[u64; 3], _> = self.memory.read_value(RemoteAddr::new(heap));
-            let Ok([owner, prev, size]) = info else {
-                self.notes.lost(heap, 0, info.err());
+            let mut info = [0_u64; 3];
+            let at = RemoteAddr::new(heap);
+            let read = self.memory.read_meanwhile(at, info.as_mut_bytes());
+            let [owner, prev, size] = info;
+            if read.is_err() {
+                self.notes.lost(heap, 0, read.err());
                 break;
             };
             let sound = owner == arena.addr
@@ -95,6 +100,7 @@ impl<M: TargetMemory> Arenas<'_, M> {
                 top: arena.top,
                 thread_heap: true,
                 top_unit: None,
+                top_at: self.top_at(arena),
             };
             self.take(run, id);
             if prev == 0 {
@@ -130,6 +136,10 @@ impl<M: TargetMemory> Arenas<'_, M> {
         foreign
     }
 
+    fn top_at(&self, arena: &ArenaState) -> u64 {
+        arena.addr.saturating_add(self.layout.top)
+    }
+
     /// The program break, to the page.
     fn brk_end(&self) -> Option<u64> {
         let brk = self.residency.mappings().iter();
@@ -149,6 +159,7 @@ impl<M: TargetMemory> Arenas<'_, M> {
             top: arena.top,
             thread_heap: false,
             top_unit: at_break.then_some(unit),
+            top_at: self.top_at(arena),
         }
     }
 

@@ -69,6 +69,8 @@ pub(super) struct Run {
     pub(super) thread_heap: bool,
     /// The unit that trimming gives the top back in, where `limit` is the program break.
     pub(super) top_unit: Option<u64>,
+    /// Where the arena has its top's address.
+    pub(super) top_at: u64,
 }
 
 impl Run {
@@ -107,6 +109,7 @@ pub(super) struct Walked {
 
 /// Walks runs of chunks in one pass each.
 pub(super) struct ChunkWalker<'m, M> {
+    memory: &'m M,
     ahead: ReadAhead<&'m M>,
     residency: &'m ResidencyMap,
     held: &'m [HeldChunk],
@@ -121,6 +124,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
     /// A walker that knows the chunks in caches, ascending.
     pub(super) fn new(memory: &'m M, residency: &'m ResidencyMap, held: &'m [HeldChunk]) -> Self {
         Self {
+            memory,
             ahead: ReadAhead::new(memory, RemoteAddr::default()),
             residency,
             held,
@@ -142,8 +146,9 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
     }
 
     /// Walks `run` to its end.
-    pub(super) fn walk(&mut self, run: Run, notes: &mut Notes) -> Walked {
+    pub(super) fn walk(&mut self, mut run: Run, notes: &mut Notes) -> Walked {
         self.ahead.set_limit(RemoteAddr::new(run.limit));
+        let mut windows = self.ahead.windows();
         let mut spans = SpanList::default();
         spans.push(run.first + 8 - run.start, SpanState::Metadata);
         self.totals.metadata += run.first - run.start;
@@ -152,6 +157,19 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         let mut p = run.first;
         let mut head = self.header(p).map(|(_, size)| size);
         let (end, how) = loop {
+            if self.ahead.windows() != windows {
+                windows = self.ahead.windows();
+                if self.memory.epoch() > 0 {
+                    self.renew(&mut run, p);
+                }
+                if run.first <= run.top && run.top < p {
+                    // Its end was freed meanwhile, and is part of the top.
+                    notes.defect(run.top, p - run.top, "chunks became part of the top");
+                    self.totals.top += run.limit - p;
+                    spans.push(run.limit - p - 8, SpanState::Top);
+                    break (run.limit, End::Top);
+                }
+            }
             let step = head.and_then(|head| self.step(&run, p, head));
             let (next, next_head) = match step {
                 Ok(Step::Chunk {
@@ -208,6 +226,34 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         };
         self.trim.kept();
         Walked { spans, end, how }
+    }
+
+    /// Takes note of where the top of an arena is by now, which a program that ran has moved, and of where the
+    /// memory of the run ends. What it grew by is not walked.
+    #[cold]
+    fn renew(&self, run: &mut Run, p: u64) {
+        let word = |at: u64| {
+            let mut word = [0; 8];
+            let read = self.memory.read_meanwhile(RemoteAddr::new(at), &mut word);
+            read.map(|()| u64::from_le_bytes(word))
+        };
+        let Ok(top) = word(run.top_at) else {
+            return;
+        };
+        if run.thread_heap {
+            run.top = top;
+            return;
+        }
+        let had_top = run.holds_top(run.first);
+        run.top = top;
+        if !had_top || !run.holds_top(run.first) {
+            return;
+        }
+        let size = word(top.saturating_add(8)).map_or(0, |head| head & !FLAGS);
+        let end = top.saturating_add(size);
+        if (p.saturating_add(WHOLE_HEADER)..run.limit).contains(&end) {
+            run.limit = end;
+        }
     }
 
     /// What the chunk at `p` with this size word is.

@@ -77,6 +77,9 @@ pub enum NotWalked {
     NoMallocPar(u32, u32),
 }
 
+/// How often it is looked what caches hold, until it was read at one moment.
+const HELD_TRIES: u32 = 3;
+
 /// Whether the heap layout of this release, major and minor, is known.
 pub fn is_known(version: (u32, u32)) -> bool {
     layout::candidates(version).next().is_some()
@@ -132,8 +135,17 @@ pub fn walk_from<M: TargetMemory>(
     heap.settings = par.settings();
     heap.defaults = settings::defaults((major, minor));
     heap.requested = settings::requested(context.environment, &par, &heap.settings);
-    let mut notes = Notes::default();
-    let (held, tcaches_known) = held(memory, residency, &main, &par, context, &mut notes);
+    let mut tries = HELD_TRIES;
+    let (held, tcaches_known, notes) = loop {
+        let epoch = memory.epoch();
+        let mut notes = Notes::default();
+        let (held, known) = held(memory, residency, &main, &par, context, &mut notes);
+        tries -= 1;
+        // What caches hold is followed by links, which lead nowhere if the target has run meanwhile.
+        if memory.epoch() == epoch || known && notes.defects.is_empty() || tries == 0 {
+            break (held, known, notes);
+        }
+    };
     let mut arenas = Arenas {
         memory,
         residency,
@@ -169,12 +181,22 @@ fn walk_arena<M: TargetMemory>(
     heap: &mut HeapSnapshot,
 ) {
     arenas.walker.totals = Totals::default();
+    let memory = arenas.memory;
+    let now = |then: &ArenaState| match memory.epoch() {
+        0 => Some(then.clone()),
+        // Its top is another by now.
+        _ => ArenaState::read(memory, arenas.layout, then.addr).ok(),
+    };
+    let renewed = now(state).filter(ArenaState::is_plausible);
+    let state = renewed.as_ref().unwrap_or(state);
     let (heaps, foreign) = if id == 0 {
         (0, arenas.main(state))
     } else {
         (arenas.thread(state, id), 0)
     };
     let totals = arenas.walker.totals;
+    let renewed = now(state).filter(ArenaState::is_plausible);
+    let state = renewed.as_ref().unwrap_or(state);
     if state.mutex != 0 {
         let what = format!("a thread was stopped inside arena {id}, which may be half written");
         arenas.notes.defect(state.addr, 0, what);
@@ -322,11 +344,16 @@ const MAX_DEFECTS: usize = 64;
 impl Notes {
     /// Something wrong at `addr` that makes `bytes` unknown.
     fn defect(&mut self, addr: u64, bytes: u64, what: impl Into<String>) {
+        self.push(addr, bytes, what.into(), false);
+    }
+
+    fn push(&mut self, addr: u64, bytes: u64, what: String, unreadable: bool) {
         if self.defects.len() < MAX_DEFECTS {
             self.defects.push(Defect {
                 addr: Some(RemoteAddr::new(addr)),
-                what: what.into(),
+                what,
                 bytes,
+                unreadable,
             });
         }
     }
@@ -336,11 +363,8 @@ impl Notes {
         match error {
             Some(error) => {
                 self.unreadable_bytes = self.unreadable_bytes.saturating_add(bytes);
-                self.defect(
-                    addr,
-                    bytes,
-                    format!("chunks could not be followed: {error}"),
-                );
+                let what = format!("chunks could not be followed: {error}");
+                self.push(addr, bytes, what, true);
             }
             None => self.defect(addr, bytes, "a chunk's header does not fit its neighbours"),
         }

@@ -62,7 +62,7 @@ impl ArenaState {
         addr: u64,
     ) -> Result<Self, ReadError> {
         let mut bytes = vec![0; layout.state_bytes as usize];
-        memory.read(RemoteAddr::new(addr), &mut bytes)?;
+        memory.read_meanwhile(RemoteAddr::new(addr), &mut bytes)?;
         let fastbins = layout.fastbins.map_or([0; FASTBINS], |at| {
             std::array::from_fn(|i| word_at(&bytes, at + 8 * i as u64))
         });

@@ -93,7 +93,8 @@ pub fn walk<M: TargetMemory>(
     let mut heap = HeapSnapshot::new(Allocator::Jemalloc, version.unwrap_or_default());
     let options = object.options.iter();
     heap.settings = options.filter_map(|at| option(memory, at)).collect();
-    Ok(Builder::new(heap, &states, notes).build(extents, cached))
+    let has_run = memory.epoch() > 0;
+    Ok(Builder::new(heap, &states, notes, has_run).build(extents, cached))
 }
 
 /// An option's name, as `mallctl` has it, and its value.
@@ -226,21 +227,22 @@ struct Notes {
 impl Notes {
     /// Something wrong at `addr` that makes `bytes` unknown.
     fn defect(&mut self, addr: u64, bytes: u64, what: impl Into<String>) {
-        self.push(Some(addr), bytes, what.into());
+        self.push(Some(addr), bytes, what.into(), false);
     }
 
     /// Bytes of metadata that could not be read.
     fn lost(&mut self, addr: Option<u64>, bytes: u64, what: &str) {
         self.unreadable_bytes = self.unreadable_bytes.saturating_add(bytes);
-        self.push(addr, bytes, what.to_owned());
+        self.push(addr, bytes, what.to_owned(), true);
     }
 
-    fn push(&mut self, addr: Option<u64>, bytes: u64, what: String) {
+    fn push(&mut self, addr: Option<u64>, bytes: u64, what: String, unreadable: bool) {
         if self.defects.len() < MAX_DEFECTS {
             self.defects.push(Defect {
                 addr: addr.map(RemoteAddr::new),
                 what,
                 bytes,
+                unreadable,
             });
         }
     }

@@ -97,14 +97,22 @@ pub(super) struct Builder<'a> {
     heap: HeapSnapshot,
     states: &'a [State],
     notes: Notes,
+    /// Whether the target ran while it was walked: what one part says is not of the moment of another then.
+    has_run: bool,
     /// By arena index, the place in `states` and `totals`.
     places: HashMap<u32, usize>,
     totals: Vec<Totals>,
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(heap: HeapSnapshot, states: &'a [State], notes: Notes) -> Self {
+    pub(super) fn new(
+        heap: HeapSnapshot,
+        states: &'a [State],
+        notes: Notes,
+        has_run: bool,
+    ) -> Self {
         Self {
+            has_run,
             heap,
             states,
             notes,
@@ -257,7 +265,7 @@ impl<'a> Builder<'a> {
     fn judge(&mut self, extents: &[Extent], cached: &Cached, stray: u64) {
         // Built without statistics, jemalloc counts nothing and links no caches.
         let has_stats = self.states.iter().any(|state| state.base_allocated != 0);
-        let mut note = |what: String| self.notes.push(None, 0, what);
+        let mut note = |what: String| self.notes.push(None, 0, what, false);
         if !has_stats {
             note("this jemalloc is built without statistics: the blocks in thread caches count as live, and little can be checked".into());
         }
@@ -267,7 +275,7 @@ impl<'a> Builder<'a> {
                 "{broken} thread caches or bins of them could not be followed: the blocks in them count as live"
             ));
         }
-        if stray > 0 {
+        if stray > 0 && !self.has_run {
             note(format!("{stray} cached blocks belong to no extent"));
         }
         if extents.iter().any(|extent| extent.hpa) {

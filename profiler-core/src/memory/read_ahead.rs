@@ -21,12 +21,15 @@ pub struct ReadAhead<M> {
     next_bytes: u64,
     /// Times that the window was looked into.
     reads: u64,
+    /// How often a window was read.
+    windows: u64,
 }
 
 impl<M: TargetMemory> ReadAhead<M> {
     /// Reads from `memory`; never beyond `limit`.
     pub fn new(memory: M, limit: RemoteAddr) -> Self {
         Self {
+            windows: 0,
             memory,
             limit,
             window: AddrRange::default(),
@@ -34,6 +37,11 @@ impl<M: TargetMemory> ReadAhead<M> {
             next_bytes: PAGE_SIZE,
             reads: 0,
         }
+    }
+
+    /// How often it has read: what it gives between two reads is of one of them.
+    pub fn windows(&self) -> u64 {
+        self.windows
     }
 
     /// Moves the limit, keeping the buffer.
@@ -99,6 +107,7 @@ impl<M: TargetMemory> ReadAhead<M> {
                 window.and_then(|window| self.memory.read_window(window, wanted, &mut self.buffer));
             match read {
                 Ok(window) => {
+                    self.windows += 1;
                     // Another window than the asked one may go beyond the limit.
                     let end = window.end().min(self.limit);
                     self.window = AddrRange::new(window.start(), end).unwrap_or_default();

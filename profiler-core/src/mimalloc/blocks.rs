@@ -111,6 +111,8 @@ pub(super) struct Walker<'a, M> {
     pub(super) damaged: Vec<u64>,
 }
 
+/// How often a page is read again whose lists are of another moment than its header.
+const RENEWALS: u32 = 3;
 /// Damaged pages named at most.
 const MAX_DAMAGED: usize = 32;
 
@@ -133,12 +135,29 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
 
     /// Appends the spans of a page, over all of its area, and says whether none of its blocks is live. The page must be
     /// possible.
-    pub(super) fn page(&mut self, page: &Blocks, spans: &mut SpanList) -> bool {
+    ///
+    /// If the target has run since the page's header was read, so that its lists are others, the page is `renewed`.
+    pub(super) fn page(
+        &mut self,
+        page: &Blocks,
+        spans: &mut SpanList,
+        renewed: impl Fn(&M) -> Option<Blocks>,
+    ) -> bool {
         self.totals.pages += 1;
-        self.window = 0..0;
-        self.marks.clear();
-        self.marks.resize(page.capacity as usize, false);
-        let known = self.mark(page);
+        let mut page = page.clone();
+        let thread_freed = self.totals.thread_freed;
+        let mut known = self.mark_anew(&page);
+        for _ in 0..RENEWALS {
+            if self.memory.epoch() == 0 || !matches!(known, Err(Broken::Damaged)) {
+                break;
+            }
+            let Some(now) = renewed(self.memory) else {
+                break;
+            };
+            page = now;
+            self.totals.thread_freed = thread_freed;
+            known = self.mark_anew(&page);
+        }
         match known {
             Ok(()) => self.totals.sound += 1,
             Err(Broken::Unreadable) => self.totals.unread += 1,
@@ -166,6 +185,13 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
         spans.push(reserved - carved, SpanState::Top);
         spans.push(page.area.end - page.start - reserved, SpanState::Metadata);
         rest == SpanState::Free || self.marks.iter().all(|free| *free)
+    }
+
+    fn mark_anew(&mut self, page: &Blocks) -> Result<(), Broken> {
+        self.window = 0..0;
+        self.marks.clear();
+        self.marks.resize(page.capacity as usize, false);
+        self.mark(page)
     }
 
     /// Marks the free blocks of a page.

@@ -130,6 +130,7 @@ fn note(heap: &mut HeapSnapshot, addr: Option<u64>, bytes: u64, what: &str) {
             addr: addr.map(RemoteAddr::new),
             what: what.into(),
             bytes,
+            unreadable: false,
         });
     }
 }

@@ -208,6 +208,7 @@ fn note(heap: &mut HeapSnapshot, addr: Option<u64>, what: &str) {
             addr: addr.map(RemoteAddr::new),
             what: what.into(),
             bytes: 0,
+            unreadable: false,
         });
     }
 }

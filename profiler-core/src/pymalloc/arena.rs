@@ -4,7 +4,7 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::Defect;
 use crate::heap::{Arena, HeapSnapshot};
-use crate::memory::TargetMemory;
+use crate::memory::{ReadError, TargetMemory};
 use crate::pymalloc::arrays::{ArenaObject, Array};
 use crate::pymalloc::pool::{Count, HEADER, Pool};
 use crate::pymalloc::{Geometry, MAX_DEFECTS};
@@ -154,7 +154,7 @@ impl<M: TargetMemory> Walker<M> {
         addrs.clear();
         let offsets = (0..carved).step_by(of.pool as usize);
         addrs.extend(offsets.map(|offset| RemoteAddr::new(first.get() + offset)));
-        self.memory.read_scattered(&addrs, &mut headers);
+        self.memory.read_scattered_meanwhile(&addrs, &mut headers);
         for (&addr, header) in addrs.iter().zip(&headers) {
             let read = header.map(|header| self.pool(addr, &header, object.index));
             match read.unwrap_or(Read::Unreadable) {
@@ -174,6 +174,7 @@ impl<M: TargetMemory> Walker<M> {
                             addr: Some(addr),
                             what,
                             bytes: of.pool,
+                            unreadable: false,
                         });
                     }
                 }
@@ -196,19 +197,23 @@ impl<M: TargetMemory> Walker<M> {
     /// Determines which blocks of the pool at `addr` are live, in `self.live`.
     fn pool(&mut self, addr: RemoteAddr, header: &[u8; HEADER as usize], index: u32) -> Read {
         let mut header = *header;
+        let parse = |header: &[u8; HEADER as usize], size| {
+            Pool::parse(addr, header, size).filter(|pool| pool.arena == index)
+        };
         for attempt in 1..=POOL_TRIES {
             if header[..4] == [0; 4] {
                 return Read::Free;
             }
-            let pool = Pool::parse(addr, &header, self.of.pool);
-            let pool = pool.filter(|pool| pool.arena == index);
+            let mut pool = parse(&header, self.of.pool);
             self.bytes.clear();
             // Only a list of freed blocks leads into the pool; without one it need not be read.
             if pool.is_none_or(|pool| pool.first_free != 0) {
-                self.bytes.resize(self.of.pool as usize, 0);
-                if self.memory.read(addr, &mut self.bytes).is_err() {
+                if self.read(addr, attempt).is_err() {
                     return Read::Unreadable;
                 }
+                // The header may be another by now.
+                header = *self.bytes.first_chunk().unwrap_or(&header);
+                pool = parse(&header, self.of.pool);
             }
             let counted =
                 pool.and_then(|pool| Some((pool, pool.live(&self.bytes, &mut self.live)?)));
@@ -218,14 +223,23 @@ impl<M: TargetMemory> Walker<M> {
                 None => {}
             }
             if self.bytes.is_empty() {
-                self.bytes.resize(self.of.pool as usize, 0);
-                if self.memory.read(addr, &mut self.bytes).is_err() {
+                if self.read(addr, attempt).is_err() {
                     return Read::Unreadable;
                 }
+                header = *self.bytes.first_chunk().unwrap_or(&header);
             }
-            header = *self.bytes.first_chunk().unwrap_or(&header);
         }
         Read::Damaged
+    }
+
+    /// Reads the bytes of a pool: first as they are, for that they add up says that they are of one moment; then as the
+    /// target stands.
+    fn read(&mut self, addr: RemoteAddr, attempt: u32) -> Result<(), ReadError> {
+        self.bytes.resize(self.of.pool as usize, 0);
+        match attempt {
+            1 => self.memory.read_meanwhile(addr, &mut self.bytes),
+            _ => self.memory.read(addr, &mut self.bytes),
+        }
     }
 
     fn account(&self, pool: Pool, count: Count, totals: &mut Totals, spans: &mut SpanList) {

@@ -363,6 +363,20 @@ fn begins_like_array<M: TargetMemory>(memory: &M, of: Geometry, base: RemoteAddr
     fits && arenas > 0
 }
 
+/// An arena of this array as it is by now; `None` where it is none any more.
+pub(super) fn renewed<M: TargetMemory>(
+    memory: &M,
+    of: Geometry,
+    array: &Array,
+    then: &ArenaObject,
+) -> Option<ArenaObject> {
+    let mut base = [0; 8];
+    memory.read_meanwhile(array.place, &mut base).ok()?;
+    let base = RemoteAddr::new(u64::from_le_bytes(base));
+    let now = object(memory, of, base, then.index)?;
+    (now.address == then.address).then_some(now)
+}
+
 /// The entry at `index`, when it is an arena in use that makes sense. Arenas from `mmap` begin on a
 /// page; those from malloc anywhere.
 fn object<M: TargetMemory>(
@@ -373,7 +387,7 @@ fn object<M: TargetMemory>(
 ) -> Option<ArenaObject> {
     let at = base.checked_add(u64::from(index) * OBJECT)?;
     let mut bytes = [0u8; 24];
-    memory.read(at, &mut bytes).ok()?;
+    memory.read_meanwhile(at, &mut bytes).ok()?;
     let word = |i: usize| u64::from_le_bytes(bytes[i..i + 8].try_into().unwrap_or_default());
     let address = RemoteAddr::new(word(0));
     let pool_address = RemoteAddr::new(word(8));

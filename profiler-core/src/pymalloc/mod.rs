@@ -18,6 +18,7 @@ pub use domain::{objects_allocator, objects_allocator_from};
 pub use roots::{Roots, find_roots};
 
 use arrays::{ArenaObject, Array};
+use roots::FoundArenas;
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::completeness::{Confidence, Defect};
@@ -26,6 +27,7 @@ use crate::memory::TargetMemory;
 use crate::parallel;
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
+use crate::span::SpanList;
 
 /// What is known of the target before the walk.
 #[derive(Copy, Clone, Debug, Default)]
@@ -140,7 +142,7 @@ pub fn walk_from<M: TargetMemory + Sync>(
         totals[of].arenas_given_back += u64::from(given_back);
         !given_back
     });
-    for (part, of_part) in walk_arenas(memory, geometry, &objects, totals.len()) {
+    for (part, of_part) in walk_arenas(memory, &found, &objects) {
         heap.extents.extend(part.extents);
         heap.unreadable_bytes += part.unreadable_bytes;
         let room = MAX_DEFECTS.saturating_sub(heap.defects.len());
@@ -149,7 +151,7 @@ pub fn walk_from<M: TargetMemory + Sync>(
             *totals += more;
         }
     }
-    judge_in_change(&mut totals, &mut heap);
+    judge_in_change(&mut totals, &mut heap, memory.epoch());
     let arrays = found.arrays.iter().zip(&totals).enumerate();
     heap.arenas = arrays
         .map(|(id, (array, totals))| totals.report(id as u32, array, geometry))
@@ -159,7 +161,10 @@ pub fn walk_from<M: TargetMemory + Sync>(
     // rest is other data that looks like pools by chance.
     let counted = |check: &CrossCheck| check.name == ARENA_COUNT && check.holds();
     let complete = python < (3, 12) && heap.checks.iter().any(counted);
-    if found.outside > 0 && !complete {
+    if found.outside > 0 && !complete && memory.epoch() > 0 {
+        // They may be of arenas that are newer than what was read of the arrays.
+        memory.note_changed(found.outside as u64 * geometry.pool);
+    } else if found.outside > 0 && !complete {
         let places = found.outside;
         note(
             &mut heap,
@@ -185,16 +190,24 @@ const ARENAS_A_THREAD: usize = 16;
 /// interpreter beside it.
 fn walk_arenas<M: TargetMemory + Sync>(
     memory: &M,
-    geometry: Geometry,
+    found: &FoundArenas,
     objects: &[(usize, &ArenaObject)],
-    interpreters: usize,
 ) -> Vec<(HeapSnapshot, Vec<arena::Totals>)> {
+    let (geometry, interpreters) = (found.geometry, found.arrays.len());
     let walk_part = |part: &[(usize, &ArenaObject)]| {
         let mut heap = HeapSnapshot::new(Allocator::Pymalloc, "");
         let mut totals = vec![arena::Totals::default(); interpreters];
         let mut walker = arena::Walker::new(memory, geometry);
         for &(of, object) in part {
-            let (range, spans) = walker.walk(object, &mut totals[of], &mut heap);
+            let walked = walk_arena(&mut walker, memory, found, (of, object));
+            let Some((part, of_arena, (range, spans))) = walked else {
+                memory.note_changed(geometry.arena);
+                continue;
+            };
+            totals[of] += of_arena;
+            heap.unreadable_bytes += part.unreadable_bytes;
+            let room = MAX_DEFECTS.saturating_sub(heap.defects.len());
+            heap.defects.extend(part.defects.into_iter().take(room));
             heap.extents.push(Extent {
                 range,
                 kind: ExtentKind::PoolArena,
@@ -209,6 +222,37 @@ fn walk_arenas<M: TargetMemory + Sync>(
     parallel::each(parts.map(|part| &objects[part]), walk_part)
 }
 
+/// How often an arena is walked, at most, until it was walked as it stood at one moment.
+const ARENA_TRIES: u32 = 4;
+
+/// What was found of one arena: what could not be read or is damaged, its totals, its range and its spans.
+type WalkedArena = (HeapSnapshot, arena::Totals, (AddrRange, SpanList));
+
+/// Walks an arena within one moment; `None` where it is none any more, because the target has run since the
+/// arrays were read.
+fn walk_arena<M: TargetMemory>(
+    walker: &mut arena::Walker<&M>,
+    memory: &M,
+    found: &FoundArenas,
+    (of, object): (usize, &ArenaObject),
+) -> Option<WalkedArena> {
+    let mut tries = ARENA_TRIES;
+    loop {
+        let epoch = memory.epoch();
+        let now = match epoch {
+            0 => *object,
+            _ => arrays::renewed(memory, found.geometry, found.arrays.get(of)?, object)?,
+        };
+        let mut heap = HeapSnapshot::new(Allocator::Pymalloc, "");
+        let mut totals = arena::Totals::default();
+        let spans = walker.walk(&now, &mut totals, &mut heap);
+        tries -= 1;
+        if tries == 0 || memory.epoch() == epoch {
+            return Some((heap, totals, spans));
+        }
+    }
+}
+
 /// Whether an arena is gone and its object not yet reset: `insert_to_freepool` unmaps an arena
 /// whose pools are all free before it forgets its address and counts it off (`Objects/obmalloc.c`).
 fn is_given_back(object: &ArenaObject, residency: &ResidencyMap) -> bool {
@@ -219,13 +263,13 @@ fn is_given_back(object: &ArenaObject, residency: &ResidencyMap) -> bool {
 ///
 /// Whoever allocates holds the interpreter's lock, so one step of one thread may be half done in each
 /// interpreter: a block being taken or freed, a pool that `nfreepools` counts no more or not yet, an
-/// arena being given back. Several are damage.
-fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot) {
+/// arena being given back. Several are damage, unless the target has run in between, `ran` times.
+fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot, ran: u64) {
     let mut damaged = 0;
     for of in totals {
         match of.pools_in_change + of.arenas_in_change + of.arenas_given_back {
             0 => {}
-            1 => {
+            changes if changes <= 1 + ran => {
                 of.pools_sound += of.pools_in_change;
                 of.pools_free_by_account += of.arenas_in_change;
                 heap.threads_inside += 1;

@@ -294,6 +294,7 @@ const SAMPLING: SamplingOptions = SamplingOptions {
     stop: true,
     swap_in: false,
     max_stop: Duration::from_secs(60),
+    slices: false,
 };
 
 /// What was measured of a player's processes.

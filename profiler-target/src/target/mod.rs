@@ -20,7 +20,7 @@ use super::tmpfs::Devices;
 use profiler_core::addr::RemoteAddr;
 
 pub(super) use self::description::words;
-pub use self::pages::{Reads, RunsOn};
+pub use self::pages::Reads;
 
 /// A live process. It is held by a pidfd and an open `/proc` directory, so that a
 /// recycled pid is never read.

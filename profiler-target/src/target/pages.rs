@@ -1,6 +1,8 @@
 //! The pages of a process, and their content.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use profiler_core::addr::AddrRange;
 use profiler_core::fork::{self, ForkSharing};
@@ -9,9 +11,9 @@ use profiler_core::residency::{Mapping, ResidencyMap};
 use super::{Execution, Target};
 use crate::Process;
 use crate::memory::LiveMemory;
-use crate::proc_dir::have_same_memory;
-use crate::processes;
 use crate::residency::PageSource;
+use crate::runs_on::RunsOn;
+use crate::slices::Slices;
 use crate::stop::Stopped;
 use crate::{maps, open, residency};
 
@@ -24,18 +26,6 @@ pub struct Reads {
     pub memory_bytes: u64,
     /// Mapped files that were looked into.
     pub files: u64,
-}
-
-/// Who has the memory of a process that is stopped, and is not stopped with it: by `clone(2)` with `CLONE_VM` and without
-/// `CLONE_THREAD` a process can share it with others.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum RunsOn {
-    /// Nobody: nothing changes.
-    Nobody,
-    /// The process with this number, and maybe others.
-    Process(i32),
-    /// The kernel does not say.
-    Unknown,
 }
 
 impl Target {
@@ -125,48 +115,32 @@ impl Target {
         }
     }
 
-    /// Its memory while it is stopped, and who else has that and runs on. The memory is faster to read than that of a process
-    /// that runs, and only right as long as the stop lasts. Where others run on each page is looked up before it is read, as
-    /// of a process that runs.
-    pub fn memory_of(&self, stopped: &Stopped) -> (LiveMemory, RunsOn) {
-        let runs_on = self.runs_on(stopped);
-        let memory = match runs_on {
-            RunsOn::Nobody if !self.has_merged_pages() => {
+    /// Its memory while it is stopped, and only right as long as the stop lasts: faster to read than that of a process that
+    /// runs. Where others [run on](Self::runs_on) with it each page is looked up before it is read, as of a process that
+    /// runs.
+    pub fn memory_of(&self, stopped: &Stopped, runs_on: RunsOn) -> LiveMemory {
+        match runs_on {
+            RunsOn::Nobody if !self.dir.has_merged_pages() => {
                 self.memory.while_stopped(self.pid(), stopped.state())
             }
             _ => self.memory(),
-        };
-        (memory, runs_on)
-    }
-
-    /// Who else has the memory of this process, which is stopped.
-    fn runs_on(&self, stopped: &Stopped) -> RunsOn {
-        let threads = stopped.threads().iter();
-        let Some(thread) = threads.map(|thread| thread.tid.cast_signed()).next() else {
-            return RunsOn::Unknown;
-        };
-        let (Ok(true), Ok(all)) = (have_same_memory(thread, thread), processes::all_pids()) else {
-            return RunsOn::Unknown;
-        };
-        let mut others = all.filter(|pid| *pid != self.pid());
-        match others.find(|pid| matches!(have_same_memory(thread, *pid), Ok(true))) {
-            Some(pid) => RunsOn::Process(pid),
-            None => RunsOn::Nobody,
         }
     }
 
-    /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
-    fn has_merged_pages(&self) -> bool {
-        // Linux 6.1 and later; an older kernel's KSM is off for all, or not to be trusted.
-        let merged = self.dir.text("ksm_merging_pages").ok();
-        let none = merged.is_some_and(|pages| pages.trim() == "0");
-        let off = || {
-            let run = std::fs::read_to_string("/sys/kernel/mm/ksm/run");
-            match run {
-                Ok(run) => run.trim() == "0",
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            }
-        };
-        !none && !off()
+    /// Who else has the memory of this process, which is stopped.
+    pub fn runs_on(&self, stopped: &Stopped) -> RunsOn {
+        RunsOn::with(self.pid(), stopped)
+    }
+
+    /// Makes a stop the first slice of several, each of which lasts for `longest` at most.
+    pub fn slices(&self, stopped: Stopped, longest: Duration) -> Arc<Slices> {
+        let (dir, guards) = (Arc::clone(&self.dir), Arc::clone(&self.stop_guards));
+        let is_unmerged = !self.dir.has_merged_pages();
+        Arc::new(Slices::new(dir, guards, stopped, longest, is_unmerged))
+    }
+
+    /// Its memory, read in slices.
+    pub fn memory_in(&self, slices: &Arc<Slices>) -> LiveMemory {
+        self.memory.in_slices(self.pid(), Arc::clone(slices))
     }
 }

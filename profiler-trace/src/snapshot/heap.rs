@@ -29,7 +29,7 @@ fields!(RequestedSetting {
     in_force,
     note
 });
-fields!(Defect { addr, what, bytes });
+fields!(Defect { addr, what, bytes } later { unreadable });
 
 fields!(Arena {
     id,

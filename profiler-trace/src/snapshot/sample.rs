@@ -4,7 +4,9 @@ use std::io;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, PageSize, RemoteAddr};
 use profiler_core::allocator::AllocatorTitle;
-use profiler_core::completeness::{Completeness, Confidence, EndedEarly, Released, StandStill};
+use profiler_core::completeness::{
+    Completeness, Confidence, EndedEarly, Released, Slices, StandStill,
+};
 use profiler_core::fork::ForkSharing;
 use profiler_core::group_account::GroupAccount;
 use profiler_core::residency::{
@@ -81,8 +83,15 @@ by_name!(EndedEarly, "an end of a stop");
 
 fields!(Released { why, after_ns });
 
+fields!(Slices {
+    number,
+    longest_ns,
+    changed_bytes,
+    running_bytes
+});
+
 /// Whether the target stood still is a yes or no in its place, and how a stop ended early was added at
-/// the end: one value here, which no macro takes apart. Then the limit on files was added.
+/// the end: one value here, which no macro takes apart. Then the limit on files was added, then slices.
 impl Wire for Completeness {
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -107,6 +116,7 @@ impl Wire for Completeness {
             defects.put(out);
             stand_still.released().put(out);
             files_over_limit.put(out);
+            stand_still.slices().put(out);
         });
     }
 
@@ -132,10 +142,15 @@ impl Wire for Completeness {
             true => false,
             false => Wire::take(&mut own)?,
         };
-        let stand_still = match (stopped, released) {
-            (_, Some(released)) => StandStill::Released(released),
-            (true, None) => StandStill::Throughout,
-            (false, None) => StandStill::Never,
+        let slices = match own.rest.is_empty() {
+            true => None,
+            false => Wire::take(&mut own)?,
+        };
+        let stand_still = match (stopped, released, slices) {
+            (_, Some(released), _) => StandStill::Released(released),
+            (_, None, Some(slices)) => StandStill::InSlices(slices),
+            (true, None, None) => StandStill::Throughout,
+            (false, None, None) => StandStill::Never,
         };
         Ok(Self {
             stand_still,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use profiler_core::host::{Arrangement, column_of};
-use profiler_sampling::SamplingOptions;
+use profiler_sampling::{LONGEST_SLICE, LONGEST_WHOLE_STOP, SamplingOptions};
 
 use self::black_box::BlackBoxArgs;
 pub(super) use self::check::CheckArgs;
@@ -307,9 +307,14 @@ pub(super) struct SamplingArgs {
     /// Bring swapped pages back into memory to read them; by default they are left in swap
     #[arg(long)]
     swap_in: bool,
-    /// Stop the target for at most this long, and read the rest while it runs
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = max_stop)]
-    max_stop: Duration,
+    /// Stop the target for at most this long, and read the rest while it runs [default: 2s], or with --slices
+    /// in further stops [default: 20ms]
+    #[arg(long, value_name = "TIME", value_parser = max_stop)]
+    max_stop: Option<Duration>,
+    /// Cut the walk into many short stops, between which the target runs for four times as long; what
+    /// changes meanwhile is said
+    #[arg(long, conflicts_with = "no_stop")]
+    slices: bool,
 }
 
 impl SamplingArgs {
@@ -317,7 +322,11 @@ impl SamplingArgs {
         SamplingOptions {
             stop: !self.no_stop,
             swap_in: self.swap_in,
-            max_stop: self.max_stop,
+            max_stop: self.max_stop.unwrap_or(match self.slices {
+                true => LONGEST_SLICE,
+                false => LONGEST_WHOLE_STOP,
+            }),
+            slices: self.slices,
         }
     }
 }
@@ -376,7 +385,9 @@ impl Command {
     }
 }
 
+// A recording begins from what one moment had.
 #[derive(Debug, Args)]
+#[command(mut_arg("slices", |slices| slices.hide(true).conflicts_with("output")))]
 pub(super) struct RecordArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE", value_parser = output())]

@@ -44,7 +44,7 @@ pub(super) struct Gap {
 }
 
 /// All of them; `attach --help` is made from these, and docs/exports.md explains each.
-pub(super) static GAPS: [Gap; 13] = [
+pub(super) static GAPS: [Gap; 14] = [
     gap(
         "no-heap",
         "no-heap",
@@ -62,6 +62,12 @@ pub(super) static GAPS: [Gap; 13] = [
         "resumed",
         "the target ran again before the walk was done",
         |view| is_walked(view) && view.report.completeness.stand_still.released().is_some(),
+    ),
+    gap(
+        "slices",
+        "in-slices",
+        "the walk is of several moments, between which the target ran",
+        |view| is_walked(view) && view.report.completeness.stand_still.slices().is_some(),
     ),
     gap(
         "unsure",

@@ -234,6 +234,7 @@ pub(crate) fn full() -> View {
         addr: Some(RemoteAddr::new(HEAP)),
         what: "a chunk's size is odd".into(),
         bytes: 16,
+        unreadable: false,
     });
     let mut report = FragReport::from_sample(&sample).with_predictions(predictions());
     // Three pages are too few for a rule to speak.

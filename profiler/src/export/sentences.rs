@@ -160,6 +160,10 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
             nanoseconds(after_ns),
             ended_early(why)
         ),
+        StandStill::InSlices(slices) => {
+            let (stood, slices) = (nanoseconds(seen.stop_ns), slices.described());
+            format!("the target was {slices}; {stood} in all")
+        }
         StandStill::Never => {
             "the target was not stopped: blocks may have been allocated or freed meanwhile".into()
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use profiler_core::activity::ProbeCost;
-use profiler_core::completeness::{EndedEarly, Released, StandStill};
+use profiler_core::completeness::{EndedEarly, Released, Slices, StandStill};
 use profiler_core::objects::Census;
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::view::{Shadow, WhatIf};
@@ -478,7 +478,29 @@ fn a_stop_that_ended_early_is_neither_a_stop_nor_none() {
     assert!(all.contains("was not stopped"), "{all}");
     assert_eq!(about["released"], Value::Null);
     assert!(has(&about, "moving") && !has(&about, "released"), "{about}");
+    let (all, about) = said(StandStill::InSlices(Slices {
+        number: 9,
+        longest_ns: 20_000_000,
+        changed_bytes: 12 << 10,
+        running_bytes: 200 << 20,
+    }));
+    assert!(
+        all.contains("stopped 9 times, for 20.0 ms at most"),
+        "{all}"
+    );
+    assert!(
+        all.contains("200.0 MiB of it were read in between"),
+        "{all}"
+    );
+    assert!(all.contains("12.0 KiB changed between the stops"), "{all}");
+    assert_eq!(about["stopped"], false);
+    assert_eq!(about["slices"]["number"], 9);
+    assert_eq!(about["slices"]["longest_ms"], 20.0);
+    assert_eq!(about["slices"]["changed_bytes"], 12 << 10);
+    assert_eq!(about["slices"]["running_bytes"], 200 << 20);
+    assert!(has(&about, "slices") && !has(&about, "moving"), "{about}");
     let (_, about) = said(StandStill::Throughout);
+    assert_eq!(about["slices"], Value::Null);
     assert_eq!(about["stopped"], true);
     assert!(
         !has(&about, "moving") && !has(&about, "released"),

@@ -329,6 +329,7 @@ mod tests {
                 stop: true,
                 swap_in: false,
                 max_stop: Duration::from_secs(2),
+                slices: false,
             },
             black_box: None,
             push: None,

@@ -1,6 +1,6 @@
 //! The lines around every screen: the target, what the numbers rest on, the keys.
 
-use profiler_core::completeness::{Confidence, Released, StandStill};
+use profiler_core::completeness::{Confidence, Released, Slices, StandStill};
 use profiler_core::sample::PythonMalloc;
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_core::view::{ActivitySource, View};
@@ -94,6 +94,10 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
             StandStill::Released(Released { after_ns, .. }) => {
                 let text = format!("resumed {} into the walk", nanoseconds(after_ns));
                 Span::styled(text, theme.warn())
+            }
+            StandStill::InSlices(Slices { number, .. }) => {
+                let all = nanoseconds(of.stop_ns);
+                Span::raw(format!("stopped {number} times, {all} in all"))
             }
             StandStill::Never => Span::styled("not stopped", theme.warn()),
         },

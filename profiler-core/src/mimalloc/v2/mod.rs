@@ -257,7 +257,7 @@ fn lay<M: TargetMemory>(
             Part::Unused(bytes) => spans.push(bytes, SpanState::Retained),
             Part::Page(blocks, _) => {
                 used += 1;
-                walker.page(&blocks, spans);
+                walker.page(&blocks, spans, |memory| segment.renewed(memory, &blocks));
             }
             Part::Damaged(bytes) => {
                 used += 1;

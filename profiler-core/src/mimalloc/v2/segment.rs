@@ -1,6 +1,7 @@
 //! Segments: 32 MiB-aligned runs of 64 KiB slices, with a header that describes each slice.
 
 use crate::addr::{AddrRange, HEAP_END, RemoteAddr};
+use crate::memory::TargetMemory;
 use crate::mimalloc::blocks::{Blocks, Keys};
 use crate::mimalloc::number;
 
@@ -149,6 +150,21 @@ impl<'a> Segment<'a> {
             Part::Page(blocks, heap)
         } else {
             Part::Damaged(bytes)
+        }
+    }
+
+    /// A page as it is by now, if it still has the same memory.
+    pub(super) fn renewed<M: TargetMemory>(&self, memory: &M, page: &Blocks) -> Option<Blocks> {
+        let slice = page.area.start.checked_sub(self.addr)? / SLICE;
+        let count = (page.area.end - page.area.start) / SLICE;
+        let at = self.layout.segment.slices + slice as usize * self.layout.page;
+        let mut bytes = vec![0; self.layout.page];
+        let place = RemoteAddr::new(self.addr).checked_add(at as u64)?;
+        memory.read(place, &mut bytes).ok()?;
+        let is_same = number(&bytes, 0, 4) == count && number(&bytes, 4, 4) == 0;
+        match self.part(slice, count, at, &bytes) {
+            Part::Page(blocks, _) if is_same => Some(blocks),
+            _ => None,
         }
     }
 

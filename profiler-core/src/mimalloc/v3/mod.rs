@@ -247,7 +247,7 @@ impl<M: TargetMemory> Layer<'_, '_, M> {
                 continue;
             }
             self.unused(group.start, area.start);
-            let is_empty = self.walker.page(&page.blocks, &mut self.spans);
+            let is_empty = self.walker.page(&page.blocks, &mut self.spans, |_| None);
             self.at = area.end;
             if let (true, true, Some(owner)) = (is_empty, group.is_arena, page.owner) {
                 let range = AddrRange::new(RemoteAddr::new(area.start), RemoteAddr::new(area.end));

@@ -37,11 +37,12 @@ fn confidence() -> impl Strategy<Value = Confidence> {
 }
 
 fn defects() -> impl Strategy<Value = Vec<Defect>> {
-    let defect = (option::of(any::<u64>()), text(), COUNT);
-    let defect = defect.prop_map(|(addr, what, bytes)| Defect {
+    let defect = (option::of(any::<u64>()), text(), COUNT, any::<bool>());
+    let defect = defect.prop_map(|(addr, what, bytes, unreadable)| Defect {
         addr: addr.map(RemoteAddr::new),
         what,
         bytes,
+        unreadable,
     });
     vec(defect, 0..3)
 }

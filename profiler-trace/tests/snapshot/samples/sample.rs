@@ -2,7 +2,7 @@
 
 use profiler_core::addr::PAGE_SIZE;
 use profiler_core::allocator::AllocatorTitle;
-use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
+use profiler_core::completeness::{Completeness, EndedEarly, Released, Slices, StandStill};
 use profiler_core::fork::ForkSharing;
 use profiler_core::group_account::GroupAccount;
 use profiler_core::residency::{
@@ -103,10 +103,21 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
     let fork = option::of((any::<i32>(), COUNT, COUNT, COUNT));
     let released = (select(EndedEarly::ALL.to_vec()), COUNT)
         .prop_map(|(why, after_ns)| StandStill::Released(Released { why, after_ns }));
+    let slices = (any::<u32>(), COUNT, COUNT, COUNT).prop_map(
+        |(number, longest_ns, changed_bytes, running_bytes)| {
+            StandStill::InSlices(Slices {
+                number,
+                longest_ns,
+                changed_bytes,
+                running_bytes,
+            })
+        },
+    );
     let stand_still = prop_oneof![
         Just(StandStill::Never),
         Just(StandStill::Throughout),
         released,
+        slices,
     ];
     let completeness = (
         stand_still,

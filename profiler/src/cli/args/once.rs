@@ -104,7 +104,7 @@ pub(in crate::cli) struct SnapshotArgs {
     objects: bool,
     /// As --objects, but exact: the target is stopped while they are read, about 1 s for each 300 MiB
     /// of objects and at most --max-stop
-    #[arg(long, conflicts_with_all = ["core", "no_stop"])]
+    #[arg(long, conflicts_with_all = ["core", "no_stop", "slices"])]
     stop_for_objects: bool,
     /// As --objects, read twice, TIME apart (e.g. 10s), to show which types and which holders grow
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "core")]
@@ -147,7 +147,7 @@ impl SnapshotArgs {
 #[command(group(subject(&["pid", "core", "saved"])))]
 pub(in crate::cli) struct ExplainArgs {
     /// A saved session; its last walk is explained
-    #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "swap_in"])]
+    #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "slices", "swap_in"])]
     file: Option<PathBuf>,
     /// Explain walk N instead of the last; the first is 1
     #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],
@@ -171,7 +171,7 @@ pub(in crate::cli) struct ExplainArgs {
     no_objects: bool,
     /// Read Python's objects while the target is stopped: exact even where they change fast. About 1 s
     /// for each 300 MiB of them, and at most --max-stop
-    #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "no_objects", "tree"])]
+    #[arg(long, conflicts_with_all = ["core", "saved", "no_stop", "slices", "no_objects", "tree"])]
     stop_for_objects: bool,
     #[command(flatten)]
     pub(in crate::cli) source: SnapshotSourceArgs,

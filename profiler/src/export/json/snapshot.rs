@@ -150,6 +150,7 @@ struct Completeness<'a> {
     #[serde(flatten)]
     stopped: Record<'a, u64, View>,
     released: Option<ReleasedRow>,
+    slices: Option<SlicesRow>,
     #[serde(flatten)]
     walk: Record<'a, u64, completeness::Completeness>,
     #[serde(flatten)]
@@ -159,6 +160,14 @@ struct Completeness<'a> {
     gaps: Vec<&'static str>,
     files_over_limit: bool,
     defects: Vec<DefectRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct SlicesRow {
+    number: u32,
+    longest_ms: f64,
+    changed_bytes: u64,
+    running_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -357,6 +366,12 @@ impl<'a> Completeness<'a> {
             released: seen.stand_still.released().map(|released| ReleasedRow {
                 why: released.why.name(),
                 after_ms: milliseconds(released.after_ns),
+            }),
+            slices: seen.stand_still.slices().map(|slices| SlicesRow {
+                number: slices.number,
+                longest_ms: milliseconds(slices.longest_ns),
+                changed_bytes: slices.changed_bytes,
+                running_bytes: slices.running_bytes,
             }),
             walk: Record::figures(&completeness::Completeness::COLUMNS, seen),
             events_lost: Record::figures(&[View::EVENTS_LOST], view),

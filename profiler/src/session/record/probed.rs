@@ -73,6 +73,8 @@ impl<O: Output> ProbedRecording<O> {
         sampling: SamplingOptions,
         begin: impl FnOnce(&TraceDescription) -> Result<O, RecordError>,
     ) -> Result<Self, RecordError> {
+        // What was freed in one slice and allocated in the next would be there twice, or not at all.
+        let sampling = sampling.in_one_stop();
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
         let meanwhile = RefCell::new(Meanwhile::new(&mut stream));
         let (sample, (moment, began, started_at)) = sampler.take_at(sampling, |_| {

@@ -80,6 +80,7 @@ pub(super) fn missing(
     let how = match sample.completeness.stand_still {
         StandStill::Throughout => return all,
         StandStill::Never => "was not stopped for the walk".to_owned(),
+        StandStill::InSlices(slices) => format!("was {}", slices.described()),
         StandStill::Released(Released { why, after_ns }) => format!(
             "ran on after {} of the walk, {}",
             nanoseconds(after_ns),

@@ -1,0 +1,393 @@
+//! A walk in slices: many short stops of a target instead of one long one.
+//!
+//! All reads of a walk go through one gate. When a slice has lasted as long as it may, the next read
+//! lets the target run on, for four times as long as it stood, stops it again, and goes on; other reads
+//! wait meanwhile. So whatever one read gives is of one moment, and [`Slices::epoch`] says whether two
+//! reads are of the same slice.
+//!
+//! Most of what is read of a large heap needs no stop: who follows a heap's chunks in pieces of a few
+//! hundred KiB copies each in a tenth of a millisecond, in which hardly anything changes, and has to find its way
+//! again between two slices as well. Such reads ([`Slices::read_now`]) go on between slices.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use profiler_core::addr::{AddrRange, HEAP_END, RemoteAddr};
+use profiler_core::completeness::EndedEarly;
+use profiler_core::memory::ReadError;
+use profiler_core::threads::Thread;
+use zerocopy::IntoBytes;
+
+use super::maps;
+use super::pagemap::Entry;
+use super::proc_dir::ProcDir;
+use super::runs_on::RunsOn;
+use super::stop::{self, StopError, StopGuards, StopOutcome, Stopped};
+
+/// Between two slices the target runs for so many times as long as it stood.
+pub const RUNS_BETWEEN: u32 = 4;
+/// How often a stop is tried that fails, each time after the target has run.
+const STOP_TRIES: u32 = 5;
+/// After so many slices it is looked whether they are worth it.
+const FIRST_SLICES: u32 = 16;
+/// Slices in which less than this part of the stop is left for reading are given up: the target would
+/// stand for longer in all than in one stop.
+const LEAST_USEFUL_PART: u32 = 5;
+/// No walk has more slices.
+const MAX_SLICES: u32 = 10_000;
+/// Where nothing was read for so long that needs the target to stand, it runs on.
+const IDLE: Duration = Duration::from_micros(500);
+/// Pages whose entries are looked up at once: 2 MiB of addresses.
+const REGION_PAGES: u64 = 512;
+
+/// What a walk in slices came to.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct SliceTally {
+    /// How often the target was stopped.
+    pub slices: u32,
+    /// The longest of these stops.
+    pub longest: Duration,
+    /// All of them together, with those that failed.
+    pub stood: Duration,
+    /// How long was waited for it to run in between.
+    pub waited: Duration,
+    /// Whether it ran before all was read.
+    pub has_run: bool,
+    /// Why the rest was read while it ran, if it was.
+    pub given_up: Option<EndedEarly>,
+    /// Bytes of what was read that contradicted what was read before.
+    pub changed_bytes: u64,
+    /// Bytes that were read while it ran.
+    pub running_bytes: u64,
+}
+
+/// The entries of a region's pages.
+pub(super) type Region = Arc<[u64; REGION_PAGES as usize]>;
+
+/// A target that is stopped again and again while it is read.
+#[derive(Debug)]
+pub struct Slices {
+    dir: Arc<ProcDir>,
+    guards: Arc<StopGuards>,
+    longest: Duration,
+    /// When all this began.
+    since: Instant,
+    /// When something was read last that needs the target to stand, in ns since then.
+    last_read_ns: AtomicU64,
+    epoch: AtomicU64,
+    changed_bytes: AtomicU64,
+    running_bytes: AtomicU64,
+    /// Held by who reads, and alone by who ends a slice and begins the next.
+    slice: RwLock<Slice>,
+}
+
+/// The slice that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    /// `None` once the rest is read while it runs.
+    stopped: Option<Stopped>,
+    /// When all its threads stood.
+    began: Option<Instant>,
+    tally: SliceTally,
+    /// Before then it is not stopped again.
+    runs_until: Option<Instant>,
+    /// Of the time that it stood, what was left for reading.
+    useful: Duration,
+    /// Whether pages of its own may be read by the faster way ([`super::memory`]).
+    is_unmerged: bool,
+    regions: Mutex<HashMap<u64, Region>>,
+    mapped: OnceLock<Vec<AddrRange>>,
+}
+
+impl Slices {
+    pub(super) fn new(
+        dir: Arc<ProcDir>,
+        guards: Arc<StopGuards>,
+        stopped: Stopped,
+        longest: Duration,
+        is_unmerged: bool,
+    ) -> Self {
+        let mut slice = Slice::default();
+        slice.begin(stopped, is_unmerged);
+        Self {
+            dir,
+            guards,
+            longest,
+            since: Instant::now(),
+            last_read_ns: AtomicU64::default(),
+            epoch: AtomicU64::default(),
+            changed_bytes: AtomicU64::default(),
+            running_bytes: AtomicU64::default(),
+            slice: RwLock::new(slice),
+        }
+    }
+
+    /// The threads as they stand in this slice.
+    pub fn threads(&self) -> Vec<Thread> {
+        let slice = self.read_lock();
+        let stopped = slice.stopped.as_ref();
+        stopped.map_or_else(Vec::new, |stopped| stopped.threads().to_vec())
+    }
+
+    /// How often the target has run since the first slice began.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Notes that so many bytes contradict what was read in an earlier slice.
+    pub fn note_changed(&self, bytes: u64) {
+        self.changed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that so many bytes were read while the target ran.
+    pub(super) fn count_running(&self, bytes: u64) {
+        self.running_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// When the slice that is under way began; now, where the rest is read while the target runs.
+    pub fn since(&self) -> Instant {
+        let slice = self.read_lock();
+        slice
+            .stopped
+            .as_ref()
+            .map_or_else(Instant::now, Stopped::since)
+    }
+
+    /// Lets the target run on for good.
+    pub fn end(&self) -> SliceTally {
+        let mut slice = self.write_lock();
+        let last = slice.end();
+        // What is not memory, such as the states of pages, may have been read after a slice that ended by itself.
+        let ended_early = last.is_some_and(|last| last.ended_early.is_some());
+        SliceTally {
+            has_run: self.epoch() > 0 || ended_early,
+            changed_bytes: self.changed_bytes.load(Ordering::Relaxed),
+            running_bytes: self.running_bytes.load(Ordering::Relaxed),
+            ..slice.tally
+        }
+    }
+
+    fn read_lock(&self) -> RwLockReadGuard<'_, Slice> {
+        self.slice.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads by `read` within one slice.
+    pub(super) fn read<T>(&self, mut read: impl FnMut(&Slice) -> T) -> T {
+        loop {
+            let slice = self.read_lock();
+            if slice.tally.given_up.is_some() {
+                return read(&slice);
+            }
+            if slice.has_time(self.longest) {
+                let result = read(&slice);
+                let now = self.since.elapsed().as_nanos() as u64;
+                self.last_read_ns.fetch_max(now, Ordering::Relaxed);
+                // Half of it may be of a moment at which it ran.
+                if slice.stands() {
+                    return result;
+                }
+            }
+            drop(slice);
+            self.advance();
+        }
+    }
+
+    /// Reads by `standing` if a slice is under way, else by `running`, for what may be read while the target
+    /// runs: it waits for no slice.
+    pub(super) fn read_now<T>(
+        &self,
+        standing: impl FnOnce(&Slice) -> T,
+        running: impl FnOnce() -> T,
+    ) -> T {
+        if let Ok(slice) = self.slice.try_read() {
+            let goes_on = slice.has_time(self.longest) && !self.is_idle();
+            if goes_on {
+                let result = standing(&slice);
+                if slice.stands() {
+                    return result;
+                }
+            }
+            let is_over = slice.stopped.is_some();
+            drop(slice);
+            if is_over {
+                self.finish();
+            }
+        }
+        running()
+    }
+
+    /// Whether a slice is under way that may go on.
+    pub(super) fn goes_on(&self) -> bool {
+        let slice = self.slice.try_read();
+        slice.is_ok_and(|slice| slice.has_time(self.longest)) && !self.is_idle()
+    }
+
+    /// Whether the slice that is under way, which is not the first, is needed no more: the first reads as much as
+    /// it can, because what is read in one slice alone is exact.
+    fn is_idle(&self) -> bool {
+        let last = Duration::from_nanos(self.last_read_ns.load(Ordering::Relaxed));
+        self.epoch() > 0 && self.since.elapsed().saturating_sub(last) > IDLE
+    }
+
+    fn write_lock(&self) -> RwLockWriteGuard<'_, Slice> {
+        self.slice.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the slice whose time is over.
+    fn finish(&self) {
+        let mut slice = self.write_lock();
+        let goes_on = slice.has_time(self.longest) && !self.is_idle();
+        if !goes_on && slice.end().is_some() {
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Begins the next slice, unless one is under way.
+    fn advance(&self) {
+        let mut slice = self.write_lock();
+        if slice.has_time(self.longest) || slice.tally.given_up.is_some() {
+            return;
+        }
+        if slice.end().is_some() {
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+        if slice.is_futile() {
+            slice.tally.given_up = Some(EndedEarly::Overdue);
+            return;
+        }
+        for _ in 0..STOP_TRIES {
+            slice.wait();
+            let asked = Instant::now();
+            match stop::stop(&self.dir, &self.guards, self.longest, self.longest) {
+                // What is known of a slice's pages would not be true of one with whom another process runs on.
+                Ok(stopped)
+                    if !matches!(RunsOn::with(self.dir.pid(), &stopped), RunsOn::Process(_)) =>
+                {
+                    slice.begin(stopped, !self.dir.has_merged_pages());
+                    return;
+                }
+                Ok(stopped) => {
+                    slice.stood_for(stopped.resume().held);
+                    break;
+                }
+                Err(StopError::Gone) => break,
+                Err(_) => slice.stood_for(asked.elapsed()),
+            }
+        }
+        slice.tally.given_up = Some(EndedEarly::Overdue);
+    }
+
+    /// Whether anything is mapped there.
+    pub(super) fn is_mapped(&self, slice: &Slice, page: RemoteAddr) -> bool {
+        let read = || {
+            let maps = self.dir.text("maps").unwrap_or_default();
+            let mappings = maps.lines().filter_map(maps::parse_line);
+            mappings.map(|mapping| mapping.range).collect()
+        };
+        let mapped = slice.mapped.get_or_init(read);
+        let next = mapped.partition_point(|range| range.end() <= page);
+        mapped.get(next).is_some_and(|range| range.contains(page))
+    }
+}
+
+impl Slice {
+    /// The target stands, from now on.
+    fn begin(&mut self, stopped: Stopped, is_unmerged: bool) {
+        self.began = Some(Instant::now());
+        self.is_unmerged = is_unmerged;
+        self.stopped = Some(stopped);
+    }
+
+    /// Lets the target run, if it stands.
+    fn end(&mut self) -> Option<StopOutcome> {
+        let regions = self.regions.get_mut();
+        regions.unwrap_or_else(PoisonError::into_inner).clear();
+        self.mapped = OnceLock::new();
+        let stopped = self.stopped.take()?;
+        let coming = self.began.map_or(Duration::ZERO, |began| {
+            began.saturating_duration_since(stopped.since())
+        });
+        let outcome = stopped.resume();
+        self.tally.slices += 1;
+        self.tally.longest = self.tally.longest.max(outcome.held);
+        self.useful += outcome.held.saturating_sub(coming);
+        self.stood_for(outcome.held);
+        Some(outcome)
+    }
+
+    /// Threads of the target stood for so long, and run by now.
+    fn stood_for(&mut self, stood: Duration) {
+        self.tally.stood += stood;
+        self.runs_until = Some(Instant::now() + stood * RUNS_BETWEEN);
+    }
+
+    /// Waits until the target has run for long enough.
+    fn wait(&mut self) {
+        let until = self.runs_until.take();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.unwrap_or_default();
+        thread::sleep(left);
+        self.tally.waited += left;
+    }
+
+    /// Whether the target stands, and may for a while.
+    fn has_time(&self, longest: Duration) -> bool {
+        let stopped = self.stopped.as_ref();
+        stopped.is_some_and(|stopped| {
+            stopped.ended_early().is_none() && stopped.since().elapsed() < longest * 3 / 4
+        })
+    }
+
+    /// Whether nearly all of the time that the target stands goes into making it stand.
+    fn is_futile(&self) -> bool {
+        let tally = &self.tally;
+        tally.slices >= MAX_SLICES
+            || tally.slices >= FIRST_SLICES && self.useful * LEAST_USEFUL_PART < tally.stood
+    }
+
+    /// Whether the target stands still.
+    pub(super) fn stands(&self) -> bool {
+        let stopped = self.stopped.as_ref();
+        stopped.is_some_and(|stopped| stopped.ended_early().is_none())
+    }
+
+    /// Whether pages that nobody else maps may be pinned.
+    pub(super) fn may_pin(&self) -> bool {
+        self.is_unmerged && self.stands()
+    }
+
+    /// The entries of the pages around `page`. While the target stands they are kept.
+    pub(super) fn region(&self, pagemap: &File, page: RemoteAddr) -> Result<Region, ReadError> {
+        let key = region_of(page);
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(region) = regions.get(&key) {
+            return Ok(Arc::clone(region));
+        }
+        let mut entries = [0; REGION_PAGES as usize];
+        match pagemap.read_at(entries.as_mut_bytes(), key * REGION_PAGES * 8) {
+            Ok(0) if page.get() >= HEAP_END => Err(ReadError::Unmapped(page)),
+            Ok(0) => Err(ReadError::Gone),
+            Ok(_) => {
+                let region = Arc::new(entries);
+                regions.insert(key, Arc::clone(&region));
+                Ok(region)
+            }
+            Err(_) => Err(ReadError::Unmapped(page)),
+        }
+    }
+}
+
+/// The number of the region that an address is in.
+pub(super) fn region_of(addr: RemoteAddr) -> u64 {
+    addr.page() / REGION_PAGES
+}
+
+/// The entry of the page of `addr`, which is in this region.
+pub(super) fn entry_of(region: &Region, addr: RemoteAddr) -> Entry {
+    Entry::new(region[(addr.page() % REGION_PAGES) as usize])
+}
