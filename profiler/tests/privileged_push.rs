@@ -455,6 +455,8 @@ fn an_endpoint_that_hangs_holds_up_neither_walks_nor_the_end() {
 fn an_endpoint_that_refuses_is_said_once_and_asked_more_and_more_seldom() {
     let refusal = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 9\r\n\r\nfull \x1b[2J";
     let endpoint = Endpoint::start(Answer::Refuse(refusal), None);
+    // There is always one to push profiles of.
+    let _worker = script("push_refused.py", BUSY);
     let serving = Serving::start(&endpoint.url(), &["--no-walks"]);
     let line = serving.wait_for("not taken by");
     assert!(

@@ -280,7 +280,9 @@ impl Work {
         let mut not_before = Instant::now();
         while let Some(seen) = self.shared.next(not_before) {
             match self.push(&seen) {
-                Ok(()) => self.recovered(),
+                Ok(true) => self.recovered(),
+                // Nobody was asked whether it takes them.
+                Ok(false) => {}
                 Err(error) => {
                     self.shared.put_back(seen);
                     let pause = self.failed(&error);
@@ -291,7 +293,8 @@ impl Work {
         }
     }
 
-    fn push(&mut self, seen: &Seen) -> Result<(), PushError> {
+    /// Pushes what is known of this moment; whether that was anything.
+    fn push(&mut self, seen: &Seen) -> Result<bool, PushError> {
         let (pushed, next) = match seen {
             Seen::Host { view, max_groups } => {
                 let pushed = of_host(view, *max_groups, &self.host);
@@ -310,7 +313,7 @@ impl Work {
         if let Some(next) = next {
             self.pushed = next;
         }
-        Ok(())
+        Ok(!pushed.is_empty())
     }
 
     fn send(&self, pushed: &Pushed) -> Result<(), PushError> {
