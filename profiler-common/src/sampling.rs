@@ -370,7 +370,7 @@ mod tests {
         }
         assert_eq!(
             size_of::<RawNative>(),
-            size_of::<RawEvent>() + 48 + STACK_PAGES * PAGE_BYTES
+            size_of::<RawEvent>() + size_of::<Registers>() + 24 + STACK_PAGES * PAGE_BYTES
         );
     }
 }

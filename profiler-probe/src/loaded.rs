@@ -20,12 +20,14 @@ use super::links::{Attaching, Link, Links, Programs};
 use super::multi::{MultiProgram, Relocated};
 use super::program::BpfProgram;
 use super::support;
-use super::victims::VICTIMS;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope-aarch64.bpf.o");
+
+/// The ring of the processes that the kernel ends for want of memory: of whole pages of the kernel's.
+pub(super) const VICTIMS: &str = "VICTIMS";
 
 /// Names another object file to load in place of the embedded one. Only for the tests of a freshly
 /// built object.

@@ -14,7 +14,7 @@ use profiler_target::{host, page_size};
 
 use super::armed::is_in_root_namespace;
 use super::error::ProbeError;
-use super::loaded::{map, object};
+use super::loaded::{VICTIMS, map, object};
 
 /// The program, and the kernel's tracepoint.
 const PROGRAM: &str = "on_oom_victim";
@@ -26,8 +26,6 @@ const TRACEFS: [&str; 2] = [
 ];
 const NO_TRACEFS: &str =
     "tracefs is not mounted; as root: mount -t tracefs tracefs /sys/kernel/tracing";
-/// The ring of what is read here: of whole pages of the kernel's.
-pub(super) const VICTIMS: &str = "VICTIMS";
 /// The maps of the object that are large, and not needed here.
 const OTHERS: [(&str, u32); 2] = [("CALLS", 256), ("THREADS", 256)];
 

@@ -121,9 +121,7 @@ impl Sampler {
         options: SamplingOptions,
     ) -> io::Result<(Sample, Option<CopiedMemory>)> {
         let space = CopySpace::for_target(&self.target);
-        self.take_at(options, |walked| {
-            CopiedMemory::of(walked, options.max_stop, &space)
-        })
+        self.take_at(options, |walked| CopiedMemory::of(walked, options, &space))
     }
 
     /// Takes the census of the objects in the blocks that a sample has, while the target runs on: of what was copied in

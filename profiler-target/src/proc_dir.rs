@@ -1,6 +1,6 @@
 //! The `/proc` directory of one process, held so that a recycled pid is never read.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -50,6 +50,12 @@ pub(super) fn io_error(error: ProcError) -> io::Error {
         ProcError::Io(error, _) => error,
         other => io::Error::other(other.to_string()),
     }
+}
+
+/// The numbers of all processes.
+pub(super) fn all_pids() -> io::Result<impl Iterator<Item = i32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
 /// Whether two threads have the same memory (`kcmp(2)`).

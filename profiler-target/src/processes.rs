@@ -10,7 +10,7 @@ use profiler_core::host::{Memory, ProcessId};
 use super::attributes::file_behind;
 use super::open::PF_KTHREAD;
 use super::page_size::page_size;
-use super::proc_dir::field;
+use super::proc_dir::{all_pids, field};
 use super::target::words;
 use super::tree::Stat;
 
@@ -37,12 +37,6 @@ pub struct Listing {
     pub processes: Vec<Listed>,
     /// How many more there were.
     pub left_out: u64,
-}
-
-/// The numbers of all processes.
-pub(super) fn all_pids() -> io::Result<impl Iterator<Item = i32>> {
-    let entries = fs::read_dir("/proc")?;
-    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
 /// Lists at most `most` processes. One that ends meanwhile is left out, as if it had ended before.

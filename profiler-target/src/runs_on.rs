@@ -1,7 +1,11 @@
 //! Who runs on with the memory of a process that is stopped.
 
-use super::proc_dir::have_same_memory;
-use super::processes::all_pids;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::proc_dir::{all_pids, have_same_memory};
+use super::start_thread;
 use super::stop::Stopped;
 
 /// Who has the memory of a process that is stopped, and is not stopped with it: by `clone(2)` with `CLONE_VM` and without
@@ -16,13 +20,40 @@ pub enum RunsOn {
     Unknown,
 }
 
+/// Asking about all processes takes a microsecond each. One that executes a program while a file of it does not answer
+/// holds up whoever asks about it (`kcmp_lock` in `kernel/kcmp.c`).
+const ASKED_FOR: Duration = Duration::from_millis(20);
+/// Whether a thread that asks is held up.
+static IS_HELD_UP: AtomicBool = AtomicBool::new(false);
+
 impl RunsOn {
     /// Who has the memory of this process besides.
     pub(super) fn with(pid: i32, stopped: &Stopped) -> Self {
-        let threads = stopped.threads().iter();
-        let Some(thread) = threads.map(|thread| thread.tid.cast_signed()).next() else {
+        let mut threads = stopped
+            .threads()
+            .iter()
+            .map(|thread| thread.tid.cast_signed());
+        let Some(thread) = threads.next() else {
             return Self::Unknown;
         };
+        if IS_HELD_UP.load(Ordering::Relaxed) {
+            return Self::Unknown;
+        }
+        let (answer, answered) = mpsc::channel();
+        let asking = start_thread("shared-memory", move || {
+            // Nobody waits for a late answer.
+            let _ = answer.send(Self::ask(pid, thread));
+            IS_HELD_UP.store(false, Ordering::Relaxed);
+        });
+        let answer = asking
+            .ok()
+            .and_then(|_| answered.recv_timeout(ASKED_FOR).ok());
+        IS_HELD_UP.store(answer.is_none(), Ordering::Relaxed);
+        answer.unwrap_or(Self::Unknown)
+    }
+
+    /// The same, by any thread of that process.
+    fn ask(pid: i32, thread: i32) -> Self {
         let (Ok(true), Ok(all)) = (have_same_memory(thread, thread), all_pids()) else {
             return Self::Unknown;
         };

@@ -33,6 +33,8 @@ use super::stop::{self, StopError, StopGuards, StopOutcome, Stopped};
 pub const RUNS_BETWEEN: u32 = 4;
 /// How often a stop is tried that fails, each time after the target has run.
 const STOP_TRIES: u32 = 5;
+/// What takes longer than so many slices in a row is not read in any.
+const READ_TRIES: u32 = 3;
 /// After so many slices it is looked whether they are worth it.
 const FIRST_SLICES: u32 = 16;
 /// Slices in which less than this part of the stop is left for reading are given up: the target would
@@ -178,6 +180,7 @@ impl Slices {
 
     /// Reads by `read` within one slice.
     pub(super) fn read<T>(&self, mut read: impl FnMut(&Slice) -> T) -> T {
+        let mut in_vain = 0;
         loop {
             let slice = self.read_lock();
             if slice.tally.given_up.is_some() {
@@ -191,8 +194,12 @@ impl Slices {
                 if slice.stands() {
                     return result;
                 }
+                in_vain += 1;
             }
             drop(slice);
+            if in_vain >= READ_TRIES {
+                self.give_up();
+            }
             self.advance();
         }
     }
@@ -245,6 +252,15 @@ impl Slices {
         if !goes_on && slice.end().is_some() {
             self.epoch.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// From now on the rest is read while the target runs.
+    fn give_up(&self) {
+        let mut slice = self.write_lock();
+        if slice.end().is_some() {
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+        slice.tally.given_up.get_or_insert(EndedEarly::Overdue);
     }
 
     /// Begins the next slice, unless one is under way.

@@ -24,6 +24,9 @@ const READ_FOR: Duration = Duration::from_millis(200);
 /// The same, once reading long ones took `SLOW_FOR` of a minute: any user can have many processes with long ones.
 const READ_BRIEFLY_FOR: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);
+/// What is mounted changes: the time for reading is given anew after so long, and after so long where it was not enough.
+const ANEW_AFTER: Duration = Duration::from_secs(10);
+const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Devices of one process that are kept. A process can have a mapping of each of as many as it has mappings.
 const MAX_DEVICES: usize = 4096;
 
@@ -61,6 +64,8 @@ struct Known {
     spent: Duration,
     /// Whether one was not read to its end, so that some devices were not looked for.
     is_cut: bool,
+    /// When reading began from nothing last.
+    began: Option<Instant>,
 }
 
 impl Devices {
@@ -155,9 +160,18 @@ impl Known {
             let events = list.revents().unwrap_or(PollFlags::POLLERR);
             !events.intersects(PollFlags::POLLERR | PollFlags::POLLPRI | PollFlags::POLLNVAL)
         };
-        if polled.is_err() || !lists.iter().all(is_same) {
+        let has_changed = polled.is_err() || !lists.iter().all(is_same);
+        if has_changed {
             self.kinds.clear();
             self.lists.clear();
+        }
+        let age = self.began.map(|began| began.elapsed());
+        let is_over = |after| age.is_none_or(|age| age >= after);
+        if has_changed && is_over(ANEW_AFTER) || self.is_cut && is_over(TRIED_AGAIN_AFTER) {
+            *self = Self {
+                began: Some(Instant::now()),
+                ..Self::default()
+            };
         }
     }
 

@@ -16,7 +16,7 @@
 
 enum { THREADS = 2, MEAN = 516 };
 
-static atomic_long blocks, bytes, worst, rounds;
+static atomic_long blocks, bytes, worst, filled, rounds;
 static long slots;
 
 static long now(void) {
@@ -50,6 +50,7 @@ static void *churn(void *number) {
     char **own = calloc(slots, sizeof *own);
     if (!own) abort();
     for (long i = 0; i < slots; i++) own[i] = allocate(&state);
+    atomic_fetch_add(&filled, 1);
     for (;;) {
         for (int i = 0; i < 256; i++) {
             char **slot = &own[next(&state) % slots];
@@ -90,7 +91,7 @@ int main(void) {
     slots = (mib ? atol(mib) : 300) * (1L << 20) / THREADS / MEAN;
     pthread_t thread;
     for (uintptr_t i = 1; i <= THREADS; i++) pthread_create(&thread, NULL, churn, (void *)i);
-    while (rounds < 2 * THREADS) pause_ns(1000000);
+    while (filled < THREADS || rounds < 2 * THREADS) pause_ns(1000000);
     pthread_create(&thread, NULL, watch, NULL);
     if (getenv("CHURNING_FORKS")) pthread_create(&thread, NULL, fork_all_the_time, NULL);
     puts("READY");

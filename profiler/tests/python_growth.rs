@@ -474,3 +474,34 @@ fn what_does_not_change_gains_nothing_whichever_functions_refer_to_it() {
         );
     }
 }
+
+const BUSY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers/busy.py");
+
+/// What `explain` says first of a program that handles requests, in a look in which its objects were copied in the stop
+/// both times: on a busy host there is not always time for that.
+fn said_of_busy(leaks: bool) -> String {
+    let mut command = Command::new("python3");
+    command.arg(BUSY).args(leaks.then_some("leaks"));
+    let child = Child::run(command);
+    let pid = child.pid().to_string();
+    eventually("a look at copies", || {
+        let output = fragscope(&["explain", "--growth", "4s", "--pid", &pid]);
+        let said = stdout(&output).replace('\n', " ");
+        let is_copied = said.contains("as they were at the moment of the walk");
+        is_copied.then_some(said)
+    })
+}
+
+#[test]
+fn a_leak_is_named_in_a_worker_that_handles_requests() {
+    let said = said_of_busy(true);
+    assert!(said.contains("`__main__.SESSIONS` (dict) gains"), "{said}");
+    assert!(!said.contains("Not growing"), "{said}");
+}
+
+#[test]
+fn requests_in_hand_are_no_growth() {
+    let said = said_of_busy(false);
+    assert!(!said.contains("a leak"), "{said}");
+    assert!(!said.contains("reached from no name:"), "{said}");
+}

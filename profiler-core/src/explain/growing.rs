@@ -56,6 +56,8 @@ pub(super) struct Growing {
     pub(super) counts_passing: bool,
     /// Of what no root was found for, what can be relied upon.
     pub(super) unreached: f64,
+    /// The same that cannot, where it is many blocks.
+    pub(super) unsure: f64,
     /// Bytes that memory gained once.
     pub(super) once: f64,
     /// Bytes that memory gained beside live blocks between two looks, without a third that shows whether that goes on.
@@ -72,6 +74,14 @@ impl Growing {
         let unreached = match census.exact || counts_passing || cycles && !census.is_unsteady() {
             true => growth.unreached.bytes,
             false => 0.0,
+        };
+        let is_unsure = unreached == 0.0
+            && gains_unreached(growth)
+            && growth.unreached.bytes * growth.seconds() > growth.noise_bytes;
+        let unsure = if is_unsure {
+            growth.unreached.bytes
+        } else {
+            0.0
         };
         let passing = match counts_passing {
             true => 0.0,
@@ -96,6 +106,7 @@ impl Growing {
             unowned,
             counts_passing,
             unreached,
+            unsure,
             ..all
         }
     }
@@ -201,7 +212,7 @@ pub(super) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
         is_unclear: growing.unclear > 0.0
             || (growing.live == 0.0
                 && growing.rest == 0.0
-                && unhidden_gain(growth, census).is_some()),
+                && (growing.unsure > 0.0 || unhidden_gain(growth, census).is_some())),
     })
 }
 
@@ -244,9 +255,14 @@ pub(super) fn unhidden_gain<'a>(
     growth: &'a Growth,
     census: &'a Census,
 ) -> Option<(&'a HolderGrowth, &'a Holder)> {
-    let least = LEAST_GAIN / growth.seconds();
+    // A table that was enlarged is no more objects.
+    let stepped = growth.notable_step().map_or(0.0, |step| step.bytes);
+    let least = (LEAST_GAIN + stepped) / growth.seconds();
+    // What all live blocks gained as well is judged with them.
+    let whole = growth.steady_bytes - growth.passing_bytes.max(0.0);
     // What was not listed before may have been there all the same.
-    gain_items(growth, census, least).find(|(of, _)| !of.is_passing && of.items.is_some())
+    let is_known = |of: &HolderGrowth| (!of.is_passing || of.is_same) && of.items.is_some();
+    gain_items(growth, census, least).find(|(of, _)| is_known(of) && of.bytes > whole)
 }
 
 impl MemoryGrowth {
@@ -309,7 +325,7 @@ fn goes_on(halves: [Half; 2], bytes: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{NativeGrowth, Rate};
+    use crate::objects::{GrowthStep, NativeGrowth, Rate};
     use crate::size_class::SizeClass;
 
     const MIB: f64 = (1 << 20) as f64;
@@ -390,6 +406,7 @@ mod tests {
             let mut growth = growth(gained, gained);
             growth.holders = vec![HolderGrowth {
                 is_passing: false,
+                is_same: true,
                 mapped_bytes: None,
                 holder: 0,
                 bytes: rate(gained),
@@ -554,6 +571,38 @@ mod tests {
         assert!((held_less - rate(4.4)).abs() < 1.0, "{held_less}");
         let stays = with(2.0, 2.3);
         assert!(stays.counts_passing && stays.live == rate(2.4), "{stays:?}");
+    }
+
+    #[test]
+    fn a_name_that_gains_objects_is_found_though_all_vary_by_more_and_an_enlarged_table_is_none() {
+        let found = |items: f64, bytes: f64, stepped: f64, is_passing: bool| {
+            let mut growth = growth(0.0, 0.0);
+            growth.holders = vec![HolderGrowth {
+                is_passing,
+                is_same: false,
+                mapped_bytes: None,
+                holder: 0,
+                bytes: rate(bytes),
+                has_more: true,
+                branch: None,
+                items: Some(items / SECONDS),
+            }];
+            growth.steps = vec![GrowthStep {
+                type_name: Some("dict".into()),
+                bytes: stepped * MIB,
+            }];
+            let mut census = Census::default();
+            census.holders = vec![Holder {
+                is_name: true,
+                ..Holder::default()
+            }];
+            unhidden_gain(&growth, &census).is_some()
+        };
+        assert!(found(400.0, 0.3, 0.0, false));
+        assert!(!found(400.0, 0.3, 0.0, true), "in hand");
+        assert!(!found(400.0, 0.03, 0.0, false), "too little");
+        assert!(!found(10.0, 0.3, 0.0, false), "too few");
+        assert!(!found(100.0, 2.5, 2.5, false), "an enlarged table");
     }
 
     #[test]

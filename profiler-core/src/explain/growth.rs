@@ -77,6 +77,19 @@ fn gaining(census: &Census, growth: &Growth) -> Option<String> {
     ))
 }
 
+/// Of a process in which more is reached from no name than before, which was read while it ran on.
+fn unsure(growth: &Growth, growing: &Growing) -> Option<String> {
+    (growing.unsure > 0.0).then(|| {
+        format!(
+            "Whether it grows cannot be told from {:.1} s: {}/s more were reached from no name, which may be work on its way \
+             from one place to the next, or something that is never freed. A longer look, or one at objects while the \
+             target stands still, shows it.",
+            growth.seconds(),
+            rate(growing.unsure)
+        )
+    })
+}
+
 /// How much of a fragmented process is fragmentation.
 fn fragmented(report: &FragReport) -> Option<String> {
     let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
@@ -88,7 +101,7 @@ fn fragmented(report: &FragReport) -> Option<String> {
 
 /// Of a process that does not grow.
 fn still(report: &FragReport, census: &Census, growth: &Growth, growing: &Growing) -> String {
-    if let Some(gaining) = gaining(census, growth) {
+    if let Some(gaining) = gaining(census, growth).or_else(|| unsure(growth, growing)) {
         let besides = fragmented(report).map_or_else(String::new, |share| {
             format!(" Fragmentation holds {share}.")
         });
@@ -387,9 +400,10 @@ fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     let by_bytes = grown.iter().find(|(of, _)| of.bytes >= least);
     let by_items = || grown.iter().find(|(of, holder)| is_of_most(of, holder));
     if let Some((of, holder)) = by_bytes.or_else(by_items) {
-        let what = match holder.is_name {
-            true => "a leak, or a cache without a bound or not yet full",
-            false => "what holds them has no name in the program",
+        let what = match (holder.is_name, of.is_passing) {
+            (true, false) => "a leak, or a cache without a bound or not yet full",
+            (true, true) => "a leak, or work that has not ended",
+            (false, _) => "what holds them has no name in the program",
         };
         return format!(
             "{} gains {}: {what}",
@@ -899,6 +913,7 @@ mod tests {
         };
         let of = |holder, bytes| HolderGrowth {
             is_passing: false,
+            is_same: true,
             mapped_bytes: None,
             holder,
             bytes,

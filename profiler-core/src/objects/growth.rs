@@ -88,9 +88,11 @@ pub struct HolderGrowth {
     /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
     /// another type before.
     pub items: Option<f64>,
-    /// Whether it is what a running function has in hand: without a name in the program, as on its stacks, or in a variable
-    /// that referred to another object before, or was not there.
+    /// Whether it is what a running function has in hand: without a name in the program, as on its stacks, or in variables of
+    /// functions alone.
     pub is_passing: bool,
+    /// Whether it refers to the object that it did before, by the address.
+    pub is_same: bool,
 }
 
 impl HolderGrowth {
@@ -356,7 +358,8 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
                 bytes,
                 mapped_bytes,
                 has_more: was.is_none_or(|was| has_more(was, holder)),
-                is_passing: passing::is_passing(was, holder),
+                is_passing: passing::is_passing(holder),
+                is_same: was.is_some_and(|was| passing::is_same(was, holder)),
                 branch: branch.map(|(branch, _)| branch),
                 items: match branch {
                     Some((_, items)) => items,

@@ -287,7 +287,7 @@ fn walk(
         let age = walked.age();
         let at_ns = clock_ns().saturating_sub(age.as_nanos() as u64);
         let space = space.as_ref();
-        let copied = space.and_then(|space| CopiedMemory::of(walked, sampling.max_stop, space));
+        let copied = space.and_then(|space| CopiedMemory::of(walked, sampling, space));
         Moment { at_ns, copied }
     };
     let (sample, moment) = sampler.take_at(sampling, moment)?;

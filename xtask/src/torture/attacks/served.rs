@@ -21,6 +21,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &[
             "session::serve::http::tests::a_source_that_connects_too_often_takes_nothing_from_another",
             "session::serve::http::tests::many_connections_are_taken_at_once_and_then_one_each_step",
+            "session::serve::http::tests::room_is_made_at_the_expense_of_the_source_that_has_most",
         ],
     },
     Attack {

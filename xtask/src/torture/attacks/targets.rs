@@ -124,10 +124,19 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
-        what: "very long lists of mounts",
+        what: "a process that has the target's memory and is not stopped with it",
+        package: "profiler-target",
+        binary: "process_pages",
+        tests: &["a_process_that_has_the_same_memory_and_runs_on_is_found"],
+    },
+    Attack {
+        what: "very long lists of mounts, and numbers of devices that come again",
         package: "profiler-target",
         binary: "",
-        tests: &["tmpfs::tests::a_list_is_read_until_all_are_found_and_no_longer_than_permitted"],
+        tests: &[
+            "tmpfs::tests::a_list_is_read_until_all_are_found_and_no_longer_than_permitted",
+            "tmpfs::tests::a_device_is_looked_up_again_when_something_was_unmounted",
+        ],
     },
     Attack {
         what: "many file systems that do not answer",
