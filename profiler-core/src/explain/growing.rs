@@ -591,11 +591,13 @@ mod tests {
                 type_name: Some("dict".into()),
                 bytes: stepped * MIB,
             }];
-            let mut census = Census::default();
-            census.holders = vec![Holder {
-                is_name: true,
-                ..Holder::default()
-            }];
+            let census = Census {
+                holders: vec![Holder {
+                    is_name: true,
+                    ..Holder::default()
+                }],
+                ..Census::default()
+            };
             unhidden_gain(&growth, &census).is_some()
         };
         assert!(found(400.0, 0.3, 0.0, false));
