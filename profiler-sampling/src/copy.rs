@@ -14,7 +14,6 @@ use profiler_target::{LiveMemory, Process, Target};
 
 use super::file_pages::WithFiles;
 use super::objects::{WalkedTarget, census};
-use super::sampler::SamplingOptions;
 
 /// Bytes that are copied before the clock is looked at again.
 const PIECE: usize = 1 << 20;
@@ -62,16 +61,12 @@ impl CopySpace {
 }
 
 impl CopiedMemory {
-    /// Copies what may hold objects of a target that stands still; `None` where that would take too long, of one that runs,
-    /// and of one that is walked in slices.
-    pub fn of(
-        walked: &WalkedTarget<'_>,
-        options: SamplingOptions,
-        space: &CopySpace,
-    ) -> Option<Self> {
+    /// Copies what may hold objects of a target that stands still, in one stop that lasts for `max_stop` at most; `None` where
+    /// that would take too long, and of one that runs.
+    pub fn of(walked: &WalkedTarget<'_>, max_stop: Duration, space: &CopySpace) -> Option<Self> {
         // The stop is to end before its limit does.
-        let left = (options.max_stop / 4 * 3).checked_sub(walked.age())?;
-        if !walked.stopped || options.slices || walked.python_malloc.is_none() {
+        let left = (max_stop / 4 * 3).checked_sub(walked.age())?;
+        if !walked.stopped || walked.python_malloc.is_none() {
             return None;
         }
         let parts = parts(walked.residency);

@@ -120,8 +120,14 @@ impl Sampler {
         &self,
         options: SamplingOptions,
     ) -> io::Result<(Sample, Option<CopiedMemory>)> {
+        if options.slices {
+            // None of them is of the moment of the walk.
+            return self.take(options).map(|sample| (sample, None));
+        }
         let space = CopySpace::for_target(&self.target);
-        self.take_at(options, |walked| CopiedMemory::of(walked, options, &space))
+        self.take_at(options, |walked| {
+            CopiedMemory::of(walked, options.max_stop, &space)
+        })
     }
 
     /// Takes the census of the objects in the blocks that a sample has, while the target runs on: of what was copied in

@@ -281,13 +281,14 @@ fn walk(
     objects: Option<&ObjectReader>,
 ) -> io::Result<(Sample, Moment)> {
     let is_read = objects.is_some_and(ObjectReader::is_due);
-    let space = is_read.then(|| CopySpace::for_target(sampler.target()));
+    let is_copied = is_read && !sampling.slices;
+    let space = is_copied.then(|| CopySpace::for_target(sampler.target()));
     let moment = |walked: &WalkedTarget<'_>| {
         // Read last, so that it is not before the target stood still.
         let age = walked.age();
         let at_ns = clock_ns().saturating_sub(age.as_nanos() as u64);
         let space = space.as_ref();
-        let copied = space.and_then(|space| CopiedMemory::of(walked, sampling, space));
+        let copied = space.and_then(|space| CopiedMemory::of(walked, sampling.max_stop, space));
         Moment { at_ns, copied }
     };
     let (sample, moment) = sampler.take_at(sampling, moment)?;
