@@ -36,6 +36,14 @@ impl Holding {
         !matches!(self, Self::Running)
     }
 
+    /// The process that has its memory and runs on, if there is one.
+    pub(crate) fn runs_on(&self) -> Option<i32> {
+        match self {
+            Self::Stop(_, RunsOn::Process(pid)) => Some(*pid),
+            _ => None,
+        }
+    }
+
     /// Its threads with their registers, when it stands still.
     pub(crate) fn threads(&self) -> Vec<Thread> {
         match self {

@@ -5,13 +5,14 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use profiler_core::addr::PAGE_SIZE;
 use profiler_core::completeness::{Completeness, Defect, EndedEarly, Released, StandStill};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
 use profiler_target::{
-    OpenError, Process, RUNS_BETWEEN, RunsOn, StopError, Stopped, Target, group_account,
+    OpenError, Process, RUNS_BETWEEN, RunsOn, StopError, Stopped, Target, group_account, page_size,
 };
 
 use super::blank_pages;
@@ -194,9 +195,7 @@ impl Sampler {
                 }
             }
         }
-        let (_, (mut sample, marked)) = best.ok_or_else(|| {
-            io::Error::other("the target could not be walked: its memory changed in every attempt")
-        })?;
+        let (_, (mut sample, marked)) = best.ok_or_else(|| tries.failure())?;
         sample.completeness.stop_ns = stopped_ns;
         let began = Instant::now();
         let blank = blank_pages::find(&self.target, &sample.heaps, &sample.residency);
@@ -220,6 +219,13 @@ impl Sampler {
 
         let began = Instant::now();
         let (holding, held_before) = self.hold(options, tries, &mut completeness);
+        if let Some(pid) = holding.runs_on() {
+            // One that is about to execute another program (`vfork`) is gone soon.
+            tries.shared_with = Some(pid);
+            let held = holding.end();
+            let stop_ns = (held.stood.unwrap_or_default() + held_before).as_nanos() as u64;
+            return Ok(Attempt::Busy { stop_ns });
+        }
         let walk_began = Instant::now();
         let before = self.target.reads();
         let threads = holding.threads();
@@ -288,13 +294,8 @@ impl Sampler {
                 Ok(stopped) => {
                     completeness.stand_still = StandStill::Throughout;
                     let runs_on = self.target.runs_on(&stopped);
-                    if let RunsOn::Process(pid) = runs_on {
-                        completeness.defects.push(Defect::of_all(format!(
-                            "process {pid} has the same memory as the target and ran on while that stood still"
-                        )));
-                    }
                     let holding = match runs_on {
-                        RunsOn::Nobody | RunsOn::Unknown if options.slices => {
+                        RunsOn::Nobody | RunsOn::Unknown if options.slices && has_small_pages() => {
                             Holding::Slices(self.target.slices(stopped, options.max_stop))
                         }
                         _ => Holding::Stop(stopped, runs_on),
@@ -367,6 +368,11 @@ impl Sampler {
     }
 }
 
+/// Whether the kernel's pages are the smallest there are: reading in slices looks up no others.
+fn has_small_pages() -> bool {
+    page_size().bytes() == PAGE_SIZE
+}
+
 /// A target that was stopped ran on before it was walked.
 fn ended_early(why: EndedEarly, completeness: &mut Completeness) {
     let after_ns = completeness.stop_ns;
@@ -385,6 +391,8 @@ struct Tries {
     are_stops: bool,
     /// Why it is not, although it was to be.
     why_running: Option<String>,
+    /// The process that had its memory and ran on in the last of them.
+    shared_with: Option<i32>,
 }
 
 impl Tries {
@@ -398,7 +406,21 @@ impl Tries {
             },
             are_stops,
             why_running: None,
+            shared_with: None,
         }
+    }
+
+    /// Why none of them gave anything.
+    fn failure(&self) -> io::Error {
+        io::Error::other(match self.shared_with {
+            Some(pid) => format!(
+                "the target was not walked: process {pid} has the same memory and does not stop with it, so that it could \
+                 put a file that never answers where is read"
+            ),
+            None => {
+                "the target could not be walked: its memory changed in every attempt".to_owned()
+            }
+        })
     }
 
     /// Whether there is one more, which is begun.
@@ -422,7 +444,8 @@ impl Tries {
 enum Attempt<M> {
     /// A sample, and the mark of its moment.
     Sample(Box<Sample>, M),
-    /// A thread stood inside malloc, or files are mapped that were not when they were looked into.
+    /// A thread stood inside malloc, files are mapped that were not when they were looked into, or another process has its
+    /// memory and ran on.
     Busy { stop_ns: u64 },
 }
 

@@ -225,36 +225,6 @@ fn a_target_that_ends_between_slices_is_gone() {
 }
 
 #[test]
-fn a_target_that_executes_itself_between_slices_is_walked_whole_or_gone() {
-    const PROGRAM: &str = "
-import os, sys
-if len(sys.argv) == 1:
-    print('READY', flush=True)
-os.execv(sys.executable, [sys.executable, '-S', '-c', os.environ['PROGRAM'], 'again'])
-";
-    let mut command = Command::new("python3");
-    command.args(["-S", "-c", PROGRAM]).env("PROGRAM", PROGRAM);
-    let child = Child::run(command);
-    let options = SamplingOptions {
-        max_stop: Duration::from_millis(2),
-        ..SLICES
-    };
-    let mut gone = 0;
-    eventually("it to be met between two programs", || {
-        // While it executes, it cannot be opened.
-        let sampler = Sampler::open(child.pid()).ok()?;
-        match sampler.take(options) {
-            Ok(sample) => assert_eq!(sample.target.pid, child.pid()),
-            Err(error) => {
-                assert!(Gone::of(&error).is_some(), "{error}");
-                gone += 1;
-            }
-        }
-        (gone >= 3).then_some(())
-    });
-}
-
-#[test]
 fn a_small_target_is_one_slice_and_exact() {
     let child = Child::python("print('READY', flush=True); input()");
     let sampler = Sampler::open(child.pid()).expect("our own child");

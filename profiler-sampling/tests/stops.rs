@@ -9,7 +9,7 @@ use profiler_core::heap::{Allocator, CrossCheck, HeapSnapshot};
 use profiler_core::sample::Sample;
 use profiler_sampling::{InStops, Sampler, SamplingOptions};
 use profiler_target::Gone;
-use profiler_testing::child::{Child, libraries, state_of};
+use profiler_testing::child::{Child, SHARING, libraries, state_of};
 use profiler_testing::pythons::pythons;
 use profiler_testing::wait::eventually;
 use tempfile::TempDir;
@@ -128,19 +128,26 @@ os.execv(sys.executable, [sys.executable, '-S', '-c', os.environ['PROGRAM'], 'ag
     let mut command = Command::new("python3");
     command.args(["-S", "-c", PROGRAM]).env("PROGRAM", PROGRAM);
     let child = Child::run(command);
-    let mut gone = 0;
-    eventually("it to be met between two programs", || {
-        // While it executes, it cannot be opened.
-        let sampler = Sampler::open(child.pid()).ok()?;
-        match sampler.take(OPTIONS) {
-            Ok(sample) => assert_eq!(sample.target.pid, child.pid()),
-            Err(error) => {
-                assert!(Gone::of(&error).is_some(), "{error}");
-                gone += 1;
+    let in_slices = SamplingOptions {
+        max_stop: Duration::from_millis(2),
+        slices: true,
+        ..OPTIONS
+    };
+    for options in [OPTIONS, in_slices] {
+        let mut gone = 0;
+        eventually("it to be met between two programs", || {
+            // While it executes, it cannot be opened.
+            let sampler = Sampler::open(child.pid()).ok()?;
+            match sampler.take(options) {
+                Ok(sample) => assert_eq!(sample.target.pid, child.pid()),
+                Err(error) => {
+                    assert!(Gone::of(&error).is_some(), "{error}");
+                    gone += 1;
+                }
             }
-        }
-        (gone >= 3).then_some(())
-    });
+            (gone >= 3).then_some(())
+        });
+    }
 }
 
 #[test]
@@ -209,4 +216,18 @@ fn a_target_that_cannot_be_stopped_is_asked_to_once_a_walk() {
     let damaged = |heap: &HeapSnapshot| !heap.defects.is_empty();
     assert!(sample.heaps.iter().any(damaged), "{:?}", sample.heaps);
     assert_eq!(child.ask("how often was it interrupted?"), "1");
+}
+
+#[test]
+fn a_target_whose_memory_another_process_has_is_not_walked_before_that_has_ended() {
+    let mut child = Child::python(SHARING);
+    let other = child.first_line();
+    let sampler = Sampler::open(child.pid()).expect("our own child");
+    let error = sampler.take(OPTIONS).expect_err("it runs on").to_string();
+    assert!(
+        error.contains(&format!("process {other} has the same memory")),
+        "{error}"
+    );
+    assert_eq!(child.ask("end"), "alone");
+    assert_whole(&sampler.take(OPTIONS).expect("alive"));
 }

@@ -20,27 +20,9 @@ print(base, flush=True)
 sys.stdin.readline()
 ";
 
-/// Starts a process that has the same memory, waits in `pause`, and goes with this one.
-const SHARING: &str = "
-import ctypes, mmap, os, signal, sys
-libc = ctypes.CDLL(None, use_errno=True)
-stack = mmap.mmap(-1, 1 << 16)
-top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + (1 << 16) - 64
-libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-pause = ctypes.cast(libc.pause, ctypes.c_void_p)
-CLONE_VM = 0x100
-pid = libc.clone(pause, top, CLONE_VM | signal.SIGCHLD, None)
-print(pid, flush=True)
-sys.stdin.readline()
-os.kill(pid, signal.SIGKILL)
-os.waitpid(pid, 0)
-print('alone', flush=True)
-sys.stdin.readline()
-";
-
 #[test]
 fn a_process_that_has_the_same_memory_and_runs_on_is_found() {
-    let mut child = Child::python(SHARING);
+    let mut child = Child::python(child::SHARING);
     let other: i32 = child.first_line().parse().expect("a process");
     let target = Target::open(child.pid()).expect("our own child");
     let who = |target: &Target| target.runs_on(&child::stop(target));

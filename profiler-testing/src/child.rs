@@ -16,6 +16,24 @@ use tempfile::TempDir;
 
 use crate::wait::{WAIT_LIMIT, eventually, promptly};
 
+/// A Python program that starts a process that has its memory (`CLONE_VM`), says its number, and ends it when it is asked to.
+pub const SHARING: &str = "
+import ctypes, mmap, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+stack = mmap.mmap(-1, 1 << 16)
+top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + (1 << 16) - 64
+libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+pause = ctypes.cast(libc.pause, ctypes.c_void_p)
+CLONE_VM = 0x100
+pid = libc.clone(pause, top, CLONE_VM | signal.SIGCHLD, None)
+print(pid, flush=True)
+sys.stdin.readline()
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+print('alone', flush=True)
+sys.stdin.readline()
+";
+
 /// Where the C programs are.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 

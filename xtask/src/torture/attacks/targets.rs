@@ -130,6 +130,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &["a_process_that_has_the_same_memory_and_runs_on_is_found"],
     },
     Attack {
+        what: "a target whose memory a process has that is not stopped with it",
+        package: "profiler-sampling",
+        binary: "stops",
+        tests: &["a_target_whose_memory_another_process_has_is_not_walked_before_that_has_ended"],
+    },
+    Attack {
         what: "very long lists of mounts, and numbers of devices that come again",
         package: "profiler-target",
         binary: "",
