@@ -7,6 +7,23 @@ pub struct Worth {
     bytes: u64,
 }
 
+/// At least this share of something is most of it.
+pub(crate) const MOST: f64 = 0.5;
+/// Who gains at least this share of all growth is named as what grows.
+const GAINED: f64 = 0.2;
+/// Who holds at least this share of what is live is named as who holds most.
+const HELD: f64 = 0.1;
+
+/// Whether what gains so much of all that grows, both in bytes a second, is named as what grows.
+pub(crate) fn is_named_for_gaining(gained: f64, all: f64) -> bool {
+    gained >= all * GAINED
+}
+
+/// Whether who holds so many of the bytes that are live is named as who holds most.
+pub(crate) fn is_named_for_holding(held: u64, live: u64) -> bool {
+    held as f64 >= live as f64 * HELD
+}
+
 /// What a mechanism holds, of RSS, for a finding.
 pub const OF_RSS: Worth = Worth {
     share: 0.05,

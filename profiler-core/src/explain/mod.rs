@@ -1,6 +1,5 @@
 //! Explanations: the packing bound, the findings and the verdict, from metrics alone.
 
-mod growing;
 mod growth;
 pub(crate) mod packing;
 mod prose;
@@ -11,7 +10,8 @@ mod short;
 
 use std::sync::Arc;
 
-pub use self::growing::GrowsBy;
+pub use self::growth::GrowsBy;
+pub(crate) use self::growth::LEAK;
 use self::growth::answer;
 use self::prose::{explanation, verdict};
 use self::rules::findings;
@@ -65,7 +65,7 @@ impl FragReport {
         let of = |census: &Option<Arc<Census>>| census.as_ref().map(|census| census.taken_at_ns);
         let walks = (of(&self.objects_before), of(&self.objects));
         if walks == (Some(earlier.taken_at_ns), Some(self.taken_at_ns)) {
-            self.memory_growth = growing::memory_between(earlier, &self);
+            self.memory_growth = growth::memory_between(earlier, &self);
             self.conclude();
         }
         self
@@ -83,7 +83,7 @@ impl FragReport {
 
     /// By how much it grows, as the verdict has it; `None` where its objects were not read twice.
     pub fn growing(&self) -> Option<GrowsBy> {
-        growing::grows_by(self)
+        growth::grows_by(self)
     }
 
     /// The verdict in three words.

@@ -7,19 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::holders::{Gathered, add_holders, processes};
+use super::turns::weight;
 use super::{ProcessId, ProcessRow, TreeView};
+use crate::explain::LEAK;
+use crate::objects::ranked;
 use crate::report::FragReport;
 use crate::units::bytes;
+use crate::worth::{is_named_for_gaining, is_named_for_holding};
 
-/// A name that gains at least this share of all growth is named as what grows.
-const NAMED_SHARE: f64 = 0.2;
-/// A name that holds at least this share of what is live, and of what `mmap` objects map, in the processes that were read
-/// is named.
-const HELD_SHARE: f64 = 0.1;
 /// Names in sentences at most.
 const MAX_NAMED: usize = 3;
-/// A process weighs as much as it will be resident after so many seconds of its growth.
-const AHEAD_SECONDS: f64 = 600.0;
 
 /// What was read of the objects of a tree's processes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,9 +99,7 @@ impl TreeView {
         let (master, mut children): (Vec<&ProcessRow>, Vec<&ProcessRow>) =
             python.partition(is_master);
         let worst = self.worst().map(|row| row.process.id);
-        let weight = |row: &ProcessRow| {
-            row.process.memory.rss_bytes as f64 + row.growth.unwrap_or(0.0).max(0.0) * AHEAD_SECONDS
-        };
+        let weight = |row: &ProcessRow| weight(row.process.memory.rss_bytes, row.growth);
         children.sort_by(|a, b| {
             let is_worst = |row: &ProcessRow| Some(row.process.id) == worst;
             let by_weight = weight(b).total_cmp(&weight(a));
@@ -129,12 +124,9 @@ impl TreeView {
             add_holders(&mut all, read, read.id.pid == self.master);
         }
         let mut all: Vec<TreeHolder> = all.into_values().map(Gathered::sum).collect();
-        let elapsed = objects.growth().elapsed_ns as f64 / 1e9;
+        let elapsed_ns = objects.growth().elapsed_ns;
         // What gains next to nothing is sorted by what it holds, as in the tables of one process.
-        let rank = |of: &TreeHolder| match of.growth {
-            Some(rate) if rate * elapsed > RANKED_BYTES => rate,
-            _ => 0.0,
-        };
+        let rank = |of: &TreeHolder| ranked(of.growth.unwrap_or(0.0), elapsed_ns);
         all.sort_by(|a, b| {
             rank(b)
                 .total_cmp(&rank(a))
@@ -207,10 +199,11 @@ impl TreeView {
             "Growing {rate}/s, in {} of {of} that were read twice",
             growth.growing
         );
-        let least = growth.bytes_per_second * NAMED_SHARE;
+        let all = growth.bytes_per_second;
         let names = self.holders().into_iter();
         let named = names.filter(|of| {
-            of.is_name && least > 0.0 && of.growth.is_some_and(|growth| growth >= least)
+            let gains = |gained| all > 0.0 && is_named_for_gaining(gained, all);
+            of.is_name && of.growth.is_some_and(gains)
         });
         let named: Vec<String> = named
             .take(MAX_NAMED)
@@ -219,7 +212,7 @@ impl TreeView {
         Some(match named.is_empty() {
             true => format!("{head}, by no one name that they have in common.{unclear}"),
             false => format!(
-                "{head}: {}: a leak, or a cache without a bound or not yet full; no allocator helps.{unclear}",
+                "{head}: {}: {LEAK}; no allocator helps.{unclear}",
                 named.join("; ")
             ),
         })
@@ -241,15 +234,12 @@ impl TreeView {
         let live: u64 = objects.held_at_most();
         let much = names
             .into_iter()
-            .filter(|of| of.bytes as f64 >= live as f64 * HELD_SHARE);
+            .filter(|of| is_named_for_holding(of.bytes, live));
         much.take(MAX_NAMED)
             .map(|of| of.held_sentence(children))
             .collect()
     }
 }
-
-/// What gains less than this between two readings is sorted by its size.
-const RANKED_BYTES: f64 = 4096.0;
 
 impl TreeObjects {
     /// What grows in those that were read twice.

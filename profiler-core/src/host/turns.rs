@@ -8,12 +8,16 @@ const LEAST_WEIGHT: f64 = (1 << 20) as f64;
 /// kernel ends it.
 const NEAR_LIMIT: f64 = 8.0;
 
+/// How much a process weighs against others, in bytes, by what is resident and the growth of that in bytes a second.
+pub(super) fn weight(rss_bytes: u64, growth: Option<f64>) -> f64 {
+    rss_bytes as f64 + growth.unwrap_or(0.0).max(0.0) * AHEAD_SECONDS
+}
+
 /// How urgent the walk of a process is: the largest is the next. Those that were never walked come first,
 /// the largest and the fastest growing of them before the others; then each in turn, by its weight and
 /// by the time since its last walk. One that could not be walked waits behind those that were not tried.
 pub(super) fn urgency(turn: &Turn) -> (bool, u64) {
-    let growth = turn.growth.unwrap_or(0.0).max(0.0);
-    let weight = turn.rss_bytes as f64 + growth * AHEAD_SECONDS;
+    let weight = weight(turn.rss_bytes, turn.growth);
     let weight = weight.max(LEAST_WEIGHT) * if turn.is_near_limit { NEAR_LIMIT } else { 1.0 };
     match turn.walk_age_ns {
         None if !turn.was_tried => (true, weight as u64),

@@ -199,11 +199,7 @@ impl Growth {
 
     /// By what a table is sorted in which growth is shown: what gains a little counts as what gains nothing.
     pub fn rank(&self, bytes_a_second: f64) -> u64 {
-        let gained = bytes_a_second * self.elapsed_ns as f64 / 1e9;
-        match gained > RANKED_BYTES {
-            true => bytes_a_second as u64,
-            false => 0,
-        }
+        ranked(bytes_a_second, self.elapsed_ns) as u64
     }
 
     /// Bytes a second of a type; 0 where they did not change.
@@ -237,6 +233,14 @@ impl Growth {
     /// Growth of the holder at this place; `None` where what it retains did not change.
     pub fn of_holder(&self, holder: usize) -> Option<&HolderGrowth> {
         self.holders.iter().find(|of| of.holder == holder)
+    }
+}
+
+/// What a gain in bytes a second, over so many ns, is sorted by: what is little counts as nothing.
+pub(crate) fn ranked(bytes_a_second: f64, elapsed_ns: u64) -> f64 {
+    match bytes_a_second * elapsed_ns as f64 / 1e9 > RANKED_BYTES {
+        true => bytes_a_second,
+        false => 0.0,
     }
 }
 

@@ -64,6 +64,7 @@ pub use self::census::{
     AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
     NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
+pub(crate) use self::growth::ranked;
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 

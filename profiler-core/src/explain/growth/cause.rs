@@ -1,0 +1,210 @@
+//! What makes live blocks grow.
+
+use super::gains::gains_unreached;
+use super::growing::{Growing, NEARLY_ALL};
+use super::words::{LEAK, Place, gains, rate};
+use crate::allocator::Allocator;
+use crate::objects::{Census, Growth, Holder, HolderGrowth, NativeGrowth, TypeGrowth};
+use crate::units::{bytes, count};
+use crate::worth::{MOST, is_named_for_gaining};
+
+/// What makes live blocks grow: a name that gains, else a type, else native blocks.
+pub(super) fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
+    let native = growth.live.bytes - growth.typed.bytes - growing.unowned;
+    let is_native = native > growth.typed.bytes;
+    let of_native = || {
+        is_native
+            .then(|| of_native_blocks(growth, growing))
+            .flatten()
+    };
+    if let Some(text) = of_native().or_else(|| of_names(census, growth, growing)) {
+        return text;
+    }
+    // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
+    if growing.unreached >= growing.live * MOST {
+        return of_nobody(census, growth);
+    }
+    if let Some(text) = of_one_that_becomes_larger(census, growth, growing) {
+        return text;
+    }
+    match is_native {
+        true => {
+            "native blocks that no Python object owns: of many sizes, or a few that become larger"
+                .to_owned()
+        }
+        false => of_types(census, growth, growing),
+    }
+}
+
+/// Native blocks of one size that become more.
+fn of_native_blocks(growth: &Growth, growing: &Growing) -> Option<String> {
+    // What does not become more blocks becomes larger.
+    let is_more = |of: &&NativeGrowth| {
+        let is_freed = growing.unowned > 0.0 && of.allocator == Allocator::Pymalloc;
+        // One more is a block that moved to a larger class.
+        of.rate.blocks * growth.seconds() >= 2.0
+            && is_named_for_gaining(of.rate.bytes, growing.live)
+            && !is_freed
+    };
+    let of = growth.native.iter().find(is_more)?;
+    Some(format!(
+        "native blocks of up to {} in {} that no Python object owns, {}: what allocates \
+         them is in native code (`fragscope attach`, screen Activity, shows whether any is freed)",
+        bytes(of.class.upper_bytes()),
+        of.allocator.name(),
+        more_blocks(of.rate.blocks, growth)
+    ))
+}
+
+/// The type of which most objects came.
+fn most_objects(growth: &Growth) -> Option<&TypeGrowth> {
+    growth.types.iter().find(|of| of.rate.blocks >= 1.0)
+}
+
+/// Whether what a holder gains counts: what running functions have in hand does only where all memory shows it.
+fn counts(of: &HolderGrowth, growing: &Growing) -> bool {
+    growing.counts_passing || !of.is_passing
+}
+
+/// A name that gains, or several of one name together.
+fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<String> {
+    let grown = growth.holders.iter().filter(|of| counts(of, growing));
+    let grown = grown.filter(|of| of.has_more || growing.in_steps);
+    let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
+    let mut grown: Vec<_> = grown.collect();
+    // What stays comes before what may only be in hand.
+    grown.sort_by_key(|(of, _)| of.is_passing);
+    let by_bytes = |(of, _): &&(&HolderGrowth, _)| is_named_for_gaining(of.bytes, growing.live);
+    let by_items = || {
+        let mut grown = grown.iter();
+        grown.find(|(of, holder)| has_most_objects(of, holder, growth))
+    };
+    let Some((of, holder)) = grown.iter().find(by_bytes).or_else(by_items) else {
+        return of_one_name(&grown, growing.live);
+    };
+    let what = match (holder.is_name, of.is_passing) {
+        (true, false) => LEAK,
+        (true, true) => "a leak, or work that has not ended",
+        (false, _) => "what holds them has no name in the program",
+    };
+    let gained = gains(of, holder, growth);
+    Some(format!("{} gains {gained}: {what}", holder.titled()))
+}
+
+/// Whether it gains most of the objects of the type of which most came. Of one whose table has moved since its walk
+/// bytes are missing, but not that it has more of these.
+fn has_most_objects(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> bool {
+    most_objects(growth).is_some_and(|more| {
+        let place = Place::of(of, holder, growth);
+        place.item_type == Some(more.name.as_str())
+            && of.items.unwrap_or(0.0) >= more.rate.blocks * MOST
+    })
+}
+
+/// One object that becomes larger, which is no more objects.
+fn of_one_that_becomes_larger(
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+) -> Option<String> {
+    let mut counted = growth.holders.iter().filter(|of| counts(of, growing));
+    let larger = counted.find(|of| of.bytes >= growing.live * MOST)?;
+    let holder = census.holders.get(larger.holder)?;
+    let a_second = rate(larger.bytes);
+    Some(format!(
+        "{} becomes larger by {a_second} a second",
+        holder.titled()
+    ))
+}
+
+/// A type whose objects no name holds.
+fn of_types(census: &Census, growth: &Growth, growing: &Growing) -> String {
+    let names = census.holders.len();
+    let is_much = |of: &&TypeGrowth| is_named_for_gaining(of.rate.bytes, growing.live);
+    let more = most_objects(growth).filter(is_much);
+    let larger = growth.types.first().filter(is_much);
+    match (more, larger) {
+        (Some(of), _) => format!(
+            "{} more `{}` a second, and none of the {names} names that hold most alone holds them",
+            count(of.rate.blocks.round() as u64),
+            of.name,
+        ),
+        (None, Some(of)) => format!(
+            "`{}` that become larger, and none of the {names} names that hold most alone holds them",
+            of.name,
+        ),
+        (None, None) => "no single place gains most of it".to_owned(),
+    }
+}
+
+/// Variables of a function that runs in many threads have one name, and each little: who gains most together.
+pub(super) fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> {
+    let mut sums: Vec<(&Holder, f64, usize)> = Vec::new();
+    for (of, holder) in grown.iter().filter(|(_, holder)| holder.is_name) {
+        match sums.iter_mut().find(|(one, ..)| one.name == holder.name) {
+            Some((_, bytes, many)) => {
+                *bytes += of.bytes;
+                *many += 1;
+            }
+            None => sums.push((holder, of.bytes, 1)),
+        }
+    }
+    let most = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let (holder, bytes, many) =
+        most.filter(|(_, bytes, many)| is_named_for_gaining(*bytes, live) && *many > 1)?;
+    // Those of a function that calls itself may be within one another.
+    let gained = rate(bytes.min(live));
+    Some(format!(
+        "{}, in {} threads or objects, gains {gained} a second: more of these, or more in each",
+        holder.titled(),
+        count(many as u64)
+    ))
+}
+
+/// What grows where most of it is of what no root was found for.
+fn of_nobody(census: &Census, growth: &Growth) -> String {
+    let unreached = growth.unreached;
+    if !gains_unreached(growth) && !census.exact {
+        return "a few large blocks that are made anew, each time larger; those of the walk were gone when objects \
+                were read, so that whose they are is not known"
+            .to_owned();
+    }
+    let what = match &growth.most_unreached {
+        Some(of) => format!(", among them `{}`", of.name),
+        None => String::new(),
+    };
+    let made_anew = match census.exact {
+        true => "",
+        false => ", or an object that was made anew before they were read",
+    };
+    let most = unreached.bytes * NEARLY_ALL;
+    let why = match (growth.cycles.bytes >= most, growth.held_unseen.bytes >= most) {
+        (true, _) => {
+            "cycles, in which objects refer to one another, that the garbage collector has not freed".to_owned()
+        }
+        (_, true) => format!(
+            "more references to them are counted than were found: native code keeps them, or has forgotten to give them \
+             back, or they are in memory that is not read{made_anew}"
+        ),
+        _ => format!(
+            "cycles that the garbage collector has not freed, references that native code keeps or has \
+             forgotten{made_anew}"
+        ),
+    };
+    format!(
+        "{} a second more are reached from no name{what}: {why}",
+        rate(unreached.bytes)
+    )
+}
+
+/// So many blocks more.
+fn more_blocks(a_second: f64, growth: &Growth) -> String {
+    match a_second.round() {
+        0.0 => format!(
+            "{} more in {:.0} s",
+            count((a_second * growth.seconds()).round() as u64),
+            growth.seconds()
+        ),
+        more => format!("{} more a second", count(more as u64)),
+    }
+}

@@ -1,0 +1,237 @@
+//! Whether a process grows: one rule, over live blocks and all other memory, of which one sentence is made.
+
+use super::gains::{gains_items, gains_unreached, unhidden_gain};
+use super::memory::{goes_on, shows};
+use crate::allocator::Allocator;
+use crate::memory_growth::{Half, MemoryGrowth};
+use crate::objects::{Census, Growth};
+use crate::report::FragReport;
+use crate::worth::MOST;
+
+/// Live blocks grow in free memory where all memory gained less than this share of what they gained.
+const REUSED: f64 = 0.25;
+/// What was asked for is hardly written to where memory gained less than this share of it.
+const HARDLY: f64 = 0.05;
+/// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments,
+const FLUCTUATION: f64 = 0.02;
+/// and is no more than that.
+const MAX_FLUCTUATION: f64 = 2.0 * 1024.0 * 1024.0;
+/// The share of what no root was found for that decides what it is.
+pub(super) const NEARLY_ALL: f64 = 0.8;
+/// A rest of less than this share of all that was gained goes unsaid.
+const SAID: f64 = 0.2;
+
+/// What grows of a process, in bytes a second, and what became larger without growing.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub(super) struct Growing {
+    /// Live blocks; 0 where they do not grow.
+    pub(super) live: f64,
+    /// Blocks of pymalloc that no object owned when objects were read, beside others that did: what was freed between
+    /// the walk and that, as in a burst.
+    pub(super) unowned: f64,
+    /// Whether that is of blocks that become larger again and again.
+    pub(super) in_steps: bool,
+    /// Whether all memory grows much less, or not at all.
+    pub(super) is_reused: bool,
+    /// Whether what live blocks gained was asked for and hardly written to, so that it takes no memory.
+    pub(super) is_untouched: bool,
+    /// All other memory; 0 where it does not grow.
+    pub(super) rest: f64,
+    /// Bytes that live blocks gained, too few to tell growth from what a full cache changes by.
+    pub(super) fluctuation: f64,
+    /// Whether what running functions have in hand is part of that growth, because all memory shows that it stays.
+    pub(super) counts_passing: bool,
+    /// Of what no root was found for, what can be relied upon.
+    pub(super) unreached: f64,
+    /// The same that cannot, where it is many blocks.
+    pub(super) unsure: f64,
+    /// Bytes that memory gained once.
+    pub(super) once: f64,
+    /// Bytes that memory gained beside live blocks between two looks, without a third that shows whether that goes on.
+    pub(super) unclear: f64,
+}
+
+impl Growing {
+    /// By what live blocks gained, and all memory in the same time, where that is known; the census is the later one.
+    pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
+        let steady = growth.steady_bytes * growth.seconds();
+        let counts_passing = memory.is_some_and(|memory| shows(memory, steady));
+        // Of a target that ran on something may have been on its way from one place to the next when either was read.
+        let cycles = growth.cycles.bytes >= growth.unreached.bytes * NEARLY_ALL;
+        let unreached = match census.exact || counts_passing || cycles && !census.is_unsteady() {
+            true => growth.unreached.bytes,
+            false => 0.0,
+        };
+        let is_unsure = unreached == 0.0
+            && gains_unreached(growth)
+            && growth.unreached.bytes * growth.seconds() > growth.noise_bytes;
+        let unsure = if is_unsure {
+            growth.unreached.bytes
+        } else {
+            0.0
+        };
+        let passing = match counts_passing {
+            true => 0.0,
+            false => growth.passing_bytes + growth.unreached.bytes - unreached,
+        };
+        let all = Self::of_all(growth, passing, memory);
+        // In the walk's own stop nothing is freed before it is read.
+        let unowned = if census.exact { 0.0 } else { unowned(growth) };
+        let live = all.live - unowned;
+        let gained = live * growth.seconds();
+        let is_more = gained > growth.noise_bytes;
+        let is_little = gained < MAX_FLUCTUATION.min(census.live.bytes as f64 * FLUCTUATION)
+            && !(unreached > 0.0 && gains_unreached(growth))
+            && !gains_items(growth, census, live * MOST, counts_passing);
+        // Large blocks that were gone when objects were read: a burst, or what is made anew.
+        let is_burst = !census.exact && unreached >= live * MOST && !gains_unreached(growth);
+        let is_little =
+            (is_little || is_burst) && memory.is_some_and(|memory| !shows(memory, gained));
+        Self {
+            live: if is_more && !is_little { live } else { 0.0 },
+            fluctuation: if is_more && is_little { gained } else { 0.0 },
+            unowned,
+            counts_passing,
+            unreached,
+            unsure,
+            ..all
+        }
+    }
+
+    /// The same, of which so many bytes a second are of no account.
+    fn of_all(growth: &Growth, passing: f64, memory: Option<&MemoryGrowth>) -> Self {
+        let seconds = growth.seconds();
+        let swapped_in = memory.map_or(0.0, |memory| memory.swapped_in_bytes);
+        // What came back from swap was there before, and could not be read.
+        let gained = (growth.steady_bytes - passing) * seconds - swapped_in;
+        let live = if gained > growth.noise_bytes {
+            gained
+        } else {
+            0.0
+        };
+        let Some(memory) = memory else {
+            return Self::of_live(live / seconds);
+        };
+        let is_step =
+            shows(memory, live) && memory.halves.is_some_and(|halves| !goes_on(halves, live));
+        let live = if is_step { 0.0 } else { live };
+        let rest = memory.bytes - live;
+        if is_no_rest(rest, memory) {
+            return Self {
+                is_reused: live > 0.0 && memory.bytes < live * REUSED,
+                is_untouched: is_untouched(live, memory),
+                ..Self::of_live(live / seconds)
+            };
+        }
+        let Some(halves) = memory.halves else {
+            // Blocks that became larger are said to have.
+            let stepped = (growth.live.bytes - growth.steady_bytes).max(0.0) * seconds;
+            let unclear = Some(rest - stepped).filter(|rest| *rest >= memory.least_bytes);
+            return Self {
+                unclear: unclear.unwrap_or(0.0),
+                ..Self::of_live(live / seconds)
+            };
+        };
+        let beside_live = halves.map(|half| Half {
+            bytes: half.bytes - live * half.share,
+            ..half
+        });
+        if !goes_on(beside_live, rest) {
+            return Self {
+                once: rest,
+                ..Self::of_live(live / seconds)
+            };
+        }
+        let stepped = (growth.live.bytes - passing) * seconds - swapped_in - live;
+        let in_steps = stepped > growth.noise_bytes && stepped >= rest * MOST;
+        match in_steps {
+            true => Self::in_steps(live + stepped, memory, seconds),
+            false => Self {
+                rest: rest / seconds,
+                ..Self::of_live(live / seconds)
+            },
+        }
+    }
+
+    /// Of live blocks alone.
+    fn of_live(bytes_per_second: f64) -> Self {
+        Self {
+            live: bytes_per_second,
+            ..Self::default()
+        }
+    }
+
+    /// Of live blocks that gained so many bytes, most of them by becoming larger again and again.
+    fn in_steps(live: f64, memory: &MemoryGrowth, seconds: f64) -> Self {
+        let rest = (memory.bytes - live).max(0.0);
+        let rest = if is_no_rest(rest, memory) { 0.0 } else { rest };
+        Self {
+            in_steps: true,
+            rest: rest / seconds,
+            ..Self::of_live(live / seconds)
+        }
+    }
+}
+
+/// Whether so many bytes beside live blocks are too few of what memory gained to be said.
+fn is_no_rest(rest: f64, memory: &MemoryGrowth) -> bool {
+    rest < memory.least_bytes || rest < memory.bytes * SAID
+}
+
+/// Whether so many bytes that live blocks gained were asked for and hardly written to.
+fn is_untouched(live: f64, memory: &MemoryGrowth) -> bool {
+    let touched = |gained: f64| gained < live * REUSED;
+    live > 0.0
+        && touched(memory.bytes)
+        && memory.bytes < memory.least_bytes.max(live * HARDLY)
+        && memory.live_bytes.is_some_and(touched)
+}
+
+/// By how much a process grows, in bytes a second, as the verdict has it.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct GrowsBy {
+    /// Live blocks; 0 where they do not grow.
+    pub live: f64,
+    /// All other memory; 0 where it does not grow.
+    pub rest: f64,
+    /// Whether memory, or a name, gained something of which two looks do not show whether it goes on.
+    pub is_unclear: bool,
+}
+
+impl GrowsBy {
+    /// All of it.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.live + self.rest
+    }
+}
+
+/// The growth that the verdict of a report speaks of; `None` where objects were not read twice.
+pub(in crate::explain) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
+    let (census, growth) = (report.objects.as_deref()?, report.growth.as_ref()?);
+    let growing = Growing::of(growth, report.memory_growth.as_ref(), census);
+    Some(GrowsBy {
+        live: match growing.is_untouched {
+            true => 0.0,
+            false => growing.live,
+        },
+        rest: growing.rest,
+        is_unclear: growing.unclear > 0.0
+            || (growing.live == 0.0
+                && growing.rest == 0.0
+                && (growing.unsure > 0.0 || unhidden_gain(growth, census).is_some())),
+    })
+}
+
+/// What pymalloc's blocks that no object owns gained a second, where objects gained something too: nearly all that
+/// Python has there are objects.
+fn unowned(growth: &Growth) -> f64 {
+    if growth.typed.bytes * growth.seconds() <= growth.noise_bytes {
+        return 0.0;
+    }
+    let native = growth.native.iter();
+    let small = native.filter(|of| of.allocator == Allocator::Pymalloc);
+    small.map(|of| of.rate.bytes.max(0.0)).sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! What is said of a process that grows: its live blocks, its other memory, or both.
+
+use super::cause::cause;
+use super::growing::Growing;
+use super::other_memory::{mapper, rest};
+use super::words::{fragmented, rate};
+use crate::explain::rules::is_notable;
+use crate::memory_growth::MemoryGrowth;
+use crate::metrics::MetricId;
+use crate::objects::{Census, Growth};
+use crate::report::FragReport;
+use crate::worth::is_named_for_gaining;
+
+/// Of one whose live blocks grow.
+pub(super) fn live_grows(
+    report: &FragReport,
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+) -> String {
+    if growing.is_untouched {
+        return untouched_grows(report, census, growth, growing);
+    }
+    let cause = cause(census, growth, growing);
+    let answer = format!("Growing {}/s: {cause};", rate(growing.live));
+    let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
+    let reused = match growing.is_reused {
+        true => {
+            " RSS does not grow with it: free memory is used again, or what is allocated is not written to."
+        }
+        false => "",
+    };
+    match fragmented(report) {
+        Some(share) => format!(
+            "{answer} no allocator helps with that.{reused} Besides, fragmentation holds {share}."
+        ),
+        None if is_notable(report, blank) => {
+            format!("{answer} huge pages make more of it resident than was written.{reused}")
+        }
+        None => format!("{answer} no allocator helps.{reused}"),
+    }
+}
+
+/// Of one that asks for more and more and writes to next to nothing of it.
+fn untouched_grows(
+    report: &FragReport,
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+) -> String {
+    let besides = fragmented(report).map_or_else(String::new, |share| {
+        format!(" Fragmentation holds {share}.")
+    });
+    format!(
+        "Not growing: {}/s are asked for and hardly written to, so that they take no memory yet. \
+         Who asks: {}.{besides}",
+        rate(growing.live),
+        cause(census, growth, growing)
+    )
+}
+
+/// Of one whose other memory grows, and live blocks beside it or not.
+pub(super) fn rest_grows(
+    report: &FragReport,
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+    memory: &MemoryGrowth,
+) -> String {
+    let all = growing.live + growing.rest;
+    let mut parts: Vec<(f64, String)> = rest(growth, growing, memory)
+        .into_iter()
+        .map(|(words, gained)| {
+            let a_second = gained / memory.seconds();
+            (a_second, format!("{words} grows by {}/s", rate(a_second)))
+        })
+        .collect();
+    if is_named_for_gaining(growing.live, all) {
+        let cause = cause(census, growth, growing);
+        let words = format!("live blocks grow by {}/s: {cause}", rate(growing.live));
+        parts.push((growing.live, words));
+    }
+    parts.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let parts: Vec<String> = parts.into_iter().map(|(_, words)| words).collect();
+    let besides = fragmented(report).map_or_else(String::new, |share| {
+        format!(" Fragmentation holds {share}.")
+    });
+    match parts.is_empty() {
+        true => format!(
+            "Growing {}/s; no single kind of memory accounts for it.{besides}",
+            rate(all)
+        ),
+        false => format!(
+            "Growing {}/s: {}{}.{besides}",
+            rate(all),
+            parts.join("; "),
+            mapper(census, growth, growing.rest)
+        ),
+    }
+}

@@ -1,0 +1,91 @@
+//! What of a process gains memory outside of live blocks.
+
+use super::growing::Growing;
+use super::words::rate;
+use crate::memory_growth::MemoryGrowth;
+use crate::objects::{Census, Growth};
+use crate::tables::LedgerClass;
+use crate::worth::{MOST, is_named_for_gaining};
+
+/// What lies outside of the walked heaps, where only counts of it are known.
+const OUTSIDE: &str = "memory outside of the walked heaps";
+/// Blocks that did not become more.
+const LARGER: &str = "memory in single blocks that become larger";
+
+/// Who has the `mmap` objects that map at least half of what other memory gains a second.
+pub(super) fn mapper(census: &Census, growth: &Growth, rest: f64) -> String {
+    let grown = growth.holders.iter();
+    let mapped = grown.filter_map(|of| Some((of.mapped_bytes?, census.holders.get(of.holder)?)));
+    let most = mapped.max_by(|a, b| a.0.total_cmp(&b.0));
+    let most = most.filter(|(mapped, _)| *mapped > 0.0 && *mapped >= rest * MOST);
+    most.map_or_else(String::new, |(mapped, holder)| {
+        format!(
+            ", of which mmap objects that {} holds map {}/s",
+            holder.titled(),
+            rate(mapped)
+        )
+    })
+}
+
+/// What memory gained between two looks.
+pub(super) fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -> String {
+    let seconds = memory.seconds();
+    let parts = rest(growth, growing, memory);
+    let parts = parts
+        .iter()
+        .map(|(words, gained)| format!("{words} took {} of it", rate(*gained)));
+    let parts: Vec<String> = parts.collect();
+    let named = match parts.is_empty() {
+        true => String::new(),
+        false => format!(": {}", parts.join(", ")),
+    };
+    let beside = match growing.live > 0.0 {
+        true => "Memory outside of live blocks",
+        false => "Memory",
+    };
+    format!(
+        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Two looks cannot show whether that goes on: \
+         `fragscope explain` over a longer time can.",
+        rate(growing.unclear),
+        rate(growing.unclear / seconds)
+    )
+}
+
+/// Kinds of memory outside of live blocks that gained a share of what all of that did, the most first.
+pub(super) fn rest(
+    growth: &Growth,
+    growing: &Growing,
+    memory: &MemoryGrowth,
+) -> Vec<(&'static str, f64)> {
+    let seconds = memory.seconds();
+    let all = growing.rest * seconds + growing.unclear;
+    // What came back from swap was in its class before, but blocks could not be read there.
+    let live = (growth.live.bytes * seconds - memory.swapped_in_bytes).max(growing.live * seconds);
+    let mut parts: Vec<(&'static str, f64)> = match memory.classes.is_empty() {
+        true => {
+            let outside = memory.heap_bytes.map(|heap| memory.bytes - heap);
+            outside
+                .map(|gained| (OUTSIDE, gained))
+                .into_iter()
+                .collect()
+        }
+        false => {
+            let classes = memory.classes.iter();
+            classes
+                .map(|(class, gained)| (class.words(), *gained))
+                .collect()
+        }
+    };
+    if let Some(heap) = memory.heap_bytes {
+        let becomes_larger = live - (growing.live + growing.unowned) * seconds;
+        parts.push((LedgerClass::FreePinned.words(), heap - live));
+        parts.push((LARGER, becomes_larger));
+    }
+    parts.retain(|(_, gained)| is_named_for_gaining(*gained, all));
+    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+    parts.truncate(2);
+    for (_, gained) in &mut parts {
+        *gained = gained.min(all);
+    }
+    parts
+}

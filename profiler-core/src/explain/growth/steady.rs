@@ -1,0 +1,114 @@
+//! What is said of a process that does not grow.
+
+use super::gains::unhidden_gain;
+use super::growing::Growing;
+use super::words::{fragmented, gains, rate};
+use crate::objects::{Census, Growth, Holder, HolderGrowth};
+use crate::report::FragReport;
+use crate::units::bytes;
+use crate::worth::{MOST, is_named_for_holding};
+
+/// Of a process in which a name gains objects and live blocks as a whole do not grow, as what running functions have in
+/// hand varies by more.
+fn gaining(census: &Census, growth: &Growth) -> Option<String> {
+    let (of, holder) = unhidden_gain(growth, census)?;
+    Some(format!(
+        "Whether it grows cannot be told from {:.1} s: {} gains {} ({}/s), but live blocks as a whole vary by more than \
+         that. A longer look shows it.",
+        growth.seconds(),
+        holder.titled(),
+        gains(of, holder, growth),
+        rate(of.bytes)
+    ))
+}
+
+/// Of a process in which more is reached from no name than before, which was read while it ran on.
+fn unsure(growth: &Growth, growing: &Growing) -> Option<String> {
+    (growing.unsure > 0.0).then(|| {
+        format!(
+            "Whether it grows cannot be told from {:.1} s: {}/s more were reached from no name, which may be work on its way \
+             from one place to the next, or something that is never freed. A longer look, or one at objects while the \
+             target stands still, shows it.",
+            growth.seconds(),
+            rate(growing.unsure)
+        )
+    })
+}
+
+/// Of a process that does not grow.
+pub(super) fn still(
+    report: &FragReport,
+    census: &Census,
+    growth: &Growth,
+    growing: &Growing,
+) -> String {
+    if let Some(gaining) = gaining(census, growth).or_else(|| unsure(growth, growing)) {
+        let besides = fragmented(report).map_or_else(String::new, |share| {
+            format!(" Fragmentation holds {share}.")
+        });
+        return gaining + &besides;
+    }
+    let holds = match fragmented(report) {
+        Some(share) => format!("Not growing. Fragmentation holds {share}."),
+        None => format!("Not growing{}.", held(census)),
+    };
+    if growing.fluctuation > 0.0 {
+        let gained = bytes(growing.fluctuation as u64);
+        return format!(
+            "{holds} (Live blocks gained {gained} in {:.1} s, which a full cache may vary by from one moment to the \
+             next; only a longer look shows whether that goes on.)",
+            growth.seconds()
+        );
+    }
+    let step = step(census, growth);
+    match growing.once > 0.0 && step.is_empty() {
+        true => {
+            let once = rate(growing.once);
+            format!("{holds} Its memory grew by {once} once and has not grown since.")
+        }
+        false => holds + &step,
+    }
+}
+
+/// What became larger once, where that is worth a sentence.
+fn step(census: &Census, growth: &Growth) -> String {
+    let Some(step) = growth.notable_step() else {
+        return String::new();
+    };
+    // Whose that is, where one holder gained most of it and has no more of anything.
+    let least = step.bytes * MOST;
+    let is_whose = |of: &&HolderGrowth| of.bytes * growth.seconds() >= least && !of.has_more;
+    let whose = growth.holders.iter().find(is_whose);
+    let whose = whose.and_then(|of| census.holders.get(of.holder));
+    let what = match (&step.type_name, whose.filter(|holder| holder.is_name)) {
+        (_, Some(holder)) => {
+            format!(
+                "{} took {} more in one step",
+                holder.titled(),
+                rate(step.bytes)
+            )
+        }
+        (Some(of), None) => format!("`{of}` took {} more in one step", rate(step.bytes)),
+        (None, None) => format!("A native block took {} more in one step", rate(step.bytes)),
+    };
+    format!(" {what}, as when a table is enlarged; only a longer look shows whether that repeats.")
+}
+
+/// Who holds most of a heap that does not grow.
+pub(super) fn held(census: &Census) -> String {
+    // What was never written to takes no memory.
+    let touched = |holder: &Holder| {
+        let untouched = holder.dropped.map_or(0, |dropped| dropped.untouched.bytes);
+        holder.retained_bytes.saturating_sub(untouched)
+    };
+    let names = census.holders.iter().filter(|holder| holder.is_name);
+    let largest = names.max_by_key(|holder| touched(holder));
+    match largest.filter(|holder| is_named_for_holding(touched(holder), census.live.bytes)) {
+        Some(holder) => format!(
+            ": {} holds most, {}",
+            holder.titled(),
+            bytes(touched(holder))
+        ),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,66 @@
+//! Words that several sentences about growth have.
+
+use crate::explain::prose::{UNEXPLAINED_SHARE, fragmentation};
+use crate::objects::{Branch, Growth, Holder, HolderGrowth, Rate};
+use crate::report::FragReport;
+use crate::units::{bytes, count, percent};
+
+/// What a name that gains may be.
+pub(crate) const LEAK: &str = "a leak, or a cache without a bound or not yet full";
+
+/// How much of a fragmented process is fragmentation.
+pub(super) fn fragmented(report: &FragReport) -> Option<String> {
+    let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
+    (free as f64 > rss as f64 * UNEXPLAINED_SHARE).then(|| {
+        let name = report.kernel.name();
+        format!("{} ({} of {name})", bytes(free), percent(free, rss))
+    })
+}
+
+/// Where a holder grows.
+pub(super) struct Place<'a> {
+    pub(super) item_type: Option<&'a str>,
+    /// Where that is not what its path leads to.
+    branch: Option<&'a Branch>,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn of(of: &HolderGrowth, holder: &'a Holder, growth: &Growth) -> Self {
+        let branch = growth.branch_of(of.holder, holder);
+        let item_type = branch.map_or(&holder.item_type, |branch| &branch.item_type);
+        Self {
+            item_type: item_type.as_deref(),
+            branch,
+        }
+    }
+
+    /// The container on a branch.
+    fn container(&self) -> String {
+        let last = self.branch.and_then(|branch| branch.path.last());
+        last.map_or_else(String::new, |last| format!(" in {}", last.text()))
+    }
+}
+
+/// What a holder gains in a second, and in which container where that is not its largest.
+pub(super) fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> String {
+    let place = Place::of(of, holder, growth);
+    let item = place.item_type;
+    let objects = of.items.or_else(|| {
+        let Rate { blocks, .. } = growth.of_type(item?);
+        Some(blocks)
+    });
+    match (objects.filter(|objects| *objects >= 1.0), item) {
+        (Some(objects), Some(item)) => {
+            format!(
+                "{} `{item}` a second{}",
+                count(objects.round() as u64),
+                place.container()
+            )
+        }
+        _ => format!("{} a second{}", rate(of.bytes), place.container()),
+    }
+}
+
+pub(super) fn rate(of: f64) -> String {
+    bytes(of.max(0.0).round() as u64)
+}
