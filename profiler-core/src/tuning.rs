@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display};
 
-use crate::allocator::{Allocator, Assignment, Environment, MALLOC_TRIM_IN_C};
+use crate::allocator::{Allocator, Assignment, Environment, GlibcSetting, MALLOC_TRIM_IN_C};
 use crate::mechanism::Mechanism;
 
 /// A change of the settings of one allocator, or a call of it.
@@ -133,7 +133,7 @@ const fn set(name: &'static str, value: &'static str) -> Assignment {
 pub static MMAP_THRESHOLD: Tuning = Tuning::new(
     "mmap_threshold=128K",
     Allocator::Glibc,
-    &[set("mmap_threshold", "131072")],
+    &[GlibcSetting::MmapThreshold.set("131072")],
     "a system call and page faults for each block of 128 KiB and more",
 )
 .undoes(Mechanism::DynamicMmapThreshold);
@@ -143,17 +143,17 @@ pub static MMAP_THRESHOLD: Tuning = Tuning::new(
 pub static TRIM_THRESHOLD: Tuning = Tuning::new(
     "trim_threshold=128K",
     Allocator::Glibc,
-    &[set("trim_threshold", "131072")],
+    &[GlibcSetting::TrimThreshold.set("131072")],
     "more system calls as the heap shrinks",
 )
-.holds(&[set("mmap_threshold", "33554432")])
+.holds(&[GlibcSetting::MmapThreshold.set("33554432")])
 .undoes(Mechanism::KeptTop);
 
 /// glibc: one arena.
 pub static ONE_ARENA: Tuning = Tuning::new(
     "arena_max=1",
     Allocator::Glibc,
-    &[set("arena_max", "1")],
+    &[GlibcSetting::ArenaMax.set("1")],
     LOCKS,
 )
 .undoes(Mechanism::ArenaSprawl);
@@ -162,7 +162,7 @@ pub static ONE_ARENA: Tuning = Tuning::new(
 pub static TWO_ARENAS: Tuning = Tuning::new(
     "arena_max=2",
     Allocator::Glibc,
-    &[set("arena_max", "2")],
+    &[GlibcSetting::ArenaMax.set("2")],
     LOCKS,
 )
 .undoes(Mechanism::ArenaSprawl);
@@ -171,21 +171,33 @@ pub static TWO_ARENAS: Tuning = Tuning::new(
 pub static NO_TCACHE: Tuning = Tuning::new(
     "tcache_count=0",
     Allocator::Glibc,
-    &[set("tcache_count", "0")],
+    &[GlibcSetting::TcacheCount.set("0")],
     SLOWER,
 );
 
 /// glibc: no fastbins.
-pub static NO_FASTBINS: Tuning =
-    Tuning::new("mxfast=0", Allocator::Glibc, &[set("mxfast", "0")], SLOWER);
+pub static NO_FASTBINS: Tuning = Tuning::new(
+    "mxfast=0",
+    Allocator::Glibc,
+    &[GlibcSetting::Mxfast.set("0")],
+    SLOWER,
+);
 
 /// glibc: it advises huge pages.
-pub static HUGE_PAGES: Tuning =
-    Tuning::new("hugetlb=1", Allocator::Glibc, &[set("hugetlb", "1")], HUGE);
+pub static HUGE_PAGES: Tuning = Tuning::new(
+    "hugetlb=1",
+    Allocator::Glibc,
+    &[GlibcSetting::Hugetlb.set("1")],
+    HUGE,
+);
 
 /// glibc: it advises no huge pages.
-pub static NO_HUGE_PAGES: Tuning =
-    Tuning::new("hugetlb=0", Allocator::Glibc, &[set("hugetlb", "0")], HUGE);
+pub static NO_HUGE_PAGES: Tuning = Tuning::new(
+    "hugetlb=0",
+    Allocator::Glibc,
+    &[GlibcSetting::Hugetlb.set("0")],
+    HUGE,
+);
 
 /// glibc: free pages are given back when the program asks for it.
 pub static TRIM: Tuning = Tuning::new(
@@ -297,7 +309,8 @@ pub static ALL: [&Tuning; 18] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::allocator::{INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
+    use crate::allocator::{INITIAL_MMAP_THRESHOLD_KIB, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
+    use crate::metrics::MetricId;
 
     #[test]
     fn each_sets_what_its_allocator_has() {
@@ -327,6 +340,14 @@ mod tests {
         assert_eq!(value(&MMAP_THRESHOLD.sets[0]), *MMAP_THRESHOLDS.start());
         assert_eq!(value(&TRIM_THRESHOLD.sets[0]), INITIAL_TRIM_THRESHOLD);
         assert_eq!(value(&TRIM_THRESHOLD.holds[0]), *MMAP_THRESHOLDS.end());
+        let initial = format!("{INITIAL_MMAP_THRESHOLD_KIB} KiB");
+        for sentence in [
+            MMAP_THRESHOLD.price,
+            Mechanism::DynamicMmapThreshold.help(),
+            MetricId::LargeFreeBytes.help(),
+        ] {
+            assert!(sentence.contains(&initial), "{sentence}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The gap between glibc and jemalloc in parts: each the difference of two replays.
 
 use profiler_core::allocator::{BuildId, Environment};
+use profiler_core::mechanism::Mechanism;
 use profiler_core::tuning::{self, Tuning};
 
 use super::allocators::PlayableAllocator;
@@ -39,7 +40,7 @@ impl GapCause {
     /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::DynamicThreshold => "dynamic_mmap_threshold",
+            Self::DynamicThreshold => Mechanism::DynamicMmapThreshold.name(),
             Self::ThreadCaches => "thread_caches",
             Self::Arenas => "arenas",
             Self::Untrimmed => "untrimmed_free_memory",
@@ -60,12 +61,20 @@ impl GapCause {
         }
     }
 
+    /// The mechanism that findings have for it; `None` where the gap has a part that is no fragmentation of glibc's.
+    pub const fn mechanism(self) -> Option<Mechanism> {
+        match self {
+            Self::DynamicThreshold => Some(Mechanism::DynamicMmapThreshold),
+            Self::ThreadCaches => Some(Mechanism::Caches),
+            Self::Arenas => Some(Mechanism::ArenaSprawl),
+            Self::Untrimmed => Some(Mechanism::Untrimmed),
+            Self::Unexplained | Self::Decay => None,
+        }
+    }
+
     /// Whether a setting of glibc's, or a call, does something about it.
     pub const fn has_remedy(self) -> bool {
-        match self {
-            Self::DynamicThreshold | Self::ThreadCaches | Self::Arenas | Self::Untrimmed => true,
-            Self::Unexplained | Self::Decay => false,
-        }
+        self.mechanism().is_some()
     }
 }
 
@@ -132,6 +141,17 @@ fn difference((before, after): (u64, u64)) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_step_sets_undoes_the_mechanism_of_its_cause() {
+        for (cause, tuning) in [
+            (GapCause::DynamicThreshold, &tuning::MMAP_THRESHOLD),
+            (GapCause::Arenas, &tuning::ONE_ARENA),
+            (GapCause::Untrimmed, &tuning::TRIM),
+        ] {
+            assert_eq!(tuning.undoes, cause.mechanism(), "{cause:?}");
+        }
+    }
 
     #[test]
     fn the_parts_sum_to_the_gap() {

@@ -67,6 +67,13 @@ impl Environment {
         self.setting(Allocator::Glibc, wanted.tunable()?)
     }
 
+    /// Changes a setting of glibc's; nothing where it is no tunable.
+    pub fn set_glibc_setting(&mut self, of: GlibcSetting, value: &str) {
+        if let Some(tunable) = of.tunable() {
+            self.set_setting(Allocator::Glibc, tunable, value);
+        }
+    }
+
     /// Changes a setting of an allocator, where it was set if it was.
     pub fn set_setting(&mut self, of: Allocator, name: &str, value: &str) {
         let settings = &of.row().settings;

@@ -5,11 +5,15 @@
 
 use std::ops::RangeInclusive;
 
+use super::Assignment;
 use crate::addr::PAGE_SIZE;
 
 /// What glibc's mmap threshold is at first and can grow to, in bytes (`DEFAULT_MMAP_THRESHOLD_MIN` and
 /// `_MAX` in `malloc/malloc.c`, on 64 bits).
 pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
+
+/// What the mmap threshold is at first, in KiB, as sentences have it.
+pub const INITIAL_MMAP_THRESHOLD_KIB: u64 = *MMAP_THRESHOLDS.start() >> 10;
 
 /// What glibc's trim threshold is before it adapts, in bytes (`DEFAULT_TRIM_THRESHOLD`).
 pub const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
@@ -199,8 +203,16 @@ impl GlibcSetting {
         Some(row.setting)
     }
 
+    /// The setting with a value, of those that are tunables: in a constant any other does not compile.
+    pub(crate) const fn set(self, value: &'static str) -> Assignment {
+        match self.tunable() {
+            Some(name) => Assignment { name, value },
+            None => panic!("no tunable"),
+        }
+    }
+
     /// Its name as a tunable, without the prefix; `None` where it is none.
-    pub fn tunable(self) -> Option<&'static str> {
+    pub const fn tunable(self) -> Option<&'static str> {
         self.names().tunable
     }
 
@@ -245,7 +257,7 @@ impl GlibcSetting {
         in_force(self).filter(|bytes| adapts && *bytes > initial && *bytes <= most)
     }
 
-    fn names(self) -> &'static Names {
+    const fn names(self) -> &'static Names {
         &ROWS[self as usize]
     }
 }

@@ -16,7 +16,9 @@ use std::fmt;
 
 pub use self::builds::{Build, BuildId, Source};
 pub use self::environment::{Environment, PRELOAD};
-pub use self::glibc_settings::{GlibcSetting, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS};
+pub use self::glibc_settings::{
+    GlibcSetting, INITIAL_MMAP_THRESHOLD_KIB, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS,
+};
 pub use self::recognise::{
     Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };

@@ -1,6 +1,7 @@
 //! Findings with what their remedies were predicted to return: ranked by that, and not kept where a
 //! remedy returns nothing.
 
+use crate::allocator::INITIAL_MMAP_THRESHOLD_KIB;
 use crate::completeness::Confidence;
 use crate::explain::rules::{grown_mmap_threshold, is_notable, serving, walk_confidence};
 use crate::mechanism::Mechanism;
@@ -147,8 +148,8 @@ fn only_predicted(
     }
     let claim = match mechanism {
         Mechanism::DynamicMmapThreshold => format!(
-            "The mmap threshold has grown to {}: room for blocks above 128 KiB stays in the arenas \
-             after they are freed.",
+            "The mmap threshold has grown to {}: room for blocks above {INITIAL_MMAP_THRESHOLD_KIB} KiB \
+             stays in the arenas after they are freed.",
             bytes(grown_mmap_threshold(report)?)
         ),
         Mechanism::ArenaSprawl => {
@@ -158,7 +159,20 @@ fn only_predicted(
             "Freed blocks in thread caches keep what lies around them from being returned."
                 .to_owned()
         }
-        _ => return None,
+        // The walk has a figure of these, or they have no remedy that is played.
+        Mechanism::PinnedPages
+        | Mechanism::Untrimmed
+        | Mechanism::PinnedTop
+        | Mechanism::SparsePools
+        | Mechanism::KeptTop
+        | Mechanism::StuckPages
+        | Mechanism::HugePages
+        | Mechanism::LazilyFreed
+        | Mechanism::PrivateHeap
+        | Mechanism::Unexplained
+        | Mechanism::MostlyLive
+        | Mechanism::NotTheHeap
+        | Mechanism::NotSure => return None,
     };
     let finding = Finding {
         mechanism,

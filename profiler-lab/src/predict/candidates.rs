@@ -224,8 +224,8 @@ fn settings_of(heap: &WalkedHeap<'_>) -> Environment {
         );
         let adapts = is_threshold && !is_fixed;
         let changed = heap.changed_setting(setting).filter(|_| !adapts);
-        if let (Some(tunable), Some(value)) = (setting.tunable(), changed) {
-            env.set_setting(Allocator::Glibc, tunable, &value.to_string());
+        if let Some(value) = changed {
+            env.set_glibc_setting(setting, &value.to_string());
         }
     }
     env

@@ -1,7 +1,7 @@
 //! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
 
 use super::{is_notable, of_metric, walk_confidence};
-use crate::allocator::GlibcSetting;
+use crate::allocator::{GlibcSetting, INITIAL_MMAP_THRESHOLD_KIB};
 use crate::completeness::Confidence;
 use crate::evidence::{Evidence, EvidenceId};
 use crate::heap::Allocator;
@@ -71,7 +71,7 @@ pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
         mechanism: Mechanism::DynamicMmapThreshold,
         claim: format!(
             "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
-             resident memory are free chunks above 128 KiB.",
+             resident memory are free chunks above {INITIAL_MMAP_THRESHOLD_KIB} KiB.",
             bytes(threshold),
             bytes(free)
         ),
