@@ -107,14 +107,7 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
         return calibration;
     }
     let Some(compared) = calibration.compared else {
-        calibration.reasons.push(match &factors.foreign {
-            Some(format) => format!(
-                "a recording of {format} does not hold the program's resident memory, so there is \
-                 nothing to compare with"
-            ),
-            None => "the trace has no checkpoint of the program's resident memory to compare with"
-                .to_owned(),
-        });
+        calibration.reasons.push(nothing_to_compare(factors));
         return calibration;
     };
     calibration.median_error = median_error(&calibration.points, compared.peak.0);
@@ -144,6 +137,18 @@ pub fn calibrate(points: Vec<Point>, factors: &CalibrationFactors) -> Calibratio
         );
     }
     calibration
+}
+
+/// Why there is no measured memory to compare with.
+fn nothing_to_compare(factors: &CalibrationFactors) -> String {
+    match &factors.foreign {
+        Some(format) => format!(
+            "a recording of {format} does not hold the program's resident memory, so there is \
+             nothing to compare with"
+        ),
+        None => "the trace has no checkpoint of the program's resident memory to compare with"
+            .to_owned(),
+    }
 }
 
 /// The median of the errors at the checkpoints that are no small part of the peak.

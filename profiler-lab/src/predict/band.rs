@@ -137,6 +137,31 @@ impl Walked {
                 *bytes = bytes.saturating_add(measured).saturating_sub(baseline);
             }
         }
+        let Needs {
+            bytes: mut middle,
+            low_bytes: low,
+            high_bytes: mut high,
+        } = self.band(interpretation, &all, measured)?;
+        if let Some(kept) = idle_threads {
+            // Whether all threads are idle, and had blocks of as many sizes, is not known.
+            high = high.max(kept);
+            middle = geometric_mean(&[middle, middle.max(kept)]);
+        }
+        if self.blank > 0 {
+            high = high.saturating_add(self.blank);
+            middle = geometric_mean(&[middle, middle.saturating_add(self.blank)]);
+        }
+        Some(Needs {
+            bytes: middle,
+            low_bytes: low.saturating_sub(margin.of(low, margin.below).max(own_error)),
+            high_bytes: high
+                .saturating_add(margin.of(high, margin.above).max(own_error))
+                .saturating_add(self.unknown),
+        })
+    }
+
+    /// What a candidate would need of which so many were played, before what these are off by.
+    fn band(&self, interpretation: Interpretation, all: &[u64], measured: u64) -> Option<Needs> {
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
         let mut middle = geometric_mean(&all[..MIDDLE.min(all.len())]);
         match interpretation {
@@ -164,21 +189,10 @@ impl Walked {
                 high = high.max(scaled(measured, self.peak)).max(self.at_peak);
             }
         }
-        if let Some(kept) = idle_threads {
-            // Whether all threads are idle, and had blocks of as many sizes, is not known.
-            high = high.max(kept);
-            middle = geometric_mean(&[middle, middle.max(kept)]);
-        }
-        if self.blank > 0 {
-            high = high.saturating_add(self.blank);
-            middle = geometric_mean(&[middle, middle.saturating_add(self.blank)]);
-        }
         Some(Needs {
             bytes: middle,
-            low_bytes: low.saturating_sub(margin.of(low, margin.below).max(own_error)),
-            high_bytes: high
-                .saturating_add(margin.of(high, margin.above).max(own_error))
-                .saturating_add(self.unknown),
+            low_bytes: low,
+            high_bytes: high,
         })
     }
 }
