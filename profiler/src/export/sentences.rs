@@ -64,37 +64,34 @@ pub(super) fn of_ledger(report: &FragReport) -> Vec<String> {
 /// Live bytes without pages that are fewer go unsaid: any large block ends with some.
 const UNTOUCHED: u64 = 1 << 20;
 
-/// What a heap would give back, what is set of it, and what does not fit.
-pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
-    let mut all = Vec::new();
-    if heap.allocator != Allocator::Pymalloc {
-        let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
-        let pinned = sum(|arena| arena.pinned_free_bytes);
-        let cached = sum(|arena| arena.arena.cached_bytes);
-        let kept = match heap.arenas.iter().any(|arena| arena.arena.top_bytes > 0) {
-            true => format!(
-                "{pinned} free on pages with live blocks, {cached} in caches and up to {} in arenas' tops",
-                sum(|arena| arena.arena.top_bytes)
-            ),
-            // Not every allocator has any.
-            false => format!("{pinned} free on pages with live blocks and {cached} in caches"),
-        };
-        all.push(match heap.allocator.row().gives_back {
-            Some(giving) => format!(
-                "{giving} would return {}; it would leave {kept}",
-                sum(|arena| arena.trimmable_bytes)
-            ),
-            None => {
-                format!("free pages are returned only once the live blocks beside them are freed: {kept}")
-            }
-        });
+/// What a heap would give back when it is asked to, and what it would keep.
+fn given_back(heap: &HeapReport) -> String {
+    let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
+    let pinned = sum(|arena| arena.pinned_free_bytes);
+    let cached = sum(|arena| arena.arena.cached_bytes);
+    let kept = match heap.arenas.iter().any(|arena| arena.arena.top_bytes > 0) {
+        true => format!(
+            "{pinned} free on pages with live blocks, {cached} in caches and up to {} in arenas' tops",
+            sum(|arena| arena.arena.top_bytes)
+        ),
+        // Not every allocator has any.
+        false => format!("{pinned} free on pages with live blocks and {cached} in caches"),
+    };
+    match heap.allocator.row().gives_back {
+        Some(giving) => format!(
+            "{giving} would return {}; it would leave {kept}",
+            sum(|arena| arena.trimmable_bytes)
+        ),
+        None => {
+            format!(
+                "free pages are returned only once the live blocks beside them are freed: {kept}"
+            )
+        }
     }
-    if let Some(untouched) = heap.untouched_bytes.filter(|of| *of >= UNTOUCHED) {
-        all.push(format!(
-            "{} of what is live has no pages: it was asked for and never written to, and takes no memory",
-            bytes(untouched)
-        ));
-    }
+}
+
+/// Its settings that were changed; `None` where none was.
+fn settings(heap: &HeapReport) -> Option<String> {
     let settings = heap.settings.iter().filter(|setting| !setting.is_counter);
     // Where no default is known, any may have been set.
     let are_known = heap
@@ -103,14 +100,29 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
         .any(|setting| setting.default.is_some());
     let listed = settings.filter(|setting| !are_known || setting.is_changed());
     let listed: Vec<_> = listed.map(Setting::text).collect();
-    if !listed.is_empty() {
+    (!listed.is_empty()).then(|| {
         let which = if are_known {
             "settings"
         } else {
             "settings in effect"
         };
-        all.push(format!("{which}: {}", listed.join(", ")));
+        format!("{which}: {}", listed.join(", "))
+    })
+}
+
+/// What a heap would give back, what is set of it, and what does not fit.
+pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
+    let mut all = Vec::new();
+    if heap.allocator != Allocator::Pymalloc {
+        all.push(given_back(heap));
     }
+    if let Some(untouched) = heap.untouched_bytes.filter(|of| *of >= UNTOUCHED) {
+        all.push(format!(
+            "{} of what is live has no pages: it was asked for and never written to, and takes no memory",
+            bytes(untouched)
+        ));
+    }
+    all.extend(settings(heap));
     let requested = heap.requested.iter();
     all.extend(requested.map(|requested| {
         let word = match requested.in_force {

@@ -19,14 +19,11 @@ use super::outputs::Outputs;
 use super::push::{Pusher, news};
 use super::saved::SessionSaver;
 use super::screen::CLOSED;
-use super::signals::Signals;
+use super::signals::{AFTER_SIGNAL, Signals};
 use super::worker::SessionWorker;
 use super::{Ending, SessionError, event_loop};
 use crate::say;
 use crate::tui::Effect;
-
-/// How long a session that a signal ends is waited for: the signal is to be answered within 200 ms.
-const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 
 /// Attaches to the target until the duration is over, the user or a signal ends it, or the target
 /// is gone; then writes the exports.

@@ -13,13 +13,11 @@ use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::SessionError;
-use super::signals::Signals;
+use super::signals::{AFTER_SIGNAL, Signals};
 use crate::say;
 
 /// Between two looks whether what is printed is stuck, or whether a signal came.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long work that looks at the flag is waited for.
-const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 /// How long the processes that work are waited for by somebody who asks twice.
 const ASKED_TWICE: Duration = Duration::from_millis(200);
 

@@ -1,10 +1,14 @@
 //! Signals that end a session.
 
 use std::io;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Sig};
 use profiler_target::interrupts::{self, is_ignored};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long work that a signal ends is waited for: the signal is to be answered within 200 ms.
+pub(crate) const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 
 /// The signals that end a session well. One that whoever started fragscope has it ignore stays ignored, here
 /// and in what is started from here: `nohup` means it, and a shell that runs it in the background.

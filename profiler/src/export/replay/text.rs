@@ -6,7 +6,7 @@ use profiler_core::columns::TextColumn;
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds};
 use profiler_lab::calibrate::error;
-use profiler_lab::report::{CandidateReport, Measured, Report};
+use profiler_lab::report::{CandidateReport, Measured, Report, TraceFacts};
 use profiler_trace::limits::Incomplete;
 
 use super::columns::{self, Compared, MIB};
@@ -98,11 +98,39 @@ impl Text {
 
 fn heading(text: &mut Text, report: &Report) {
     let trace = &report.trace;
+    let command = trace.command.as_deref().unwrap_or("unknown program");
+    text.styled(TextStyle::Bold, command);
+    text.paragraph("  ", &facts(trace).join(", "));
+    about_objects(text, trace);
+    what_is_missing(text, trace);
+    for what in &report.not_confined {
+        text.wrapped(
+            TextStyle::Bold,
+            "  ",
+            &format!("not fully confined: {what}"),
+        );
+    }
+    calibration(text, report);
+    if trace.last_checkpoint_ns < trace.duration_ns / 100 * LATE_PERCENT {
+        let when = nanoseconds(trace.last_checkpoint_ns);
+        let words = format!("\"final\" is the memory at {when}, the last checkpoint");
+        text.wrapped(TextStyle::Bold, "  ", &words);
+    }
+    if report.interrupted {
+        text.wrapped(
+            TextStyle::Bad,
+            "  ",
+            "interrupted: only finished candidates are shown",
+        );
+    }
+    text.blank();
+}
+
+/// What was recorded, in a few words each.
+fn facts(trace: &TraceFacts) -> Vec<String> {
     let malloc = trace.malloc.as_ref().map(ToString::to_string);
     let known = [&trace.python, &malloc];
     let known: Vec<&str> = known.iter().filter_map(|one| one.as_deref()).collect();
-    let command = trace.command.as_deref().unwrap_or("unknown program");
-    text.styled(TextStyle::Bold, command);
     let format = trace.format.as_deref();
     let mut facts =
         vec![format.map_or_else(|| trace.path.clone(), |f| format!("{} ({f})", trace.path))];
@@ -125,7 +153,11 @@ fn heading(text: &mut Text, report: &Report) {
         ));
     }
     facts.push(format!("at most {} live", bytes(trace.peak_live_bytes)));
-    text.paragraph("  ", &facts.join(", "));
+    facts
+}
+
+/// Whether Python's object allocator is in the figures.
+fn about_objects(text: &mut Text, trace: &TraceFacts) {
     if trace.has_objects {
         let words = format!(
             "all figures include Python's object allocator, which {} does without",
@@ -143,6 +175,10 @@ fn heading(text: &mut Text, report: &Report) {
             ),
         );
     }
+}
+
+/// What is not in the recording, or was not taken from it.
+fn what_is_missing(text: &mut Text, trace: &TraceFacts) {
     if !trace.lacks.is_empty() {
         let words = format!("the format does not record {}", trace.lacks.join(", "));
         text.wrapped(TextStyle::Bold, "  ", &words);
@@ -167,27 +203,6 @@ fn heading(text: &mut Text, report: &Report) {
         let words = format!("in the recording, but not applied: {what}");
         text.wrapped(TextStyle::Bold, "  ", &words);
     }
-    for what in &report.not_confined {
-        text.wrapped(
-            TextStyle::Bold,
-            "  ",
-            &format!("not fully confined: {what}"),
-        );
-    }
-    calibration(text, report);
-    if trace.last_checkpoint_ns < trace.duration_ns / 100 * LATE_PERCENT {
-        let when = nanoseconds(trace.last_checkpoint_ns);
-        let words = format!("\"final\" is the memory at {when}, the last checkpoint");
-        text.wrapped(TextStyle::Bold, "  ", &words);
-    }
-    if report.interrupted {
-        text.wrapped(
-            TextStyle::Bad,
-            "  ",
-            "interrupted: only finished candidates are shown",
-        );
-    }
-    text.blank();
 }
 
 fn calibration(text: &mut Text, report: &Report) {
