@@ -331,9 +331,12 @@ impl Tally {
         self.lines.push(what);
     }
 
-    /// The median of a figure, when there is one.
-    pub(super) fn median(&self, name: &str) -> Option<f64> {
+    /// The median of a figure, when there are at least so many of it: of few it says how one of them went.
+    pub(super) fn median(&self, name: &str, least: usize) -> Option<f64> {
         let mut values = self.figures.get(name)?.clone();
+        if values.len() < least {
+            return None;
+        }
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     }
@@ -488,4 +491,22 @@ fn small_trace(stage: &Stage) -> Result<PathBuf> {
     let dumped = trace.with_extension(&pid);
     fs::rename(dumped, trace.with_extension(running::CORE)).context("a core")?;
     Ok(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_of_few_figures_is_none() {
+        const NAME: &str = "seconds";
+        let mut tally = Tally::new(3, 0);
+        assert_eq!(tally.median(NAME, 3), None);
+        for value in [0.4, 0.1] {
+            tally.figures.entry(NAME).or_default().push(value);
+            assert_eq!(tally.median(NAME, 3), None);
+        }
+        tally.figures.entry(NAME).or_default().push(0.2);
+        assert_eq!(tally.median(NAME, 3), Some(0.2));
+    }
 }

@@ -24,6 +24,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(2);
 const PROMISED: f64 = 0.2;
 /// In half of the rounds of each mode within this: a walk that is under way is finished first.
 const PROMISED_EACH: f64 = 0.4;
+/// A median of fewer is no verdict: one session that was about to finish a walk would be all of it.
+const ENOUGH_FOR_A_MEDIAN: usize = 8;
 /// The figure that this is said of.
 const TO_THE_END: &str = "seconds from a signal to the end";
 /// What has not ended by then does not end.
@@ -88,7 +90,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     let all = combinations();
     let mut worker = None;
     tally.each(|round| one(stage, round, &all, &trace, &mut worker))?;
-    if let Some(median) = tally.median(TO_THE_END)
+    if let Some(median) = tally.median(TO_THE_END, ENOUGH_FOR_A_MEDIAN)
         && median > PROMISED
     {
         tally.fault(format!(
@@ -96,7 +98,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
         ));
     }
     for name in MODES.map(to_the_end_of) {
-        if let Some(median) = tally.median(name)
+        if let Some(median) = tally.median(name, ENOUGH_FOR_A_MEDIAN)
             && median > PROMISED_EACH
         {
             tally.fault(format!(
