@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let mut file = tempfile::NamedTempFile::new().expect("room in the temporary folder");
     file.write_all(&core).expect("room in the temporary folder");
-    if let Ok(core) = sample_of_core(file.path(), None) {
+    if let Ok(core) = sample_of_core(file.path(), None, None) {
         let sample = core.sample;
         for heap in &sample.heaps {
             assert_eq!(heap.check(), Vec::<String>::new());

@@ -202,4 +202,6 @@ pub struct Completeness {
     /// Whether mapped files were not read completely because of the limit on their bytes: one of the defects
     /// names them, and a higher limit helps.
     pub files_over_limit: bool,
+    /// The time for the walk, in ns, if that was over before all was read: one of the defects says so, and more time helps.
+    pub out_of_time_ns: Option<u64>,
 }

@@ -27,6 +27,9 @@ pub enum ReadError {
         "the page of {0} is not in the target's memory, or of a file whose file system may not answer"
     )]
     NotRead(RemoteAddr),
+    /// The time for the walk is over, and nothing more is read.
+    #[error("the time for the walk was over")]
+    OutOfTime,
     /// The target has exited or executed another program.
     #[error("the target is gone")]
     Gone,
@@ -147,6 +150,12 @@ pub trait TargetMemory {
     /// [`epoch`](Self::epoch).
     fn note_changed(&self, _bytes: u64) {}
 
+    /// Whether the time for reading is over: from then on each read fails with [`ReadError::OutOfTime`]. Who
+    /// looks for something ends with what was found.
+    fn is_out_of_time(&self) -> bool {
+        false
+    }
+
     /// Reads one plain value.
     fn read_value<T: FromBytes + IntoBytes>(&self, addr: RemoteAddr) -> Result<T, ReadError>
     where
@@ -215,6 +224,10 @@ impl<M: TargetMemory> TargetMemory for &M {
     fn note_changed(&self, bytes: u64) {
         (**self).note_changed(bytes);
     }
+
+    fn is_out_of_time(&self) -> bool {
+        (**self).is_out_of_time()
+    }
 }
 
 /// Reads only what is resident, so that reading changes nothing in the target: present pages come
@@ -240,6 +253,10 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         if self.inner.looks_up_pages() {
             return self.inner.read(addr, buf);
+        }
+        // What is answered with zeros can be of any length.
+        if self.inner.is_out_of_time() {
+            return Err(ReadError::OutOfTime);
         }
         let range = AddrRange::with_len(addr, buf.len() as u64).ok_or(ReadError::Unmapped(addr))?;
         let mut done = 0usize;
@@ -321,6 +338,10 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
     fn note_changed(&self, bytes: u64) {
         self.inner.note_changed(bytes);
     }
+
+    fn is_out_of_time(&self) -> bool {
+        self.inner.is_out_of_time()
+    }
 }
 
 /// Whether a page is in memory, and there for this target alone.
@@ -331,6 +352,9 @@ fn is_unshared(state: PageState) -> bool {
 
 /// Pages kept by [`PageCache`].
 const CACHED_PAGES: u64 = 1024;
+/// Answers of a [`PageCache`] from what it keeps between two looks at whether the time is over: links that lead in circles
+/// need no other.
+const ANSWERS_BETWEEN_LOOKS: u32 = 1024;
 
 /// Keeps the pages last read (4 MiB of them), for lists whose links come back to the same pages.
 /// They are forgotten when the target has run.
@@ -338,6 +362,7 @@ pub struct PageCache<M> {
     memory: M,
     epoch: Cell<u64>,
     pages: RefCell<Vec<(u64, Vec<u8>)>>,
+    answers: Cell<u32>,
 }
 
 impl<M: TargetMemory> PageCache<M> {
@@ -347,7 +372,15 @@ impl<M: TargetMemory> PageCache<M> {
             epoch: Cell::new(memory.epoch()),
             memory,
             pages: RefCell::new(vec![(u64::MAX, Vec::new()); CACHED_PAGES as usize]),
+            answers: Cell::default(),
         }
+    }
+
+    /// Whether the time is over, by a look now and then.
+    fn has_run_out(&self) -> bool {
+        let answers = self.answers.get().wrapping_add(1);
+        self.answers.set(answers);
+        answers.is_multiple_of(ANSWERS_BETWEEN_LOOKS) && self.memory.is_out_of_time()
     }
 }
 
@@ -373,6 +406,8 @@ impl<M: TargetMemory> TargetMemory for PageCache<M> {
                 return self.memory.read(addr, buf);
             }
             *page = addr.page();
+        } else if self.has_run_out() {
+            return Err(ReadError::OutOfTime);
         }
         buf.copy_from_slice(&bytes[offset..offset + buf.len()]);
         Ok(())
@@ -392,6 +427,10 @@ impl<M: TargetMemory> TargetMemory for PageCache<M> {
 
     fn note_changed(&self, bytes: u64) {
         self.memory.note_changed(bytes);
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.memory.is_out_of_time()
     }
 }
 

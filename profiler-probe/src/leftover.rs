@@ -247,7 +247,7 @@ impl Sites {
             // With its code it went.
             Err(ReadError::Gone | ReadError::Unmapped(_) | ReadError::Swapped(_)) => false,
             // A breakpoint's page is in memory. Of a file of FUSE or of another host it may be, and is not looked at.
-            Err(ReadError::NotRead(_)) => false,
+            Err(ReadError::NotRead(_) | ReadError::OutOfTime) => false,
             Err(ReadError::NotPermitted) => true,
         }
     }

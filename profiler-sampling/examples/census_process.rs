@@ -18,14 +18,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         .nth(1)
         .ok_or("which process? give its number")?;
     let sampler = Sampler::open(pid.parse()?)?;
-    let sample = sampler.take(SamplingOptions {
+    let options = SamplingOptions {
         stop: true,
         swap_in: false,
         max_stop: Duration::from_secs(2),
         slices: false,
-    })?;
+        max_walk: None,
+    };
+    let sample = sampler.take(options)?;
     let began = Instant::now();
-    let census = sampler.census(&sample, None)?;
+    let census = sampler.census(&sample, None, options)?;
     println!(
         "{} in {} blocks, {} references, {:.1?}; {} named",
         bytes(census.live.bytes),

@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         swap_in: false,
         max_stop: Duration::from_secs(2),
         slices: false,
+        max_walk: None,
     })?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     println!(

@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     false => LONGEST_WHOLE_STOP,
                 },
                 slices,
+                max_walk: None,
             })?;
             print(&sample, began.elapsed());
         }

@@ -9,7 +9,7 @@ use profiler_core::heap::HeapSnapshot;
 use profiler_core::memory::{ResidentMemory, TargetMemory};
 use profiler_core::residency::{Mapping, MappingKind, PageState, ResidencyMap};
 use profiler_core::span::SpanState;
-use profiler_target::Target;
+use profiler_target::{ReadTime, Target};
 
 /// Live blocks in huge pages of fewer bytes are not looked at.
 const LEAST_BYTES: u64 = 4 << 20;
@@ -26,6 +26,7 @@ pub(crate) fn find(
     target: &Target,
     heaps: &[HeapSnapshot],
     residency: &ResidencyMap,
+    time: &ReadTime,
 ) -> Vec<AddrRange> {
     let to_read = live_in_huge_pages(heaps, residency);
     let bytes: u64 = to_read.iter().map(AddrRange::len).sum();
@@ -36,6 +37,9 @@ pub(crate) fn find(
     let mut buffer = Vec::new();
     let mut left = MAX_BYTES;
     for piece in to_read.iter().flat_map(pieces) {
+        if time.is_over() {
+            break;
+        }
         let Some(rest) = left.checked_sub(piece.len()) else {
             break;
         };

@@ -10,7 +10,7 @@ use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::objects::{Census, Context, NoCensus};
 use profiler_core::residency::{PageRun, ResidencyMap};
 use profiler_core::sample::{PythonMalloc, Sample};
-use profiler_target::{LiveMemory, Process, Target};
+use profiler_target::{LiveMemory, Process, ReadTime, Target};
 
 use super::file_pages::WithFiles;
 use super::objects::{WalkedTarget, census};
@@ -104,10 +104,15 @@ impl CopiedMemory {
     ///
     /// # Errors
     /// When there is nothing to look at.
-    pub(crate) fn census(&self, target: &Target, sample: &Sample) -> Result<Census, NoCensus> {
+    pub(crate) fn census(
+        &self,
+        target: &Target,
+        sample: &Sample,
+        time: &ReadTime,
+    ) -> Result<Census, NoCensus> {
         let both = CopyAndLive {
             copy: self,
-            live: target.memory(),
+            live: target.memory().in_time(time),
         };
         let memory = ResidentMemory::new(both, &self.residency);
         let memory = WithFiles::new(target, &self.residency, memory);
@@ -120,7 +125,7 @@ impl CopiedMemory {
             stopped: true,
             copied: &copied,
         };
-        let mut census = census(&memory, &self.residency, &sample.heaps, context)?;
+        let mut census = census(&memory, &self.residency, &sample.heaps, context, time)?;
         census.taken_at_ns = sample.taken_at_ns;
         Ok(census)
     }
@@ -162,6 +167,10 @@ struct CopyAndLive<'c> {
 }
 
 impl TargetMemory for CopyAndLive<'_> {
+    fn is_out_of_time(&self) -> bool {
+        self.live.is_out_of_time()
+    }
+
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let range = AddrRange::with_len(addr, buf.len() as u64);
         match range.and_then(|range| self.copy.get(range)) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_core::completeness::{Completeness, Defect, StandStill};
 use profiler_core::memory::ResidentMemory;
@@ -13,7 +13,9 @@ use profiler_target::{CoreError, CoreFile, Process, UnreadFiles};
 
 use super::facts::Facts;
 use super::objects::{census, unreadable};
+use super::options::core_time;
 use super::roots::Roots;
+use super::sampler::out_of_time;
 use super::walkers::Input;
 use super::walks;
 
@@ -38,6 +40,7 @@ pub struct CoreSample {
     pub sample: Sample,
     /// Bytes that are missing at its end.
     pub missing_bytes: u64,
+    max_walk: Option<Duration>,
     core: CoreFile,
 }
 
@@ -48,7 +51,8 @@ impl CoreSample {
     /// When there is nothing to look at.
     pub fn census(&self) -> Result<Census, NoCensus> {
         let sample = &self.sample;
-        let memory = ResidentMemory::new(self.core.memory(), &sample.residency);
+        let time = core_time(self.max_walk, sample.residency.resident_bytes());
+        let memory = ResidentMemory::new(self.core.memory().in_time(&time), &sample.residency);
         let python = self.core.python_version().map_err(unreadable)?;
         let context = Context {
             python,
@@ -56,26 +60,32 @@ impl CoreSample {
             stopped: true,
             copied: &[],
         };
-        let mut census = census(&memory, &sample.residency, &sample.heaps, context)?;
+        let mut census = census(&memory, &sample.residency, &sample.heaps, context, &time)?;
         census.taken_at_ns = sample.taken_at_ns;
         Ok(census)
     }
 }
 
-/// Reads the core at `path`, of the program `exe` where it is not in its old place.
+/// Reads the core at `path`, of the program `exe` where it is not in its old place, for at most `max_walk`; then for as
+/// long again its objects, if they are wanted.
 ///
 /// # Errors
 /// What [`CoreFile::open`] refuses, and reading that fails later.
-pub fn sample_of_core(path: &Path, exe: Option<&Path>) -> Result<CoreSample, CoreSampleError> {
+pub fn sample_of_core(
+    path: &Path,
+    exe: Option<&Path>,
+    max_walk: Option<Duration>,
+) -> Result<CoreSample, CoreSampleError> {
     let core = CoreFile::open(path, exe)?;
     Ok(CoreSample {
-        sample: sample_of(&core)?,
+        sample: sample_of(&core, max_walk)?,
+        max_walk,
         missing_bytes: core.missing_bytes(),
         core,
     })
 }
 
-fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
+fn sample_of(core: &CoreFile, max_walk: Option<Duration>) -> Result<Sample, CoreSampleError> {
     let began = Instant::now();
     let pages = core.pages()?;
     let mut residency = pages.residency;
@@ -89,7 +99,8 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
         defects: limits(core, pages.zero_bytes, unread),
         ..Completeness::default()
     };
-    let memory = ResidentMemory::new(core.memory(), &residency);
+    let time = core_time(max_walk, residency.resident_bytes());
+    let memory = ResidentMemory::new(core.memory().in_time(&time), &residency);
     let (mut facts, roots) = (Facts::of(core, residency.mappings())?, Roots::default());
     facts.read_python_tables(&memory, &residency, &roots);
     let input = Input {
@@ -102,6 +113,9 @@ fn sample_of(core: &CoreFile) -> Result<Sample, CoreSampleError> {
     let heaps = walks::heaps(&input, &mut completeness);
     let mut target = core.describe()?;
     target.python_malloc = facts.python_malloc(&heaps);
+    if time.was_met() {
+        out_of_time(time.longest(), &mut completeness);
+    }
     completeness.walk_ns = began.elapsed().as_nanos() as u64;
     Ok(Sample {
         taken_at_ns: core.taken_at_ns(),

@@ -80,6 +80,10 @@ impl<'a, M: TargetMemory> WithFiles<'a, M> {
 }
 
 impl<M: TargetMemory> TargetMemory for WithFiles<'_, M> {
+    fn is_out_of_time(&self) -> bool {
+        self.memory.is_out_of_time()
+    }
+
     fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.memory.read_current(addr, buf)
     }

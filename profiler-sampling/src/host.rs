@@ -10,7 +10,8 @@ use profiler_core::sample::{Host, Sample};
 use profiler_target::host::{hides_processes, most_open_files, own_cpu};
 use profiler_target::{ErrorKind, Gone, Listed, MemoryGroups, OpenError, Process, Target, list};
 
-use super::sampler::{Sampler, SamplingOptions, now_ns};
+use super::options::SamplingOptions;
+use super::sampler::{Sampler, now_ns};
 use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 
 /// Processes that are listed at most.

@@ -11,7 +11,7 @@ use std::sync::{LazyLock, Mutex};
 
 use profiler_core::memory::ResidentMemory;
 use profiler_core::residency::{Mapping, MappingKind};
-use profiler_target::Target;
+use profiler_target::{ReadTime, Target};
 
 use super::facts::Facts;
 use super::roots::{Roots, locked};
@@ -69,7 +69,12 @@ pub(crate) struct KnownTarget {
 
 impl KnownTarget {
     /// Inspects the target while it runs: reads files that are new, and finds roots that are not known.
-    pub(crate) fn inspect(&self, target: &Target, mappings: &[Mapping]) -> io::Result<KnownFacts> {
+    pub(crate) fn inspect(
+        &self,
+        target: &Target,
+        mappings: &[Mapping],
+        time: &ReadTime,
+    ) -> io::Result<KnownFacts> {
         let mut kept = locked(&self.facts);
         let known = kept.take().filter(|known| known.is_of(mappings));
         let known = match known {
@@ -79,18 +84,24 @@ impl KnownTarget {
                 facts: Facts::of(target, mappings)?,
             },
         };
-        self.find_roots(target, mappings, &known.facts)?;
+        self.find_roots(target, mappings, &known.facts, time)?;
         Ok(kept.insert(known).clone())
     }
 
-    fn find_roots(&self, target: &Target, mappings: &[Mapping], facts: &Facts) -> io::Result<()> {
+    fn find_roots(
+        &self,
+        target: &Target,
+        mappings: &[Mapping],
+        facts: &Facts,
+        time: &ReadTime,
+    ) -> io::Result<()> {
         let searches = walkers::missing_roots(facts, &self.roots);
         if searches.is_empty() {
             return Ok(());
         }
         let residency = target.residency(mappings)?;
         let input = Input {
-            memory: &ResidentMemory::new(target.memory(), &residency),
+            memory: &ResidentMemory::new(target.memory().in_time(time), &residency),
             residency: &residency,
             facts,
             roots: &self.roots,
@@ -107,6 +118,7 @@ impl KnownTarget {
 mod tests {
     use std::fs;
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use profiler_core::allocator::Allocator;
     use profiler_target::Process;
@@ -121,6 +133,10 @@ for line in sys.stdin:
     ctypes.CDLL(line.strip())
     print('LOADED', flush=True)
 ";
+
+    fn time() -> ReadTime {
+        ReadTime::from_now(Duration::from_secs(60))
+    }
 
     fn mimallocs(known_facts: &KnownFacts) -> Vec<&str> {
         let allocators = known_facts.facts.allocators.iter();
@@ -146,7 +162,7 @@ for line in sys.stdin:
         let target = Target::open(child.pid()).expect("our own child");
         let known = KnownTarget::default();
         let before = target.mappings().expect("alive");
-        let mut known_facts = known.inspect(&target, &before).expect("alive");
+        let mut known_facts = known.inspect(&target, &before, &time()).expect("alive");
         assert!(known_facts.is_of(&target.mappings().expect("alive")));
         assert!(target.knows_files_of(&before));
         assert_eq!(mimallocs(&known_facts), [""; 0]);
@@ -160,7 +176,7 @@ for line in sys.stdin:
         assert!(known_facts.is_of(&now));
         assert_eq!(mimallocs(&known_facts).len(), 1);
         let files = target.reads().files;
-        known.inspect(&target, &now).expect("alive");
+        known.inspect(&target, &now, &time()).expect("alive");
         assert_eq!(target.reads().files, files, "nothing is read twice");
     }
 
@@ -173,7 +189,7 @@ for line in sys.stdin:
         let known = KnownTarget::default();
         assert_eq!(child.ask(path.to_str().expect("UTF-8")), "LOADED");
         let mappings = target.mappings().expect("alive");
-        let known_facts = known.inspect(&target, &mappings).expect("alive");
+        let known_facts = known.inspect(&target, &mappings, &time()).expect("alive");
         assert_eq!(mimallocs(&known_facts), [""; 0]);
 
         let mut other = Child::python(LOADER);
@@ -186,7 +202,7 @@ for line in sys.stdin:
         let again = folder.path().join(".").join("library-0.so");
         assert_eq!(child.ask(&format!("{}", again.display())), "LOADED");
         let mappings = target.mappings().expect("alive");
-        let known_facts = known.inspect(&target, &mappings).expect("alive");
+        let known_facts = known.inspect(&target, &mappings, &time()).expect("alive");
         assert_eq!(mimallocs(&known_facts), [path.to_str().expect("UTF-8")]);
     }
 }

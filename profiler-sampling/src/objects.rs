@@ -11,15 +11,17 @@ use profiler_core::memory::{ReadError, ResidentMemory, TargetMemory};
 use profiler_core::objects::{self, Census, Context, NoCensus};
 use profiler_core::residency::{MappingKind, ResidencyMap};
 use profiler_core::sample::{PythonMalloc, Sample};
-use profiler_target::{LiveMemory, Process, Target};
+use profiler_target::{LiveMemory, Process, ReadTime, Target};
 
 use super::file_pages::WithFiles;
+use super::options::SamplingOptions;
 
 /// A target as it was just walked, while it still stands if it was stopped.
 #[derive(Debug)]
 pub struct WalkedTarget<'a> {
     pub(crate) target: &'a Target,
     pub(crate) memory: LiveMemory,
+    pub(crate) options: SamplingOptions,
     /// Its pages, as they are to be read.
     pub(crate) residency: &'a ResidencyMap,
     pub(crate) heaps: &'a [HeapSnapshot],
@@ -41,7 +43,9 @@ impl WalkedTarget<'_> {
     /// When there is nothing to look at.
     pub fn census(&self) -> Result<Census, NoCensus> {
         let python = self.target.python_version().map_err(unreadable)?;
-        let memory = ResidentMemory::new(&self.memory, self.residency);
+        let time = self.options.objects_time(self.target);
+        let memory = self.memory.clone().in_time(&time);
+        let memory = ResidentMemory::new(memory, self.residency);
         let memory = WithFiles::new(self.target, self.residency, memory);
         let copied = self.target.copied_since_fork(self.residency);
         let context = Context {
@@ -50,7 +54,7 @@ impl WalkedTarget<'_> {
             stopped: self.stopped,
             copied: &copied,
         };
-        census(&memory, self.residency, self.heaps, context)
+        census(&memory, self.residency, self.heaps, context, &time)
     }
 }
 
@@ -61,7 +65,11 @@ pub(crate) fn unreadable(error: io::Error) -> NoCensus {
 
 /// The census of a target that was walked before and has run on since: blocks are those of the walk, and
 /// their content is that of now.
-pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, NoCensus> {
+pub(crate) fn census_since(
+    target: &Target,
+    sample: &Sample,
+    time: &ReadTime,
+) -> Result<Census, NoCensus> {
     let mappings = target.mappings().map_err(unreadable)?;
     // Pages may have been given back or swapped out meanwhile.
     let mut residency = target.residency(&mappings).map_err(unreadable)?;
@@ -71,7 +79,8 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
     }
     let memory = MovingMemory {
         target,
-        known: ResidentMemory::new(target.memory(), &residency),
+        time,
+        known: ResidentMemory::new(target.memory().in_time(time), &residency),
         residency: &residency,
         began: Instant::now(),
         renewed: Mutex::default(),
@@ -85,7 +94,7 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
         stopped: false,
         copied: &copied,
     };
-    let mut census = census(&memory_and_files, &residency, &sample.heaps, context)?;
+    let mut census = census(&memory_and_files, &residency, &sample.heaps, context, time)?;
     if let Some(error) = memory.trouble() {
         return Err(unreadable(error));
     }
@@ -97,6 +106,7 @@ pub(crate) fn census_since(target: &Target, sample: &Sample) -> Result<Census, N
 /// pages of now. Swapped pages are left alone in either case.
 struct MovingMemory<'t> {
     target: &'t Target,
+    time: &'t ReadTime,
     known: ResidentMemory<'t, LiveMemory>,
     residency: &'t ResidencyMap,
     began: Instant,
@@ -123,6 +133,10 @@ const RENEWED_AFTER: Duration = Duration::from_millis(20);
 const NEAR: u64 = 32 << 20;
 
 impl MovingMemory<'_> {
+    fn memory(&self) -> LiveMemory {
+        self.target.memory().in_time(self.time)
+    }
+
     /// Reads what is on one of the pages of now. Any word may have been taken for an address, so that they
     /// are not looked up for each.
     fn read_of_now(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
@@ -137,9 +151,7 @@ impl MovingMemory<'_> {
             }
         }
         match &renewed.all {
-            Some((_, residency)) => {
-                ResidentMemory::new(self.target.memory(), residency).read(addr, buf)
-            }
+            Some((_, residency)) => ResidentMemory::new(self.memory(), residency).read(addr, buf),
             None => Err(ReadError::Unmapped(addr)),
         }
     }
@@ -175,6 +187,10 @@ fn is_present(residency: &ResidencyMap, range: AddrRange) -> bool {
 }
 
 impl TargetMemory for MovingMemory<'_> {
+    fn is_out_of_time(&self) -> bool {
+        self.time.is_over()
+    }
+
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         match self.known.read(addr, buf) {
             Err(ReadError::Unmapped(_)) => self.read_of_now(addr, buf),
@@ -184,6 +200,9 @@ impl TargetMemory for MovingMemory<'_> {
 
     fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let range = AddrRange::with_len(addr, buf.len() as u64).ok_or(ReadError::Unmapped(addr))?;
+        if self.is_out_of_time() {
+            return Err(ReadError::OutOfTime);
+        }
         if is_present(self.residency, range) && self.known.read(addr, buf).is_ok() {
             return Ok(());
         }
@@ -204,7 +223,7 @@ impl TargetMemory for MovingMemory<'_> {
             renewed.near_took += began.elapsed();
         }
         match &renewed.near {
-            Some((_, near)) => ResidentMemory::new(self.target.memory(), near).read(addr, buf),
+            Some((_, near)) => ResidentMemory::new(self.memory(), near).read(addr, buf),
             None => Err(ReadError::Unmapped(addr)),
         }
     }
@@ -216,9 +235,17 @@ pub(crate) fn census<M: TargetMemory + Sync>(
     residency: &ResidencyMap,
     heaps: &[HeapSnapshot],
     context: Context<'_>,
+    time: &ReadTime,
 ) -> Result<Census, NoCensus> {
     let began = Instant::now();
-    let mut census = objects::census(memory, residency, heaps, context)?;
+    let census = objects::census(memory, residency, heaps, context);
+    if time.was_met() {
+        // What it has is a part of the objects, and nobody knows of which.
+        return Err(NoCensus::OutOfTime {
+            after_ns: time.longest().as_nanos() as u64,
+        });
+    }
+    let mut census = census?;
     census.took_ns = began.elapsed().as_nanos() as u64;
     Ok(census)
 }
@@ -235,7 +262,11 @@ mod tests {
         let target = Target::open(child.id().cast_signed()).expect("a process of our own");
         child.kill().expect("it runs");
         child.wait().expect("it ends");
-        let census = census_since(&target, &Sample::default());
+        let census = census_since(
+            &target,
+            &Sample::default(),
+            &ReadTime::from_now(Duration::from_secs(60)),
+        );
         assert!(
             matches!(census, Err(NoCensus::Unreadable(_))),
             "{:?}",

@@ -10,7 +10,7 @@ use profiler_core::parallel::SideThread;
 use profiler_core::residency::{Mapping, ResidencyMap};
 use profiler_core::sample::KernelCount;
 use profiler_core::threads::Thread;
-use profiler_target::{LiveMemory, Process, Target};
+use profiler_target::{LiveMemory, Process, ReadTime, Target};
 
 use super::facts::Facts;
 use super::known::KnownFacts;
@@ -41,6 +41,8 @@ pub(crate) struct Observer<'a> {
     /// Its threads with their registers, when it stands still.
     pub(crate) threads: &'a [Thread],
     pub(crate) memory: LiveMemory,
+    /// The time for the walk.
+    pub(crate) time: &'a ReadTime,
     pub(crate) swap_in: bool,
     /// Whether to give up when a thread stands inside malloc, or files are to be looked into.
     pub(crate) may_give_up: bool,
@@ -120,7 +122,7 @@ impl Observer<'_> {
         residency: &ResidencyMap,
         mappings: &[Mapping],
     ) -> io::Result<ResidencyMap> {
-        let mut now = self.target.bring_back(residency, mappings)?;
+        let mut now = self.target.bring_back(residency, mappings, self.time)?;
         for thread in self.threads {
             now.mark_stack(thread.stack_pointer);
         }

@@ -12,7 +12,8 @@ use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
 use profiler_target::{
-    OpenError, Process, RUNS_BETWEEN, RunsOn, StopError, Stopped, Target, group_account, page_size,
+    OpenError, Process, RUNS_BETWEEN, ReadTime, RunsOn, StopError, Stopped, Target, group_account,
+    page_size,
 };
 
 use super::blank_pages;
@@ -23,6 +24,7 @@ use super::in_stops::InStops;
 use super::known::KnownTarget;
 use super::objects::{WalkedTarget, census_since};
 use super::observer::{ObservedMemory, Observer};
+use super::options::SamplingOptions;
 use super::roots::locked;
 
 /// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
@@ -37,39 +39,6 @@ const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
 const SLICE_TRIES: u32 = 5;
 /// How often a target that runs on is walked until a walk agrees with the allocators' own account.
 const RUNNING_TRIES: u32 = 3;
-
-/// How long a stop lasts at most in which all is read, unless the user says otherwise.
-pub const LONGEST_WHOLE_STOP: Duration = Duration::from_secs(2);
-/// The same of one of several stops.
-pub const LONGEST_SLICE: Duration = Duration::from_millis(20);
-
-/// How a live process is sampled.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct SamplingOptions {
-    /// All its threads are stopped while its heap is walked; else the walk may see it half changed.
-    pub stop: bool,
-    /// Swapped pages are brought back to be read; else they are left in swap.
-    pub swap_in: bool,
-    /// How long a stop lasts at most.
-    pub max_stop: Duration,
-    /// What is not read by then is read in further stops, between which the target runs for longer than it
-    /// stood; else it is read while the target runs on.
-    pub slices: bool,
-}
-
-impl SamplingOptions {
-    /// The same, for what only a walk of one moment is good for.
-    pub fn in_one_stop(self) -> Self {
-        match self.slices {
-            true => Self {
-                slices: false,
-                max_stop: LONGEST_WHOLE_STOP,
-                ..self
-            },
-            false => self,
-        }
-    }
-}
 
 /// Takes samples of one target.
 #[derive(Debug)]
@@ -140,11 +109,13 @@ impl Sampler {
         &self,
         sample: &Sample,
         copied: Option<&CopiedMemory>,
+        options: SamplingOptions,
     ) -> Result<Census, NoCensus> {
         let is_of_walk = sample.completeness.stand_still.is_throughout();
+        let time = options.objects_time(&self.target);
         match copied.filter(|_| is_of_walk) {
-            Some(copied) => copied.census(&self.target, sample),
-            None => census_since(&self.target, sample),
+            Some(copied) => copied.census(&self.target, sample, &time),
+            None => census_since(&self.target, sample, &time),
         }
     }
 
@@ -159,10 +130,11 @@ impl Sampler {
         mark: impl Fn(&WalkedTarget<'_>) -> M,
     ) -> io::Result<(Sample, M)> {
         let mut tries = Tries::new(options);
+        let time = options.walk_time(&self.target);
         let mut stopped_ns = 0;
         let mut best: Option<(u64, (Sample, M))> = None;
         while tries.next() {
-            match self.take_once(options, &mut tries, &mark)? {
+            match self.take_once(options, &mut tries, &time, &mark)? {
                 Attempt::Busy { stop_ns } => {
                     stopped_ns += stop_ns;
                     let after_a_slice = Duration::from_nanos(stop_ns) * RUNS_BETWEEN;
@@ -189,7 +161,7 @@ impl Sampler {
                             ..
                         })
                     );
-                    if discrepancy == 0 || was_longest {
+                    if discrepancy == 0 || was_longest || time.is_over() {
                         break;
                     }
                 }
@@ -198,8 +170,11 @@ impl Sampler {
         let (_, (mut sample, marked)) = best.ok_or_else(|| tries.failure())?;
         sample.completeness.stop_ns = stopped_ns;
         let began = Instant::now();
-        let blank = blank_pages::find(&self.target, &sample.heaps, &sample.residency);
+        let blank = blank_pages::find(&self.target, &sample.heaps, &sample.residency, &time);
         sample.residency.mark_blank(&blank);
+        if time.was_met() {
+            out_of_time(time.longest(), &mut sample.completeness);
+        }
         // What is read while the target runs on counts as part of the walk for the budget.
         sample.completeness.walk_ns += began.elapsed().as_nanos() as u64;
         Ok((sample, marked))
@@ -209,11 +184,13 @@ impl Sampler {
         &self,
         options: SamplingOptions,
         tries: &mut Tries,
+        time: &ReadTime,
         mark: &impl Fn(&WalkedTarget<'_>) -> M,
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mappings = self.target.mappings()?;
-        let mut known = self.known.inspect(&self.target, &mappings)?;
+        // What is searched for its roots can be made to take any time; the walk looks for those that it needs.
+        let mut known = self.known.inspect(&self.target, &mappings, &time.half())?;
         let names = self.target.names();
         drop(mappings);
 
@@ -233,7 +210,8 @@ impl Sampler {
             target: &self.target,
             roots: &self.known.roots,
             threads: &threads,
-            memory: holding.memory(&self.target),
+            memory: holding.memory(&self.target).in_time(time),
+            time,
             swap_in: options.swap_in,
             may_give_up: holding.is_stopped() && tries.left > 0,
         };
@@ -245,6 +223,7 @@ impl Sampler {
             Ok(Some(observation)) => Some(mark(&WalkedTarget {
                 target: &self.target,
                 memory: observer.memory.clone(),
+                options,
                 residency: observation.to_read(),
                 heaps: &observation.heaps,
                 python_malloc: facts.python_malloc(&observation.heaps),
@@ -381,6 +360,16 @@ fn ended_early(why: EndedEarly, completeness: &mut Completeness) {
         "the target ran on after {}, {}; the rest was walked while it ran",
         nanoseconds(after_ns),
         why.because()
+    )));
+}
+
+/// The time for a walk was over before all was read.
+pub(crate) fn out_of_time(longest: Duration, completeness: &mut Completeness) {
+    let longest_ns = longest.as_nanos() as u64;
+    completeness.out_of_time_ns = Some(longest_ns);
+    completeness.defects.push(Defect::of_all(format!(
+        "the walk ended after {}, before all was read: the rest is unknown",
+        nanoseconds(longest_ns)
     )));
 }
 

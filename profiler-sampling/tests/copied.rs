@@ -11,6 +11,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     swap_in: false,
     max_stop: Duration::from_secs(60),
     slices: false,
+    max_walk: None,
 };
 
 /// A program whose request handler has thousands of objects in hand that are others a moment later, beside what it keeps.
@@ -47,7 +48,9 @@ fn what_was_copied_is_read_as_it_was_while_the_target_runs_on() {
     let (sample, copied) = tries
         .find(|(sample, copied)| is_whole(sample) && copied.is_some())
         .expect("one of them is copied");
-    let census = sampler.census(&sample, copied.as_ref()).expect("a census");
+    let census = sampler
+        .census(&sample, copied.as_ref(), OPTIONS)
+        .expect("a census");
     assert!(census.exact);
     assert_eq!(census.taken_at_ns, sample.taken_at_ns);
     assert_eq!(census.replaced, 0, "of {}", census.compared);
@@ -56,7 +59,7 @@ fn what_was_copied_is_read_as_it_was_while_the_target_runs_on() {
     assert_eq!((holder.items, holder.length), (5000, Some(5000)));
     assert_eq!(holder.item_type.as_deref(), Some("__main__.Session"));
     // The same walk, with what its blocks hold by now.
-    let now = sampler.census(&sample, None).expect("a census");
+    let now = sampler.census(&sample, None, OPTIONS).expect("a census");
     assert!(!now.exact && now.live == census.live);
     assert!(now.replaced > 0, "of {}", now.compared);
 }

@@ -11,6 +11,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     swap_in: false,
     max_stop: Duration::from_secs(60),
     slices: false,
+    max_walk: None,
 };
 
 /// Containers of which each gets another table, or other items, by what is added when it is asked to.
@@ -49,9 +50,9 @@ fn a_container_that_moves_after_the_walk_keeps_what_it_had() {
     let mut child = Child::python(GROWING);
     let sampler = Sampler::open(child.pid()).expect("our own child");
     let sample = sampler.take(OPTIONS).expect("alive");
-    let before = sampler.census(&sample, None).expect("a census");
+    let before = sampler.census(&sample, None, OPTIONS).expect("a census");
     assert_eq!(child.ask("grow"), "grown");
-    let after = sampler.census(&sample, None).expect("a census");
+    let after = sampler.census(&sample, None, OPTIONS).expect("a census");
     for name in ["__main__.DICT", "__main__.SET", "__main__.LIST"] {
         let [before, after] = [&before, &after].map(|census| holder(census, name).retained_bytes);
         let least = before - before / 100;

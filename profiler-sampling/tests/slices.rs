@@ -17,6 +17,7 @@ const ONE_STOP: SamplingOptions = SamplingOptions {
     swap_in: false,
     max_stop: Duration::from_secs(60),
     slices: false,
+    max_walk: None,
 };
 
 const SLICES: SamplingOptions = SamplingOptions {

@@ -19,6 +19,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     swap_in: false,
     max_stop: Duration::from_secs(60),
     slices: false,
+    max_walk: None,
 };
 
 /// Loads the libraries that it is asked to.

@@ -258,6 +258,10 @@ impl<M: TargetMemory> TargetMemory for Ahead<'_, M> {
         self.memory.note_changed(bytes);
     }
 
+    fn is_out_of_time(&self) -> bool {
+        self.memory.is_out_of_time()
+    }
+
     fn read_window(
         &self,
         window: AddrRange,

@@ -66,7 +66,7 @@ pub use forked::end_forked;
 pub use guard::{Deadline, Guard, IDLE_CHECK, Needed, is_suspended};
 pub use host::host;
 pub use identity::{Libc, Python};
-pub use memory::LiveMemory;
+pub use memory::{LiveMemory, ReadTime};
 pub use memory_group::{MemoryGroups, MemoryKills, group_account};
 pub use open::OpenError;
 pub use own_memory::{give_back_free_memory, share_arena_where_addresses_are_short};

@@ -9,6 +9,7 @@
 //! its pages (one that KSM merged may have a single user left). `/proc/PID/mem` pins nothing.
 
 mod in_slices;
+mod read_time;
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -22,6 +23,7 @@ use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory, fill};
 
+pub use self::read_time::ReadTime;
 use super::pagemap::for_pages;
 use super::slices::Slices;
 use super::stop::StopState;
@@ -81,6 +83,8 @@ pub struct LiveMemory {
     stopped: Option<(Pid, StopState)>,
     /// The process, when it is stopped again and again while it is read.
     slices: Option<(Pid, Arc<Slices>)>,
+    /// When nothing more is read.
+    time: Option<ReadTime>,
 }
 
 impl LiveMemory {
@@ -92,6 +96,15 @@ impl LiveMemory {
             counted: Arc::default(),
             stopped: None,
             slices: None,
+            time: None,
+        }
+    }
+
+    /// The same, read only as long as there is time.
+    pub fn in_time(self, time: &ReadTime) -> Self {
+        Self {
+            time: Some(time.clone()),
+            ..self
         }
     }
 
@@ -182,6 +195,9 @@ impl LiveMemory {
         drop(known);
         let mut buffer = vec![0; BRING_BACK_BYTES];
         for at in (0..range.len()).step_by(BRING_BACK_BYTES) {
+            if self.is_out_of_time() {
+                return;
+            }
             let len = (range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
             if let Some(addr) = range.start().checked_add(at) {
                 let _ = self.read_unchecked(addr, &mut buffer[..len]);
@@ -229,6 +245,14 @@ impl LiveMemory {
 }
 
 impl LiveMemory {
+    /// Fails when the time is over.
+    fn check_time(&self) -> Result<(), ReadError> {
+        match self.is_out_of_time() {
+            true => Err(ReadError::OutOfTime),
+            false => Ok(()),
+        }
+    }
+
     fn read_running(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.check(addr, buf.len())?;
         self.read_unchecked(addr, buf)
@@ -244,7 +268,12 @@ impl TargetMemory for LiveMemory {
         self.slices.is_some()
     }
 
+    fn is_out_of_time(&self) -> bool {
+        self.time.as_ref().is_some_and(ReadTime::is_over)
+    }
+
     fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.check_time()?;
         match &self.slices {
             Some(slices) => self.read_between_slices(slices, addr, buf),
             None => self.read(addr, buf),
@@ -262,7 +291,8 @@ impl TargetMemory for LiveMemory {
         out.clear();
         out.extend(addrs.iter().map(|&addr| {
             let mut piece = [0; N];
-            let read = self.read_between_slices(slices, addr, &mut piece);
+            let read = self.check_time();
+            let read = read.and_then(|()| self.read_between_slices(slices, addr, &mut piece));
             read.is_ok().then_some(piece)
         }));
     }
@@ -274,6 +304,7 @@ impl TargetMemory for LiveMemory {
     }
 
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.check_time()?;
         if let Some(slices) = &self.slices {
             return self.read_in_slice(slices, addr, buf);
         }
@@ -296,6 +327,7 @@ impl TargetMemory for LiveMemory {
             // In slices, it is looked up which pages are unshared.
             return self.read(addr, buf);
         };
+        self.check_time()?;
         self.check(addr, buf.len())?;
         let whole = RemoteIoVec {
             base: addr.get() as usize,
@@ -326,9 +358,10 @@ impl TargetMemory for LiveMemory {
         let mut buffer = vec![0; N * pieces.len().min(MAX_PIECES)];
         // Where one may not be read, each is looked at by itself.
         let may_all = addrs.iter().all(|addr| self.check(*addr, N).is_ok());
+        let stands = || self.while_it_stands().filter(|_| !self.is_out_of_time());
         while out.len() < addrs.len() {
             let wanted = &pieces[out.len()..(out.len() + MAX_PIECES).min(pieces.len())];
-            let read = match self.while_it_stands().filter(|_| may_all) {
+            let read = match stands().filter(|_| may_all) {
                 Some(pid) => self.read_pieces(pid, &mut buffer[..N * wanted.len()], wanted),
                 None => Err(Errno::ESRCH),
             };

@@ -215,7 +215,7 @@ fn what_is_no_core_is_refused_with_what_to_do() {
 fn sample_of(bytes: &[u8]) -> Result<profiler_core::sample::Sample, CoreSampleError> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), bytes).expect("ours");
-    Ok(sample_of_core(file.path(), None)?.sample)
+    Ok(sample_of_core(file.path(), None, None)?.sample)
 }
 
 #[test]

@@ -82,6 +82,7 @@ fn walk(session: &ProbeSession, sampler: &Sampler) -> FragReport {
         swap_in: false,
         max_stop: Duration::from_secs(5),
         slices: false,
+        max_walk: None,
     };
     let moment = |walked: &WalkedTarget<'_>| {
         let age = walked.age();

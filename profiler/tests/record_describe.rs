@@ -19,6 +19,7 @@ const SAMPLING: SamplingOptions = SamplingOptions {
     swap_in: true,
     max_stop: Duration::from_secs(10),
     slices: false,
+    max_walk: None,
 };
 const WAIT: &str = "import sys; print(sys.version.split()[0], flush=True); input()";
 

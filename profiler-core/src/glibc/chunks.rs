@@ -381,7 +381,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         let sure = [known, top].into_iter().flatten().min();
         let stop = sure.unwrap_or(run.limit).min(run.limit);
         let mut q = after;
-        while q < stop && self.tries_left > 0 {
+        while q < stop && self.tries_left > 0 && !self.memory.is_out_of_time() {
             q = match self.empty_until(q) {
                 Some(end) => end.max(q + WHOLE_HEADER),
                 None if self.is_sound(run, q) => return q,

@@ -119,6 +119,10 @@ impl<M: TargetMemory> ReadAhead<M> {
                 {
                     end = at.align_down(PAGE_SIZE);
                 }
+                Err(ReadError::OutOfTime) => {
+                    self.buffer.clear();
+                    return Err(ReadError::OutOfTime);
+                }
                 Err(_) if end > page_end => end = page_end,
                 Err(_) if end > wanted.end() => end = wanted.end(),
                 Err(error) => {

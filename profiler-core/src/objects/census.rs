@@ -4,7 +4,7 @@
 use crate::addr::RemoteAddr;
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
-use crate::units::{bytes, count, percent};
+use crate::units::{bytes, count, nanoseconds, percent};
 
 use super::growth::Growth;
 pub use super::layout::LayoutBasis;
@@ -487,6 +487,12 @@ pub enum NoCensus {
     /// What is mapped, or which pages are in memory, could not be read.
     #[error("the target's mappings or pages could not be read: {0}")]
     Unreadable(String),
+    /// The time for reading them was over before all were read.
+    #[error("reading them was given up after {}", nanoseconds(*after_ns))]
+    OutOfTime {
+        /// How long it took by then, in ns.
+        after_ns: u64,
+    },
     /// There is no room for it beside all else.
     #[error(
         "reading them would take {} of memory, and this host or its control group can spare {}",

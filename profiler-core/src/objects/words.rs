@@ -66,6 +66,7 @@ impl<'m, M: TargetMemory> Window<'m, M> {
                     self.range = AddrRange::new(start, end).unwrap_or_default();
                     return Ok(());
                 }
+                Err(ReadError::OutOfTime) => return Err(ReadError::OutOfTime),
                 Err(_) if end == range.end() => {
                     return Err(ReadError::Unmapped(start));
                 }

@@ -295,6 +295,7 @@ const SAMPLING: SamplingOptions = SamplingOptions {
     swap_in: false,
     max_stop: Duration::from_secs(60),
     slices: false,
+    max_walk: None,
 };
 
 /// What was measured of a player's processes.

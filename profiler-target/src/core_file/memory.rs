@@ -8,6 +8,7 @@ use profiler_core::memory::{ReadError, TargetMemory, fill};
 
 use super::Segment;
 use super::files::MappedFiles;
+use crate::memory::ReadTime;
 
 /// More read-only data than this of one mapping is not looked at.
 const MAX_PART_BYTES: u64 = 64 << 20;
@@ -18,6 +19,8 @@ pub struct CoreMemory<'c> {
     file: &'c File,
     segments: &'c [Segment],
     files: &'c MappedFiles,
+    /// When nothing more is read.
+    time: Option<&'c ReadTime>,
 }
 
 impl<'c> CoreMemory<'c> {
@@ -26,6 +29,15 @@ impl<'c> CoreMemory<'c> {
             file,
             segments,
             files,
+            time: None,
+        }
+    }
+
+    /// The same, read only as long as there is time.
+    pub fn in_time(self, time: &'c ReadTime) -> Self {
+        Self {
+            time: Some(time),
+            ..self
         }
     }
 
@@ -53,7 +65,14 @@ impl<'c> CoreMemory<'c> {
 }
 
 impl TargetMemory for CoreMemory<'_> {
+    fn is_out_of_time(&self) -> bool {
+        self.time.is_some_and(ReadTime::is_over)
+    }
+
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        if self.is_out_of_time() {
+            return Err(ReadError::OutOfTime);
+        }
         fill(addr, buf, |at, rest| {
             let (file, offset, len) = self.piece(at).ok_or(ReadError::Unmapped(at))?;
             let len = len.min(rest.len() as u64) as usize;

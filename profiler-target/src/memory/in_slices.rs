@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use nix::sys::uio::RemoteIoVec;
 use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
-use profiler_core::memory::ReadError;
+use profiler_core::memory::{ReadError, TargetMemory};
 
 use super::{Answers, LiveMemory, MAX_PIECES, MappedFiles};
 use crate::pagemap::Entry;
@@ -172,13 +172,17 @@ impl LiveMemory {
         out.clear();
         let mut buffer = vec![0; N * addrs.len().min(MAX_PIECES)];
         for addrs in addrs.chunks(MAX_PIECES) {
-            let many = self.read_pieces_in_slice(of, addrs, N, &mut buffer);
+            let many = match self.is_out_of_time() {
+                true => 0,
+                false => self.read_pieces_in_slice(of, addrs, N, &mut buffer),
+            };
             let whole = buffer.as_chunks::<N>().0[..many].iter();
             out.extend(whole.map(|&piece| Some(piece)));
             // What one of them stands in the way of is read one by one.
             out.extend(addrs[many..].iter().map(|&addr| {
                 let mut piece = [0; N];
-                let read = self.read_in_slice(of, addr, &mut piece);
+                let read = self.check_time();
+                let read = read.and_then(|()| self.read_in_slice(of, addr, &mut piece));
                 read.is_ok().then_some(piece)
             }));
         }

@@ -10,7 +10,7 @@ use profiler_core::residency::{Mapping, ResidencyMap};
 
 use super::{Execution, Target};
 use crate::Process;
-use crate::memory::LiveMemory;
+use crate::memory::{LiveMemory, ReadTime};
 use crate::residency::PageSource;
 use crate::runs_on::RunsOn;
 use crate::slices::Slices;
@@ -88,7 +88,7 @@ impl Target {
         self.memory.clone()
     }
 
-    /// Brings swapped pages back into its memory, and gives how its pages are then.
+    /// Brings swapped pages back into its memory as long as there is time, and gives how its pages are then.
     ///
     /// # Errors
     /// When it has exited.
@@ -96,11 +96,13 @@ impl Target {
         &self,
         residency: &ResidencyMap,
         mappings: &[Mapping],
+        time: &ReadTime,
     ) -> io::Result<ResidencyMap> {
+        let memory = self.memory().in_time(time);
         let swapped = residency.runs().iter().filter(|r| r.state.is_swapped());
         for range in swapped.map(|run| run.range) {
             // A page that cannot be read stays as it was, which the next reading shows.
-            self.memory().bring_back(range);
+            memory.bring_back(range);
         }
         self.residency(mappings)
     }

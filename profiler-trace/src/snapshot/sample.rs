@@ -91,7 +91,8 @@ fields!(Slices {
 });
 
 /// Whether the target stood still is a yes or no in its place, and how a stop ended early was added at
-/// the end: one value here, which no macro takes apart. Then the limit on files was added, then slices.
+/// the end: one value here, which no macro takes apart. Then the limit on files was added, then slices, then the end of the
+/// time.
 impl Wire for Completeness {
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -104,6 +105,7 @@ impl Wire for Completeness {
             layout_confidence,
             defects,
             files_over_limit,
+            out_of_time_ns,
         } = self;
         put_framed(out, |out| {
             stand_still.is_throughout().put(out);
@@ -117,6 +119,7 @@ impl Wire for Completeness {
             stand_still.released().put(out);
             files_over_limit.put(out);
             stand_still.slices().put(out);
+            out_of_time_ns.put(out);
         });
     }
 
@@ -133,6 +136,7 @@ impl Wire for Completeness {
             layout_confidence: Confidence::take(&mut own)?,
             defects: Vec::take(&mut own)?,
             files_over_limit: false,
+            out_of_time_ns: None,
         };
         let released = match own.rest.is_empty() {
             true => None,
@@ -146,6 +150,10 @@ impl Wire for Completeness {
             true => None,
             false => Wire::take(&mut own)?,
         };
+        let out_of_time_ns = match own.rest.is_empty() {
+            true => None,
+            false => Wire::take(&mut own)?,
+        };
         let stand_still = match (stopped, released, slices) {
             (_, Some(released), _) => StandStill::Released(released),
             (_, None, Some(slices)) => StandStill::InSlices(slices),
@@ -155,6 +163,7 @@ impl Wire for Completeness {
         Ok(Self {
             stand_still,
             files_over_limit,
+            out_of_time_ns,
             ..rest
         })
     }

@@ -27,7 +27,7 @@ pub(super) use self::once::{DiffArgs, ExplainArgs, SnapshotArgs};
 use self::push::PushArgs;
 pub(super) use self::serve::ServeArgs;
 pub(super) use self::top::TopArgs;
-use self::values::{budget, duration, interval, max_stop, output, size};
+use self::values::{budget, duration, interval, max_stop, max_walk, output, size};
 use crate::export::line_help;
 use crate::session::options::{AttachOptions, Budget, SiteOptions};
 use crate::session::outputs::files_among;
@@ -311,6 +311,11 @@ pub(super) struct SamplingArgs {
     /// in further stops [default: 20ms]
     #[arg(long, value_name = "TIME", value_parser = max_stop)]
     max_stop: Option<Duration>,
+    /// End a walk that takes longer than this, with what it has, and so reading its objects [default: 10s more than
+    /// --max-stop, and 2s for each GiB that is resident; five times as long with --slices; for objects 60s, and 60s for
+    /// each GiB]
+    #[arg(long, value_name = "TIME", value_parser = max_walk)]
+    max_walk: Option<Duration>,
     /// Cut the walk into many short stops, between which the target runs for four times as long; what
     /// changes meanwhile is said
     #[arg(long, conflicts_with = "no_stop")]
@@ -327,6 +332,7 @@ impl SamplingArgs {
                 false => LONGEST_WHOLE_STOP,
             }),
             slices: self.slices,
+            max_walk: self.max_walk,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Gap {
 }
 
 /// All of them; `attach --help` is made from these, and docs/exports.md explains each.
-pub(super) static GAPS: [Gap; 14] = [
+pub(super) static GAPS: [Gap; 15] = [
     gap(
         "no-heap",
         "no-heap",
@@ -68,6 +68,12 @@ pub(super) static GAPS: [Gap; 14] = [
         "in-slices",
         "the walk is of several moments, between which the target ran",
         |view| is_walked(view) && view.report.completeness.stand_still.slices().is_some(),
+    ),
+    gap(
+        "out-of-time",
+        "out-of-time",
+        "the walk took too long, and was ended",
+        |view| view.report.completeness.out_of_time_ns.is_some(),
     ),
     gap(
         "unsure",

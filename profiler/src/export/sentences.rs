@@ -195,6 +195,7 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
             "{threads} threads were stopped inside the allocator: its state may be half written"
         ));
     }
+    all.extend(out_of_time(seen));
     all.extend(file_limit(seen).map(str::to_owned));
     all
 }
@@ -211,6 +212,15 @@ pub(crate) fn of_recording(what_if: &WhatIf) -> String {
         (None, None) => String::new(),
     };
     format!("{}{now}", RECORDING)
+}
+
+/// That the time for a walk was over, and what gives it more; `None` where it was not.
+pub(crate) fn out_of_time(seen: &Completeness) -> Option<String> {
+    let longest = nanoseconds(seen.out_of_time_ns?);
+    Some(format!(
+        "the walk was not done after {longest}, and was ended: what is missing counts as unknown. --max-walk gives it \
+         more time"
+    ))
 }
 
 /// What reads more of mapped files; `None` where no limit on their bytes was met.

@@ -9,7 +9,7 @@ use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::ObjectsState;
-use profiler_sampling::{CopiedMemory, Sampler};
+use profiler_sampling::{CopiedMemory, Sampler, SamplingOptions};
 use profiler_target::host;
 
 use super::options::Budget;
@@ -45,6 +45,7 @@ pub(super) fn room_for(sample: &Sample) -> Result<(), NoCensus> {
 /// Reads the objects of a session's target, and keeps the last two censuses.
 pub(crate) struct ObjectReader {
     sampler: Arc<Sampler>,
+    sampling: SamplingOptions,
     pace: Pace,
     running: Option<CensusThread>,
     /// When the next reading may begin by itself.
@@ -66,9 +67,10 @@ struct CensusThread {
 
 impl ObjectReader {
     /// Reads nothing until a walk is offered.
-    pub(crate) fn new(sampler: Arc<Sampler>, budget: Budget) -> Self {
+    pub(crate) fn new(sampler: Arc<Sampler>, sampling: SamplingOptions, budget: Budget) -> Self {
         Self {
             sampler,
+            sampling,
             pace: Pace::new(budget),
             running: None,
             not_before: Instant::now(),
@@ -104,10 +106,10 @@ impl ObjectReader {
         let blocks = live_blocks(sample);
         let outcome: Arc<Mutex<Option<Result<Census, NoCensus>>>> = Arc::default();
         let (sampler, sample) = (Arc::clone(&self.sampler), sample.clone());
-        let put = Arc::clone(&outcome);
+        let (put, sampling) = (Arc::clone(&outcome), self.sampling);
         let spawned = profiler_target::start_thread("objects", move || {
             host::give_way();
-            let census = sampler.census(&sample, copied.as_ref());
+            let census = sampler.census(&sample, copied.as_ref(), sampling);
             *put.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
         });
         match spawned {

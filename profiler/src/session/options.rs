@@ -87,6 +87,8 @@ pub enum Subject {
         file: PathBuf,
         /// The program that ran, when it is not where it was.
         exe: Option<PathBuf>,
+        /// How long reading it may take.
+        max_walk: Option<Duration>,
     },
 }
 
@@ -95,7 +97,7 @@ impl Subject {
     pub(crate) fn files(&self) -> Vec<&Path> {
         match self {
             Self::Process { .. } => Vec::new(),
-            Self::Core { file, exe } => {
+            Self::Core { file, exe, .. } => {
                 let exe = exe.as_deref().into_iter();
                 exe.chain([file.as_path()]).collect()
             }

@@ -63,8 +63,12 @@ struct Reading {
 fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Reading, SessionError> {
     let (pid, sampling) = match &options.subject {
         Subject::Process { pid, sampling } => (*pid, *sampling),
-        Subject::Core { file, exe } => {
-            let core = sample_of_core(file, exe.as_deref())?;
+        Subject::Core {
+            file,
+            exe,
+            max_walk,
+        } => {
+            let core = sample_of_core(file, exe.as_deref(), *max_walk)?;
             return Ok(Reading {
                 census: options.objects.map(|_| core.census()),
                 missing_bytes: core.missing_bytes,
@@ -153,7 +157,8 @@ pub(super) fn walk_and_read(
     if say::is_watched() {
         say::progress("reading Python's objects");
     }
-    let census = room_for(&sample).and_then(|()| sampler.census(&sample, copied.as_ref()));
+    let census =
+        room_for(&sample).and_then(|()| sampler.census(&sample, copied.as_ref(), sampling));
     if say::is_watched() {
         say::clear_progress();
     }

@@ -190,7 +190,7 @@ fn begin(
     let schedule = WalkSchedule::new(options.interval, stop_share, Instant::now());
     let sampling = options.sampling;
     let sampler = Arc::new(sampler);
-    let reader = || ObjectReader::new(Arc::clone(&sampler), options.budget);
+    let reader = || ObjectReader::new(Arc::clone(&sampler), options.sampling, options.budget);
     let background = Background {
         predictor: options.predict.then(Predictor::default),
         objects: options.objects.then(reader),

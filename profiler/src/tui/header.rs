@@ -103,6 +103,10 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
         },
         Span::styled(layout.heap_state(), theme.confidence(layout)),
     ];
+    if let Some(longest) = of.out_of_time_ns {
+        let text = format!("ended after {}", nanoseconds(longest));
+        pieces.push(Span::styled(text, theme.warn()));
+    }
     if of.unreadable_bytes > 0 {
         let text = format!("{} unreadable", bytes(of.unreadable_bytes));
         pieces.push(Span::styled(text, theme.warn()));

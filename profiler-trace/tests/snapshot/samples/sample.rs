@@ -124,14 +124,14 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
         vec(COUNT, 4),
         any::<u32>(),
         confidence(),
-        (defects(), any::<bool>()),
+        (defects(), any::<bool>(), option::of(any::<u64>())),
     );
     let host = (text(), text(), any::<u32>(), COUNT);
     let about = (any::<u64>(), host, target(), kernel, fork, completeness);
     (about, residency(), vec(heap(), 0..3)).prop_map(|(about, residency, heaps)| {
         let (taken_at_ns, host, target, (counts, known, is_core), fork, completeness) = about;
         let (stand_still, times, threads_in_allocator, layout_confidence, defects) = completeness;
-        let (defects, files_over_limit) = defects;
+        let (defects, files_over_limit, out_of_time_ns) = defects;
         Sample {
             taken_at_ns,
             host: Host {
@@ -185,6 +185,7 @@ pub(crate) fn sample() -> impl Strategy<Value = Sample> {
                 layout_confidence,
                 defects,
                 files_over_limit,
+                out_of_time_ns,
             },
         }
     })

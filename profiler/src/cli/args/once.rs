@@ -70,6 +70,7 @@ impl SnapshotSourceArgs {
             Some(file) => Subject::Core {
                 file: file.clone(),
                 exe: self.exe.clone(),
+                max_walk: self.sampling.max_walk,
             },
             None => Subject::Process {
                 // Required where there is no core.

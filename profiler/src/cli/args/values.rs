@@ -51,6 +51,15 @@ pub(super) fn max_stop(text: &str) -> Result<Duration, String> {
     Ok(longest)
 }
 
+/// The longest that a walk may take.
+pub(super) fn max_walk(text: &str) -> Result<Duration, String> {
+    let longest = duration(text)?;
+    if longest < Duration::from_millis(1) {
+        return Err("nothing can be read in less than 1ms".into());
+    }
+    Ok(longest)
+}
+
 /// Bytes, with a unit of 1024 or none.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();

@@ -159,6 +159,7 @@ struct Completeness<'a> {
     probes: Option<Probes>,
     gaps: Vec<&'static str>,
     files_over_limit: bool,
+    out_of_time_ms: Option<f64>,
     defects: Vec<DefectRow<'a>>,
 }
 
@@ -388,6 +389,7 @@ impl<'a> Completeness<'a> {
             }),
             gaps: gaps(view).map(|gap| gap.key).collect(),
             files_over_limit: seen.files_over_limit,
+            out_of_time_ms: seen.out_of_time_ns.map(milliseconds),
             defects: seen.defects.iter().map(defect).collect(),
         }
     }

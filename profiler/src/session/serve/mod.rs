@@ -219,6 +219,7 @@ mod tests {
                 swap_in: false,
                 max_stop: Duration::from_secs(2),
                 slices: false,
+                max_walk: None,
             },
             black_box: None,
             push: None,

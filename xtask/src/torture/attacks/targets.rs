@@ -109,6 +109,15 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "heaps that take for ever to walk",
+        package: "profiler-sampling",
+        binary: "long_walks",
+        tests: &[
+            "a_heap_that_takes_long_to_walk_is_walked_for_as_long_as_it_may_be",
+            "nothing_is_read_when_there_is_no_time",
+        ],
+    },
+    Attack {
         what: "processes of fragscope's own that are in use when it ends",
         package: "profiler-target",
         binary: "",

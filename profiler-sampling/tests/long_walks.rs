@@ -1,0 +1,81 @@
+//! Walks that a target makes long, and what becomes of them.
+
+use std::time::{Duration, Instant};
+
+use profiler_core::heap::Allocator;
+use profiler_core::objects::NoCensus;
+use profiler_sampling::{Sampler, SamplingOptions};
+use profiler_testing::child::Child;
+
+const OPTIONS: SamplingOptions = SamplingOptions {
+    stop: true,
+    swap_in: false,
+    max_stop: Duration::from_millis(50),
+    slices: false,
+    max_walk: Some(Duration::from_millis(500)),
+};
+
+/// Each page begins like a chunk that malloc got by a mapping of its own and that is longer than there is room for, and one
+/// that malloc counts has no header: where each may have been moved to is looked at on all pages behind it.
+const MADE_UP_CHUNKS: &str = "
+import ctypes, mmap, struct, sys
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(64 << 20) - 16, 0, 16)
+size = 200 << 20
+area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, size - 4096, 4096):
+    area[at:at + 16] = struct.pack('<QQ', 0, 1 << 40 | 2)
+print('READY', flush=True)
+sys.stdin.read()
+";
+
+/// Far longer than any walk of it may take, and far less than the walk of made-up chunks would.
+const ENOUGH: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_heap_that_takes_long_to_walk_is_walked_for_as_long_as_it_may_be() {
+    let child = Child::python(MADE_UP_CHUNKS);
+    let sampler = Sampler::open(child.pid()).expect("our own child");
+    for slices in [false, true] {
+        let options = SamplingOptions { slices, ..OPTIONS };
+        let began = Instant::now();
+        let sample = sampler.take(options).expect("alive");
+        assert!(began.elapsed() < ENOUGH, "{:?}", began.elapsed());
+        let seen = &sample.completeness;
+        assert_eq!(seen.out_of_time_ns, Some(500_000_000), "{seen:?}");
+        let mut said = seen.defects.iter().map(|defect| defect.what.as_str());
+        assert!(said.any(|what| what.starts_with("the walk ended after 500")));
+        // What was walked before is there.
+        let glibc = sample
+            .heaps
+            .iter()
+            .find(|heap| heap.allocator == Allocator::Glibc);
+        assert!(
+            glibc.is_some_and(|heap| !heap.arenas.is_empty()),
+            "{seen:?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_read_when_there_is_no_time() {
+    let child = Child::python("print('READY', flush=True); import sys; sys.stdin.read()");
+    let sampler = Sampler::open(child.pid()).expect("our own child");
+    let whole = sampler
+        .take(SamplingOptions {
+            max_walk: None,
+            ..OPTIONS
+        })
+        .expect("alive");
+    assert_eq!(whole.completeness.out_of_time_ns, None);
+    let none = SamplingOptions {
+        max_walk: Some(Duration::ZERO),
+        ..OPTIONS
+    };
+    let sample = sampler.take(none).expect("alive");
+    assert_eq!(sample.completeness.out_of_time_ns, Some(0));
+    let census = sampler.census(&whole, None, none);
+    assert_eq!(census.err(), Some(NoCensus::OutOfTime { after_ns: 0 }));
+    assert!(sampler.census(&whole, None, OPTIONS).is_ok());
+}

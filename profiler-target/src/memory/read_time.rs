@@ -1,0 +1,58 @@
+//! For how long a target is read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Time in which memory is read, for all who read it together. How long a walk takes is up to the target otherwise:
+/// a heap can lead through the same pages again and again.
+#[derive(Clone, Debug)]
+pub struct ReadTime(Arc<Span>);
+
+#[derive(Debug)]
+struct Span {
+    began: Instant,
+    longest: Duration,
+    /// Whether somebody wanted to read on when it was over.
+    is_over: AtomicBool,
+}
+
+impl ReadTime {
+    /// So long, from now on.
+    pub fn from_now(longest: Duration) -> Self {
+        Self(Arc::new(Span {
+            began: Instant::now(),
+            longest,
+            is_over: AtomicBool::new(false),
+        }))
+    }
+
+    /// Half of what is left of it, for what is done before what it is meant for.
+    pub fn half(&self) -> Self {
+        let left = self.0.longest.saturating_sub(self.0.began.elapsed());
+        Self::from_now(left / 2)
+    }
+
+    /// Whether it is over, asked by who is about to read.
+    pub fn is_over(&self) -> bool {
+        // Once it was over, it stays so, for whoever asks.
+        if self.was_met() {
+            return true;
+        }
+        let is_over = self.0.began.elapsed() >= self.0.longest;
+        if is_over {
+            self.0.is_over.store(true, Ordering::Relaxed);
+        }
+        is_over
+    }
+
+    /// Whether anybody was refused a read.
+    pub fn was_met(&self) -> bool {
+        self.0.is_over.load(Ordering::Relaxed)
+    }
+
+    /// How long it was.
+    pub fn longest(&self) -> Duration {
+        self.0.longest
+    }
+}
