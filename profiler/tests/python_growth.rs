@@ -505,3 +505,35 @@ fn requests_in_hand_are_no_growth() {
     assert!(!said.contains("a leak"), "{said}");
     assert!(!said.contains("reached from no name:"), "{said}");
 }
+
+/// Tasks that wait for what never comes: the set that has them, the event that they wait for, and each one's own variable
+/// refer to them.
+const WAITING_TASKS: &str = "
+import asyncio, os, time
+TASKS = set()
+async def wait_for(event):
+    buffer = bytearray(os.urandom(4096))
+    await event.wait()
+    return buffer
+async def main():
+    event, start = asyncio.Event(), time.time()
+    print('ready', flush=True)
+    while True:
+        while len(TASKS) < (time.time() - start) * 50:
+            TASKS.add(asyncio.ensure_future(wait_for(event)))
+        await asyncio.sleep(0.01)
+asyncio.run(main())
+";
+
+#[test]
+fn tasks_that_wait_for_ever_are_named_by_who_has_them() {
+    let child = Child::python(WAITING_TASKS);
+    let pid = child.pid().to_string();
+    let said = eventually("some were there at the first look", || {
+        let output = fragscope(&["explain", "--no-predict", "--growth", "3s", "--pid", &pid]);
+        let said = stdout(&output).replace('\n', " ");
+        said.contains("`__main__.TASKS` (set) gains")
+            .then_some(said)
+    });
+    assert!(said.contains("Task` a second: a leak"), "{said}");
+}

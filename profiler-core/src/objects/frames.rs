@@ -35,7 +35,7 @@ const STATE_BYTES: std::ops::Range<u64> = 128..1 << 20;
 const CHUNK_HEAD: u64 = 24;
 
 /// A variable of a running function.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub(super) struct Variable {
     /// The function's code object.
     code: u64,

@@ -312,6 +312,11 @@ impl Names {
         }
     }
 
+    /// All names with their nodes.
+    pub(super) fn with_nodes(&self) -> impl Iterator<Item = (u32, Name)> + '_ {
+        (self.first_node..).zip(self.names.iter().map(|(name, _)| *name))
+    }
+
     /// All names with the blocks of their values.
     pub(super) fn all(&self) -> &[(Name, u32)] {
         &self.names

@@ -226,10 +226,15 @@ impl<M: TargetMemory> Holders<'_, M> {
         let mut by_names: HashMap<Vec<u32>, usize> = HashMap::new();
         let mut all: Vec<Candidate> = Vec::new();
         for number in numbers {
-            let names = self.sharers(number);
+            let mut names = self.sharers(number);
             if names.len() < 2 {
                 continue;
             }
+            names
+                .iter_mut()
+                .for_each(|name| *name = sharing.alike.of(*name));
+            names.sort_unstable();
+            names.dedup();
             let bytes = retained.bytes[number as usize];
             let blocks = u64::from(retained.blocks[number as usize]);
             if let Some(&at) = by_names.get(&names) {

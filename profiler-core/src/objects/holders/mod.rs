@@ -188,7 +188,18 @@ impl<M: TargetMemory> Holders<'_, M> {
             let is_block = (value as usize) < self.kinds.len();
             (is_block && self.number(value) == candidate.number).then_some(())
         };
-        names.sort_by_key(|(at, name)| (self.origins.rank(name), has_it(*at).is_none()));
+        let is_variable = |at: u32| {
+            let name = self.names.of_node(self.tree.node[at as usize]);
+            matches!(name, Some((Name::Variable(_) | Name::Suspended(_), _)))
+        };
+        // A variable is gone when its function returns: where neither has just that, what lasts says more.
+        names.sort_by_key(|(at, name)| {
+            (
+                self.origins.rank(name),
+                has_it(*at).is_none(),
+                is_variable(*at),
+            )
+        });
         let first = way.iter().find_map(|number| self.object(*number));
         // What several names share may lie deep below what the first of them has.
         let value = names.first().and_then(|(name, _)| self.value(*name));

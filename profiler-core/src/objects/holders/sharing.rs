@@ -9,6 +9,7 @@ use hashbrown::hash_map::Entry;
 use super::{Holders, Retained};
 use crate::memory::TargetMemory;
 use crate::objects::graph::{Graph, NONE};
+use crate::objects::names::Name;
 
 /// Names that are given of those who share something, the nearest.
 pub(super) const MAX_SHARERS: usize = 8;
@@ -18,6 +19,20 @@ const MAX_SETS: usize = 1 << 20;
 const MAX_LINKS: usize = 1 << 26;
 /// Steps beyond which one is as far as another.
 const FAR: u8 = u8::MAX;
+
+/// Variables of calls of the same function, which have the same name: the first of them, and one for all others.
+///
+/// Ten thousand tasks that wait are ten thousand calls. If each call's variable were a name of its own, each task would be
+/// shared by other names than the next one, and none would hold more than that task.
+#[derive(Debug, Default)]
+pub(super) struct Alike(HashMap<u32, u32>);
+
+impl Alike {
+    /// The number that stands for a name's.
+    pub(super) fn of(&self, name: u32) -> u32 {
+        self.0.get(&name).copied().unwrap_or(name)
+    }
+}
 
 /// A name from which something is reached, by how far it is.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -99,6 +114,7 @@ pub(super) struct Sharing {
     /// The group of each.
     of_group: Vec<u32>,
     pub(super) groups: Vec<Group>,
+    pub(super) alike: Alike,
 }
 
 impl Sharing {
@@ -129,7 +145,8 @@ impl<M: TargetMemory> Holders<'_, M> {
     pub(super) fn sharing(&self, retained: &Retained) -> Sharing {
         let zones = self.zones();
         let mut sets = Sets::new();
-        let (mut of_set, links) = self.direct_sharers(&zones, &mut sets);
+        let alike = self.alike();
+        let (mut of_set, links) = self.direct_sharers(&zones, &alike, &mut sets);
         if let Some(links) = links {
             spread(&mut sets, &mut of_set, &links);
         }
@@ -144,7 +161,32 @@ impl<M: TargetMemory> Holders<'_, M> {
             things,
             of_group,
             groups,
+            alike,
         }
+    }
+
+    fn alike(&self) -> Alike {
+        let mut known = HashMap::new();
+        let mut alike = HashMap::new();
+        for (node, name) in self.names.with_nodes() {
+            let (Name::Variable(variable) | Name::Suspended(variable)) = name else {
+                continue;
+            };
+            let number = self.number(node);
+            if number == NONE {
+                continue;
+            }
+            match known.get_mut(&variable) {
+                None => {
+                    known.insert(variable, None);
+                }
+                Some(others) => {
+                    let other = *others.get_or_insert(number);
+                    alike.insert(number, other);
+                }
+            }
+        }
+        Alike(alike)
     }
 
     fn zones(&self) -> Zones {
@@ -176,7 +218,12 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// The set of the names that refer to each thing without another thing between, and the references
     /// between things; no references where there are none.
-    fn direct_sharers(&self, zones: &Zones, sets: &mut Sets) -> (Vec<u32>, Option<Links>) {
+    fn direct_sharers(
+        &self,
+        zones: &Zones,
+        alike: &Alike,
+        sets: &mut Sets,
+    ) -> (Vec<u32>, Option<Links>) {
         let tree = self.tree;
         let blocks = self.kinds.len() as u32;
         let mut links = Vec::new();
@@ -188,7 +235,8 @@ impl<M: TargetMemory> Holders<'_, M> {
                 let top = zones.zone[from as usize];
                 let steps = zones.depth[from as usize].saturating_add(1);
                 if top != 0 && tree.node[top as usize] >= blocks {
-                    sharers.push(Sharer { steps, name: top });
+                    let name = alike.of(top);
+                    sharers.push(Sharer { steps, name });
                 } else if top != thing
                     && links.len() < MAX_LINKS
                     && let Ok(from) = zones.things.binary_search(&top)
@@ -355,6 +403,13 @@ fn grouped(
         sum.blocks += blocks;
         if sum.largest == 0 || (bytes, Reverse(thing)) > (sum.largest_bytes, Reverse(sum.largest)) {
             (sum.largest, sum.largest_bytes) = (thing, bytes);
+            // How far it is from a name to the largest says more than how far it is to any other.
+            let nearest = &sets.all[set as usize];
+            let place = |name: &u32| nearest.iter().position(|of| of.name == *name);
+            let is_of_outputs = sum.names.first() == outputs.names.first();
+            if !is_of_outputs {
+                (sum.names).sort_by_key(|name| place(name).unwrap_or(usize::MAX));
+            }
         }
         of_group.push(*group);
     }
