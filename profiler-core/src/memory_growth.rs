@@ -33,8 +33,12 @@ pub struct MemoryGrowth {
     pub classes: Vec<(LedgerClass, f64)>,
     /// The first half of the time and the second; `None` where nothing was counted in between.
     pub halves: Option<[Half; 2]>,
+    /// The most that it fell by meanwhile, from any count to a later one.
+    pub fell_bytes: f64,
     /// Growth by less than this is steady.
     pub least_bytes: f64,
+    /// Threads at the first walk and at the second; `None` where they were not counted at both.
+    pub threads: Option<(u32, u32)>,
 }
 
 /// What a part of the time between two walks gained.
@@ -70,18 +74,25 @@ impl MemoryGrowth {
                 .map(|(later, earlier)| later - earlier),
             classes: Vec::new(),
             halves: None,
+            threads: None,
+            fell_bytes: 0.0,
             least_bytes: STEADY_BYTES.max(later.rss_bytes as f64 * STEADY_SHARE),
         })
     }
 
-    /// The same, with what of it came in each half, by what was counted from the walk at `from_ns` on. Medians of several
-    /// counts do not show what a program has for a moment.
+    /// The same, with what of it came in each half and how far it fell, by what was counted from the walk at `from_ns` on.
+    /// Medians of several counts do not show what a program has for a moment.
     pub fn with_halves(mut self, points: &[Point], from_ns: u64) -> Self {
         let elapsed = self.elapsed_ns as f64;
         let seen = points.iter().filter(|point| point.time_ns >= from_ns);
         let seen: Vec<(f64, f64)> = seen
             .map(|point| ((point.time_ns - from_ns) as f64 / elapsed, memory(point)))
             .collect();
+        let mut most = f64::NEG_INFINITY;
+        for (_, bytes) in &seen {
+            most = most.max(*bytes);
+            self.fell_bytes = self.fell_bytes.max(most - bytes);
+        }
         let medians = PARTS.map(|part| {
             let within = seen.iter().filter(|(share, _)| part.contains(share));
             let (shares, bytes): (Vec<f64>, Vec<f64>) = within.copied().unzip();
@@ -94,6 +105,19 @@ impl MemoryGrowth {
             }));
         }
         self
+    }
+
+    /// What the whole time gave by the medians of its parts: without what was there for a moment when either walk was made.
+    pub(crate) fn lasting_bytes(&self) -> Option<f64> {
+        let halves = self.halves?;
+        let share: f64 = halves.iter().map(|half| half.share).sum();
+        (share > 0.0).then(|| halves.iter().map(|half| half.bytes).sum::<f64>() / share)
+    }
+
+    /// Threads that it had more at the second walk.
+    pub(crate) fn more_threads(&self) -> u32 {
+        self.threads
+            .map_or(0, |(before, now)| now.saturating_sub(before))
     }
 
     /// The time between the walks, in seconds.

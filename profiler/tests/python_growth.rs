@@ -147,6 +147,9 @@ fn the_explanation_names_who_grows_and_begins_with_it() {
         words.contains("a leak, or a cache without a bound or not yet full; no allocator helps"),
         "{shown}"
     );
+    for words_of_rest in ["Nothing stands out", ": the memory is in use"] {
+        assert!(!words.contains(words_of_rest), "{shown}");
+    }
     assert!(shown.contains("PYTHON OBJECTS"), "{shown}");
     assert!(
         shown.contains("list of "),
@@ -536,4 +539,28 @@ fn tasks_that_wait_for_ever_are_named_by_who_has_them() {
             .then_some(said)
     });
     assert!(said.contains("Task` a second: a leak"), "{said}");
+}
+
+#[test]
+fn threads_that_never_end_are_said_to_become_more() {
+    let program = "
+import json, threading, time
+def serve(body):
+    document = json.loads(body)
+    threading.Event().wait()
+    return document
+body = json.dumps([{'id': n, 'name': 'item %d' % n} for n in range(60)])
+print('ready', flush=True)
+while True:
+    threading.Thread(target=serve, args=(body,), daemon=True).start()
+    time.sleep(0.1)
+";
+    let child = Child::python(program);
+    let pid = child.pid().to_string();
+    let output = fragscope(&["explain", "--no-predict", "--growth", "4s", "--pid", &pid]);
+    let said = stdout(&output).replace('\n', " ");
+    let named = "threads become more, and with them what their functions have in hand, among them \
+                 `__main__.serve(): document` (list)";
+    assert!(said.contains(named), "{said}");
+    assert!(said.contains(" threads, and "), "{said}");
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use self::growth::GrowsBy;
 pub(crate) use self::growth::LEAK;
 use self::growth::answer;
-use self::prose::{explanation, verdict};
+use self::prose::{besides, explanation, verdict};
 use self::rules::findings;
 pub(crate) use self::rules::serving;
 pub use self::short::ShortVerdict;
@@ -75,7 +75,10 @@ impl FragReport {
     pub fn conclude(&mut self) {
         self.findings = findings(self);
         self.verdict = match answer(self) {
-            Some(answer) => format!("{answer} {}", verdict(self)),
+            Some(answer) => match besides(self) {
+                Some(besides) => format!("{answer} {besides}"),
+                None => answer,
+            },
             None => verdict(self),
         };
         self.explanation = explanation(self);

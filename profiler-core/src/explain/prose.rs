@@ -18,9 +18,30 @@ pub(super) const UNEXPLAINED_SHARE: f64 = 0.2;
 
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
+    more(report).fold(of_findings(report), |said, more| format!("{said} {more}"))
+}
+
+/// What the same line says of a process of which is said how it grows; `None` where that would be nothing more: beside
+/// "growing: a leak", "nothing stands out" and "the memory is in use" only raise the question which of them is meant.
+pub(super) fn besides(report: &FragReport) -> Option<String> {
+    let by = report.growing().unwrap_or_default();
+    let first = report.findings.first().map(|first| first.mechanism);
+    let is_said = match first {
+        None => by.live > 0.0 || by.is_unclear,
+        Some(Mechanism::MostlyLive | Mechanism::NotTheHeap) => by.live > 0.0,
+        Some(_) => false,
+    };
+    if !is_said || outlook(report).is_some() || report.is_heap_in_swap() {
+        return Some(verdict(report));
+    }
+    let more: Vec<String> = more(report).collect();
+    (!more.is_empty()).then(|| more.join(" "))
+}
+
+/// What keeps free memory, and what was copied since a fork.
+fn more(report: &FragReport) -> impl Iterator<Item = String> {
     let more = [about_keeper(report), about_copies(report)];
-    let more = more.into_iter().flatten();
-    more.fold(of_findings(report), |said, more| format!("{said} {more}"))
+    more.into_iter().flatten()
 }
 
 /// From this share of fragmentation on, the name whose blocks keep it resident is named.

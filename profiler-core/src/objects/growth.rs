@@ -88,6 +88,8 @@ pub struct HolderGrowth {
     /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
     /// another type before.
     pub items: Option<f64>,
+    /// The same of its largest container, whatever gains most.
+    pub at_largest: Option<f64>,
     /// Whether it is what a running function has in hand: without a name in the program, as on its stacks, or in variables of
     /// functions alone.
     pub is_passing: bool,
@@ -365,6 +367,7 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
                 is_passing: passing::is_passing(holder),
                 is_same: was.is_some_and(|was| passing::is_same(was, holder)),
                 branch: branch.map(|(branch, _)| branch),
+                at_largest: was.and_then(|was| items(was, holder, clock)),
                 items: match branch {
                     Some((_, items)) => items,
                     None => was.and_then(|was| items(was, holder, clock)),

@@ -8,6 +8,11 @@ use crate::objects::{Census, Growth, Holder, HolderGrowth, NativeGrowth, TypeGro
 use crate::units::{bytes, count};
 use crate::worth::{MOST, is_named_for_gaining};
 
+/// Modules that are made while a program runs are worth a sentence from so many on.
+const LEAST_MODULES: f64 = 16.0;
+/// Two names that gain more than this share of everything together gain the same bytes.
+const BOTH: f64 = 1.2;
+
 /// What makes live blocks grow: a name that gains, else a type, else native blocks.
 pub(super) fn cause(census: &Census, growth: &Growth, growing: &Growing) -> String {
     let native = growth.live.bytes - growth.typed.bytes - growing.unowned;
@@ -32,8 +37,23 @@ pub(super) fn cause(census: &Census, growth: &Growth, growing: &Growing) -> Stri
             "native blocks that no Python object owns: of many sizes, or a few that become larger"
                 .to_owned()
         }
-        false => of_types(census, growth, growing),
+        false => more_modules(growth).unwrap_or_else(|| of_types(census, growth, growing)),
     }
+}
+
+/// Modules that are made while the program runs: each is a name of its own, and holds little.
+fn more_modules(growth: &Growth) -> Option<String> {
+    let modules = growth.of_type("module").blocks;
+    let gained = modules * growth.seconds();
+    let own = ["function", "code", "dict", "type"].map(|of| growth.of_type(of).bytes);
+    let own: f64 = own.into_iter().filter(|bytes| *bytes > 0.0).sum();
+    (gained >= LEAST_MODULES && own >= growth.typed.bytes * MOST).then(|| {
+        format!(
+            "{} more `module` a second with functions and classes of their own, which `sys.modules` has: made while \
+             the program runs, as by `exec` or `importlib`, and not taken out again",
+            count(modules.round().max(1.0) as u64)
+        )
+    })
 }
 
 /// Native blocks of one size that become more.
@@ -79,7 +99,11 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
         let mut grown = grown.iter();
         grown.find(|(of, holder)| has_most_objects(of, holder, growth))
     };
-    let Some((of, holder)) = grown.iter().find(by_bytes).or_else(by_items) else {
+    let by_bytes = grown.iter().find(by_bytes);
+    if growing.has_more_threads && by_bytes.is_none_or(|(of, _)| of.is_passing) {
+        return Some(of_threads(&grown));
+    }
+    let Some((of, holder)) = by_bytes.or_else(by_items) else {
         return of_one_name(&grown, growing.live);
     };
     let what = match (holder.is_name, of.is_passing) {
@@ -87,8 +111,53 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
         (true, true) => "a leak, or work that has not ended",
         (false, _) => "what holds them has no name in the program",
     };
-    let gained = gains(of, holder, growth);
-    Some(format!("{} gains {gained}: {what}", holder.titled()))
+    let said = |of: &HolderGrowth, holder: &Holder| {
+        let gained = gains(of, holder, growth, growing.live);
+        format!("{} gains {gained}", holder.titled())
+    };
+    let second = second_of(&grown, (of, holder), growing.live);
+    let second = second.map_or_else(String::new, |(of, holder)| {
+        format!(", and {}", said(of, holder))
+    });
+    Some(format!("{}{second}: {what}", said(of, holder)))
+}
+
+/// What grows of a process whose threads become more. What one of them has is little, and how much all have is not known,
+/// because names that hold little are not kept.
+fn of_threads(grown: &[(&HolderGrowth, &Holder)]) -> String {
+    let mut variables: Vec<(&Holder, usize)> = Vec::new();
+    let passing = |(of, holder): &&(&HolderGrowth, &Holder)| of.is_passing && holder.is_name;
+    for (_, holder) in grown.iter().filter(passing) {
+        let mut known = variables.iter_mut();
+        match known.find(|(one, _)| one.name == holder.name) {
+            Some((_, many)) => *many += 1,
+            None => variables.push((holder, 1)),
+        }
+    }
+    let most = variables.into_iter().max_by_key(|(_, many)| *many);
+    let most = most.filter(|(_, many)| *many > 1);
+    let has = most.map_or_else(String::new, |(holder, _)| {
+        format!(", among them {}", holder.titled())
+    });
+    format!("threads become more, and with them what their functions have in hand{has}")
+}
+
+/// Who is named for gaining as well, and has nothing of that with the first.
+fn second_of<'a>(
+    grown: &[(&'a HolderGrowth, &'a Holder)],
+    (first, of_first): (&HolderGrowth, &Holder),
+    live: f64,
+) -> Option<(&'a HolderGrowth, &'a Holder)> {
+    let is_around = |holder: &Holder| holder.inner_bytes.unwrap_or(0) > 0;
+    if !of_first.is_name || first.is_passing || is_around(of_first) {
+        return None;
+    }
+    let is_second = |(of, holder): &&(&HolderGrowth, &Holder)| {
+        let is_one = of.has_more && !of.is_passing && holder.is_name && !is_around(holder);
+        is_one && is_named_for_gaining(of.bytes, live) && first.bytes + of.bytes <= live * BOTH
+    };
+    let mut others = grown.iter().filter(|(of, _)| of.holder != first.holder);
+    others.find(is_second).copied()
 }
 
 /// Whether it gains most of the objects of the type of which most came. Of one whose table has moved since its walk
@@ -110,7 +179,7 @@ fn of_one_that_becomes_larger(
     let mut counted = growth.holders.iter().filter(|of| counts(of, growing));
     let larger = counted.find(|of| of.bytes >= growing.live * MOST)?;
     let holder = census.holders.get(larger.holder)?;
-    let a_second = rate(larger.bytes);
+    let a_second = rate(larger.bytes.min(growing.live));
     Some(format!(
         "{} becomes larger by {a_second} a second",
         holder.titled()

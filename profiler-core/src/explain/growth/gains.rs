@@ -48,7 +48,7 @@ fn gain_items<'a>(
 }
 
 /// The name that gains most objects though live blocks as a whole do not grow, which may be because what running functions
-/// have in hand became less; `None` where none gains enough.
+/// have in hand became less, or because it is little of what is live; `None` where none gains enough.
 pub(super) fn unhidden_gain<'a>(
     growth: &'a Growth,
     census: &'a Census,
@@ -56,9 +56,11 @@ pub(super) fn unhidden_gain<'a>(
     // A table that was enlarged is no more objects.
     let stepped = growth.notable_step().map_or(0.0, |step| step.bytes);
     let least = (LEAST_GAIN + stepped) / growth.seconds();
-    // What all live blocks gained as well is judged with them.
+    // What all live blocks gained as well is judged with them, unless that is too little to be judged.
     let whole = growth.steady_bytes - growth.passing_bytes.max(0.0);
+    let is_little = whole * growth.seconds() <= growth.noise_bytes;
     // What was not listed before may have been there all the same.
     let is_known = |of: &HolderGrowth| (!of.is_passing || of.is_same) && of.items.is_some();
-    gain_items(growth, census, least).find(|(of, _)| is_known(of) && of.bytes > whole)
+    gain_items(growth, census, least)
+        .find(|(of, _)| is_known(of) && (is_little || of.bytes > whole))
 }

@@ -1,7 +1,7 @@
 //! Whether a process grows: one rule, over live blocks and all other memory, of which one sentence is made.
 
 use super::gains::{gains_items, gains_unreached, unhidden_gain};
-use super::memory::{goes_on, shows};
+use super::memory::{SAME, gains_threads, goes_on, lasting_of, shows};
 use crate::allocator::Allocator;
 use crate::memory_growth::{Half, MemoryGrowth};
 use crate::objects::{Census, Growth};
@@ -10,6 +10,8 @@ use crate::worth::MOST;
 
 /// Live blocks grow in free memory where all memory gained less than this share of what they gained.
 const REUSED: f64 = 0.25;
+/// Free memory that became more by less than this, and nothing else that did, comes and goes.
+const FREE_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
 /// What was asked for is hardly written to where memory gained less than this share of it.
 const HARDLY: f64 = 0.05;
 /// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments,
@@ -41,6 +43,8 @@ pub(super) struct Growing {
     pub(super) fluctuation: f64,
     /// Whether what running functions have in hand is part of that growth, because all memory shows that it stays.
     pub(super) counts_passing: bool,
+    /// Whether threads became more, so that it is part of that growth, too.
+    pub(super) has_more_threads: bool,
     /// Of what no root was found for, what can be relied upon.
     pub(super) unreached: f64,
     /// The same that cannot, where it is many blocks.
@@ -55,7 +59,8 @@ impl Growing {
     /// By what live blocks gained, and all memory in the same time, where that is known; the census is the later one.
     pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
         let steady = growth.steady_bytes * growth.seconds();
-        let counts_passing = memory.is_some_and(|memory| shows(memory, steady));
+        let has_more_threads = memory.is_some_and(gains_threads);
+        let counts_passing = has_more_threads || memory.is_some_and(|memory| shows(memory, steady));
         // Of a target that ran on something may have been on its way from one place to the next when either was read.
         let cycles = growth.cycles.bytes >= growth.unreached.bytes * NEARLY_ALL;
         let unreached = match census.exact || counts_passing || cycles && !census.is_unsteady() {
@@ -87,11 +92,14 @@ impl Growing {
         let is_burst = !census.exact && unreached >= live * MOST && !gains_unreached(growth);
         let is_little =
             (is_little || is_burst) && memory.is_some_and(|memory| !shows(memory, gained));
+        let lasting = memory.map_or(gained, |memory| lasting_of(memory, gained));
+        let lasting = lasting / growth.seconds();
         Self {
-            live: if is_more && !is_little { live } else { 0.0 },
+            live: if is_more && !is_little { lasting } else { 0.0 },
             fluctuation: if is_more && is_little { gained } else { 0.0 },
             unowned,
             counts_passing,
+            has_more_threads,
             unreached,
             unsure,
             ..all
@@ -139,6 +147,14 @@ impl Growing {
         if !goes_on(beside_live, rest) {
             return Self {
                 once: rest,
+                ..Self::of_live(live / seconds)
+            };
+        }
+        if memory.fell_bytes >= rest
+            || live == 0.0 && is_moment(growth, passing * seconds, rest, memory)
+        {
+            return Self {
+                unclear: rest,
                 ..Self::of_live(live / seconds)
             };
         }
@@ -220,6 +236,15 @@ pub(in crate::explain) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
                 && growing.rest == 0.0
                 && (growing.unsure > 0.0 || unhidden_gain(growth, census).is_some())),
     })
+}
+
+/// Whether what memory gained beside live blocks may be of a moment: a little free memory, or work that is in hand and took
+/// more than memory gained, as free memory was used again.
+fn is_moment(growth: &Growth, in_hand: f64, rest: f64, memory: &MemoryGrowth) -> bool {
+    let free = memory.heap_bytes.unwrap_or(0.0) - growth.live.bytes.max(0.0) * growth.seconds();
+    let is_little_free = rest < FREE_BYTES && free >= rest * MOST;
+    let is_in_hand = in_hand >= rest * MOST && memory.bytes < in_hand * SAME;
+    is_little_free || is_in_hand
 }
 
 /// What pymalloc's blocks that no object owns gained a second, where objects gained something too: nearly all that

@@ -2,7 +2,8 @@
 
 use super::cause::cause;
 use super::growing::Growing;
-use super::other_memory::{mapper, rest};
+use super::memory::{beside, gains_threads};
+use super::other_memory::{is_in_single_blocks, larger, mapper, rest};
 use super::words::{fragmented, rate};
 use crate::explain::rules::is_notable;
 use crate::memory_growth::MemoryGrowth;
@@ -27,8 +28,9 @@ pub(super) fn live_grows(
     let reused = match growing.is_reused {
         true => {
             " RSS does not grow with it: free memory is used again, or what is allocated is not written to."
+                .to_owned()
         }
-        false => "",
+        false => about_more(report, growing),
     };
     match fragmented(report) {
         Some(share) => format!(
@@ -39,6 +41,25 @@ pub(super) fn live_grows(
         }
         None => format!("{answer} no allocator helps.{reused}"),
     }
+}
+
+/// What grows besides what live blocks do: threads, and memory as a whole where that is clearly more.
+fn about_more(report: &FragReport, growing: &Growing) -> String {
+    let memory = report.memory_growth.as_ref();
+    let beside = memory.and_then(|memory| beside(memory, growing.live));
+    let beside = beside.filter(|_| growing.rest == 0.0);
+    let beside = beside.map_or_else(String::new, |all| {
+        format!(
+            " With what comes beside live blocks, memory grows by {}/s.",
+            rate(all)
+        )
+    });
+    let threads = memory.filter(|memory| gains_threads(memory));
+    let threads = threads.and_then(|memory| memory.threads.zip(Some(memory.seconds())));
+    let threads = threads.map_or_else(String::new, |((before, now), seconds)| {
+        format!(" It had {before} threads, and {now} {seconds:.1} s later.")
+    });
+    threads + &beside
 }
 
 /// Of one that asks for more and more and writes to next to nothing of it.
@@ -81,6 +102,10 @@ pub(super) fn rest_grows(
         parts.push((growing.live, words));
     }
     parts.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let whose = match parts.first() {
+        Some((_, words)) if is_in_single_blocks(words) => larger(census, growth, growing.rest),
+        _ => String::new(),
+    };
     let parts: Vec<String> = parts.into_iter().map(|(_, words)| words).collect();
     let besides = fragmented(report).map_or_else(String::new, |share| {
         format!(" Fragmentation holds {share}.")
@@ -91,7 +116,7 @@ pub(super) fn rest_grows(
             rate(all)
         ),
         false => format!(
-            "Growing {}/s: {}{}.{besides}",
+            "Growing {}/s: {}{}{whose}.{besides}",
             rate(all),
             parts.join("; "),
             mapper(census, growth, growing.rest)

@@ -12,6 +12,25 @@ const OUTSIDE: &str = "memory outside of the walked heaps";
 /// Blocks that did not become more.
 const LARGER: &str = "memory in single blocks that become larger";
 
+/// Blocks that may be gone when a function returns.
+const IN_HAND: &str = "what running functions have in hand";
+
+/// Whether a part is of blocks that did not become more, of which one name may have most.
+pub(super) fn is_in_single_blocks(words: &str) -> bool {
+    words.starts_with(LARGER) || words.starts_with(IN_HAND)
+}
+
+/// Which name has the blocks that become larger, by at least half of what memory gains a second.
+pub(super) fn larger(census: &Census, growth: &Growth, rest: f64) -> String {
+    let grown = growth.holders.iter();
+    let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
+    let mut names = grown.filter(|(_, holder)| holder.is_name);
+    let most = names.find(|(of, _)| of.bytes >= rest * MOST);
+    most.map_or_else(String::new, |(_, holder)| {
+        format!(": {} becomes larger", holder.titled())
+    })
+}
+
 /// Who has the `mmap` objects that map at least half of what other memory gains a second.
 pub(super) fn mapper(census: &Census, growth: &Growth, rest: f64) -> String {
     let grown = growth.holders.iter();
@@ -43,9 +62,16 @@ pub(super) fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -
         true => "Memory outside of live blocks",
         false => "Memory",
     };
+    let why = match memory.fell_bytes >= growing.unclear {
+        true => format!(
+            "Meanwhile it fell by {} as well, as work comes and goes; `fragscope explain` over a longer time shows whether it \
+             grows.",
+            rate(memory.fell_bytes)
+        ),
+        false => "Two looks cannot show whether that goes on: `fragscope explain` over a longer time can.".to_owned(),
+    };
     format!(
-        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. Two looks cannot show whether that goes on: \
-         `fragscope explain` over a longer time can.",
+        "{beside} grew by {} in {seconds:.1} s ({}/s){named}. {why}",
         rate(growing.unclear),
         rate(growing.unclear / seconds)
     )
@@ -79,7 +105,12 @@ pub(super) fn rest(
     if let Some(heap) = memory.heap_bytes {
         let becomes_larger = live - (growing.live + growing.unowned) * seconds;
         parts.push((LedgerClass::FreePinned.words(), heap - live));
-        parts.push((LARGER, becomes_larger));
+        let in_hand = match growing.counts_passing {
+            true => 0.0,
+            false => (growth.passing_bytes * seconds).clamp(0.0, becomes_larger.max(0.0)),
+        };
+        parts.push((IN_HAND, in_hand));
+        parts.push((LARGER, becomes_larger - in_hand));
     }
     parts.retain(|(_, gained)| is_named_for_gaining(*gained, all));
     parts.sort_by(|a, b| b.1.total_cmp(&a.1));

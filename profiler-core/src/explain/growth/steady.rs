@@ -5,7 +5,7 @@ use super::growing::Growing;
 use super::words::{fragmented, gains, rate};
 use crate::objects::{Census, Growth, Holder, HolderGrowth};
 use crate::report::FragReport;
-use crate::units::bytes;
+use crate::units::{bytes, count};
 use crate::worth::{MOST, is_named_for_holding};
 
 /// Of a process in which a name gains objects and live blocks as a whole do not grow, as what running functions have in
@@ -13,12 +13,34 @@ use crate::worth::{MOST, is_named_for_holding};
 fn gaining(census: &Census, growth: &Growth) -> Option<String> {
     let (of, holder) = unhidden_gain(growth, census)?;
     Some(format!(
-        "Whether it grows cannot be told from {:.1} s: {} gains {} ({}/s), but live blocks as a whole vary by more than \
+        "Whether it grows cannot be told from {:.1} s: {} gains {} ({}/s), but live blocks as a whole may vary by more than \
          that. A longer look shows it.",
         growth.seconds(),
         holder.titled(),
-        gains(of, holder, growth),
+        gains(of, holder, growth, f64::INFINITY),
         rate(of.bytes)
+    ))
+}
+
+/// Of a process in which a name has one object more, or a few, which are large: that is no table that was enlarged.
+pub(super) fn added(census: &Census, growth: &Growth) -> Option<String> {
+    let step = growth.notable_step()?;
+    let least = step.bytes * MOST / growth.seconds();
+    let grown = growth.holders.iter().filter(|of| of.bytes >= least);
+    let mut grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
+    let more = |of: &HolderGrowth| (of.at_largest.unwrap_or(0.0) * growth.seconds()).round();
+    let (of, holder) = grown.find(|(of, holder)| {
+        let is_lasting = holder.is_name && (!of.is_passing || of.is_same);
+        is_lasting && more(of) >= 1.0 && holder.item_type == step.type_name
+    })?;
+    Some(format!(
+        "Whether it grows cannot be told from {:.1} s: {} has {} more `{}`, of {} in all. A longer look shows whether \
+         that repeats.",
+        growth.seconds(),
+        holder.titled(),
+        count(more(of) as u64),
+        step.type_name.as_deref()?,
+        rate(step.bytes)
     ))
 }
 
@@ -42,7 +64,10 @@ pub(super) fn still(
     growth: &Growth,
     growing: &Growing,
 ) -> String {
-    if let Some(gaining) = gaining(census, growth).or_else(|| unsure(growth, growing)) {
+    let is_unclear = gaining(census, growth)
+        .or_else(|| added(census, growth))
+        .or_else(|| unsure(growth, growing));
+    if let Some(gaining) = is_unclear {
         let besides = fragmented(report).map_or_else(String::new, |share| {
             format!(" Fragmentation holds {share}.")
         });
@@ -63,8 +88,16 @@ pub(super) fn still(
     let step = step(census, growth);
     match growing.once > 0.0 && step.is_empty() {
         true => {
+            let memory = report.memory_growth.as_ref();
+            let fell = memory.map_or(0.0, |memory| memory.fell_bytes);
             let once = rate(growing.once);
-            format!("{holds} Its memory grew by {once} once and has not grown since.")
+            match fell >= growing.once {
+                true => format!(
+                    "{holds} Its memory goes up and down: it fell by {} meanwhile.",
+                    rate(fell)
+                ),
+                false => format!("{holds} Its memory grew by {once} once and has not grown since."),
+            }
         }
         false => holds + &step,
     }

@@ -2,9 +2,9 @@
 
 use super::cause::{cause, of_one_name};
 use super::other_memory::mapper;
-use super::steady::held;
+use super::steady::{added, held};
 use super::*;
-use crate::objects::{Amount, Census, Growth, Holder, HolderGrowth, TypeRow};
+use crate::objects::{Amount, Census, Growth, GrowthStep, Holder, HolderGrowth, TypeRow};
 use crate::report::ToCome;
 use crate::tables::LedgerClass;
 use crate::trend::{Grows, Point, RssGrowth, Trend};
@@ -347,6 +347,7 @@ fn variables_of_many_threads_are_named_together() {
         bytes,
         has_more: true,
         branch: None,
+        at_largest: None,
         items: None,
     };
     let growths: Vec<HolderGrowth> = (0..40).map(|at| of(at, 16.0 * 1024.0)).collect();
@@ -369,4 +370,149 @@ fn variables_of_many_threads_are_named_together() {
     let nested = 300.0 * 1024.0;
     let said = of_one_name(&grown, nested).expect("most of it");
     assert!(said.contains("gains 300.0 KiB"), "no more than all: {said}");
+}
+
+/// A name that gains so many bytes a second.
+fn gainer(name: &str, at: usize, bytes: f64) -> (HolderGrowth, Holder) {
+    let holder = Holder {
+        name: name.into(),
+        is_name: true,
+        type_name: Some("dict".into()),
+        inner_bytes: Some(0),
+        ..Holder::default()
+    };
+    let of = HolderGrowth {
+        is_passing: name.contains("(): "),
+        is_same: true,
+        mapped_bytes: None,
+        holder: at,
+        bytes,
+        has_more: true,
+        branch: None,
+        at_largest: None,
+        items: None,
+    };
+    (of, holder)
+}
+
+/// What is said of a process of which these names gain bytes a second, of as many in all.
+fn caused(gainers: &[(&str, f64)], live: f64, has_more_threads: bool) -> String {
+    let (mut earlier, mut later) = (census(0, 1000, MIB, MIB), census(0, 1000, MIB, MIB));
+    earlier.taken_at_ns = 0;
+    later.taken_at_ns = 5_000_000_000;
+    let mut growth = Growth::between(&earlier, &later).expect("time has passed");
+    later.holders.clear();
+    growth.holders.clear();
+    for (at, (name, bytes)) in gainers.iter().enumerate() {
+        let (of, holder) = gainer(name, at, *bytes);
+        growth.holders.push(of);
+        later.holders.push(holder);
+    }
+    growth.live.bytes = live;
+    growth.typed.bytes = live;
+    let growing = Growing {
+        live,
+        counts_passing: true,
+        has_more_threads,
+        ..Growing::default()
+    };
+    cause(&later, &growth, &growing)
+}
+
+#[test]
+fn the_second_leak_is_named_beside_the_first() {
+    let two = caused(&[("app.B", 300e3), ("app.A", 200e3)], 500e3, false);
+    assert!(
+        two.starts_with("`app.B` (dict) gains 293.0 KiB a second, and `app.A` (dict) gains 195.3 KiB a second: a leak"),
+        "{two}"
+    );
+    for (first, second, live) in [(450e3, 50e3, 500e3), (500e3, 480e3, 500e3)] {
+        let one = caused(&[("app.B", first), ("app.A", second)], live, false);
+        assert!(
+            !one.contains("app.A"),
+            "too little, or the same bytes: {one}"
+        );
+    }
+}
+
+#[test]
+fn no_name_gains_more_than_everything() {
+    let said = caused(&[("app.REPORT", 2e6)], 472.0 * 1024.0, false);
+    assert!(
+        said.starts_with("`app.REPORT` (dict) gains 472.0 KiB a second"),
+        "{said}"
+    );
+}
+
+#[test]
+fn threads_that_pile_up_are_said_with_what_most_of_them_have() {
+    let each = [
+        ("app.serve(): doc", 4e3),
+        ("app.serve(): doc", 4e3),
+        ("app.run(): all", 3e3),
+    ];
+    assert_eq!(
+        caused(&each, 100e3, true),
+        "threads become more, and with them what their functions have in hand, among them `app.serve(): doc` (dict)"
+    );
+    let leak = caused(&[("app.LEAK", 90e3), each[0], each[1]], 100e3, true);
+    assert!(leak.starts_with("`app.LEAK` (dict) gains"), "{leak}");
+}
+
+#[test]
+fn one_large_object_more_is_not_called_an_enlarged_table() {
+    let said = |item: &str, items: f64| {
+        let census = census(5_000_000_000, 1000, MIB, MIB);
+        let mut growth = Growth::between(&self::census(0, 1000, MIB, MIB), &census);
+        let growth = growth.as_mut().expect("time has passed");
+        let (of, holder) = gainer("app.KEEP", 0, 3e6 / 5.0);
+        let holder = Holder {
+            item_type: Some(item.into()),
+            ..holder
+        };
+        growth.holders = vec![HolderGrowth {
+            has_more: false,
+            at_largest: Some(items / 5.0),
+            ..of
+        }];
+        growth.steps = vec![GrowthStep {
+            type_name: Some("bytes".into()),
+            bytes: 3e6,
+        }];
+        let census = Census {
+            holders: vec![holder],
+            ..census
+        };
+        added(&census, growth)
+    };
+    let added = said("bytes", 1.0).expect("one more");
+    assert!(
+        added.contains("`app.KEEP` (dict) has 1 more `bytes`, of 2.9 MiB in all"),
+        "{added}"
+    );
+    assert_eq!(said("bytes", 0.0), None, "it became larger");
+    assert_eq!(said("app.Session", 1.0), None, "its table became larger");
+}
+
+#[test]
+fn modules_made_while_it_runs_are_said_to_be() {
+    let mut earlier = census(0, 1000, MIB, MIB);
+    earlier.holders.clear();
+    let mut later = earlier.clone();
+    later.taken_at_ns = 5_000_000_000;
+    let of = |name: &str, blocks: u64, bytes: u64| TypeRow {
+        name: name.into(),
+        objects: Amount { blocks, bytes },
+        ..TypeRow::default()
+    };
+    later
+        .types
+        .extend([of("module", 100, 7_200), of("function", 3000, 500_000)]);
+    later.live.bytes += 507_200;
+    let growth = Growth::between(&earlier, &later).expect("time has passed");
+    let said = cause(&later, &growth, &Growing::of(&growth, None, &later));
+    assert!(
+        said.starts_with("20 more `module` a second") && said.contains("`sys.modules` has"),
+        "{said}"
+    );
 }

@@ -41,8 +41,9 @@ impl<'a> Place<'a> {
     }
 }
 
-/// What a holder gains in a second, and in which container where that is not its largest.
-pub(super) fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> String {
+/// What a holder gains in a second, and in which container where that is not its largest. Of bytes it is no more than
+/// `most`, what everything gains: that a block was copied just when one of the looks was made is no growth of who has it.
+pub(super) fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth, most: f64) -> String {
     let place = Place::of(of, holder, growth);
     let item = place.item_type;
     let objects = of.items.or_else(|| {
@@ -57,7 +58,7 @@ pub(super) fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> Stri
                 place.container()
             )
         }
-        _ => format!("{} a second{}", rate(of.bytes), place.container()),
+        _ => format!("{} a second{}", rate(of.bytes.min(most)), place.container()),
     }
 }
 

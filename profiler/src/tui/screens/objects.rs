@@ -328,8 +328,12 @@ fn state(app: &App, view: &View) -> String {
     }
     if let Some(growth_of) = &report.growth {
         let over = nanoseconds(growth_of.elapsed_ns);
-        parts.push(match growth(growth_of.live.bytes) {
-            rate if growth_of.is_growing => format!("growing {rate} in {over}"),
+        // As the verdict has it: what running functions have in hand is no growth.
+        parts.push(match report.growing().unwrap_or_default() {
+            by if by.bytes_per_second() > 0.0 => {
+                format!("growing {} in {over}", growth(by.bytes_per_second()))
+            }
+            by if by.is_unclear => format!("growth cannot be told from {over}"),
             _ => format!("not growing in {over}"),
         });
     }

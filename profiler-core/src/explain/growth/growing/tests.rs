@@ -1,5 +1,6 @@
 //! When a process is said to grow.
 
+use super::super::memory::beside;
 use super::*;
 use crate::objects::{GrowthStep, Holder, HolderGrowth, NativeGrowth, Rate};
 use crate::size_class::SizeClass;
@@ -88,6 +89,7 @@ fn a_little_of_what_is_live_that_other_memory_does_not_show_may_be_a_full_cache(
             bytes: rate(gained),
             has_more: items > 0.0,
             branch: None,
+            at_largest: None,
             items: Some(items / SECONDS),
         }];
         let mut census = Census::default();
@@ -261,6 +263,7 @@ fn a_name_that_gains_objects_is_found_though_all_vary_by_more_and_an_enlarged_ta
             bytes: rate(bytes),
             has_more: true,
             branch: None,
+            at_largest: None,
             items: Some(items / SECONDS),
         }];
         growth.steps = vec![GrowthStep {
@@ -277,6 +280,7 @@ fn a_name_that_gains_objects_is_found_though_all_vary_by_more_and_an_enlarged_ta
         unhidden_gain(&growth, &census).is_some()
     };
     assert!(found(400.0, 0.3, 0.0, false));
+    assert!(found(235.0, 0.22, 0.0, false), "little of a large process");
     assert!(!found(400.0, 0.3, 0.0, true), "in hand");
     assert!(!found(400.0, 0.03, 0.0, false), "too little");
     assert!(!found(10.0, 0.3, 0.0, false), "too few");
@@ -318,4 +322,107 @@ fn what_comes_back_from_swap_does_not_grow() {
         ..memory(0.5, Some(0.3))
     };
     assert_eq!(of(&growth(30.0, 30.0), back), Growing::default());
+}
+
+#[test]
+fn a_little_more_free_memory_is_no_growth_yet() {
+    let with = |gained: f64, free: f64| {
+        let memory = MemoryGrowth {
+            heap_bytes: Some((free + 0.05) * MIB),
+            ..memory(gained, Some(gained / 2.0))
+        };
+        let grown = of(&growth(0.05, 0.05), memory);
+        (grown.rest, grown.unclear)
+    };
+    assert_eq!(with(1.9, 1.4), (0.0, 1.9 * MIB), "a table was made anew");
+    assert_eq!(with(9.0, 8.0), (rate(9.0), 0.0));
+    assert_eq!(with(1.9, 0.2), (rate(1.9), 0.0), "memory elsewhere");
+}
+
+#[test]
+fn what_threads_have_in_hand_grows_where_they_become_more() {
+    let with = |threads: (u32, u32)| {
+        let mut growth = growth(0.6, 0.6);
+        growth.passing_bytes = rate(0.5);
+        let memory = MemoryGrowth {
+            threads: Some(threads),
+            ..memory(1.1, Some(0.5))
+        };
+        of(&growth, memory).live
+    };
+    assert_eq!(with((30, 55)), rate(0.6));
+    assert_eq!(with((30, 34)), 0.0, "a few more at that moment");
+    assert_eq!(with((300, 325)), 0.0, "of a server that has many");
+}
+
+#[test]
+fn what_is_there_for_a_moment_or_was_not_written_to_is_not_in_the_rate() {
+    let halves = |each: f64| {
+        [each; 2].map(|bytes| Half {
+            share: 0.4,
+            bytes: bytes * MIB,
+        })
+    };
+    // A string of 7 MiB that was copied just when it was looked at, beside what it grows by.
+    let copied = MemoryGrowth {
+        halves: Some(halves(1.0)),
+        ..memory(9.5, None)
+    };
+    let growing = of(&growth(9.5, 9.5), copied);
+    assert!((growing.live - rate(2.5)).abs() < 1.0, "{growing:?}");
+    // A buffer that has room for an eighth more.
+    let room = |all: f64| MemoryGrowth {
+        live_bytes: Some(2.0 * MIB),
+        halves: Some(halves(all * 0.4)),
+        ..memory(all, None)
+    };
+    assert_eq!(of(&growth(2.8, 2.8), room(2.0)).live, rate(2.0));
+    assert_eq!(
+        of(&growth(2.8, 2.8), room(1.1)).live,
+        rate(2.8),
+        "the rest of it lies where memory was free"
+    );
+}
+
+#[test]
+fn that_all_memory_grows_by_more_is_told() {
+    let is_said = |bytes: f64, later: f64, live: f64| {
+        beside(&memory(bytes, Some(later)), rate(live)).is_some()
+    };
+    assert!(is_said(1.4, 0.7, 0.7));
+    assert!(!is_said(1.4, 0.7, 1.3), "the same");
+    assert!(!is_said(1.4, 0.0, 0.7), "it does not go on");
+    assert!(!is_said(2.4, 1.8, 1.2), "a table was enlarged beside it");
+    assert!(!is_said(0.9, 0.4, 0.4), "less than memory varies by");
+}
+
+#[test]
+fn a_batch_that_is_built_up_in_free_memory_is_no_growth_yet() {
+    let with = |passing: f64, memory_gained: f64| {
+        let mut growth = growth(passing, passing);
+        growth.passing_bytes = rate(passing);
+        let grown = of(&growth, memory(memory_gained, Some(memory_gained / 2.0)));
+        (grown.live, grown.rest, grown.unclear)
+    };
+    assert_eq!(with(64.0, 17.0), (0.0, 0.0, 17.0 * MIB));
+    assert_eq!(with(16.0, 17.0).2, 0.0, "all memory shows it");
+    assert_eq!(with(2.0, 17.0).2, 0.0, "most of it is something else");
+}
+
+#[test]
+fn what_memory_gains_is_no_growth_yet_where_it_fell_by_as_much_meanwhile() {
+    let with = |fell: f64, passing: f64| {
+        let mut growth = growth(passing, passing);
+        growth.passing_bytes = rate(passing);
+        let memory = MemoryGrowth {
+            fell_bytes: fell * MIB,
+            ..memory(8.0, Some(4.0))
+        };
+        let grown = of(&growth, memory);
+        (grown.live, grown.rest, grown.unclear)
+    };
+    assert_eq!(with(0.0, 0.0), (0.0, rate(8.0), 0.0));
+    assert_eq!(with(20.0, 0.0), (0.0, 0.0, 8.0 * MIB));
+    assert_eq!(with(1.0, 8.0), (rate(8.0), 0.0, 0.0), "it stays");
+    assert_eq!(with(20.0, 8.0).0, 0.0, "work in hand at one look");
 }
