@@ -8,6 +8,9 @@ use crate::report::FragReport;
 use crate::units::{bytes, count};
 use crate::worth::{MOST, is_named_for_holding};
 
+/// Objects of so many bytes each are large.
+const LARGE: f64 = 64.0 * 1024.0;
+
 /// Of a process in which a name gains objects and live blocks as a whole do not grow, as what running functions have in
 /// hand varies by more.
 fn gaining(census: &Census, growth: &Growth) -> Option<String> {
@@ -23,15 +26,20 @@ fn gaining(census: &Census, growth: &Growth) -> Option<String> {
 }
 
 /// Of a process in which a name has one object more, or a few, which are large: that is no table that was enlarged.
-pub(super) fn added(census: &Census, growth: &Growth) -> Option<String> {
-    let step = growth.notable_step()?;
-    let least = step.bytes * MOST / growth.seconds();
-    let grown = growth.holders.iter().filter(|of| of.bytes >= least);
+/// `once` are the bytes that memory gained in one step, if it did.
+pub(super) fn added(census: &Census, growth: &Growth, once: f64) -> Option<String> {
+    let step = growth.notable_step();
+    let gained = step.map_or(once, |step| step.bytes);
+    let least = gained * MOST / growth.seconds();
+    let grown = growth.holders.iter();
+    let grown = grown.filter(|of| gained > 0.0 && of.bytes >= least);
     let mut grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
     let more = |of: &HolderGrowth| (of.at_largest.unwrap_or(0.0) * growth.seconds()).round();
     let (of, holder) = grown.find(|(of, holder)| {
         let is_lasting = holder.is_name && (!of.is_passing || of.is_same);
-        is_lasting && more(of) >= 1.0 && holder.item_type == step.type_name
+        let is_of_step = step.is_none_or(|step| holder.item_type == step.type_name);
+        let is_large = more(of) >= 1.0 && gained >= more(of) * LARGE;
+        is_lasting && is_large && is_of_step
     })?;
     Some(format!(
         "Whether it grows cannot be told from {:.1} s: {} has {} more `{}`, of {} in all. A longer look shows whether \
@@ -39,8 +47,8 @@ pub(super) fn added(census: &Census, growth: &Growth) -> Option<String> {
         growth.seconds(),
         holder.titled(),
         count(more(of) as u64),
-        step.type_name.as_deref()?,
-        rate(step.bytes)
+        holder.item_type.as_deref()?,
+        rate(gained)
     ))
 }
 
@@ -65,7 +73,7 @@ pub(super) fn still(
     growing: &Growing,
 ) -> String {
     let is_unclear = gaining(census, growth)
-        .or_else(|| added(census, growth))
+        .or_else(|| added(census, growth, growing.once))
         .or_else(|| unsure(growth, growing));
     if let Some(gaining) = is_unclear {
         let besides = fragmented(report).map_or_else(String::new, |share| {

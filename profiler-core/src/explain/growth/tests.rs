@@ -483,7 +483,12 @@ fn one_large_object_more_is_not_called_an_enlarged_table() {
             holders: vec![holder],
             ..census
         };
-        added(&census, growth)
+        let with_step = added(&census, growth, 0.0);
+        growth.steps.clear();
+        assert_eq!(added(&census, growth, 0.0), None, "nothing gained");
+        let once = added(&census, growth, 3e6);
+        assert_eq!(once.is_some(), items > 0.0, "{once:?}");
+        with_step
     };
     let added = said("bytes", 1.0).expect("one more");
     assert!(
