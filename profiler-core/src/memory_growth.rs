@@ -84,7 +84,12 @@ impl MemoryGrowth {
     /// Medians of several counts do not show what a program has for a moment.
     pub fn with_halves(mut self, points: &[Point], from_ns: u64) -> Self {
         let elapsed = self.elapsed_ns as f64;
-        let seen = points.iter().filter(|point| point.time_ns >= from_ns);
+        // A session goes on after the second walk.
+        let until_ns = from_ns.saturating_add(self.elapsed_ns);
+        let within = from_ns..=until_ns;
+        let seen = points
+            .iter()
+            .filter(|point| within.contains(&point.time_ns));
         let seen: Vec<(f64, f64)> = seen
             .map(|point| ((point.time_ns - from_ns) as f64 / elapsed, memory(point)))
             .collect();
@@ -193,5 +198,17 @@ mod tests {
             assert!((half.bytes - steady).abs() <= MIB as f64, "{half:?}");
         }
         assert_eq!(MemoryGrowth::of_points(&points(&[(1, 0)]), 0, 0), None);
+    }
+
+    #[test]
+    fn memory_falls_from_any_count_to_a_later_one_and_what_comes_after_the_walks_is_not_of_them() {
+        let fell = |all: &[(u64, u64)], until: u64| {
+            let all = points(all);
+            let growth = MemoryGrowth::of_points(&all, 0, until * 1_000_000_000).expect("two");
+            growth.with_halves(&all, 0).fell_bytes / MIB as f64
+        };
+        assert_eq!(fell(&[(10, 0), (20, 0), (30, 0)], 2), 0.0);
+        assert_eq!(fell(&[(10, 0), (30, 0), (12, 2), (40, 0)], 3), 16.0);
+        assert_eq!(fell(&[(10, 0), (20, 0), (30, 0), (5, 0)], 2), 0.0);
     }
 }

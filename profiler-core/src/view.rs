@@ -15,13 +15,16 @@ use crate::worth;
 impl Point {
     /// Of a walk.
     pub fn of(report: &FragReport) -> Self {
+        // Figures of a part of the heaps are not those of another walk's part.
+        let is_whole = report.completeness.out_of_time_ns.is_none();
+        let of_walk = |figure: Option<u64>| figure.filter(|_| is_whole);
         Self {
             time_ns: report.taken_at_ns,
             rss_bytes: report.kernel.rss_bytes,
             swap_bytes: report.kernel.swap_bytes,
-            live_bytes: report.live_bytes(),
-            heap_bytes: report.heap_resident_bytes(),
-            live_resident_bytes: report.live_resident_bytes(),
+            live_bytes: of_walk(report.live_bytes()),
+            heap_bytes: of_walk(report.heap_resident_bytes()),
+            live_resident_bytes: of_walk(report.live_resident_bytes()),
         }
     }
 }

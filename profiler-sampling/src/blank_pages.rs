@@ -37,7 +37,7 @@ pub(crate) fn find(
     let mut buffer = Vec::new();
     let mut left = MAX_BYTES;
     for piece in to_read.iter().flat_map(pieces) {
-        if time.is_over() {
+        if time.has_passed() {
             break;
         }
         let Some(rest) = left.checked_sub(piece.len()) else {

@@ -13,6 +13,8 @@ pub const LONGEST_SLICE: Duration = Duration::from_millis(20);
 const WALK: Duration = Duration::from_secs(10);
 /// And for so long more for each GiB that is resident.
 const WALK_A_GIB: Duration = Duration::from_secs(2);
+/// The same for each GiB that is brought back from swap, page by page from a slow disk.
+const SWAP_A_GIB: Duration = Duration::from_secs(60);
 /// The same of reading objects, which may run at the lowest priority.
 const OBJECTS: Duration = Duration::from_secs(60);
 const OBJECTS_A_GIB: Duration = Duration::from_secs(60);
@@ -49,7 +51,11 @@ impl SamplingOptions {
 
     /// The time for a walk of this target, which begins.
     pub(crate) fn walk_time(&self, target: &Target) -> ReadTime {
-        let usual = WALK + WALK_A_GIB.mul_f64(resident_gib(target));
+        let count = target.quick_count().unwrap_or_default();
+        let mut usual = WALK + WALK_A_GIB.mul_f64(gib(count.rss_bytes));
+        if self.swap_in {
+            usual += SWAP_A_GIB.mul_f64(gib(count.swap_bytes));
+        }
         ReadTime::from_now(self.max_walk.unwrap_or(match self.slices {
             // It runs between them for most of the time.
             true => usual * (1 + RUNS_BETWEEN),
@@ -59,7 +65,8 @@ impl SamplingOptions {
 
     /// The time for reading the objects of one.
     pub(crate) fn objects_time(&self, target: &Target) -> ReadTime {
-        let usual = OBJECTS + OBJECTS_A_GIB.mul_f64(resident_gib(target));
+        let count = target.quick_count().unwrap_or_default();
+        let usual = OBJECTS + OBJECTS_A_GIB.mul_f64(gib(count.rss_bytes));
         let usual = usual.saturating_add(self.max_stop);
         ReadTime::from_now(self.max_walk.unwrap_or(usual))
     }
@@ -73,10 +80,4 @@ pub(crate) fn core_time(max_walk: Option<Duration>, resident_bytes: u64) -> Read
 
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
-}
-
-/// What is resident of it, in GiB; 0 where that is not known.
-fn resident_gib(target: &Target) -> f64 {
-    let count = target.quick_count().unwrap_or_default();
-    gib(count.rss_bytes)
 }

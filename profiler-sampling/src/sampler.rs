@@ -12,8 +12,8 @@ use profiler_core::objects::{Census, NoCensus};
 use profiler_core::sample::{Host, Sample};
 use profiler_core::units::nanoseconds;
 use profiler_target::{
-    OpenError, Process, RUNS_BETWEEN, ReadTime, RunsOn, StopError, Stopped, Target, group_account,
-    page_size,
+    MemoryShared, OpenError, Process, RUNS_BETWEEN, ReadTime, RunsOn, StopError, Stopped, Target,
+    group_account, page_size,
 };
 
 use super::blank_pages;
@@ -111,6 +111,9 @@ impl Sampler {
         copied: Option<&CopiedMemory>,
         options: SamplingOptions,
     ) -> Result<Census, NoCensus> {
+        if sample.completeness.out_of_time_ns.is_some() {
+            return Err(NoCensus::PartOfBlocks);
+        }
         let is_of_walk = sample.completeness.stand_still.is_throughout();
         let time = options.objects_time(&self.target);
         match copied.filter(|_| is_of_walk) {
@@ -129,10 +132,15 @@ impl Sampler {
         options: SamplingOptions,
         mark: impl Fn(&WalkedTarget<'_>) -> M,
     ) -> io::Result<(Sample, M)> {
+        let has_no_slices = options.slices && !has_small_pages();
+        let options = match has_no_slices {
+            true => options.in_one_stop(),
+            false => options,
+        };
         let mut tries = Tries::new(options);
         let time = options.walk_time(&self.target);
         let mut stopped_ns = 0;
-        let mut best: Option<(u64, (Sample, M))> = None;
+        let mut best: Option<(Quality, (Sample, M))> = None;
         while tries.next() {
             match self.take_once(options, &mut tries, &time, &mark)? {
                 Attempt::Busy { stop_ns } => {
@@ -146,12 +154,15 @@ impl Sampler {
                 Attempt::Sample(sample, marked) => {
                     stopped_ns += sample.completeness.stop_ns;
                     let stand_still = sample.completeness.stand_still;
-                    let discrepancy = match stand_still {
-                        StandStill::Throughout | StandStill::InSlices(_) => 0,
-                        _ => discrepancy(&sample),
+                    let quality = Quality {
+                        is_cut: time.was_met(),
+                        discrepancy: match stand_still {
+                            StandStill::Throughout | StandStill::InSlices(_) => 0,
+                            _ => discrepancy(&sample),
+                        },
                     };
-                    if best.as_ref().is_none_or(|(least, _)| discrepancy < *least) {
-                        best = Some((discrepancy, (*sample, marked)));
+                    if best.as_ref().is_none_or(|(best, _)| quality < *best) {
+                        best = Some((quality, (*sample, marked)));
                     }
                     // Another stop would be as long, and end as early.
                     let was_longest = matches!(
@@ -161,18 +172,25 @@ impl Sampler {
                             ..
                         })
                     );
-                    if discrepancy == 0 || was_longest || time.is_over() {
+                    if quality.discrepancy == 0 || was_longest || time.has_passed() {
                         break;
                     }
                 }
             }
         }
-        let (_, (mut sample, marked)) = best.ok_or_else(|| tries.failure())?;
+        let (quality, (mut sample, marked)) = best.ok_or_else(|| tries.failure())?;
         sample.completeness.stop_ns = stopped_ns;
+        if has_no_slices {
+            let what = "read in one stop: slices need a kernel whose pages are 4 KiB";
+            sample
+                .completeness
+                .defects
+                .push(Defect::of_all(what.to_owned()));
+        }
         let began = Instant::now();
         let blank = blank_pages::find(&self.target, &sample.heaps, &sample.residency, &time);
         sample.residency.mark_blank(&blank);
-        if time.was_met() {
+        if quality.is_cut {
             out_of_time(time.longest(), &mut sample.completeness);
         }
         // What is read while the target runs on counts as part of the walk for the budget.
@@ -189,7 +207,7 @@ impl Sampler {
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mappings = self.target.mappings()?;
-        // What is searched for its roots can be made to take any time; the walk looks for those that it needs.
+        // What is searched for its roots can be made to take any time; the walk looks for those that were not found by then.
         let mut known = self.known.inspect(&self.target, &mappings, &time.half())?;
         let names = self.target.names();
         drop(mappings);
@@ -197,8 +215,10 @@ impl Sampler {
         let began = Instant::now();
         let (holding, held_before) = self.hold(options, tries, &mut completeness);
         if let Some(pid) = holding.runs_on() {
-            // One that is about to execute another program (`vfork`) is gone soon.
-            tries.shared_with = Some(pid);
+            // One that is about to execute another program (`vfork`) is gone soon; of others each stop is in vain.
+            if tries.shared_with.replace(pid).is_none() {
+                tries.left = tries.left.min(1);
+            }
             let held = holding.end();
             let stop_ns = (held.stood.unwrap_or_default() + held_before).as_nanos() as u64;
             return Ok(Attempt::Busy { stop_ns });
@@ -274,7 +294,7 @@ impl Sampler {
                     completeness.stand_still = StandStill::Throughout;
                     let runs_on = self.target.runs_on(&stopped);
                     let holding = match runs_on {
-                        RunsOn::Nobody | RunsOn::Unknown if options.slices && has_small_pages() => {
+                        RunsOn::Nobody | RunsOn::Unknown if options.slices => {
                             Holding::Slices(self.target.slices(stopped, options.max_stop))
                         }
                         _ => Holding::Stop(stopped, runs_on),
@@ -380,7 +400,7 @@ struct Tries {
     are_stops: bool,
     /// Why it is not, although it was to be.
     why_running: Option<String>,
-    /// The process that had its memory and ran on in the last of them.
+    /// The process that had its memory and ran on in one of them.
     shared_with: Option<i32>,
 }
 
@@ -401,15 +421,12 @@ impl Tries {
 
     /// Why none of them gave anything.
     fn failure(&self) -> io::Error {
-        io::Error::other(match self.shared_with {
-            Some(pid) => format!(
-                "the target was not walked: process {pid} has the same memory and does not stop with it, so that it could \
-                 put a file that never answers where is read"
+        match self.shared_with {
+            Some(pid) => MemoryShared(pid).into(),
+            None => io::Error::other(
+                "the target could not be walked: its memory changed in every attempt",
             ),
-            None => {
-                "the target could not be walked: its memory changed in every attempt".to_owned()
-            }
-        })
+        }
     }
 
     /// Whether there is one more, which is begun.
@@ -427,6 +444,15 @@ impl Tries {
         self.left = RUNNING_TRIES - 1;
         self.why_running = Some(format!("walked without stopping the target: {error}"));
     }
+}
+
+/// How good an attempt was: the less, the better.
+#[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Quality {
+    /// Whether time ended it, so that what it did not read cannot contradict it.
+    is_cut: bool,
+    /// How far it is from the allocators' own accounts.
+    discrepancy: u64,
 }
 
 /// What one attempt gave.

@@ -36,7 +36,11 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             match walking.end() {
                 Ok(found) => heaps.extend(found),
                 Err(reason) if expected => {
-                    let what = format!("{kind} was not walked: {reason}");
+                    // What was not read is not there, and what the walker makes of that is no reason.
+                    let what = match input.memory.is_out_of_time() {
+                        true => format!("{kind} was not walked: the time for the walk was over"),
+                        false => format!("{kind} was not walked: {reason}"),
+                    };
                     completeness.defects.push(Defect::of_all(what));
                 }
                 Err(_) => {}

@@ -75,7 +75,25 @@ fn nothing_is_read_when_there_is_no_time() {
     };
     let sample = sampler.take(none).expect("alive");
     assert_eq!(sample.completeness.out_of_time_ns, Some(0));
+    // That nothing was there to be read is no reason.
+    for defect in &sample.completeness.defects {
+        assert!(!defect.what.contains("not found"), "{defect:?}");
+    }
+    let census = sampler.census(&sample, None, OPTIONS);
+    assert_eq!(census.err(), Some(NoCensus::PartOfBlocks));
     let census = sampler.census(&whole, None, none);
     assert_eq!(census.err(), Some(NoCensus::OutOfTime { after_ns: 0 }));
-    assert!(sampler.census(&whole, None, OPTIONS).is_ok());
+    let usual = SamplingOptions {
+        max_walk: None,
+        ..OPTIONS
+    };
+    assert!(sampler.census(&whole, None, usual).is_ok());
+    // What the search for roots could not reach is looked for again.
+    let again = sampler.take(usual).expect("alive");
+    assert!(
+        again
+            .heaps
+            .iter()
+            .any(|heap| heap.allocator == Allocator::Pymalloc)
+    );
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::thread::{self, JoinHandle};
 
 use super::Denial;
-use super::proc_dir::Gone;
+use super::proc_dir::{Gone, MemoryShared};
 
 /// Of what kind an error is. Sentences of errors say what is wrong; what to do about it, and with which
 /// code a command ends, follows from the kind.
@@ -33,6 +33,8 @@ pub enum ErrorKind {
     },
     /// The target ended, or became another program.
     TargetGone,
+    /// A process that runs on has the target's memory.
+    MemoryShared,
     /// A process or a program of a kind that cannot be inspected.
     UnsupportedTarget,
     /// The kernel is too old.
@@ -244,6 +246,7 @@ impl ErrorKind {
         // `errno(3)`: no more for this process, or for the whole system.
         match error.raw_os_error() {
             _ if Gone::of(error).is_some() => Self::TargetGone,
+            _ if MemoryShared::of(error).is_some() => Self::MemoryShared,
             _ if NotStarted::is_in(error) => Self::TooManyProcesses,
             Some(libc::EMFILE | libc::ENFILE) => Self::TooManyFiles,
             Some(libc::EFBIG) => Self::Output(OutputProblem::TooLarge),

@@ -75,7 +75,7 @@ pub use preload::{not_preloaded, wants_to_be_first};
 pub use privileges::{
     as_caller, drop_capabilities, give_up_borrowed_privileges, has_borrowed_privileges,
 };
-pub use proc_dir::Gone;
+pub use proc_dir::{Gone, MemoryShared};
 pub use process::{Files, Process, malloc_in};
 pub use process_group::ProcessGroup;
 pub use processes::{Listed, Listing, list, resident_bytes};

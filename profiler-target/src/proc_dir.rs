@@ -42,6 +42,27 @@ impl From<Gone> for io::Error {
     }
 }
 
+/// A target is not read while a process runs that has its memory.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the target was not walked: process {0} has the same memory and does not stop with it, so that it could put a file that \
+     never answers where is read"
+)]
+pub struct MemoryShared(pub i32);
+
+impl MemoryShared {
+    /// What an error of IO says of it, when it says that.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<MemoryShared> for io::Error {
+    fn from(shared: MemoryShared) -> Self {
+        Self::other(shared)
+    }
+}
+
 /// procfs's error as one of IO, its kind kept.
 pub(super) fn io_error(error: ProcError) -> io::Error {
     match error {
@@ -56,6 +77,13 @@ pub(super) fn io_error(error: ProcError) -> io::Error {
 pub(super) fn all_pids() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Whether a number is that of a thread of the kernel's, which has a process's memory while it works for it (vhost and
+/// io_uring of older kernels) and maps nothing: it has no program (`get_task_exe_file` in `kernel/fork.c`).
+pub(super) fn is_of_kernel(pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe"))
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether two threads have the same memory (`kcmp(2)`).

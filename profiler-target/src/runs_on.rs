@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::proc_dir::{all_pids, have_same_memory};
+use super::proc_dir::{all_pids, have_same_memory, is_of_kernel};
 use super::start_thread;
 use super::stop::Stopped;
 
@@ -58,7 +58,10 @@ impl RunsOn {
             return Self::Unknown;
         };
         let mut others = all.filter(|other| *other != pid);
-        match others.find(|other| matches!(have_same_memory(thread, *other), Ok(true))) {
+        let runs_on = |other: i32| {
+            matches!(have_same_memory(thread, other), Ok(true)) && !is_of_kernel(other)
+        };
+        match others.find(|other| runs_on(*other)) {
             Some(other) => Self::Process(other),
             None => Self::Nobody,
         }

@@ -52,7 +52,9 @@ impl WalkFigures {
         // What was read of a heap that is in swap says nothing of the process, nor do Python's pools where malloc's
         // heap was not walked.
         let first = report.findings.first().map(|first| first.mechanism);
-        let is_known = !report.is_heap_in_swap() && first != Some(Mechanism::NotSure);
+        let is_known = !report.is_heap_in_swap()
+            && first != Some(Mechanism::NotSure)
+            && report.completeness.out_of_time_ns.is_none();
         let of_heap = |figure: Option<u64>| figure.filter(|_| is_known);
         let fragments = report.ledger.iter();
         let fragments = fragments.filter(|row| row.class.part() == LedgerPart::Fragmentation);

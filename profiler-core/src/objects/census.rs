@@ -484,6 +484,9 @@ pub enum NoCensus {
     /// No heap was walked.
     #[error("no heap was walked, so there are no blocks to look at")]
     NoBlocks,
+    /// The walk was given up before it had come to all blocks.
+    #[error("the time for the walk was over before all blocks were known")]
+    PartOfBlocks,
     /// What is mapped, or which pages are in memory, could not be read.
     #[error("the target's mappings or pages could not be read: {0}")]
     Unreadable(String),

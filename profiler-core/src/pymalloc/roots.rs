@@ -91,10 +91,15 @@ pub fn find_roots<M: TargetMemory>(
         arenas: Root::from(roots.arenas.take()),
     };
     let serves = objects_allocator_from(memory, residency, python, roots);
+    let arenas = find_from(memory, residency, python, serves, roots);
+    // A search that was given up says nothing of where they are.
+    if memory.is_out_of_time() {
+        return serves;
+    }
     if let Root::Unknown = roots.tables {
         roots.tables = Root::Nowhere;
     }
-    if find_from(memory, residency, python, serves, roots).is_err() {
+    if arenas.is_err() {
         roots.arenas = Root::Nowhere;
     }
     serves

@@ -98,6 +98,9 @@ pub fn predict(
     progress: &(dyn Fn(&Predictions) + Sync),
 ) -> Predictions {
     let none = |why: &str| Predictions::none(sample.taken_at_ns, why);
+    if sample.completeness.out_of_time_ns.is_some() {
+        return none("the time for the walk was over before all blocks were known");
+    }
     let (Some(heap), Some(measured)) = (WalkedHeap::of(sample), measured_bytes(sample)) else {
         return none("malloc's heap was not walked");
     };

@@ -46,6 +46,11 @@ impl ReadTime {
         is_over
     }
 
+    /// Whether it is over, asked by who does not read on then.
+    pub fn has_passed(&self) -> bool {
+        self.was_met() || self.0.began.elapsed() >= self.0.longest
+    }
+
     /// Whether anybody was refused a read.
     pub fn was_met(&self) -> bool {
         self.0.is_over.load(Ordering::Relaxed)

@@ -98,6 +98,9 @@ impl Advice {
                 self.pid?;
                 format!("name a user process of 64 bits: {CANDIDATES}")
             }
+            ErrorKind::MemoryShared => {
+                "`--no-stop` reads it while it runs, where who has its memory is to be trusted".into()
+            }
             ErrorKind::UnsupportedKernel => "upgrade the kernel to 5.8 or later".into(),
             ErrorKind::TargetNotProbeable => self.without_probes?.into(),
             ErrorKind::HostNotProbeable => {

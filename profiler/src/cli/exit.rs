@@ -50,6 +50,7 @@ impl Exit {
             | ErrorKind::UnknownEnding
             | ErrorKind::Listen(ListenProblem::Remote) => Self::Usage,
             ErrorKind::IsThread { .. }
+            | ErrorKind::MemoryShared
             | ErrorKind::HostNotProbeable
             | ErrorKind::NoObjects
             | ErrorKind::Busy

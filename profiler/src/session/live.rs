@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use profiler_core::host::ProcessEnd;
 use profiler_core::over_time::OverTime;
 use profiler_core::report::FragReport;
-use profiler_core::sample::Sample;
+use profiler_core::sample::{KernelCount, Sample};
 use profiler_core::view::{ObjectsState, Point, View, WhatIf};
 use profiler_probe::clock_ns;
 use profiler_sampling::{
@@ -175,7 +175,11 @@ impl LiveSession {
         if walking && self.schedule.due(Instant::now()) {
             self.probes.walk_begins();
             let objects = self.objects.as_ref();
-            let (sample, moment) = walk(&self.sampler, self.sampling, &mut self.schedule, objects)?;
+            let taken = walk(&self.sampler, self.sampling, &mut self.schedule, objects);
+            if taken.is_err() {
+                self.note_count(&count);
+            }
+            let (sample, moment) = taken?;
             // A target that died or executed another program meanwhile yields an empty or foreign
             // sample: the last good one stays.
             if self.sampler.target().state() == TargetState::Same {
@@ -197,17 +201,22 @@ impl LiveSession {
                 self.saver.walk(&sample, &self.view());
             }
         } else {
-            // Another program's memory is no point of this curve.
-            if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
-                self.note_point(Point {
-                    time_ns: now_ns(),
-                    rss_bytes: count.rss_bytes,
-                    swap_bytes: count.swap_bytes,
-                    ..Point::of(&self.report)
-                });
-            }
+            self.note_count(&count);
         }
         Ok(())
+    }
+
+    /// Notes what the kernel counts, between two walks and where one was in vain.
+    fn note_count(&mut self, count: &KernelCount) {
+        // Another program's memory is no point of this curve.
+        if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
+            self.note_point(Point {
+                time_ns: now_ns(),
+                rss_bytes: count.rss_bytes,
+                swap_bytes: count.swap_bytes,
+                ..Point::of(&self.report)
+            });
+        }
     }
 
     fn note_point(&mut self, point: Point) {
@@ -291,7 +300,12 @@ fn walk(
         let copied = space.and_then(|space| CopiedMemory::of(walked, sampling.max_stop, space));
         Moment { at_ns, copied }
     };
-    let (sample, moment) = sampler.take_at(sampling, moment)?;
+    let began = Instant::now();
+    let (sample, moment) = sampler.take_at(sampling, moment).inspect_err(|_| {
+        // It may have stood still for all of that time; the next try is by the schedule, too.
+        let took = began.elapsed();
+        schedule.walked(Instant::now(), took, took);
+    })?;
     let stop = Duration::from_nanos(sample.completeness.stop_ns);
     let walk = Duration::from_nanos(sample.completeness.walk_ns);
     schedule.walked(Instant::now(), stop, walk);

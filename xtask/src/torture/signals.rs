@@ -90,23 +90,24 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     let all = combinations();
     let mut worker = None;
     tally.each(|round| one(stage, round, &all, &trace, &mut worker))?;
-    if let Some(median) = tally.median(TO_THE_END, ENOUGH_FOR_A_MEDIAN)
-        && median > PROMISED
-    {
-        tally.fault(format!(
-            "{TO_THE_END}: {median:.3} in the median, not {PROMISED}"
-        ));
-    }
+    judge(tally, TO_THE_END, PROMISED);
     for name in MODES.map(to_the_end_of) {
-        if let Some(median) = tally.median(name, ENOUGH_FOR_A_MEDIAN)
-            && median > PROMISED_EACH
-        {
-            tally.fault(format!(
-                "{name}: {median:.3} in the median, not {PROMISED_EACH}"
-            ));
-        }
+        judge(tally, name, PROMISED_EACH);
     }
     Ok(())
+}
+
+/// Whether the median of a figure is as promised, where there are enough of it.
+fn judge(tally: &mut Tally, name: &'static str, promised: f64) {
+    match tally.median(name, ENOUGH_FOR_A_MEDIAN) {
+        Some(median) if median > promised => {
+            tally.fault(format!("{name}: {median:.3} in the median, not {promised}"));
+        }
+        Some(_) => {}
+        None => tally.note(format!(
+            "{name}: not judged, as there are fewer than {ENOUGH_FOR_A_MEDIAN}"
+        )),
+    }
 }
 
 /// Every harm in every mode in which it can be done, in an order that mixes them.

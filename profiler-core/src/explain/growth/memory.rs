@@ -89,8 +89,15 @@ pub(in crate::explain) fn memory_between(
         .collect();
     classes.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
     let mut growth = MemoryGrowth::of_counts(&Point::of(earlier), &Point::of(later))?;
-    growth.heap_bytes = (!later.heaps.is_empty()).then(|| heaps.into_iter().map(gained).sum());
-    growth.classes = classes;
+    // What a walk had no time for is in another class than it was.
+    let reports = [earlier, later];
+    if reports
+        .iter()
+        .all(|of| of.completeness.out_of_time_ns.is_none())
+    {
+        growth.heap_bytes = (!later.heaps.is_empty()).then(|| heaps.into_iter().map(gained).sum());
+        growth.classes = classes;
+    }
     growth.threads = Some((earlier.target.threads, later.target.threads));
     Some(growth)
 }
