@@ -125,7 +125,7 @@ impl Predictor {
         if self.is_fresh() {
             return Some(latest);
         }
-        let why = "malloc's heap has changed by more than a tenth since it was predicted";
+        let why = "malloc's heap has changed by more than a tenth since the last prediction";
         Some(Predictions::none(self.last_walk_ns, why))
     }
 
