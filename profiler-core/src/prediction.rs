@@ -94,6 +94,19 @@ pub struct Needs {
     pub high_bytes: u64,
 }
 
+/// A row of the table of what was predicted: of a candidate, or of the heap as it is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct NeedsRow {
+    /// What malloc's heap takes or would need; `None` of a candidate that was not played.
+    pub bytes: Option<u64>,
+    /// Between what; `None` where there is one figure, or none.
+    pub band: Option<Needs>,
+    /// What RSS is or would be, if all else stays; `None` where that is not known.
+    pub rss_bytes: Option<u64>,
+    /// What it means; `None` of the heap as it is, and where nothing can be concluded.
+    pub effect: Option<Effect>,
+}
+
 /// What a candidate would change.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
@@ -308,6 +321,39 @@ impl Predictions {
     pub fn rss_with(&self, malloc_bytes: u64) -> Option<u64> {
         let others = self.rss_bytes?.checked_sub(self.now()?)?;
         Some(others.saturating_add(malloc_bytes))
+    }
+
+    /// The row of a candidate.
+    pub fn row(&self, of: &Prediction) -> NeedsRow {
+        NeedsRow {
+            bytes: of.needs.map(|needs| needs.bytes),
+            band: of.needs,
+            rss_bytes: of.needs.and_then(|needs| self.rss_with(needs.bytes)),
+            effect: of
+                .needs
+                .zip(self.now())
+                .map(|(needs, now)| needs.effect(now)),
+        }
+    }
+
+    /// The row of the heap as it was measured.
+    pub fn measured(&self, check: &SelfCheck) -> NeedsRow {
+        NeedsRow {
+            bytes: Some(check.measured_bytes),
+            band: None,
+            rss_bytes: self.rss_bytes,
+            effect: None,
+        }
+    }
+
+    /// The row of the heap as it is, replayed.
+    pub fn replayed(&self, check: &SelfCheck) -> NeedsRow {
+        NeedsRow {
+            bytes: Some(check.predicted_bytes),
+            band: None,
+            rss_bytes: self.rss_with(check.predicted_bytes),
+            effect: None,
+        }
     }
 
     /// Candidates that were played, each with what it needs and what that means.

@@ -1,7 +1,7 @@
 //! What the live blocks would need elsewhere: packed, and as played.
 
-use super::Column;
-use crate::prediction::{Prediction, SelfCheck};
+use super::{Column, TextColumn};
+use crate::prediction::{NeedsRow, SelfCheck};
 use crate::tables::{PackedClass, Packing};
 use crate::units::Unit;
 
@@ -38,11 +38,46 @@ impl SelfCheck {
     ];
 }
 
-impl Prediction {
-    /// What a candidate would need.
-    pub const COLUMNS: [Column<Self>; 3] = [
-        Column::maybe("rest_bytes", Unit::Bytes, |of| Some(of.needs?.bytes)),
-        Column::maybe("low_bytes", Unit::Bytes, |of| Some(of.needs?.low_bytes)),
-        Column::maybe("high_bytes", Unit::Bytes, |of| Some(of.needs?.high_bytes)),
-    ];
+impl NeedsRow {
+    /// Before the columns: what was replayed.
+    pub const NAME: TextColumn = TextColumn::left("malloc with", 26);
+    /// The middle of the band.
+    const MALLOC: Column<Self> = Column::maybe("rest_bytes", Unit::Bytes, |row: &Self| row.bytes)
+        .titled("malloc", 10, "what malloc's heap would need");
+    const LOW: Column<Self> = Column::maybe("low_bytes", Unit::Bytes, |row: &Self| {
+        Some(row.band?.low_bytes)
+    });
+    const HIGH: Column<Self> = Column::maybe("high_bytes", Unit::Bytes, |row: &Self| {
+        Some(row.band?.high_bytes)
+    });
+    /// Both ends of the band; nothing where there is one figure.
+    pub const BAND: Column<Self> = Column::maybe("", Unit::Bytes, |row: &Self| row.bytes)
+        .titled(
+            "low to high",
+            19,
+            "the least and the most that is plausible",
+        )
+        .written(|row| row.band.map_or_else(String::new, |needs| needs.band()));
+    /// RSS with the middle.
+    pub const RSS: Column<Self> =
+        Column::maybe("rss_bytes", Unit::Bytes, |row: &Self| row.rss_bytes).titled(
+            "RSS",
+            10,
+            "what RSS would be with that, if all else stays",
+        );
+    /// What it means, in a word.
+    pub const EFFECT: Column<Self> =
+        Column::words("effect", |row: &Self| Some(row.effect?.name().to_owned()))
+            .titled("effect", 13, "at both ends of the band")
+            .written(|row| {
+                row.effect
+                    .map_or_else(String::new, |effect| effect.words().to_owned())
+            });
+
+    /// The figures of the table in text and HTML, after what was replayed. The effect stands behind them.
+    pub const SHOWN: [Column<Self>; 3] = [Self::MALLOC, Self::BAND, Self::RSS];
+    /// Of the table, in CSV.
+    pub const COLUMNS: [Column<Self>; 3] = [Self::MALLOC, Self::LOW, Self::HIGH];
+    /// In JSON.
+    pub const IN_JSON: [Column<Self>; 4] = [Self::MALLOC, Self::LOW, Self::HIGH, Self::RSS];
 }

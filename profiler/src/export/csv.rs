@@ -9,7 +9,7 @@ use profiler_core::completeness::Completeness;
 use profiler_core::fork::ForkSharing;
 use profiler_core::metrics::Metric;
 use profiler_core::objects::{AllocatorShare, Census, Gain, Growth, Holder, NativeRow, TypeRow};
-use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
+use profiler_core::prediction::{NeedsRow, Predictions, SelfCheck};
 use profiler_core::report::{
     ArenaReport, Finding, FragReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyDeciles,
     OccupancyRow, PackedClass, Packing, SizeClassRow,
@@ -129,8 +129,8 @@ fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv
             "predictions",
             prediction.allocator.name(),
             &item,
-            &Prediction::COLUMNS,
-            prediction,
+            &NeedsRow::COLUMNS,
+            &predictions.row(prediction),
         )?;
     }
     Ok(())

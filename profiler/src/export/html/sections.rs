@@ -1,7 +1,7 @@
 //! The parts of the page that are not a drawing of their own.
 
 use maud::{Markup, html};
-use profiler_core::prediction::{Effect, Needs, Predictions};
+use profiler_core::prediction::{Effect, Needs, NeedsRow, Predictions};
 use profiler_core::report::{FragReport, LedgerPart, LedgerRow};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
@@ -165,19 +165,17 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
         }
         div.wide { table {
             thead { tr {
-                th scope="col" { "with" }
+                th scope="col" { (NeedsRow::NAME.title) }
                 (heading("from 0", "the band that is plausible, with the middle; the line is what malloc has"))
-                (heading("low", "the least that is plausible"))
-                (heading("middle", "what malloc's heap would need"))
-                (heading("high", "the most that is plausible"))
-                (heading("RSS", "what RSS would be with the middle, if all else stays"))
-                (heading("effect", "at both ends of the band"))
+                @for column in NeedsRow::SHOWN.iter().chain([&NeedsRow::EFFECT]) {
+                    (heading(column.title, column.help))
+                }
             } }
             tbody {
                 tr {
                     th scope="row" { (measured) }
                     td.band aria-hidden="true" { (band(None, check.measured_bytes, most)) }
-                    td { } td { (bytes(check.measured_bytes)) } td { } td { (rss(predictions.rss_bytes)) } td { }
+                    (figures(&predictions.measured(check)))
                 }
                 @for (prediction, needs, effect) in &effects {
                     tr {
@@ -188,11 +186,7 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
                             }
                         }
                         td.band aria-hidden="true" { (band(Some(*needs), check.measured_bytes, most)) }
-                        td { (bytes(needs.low_bytes)) }
-                        td { (bytes(needs.bytes)) }
-                        td { (bytes(needs.high_bytes)) }
-                        td { (rss(predictions.rss_with(needs.bytes))) }
-                        td { (effect.words()) }
+                        (figures(&predictions.row(prediction)))
                     }
                 }
             }
@@ -224,9 +218,14 @@ fn band(needs: Option<Needs>, now: u64, most: u64) -> Markup {
     }
 }
 
-/// RSS as it would be, where that is known.
-fn rss(known: Option<u64>) -> String {
-    known.map_or_else(|| "unknown".to_owned(), bytes)
+/// The figures of a row, and what they mean.
+fn figures(row: &NeedsRow) -> Markup {
+    html! {
+        @for column in &NeedsRow::SHOWN {
+            td { (column.text(row).unwrap_or_else(|| "unknown".to_owned())) }
+        }
+        td { (NeedsRow::EFFECT.text(row).unwrap_or_default()) }
+    }
 }
 
 /// What was not predicted, and why.

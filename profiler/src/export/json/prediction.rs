@@ -1,7 +1,7 @@
 //! What was predicted of a walk, as part of a snapshot.
 
-use profiler_core::prediction::{Prediction, Predictions, SelfCheck};
-use serde::Serialize;
+use profiler_core::prediction::{Effect, NeedsRow, Prediction, Predictions, SelfCheck};
+use serde::{Serialize, Serializer};
 
 use super::{Object, Record};
 use crate::export::names::rfc3339;
@@ -42,13 +42,21 @@ struct PredictionRow<'a> {
     env: Object<&'a str, &'a str>,
     step: Option<&'a str>,
     #[serde(flatten)]
-    needs: Record<'a, u64, Prediction>,
-    rss_bytes: Option<u64>,
+    needs: Needs,
     saves_bytes: Option<i64>,
     effect: Option<&'static str>,
     basis: &'static str,
     runs: u32,
     failure: Option<&'a str>,
+}
+
+/// What a candidate would need, by its columns.
+struct Needs(NeedsRow);
+
+impl Serialize for Needs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Record::figures(&NeedsRow::IN_JSON, &self.0).serialize(serializer)
+    }
 }
 
 #[derive(Serialize)]
@@ -79,8 +87,7 @@ fn rows(predictions: &Predictions) -> Vec<PredictionRow<'_>> {
 
 impl<'a> PredictionRow<'a> {
     fn of(prediction: &'a Prediction, all: &Predictions) -> Self {
-        let now = all.now();
-        let needs = prediction.needs;
+        let row = all.row(prediction);
         let env = prediction.set.iter();
         Self {
             candidate: prediction.candidate.to_string(),
@@ -90,10 +97,9 @@ impl<'a> PredictionRow<'a> {
             carried: prediction.is_carried,
             env: Object(env.map(|(name, value)| (&**name, &**value)).collect()),
             step: prediction.step.as_deref(),
-            needs: Record::figures(&Prediction::COLUMNS, prediction),
-            rss_bytes: needs.and_then(|needs| all.rss_with(needs.bytes)),
-            saves_bytes: now.and_then(|now| prediction.saves(now)),
-            effect: now.and_then(|now| Some(needs?.effect(now).name())),
+            needs: Needs(row),
+            saves_bytes: all.now().and_then(|now| prediction.saves(now)),
+            effect: row.effect.map(Effect::name),
             basis: BASIS,
             runs: prediction.runs,
             failure: prediction.failure.as_deref(),

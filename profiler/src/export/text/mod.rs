@@ -4,9 +4,9 @@ mod heap;
 mod objects;
 mod sites;
 
-use profiler_core::columns::TextColumn;
+use profiler_core::columns::{self, TextColumn};
 use profiler_core::host::container_of;
-use profiler_core::prediction::{Effect, Predictions};
+use profiler_core::prediction::{Effect, NeedsRow, Predictions};
 use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
@@ -28,14 +28,10 @@ const SHARE: TextColumn = TextColumn::right("of RSS", 8);
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 40);
 const FIGURE: TextColumn = TextColumn::right("", 14);
-/// Of a prediction: what was played, what malloc would need, between which bounds, and what RSS would be then. The
-/// effect stands behind them; all of it is 80 wide.
+/// What was replayed, above the columns of its row. All of it is 80 wide.
 const CANDIDATE: TextColumn = TextColumn::left("PREDICTED", 27);
 /// The same, below the title.
 const PLAYED: TextColumn = TextColumn::left("", CANDIDATE.width - 2);
-const NEEDS: TextColumn = TextColumn::right("malloc", 10);
-const BAND: TextColumn = TextColumn::right("low to high", 19);
-const RSS_THEN: TextColumn = TextColumn::right("RSS", 10);
 
 /// A view as a readable report.
 pub fn text(view: &View) -> String {
@@ -324,31 +320,28 @@ fn predictions(text: &mut Text, report: &FragReport) {
 
 /// What other allocators and settings would need, one a row, and how those that save are had.
 fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
-    let row = |name: &str, needs: u64, band: &str, rss: Option<u64>, rest: &str| {
-        let (name, needs) = (PLAYED.cell(name), NEEDS.cell(&bytes(needs)));
-        let rss = rss.map_or_else(|| "-".to_owned(), bytes);
-        let (band, rss) = (BAND.cell(band), RSS_THEN.cell(&rss));
-        format!("  {name}{needs}{band}{rss} {rest}")
+    let line = |name: &str, row: &NeedsRow, rest: &str| {
+        let figures = columns::cells(&NeedsRow::SHOWN, row, "");
+        format!("  {}{figures} {rest}", PLAYED.cell(name))
     };
-    let titles = [CANDIDATE, NEEDS, BAND, RSS_THEN].map(|column| column.heading());
-    text.title(&titles.concat());
+    text.title(&(CANDIDATE.heading() + &columns::headings(&NeedsRow::SHOWN, "")));
     if let Some(check) = &predictions.self_check {
         let when = match predictions.before(report.taken_at_ns) {
             None if report.counts_as_purged() => "now, after purging".to_owned(),
             None => "measured now".to_owned(),
             Some(before) => format!("measured {before} earlier"),
         };
-        let rss = predictions.rss_bytes;
-        text.line(row(&when, check.measured_bytes, "", rss, "").trim_end());
+        text.line(line(&when, &predictions.measured(check), "").trim_end());
         let error = format!("{:+.1} %", check.error() * 100.0);
-        let name = "replayed as it is";
-        let rss = predictions.rss_with(check.predicted_bytes);
-        text.line(&row(name, check.predicted_bytes, "", rss, &error));
+        text.line(&line(
+            "replayed as it is",
+            &predictions.replayed(check),
+            &error,
+        ));
     }
-    for (prediction, needs, effect) in predictions.ranked() {
-        let rss = predictions.rss_with(needs.bytes);
-        let (name, band) = (prediction.title(), needs.band());
-        text.line(&row(&name, needs.bytes, &band, rss, effect.words()));
+    for (prediction, _, effect) in predictions.ranked() {
+        let row = predictions.row(prediction);
+        text.line(&line(&prediction.title(), &row, effect.words()));
         if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
             text.paragraph("      ", &how);
         }

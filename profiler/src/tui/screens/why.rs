@@ -1,8 +1,8 @@
 //! Why: the verdict, the packing bound drawn beside the pages as they are, the findings, prose.
 
-use profiler_core::columns::TextColumn;
+use profiler_core::columns::{self, Column, TextColumn};
 use profiler_core::heap::Allocator;
-use profiler_core::prediction::{Effect, Needs, Predictions};
+use profiler_core::prediction::{Effect, Needs, NeedsRow, Predictions};
 use profiler_core::report::{FragReport, Packing};
 use profiler_core::units::bytes;
 use profiler_core::view::View;
@@ -17,11 +17,8 @@ const ROWS: usize = 4;
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 34);
 const FIGURE: TextColumn = TextColumn::right("", 11);
-/// Of a prediction: what was played, what malloc would need, what RSS would be then, and what that means.
-const CANDIDATE: TextColumn = TextColumn::left("", 26);
-const NEEDS: TextColumn = TextColumn::right("malloc needs", 20);
-const RSS: TextColumn = TextColumn::right("RSS then", 11);
-const EFFECT: TextColumn = TextColumn::left("", 13);
+/// Of a prediction, beside the drawing of its band: there is no room for the middle too.
+const FIGURES: [Column<NeedsRow>; 2] = [NeedsRow::BAND, NeedsRow::RSS];
 /// A drawing of fewer columns shows nothing.
 const LEAST_DRAWN: usize = 8;
 /// Between columns.
@@ -110,7 +107,7 @@ fn predicted(
             theme.quiet(),
         ),
     ])];
-    let titles = CANDIDATE.heading() + &NEEDS.heading() + &RSS.heading();
+    let titles = NeedsRow::NAME.heading() + &columns::headings(&FIGURES, " ");
     lines.push(Line::styled(format!("{GAP}{titles}"), theme.quiet()));
     let most = predictions.effects().map(|(_, needs, _)| needs.high_bytes);
     let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
@@ -119,11 +116,10 @@ fn predicted(
             Effect::Saves => theme.strong(),
             Effect::Costs | Effect::NoLess | Effect::Same | Effect::Unclear => theme.quiet(),
         };
-        let title = CANDIDATE.cell(&prediction.title());
-        let rss = predictions.rss_with(needs.bytes);
-        let rss = RSS.cell(&rss.map_or_else(|| "-".to_owned(), bytes));
-        let figures = format!("{GAP}{title}{}{rss}", NEEDS.cell(&needs.band()));
-        let taken = CANDIDATE.width + NEEDS.width + RSS.width + EFFECT.width + 3 * GAP.len();
+        let title = NeedsRow::NAME.cell(&prediction.title());
+        let row = columns::cells(&FIGURES, &predictions.row(prediction), " ");
+        let figures = format!("{GAP}{title}{row}");
+        let taken = figures.chars().count() + NeedsRow::EFFECT.width + 2 * GAP.len();
         let columns = usize::from(width).saturating_sub(taken).min(40);
         let drawn = match columns {
             LEAST_DRAWN.. => GAP.to_owned() + &band(needs, check.measured_bytes, most, columns),
