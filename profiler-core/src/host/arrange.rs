@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
-use super::columns::{COLUMNS, ProcessColumn, column_of, command};
+use super::columns::{COLUMNS, ProcessColumn, RSS, command, place_of};
 use super::{ProcessId, ProcessRow};
 use crate::columns::Datum;
 
@@ -28,7 +28,7 @@ pub struct Arrangement {
 impl Default for Arrangement {
     fn default() -> Self {
         Self {
-            sort: column_of("rss").unwrap_or(0),
+            sort: place_of(&RSS),
             reversed: false,
             tree: true,
             folded: BTreeSet::new(),
@@ -275,6 +275,7 @@ fn matches(row: &ProcessRow, filter: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::columns::GROWTH;
     use super::super::model::tests::process;
     use super::*;
 
@@ -366,7 +367,7 @@ mod tests {
         rows[1].growth = Some(-4.0);
         rows[2].growth = Some(2.0);
         let by = |reversed| Arrangement {
-            sort: column_of("growth").expect("a column"),
+            sort: place_of(&GROWTH),
             reversed,
             ..Arrangement::default()
         };

@@ -13,45 +13,46 @@ fn walked(row: &ProcessRow, of: fn(&WalkFigures) -> Option<u64>) -> Option<u64> 
     row.walk.as_ref().and_then(of)
 }
 
-/// All columns, in their order. The command stands behind them, as wide as it gets.
-pub const COLUMNS: [ProcessColumn; 16] = [
-    Column::of("pid", Unit::Name, |row: &ProcessRow| {
-        row.process.id.pid.max(0) as u64
-    })
-    .titled("PID", 7, "the number of the process")
-    .short(0),
-    Column::of("rss_bytes", Unit::Bytes, |row: &ProcessRow| {
-        row.process.memory.rss_bytes
-    })
-    .titled(
-        "RSS",
-        5,
-        "resident set; pages that processes share count in each of them",
-    )
-    .short(0),
-    Column::maybe("pss_bytes", Unit::Bytes, |row: &ProcessRow| {
-        row.process.memory.pss_bytes
-    })
-    .titled(
-        "PSS",
-        5,
-        "proportional set size: shared pages count in parts, so that sums are right",
-    )
-    .short(2),
-    Column::maybe("uss_bytes", Unit::Bytes, |row: &ProcessRow| {
-        row.process.memory.uss_bytes
-    })
-    .titled(
-        "USS",
-        5,
-        "unique set size: what would be free if this process alone ended",
-    )
-    .short(4),
-    Column::maybe("swap_bytes", Unit::Bytes, |row: &ProcessRow| {
-        row.process.memory.swap_bytes
-    })
-    .titled("SWAP", 5, "in swap")
-    .short(5),
+/// Its number, by which others name it.
+pub const PID: ProcessColumn = Column::of("pid", Unit::Name, |row: &ProcessRow| {
+    row.process.id.pid.max(0) as u64
+})
+.titled("PID", 7, "the number of the process")
+.short(0);
+/// What a process has in memory: by this a table is sorted unless somebody wishes otherwise.
+pub const RSS: ProcessColumn = Column::of("rss_bytes", Unit::Bytes, |row: &ProcessRow| {
+    row.process.memory.rss_bytes
+})
+.titled(
+    "RSS",
+    5,
+    "resident set; pages that processes share count in each of them",
+)
+.short(0);
+const PSS: ProcessColumn = Column::maybe("pss_bytes", Unit::Bytes, |row: &ProcessRow| {
+    row.process.memory.pss_bytes
+})
+.titled(
+    "PSS",
+    5,
+    "proportional set size: shared pages count in parts, so that sums are right",
+)
+.short(2);
+const USS: ProcessColumn = Column::maybe("uss_bytes", Unit::Bytes, |row: &ProcessRow| {
+    row.process.memory.uss_bytes
+})
+.titled(
+    "USS",
+    5,
+    "unique set size: what would be free if this process alone ended",
+)
+.short(4);
+const SWAP: ProcessColumn = Column::maybe("swap_bytes", Unit::Bytes, |row: &ProcessRow| {
+    row.process.memory.swap_bytes
+})
+.titled("SWAP", 5, "in swap")
+.short(5);
+const LIVE: ProcessColumn =
     Column::maybe("live_resident_bytes", Unit::Bytes, |row: &ProcessRow| {
         walked(row, |walk| walk.live_resident_bytes)
     })
@@ -60,7 +61,8 @@ pub const COLUMNS: [ProcessColumn; 16] = [
         5,
         "of RSS, blocks in use in all heaps, at the last walk",
     )
-    .short(1),
+    .short(1);
+const FRAG: ProcessColumn =
     Column::fraction("fragmentation_share", Unit::Share, |row: &ProcessRow| {
         let walk = row.walk.as_ref()?;
         walk.fragmentation_bytes?;
@@ -71,84 +73,111 @@ pub const COLUMNS: [ProcessColumn; 16] = [
         4,
         "resident heap bytes that hold nothing live, as a share of RSS, at the last walk",
     )
-    .short(1),
-    Column::maybe(
-        "metrics.fragmentation_bytes",
-        Unit::Bytes,
-        |row: &ProcessRow| walked(row, |walk| walk.fragmentation_bytes),
-    )
-    .titled(
-        "FREE",
-        5,
-        "resident heap bytes that hold nothing live, at the last walk",
-    )
-    .short(4),
-    Column::maybe(
-        "metrics.fork_copied_bytes",
-        Unit::Bytes,
-        |row: &ProcessRow| Some(row.walk.as_ref()?.fork?.copied_bytes),
-    )
-    .titled(
-        "COPIED",
-        6,
-        "what a write has copied since the fork, or both have mapped since, at most, at the last walk",
-    )
-    .short(3),
-    Column::maybe(
-        "metrics.trim_returnable_bytes",
-        Unit::Bytes,
-        |row: &ProcessRow| walked(row, |walk| walk.trim_returnable_bytes),
-    )
-    .titled(
-        "TRIM",
-        5,
-        "what a trim or purge would return, at the last walk",
-    )
-    .short(1),
-    Column::fraction(
-        "growth_bytes_per_second",
-        Unit::BytesPerSecond,
-        |row: &ProcessRow| row.growth,
-    )
-    .titled(
-        "GROWTH",
-        8,
-        "growth of RSS since top began to watch the process",
-    )
-    .short(2),
-    Column::maybe("cgroup.max_bytes", Unit::Bytes, |row: &ProcessRow| {
-        row.process.group.as_ref()?.max_bytes
-    })
-    .titled(
-        "LIMIT",
-        5,
-        "the lowest memory limit of its control group and those above; - is none",
-    )
-    .short(6),
-    Column::words("target.malloc", |row: &ProcessRow| {
-        Some(row.walk.as_ref()?.malloc.as_ref()?.to_string())
-    })
-    .titled("MALLOC", 14, "the allocator that serves malloc")
-    .short(7),
-    Column::words("cgroup.path", |row: &ProcessRow| {
-        Some(row.process.group.as_ref()?.path.clone())
-    })
-    .titled("CGROUP", 20, "its control group; of a container its name")
-    .written(|row: &ProcessRow| {
-        let path = row.process.group.as_ref().map(|group| &group.path);
-        let path = path.map_or("-", String::as_str);
-        container_of(path).unwrap_or_else(|| path.to_owned())
-    })
-    .short(8),
+    .short(1);
+/// What is free in its heaps but resident.
+pub const FREE: ProcessColumn = Column::maybe(
+    "metrics.fragmentation_bytes",
+    Unit::Bytes,
+    |row: &ProcessRow| walked(row, |walk| walk.fragmentation_bytes),
+)
+.titled(
+    "FREE",
+    5,
+    "resident heap bytes that hold nothing live, at the last walk",
+)
+.short(4);
+const COPIED: ProcessColumn = Column::maybe(
+    "metrics.fork_copied_bytes",
+    Unit::Bytes,
+    |row: &ProcessRow| Some(row.walk.as_ref()?.fork?.copied_bytes),
+)
+.titled(
+    "COPIED",
+    6,
+    "what a write has copied since the fork, or both have mapped since, at most, at the last walk",
+)
+.short(3);
+const TRIM: ProcessColumn = Column::maybe(
+    "metrics.trim_returnable_bytes",
+    Unit::Bytes,
+    |row: &ProcessRow| walked(row, |walk| walk.trim_returnable_bytes),
+)
+.titled(
+    "TRIM",
+    5,
+    "what a trim or purge would return, at the last walk",
+)
+.short(1);
+/// How fast RSS grows.
+pub const GROWTH: ProcessColumn = Column::fraction(
+    "growth_bytes_per_second",
+    Unit::BytesPerSecond,
+    |row: &ProcessRow| row.growth,
+)
+.titled(
+    "GROWTH",
+    8,
+    "growth of RSS since top began to watch the process",
+)
+.short(2);
+const LIMIT: ProcessColumn = Column::maybe("cgroup.max_bytes", Unit::Bytes, |row: &ProcessRow| {
+    row.process.group.as_ref()?.max_bytes
+})
+.titled(
+    "LIMIT",
+    5,
+    "the lowest memory limit of its control group and those above; - is none",
+)
+.short(6);
+const MALLOC: ProcessColumn = Column::words("target.malloc", |row: &ProcessRow| {
+    Some(row.walk.as_ref()?.malloc.as_ref()?.to_string())
+})
+.titled("MALLOC", 14, "the allocator that serves malloc")
+.short(7);
+const CGROUP: ProcessColumn = Column::words("cgroup.path", |row: &ProcessRow| {
+    Some(row.process.group.as_ref()?.path.clone())
+})
+.titled("CGROUP", 20, "its control group; of a container its name")
+.written(|row: &ProcessRow| {
+    let path = row.process.group.as_ref().map(|group| &group.path);
+    let path = path.map_or("-", String::as_str);
+    container_of(path).unwrap_or_else(|| path.to_owned())
+})
+.short(8);
+const WALKED: ProcessColumn =
     Column::maybe("walk_age_ns", Unit::Nanoseconds, |row: &ProcessRow| {
         row.walk_age_ns
     })
     .titled("WALKED", 6, "how long ago its heap was walked")
-    .short(3),
-    Column::words("short_verdict", ProcessRow::verdict)
-        .titled("VERDICT", 20, "the result of the last walk, in three words")
-        .short(1),
+    .short(3);
+/// The verdict in three words.
+pub const VERDICT: ProcessColumn = Column::words("short_verdict", ProcessRow::verdict)
+    .titled("VERDICT", 20, "the result of the last walk, in three words")
+    .short(1);
+const LIVE_BYTES: ProcessColumn = Column::maybe("live_bytes", Unit::Bytes, |row: &ProcessRow| {
+    walked(row, |walk| walk.live_bytes)
+});
+const PYTHON: ProcessColumn = Column::words("target.python", |row: &ProcessRow| {
+    row.process.python.clone()
+});
+const FORK_SHARED: ProcessColumn = Column::maybe(
+    "metrics.fork_shared_bytes",
+    Unit::Bytes,
+    |row: &ProcessRow| Some(row.walk.as_ref()?.fork?.shared_bytes),
+);
+const GROUP_CURRENT: ProcessColumn =
+    Column::maybe("cgroup.current_bytes", Unit::Bytes, |row: &ProcessRow| {
+        row.process.group.as_ref()?.current_bytes
+    });
+
+/// All columns of the table, in their order. The command stands behind them, as wide as it gets.
+pub const COLUMNS: [ProcessColumn; 16] = [
+    PID, RSS, PSS, USS, SWAP, LIVE, FRAG, FREE, COPIED, TRIM, GROWTH, LIMIT, MALLOC, CGROUP,
+    WALKED, VERDICT,
 ];
+
+/// What stands in files alone, after those of the table.
+pub const IN_FILES_ALONE: [ProcessColumn; 4] = [LIVE_BYTES, PYTHON, FORK_SHARED, GROUP_CURRENT];
 
 /// The command behind the columns has at least this part of the width.
 const COMMAND_PART: usize = 6;
@@ -167,8 +196,10 @@ impl TableOf {
     /// Whether it has a column.
     fn has(self, column: &ProcessColumn) -> bool {
         match self {
-            Self::Host => column.title != "COPIED",
-            Self::Tree => !matches!(column.title, "LIMIT" | "CGROUP" | "MALLOC"),
+            Self::Host => column.key != COPIED.key,
+            Self::Tree => [LIMIT, CGROUP, MALLOC]
+                .iter()
+                .all(|of| of.key != column.key),
         }
     }
 }
@@ -187,6 +218,12 @@ pub fn fitting(width: usize, of: TableOf) -> Vec<&'static ProcessColumn> {
         shown.remove(at);
     }
     shown
+}
+
+/// The place of a column of the table, to sort by it.
+pub fn place_of(column: &ProcessColumn) -> usize {
+    let place = COLUMNS.iter().position(|of| of.key == column.key);
+    place.expect("it is one of the table's")
 }
 
 /// The place of the column with this title, in any case.
@@ -254,8 +291,14 @@ mod tests {
 
     #[test]
     fn keys_are_unique_and_narrow_terminals_have_what_matters() {
-        let keys: BTreeSet<_> = COLUMNS.iter().map(|column| column.key).collect();
-        assert_eq!(keys.len(), COLUMNS.len());
+        let all = || COLUMNS.iter().chain(&IN_FILES_ALONE);
+        let keys: BTreeSet<_> = all().map(|column| column.key).collect();
+        assert_eq!(keys.len(), all().count());
+        assert!(
+            [RSS, FREE, GROWTH, VERDICT]
+                .iter()
+                .all(|of| COLUMNS[place_of(of)].key == of.key)
+        );
         let titles = |width| {
             fitting(width, TableOf::Host)
                 .iter()
@@ -275,6 +318,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_a_metric_of_a_snapshot_has_its_key() {
+        let metrics = COLUMNS
+            .iter()
+            .chain(&IN_FILES_ALONE)
+            .filter_map(|of| of.key.strip_prefix("metrics."));
+        let metrics: Vec<_> = metrics.collect();
+        assert_eq!(metrics.len(), 4);
+        for key in metrics {
+            assert!(
+                crate::metrics::MetricId::ALL
+                    .iter()
+                    .any(|id| id.key() == key),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
     fn words_of_others_are_harmless_and_cut() {
         let mut row = ProcessRow {
             process: process(7, 1, 0),
@@ -284,14 +345,14 @@ mod tests {
             path: "/kubepods/\x1b[2J/pod-with-a-long-name".into(),
             ..Default::default()
         }));
-        let cell = COLUMNS[column_of("cgroup").expect("a column")].cell(&row);
+        let cell = CGROUP.cell(&row);
         assert_eq!(cell, "…od-with-a-long-name");
         // By what its engine shows of a container's number.
         row.process.group = Some(std::sync::Arc::new(super::super::MemoryGroup {
             path: format!("/libpod_parent/libpod-{}", "0123456789abcdef".repeat(4)),
             ..Default::default()
         }));
-        let cell = COLUMNS[column_of("cgroup").expect("a column")].cell(&row);
+        let cell = CGROUP.cell(&row);
         assert_eq!(cell.trim_end(), "libpod-0123456789ab");
         row.process.cmdline = vec!["/bin/py\nthon".into(), "\x1b[31m".into()];
         assert_eq!(command(&row.process), "py\\nthon \\x1b[31m");
@@ -321,8 +382,7 @@ mod tests {
         };
         row.growth = Some(-3.2 * f64::from(1 << 20));
         row.walk_age_ns = Some(130_000_000_000);
-        let cell = |title| COLUMNS[column_of(title).expect("a column")].cell(&row);
-        assert_eq!(cell("growth"), " -3.2M/s");
-        assert_eq!(cell("walked"), "    2m");
+        assert_eq!(GROWTH.cell(&row), " -3.2M/s");
+        assert_eq!(WALKED.cell(&row), "    2m");
     }
 }

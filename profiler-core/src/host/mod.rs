@@ -18,7 +18,10 @@ use std::sync::Arc;
 use crate::sample::Host;
 
 pub use arrange::{Arrangement, Line, lines};
-pub use columns::{COLUMNS, ProcessColumn, TableOf, column_of, command, fitting};
+pub use columns::{
+    COLUMNS, FREE, GROWTH, IN_FILES_ALONE, PID, ProcessColumn, RSS, TableOf, VERDICT, column_of,
+    command, fitting, place_of,
+};
 pub use end::ProcessEnd;
 pub use groups::{GroupName, ProcessGroup, container_of, group_name, groups, program};
 pub use history::{EndedProcess, TreeHistory};

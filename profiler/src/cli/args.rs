@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use profiler_core::host::{Arrangement, column_of};
+use profiler_core::host::{Arrangement, FREE, place_of};
 use profiler_sampling::{LONGEST_SLICE, LONGEST_WHOLE_STOP, SamplingOptions};
 
 use self::black_box::BlackBoxArgs;
@@ -477,7 +477,7 @@ impl AttachArgs {
             walks: true,
             sampling: watch.sampling,
             arrangement: Arrangement {
-                sort: column_of("free").unwrap_or(0),
+                sort: place_of(&FREE),
                 ..Arrangement::default()
             },
             attach: AttachOptions {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use profiler_core::activity::ProbeCost;
 use profiler_core::completeness::{EndedEarly, Released, Slices, StandStill};
+use profiler_core::host::{COLUMNS, HostView, IN_FILES_ALONE, ProcessRow, TreeView};
 use profiler_core::objects::Census;
 use profiler_core::report::{FragReport, LedgerClass};
 use profiler_core::view::{Shadow, WhatIf};
@@ -334,6 +335,39 @@ fn every_key_column_and_tag_is_documented() {
     for record in reader.records() {
         let record = record.expect("a row");
         assert!(is_documented(&record[2]), "the table {}", &record[2]);
+    }
+}
+
+#[test]
+fn every_key_of_the_table_of_processes_is_documented() {
+    let documented = include_str!("../../../docs/exports.md");
+    let section = documented.split("## `fragscope.top/1`").nth(1);
+    let section = section.and_then(|rest| rest.split("\n## ").next());
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let words = section.expect("a section").split(|c| !is_word(c));
+    let words: BTreeSet<&str> = words.collect();
+    let columns = COLUMNS.iter().chain(&IN_FILES_ALONE);
+    let of_columns = columns.flat_map(|column| column.key.split('.'));
+    let view = TreeView {
+        master: 1,
+        processes: HostView {
+            rows: vec![ProcessRow::default()],
+            ..HostView::default()
+        },
+        objects: None,
+    };
+    let mut found = BTreeSet::new();
+    let document: Value = serde_json::from_str(&json::tree(&view)).expect("JSON");
+    let row = &document["processes"][0];
+    assert!(
+        row["metrics"].is_object() && row["cgroup"].is_object(),
+        "{row}"
+    );
+    keys(&document, "", &mut found);
+    let of_document = found.iter().filter(|path| !path.starts_with(".host."));
+    let of_document = of_document.map(|path| path.rsplit('.').next().expect("a key"));
+    for key in of_columns.chain(of_document) {
+        assert!(words.contains(key), "{key}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use profiler_core::columns::TextColumn;
 use profiler_core::host::{
-    Arrangement, HostView, TableOf, Totals, TreeView, column_of, command, fitting, lines,
+    Arrangement, FREE, HostView, TableOf, Totals, TreeView, command, fitting, lines, place_of,
 };
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, growth};
@@ -38,7 +38,7 @@ pub fn tree(tree: &TreeView, width: usize) -> String {
     }
     head.extend(holders(tree, width));
     let arrangement = Arrangement {
-        sort: column_of("free").unwrap_or(0),
+        sort: place_of(&FREE),
         ..Arrangement::default()
     };
     table(view, head, &arrangement, TableOf::Tree, width)

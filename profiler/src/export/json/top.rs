@@ -2,9 +2,9 @@
 
 use profiler_core::columns::Datum;
 use profiler_core::host::{
-    COLUMNS, Cost, HostView, ProcessRow, Totals, TreeHistory, TreeHolder, TreeView,
+    COLUMNS, Cost, HostView, IN_FILES_ALONE, PID, ProcessRow, Totals, TreeHistory, TreeHolder,
+    TreeView,
 };
-use profiler_core::metrics::MetricId;
 use profiler_core::units::Value;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -283,15 +283,14 @@ struct Row<'a>(&'a ProcessRow);
 /// A value of a row.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Cell<'a> {
+enum Cell {
     Number(Number),
     Fraction(f64),
     Text(String),
-    Name(&'a str),
     Nothing(()),
 }
 
-impl From<Option<Datum>> for Cell<'_> {
+impl From<Option<Datum>> for Cell {
     fn from(datum: Option<Datum>) -> Self {
         match datum {
             None => Self::Nothing(()),
@@ -302,40 +301,24 @@ impl From<Option<Datum>> for Cell<'_> {
     }
 }
 
-impl From<Option<u64>> for Cell<'_> {
-    fn from(value: Option<u64>) -> Self {
-        value.map_or(Self::Nothing(()), |value| {
-            Self::Number(Value::Whole(value).into())
-        })
-    }
-}
-
 impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let row = self.0;
         let (process, walk) = (&row.process, row.walk.as_ref());
         let mut map = serializer.serialize_map(None)?;
-        let mut objects: Vec<(&str, Vec<(&str, Cell<'_>)>)> = Vec::new();
-        for column in &COLUMNS {
+        let mut objects: Vec<(&str, Vec<(&str, Cell)>)> = Vec::new();
+        for column in COLUMNS.iter().chain(&IN_FILES_ALONE) {
             let cell = Cell::from(column.datum(row));
             match column.key.split_once('.') {
                 None => map.serialize_entry(column.key, &cell)?,
                 Some((object, key)) => into(&mut objects, object).push((key, cell)),
             }
-            if column.key == "pid" {
+            if column.key == PID.key {
                 map.serialize_entry("parent", &process.parent)?;
                 map.serialize_entry("comm", &process.comm)?;
                 map.serialize_entry("cmdline", &process.cmdline)?;
             }
         }
-        map.serialize_entry("live_bytes", &walk.and_then(|walk| walk.live_bytes))?;
-        let python = process.python.as_deref();
-        let current = process.group.as_ref().and_then(|group| group.current_bytes);
-        into(&mut objects, "target").push(("python", python.map_or(Cell::Nothing(()), Cell::Name)));
-        let fork = walk.and_then(|walk| walk.fork);
-        let shared = fork.map(|fork| fork.shared_bytes);
-        into(&mut objects, "metrics").push((MetricId::ForkSharedBytes.key(), shared.into()));
-        into(&mut objects, "cgroup").push(("current_bytes", current.into()));
         for (key, object) in objects {
             map.serialize_entry(key, &Object(object))?;
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use profiler_core::columns::TextColumn;
 use profiler_core::host::{
-    COLUMNS, HostView, ProcessColumn, ProcessRow, TableOf, Totals, TreeView, command, fitting,
+    COLUMNS, GROWTH, HostView, ProcessColumn, ProcessRow, TableOf, Totals, TreeView, VERDICT,
+    command, fitting,
 };
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, percent};
@@ -24,11 +25,11 @@ const ABOVE: u16 = 3;
 const BELOW: u16 = 4;
 
 /// Lines of a tree's verdict above its table.
-const VERDICT: u16 = 6;
+const VERDICT_LINES: u16 = 6;
 
 /// Lines that the table has.
 pub(super) fn room(app: &App) -> usize {
-    let verdict = if app.tree_of.is_some() { VERDICT } else { 0 };
+    let verdict = if app.tree_of.is_some() { VERDICT_LINES } else { 0 };
     usize::from(app.size.1.saturating_sub(ABOVE + BELOW + verdict))
 }
 
@@ -44,7 +45,7 @@ fn verdict(app: &App, view: &HostView, width: u16) -> Vec<Line<'static>> {
     };
     let text = tree.verdict().join(" ");
     let mut lines = wrapped(&visible(&text).to_string(), width, app.theme.title());
-    let room = usize::from(VERDICT);
+    let room = usize::from(VERDICT_LINES);
     if lines.len() > room {
         lines.truncate(room - 1);
         lines.push(Line::styled(
@@ -148,11 +149,15 @@ fn style(app: &App, column: &ProcessColumn, row: &ProcessRow) -> Style {
         .walk
         .as_ref()
         .is_some_and(|walk| walk.verdict.is_fragmentation());
-    match column.title {
-        "VERDICT" if fragmented => app.theme.warn(),
-        "GROWTH" | "VERDICT" if row.is_growing => app.theme.bad(),
-        _ if column.datum(row).is_none() => app.theme.quiet(),
-        _ => Style::default(),
+    let is = |of: &[ProcessColumn]| of.iter().any(|of| of.key == column.key);
+    if fragmented && is(&[VERDICT]) {
+        app.theme.warn()
+    } else if row.is_growing && is(&[GROWTH, VERDICT]) {
+        app.theme.bad()
+    } else if column.datum(row).is_none() {
+        app.theme.quiet()
+    } else {
+        Style::default()
     }
 }
 

@@ -7,8 +7,8 @@ use profiler_core::allocator::AllocatorTitle;
 use profiler_core::completeness::Confidence;
 use profiler_core::explain::ShortVerdict;
 use profiler_core::host::{
-    Arrangement, Cost, EndedProcess, HostView, Memory, MemoryGroup, PlannedWalks, ProcessId,
-    ProcessRow, ProcessSample, TreeHistory, WalkFigures, column_of,
+    Arrangement, Cost, EndedProcess, FREE, HostView, Memory, MemoryGroup, PlannedWalks, ProcessId,
+    ProcessRow, ProcessSample, TreeHistory, WalkFigures, place_of,
 };
 use profiler_core::report::Mechanism;
 use ratatui::Terminal;
@@ -180,7 +180,7 @@ fn a_tree_has_its_verdict_above_and_the_worst_first() {
     });
     seen.history = Some(history);
     let by_free = Arrangement {
-        sort: column_of("free").expect("a column"),
+        sort: place_of(&FREE),
         ..Arrangement::default()
     };
     let mut app = App::new(Theme::new(true), by_free).of_tree(Some(100));
