@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod export;
+mod hints;
 mod say;
 pub mod session;
 mod timestamp;

@@ -5,6 +5,8 @@ use profiler_core::text::visible;
 pub(super) use profiler_core::units::milliseconds;
 use profiler_core::view::{ActivitySource, Point, View};
 
+use crate::hints::Hint;
+
 pub(super) use crate::timestamp::rfc3339;
 
 /// One line of at most `width` columns: what somebody else chose can be long, and may hold what
@@ -135,7 +137,7 @@ pub(super) static GAPS: [Gap; 15] = [
     gap(
         "shadow-ended",
         "shadow-ended",
-        "a replay of --what-if ended",
+        Hint::ShadowEnded.words(),
         |view| {
             let mut shadows = view.what_if.iter().flat_map(|what_if| &what_if.shadows);
             shadows.any(|shadow| shadow.ended.is_some())

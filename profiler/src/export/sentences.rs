@@ -11,6 +11,8 @@ use profiler_core::sites::{AGES, GrowthSampling, SiteFigures, SiteRow, Sites, St
 use profiler_core::units::{age, bytes, count, nanoseconds};
 use profiler_core::view::{View, WhatIf};
 
+use crate::hints::Hint;
+
 /// Types named of what was copied since a fork.
 const TOP_COPIED: usize = 5;
 /// Functions named of those where memory was got.
@@ -146,7 +148,7 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
 /// Why a stop ended before its walk did, and what settles that.
 pub(crate) fn ended_early(why: EndedEarly) -> String {
     match why {
-        EndedEarly::Overdue => format!("{} (--max-stop)", why.because()),
+        EndedEarly::Overdue => format!("{} ({})", why.because(), Hint::LongerStops.words()),
         EndedEarly::Suspended | EndedEarly::Lost => why.because().to_owned(),
     }
 }
@@ -154,10 +156,7 @@ pub(crate) fn ended_early(why: EndedEarly) -> String {
 /// What it means that objects were replaced while they were read, and what helps; `None` where hardly any were.
 pub(crate) fn unsteadiness(census: &Census) -> Option<String> {
     let unsteadiness = census.unsteadiness()?;
-    Some(format!(
-        "{unsteadiness} `--stop-for-objects` of snapshot and explain does that, with a `--max-stop` that is \
-         long enough."
-    ))
+    Some(format!("{unsteadiness} {}", Hint::StopForObjects.words()))
 }
 
 /// How far a walk can be trusted, without its defects.
@@ -200,38 +199,33 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
     all
 }
 
-/// What the probes do that record the stream for shadows.
-pub(crate) const RECORDING: &str =
-    "the probes record every call (--what-if): no rates, lifetimes or call sites";
-
-/// The same, and what they cost.
+/// What the probes do that record the stream for shadows, and what they cost.
 pub(crate) fn of_recording(what_if: &WhatIf) -> String {
     let now = match (what_if.cost(), &what_if.ended) {
         (_, Some(why)) => format!("; they have ended: {why}"),
         (Some(cost), None) => format!("; they take {:.1} % of one core", cost.share * 100.0),
         (None, None) => String::new(),
     };
-    format!("{}{now}", RECORDING)
+    format!("{}{now}", Hint::RecordsAll.words())
 }
 
 /// That the time for a walk was over, and what gives it more; `None` where it was not.
 pub(crate) fn out_of_time(seen: &Completeness) -> Option<String> {
     let longest = nanoseconds(seen.out_of_time_ns?);
     Some(format!(
-        "the walk was not done after {longest}, and was ended: what is missing counts as unknown. --max-walk gives it \
-         more time"
+        "the walk was not done after {longest}, and was ended: what is missing counts as unknown. {}",
+        Hint::LongerWalks.words()
     ))
 }
 
 /// What reads more of mapped files; `None` where no limit on their bytes was met.
 pub(crate) fn file_limit(seen: &Completeness) -> Option<&'static str> {
-    (seen.files_over_limit).then_some("--file-limit reads more of each mapped file")
+    (seen.files_over_limit).then_some(Hint::MoreOfFiles.words())
 }
 
 /// What watches more of growth; `None` where it was not the budget that ended watching.
 pub(crate) fn growth_budget(growth: &GrowthSampling) -> Option<&'static str> {
-    (growth.is_over_budget)
-        .then_some("--budget lets growth be watched for more of the target's time")
+    (growth.is_over_budget).then_some(Hint::MoreGrowth.words())
 }
 
 /// All names of a holder, as far as there is room.

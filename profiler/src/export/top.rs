@@ -11,6 +11,7 @@ use profiler_core::units::{bytes, growth};
 
 use super::names::cut;
 use super::sentences::sharing_names;
+use crate::hints::Hint;
 use crate::timestamp::time_of_day;
 
 /// The table, as wide as it may be: sums, the processes as a tree, and what is not shown.
@@ -155,7 +156,11 @@ fn holders(tree: &TreeView, width: usize) -> Vec<String> {
         );
     }
     if let Some(rest) = all.len().checked_sub(TOP_HOLDERS + 1) {
-        lines.push(format!("and {} more names (--json)", rest + 1));
+        lines.push(format!(
+            "and {} more names ({})",
+            rest + 1,
+            Hint::AllRows.words()
+        ));
     }
     lines
 }

@@ -3,6 +3,8 @@
 use profiler_core::units::bytes;
 use profiler_target::{Listed, list};
 
+use crate::hints::tree_of;
+
 /// Processes that are listed at most.
 const MOST_LISTED: usize = 65_536;
 
@@ -36,9 +38,10 @@ fn sentence(pid: i32, own: u64, children: usize, sum: u64) -> Option<String> {
     };
     (sum > own).then(|| {
         format!(
-            "{who} an RSS of {} together, itself {}: fragscope attach --tree --pid {pid} shows them",
+            "{who} an RSS of {} together, itself {}: {}",
             bytes(sum),
-            bytes(own)
+            bytes(own),
+            tree_of(pid)
         )
     })
 }

@@ -12,7 +12,7 @@ use profiler_probe::{Budget, ProbeSession};
 use profiler_target::{ErrorKind, Target};
 
 use super::options::SiteOptions;
-use crate::export::sentences;
+use crate::hints::Hint;
 
 /// The state of a session's probes.
 pub(crate) enum Probes {
@@ -47,13 +47,12 @@ impl NoProbes {
 
     /// What the user must know: a session goes on without probes, so there is no `fix:` of a command's end.
     fn notice(&self) -> String {
-        let fix = match self.kind {
-            ErrorKind::NotPermitted { .. } | ErrorKind::HostNotProbeable => {
-                " (`fragscope doctor` names the fix)"
-            }
-            ErrorKind::ObjectTooLarge => " (--file-limit raises the limit)",
-            _ => "",
+        let hint = match self.kind {
+            ErrorKind::NotPermitted { .. } | ErrorKind::HostNotProbeable => Some(Hint::ProbesNeed),
+            ErrorKind::ObjectTooLarge => Some(Hint::LargerObject),
+            _ => None,
         };
+        let fix = hint.map_or_else(String::new, |hint| format!(" ({})", hint.words()));
         format!("no probes, walks only: {}{fix}", self.why)
     }
 }
@@ -157,13 +156,11 @@ impl Probes {
     /// What the user must know of them, besides what is in [`Activity::troubles`].
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
-            Self::Off => Some("probes are off (--no-probes)".into()),
-            Self::ForWhatIf => Some(sentences::RECORDING.into()),
+            Self::Off => Some(Hint::ProbesOff.words().into()),
+            Self::ForWhatIf => Some(Hint::RecordsAll.words().into()),
             Self::Starting(_) => Some("probes are being attached".into()),
             Self::On(session) => match session.ended()? {
-                ErrorKind::BreakpointsLeft { .. } => Some(
-                    "`fragscope doctor --pid` names the fix for breakpoints left behind".into(),
-                ),
+                ErrorKind::BreakpointsLeft { .. } => Some(Hint::BreakpointsLeft.words().into()),
                 _ => None,
             },
             Self::Over(..) => None,

@@ -72,7 +72,7 @@ const UNSAFE: [(&str, &str); 5] = [
 ];
 
 /// Libraries that meet foreign text and run where a terminal is.
-const LIBRARIES: [&str; 6] = [
+pub(super) const LIBRARIES: [&str; 6] = [
     "profiler_core",
     "profiler_lab",
     "profiler_probe",
@@ -82,7 +82,7 @@ const LIBRARIES: [&str; 6] = [
 ];
 
 /// The command.
-const COMMAND: &str = "fragscope";
+pub(super) const COMMAND: &str = "fragscope";
 
 /// Why only one module of the command prints.
 const PRINTS: &str = "printed through `say` alone, which cleans it of what drives a terminal";
@@ -93,9 +93,12 @@ const RETURNS: &str = "a library returns what there is to say: only the command 
 const WIDTHS: &str =
     "counts a column's width by hand: `Column` and `TextColumn` of the core declare it once";
 
-/// Why the core and the libraries name no flags.
-const NO_ADVICE: &str =
-    "names a flag: what to do about something is said by the command, by its kind";
+/// Why only the command line names flags.
+const NO_ADVICE: &str = "names a flag: what to do about something is said by the command line and its hints, by its kind";
+
+/// The modules of the command that may name flags: the command line, and what screens, files and notices
+/// say that can be done.
+const NAMES_FLAGS: [&str; 2] = ["cli", "hints"];
 
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
@@ -215,7 +218,11 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                 if has_width(string) {
                     report(*line, WIDTHS.to_string());
                 }
-                if krate != COMMAND && names_flag(string) {
+                let may_name_flags = krate == COMMAND
+                    && NAMES_FLAGS
+                        .iter()
+                        .any(|inside| is_in(&source.module, inside));
+                if !may_name_flags && names_flag(string) {
                     report(*line, NO_ADVICE.to_string());
                 }
             }

@@ -1,3 +1,4 @@
+use super::rules::{COMMAND, LIBRARIES};
 use super::*;
 
 /// A file of a crate.
@@ -213,13 +214,16 @@ fn top_level_modules_that_need_each_other_are_found() {
 }
 
 #[test]
-fn the_libraries_name_no_flags() {
+fn only_the_command_line_and_its_hints_name_flags() {
     for bad in ["more by --file-limit", "(--budget allows more)", "--json"] {
         let text = format!("fn f() -> String {{ format!({bad:?}) }}");
-        for krate in ["profiler_core", "profiler_target", "profiler_lab"] {
+        for krate in LIBRARIES.into_iter().chain([COMMAND]) {
             assert_bad(krate, "a.rs", &text, 1, "names a flag");
         }
-        assert_good("fragscope", "a.rs", &text);
+        for inside in ["cli/advice.rs", "cli/mod.rs", "hints.rs"] {
+            assert_good(COMMAND, inside, &text);
+            assert_bad("profiler_core", inside, &text, 1, "names a flag");
+        }
     }
     for good in [
         "`fragscope record -- COMMAND`",

@@ -1,12 +1,15 @@
 //! Every kind of error is answered with what helps.
 
-use clap::Parser;
+use std::collections::BTreeSet;
+
+use clap::{Command, CommandFactory, Parser};
 use profiler_target::host::Capability;
 use profiler_target::{Action, Caller, Denial, Limit};
 
 use super::super::args::Line;
 use super::*;
 use crate::export::ExportError;
+use crate::hints::{self, Hint};
 use crate::session::outputs::Outputs;
 
 fn advice(words: &[&str]) -> Advice {
@@ -133,4 +136,51 @@ fn the_limit_of_open_files_is_named() {
         .to_string();
     let fix = fix.expect("one");
     assert!(fix.contains(&limit) && fix.contains("ulimit -n"), "{fix}");
+}
+
+#[test]
+fn every_flag_that_a_hint_names_is_one_of_the_command_line() {
+    let line = Line::command();
+    let flags: BTreeSet<String> = line
+        .get_subcommands()
+        .chain([&line])
+        .flat_map(Command::get_arguments)
+        .filter_map(|flag| Some(format!("--{}", flag.get_long()?)))
+        .collect();
+    let commands: BTreeSet<&str> = line.get_subcommands().map(Command::get_name).collect();
+    let mut texts: Vec<String> = Hint::ALL
+        .iter()
+        .map(|hint| hint.words().to_owned())
+        .collect();
+    texts.push(hints::tree_of(7));
+    texts.extend(hints::live_commands(7));
+    texts.extend(hints::SAVED_COMMANDS.map(str::to_owned));
+    let mut named = 0;
+    for text in &texts {
+        let is_mark = |c: char| "`(),.;:".contains(c);
+        let words: Vec<&str> = text
+            .split_whitespace()
+            .map(|word| word.trim_matches(is_mark))
+            .collect();
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            assert!(flags.contains(*flag), "{flag} in {text}");
+            named += 1;
+        }
+        for pair in words.windows(2).filter(|pair| pair[0] == "fragscope") {
+            assert!(commands.contains(pair[1]), "{} in {text}", pair[1]);
+            named += 1;
+        }
+    }
+    assert!(named > texts.len() / 2, "{named}");
+}
+
+#[test]
+fn commands_that_hints_name_whole_are_understood() {
+    let whole = hints::live_commands(7).into_iter();
+    for command in whole.chain(hints::SAVED_COMMANDS.map(str::to_owned)) {
+        let words = command
+            .split_whitespace()
+            .skip_while(|word| *word == "sudo");
+        Line::try_parse_from(words).expect(&command);
+    }
 }

@@ -8,6 +8,7 @@ use profiler_core::units::{Unit, Value};
 
 use crate::export::names::rfc3339;
 use crate::export::text::Text;
+use crate::hints::Hint;
 
 /// Rows of a table that are shown before the rest is only counted.
 const ROWS: usize = 12;
@@ -119,6 +120,6 @@ fn table(text: &mut Text, title: &str, changes: &[Change], rss: &Change) {
     }
     match changes.len() - shown.len() {
         0 => {}
-        rest => text.line(&format!("  and {rest} more (--json)")),
+        rest => text.line(&format!("  and {rest} more ({})", Hint::AllRows.words())),
     }
 }

@@ -11,6 +11,7 @@ use super::Section;
 use super::table::{Row, heading, share, table};
 use crate::export::names::{gaps, latest};
 use crate::export::sentences;
+use crate::hints::{self, SAVED_COMMANDS};
 
 /// Defects that are named before the rest is only counted.
 const TOP_DEFECTS: usize = 20;
@@ -343,22 +344,12 @@ pub(super) fn reliability(view: &View) -> Option<Section> {
 
 /// How the same is seen again.
 pub(super) fn commands(report: &FragReport) -> Option<Section> {
-    let pid = report.target.pid;
-    let live = [
-        format!("sudo fragscope attach --pid {pid}"),
-        format!("sudo fragscope explain --pid {pid}"),
-        format!("sudo fragscope attach --pid {pid} --headless --duration 1m -o worker.fragsnap"),
-    ];
-    let saved = [
-        "fragscope view worker.fragsnap",
-        "fragscope report worker.fragsnap -o worker.html",
-        "fragscope export worker.fragsnap --format json",
-    ];
+    let live = hints::live_commands(report.target.pid);
     let body = html! {
         p { "The process, while it runs:" }
         pre { @for command in &live { (command) "\n" } }
         p { "A saved session:" }
-        pre { @for command in &saved { (command) "\n" } }
+        pre { @for command in &SAVED_COMMANDS { (command) "\n" } }
         p.quiet {
             "Taken on Linux " (visible(&report.host.kernel)) " (" (visible(&report.host.arch)) "), by fragscope " (env!("CARGO_PKG_VERSION")) "."
         }

@@ -6,6 +6,7 @@ use profiler_core::units::{bytes, count, percent};
 
 use super::{BAR, TOP_ROWS, Text, bar};
 use crate::export::sentences;
+use crate::hints::Hint;
 
 const ARENA: TextColumn = TextColumn::left("arena", 12);
 /// Of a size class's block bytes, those that are live.
@@ -44,8 +45,9 @@ pub(super) fn heap(text: &mut Text, heap: &HeapReport) {
     }
     if let Some(rest) = arenas.len().checked_sub(TOP_ROWS + 1) {
         text.line(&format!(
-            "  and {} smaller arenas (all of them with --json)",
-            rest + 1
+            "  and {} smaller arenas ({})",
+            rest + 1,
+            Hint::AllArenas.words()
         ));
     }
     for sentence in sentences::of_heap(heap) {

@@ -14,6 +14,7 @@ use profiler_core::view::{ActivitySource, View};
 
 use super::names::{cut, rfc3339};
 use super::sentences::{self, python};
+use crate::hints::Hint;
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -396,7 +397,11 @@ fn completeness(text: &mut Text, view: &View) {
         text.paragraph("  ", &format!("defect: {}", defect.what));
     }
     if let Some(rest) = seen.defects.len().checked_sub(TOP_ROWS + 1) {
-        text.line(&format!("  and {} more defects (--json)", rest + 1));
+        text.line(&format!(
+            "  and {} more defects ({})",
+            rest + 1,
+            Hint::AllRows.words()
+        ));
     }
     for notice in &view.notices {
         text.paragraph("  ", notice);

@@ -9,6 +9,7 @@ use profiler_core::units::{bytes, growth, nanoseconds, percent};
 
 use super::{Text, bar};
 use crate::export::sentences;
+use crate::hints::Hint;
 
 /// How many rows are shown before the rest is only counted.
 pub(super) struct Detail {
@@ -76,7 +77,11 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
         ));
     }
     if let Some(rest) = census.types.len().checked_sub(detail.types + 1) {
-        text.line(&format!("  and {} more types (--json)", rest + 1));
+        text.line(&format!(
+            "  and {} more types ({})",
+            rest + 1,
+            Hint::AllRows.words()
+        ));
     }
     native(text, census, growth, detail);
     text.blank();

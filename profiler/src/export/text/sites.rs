@@ -7,6 +7,7 @@ use profiler_core::units::{bytes, count};
 use super::Text;
 use crate::export::names::cut;
 use crate::export::sentences;
+use crate::hints::Hint;
 
 /// Functions shown before the rest is only counted.
 const TOP: usize = 12;
@@ -43,8 +44,9 @@ pub(super) fn sites(text: &mut Text, sites: &Sites) {
     }
     if let Some(rest) = sums.len().checked_sub(TOP + 1) {
         text.line(&format!(
-            "  and {} more (--json, -o FILE.speedscope.json)",
-            rest + 1
+            "  and {} more ({})",
+            rest + 1,
+            Hint::AllSites.words()
         ));
     }
     let threshold = sentences::mmap_threshold(sites, Sites::label);

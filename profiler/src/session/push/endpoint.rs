@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::settings::PushSettings;
+use crate::hints::Hint;
 use crate::session::settings::SettingsError;
 
 /// What takes profiles (`api/push/v1/push.proto` of grafana/pyroscope), by the protocol of Connect: a message of
@@ -71,11 +72,10 @@ impl FromStr for Endpoint {
         };
         let authority = uri.authority().ok_or_else(wrong)?.as_str();
         if authority.contains('@') {
-            return Err(
-                "a password on the command line can be read by everybody on this host: put it into \
-                 a file and name that with --push-config"
-                    .into(),
-            );
+            return Err(format!(
+                "a password on the command line can be read by everybody on this host: {}",
+                Hint::PasswordInFile.words()
+            ));
         }
         if uri.query().is_some() {
             return Err("give a URL without a query".into());

@@ -8,6 +8,7 @@ use profiler_core::text::visible;
 use profiler_target::{Executed, ProcessTree};
 
 use super::monotonic_ns;
+use crate::hints::Hint;
 
 /// A program that does not map the ring is being loaded, for so long at most.
 pub(super) const LONGEST_LOADING: Duration = Duration::from_secs(2);
@@ -243,9 +244,9 @@ impl Unrecorded {
             "not recorded, though recorded processes executed it: {}{others}. A program that runs \
              as another user, is set-user-ID or linked statically, starts without LD_PRELOAD \
              and FRAGSCOPE_RECORD_RING, or sees another /proc (in a PID namespace) \
-             writes nothing. Start `fragscope record` as that user, or \
-             record it while it runs: `sudo fragscope record --pid PID -o FILE`",
-            named.join(", ")
+             writes nothing. {}",
+            named.join(", "),
+            Hint::RecordAsUser.words()
         ))
     }
 }

@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 
 use super::wrapped;
 use crate::export::sentences;
+use crate::hints::Hint;
 use crate::tui::app::App;
 
 /// Characters of a line's title.
@@ -31,7 +32,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
             return lines;
         }
         ActivitySource::Recorded(what_if) => (
-            "Allocations are recorded for --what-if alone.",
+            Hint::RecordsNoRates.words(),
             sentences::of_recording(what_if),
         ),
         ActivitySource::NotRequested => (
@@ -44,14 +45,12 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
         ),
         ActivitySource::NoProbes => (
             "Allocations are not recorded.",
-            "`fragscope doctor` lists what probes need and how to fix what is missing. \
-             Walks and residency work without probes."
-                .to_owned(),
+            Hint::NoRates.words().to_owned(),
         ),
     };
     let mut lines = vec![Line::styled(title, app.theme.title())];
     let others = view.notices.iter();
-    for notice in others.filter(|notice| *notice != sentences::RECORDING) {
+    for notice in others.filter(|notice| *notice != Hint::RecordsAll.words()) {
         lines.extend(wrapped(notice, width, app.theme.warn()));
     }
     lines.extend(wrapped(&hint, width, app.theme.quiet()));

@@ -8,6 +8,7 @@ use profiler_core::view::View;
 use ratatui::text::Line;
 
 use super::wrapped;
+use crate::hints::Hint;
 use crate::tui::app::App;
 
 /// A key, or what is explained.
@@ -96,12 +97,7 @@ const WORDS: [(&str, &str); 9] = [
         "events lost",
         "allocation events that the ring buffer had no room for",
     ),
-    (
-        "probe cost",
-        "share of one core's time that the probes took over the last windows with the pauses after \
-         them, and the most they may take (four fifths of --budget; stops have the rest). With --what-if \
-         they record every call, and no budget limits them",
-    ),
+    ("probe cost", Hint::ProbeCost.words()),
     (
         "live",
         "blocks that the program allocated and did not free, at their usable size: a walk does not \

@@ -17,6 +17,7 @@ use ratatui::widgets::Paragraph;
 use super::filter::Filter;
 use super::{after, around, bar, cut, wrapped};
 use crate::export::sentences;
+use crate::hints::Hint;
 use crate::tui::app::App;
 
 /// Rows that PgUp and PgDn move.
@@ -314,7 +315,7 @@ fn state(app: &App, view: &View) -> String {
         ObjectsState::Failed(why) => parts.push(format!("not read: {why}")),
         ObjectsState::Off if report.objects.is_none() => parts.push(match app.saved {
             Some(_) => "Python's objects had not been read when this walk was taken.".to_owned(),
-            None => "Python's objects are not read (--no-objects).".to_owned(),
+            None => Hint::ObjectsOff.words().to_owned(),
         }),
         ObjectsState::Planned if !report.target.is_python() => {
             parts.push("This is not a Python process: it has no objects to read.".to_owned());

@@ -16,6 +16,7 @@ use ratatui::widgets::Paragraph;
 use super::filter::Filter;
 use super::{after, around, bar, wrapped};
 use crate::export::sentences;
+use crate::hints::Hint;
 use crate::tui::app::App;
 use crate::tui::header::fitted;
 
@@ -266,10 +267,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
 fn nothing(app: &App, view: &View) -> String {
     let Some(sites) = &view.sites else {
         return match (view.activity_source(), app.saved) {
-            (ActivitySource::Recorded(_), _) => {
-                "Call sites come from probes that sample. With --what-if they record every call, \
-                 without its stack."
-            }
+            (ActivitySource::Recorded(_), _) => Hint::RecordsNoSites.words(),
             (ActivitySource::NotRequested, _) => {
                 "Call sites come from probes, and none were requested."
             }

@@ -14,7 +14,6 @@ use profiler_core::view::{Shadow, View, WhatIf};
 use super::super::app::{App, Message, Tab, update};
 use super::super::theme::Theme;
 use super::{PAGES, app, fixture, frame, saved, text};
-use crate::export::sentences;
 
 /// Compares with the file of this name, or writes it when `UPDATE_GOLDEN` is set.
 pub(in crate::tui) fn golden(name: &str, found: &str) {
@@ -171,7 +170,7 @@ fn shadows_stand_beside_the_worker_on_every_screen() {
     });
     // The probes record for the shadows, and nothing else.
     (view.activity, view.sites, view.probes_wanted) = (None, None, false);
-    view.notices = vec![sentences::RECORDING.to_owned()];
+    view.notices = vec![crate::hints::Hint::RecordsAll.words().to_owned()];
     let mut app = app(80, 24);
     update(&mut app, Message::View(Box::new(view.clone())));
     golden("what_if_80x24", &text(&frame(&app, 80, 24)));

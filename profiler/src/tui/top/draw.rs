@@ -16,6 +16,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::app::App;
+use crate::hints::Hint;
 use crate::tui::draw::{clean, too_small};
 use crate::tui::header::fitted;
 use crate::tui::screens::wrapped;
@@ -29,7 +30,11 @@ const VERDICT_LINES: u16 = 6;
 
 /// Lines that the table has.
 pub(super) fn room(app: &App) -> usize {
-    let verdict = if app.tree_of.is_some() { VERDICT_LINES } else { 0 };
+    let verdict = if app.tree_of.is_some() {
+        VERDICT_LINES
+    } else {
+        0
+    };
     usize::from(app.size.1.saturating_sub(ABOVE + BELOW + verdict))
 }
 
@@ -48,10 +53,8 @@ fn verdict(app: &App, view: &HostView, width: u16) -> Vec<Line<'static>> {
     let room = usize::from(VERDICT_LINES);
     if lines.len() > room {
         lines.truncate(room - 1);
-        lines.push(Line::styled(
-            "… (all of it: explain --tree)",
-            app.theme.quiet(),
-        ));
+        let rest = format!("… ({})", Hint::AllOfVerdict.words());
+        lines.push(Line::styled(rest, app.theme.quiet()));
     }
     lines.resize(room, Line::default());
     lines
@@ -117,9 +120,8 @@ fn table(app: &App, width: u16) -> Vec<Line<'static>> {
         Line::from(spans)
     }));
     if view.rows.is_empty() {
-        lines.push(Line::raw(
-            "No Python process was found; --all shows every process.",
-        ));
+        let others = Hint::OtherProcesses.words();
+        lines.push(Line::raw(format!("No Python process was found; {others}")));
     } else if app.lines.is_empty() {
         lines.push(Line::raw(
             "No process has the text of the filter; Esc clears it.",

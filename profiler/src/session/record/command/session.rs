@@ -12,6 +12,7 @@ use super::child::{END_TIMEOUT, ask_to_end, end_of, ends_soon, exit_code, reache
 use super::unrecorded::run_unrecorded;
 use super::words::{how, nothing_recorded, want_of_memory};
 use super::{IDLE_SLEEP, Started};
+use crate::hints::Hint;
 use crate::session::Ending;
 use crate::session::record::checkpoint::CheckpointReason;
 use crate::session::record::preloaded::{GivenUp, PreloadedRecording};
@@ -259,7 +260,7 @@ impl Session {
         let killed = self.status.and_then(|status| status.signal());
         match (ending, self.signalled, killed) {
             (CommandEnding::Signal(name), _, _) => Some((*name).to_owned()),
-            (CommandEnding::Duration, _, _) => Some("the end of --duration".to_owned()),
+            (CommandEnding::Duration, _, _) => Some(Hint::DurationOver.words().to_owned()),
             (_, Some(name), _) => Some(name.to_owned()),
             (_, None, Some(number)) => Some(format!("signal {number}")),
             (_, None, None) => None,

@@ -9,6 +9,8 @@ use profiler_core::text::visible;
 use profiler_core::units;
 use profiler_target::{has_borrowed_privileges, not_preloaded, wants_to_be_first};
 
+use crate::hints::Hint;
+
 /// Why nothing was recorded of this command, which `early` ended soon after its start.
 pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> String {
     if has_borrowed_privileges() {
@@ -27,8 +29,8 @@ pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> S
             .to_owned()
     });
     format!(
-        "nothing was recorded: {why}. Record it while it runs: `sudo fragscope record --pid PID -o \
-         FILE`"
+        "nothing was recorded: {why}. {}",
+        Hint::RecordRunning.words()
     )
 }
 

@@ -5,6 +5,7 @@ use profiler_common::ring::Leaves;
 use super::super::TraceWriteError;
 use super::super::output::Output;
 use super::PreloadedRecording;
+use crate::hints::Hint;
 
 impl PreloadedRecording {
     /// Reports processes that went on without the recording: of what they did since it is not known how much is lost.
@@ -26,16 +27,17 @@ impl PreloadedRecording {
 
 /// That so many processes say that they went on without the recording.
 fn left_sentence(why: Leaves, processes: u64) -> String {
+    let in_namespace = format!(
+        "began in a PID namespace (of a container, or a sandbox), which is not recorded, nor is what was forked \
+         there. {}",
+        Hint::RecordInNamespace.words()
+    );
     let what = match why {
         Leaves::NoRoom => {
             "got no room in the full ring (for 60 s in all, or for 0.1 s behind a filter of system calls), and went on \
              without being recorded: the file lacks what came then"
         }
-        Leaves::Namespace => {
-            "began in a PID namespace (of a container, or a sandbox), which is not recorded, nor is what \
-             was forked there. Start `fragscope record` in it, or record from here while it runs: `sudo fragscope record \
-             --pid PID -o FILE`"
-        }
+        Leaves::Namespace => &in_namespace,
         Leaves::Copy => "began by a system call (clone) instead of fork, and is not recorded",
         Leaves::Clock => {
             "made reading the clock a fault (PR_SET_TSC, or strict seccomp), and went on without being recorded: the file lacks \
