@@ -3,7 +3,7 @@
 //! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
 //! what follows from it.
 
-use crate::allocator::{Allocator, AllocatorTitle};
+use crate::allocator::{AllocatorTitle, ReturnTime};
 use crate::candidate::CandidateName;
 use crate::mechanism::Mechanism;
 use crate::units::{bytes, nanoseconds};
@@ -236,9 +236,10 @@ impl Prediction {
     /// Under what condition it needs what was played, in words that follow that: it gives back what was freed once that
     /// was left alone for some seconds, and a program that goes on using it has it all the while.
     pub fn condition(&self) -> &'static str {
-        match self.allocator.kind() {
-            Some(Allocator::Jemalloc | Allocator::Mimalloc) => " once it has purged",
-            _ => "",
+        let time = self.allocator.kind().map(|kind| kind.row().return_time);
+        match time {
+            Some(ReturnTime::InCalls | ReturnTime::WithLaterCalls) => " once it has purged",
+            Some(ReturnTime::ByPlace | ReturnTime::Never | ReturnTime::Unknown) | None => "",
         }
     }
 

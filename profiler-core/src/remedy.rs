@@ -10,7 +10,8 @@ use crate::tuning::{self, Tuning};
 pub struct Remedy {
     /// What can be done, each by itself.
     pub steps: &'static [Step],
-    /// In sentences, in which `{0}` is the first step as it is shown, and `{0=}` its value alone.
+    /// In sentences, in which `{0}` is the first step as it is shown, `{0=}` its value alone, and `{0=KiB}` the
+    /// same of bytes in KiB.
     pub sentences: &'static str,
 }
 
@@ -61,7 +62,11 @@ impl Remedy {
         for (at, step) in self.steps.iter().enumerate() {
             let step = step.to_string();
             let (_, value) = step.split_once('=').unwrap_or(("", &step));
+            let kib = value
+                .parse::<u64>()
+                .map(|bytes| format!("{} KiB", bytes >> 10));
             prose = prose
+                .replace(&format!("{{{at}=KiB}}"), kib.as_deref().unwrap_or(value))
                 .replace(&format!("{{{at}=}}"), value)
                 .replace(&format!("{{{at}}}"), &step);
         }

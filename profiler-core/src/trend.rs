@@ -1,6 +1,8 @@
 //! How a process's memory has grown lately, by the kernel's counts and the walks of a session: known long before
 //! Python's objects were read twice.
 
+use crate::worth::MOST;
+
 /// What was watched for less time than this has no growth yet: a page more or less would be a large rate.
 const LEAST_TIME_NS: u64 = 2_000_000_000;
 /// What was before this time is not lately.
@@ -9,9 +11,6 @@ const WINDOW_NS: u64 = 30_000_000_000;
 const GROWN_BYTES: f64 = (4 << 20) as f64;
 /// …and would gain at least this share of its RSS in an hour.
 const GROWN_SHARE_PER_HOUR: f64 = 0.25;
-/// What gained this share of all that was gained is what grows; and of what still grows, the later half gained this
-/// share of what the whole did in the same time.
-const MOST: f64 = 0.5;
 
 /// One point of the curves over time.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -116,7 +115,7 @@ impl Trend {
         // What comes back from swap is no growth.
         let memory = |at: &Point| at.rss_bytes.saturating_add(at.swap_bytes) as f64;
         let is_more = memory(last) - memory(first) >= GROWN_BYTES;
-        // One step is no growth.
+        // One step is no growth: the later half gains most of what the whole does in the same time.
         let goes_on = later >= rss.bytes_per_second * later_ns as f64 / 1e9 * MOST;
         let live_bytes_per_second = live(points, first.time_ns);
         let grows = || match live_bytes_per_second {

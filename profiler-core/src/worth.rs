@@ -9,6 +9,10 @@ pub struct Worth {
 
 /// At least this share of something is most of it.
 pub(crate) const MOST: f64 = 0.5;
+/// From this share of what is resident on, fragmentation is not passed over.
+pub(crate) const MUCH_FREE: f64 = 0.2;
+/// From this share of what a name holds on, what its processes share of it is said.
+const SHARED: f64 = 0.02;
 /// Who gains at least this share of all growth is named as what grows.
 const GAINED: f64 = 0.2;
 /// Who holds at least this share of what is live is named as who holds most.
@@ -22,6 +26,11 @@ pub(crate) fn is_named_for_gaining(gained: f64, all: f64) -> bool {
 /// Whether who holds so many of the bytes that are live is named as who holds most.
 pub(crate) fn is_named_for_holding(held: u64, live: u64) -> bool {
     held as f64 >= live as f64 * HELD
+}
+
+/// Whether it is said that so many of the bytes that a name holds are shared.
+pub(crate) fn is_said_to_be_shared(shared: u64, held: u64) -> bool {
+    shared as f64 >= held as f64 * SHARED
 }
 
 /// What a mechanism holds, of RSS, for a finding.

@@ -13,9 +13,6 @@ use crate::worth;
 /// Where no prediction makes a difference worth naming.
 const NOT_SURE: &str = "nothing that was replayed is sure to save much";
 
-/// From this share of RSS on, fragmentation is not passed over.
-pub(super) const UNEXPLAINED_SHARE: f64 = 0.2;
-
 /// One line for the top of the screen.
 pub(crate) fn verdict(report: &FragReport) -> String {
     more(report).fold(of_findings(report), |said, more| format!("{said} {more}"))
@@ -29,7 +26,22 @@ pub(super) fn besides(report: &FragReport) -> Option<String> {
     let is_said = match first {
         None => by.live > 0.0 || by.is_unclear,
         Some(Mechanism::MostlyLive | Mechanism::NotTheHeap) => by.live > 0.0,
-        Some(_) => false,
+        Some(
+            Mechanism::PinnedPages
+            | Mechanism::Untrimmed
+            | Mechanism::PinnedTop
+            | Mechanism::Caches
+            | Mechanism::ArenaSprawl
+            | Mechanism::SparsePools
+            | Mechanism::DynamicMmapThreshold
+            | Mechanism::KeptTop
+            | Mechanism::StuckPages
+            | Mechanism::HugePages
+            | Mechanism::LazilyFreed
+            | Mechanism::PrivateHeap
+            | Mechanism::Unexplained
+            | Mechanism::NotSure,
+        ) => false,
     };
     if !is_said || outlook(report).is_some() || report.is_heap_in_swap() {
         return Some(verdict(report));
@@ -110,7 +122,20 @@ fn of_findings(report: &FragReport) -> String {
     let outlook = outlook(report).map_or_else(String::new, |outlook| match first.mechanism {
         // What is played is of malloc's heap, and no remedy of these.
         Mechanism::SparsePools | Mechanism::PrivateHeap => format!(". As for malloc, {outlook}"),
-        _ => format!("; {outlook}"),
+        Mechanism::PinnedPages
+        | Mechanism::Untrimmed
+        | Mechanism::PinnedTop
+        | Mechanism::Caches
+        | Mechanism::ArenaSprawl
+        | Mechanism::DynamicMmapThreshold
+        | Mechanism::KeptTop
+        | Mechanism::StuckPages
+        | Mechanism::HugePages
+        | Mechanism::LazilyFreed
+        | Mechanism::Unexplained
+        | Mechanism::MostlyLive
+        | Mechanism::NotTheHeap
+        | Mechanism::NotSure => format!("; {outlook}"),
     });
     // What nothing returns, or cannot be predicted, is still there.
     let returned = first.bytes.filter(|bytes| *bytes > 0);
@@ -120,13 +145,14 @@ fn of_findings(report: &FragReport) -> String {
     );
     // The larger share goes unsaid otherwise.
     let used = percent(used(report), report.kernel.rss_bytes);
-    match first.mechanism {
-        other if other.subject() == FindingBytes::NoWaste => verdict,
-        // What of them was never written cannot be seen.
-        Mechanism::HugePages if first.bytes.is_none() => {
+    // What of huge pages was never written cannot be seen.
+    let is_bound = first.mechanism == Mechanism::HugePages && first.bytes.is_none();
+    match first.mechanism.subject() {
+        FindingBytes::NoWaste => verdict,
+        FindingBytes::FreeHeap | FindingBytes::OtherWaste if is_bound => {
             format!("{verdict} At most {used} is live.")
         }
-        _ => format!("{verdict} {used} is live."),
+        FindingBytes::FreeHeap | FindingBytes::OtherWaste => format!("{verdict} {used} is live."),
     }
 }
 

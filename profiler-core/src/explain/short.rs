@@ -41,13 +41,29 @@ impl ShortVerdict {
 
     /// In words. That a process grows is named where its memory is in use, which no allocator changes.
     pub fn words(&self, is_growing: bool) -> String {
-        match self.mechanism {
-            _ if self.is_in_swap => IN_SWAP.into(),
-            None | Some(Mechanism::MostlyLive) if is_growing => "growing".into(),
-            Some(Mechanism::NotTheHeap) if is_growing => "growing, not heap".into(),
-            Some(Mechanism::Untrimmed) => format!("trim returns {:.0}%", self.share * 100.0),
-            None => Mechanism::MostlyLive.short().into(),
-            Some(mechanism) => mechanism.short().into(),
+        if self.is_in_swap {
+            return IN_SWAP.into();
+        }
+        let mechanism = self.mechanism.unwrap_or(Mechanism::MostlyLive);
+        match mechanism {
+            Mechanism::MostlyLive if is_growing => "growing".into(),
+            Mechanism::NotTheHeap if is_growing => "growing, not heap".into(),
+            Mechanism::Untrimmed => format!("trim returns {:.0}%", self.share * 100.0),
+            Mechanism::PinnedPages
+            | Mechanism::PinnedTop
+            | Mechanism::Caches
+            | Mechanism::ArenaSprawl
+            | Mechanism::SparsePools
+            | Mechanism::DynamicMmapThreshold
+            | Mechanism::KeptTop
+            | Mechanism::StuckPages
+            | Mechanism::HugePages
+            | Mechanism::LazilyFreed
+            | Mechanism::PrivateHeap
+            | Mechanism::Unexplained
+            | Mechanism::MostlyLive
+            | Mechanism::NotTheHeap
+            | Mechanism::NotSure => mechanism.short().into(),
         }
     }
 

@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{HostView, ProcessRow, ProcessSample, Totals, TreeHistory, TreeObjects, command};
 use crate::units::bytes;
+use crate::worth;
 
-/// From this share of the tree's memory on its fragmentation is the first thing to say.
-const MUCH: f64 = 0.2;
-/// Below this share of a process's RSS its fragmentation, or what it has copied, is nothing to look at.
-const LITTLE: f64 = 0.05;
 /// First findings that are named at most.
 const MAX_NAMED: usize = 4;
 
@@ -92,8 +89,9 @@ impl TreeView {
             known.max_by_key(|(bytes, row)| (*bytes, row.process.memory.rss_bytes))
         };
         let (free, worst) = most(&|row| self.own_fragmentation(row))?;
-        let is_little =
-            |of: u64, row: &ProcessRow| (of as f64) < row.process.memory.rss_bytes as f64 * LITTLE;
+        let is_little = |of: u64, row: &ProcessRow| {
+            (of as f64) < row.process.memory.rss_bytes as f64 * worth::OF_RSS.share()
+        };
         if is_little(free, worst) {
             let fastest = self.objects.as_ref().and_then(TreeObjects::fastest);
             let row = fastest.and_then(|(id, rate)| {
@@ -216,7 +214,7 @@ impl TreeView {
         let (not_walked, walked) = (bytes(sums.not_walked_bytes), bytes(walked));
         let before = format!("{not_walked} of {memory} were not walked.");
         let are_free = "are free in the heaps but resident";
-        match (share >= MUCH, sums.not_walked_bytes == 0) {
+        match (share >= worth::MUCH_FREE, sums.not_walked_bytes == 0) {
             (true, true) => format!("{free} of {memory} ({percent:.0} %) {are_free}."),
             (true, false) => {
                 format!("{before} {free} of the other {walked} ({percent:.0} %) {are_free}.")

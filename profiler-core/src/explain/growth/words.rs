@@ -1,9 +1,10 @@
 //! Words that several sentences about growth have.
 
-use crate::explain::prose::{UNEXPLAINED_SHARE, fragmentation};
+use crate::explain::prose::fragmentation;
 use crate::objects::{Branch, Growth, Holder, HolderGrowth, Rate};
 use crate::report::FragReport;
 use crate::units::{bytes, count, percent};
+use crate::worth::MUCH_FREE;
 
 /// What a name that gains may be.
 pub(crate) const LEAK: &str = "a leak, or a cache without a bound or not yet full";
@@ -11,7 +12,7 @@ pub(crate) const LEAK: &str = "a leak, or a cache without a bound or not yet ful
 /// How much of a fragmented process is fragmentation.
 pub(super) fn fragmented(report: &FragReport) -> Option<String> {
     let (free, rss) = (fragmentation(report), report.kernel.rss_bytes);
-    (free as f64 > rss as f64 * UNEXPLAINED_SHARE).then(|| {
+    (free as f64 > rss as f64 * MUCH_FREE).then(|| {
         let name = report.kernel.name();
         format!("{} ({} of {name})", bytes(free), percent(free, rss))
     })

@@ -28,7 +28,10 @@ impl Remedy {
     pub(crate) fn as_played(&'static self, candidate: &CandidateName) -> &'static Self {
         match candidate {
             CandidateName::Tuning(played) if **played == tuning::ONE_ARENA => &ONE_ARENA,
-            _ => self,
+            CandidateName::Build(_)
+            | CandidateName::Tuning(_)
+            | CandidateName::WithoutObjectAllocator(_)
+            | CandidateName::Other(_) => self,
         }
     }
 

@@ -216,7 +216,7 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
         allocators: &[Allocator::Glibc],
         remedy: Remedy {
             steps: &[Step::Tune(&tuning::MMAP_THRESHOLD)],
-            sentences: "{0} keeps it at 128 KiB, so that each large block goes \
+            sentences: "{0} keeps it at {0=KiB}, so that each large block goes \
                 back to the kernel when it is freed, at the cost of more page faults.",
         },
     },
@@ -226,7 +226,7 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
         remedy: Remedy {
             steps: &[Step::Tune(&tuning::TRIM_THRESHOLD)],
             sentences: "{0} has free() return \
-                all that is more than 128 KiB; it also keeps the mmap threshold where that began, unless \
+                all that is more than {0=KiB}; it also keeps the mmap threshold where that began, unless \
                 MALLOC_MMAP_THRESHOLD_ says otherwise.",
         },
     },

@@ -8,9 +8,7 @@ use crate::metrics::MetricId;
 use crate::remedy::Remedy;
 use crate::report::{Finding, FragReport};
 use crate::units::bytes;
-
-/// From this share of RSS on, huge pages are worth a finding.
-const HUGE_SHARE: f64 = 0.5;
+use crate::worth::MOST;
 
 pub(super) fn huge_pages(report: &FragReport) -> Option<Finding> {
     if let Some(finding) = zeros_in_huge_pages(report) {
@@ -18,7 +16,7 @@ pub(super) fn huge_pages(report: &FragReport) -> Option<Finding> {
     }
     let huge = report.amount(MetricId::HugeBackedBytes)?;
     let blank = report.amount(MetricId::BlankBytes)?;
-    let is_much = huge as f64 > report.kernel.rss_bytes as f64 * HUGE_SHARE;
+    let is_much = huge as f64 > report.kernel.rss_bytes as f64 * MOST;
     (is_much && is_notable(report, huge)).then(|| Finding {
         mechanism: Mechanism::HugePages,
         claim: format!(

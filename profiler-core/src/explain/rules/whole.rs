@@ -3,7 +3,7 @@
 use super::{of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;
 use crate::evidence::{Evidence, EvidenceId};
-use crate::explain::prose::{UNEXPLAINED_SHARE, used};
+use crate::explain::prose::used;
 use crate::explain::remedies;
 use crate::mechanism::FindingBytes;
 use crate::mechanism::Mechanism;
@@ -12,6 +12,7 @@ use crate::remedy::Remedy;
 use crate::report::{Finding, FragReport};
 use crate::tables::LedgerClass;
 use crate::units::{bytes, percent};
+use crate::worth::MUCH_FREE;
 
 pub(super) fn mostly_live(report: &FragReport) -> Option<Finding> {
     let live = used(report);
@@ -82,7 +83,7 @@ pub(super) fn unexplained(report: &FragReport, others: &[Finding]) -> Option<Fin
     let rss = report.kernel.rss_bytes;
     let mut others = others.iter();
     let is_unexplained = others.all(|other| other.mechanism.subject() != FindingBytes::FreeHeap);
-    let is_much = free as f64 > rss as f64 * UNEXPLAINED_SHARE;
+    let is_much = free as f64 > rss as f64 * MUCH_FREE;
     (is_unexplained && is_much).then(|| Finding {
         mechanism: Mechanism::Unexplained,
         claim: format!(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{ReadProcess, TreeHolder};
 use crate::objects::Holder;
 use crate::units::{bytes, count};
+use crate::worth::is_said_to_be_shared;
 
 /// A name in one process; variables of a function that runs in several threads have one name.
 #[derive(Copy, Clone, Default)]
@@ -147,7 +148,9 @@ impl TreeHolder {
         };
         let all = bytes(self.bytes);
         let shared = match self.shared_bytes {
-            Some(shared) if self.each_and_master() > 1 && is_notable(shared, self.bytes) => {
+            Some(shared)
+                if self.each_and_master() > 1 && is_said_to_be_shared(shared, self.bytes) =>
+            {
                 format!(
                     "; up to {} are pages that they share, which count once",
                     bytes(shared)
@@ -195,11 +198,6 @@ impl TreeHolder {
             },
         )
     }
-}
-
-/// Whether so much of it is worth a word.
-fn is_notable(part: u64, whole: u64) -> bool {
-    part as f64 >= whole as f64 * 0.02
 }
 
 pub(super) fn processes(count: usize) -> String {
