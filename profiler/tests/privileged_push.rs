@@ -4,42 +4,22 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use profiler_testing::child::{Child, KillOnDrop};
-use profiler_testing::wait::{WAIT_LIMIT, eventually};
+use profiler_testing::child::Child;
+use profiler_testing::wait::eventually;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use support::pyroscope::{Answer, Endpoint, Profile, Taken};
+use support::serving::{Serving, certify, own, prefork, value};
 use support::{command, fragscope, script, stderr};
-
-/// A master with two children, one of which frees most of what it took.
-const PREFORK: &str = "
-import os, sys
-shared = [bytes(1000) for _ in range(5000)]
-ready = os.pipe()
-for n in range(2):
-    if os.fork() == 0:
-        mine = [bytes(900) for _ in range((n + 1) * 4000)]
-        if n == 1:
-            mine = mine[::50]
-        os.write(ready[1], b'.')
-        sys.stdin.read()
-        os._exit(0)
-for _ in range(2):
-    os.read(ready[0], 1)
-print(1, flush=True)
-sys.stdin.read()
-";
 
 /// Allocates all the time, and keeps some of it.
 const BUSY: &str = "
@@ -57,72 +37,9 @@ while True:
 ";
 
 /// `serve` while it pushes.
-struct Serving {
-    _fragscope: KillOnDrop,
-    address: SocketAddr,
-    said: Receiver<String>,
-}
-
-impl Serving {
-    fn start(url: &str, flags: &[&str]) -> Self {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--interval", "200ms"];
-        let push = ["--push-interval", "1s", "--push-profiles", url];
-        let spawned = command(&[&fixed, &push[..], flags].concat())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child = spawned.expect("it starts");
-        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let (say, said) = channel();
-        std::thread::spawn(move || {
-            // Who does not listen to the end is the end of the test.
-            lines
-                .map_while(Result::ok)
-                .for_each(|line| drop(say.send(line)));
-        });
-        let fragscope = KillOnDrop(child);
-        let address = loop {
-            let line = said
-                .recv_timeout(WAIT_LIMIT)
-                .expect("it says where it serves");
-            let address = line.strip_prefix("serving http://");
-            if let Some(address) = address.and_then(|rest| rest.strip_suffix("/metrics")) {
-                break address.parse().expect("an address");
-            }
-        };
-        Self {
-            _fragscope: fragscope,
-            address,
-            said,
-        }
-    }
-
-    fn metric(&self, name: &str, program: Option<&str>) -> Option<f64> {
-        let text = self.metrics();
-        let mut samples = text.lines().filter_map(|line| line.strip_prefix(name));
-        let sample = samples.find(|rest| match program {
-            None => rest.starts_with(' '),
-            Some(program) => rest.contains(&format!("program=\"{program}\"")),
-        })?;
-        sample.rsplit(' ').next()?.parse().ok()
-    }
-
-    fn metrics(&self) -> String {
-        let mut stream = TcpStream::connect(self.address).expect("it listens");
-        write!(stream, "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n").expect("it takes it");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("UTF-8");
-        answer
-    }
-
-    /// Waits until it says something with these words.
-    fn wait_for(&self, words: &str) -> String {
-        loop {
-            let line = self.said.recv_timeout(WAIT_LIMIT).expect(words);
-            if line.contains(words) {
-                return line;
-            }
-        }
-    }
+fn pushing(url: &str, flags: &[&str]) -> Serving {
+    let push = ["--push-interval", "1s", "--push-profiles", url];
+    Serving::start(&[&push, flags].concat())
 }
 
 /// The profile of a program in a request.
@@ -133,11 +50,16 @@ fn of_program<'t>(taken: &'t Taken, program: &str) -> Option<&'t Profile> {
 
 #[test]
 fn serve_pushes_the_ledger_of_each_group_as_it_serves_it() {
-    let master = script("push_sums.py", PREFORK);
+    let master = script("push_sums.py", &prefork(2));
     let endpoint = Endpoint::start(Answer::Take, None);
-    let serving = Serving::start(&endpoint.url(), &["--budget", "unlimited"]);
-    let group =
-        |metric: &str| serving.metric(&format!("fragscope_group_{metric}"), Some("push_sums.py"));
+    let serving = pushing(&endpoint.url(), &["--budget", "unlimited"]);
+    let group = |metric: &str| {
+        value(
+            &serving.metrics(),
+            &format!("fragscope_group_{metric}"),
+            "push_sums.py",
+        )
+    };
     eventually("the walks", || {
         (group("walked_processes") == Some(3.0)).then_some(())
     });
@@ -171,9 +93,9 @@ fn serve_pushes_the_ledger_of_each_group_as_it_serves_it() {
     let live = profile.sum("resident", Some("live"));
     assert!(live > 5 << 20 && live < whole, "{:?}", profile.stacks);
     assert_eq!(profile.sum("resident", Some("(heap not known)")), 0);
-    assert!(serving.metric("fragscope_pushes_total", None) >= Some(1.0));
+    assert!(own(&serving.metrics(), "fragscope_pushes_total") >= Some(1.0));
     assert_eq!(
-        serving.metric("fragscope_push_failures_total", None),
+        own(&serving.metrics(), "fragscope_push_failures_total"),
         Some(0.0)
     );
     drop(master);
@@ -184,7 +106,7 @@ fn what_was_not_walked_is_pushed_as_unknown_and_names_are_harmless() {
     let idle = "print(1, flush=True); input()";
     let evil = script("evil\"},{a=b \\ \n\u{1b}[2J.py", idle);
     let endpoint = Endpoint::start(Answer::Take, None);
-    let _serving = Serving::start(&endpoint.url(), &["--no-walks"]);
+    let _serving = pushing(&endpoint.url(), &["--no-walks"]);
     let profile = eventually("its profile", || {
         let taken = endpoint.next();
         let mut all = taken.profiles.iter();
@@ -313,27 +235,9 @@ fn without_probes_there_are_no_call_sites_and_all_else() {
     assert_eq!(names, ["fragscope_ledger"]);
 }
 
-/// A certificate for this host, which signs itself, and the configuration to serve with it.
-fn certify(folder: &Path) -> Arc<ServerConfig> {
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-        ])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=fragscope"])
-        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(folder.join("key.pem"))
-        .arg("-out")
-        .arg(folder.join("cert.pem"))
-        .output()
-        .expect("openssl is installed");
-    assert!(made.status.success(), "{}", stderr(&made));
+/// A configuration to serve with a certificate for this host.
+fn tls_config(folder: &Path) -> Arc<ServerConfig> {
+    certify(folder);
     let chain = CertificateDer::from_pem_file(folder.join("cert.pem")).expect("PEM");
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).expect("PEM");
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -353,7 +257,7 @@ fn secret(path: &Path, text: &str) {
 fn over_tls_it_is_known_whom_to_trust_and_the_password_comes_from_a_file() {
     let child = script("push_tls.py", BUSY);
     let folder = tempfile::tempdir().expect("a folder");
-    let endpoint = Endpoint::start(Answer::Take, Some(certify(folder.path())));
+    let endpoint = Endpoint::start(Answer::Take, Some(tls_config(folder.path())));
     let url = format!("https://{}", endpoint.address);
     let config = folder.path().join("push.yml");
     secret(&folder.path().join("password"), "correct: horse\n");
@@ -421,10 +325,10 @@ fn over_tls_it_is_known_whom_to_trust_and_the_password_comes_from_a_file() {
 fn an_endpoint_that_hangs_holds_up_neither_walks_nor_the_end() {
     let child = script("push_hangs.py", BUSY);
     let endpoint = Endpoint::start(Answer::Hang, None);
-    let serving = Serving::start(&endpoint.url(), &["--budget", "unlimited"]);
+    let serving = pushing(&endpoint.url(), &["--budget", "unlimited"]);
     endpoint.asked();
-    let look = || serving.metric("fragscope_look_timestamp_seconds", None);
-    let walks = || serving.metric("fragscope_walks_total", None);
+    let look = || own(&serving.metrics(), "fragscope_look_timestamp_seconds");
+    let walks = || own(&serving.metrics(), "fragscope_walks_total");
     let before = (look(), walks());
     eventually("looks and walks that go on", || {
         (look() > before.0 && walks() > before.1).then_some(())
@@ -447,8 +351,8 @@ fn an_endpoint_that_hangs_holds_up_neither_walks_nor_the_end() {
     endpoint.answers(Answer::Take);
     let line = serving.wait_for("takes profiles again");
     assert!(!line.contains("those of 0 moments"), "{line}");
-    assert!(serving.metric("fragscope_dropped_pushes_total", None) > Some(0.0));
-    assert!(serving.metric("fragscope_push_failures_total", None) >= Some(1.0));
+    assert!(own(&serving.metrics(), "fragscope_dropped_pushes_total") > Some(0.0));
+    assert!(own(&serving.metrics(), "fragscope_push_failures_total") >= Some(1.0));
 }
 
 #[test]
@@ -457,7 +361,7 @@ fn an_endpoint_that_refuses_is_said_once_and_asked_more_and_more_seldom() {
     let endpoint = Endpoint::start(Answer::Refuse(refusal), None);
     // There is always one to push profiles of.
     let _worker = script("push_refused.py", BUSY);
-    let serving = Serving::start(&endpoint.url(), &["--no-walks"]);
+    let serving = pushing(&endpoint.url(), &["--no-walks"]);
     let line = serving.wait_for("not taken by");
     assert!(
         line.contains("it answers 500 Internal Server Error: full \\x1b[2J"),

@@ -4,8 +4,8 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,124 +13,15 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use profiler_core::host::{MetricKind, declared};
 use profiler_testing::child::{Child, KillOnDrop};
-use profiler_testing::wait::{WAIT_LIMIT, eventually};
+use profiler_testing::wait::eventually;
 use serde_json::Value;
 use support::prometheus::ask;
-use support::{command, fragscope, json, script, stderr};
-
-/// A master that forks three children, one of which frees most of what it took.
-const PREFORK: &str = "
-import os, sys
-shared = [bytes(1000) for _ in range(5000)]
-ready = os.pipe()
-for n in range(3):
-    if os.fork() == 0:
-        mine = [bytes(900) for _ in range((n + 1) * 4000)]
-        if n == 1:
-            mine = mine[::50]
-        os.write(ready[1], b'.')
-        sys.stdin.read()
-        os._exit(0)
-for _ in range(3):
-    os.read(ready[0], 1)
-print(1, flush=True)
-sys.stdin.read()
-";
-
-struct Serving {
-    fragscope: KillOnDrop,
-    address: SocketAddr,
-}
-
-impl Serving {
-    fn start(flags: &[&str]) -> Self {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--interval", "200ms"];
-        let mut child = command(&[&fixed, flags].concat())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let fragscope = KillOnDrop(child);
-        let address = lines.find_map(|line| {
-            let line = line.expect("UTF-8");
-            line.strip_prefix("serving http://")?
-                .strip_suffix("/metrics")?
-                .parse()
-                .ok()
-        });
-        // It goes on to write there.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self {
-            fragscope,
-            address: address.expect("it says where it serves"),
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("it listens");
-        stream.set_read_timeout(Some(WAIT_LIMIT)).expect("set");
-        stream
-    }
-
-    /// The head and the body of an answer.
-    fn get(&self, path: &str, accept: &str) -> (String, String) {
-        let mut stream = self.connect();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
-        )
-        .expect("it takes it");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("UTF-8");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        (head.into(), body.into())
-    }
-
-    fn metrics(&self) -> String {
-        self.metrics_now().expect("an answer")
-    }
-
-    /// The metrics, where the connection is not closed because there were so many of this address.
-    fn metrics_now(&self) -> Option<String> {
-        let mut stream = self.connect();
-        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        if answer.is_empty() {
-            return None;
-        }
-        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        Some(body.to_owned())
-    }
-
-    /// The metrics once all processes of this program were walked.
-    fn walked(&self, program: &str, processes: f64) -> String {
-        eventually("the walks", || {
-            let text = self.metrics();
-            let walked = value(&text, "fragscope_group_walked_processes", program);
-            (walked == Some(processes)).then_some(text)
-        })
-    }
-}
-
-/// The value of a metric of the group of a program.
-fn value(text: &str, metric: &str, program: &str) -> Option<f64> {
-    let program = format!("program=\"{program}\"");
-    let mut samples = text.lines().filter_map(|line| line.strip_prefix(metric));
-    let sample = samples.find(|rest| rest.starts_with('{') && rest.contains(&program))?;
-    sample.rsplit(' ').next()?.parse().ok()
-}
-
-/// The value of a metric without labels.
-fn own(text: &str, metric: &str) -> Option<f64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(metric));
-    lines.find_map(|rest| rest.strip_prefix(' ')?.parse().ok())
-}
+use support::serving::{Serving, own, prefork, value};
+use support::{fragscope, json, script, stderr};
 
 #[test]
 fn the_figures_of_a_group_are_the_sums_of_its_tree() {
-    let master = script("serve_sums.py", PREFORK);
+    let master = script("serve_sums.py", &prefork(3));
     let serving = Serving::start(&["--budget", "unlimited"]);
     let text = serving.walked("serve_sums.py", 4.0);
     let served = |metric: &str| value(&text, &format!("fragscope_group_{metric}"), "serve_sums.py");
@@ -175,7 +66,7 @@ fn the_figures_of_a_group_are_the_sums_of_its_tree() {
 
 #[test]
 fn without_walks_nothing_is_stopped_and_nothing_made_up() {
-    let _master = script("serve_unwalked.py", PREFORK);
+    let _master = script("serve_unwalked.py", &prefork(3));
     let serving = Serving::start(&["--no-walks"]);
     let text = eventually("the first look", || {
         let text = serving.metrics();
@@ -436,7 +327,7 @@ fn free_port() -> u16 {
 
 #[test]
 fn a_real_prometheus_scrapes_it_and_evaluates_alerts_and_dashboard() {
-    let _master = script("serve_scraped.py", PREFORK);
+    let _master = script("serve_scraped.py", &prefork(3));
     let serving = Serving::start(&["--budget", "unlimited"]);
     serving.walked("serve_scraped.py", 4.0);
     let folder = tempfile::tempdir().expect("a folder");

@@ -3,11 +3,10 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -15,7 +14,8 @@ use nix::unistd::{Pid, mkfifo};
 use profiler_testing::child::KillOnDrop;
 use profiler_testing::wait::{WAIT_LIMIT, eventually};
 use support::prometheus::ask;
-use support::{command, fragscope, stderr, stdout};
+use support::serving::{Serving, certify};
+use support::{fragscope, stderr, stdout};
 
 /// A folder with a certificate for this host, its key, and a config with them and with the user `prom`.
 struct Web(tempfile::TempDir);
@@ -25,34 +25,12 @@ const PASSWORD: &str = "correct: horse";
 impl Web {
     fn new() -> Self {
         let web = Self(tempfile::tempdir().expect("a folder"));
-        web.certify();
+        certify(web.0.path());
         let hash = bcrypt::hash(PASSWORD, 5).expect("hashed");
         web.write(&format!(
             "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\nbasic_auth_users:\n  prom: {hash}\n"
         ));
         web
-    }
-
-    /// Makes a certificate, which signs itself.
-    fn certify(&self) {
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=fragscope"])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-            .arg("-keyout")
-            .arg(self.path("key.pem"))
-            .arg("-out")
-            .arg(self.path("cert.pem"))
-            .output()
-            .expect("openssl is installed");
-        assert!(made.status.success(), "{}", stderr(&made));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -67,65 +45,27 @@ impl Web {
     fn write(&self, config: &str) {
         fs::write(self.config(), config).expect("written");
     }
-}
 
-struct Serving {
-    fragscope: KillOnDrop,
-    said: Vec<String>,
-    says: Receiver<String>,
-    port: u16,
-}
-
-impl Serving {
-    fn start(web: &Web, flags: &[&str]) -> Self {
-        let config = web.config();
-        let fixed = ["serve", "--interval", "200ms", "--web-config", &config];
-        let listen = ["--listen", "127.0.0.1:0"];
-        let flags = if flags.is_empty() { &listen } else { flags };
-        let spawned = command(&[&fixed, flags].concat())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child = spawned.expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let mut said = Vec::new();
-        let port = lines.find_map(|line| {
-            said.push(line.expect("UTF-8"));
-            let address = said.last()?.strip_prefix("serving https://")?;
-            address
-                .strip_suffix("/metrics")?
-                .rsplit(':')
-                .next()?
-                .parse()
-                .ok()
-        });
-        let (say, says) = mpsc::channel();
-        std::thread::spawn(move || {
-            // Who does not listen to the end is the end of the test.
-            lines
-                .map_while(Result::ok)
-                .for_each(|line| drop(say.send(line)));
-        });
-        Self {
-            fragscope: KillOnDrop(child),
-            says,
-            port: port.unwrap_or_else(|| panic!("it says where it serves: {said:?}")),
-            said,
-        }
+    /// `serve` with it, on a port of its own.
+    fn serve(&self) -> Serving {
+        self.serve_at("127.0.0.1:0", &[])
     }
 
-    /// Waits until it says a line with these words.
-    fn wait_for(&self, words: &str) {
-        let said = || self.says.recv_timeout(WAIT_LIMIT).expect(words);
-        while !said().contains(words) {}
+    fn serve_at(&self, listen: &str, flags: &[&str]) -> Serving {
+        let config = self.config();
+        Serving::at(listen, &[&["--web-config", &config], flags].concat())
     }
 
     /// The status that curl gets, which checks the certificate, and what is served.
-    fn curl(&self, web: &Web, flags: &[&str]) -> (String, String) {
+    fn curl(&self, serving: &Serving, flags: &[&str]) -> (String, String) {
         let output = Command::new("curl")
             .args(["--silent", "--write-out", "\n%{http_code}", "--cacert"])
-            .arg(web.path("cert.pem"))
+            .arg(self.path("cert.pem"))
             .args(flags)
-            .arg(format!("https://127.0.0.1:{}/metrics", self.port))
+            .arg(format!(
+                "https://127.0.0.1:{}/metrics",
+                serving.address.port()
+            ))
             .output()
             .expect("curl is installed");
         let text = stdout(&output);
@@ -137,13 +77,13 @@ impl Serving {
 #[test]
 fn who_has_the_password_is_served_over_tls_and_nobody_else() {
     let web = Web::new();
-    let serving = Serving::start(&web, &[]);
+    let serving = web.serve();
     let right = format!("prom:{PASSWORD}");
-    let (status, body) = serving.curl(&web, &["--user", &right]);
+    let (status, body) = web.curl(&serving, &["--user", &right]);
     assert_eq!(status, "200");
     assert!(body.contains("fragscope_build_info"), "{body}");
     for wrong in [&["--user", "prom:wrong"][..], &["--user", "bob:x"], &[]] {
-        let (status, body) = serving.curl(&web, wrong);
+        let (status, body) = web.curl(&serving, wrong);
         assert_eq!(status, "401", "{wrong:?}");
         assert!(!body.contains("fragscope_"), "{body}");
     }
@@ -156,10 +96,10 @@ fn who_has_the_password_is_served_over_tls_and_nobody_else() {
             "--tls-max",
             version,
         ];
-        assert_eq!(serving.curl(&web, &flags).0, expected, "TLS {version}");
+        assert_eq!(web.curl(&serving, &flags).0, expected, "TLS {version}");
     }
     // Who speaks no TLS gets nothing, and is nobody's loss.
-    let mut plain = TcpStream::connect(("127.0.0.1", serving.port)).expect("it listens");
+    let mut plain = TcpStream::connect(("127.0.0.1", serving.address.port())).expect("it listens");
     plain.set_read_timeout(Some(WAIT_LIMIT)).expect("set");
     plain
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -167,39 +107,39 @@ fn who_has_the_password_is_served_over_tls_and_nobody_else() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.windows(4).any(|at| at == b"frag"), "{answer:?}");
-    assert_eq!(serving.curl(&web, &["--user", &right]).0, "200");
+    assert_eq!(web.curl(&serving, &["--user", &right]).0, "200");
 }
 
 #[test]
 fn a_certificate_and_a_password_that_change_are_used_without_a_restart() {
     let web = Web::new();
-    let serving = Serving::start(&web, &[]);
+    let serving = web.serve();
     let right = format!("prom:{PASSWORD}");
-    assert_eq!(serving.curl(&web, &["--user", &right]).0, "200");
-    web.certify();
+    assert_eq!(web.curl(&serving, &["--user", &right]).0, "200");
+    certify(web.0.path());
     let other = bcrypt::hash("other", 5).expect("hashed");
     web.write(&format!(
         "tls_server_config: {{cert_file: cert.pem, key_file: key.pem}}\nbasic_auth_users: {{prom: {other}}}\n"
     ));
     eventually("the new certificate and password", || {
-        (serving.curl(&web, &["--user", "prom:other"]).0 == "200").then_some(())
+        (web.curl(&serving, &["--user", "prom:other"]).0 == "200").then_some(())
     });
-    assert_eq!(serving.curl(&web, &["--user", &right]).0, "401");
+    assert_eq!(web.curl(&serving, &["--user", &right]).0, "401");
     // One that is wrong does not hold, and ends nothing.
     web.write("basic_auth_users: [");
     serving.wait_for("cannot be used");
-    assert_eq!(serving.curl(&web, &["--user", "prom:other"]).0, "200");
+    assert_eq!(web.curl(&serving, &["--user", "prom:other"]).0, "200");
 }
 
 #[test]
 fn a_config_that_becomes_a_pipe_is_not_opened_and_keeps_no_signal() {
     let web = Web::new();
-    let mut serving = Serving::start(&web, &[]);
+    let mut serving = web.serve();
     fs::remove_file(web.config()).expect("ours");
     mkfifo(web.config().as_str(), Mode::S_IRWXU).expect("made");
     serving.wait_for("it is not a regular file");
     let right = format!("prom:{PASSWORD}");
-    assert_eq!(serving.curl(&web, &["--user", &right]).0, "200");
+    assert_eq!(web.curl(&serving, &["--user", &right]).0, "200");
     kill(
         Pid::from_raw(serving.fragscope.id() as i32),
         Signal::SIGTERM,
@@ -211,8 +151,7 @@ fn a_config_that_becomes_a_pipe_is_not_opened_and_keeps_no_signal() {
 #[test]
 fn with_tls_and_a_password_another_address_needs_no_permission_and_with_one_of_them_it_does() {
     let web = Web::new();
-    let all = ["--listen", "0.0.0.0:0"];
-    let serving = Serving::start(&web, &all);
+    let serving = web.serve_at("0.0.0.0:0", &[]);
     assert!(
         !serving.said.iter().any(|line| line.contains("warning")),
         "{:?}",
@@ -233,7 +172,7 @@ fn with_tls_and_a_password_another_address_needs_no_permission_and_with_one_of_t
         "{}",
         stderr(&refused)
     );
-    let serving = Serving::start(&web, &["--listen", "0.0.0.0:0", "--allow-remote"]);
+    let serving = web.serve_at("0.0.0.0:0", &["--allow-remote"]);
     let warning = "may read what is served: there is no password";
     assert!(
         serving.said.iter().any(|line| line.ends_with(warning)),
@@ -311,8 +250,8 @@ fn prometheus(web: &Web, port: u16) -> (KillOnDrop, u16) {
 #[test]
 fn a_real_prometheus_scrapes_it_with_the_password_and_is_refused_with_another() {
     let web = Web::new();
-    let serving = Serving::start(&web, &[]);
-    let (_prometheus, port) = prometheus(&web, serving.port);
+    let serving = web.serve();
+    let (_prometheus, port) = prometheus(&web, serving.address.port());
     let health = |job: &str| {
         eventually("a scrape", || {
             let targets = ask(port, "/api/v1/targets")?;

@@ -7,6 +7,7 @@ pub(crate) mod objects;
 pub(crate) mod prometheus;
 pub(crate) mod pyroscope;
 pub(crate) mod record;
+pub(crate) mod serving;
 
 use std::ffi::OsStr;
 use std::fs;
