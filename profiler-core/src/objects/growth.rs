@@ -8,9 +8,8 @@ use std::cmp::Ordering;
 use hashbrown::HashMap;
 
 use self::counterparts::counterparts;
-use super::census::{
-    Amount, Branch, Census, Holder, MAX_BRANCHES, NativeRow, PathStep, SHOWN, TypeRow,
-};
+use super::census::{Amount, Census, NativeRow, SHOWN, TypeRow};
+use super::holder::{Branch, Holder, MAX_BRANCHES, PathStep};
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 

@@ -1,6 +1,7 @@
 //! Which holder has most of what lives on each page, for the map of the heap.
 
-use super::pins::{NOBODY, parts};
+use super::nesting::NOBODY;
+use super::pins::parts;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 
 /// Ranges at most: of a heap with more pages several are one.

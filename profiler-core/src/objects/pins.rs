@@ -7,6 +7,7 @@
 
 use super::blocks::BlockIndex;
 use super::mapped::MappedBytes;
+use super::nesting::{NOBODY, Nesting};
 use super::page_owners::{PageOwner, PageTally};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::allocator::{Margins, PageReturn};
@@ -54,57 +55,8 @@ pub(super) struct CopiedTypes {
     pub(super) by_type: Vec<u64>,
 }
 
-/// No reported holder, or several that are not within one another.
-pub(super) const NOBODY: u16 = u16::MAX;
 /// Nothing lives there.
 const EMPTY: u16 = u16::MAX - 1;
-
-/// Which of the reported holders is within which.
-pub(super) struct Nesting {
-    /// The holder around each; [`NOBODY`] without.
-    pub(super) around: Vec<u16>,
-    depths: Vec<u16>,
-}
-
-impl Nesting {
-    /// `around` says who is around each, of whom none is within itself.
-    pub(super) fn of(around: Vec<u16>) -> Self {
-        let depth = |mut of: u16| {
-            let mut depth = 0;
-            while let Some(&above) = around.get(usize::from(of)) {
-                (of, depth) = (above, depth + 1);
-            }
-            depth
-        };
-        let depths = (0..around.len() as u16).map(depth).collect();
-        Self { around, depths }
-    }
-
-    /// The innermost holder that has both.
-    fn common(&self, mut a: u16, mut b: u16) -> u16 {
-        while a != b {
-            let depth = |of: u16| self.depths.get(usize::from(of)).copied().unwrap_or(0);
-            let deeper = if depth(a) >= depth(b) { &mut a } else { &mut b };
-            match self.around.get(usize::from(*deeper)) {
-                Some(&above) => *deeper = above,
-                None => return NOBODY,
-            }
-        }
-        a
-    }
-
-    /// Adds what each has to all who are around it.
-    pub(super) fn add_up<T: Copy>(&self, of: &mut [T], add: impl Fn(&mut T, T)) {
-        let mut inner_first: Vec<u16> = (0..self.around.len() as u16).collect();
-        inner_first.sort_by_key(|&holder| std::cmp::Reverse(self.depths[usize::from(holder)]));
-        for holder in inner_first {
-            let own = of[usize::from(holder)];
-            if let Some(above) = of.get_mut(usize::from(self.around[usize::from(holder)])) {
-                add(above, own);
-            }
-        }
-    }
-}
 
 /// What pins, by type and by holder.
 pub(super) struct Pinned {
@@ -447,106 +399,4 @@ pub(super) fn parts(range: AddrRange) -> impl Iterator<Item = (u64, u16)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::allocator::Allocator;
-    use crate::glibc::CHUNK_HEADER;
-    use crate::residency::{Mapping, MappingKind};
-
-    const BASE: u64 = 0x5555_0000_0000;
-
-    /// A heap of one extent of these spans, all of it resident.
-    fn heap(allocator: Allocator, kind: ExtentKind, parts: &[(u64, SpanState)]) -> HeapSnapshot {
-        let extent = Extent::of_spans(kind, RemoteAddr::new(BASE), parts.iter().copied().collect());
-        let mut heap = HeapSnapshot::new(allocator, "");
-        heap.extents.push(Extent {
-            block_header_bytes: match allocator {
-                Allocator::Glibc => CHUNK_HEADER,
-                _ => 0,
-            },
-            ..extent.expect("low")
-        });
-        heap
-    }
-
-    fn pinned(heap: HeapSnapshot, holders: &[u16], around: &[u16]) -> Pinned {
-        let range = heap.extents[0].range;
-        let mut residency = ResidencyMap::new(vec![Mapping::private(range, MappingKind::Brk)]);
-        residency.push_run(PageRun {
-            range,
-            state: PageState::PRESENT,
-        });
-        let heaps = [heap];
-        let index = BlockIndex::of(&heaps);
-        assert_eq!(index.len(), holders.len());
-        let owners = Owners {
-            index: &index,
-            holders,
-            of_type: &|_| Some(0),
-            has_gc_head: &|_| true,
-            nesting: &Nesting::of(around.to_vec()),
-            types: 1,
-        };
-        owners.pinned(&heaps, &residency, &[range])
-    }
-
-    #[test]
-    fn a_page_goes_with_who_has_all_that_lives_on_it() {
-        use SpanState::{Free, Live};
-        // 1 is within 0; the page in the middle is that of both, the last one somebody else's too.
-        let parts = [
-            (64, Live),
-            (PAGE_SIZE - 64, Free),
-            (64, Live),
-            (64, Live),
-            (PAGE_SIZE - 128, Free),
-            (PAGE_SIZE, Free),
-            (64, Live),
-            (PAGE_SIZE - 64, Free),
-        ];
-        let of = |holders: &[u16]| {
-            let heap = heap(Allocator::Glibc, ExtentKind::Brk, &parts);
-            pinned(heap, holders, &[NOBODY, 0]).dropped.expect("glibc")
-        };
-        let dropped = of(&[NOBODY, 0, 1, NOBODY]);
-        let page = Dropped {
-            live_bytes: 128,
-            unpinned_bytes: PAGE_SIZE - 128,
-            untouched: NeverWritten::default(),
-        };
-        assert_eq!(dropped, [page, Dropped::default()]);
-        let dropped = of(&[NOBODY, 1, 1, 0]);
-        assert_eq!(dropped[1], page);
-        assert_eq!(dropped[0].live_bytes, 128 + 64);
-        assert_eq!(of(&[0, NOBODY, 1, 1])[1].live_bytes, 64);
-    }
-
-    #[test]
-    fn an_arena_goes_when_nothing_lives_in_it() {
-        use SpanState::{Free, Live, Metadata};
-        let parts = [
-            (48, Metadata),
-            (64, Live),
-            (PAGE_SIZE - 112, Free),
-            (64, Live),
-            (PAGE_SIZE - 64, Free),
-        ];
-        let of = |holders: &[u16]| {
-            let heap = heap(Allocator::Pymalloc, ExtentKind::PoolArena, &parts);
-            pinned(heap, holders, &[NOBODY, NOBODY])
-        };
-        let both = of(&[0, 0]).dropped.expect("pymalloc");
-        let whole = Dropped {
-            live_bytes: 128,
-            unpinned_bytes: 2 * PAGE_SIZE - 128,
-            untouched: NeverWritten::default(),
-        };
-        assert_eq!(both, [whole, Dropped::default()]);
-        let apart = of(&[0, 1]);
-        assert_eq!(apart.dropped, Some(vec![Dropped::default(); 2]));
-        assert_eq!(apart.by_holder, [PAGE_SIZE - 112, PAGE_SIZE - 64]);
-        assert_eq!(apart.by_type, [2 * PAGE_SIZE - 176]);
-        assert_eq!(apart.copied.by_type, [2 * PAGE_SIZE]);
-        assert_eq!(apart.copied.sums.collector_bytes, 2 * PAGE_SIZE);
-    }
-}
+mod tests;

@@ -47,7 +47,7 @@ struct Rule {
 }
 
 /// Folders of the core that are no walkers. Every other folder is held to what walkers must keep.
-const NO_WALKERS: [&str; 10] = [
+const NO_WALKERS: [&str; 12] = [
     "allocator",
     "columns",
     "explain",
@@ -57,7 +57,9 @@ const NO_WALKERS: [&str; 10] = [
     "metrics",
     "objects",
     "report",
+    "residency",
     "sites",
+    "tables",
 ];
 
 /// What calls into C or the kernel, and so may be `unsafe`, by crate and module; "" is a whole crate.

@@ -63,13 +63,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         self.targets.extend((class != NONE).then_some(class));
         let size = word(first, SIZE).unwrap_or(0);
         if facts.role == Role::WeakRef {
-            let (referent, callback) = (word(first, WEAK[0]), word(first, WEAK_CALLBACK));
-            let referent = referent.and_then(|addr| self.resolve.object(addr));
-            self.found.weak.extend(referent.map(|(referent, _)| Weak {
-                block,
-                referent,
-                calls_back: callback.is_some_and(|callback| callback != 0),
-            }));
+            self.weak_reference(block, first);
         }
         let values = DictParts::of(layout, first).map_or(0, |parts| parts.values);
         let stored = Stored::of(layout, facts.role, first);
@@ -83,6 +77,37 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         if facts.flags.has(Flags::MANAGED_DICT) && head >= 32 {
             self.before_head(head, reader)?;
         }
+        self.parts(object, fixed, size, values, reader)?;
+        self.own_storage(block, address, facts.role, stored);
+        Some(())
+    }
+
+    /// Notes whom a weak reference does not keep.
+    fn weak_reference(&mut self, block: u32, first: &[u8]) {
+        let (referent, callback) = (word(first, WEAK[0]), word(first, WEAK_CALLBACK));
+        let referent = referent.and_then(|addr| self.resolve.object(addr));
+        self.found.weak.extend(referent.map(|(referent, _)| Weak {
+            block,
+            referent,
+            calls_back: callback.is_some_and(|callback| callback != 0),
+        }));
+    }
+
+    /// Takes the references in the fields and the items of an object, by its role: `fixed` bytes of fields, `size`
+    /// items, and of a dictionary the address of its values.
+    #[inline]
+    fn parts(
+        &mut self,
+        object: ObjectInBlock<'_>,
+        fixed: u64,
+        size: u64,
+        values: u64,
+        reader: &mut Reader<'_, '_, M>,
+    ) -> Option<()> {
+        let layout = self.resolve.source.layout;
+        let ObjectInBlock {
+            block, facts, len, ..
+        } = object;
         match facts.role {
             Role::Leaf | Role::Str => {}
             Role::Deque => {
@@ -122,7 +147,6 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             | Role::LruElement
             | Role::Other => self.fields(reader, object, FIELDS..len, &[])?,
         }
-        self.own_storage(block, address, facts.role, stored);
         Some(())
     }
 

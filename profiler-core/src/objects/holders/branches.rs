@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::{Holders, Retained};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
-use crate::objects::census::{Branch, MAX_BRANCHES};
+use crate::objects::holder::{Branch, MAX_BRANCHES};
 use crate::objects::kinds::{Content, Kind};
 
 /// What holds less than this is no branch, in bytes.

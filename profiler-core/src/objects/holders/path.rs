@@ -3,8 +3,8 @@
 use super::Holders;
 use crate::memory::TargetMemory;
 use crate::objects::attributes::Attributes;
-use crate::objects::census::{PathStep, Via};
 use crate::objects::graph::NONE;
+use crate::objects::holder::{PathStep, Via};
 use crate::objects::mapped;
 use crate::objects::text::str_name;
 use crate::objects::types::{Role, Type};
