@@ -327,13 +327,7 @@ impl Compiler {
                 let block = self.take_block(process, addr);
                 self.free_if_any(event.thread, process, block, sink)
             }
-            EventKind::Realloc { addr } => {
-                let block = self.take_block(process, addr);
-                let thread = self.thread(event.thread);
-                let before = thread.and_then(|t| std::mem::replace(&mut t.realloc, block));
-                // A realloc whose end was lost moved its block to nobody knows where.
-                self.free_if_any(event.thread, process, before, sink)
-            }
+            EventKind::Realloc { addr } => self.realloc(event.thread, process, addr, sink),
             EventKind::Kept { addr } => {
                 let block = self.thread(event.thread).and_then(|t| t.realloc.take());
                 if let Some(block) = block {
@@ -347,16 +341,7 @@ impl Compiler {
             EventKind::ObjectAlloc { .. }
             | EventKind::ObjectFree { .. }
             | EventKind::ObjectRealloc { .. } => self.object(event, process, sink),
-            EventKind::Trim { pad } => {
-                self.summary.trims += 1;
-                self.switch(event.thread, sink)?;
-                // Of others the C library's call of this name returns nothing.
-                let trim = Op {
-                    only: Only::C_LIBRARY,
-                    ..op(OpCode::TRIM, pad, 0)
-                };
-                sink.push(trim).map(|_| ())
-            }
+            EventKind::Trim { pad } => self.trim(event.thread, pad, sink),
             EventKind::ThreadEnd => self.end_thread(event.thread, process, sink),
             EventKind::Fork {
                 process: new,
@@ -370,6 +355,32 @@ impl Compiler {
             EventKind::Exit => self.exit(process, sink),
             EventKind::Begin { .. } | EventKind::Lost { .. } => Ok(()),
         }
+    }
+
+    /// A realloc begins: where its block goes is said by what follows.
+    fn realloc(
+        &mut self,
+        thread: u32,
+        process: u32,
+        addr: u64,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let block = self.take_block(process, addr);
+        let of_thread = self.thread(thread);
+        let before = of_thread.and_then(|t| std::mem::replace(&mut t.realloc, block));
+        // A realloc whose end was lost moved its block to nobody knows where.
+        self.free_if_any(thread, process, before, sink)
+    }
+
+    fn trim(&mut self, thread: u32, pad: u64, sink: &mut impl Sink) -> io::Result<()> {
+        self.summary.trims += 1;
+        self.switch(thread, sink)?;
+        // Of others the C library's call of this name returns nothing.
+        let trim = Op {
+            only: Only::C_LIBRARY,
+            ..op(OpCode::TRIM, pad, 0)
+        };
+        sink.push(trim).map(|_| ())
     }
 
     fn alloc(

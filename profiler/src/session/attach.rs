@@ -72,16 +72,8 @@ fn attach_and_keep(
     let saver = outputs.saver(black_box);
     let mut pusher = options.push.as_ref().map(Pusher::start).transpose()?;
     let pid = options.pid;
-    let opened = runtime.block_on(async {
-        tokio::select! {
-            biased;
-            name = signals.next() => Err(name),
-            // Its files may be many and large.
-            opened = aside("open", move || Sampler::open(pid)) => Ok(opened),
-        }
-    });
-    let sampler = match opened {
-        Ok(opened) => opened??,
+    let sampler = match open(pid, runtime, signals)? {
+        Ok(sampler) => sampler,
         Err(name) => {
             say::line(format_args!("ended by {name}"));
             return Ok(Ending::Interrupted(name));
@@ -133,6 +125,22 @@ fn attach_and_keep(
         Some(why) if ending == Ending::Done => Err(SessionError::NothingCompared(why)),
         _ => Ok(ending),
     }
+}
+
+/// Opens the target, unless a signal comes before, whose name is the inner error.
+fn open(
+    pid: i32,
+    runtime: &Runtime,
+    signals: &mut Signals,
+) -> Result<Result<Sampler, &'static str>, SessionError> {
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            name = signals.next() => Ok(Err(name)),
+            // Its files may be many and large.
+            opened = aside("open", move || Sampler::open(pid)) => Ok(Ok(opened??)),
+        }
+    })
 }
 
 /// What a session came to.

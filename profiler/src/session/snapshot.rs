@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_core::objects::{Census, NoCensus};
 use profiler_core::report::FragReport;
@@ -82,58 +82,87 @@ fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Readin
         }
     };
     let sampler = Sampler::open(pid)?;
-    let (mut before, mut earlier, mut counts) = (None, None, Vec::new());
-    let mut not_again = None;
-    let (sample, census) = match options.objects {
-        None => (sampler.take(sampling)?, None),
+    let reading = match options.objects {
+        None => Reading::once(sampler.take(sampling)?, None),
         Some(ReadObjects {
             in_stop,
             twice: None,
         }) => {
             let (sample, census) = walk_and_read(&sampler, sampling, in_stop)?;
-            (sample, Some(census))
+            Reading::once(sample, Some(census))
         }
         Some(ReadObjects {
             in_stop,
             twice: Some(apart),
         }) => {
-            let began = Instant::now();
-            let (mut sample, mut census) = walk_and_read(&sampler, sampling, in_stop)?;
-            if census.is_ok() {
-                let report = FragReport::from_sample(&sample);
-                counts.push(Point::of(&report));
-                let rest = apart.saturating_sub(began.elapsed());
-                if interrupt::wait(rest, OBJECTS_AGAIN, interrupted, || {
-                    count(&mut counts, &sampler, &report)
-                }) {
-                    match walk_and_read(&sampler, sampling, in_stop) {
-                        Ok((again, Ok(read))) => {
-                            before = census.ok().map(Arc::new);
-                            (sample, census) = (again, Ok(read));
-                            earlier = Some(report);
-                        }
-                        // What was read first is worth more than a walk without objects.
-                        Ok((_, Err(why))) => not_again = Some(SessionError::NoGrowth(why)),
-                        // What it had before is all that will be known of it.
-                        Err(why) => not_again = Some(why.into()),
-                    }
-                }
-            }
-            // That a program is not Python's needs no notice.
-            let census = Some(census).filter(|census| !matches!(census, Err(NoCensus::NotPython)));
-            (sample, census)
+            let walk = || walk_and_read(&sampler, sampling, in_stop);
+            read_twice(&sampler, walk, apart, interrupted)?
         }
     };
     Ok(Reading {
-        sample,
-        missing_bytes: 0,
         sampler: Some(sampler),
-        earlier,
-        counts,
-        census,
-        before,
-        not_again,
+        ..reading
     })
+}
+
+impl Reading {
+    /// Of one walk.
+    fn once(sample: Sample, census: Option<Result<Census, NoCensus>>) -> Self {
+        Self {
+            sample,
+            missing_bytes: 0,
+            sampler: None,
+            earlier: None,
+            counts: Vec::new(),
+            census,
+            before: None,
+            not_again: None,
+        }
+    }
+}
+
+/// Walks and reads objects twice, `apart` from each other, unless it is interrupted before.
+fn read_twice(
+    sampler: &Sampler,
+    walk: impl Fn() -> io::Result<(Sample, Result<Census, NoCensus>)>,
+    apart: Duration,
+    interrupted: &AtomicBool,
+) -> Result<Reading, SessionError> {
+    let began = Instant::now();
+    let (sample, census) = walk()?;
+    let mut reading = Reading::once(sample, None);
+    let census = match census {
+        // That a program is not Python's needs no notice.
+        Err(NoCensus::NotPython) => return Ok(reading),
+        Err(why) => {
+            reading.census = Some(Err(why));
+            return Ok(reading);
+        }
+        Ok(census) => census,
+    };
+    let report = FragReport::from_sample(&reading.sample);
+    reading.counts.push(Point::of(&report));
+    let rest = apart.saturating_sub(began.elapsed());
+    let is_time = interrupt::wait(rest, OBJECTS_AGAIN, interrupted, || {
+        count(&mut reading.counts, sampler, &report)
+    });
+    reading.census = Some(Ok(census));
+    if !is_time {
+        return Ok(reading);
+    }
+    match walk() {
+        Ok((again, Ok(read))) => {
+            let before = reading.census.replace(Ok(read));
+            reading.before = before.and_then(Result::ok).map(Arc::new);
+            reading.sample = again;
+            reading.earlier = Some(report);
+        }
+        // What was read first is worth more than a walk without objects.
+        Ok((_, Err(why))) => reading.not_again = Some(SessionError::NoGrowth(why)),
+        // What it had before is all that will be known of it.
+        Err(why) => reading.not_again = Some(why.into()),
+    }
+    Ok(reading)
 }
 
 /// A walk, and the census of its objects: read in its stop if that is asked for, else of what was copied there, or of what

@@ -217,44 +217,11 @@ impl Samplers {
             ..
         } = request;
         let pid = pid(&process);
-        match self.known.get(&pid).map(|known| known.member.is_alive()) {
-            Some(true) => {}
-            Some(false) => {
-                self.known.remove(&pid);
-                return Some(self.gone(process));
-            }
-            None => {
-                let Some(member) = self.tree.member(pid) else {
-                    if !is_process(pid) {
-                        return Some(self.gone(process));
-                    }
-                    self.report_if_short_of_files();
-                    return None;
-                };
-                if !self.has_room() {
-                    return None;
-                }
-                let known = Known {
-                    member,
-                    sampler: None,
-                    is_refused: false,
-                };
-                self.known.insert(pid, known);
-            }
+        if !self.is_there(pid)? {
+            return Some(self.gone(process));
         }
-        let known = self.known.get_mut(&pid)?;
-        match known.sampler.as_ref().map(|one| one.target().state()) {
-            Some(TargetState::Same) => {}
-            // What was known is of another program.
-            _ => match Sampler::open(pid as i32) {
-                Ok(sampler) => known.sampler = Some(sampler),
-                Err(error) => {
-                    known.sampler = None;
-                    self.report_refusal(pid, &error);
-                    return None;
-                }
-            },
-        }
+        self.open(pid)?;
+        let known = self.known.get(&pid)?;
         // While the member lives its number is its own: so what was opened by number is the member.
         let sampler = known.sampler.as_ref().filter(|_| known.member.is_alive())?;
         // Gone meanwhile: its own last events follow, or the next round finds it so.
@@ -287,6 +254,52 @@ impl Samplers {
             time_ns,
             moment,
         })
+    }
+
+    /// Whether there is such a process, which is known from then on; `None` where it cannot be looked at.
+    fn is_there(&mut self, pid: u32) -> Option<bool> {
+        match self.known.get(&pid).map(|known| known.member.is_alive()) {
+            Some(true) => return Some(true),
+            Some(false) => {
+                self.known.remove(&pid);
+                return Some(false);
+            }
+            None => {}
+        }
+        let Some(member) = self.tree.member(pid) else {
+            if !is_process(pid) {
+                return Some(false);
+            }
+            self.report_if_short_of_files();
+            return None;
+        };
+        let known = Known {
+            member,
+            sampler: None,
+            is_refused: false,
+        };
+        self.has_room().then(|| {
+            self.known.insert(pid, known);
+            true
+        })
+    }
+
+    /// Opens a process that is known, unless what was opened is still the same program.
+    fn open(&mut self, pid: u32) -> Option<()> {
+        let known = self.known.get_mut(&pid)?;
+        let state = known.sampler.as_ref().map(|one| one.target().state());
+        if state == Some(TargetState::Same) {
+            return Some(());
+        }
+        match Sampler::open(pid as i32) {
+            Ok(sampler) => known.sampler = Some(sampler),
+            Err(error) => {
+                known.sampler = None;
+                self.report_refusal(pid, &error);
+                return None;
+            }
+        }
+        Some(())
     }
 
     /// A process is no more: its end comes after what it wrote before.
