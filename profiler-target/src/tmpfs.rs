@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::iter;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::proc_dir::ProcDir;
+use super::proc_dir::{PidFd, ProcDir};
 
 /// Major and minor number of a file system's device.
 pub(super) type Device = (u32, u32);
@@ -24,9 +25,10 @@ const READ_FOR: Duration = Duration::from_millis(200);
 /// The same, once reading long ones took `SLOW_FOR` of a minute: any user can have many processes with long ones.
 const READ_BRIEFLY_FOR: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);
-/// What is mounted changes: the time for reading is given anew after so long, and after so long where it was not enough.
+/// What is mounted changes: the time for reading is given anew after so long, and nothing is kept for longer.
 const ANEW_AFTER: Duration = Duration::from_secs(10);
-const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Between two looks at which lists are to be closed.
+const CLOSED_EACH: Duration = Duration::from_secs(1);
 /// Devices of one process that are kept. A process can have a mapping of each of as many as it has mappings.
 const MAX_DEVICES: usize = 4096;
 
@@ -52,19 +54,25 @@ impl Kind {
 
 /// The devices of a process's file systems, each looked up once for as long as nothing is mounted or unmounted where it
 /// was found: the kernel gives the number of one that is gone to the next.
+///
+/// That is known by keeping the lists open (`mounts_poll` in `fs/proc_namespace.c`). An open one keeps the process's mount
+/// namespace with all that is mounted in it, and its root directory (`mounts_open_common`), so that nobody can unmount what
+/// only a container that is gone had mounted. So none is open for long, nor once the process is gone ([`OPEN`]).
 #[derive(Debug, Default)]
-pub(super) struct Devices(Mutex<Known>);
+pub(super) struct Devices(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
     kinds: BTreeMap<Device, Kind>,
-    /// The lists of mounts that these were found in.
+    /// The lists of mounts that these were found in, as long as they are open.
     lists: Vec<File>,
+    /// The process.
+    of: Option<PidFd>,
     /// For how long lists of mounts were read.
     spent: Duration,
     /// Whether one was not read to its end, so that some devices were not looked for.
     is_cut: bool,
-    /// When reading began from nothing last.
+    /// When reading began from nothing last, unless it is to begin so again.
     began: Option<Instant>,
 }
 
@@ -107,6 +115,12 @@ impl Devices {
         for device in unknown {
             known.add(device, Kind::Others);
         }
+        if !known.lists.is_empty() {
+            known.of = Some(dir.pidfd().clone());
+            if !OPEN.will_be_closed(&self.0) {
+                known.close();
+            }
+        }
     }
 
     /// What answers for the files of a device; nobody knows who, where [`Self::learn`] was not told of it.
@@ -118,6 +132,56 @@ impl Devices {
     /// Whether the lists of mounts were too long to be read to their end.
     pub(super) fn is_cut(&self) -> bool {
         self.known().is_cut
+    }
+}
+
+/// Those whose lists are open, which a thread closes in time: who holds a process may not look at it again for hours.
+struct Open(Mutex<Vec<Weak<Mutex<Known>>>>);
+
+static OPEN: Open = Open(Mutex::new(Vec::new()));
+
+impl Open {
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<Mutex<Known>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has these closed in time; not where there can be no thread for it.
+    fn will_be_closed(&'static self, known: &Arc<Mutex<Known>>) -> bool {
+        let known = Arc::downgrade(known);
+        let mut all = self.all();
+        if all.iter().any(|one| one.ptr_eq(&known)) {
+            return true;
+        }
+        // It ends when there are none.
+        let is_running = !all.is_empty();
+        let closer = || thread::Builder::new().name("mounts".into());
+        if !is_running && closer().spawn(|| while self.close_some() {}).is_err() {
+            return false;
+        }
+        all.push(known);
+        true
+    }
+
+    /// Waits, closes what is to be closed, and gives whether there are others.
+    fn close_some(&self) -> bool {
+        thread::sleep(CLOSED_EACH);
+        let mut all = self.all();
+        all.retain(|known| {
+            let Some(known) = known.upgrade() else {
+                return false;
+            };
+            let mut known = match known.try_lock() {
+                Ok(known) => known,
+                Err(TryLockError::Poisoned(known)) => known.into_inner(),
+                // Whoever has it at this moment is looking.
+                Err(TryLockError::WouldBlock) => return true,
+            };
+            if known.is_to_be_closed() {
+                known.close();
+            }
+            !known.lists.is_empty()
+        });
+        !all.is_empty()
     }
 }
 
@@ -149,8 +213,8 @@ impl Slow {
 }
 
 impl Known {
-    /// Forgets what was found in lists that have changed since. (`mounts_poll` in `fs/proc_namespace.c`; a file that was
-    /// opened is not told of what was mounted before.)
+    /// Forgets what was found in lists that have changed since, or long ago. (A file that was opened is not told of what was
+    /// mounted before.)
     fn forget_if_changed(&mut self) {
         let mut lists: Vec<PollFd<'_>> = (self.lists.iter())
             .map(|list| PollFd::new(list.as_fd(), PollFlags::POLLPRI))
@@ -165,14 +229,26 @@ impl Known {
             self.kinds.clear();
             self.lists.clear();
         }
-        let age = self.began.map(|began| began.elapsed());
-        let is_over = |after| age.is_none_or(|age| age >= after);
-        if has_changed && is_over(ANEW_AFTER) || self.is_cut && is_over(TRIED_AGAIN_AFTER) {
+        if self.is_old() {
             *self = Self {
                 began: Some(Instant::now()),
                 ..Self::default()
             };
         }
+    }
+
+    fn is_old(&self) -> bool {
+        self.began.is_none_or(|began| began.elapsed() >= ANEW_AFTER)
+    }
+
+    fn is_to_be_closed(&self) -> bool {
+        self.is_old() || self.of.as_ref().is_some_and(|process| !process.is_alive())
+    }
+
+    /// Closes the lists. What was found is what it was until devices are looked up again, which begins from nothing.
+    fn close(&mut self) {
+        self.lists.clear();
+        self.began = None;
     }
 
     fn without_looking(&self, device: Device) -> Option<Kind> {
@@ -242,8 +318,12 @@ fn mount(line: &str) -> Option<(Device, Kind)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{Seek, Write};
     use std::process::{Command, Stdio};
+
+    use profiler_testing::child::KillOnDrop;
+    use profiler_testing::wait::eventually;
 
     use super::*;
     use crate::open;
@@ -334,5 +414,57 @@ nonsense
         );
         drop(mounts.stdin.take());
         mounts.wait().expect("it ends");
+    }
+
+    /// A process of other mounts than ours, which runs until it is killed.
+    fn of_other_mounts() -> (KillOnDrop, ProcDir) {
+        let child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sleep", "infinity"])
+            .spawn();
+        let child = KillOnDrop(child.expect("unshare"));
+        let pid = child.id().cast_signed();
+        let mounts = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+        eventually("mounts of its own", || {
+            (mounts(&pid.to_string())? != mounts("self")?).then_some(())
+        });
+        let (dir, _) = open::open(pid).expect("our own child");
+        (child, dir)
+    }
+
+    /// How many lists of mounts of a process we have open.
+    fn open_lists(dir: &ProcDir) -> usize {
+        let of = format!("/proc/{}/mountinfo", dir.pid());
+        let open = fs::read_dir("/proc/self/fd").expect("ours");
+        let paths = open.filter_map(|one| fs::read_link(one.ok()?.path()).ok());
+        paths
+            .filter(|path| path.to_string_lossy().starts_with(&of))
+            .count()
+    }
+
+    #[test]
+    fn the_mounts_of_a_process_that_is_gone_are_let_go() {
+        let (devices, wanted) = (Devices::default(), BTreeSet::from([(0, 99)]));
+        let (mut child, dir) = of_other_mounts();
+        devices.learn(&dir, &wanted);
+        assert_eq!(open_lists(&dir), 1, "it lives, and was just looked at");
+        child.kill().expect("ours");
+        child.wait().expect("ours");
+        // Nobody looks at it again.
+        eventually("closed lists", || (open_lists(&dir) == 0).then_some(()));
+        assert_eq!(devices.kind((0, 99)), Kind::Others);
+    }
+
+    #[test]
+    fn no_list_of_mounts_is_open_for_long_and_it_is_read_again_when_it_is_needed() {
+        let (devices, wanted) = (Devices::default(), BTreeSet::from([(0, 99)]));
+        let (_child, dir) = of_other_mounts();
+        devices.learn(&dir, &wanted);
+        assert_eq!(open_lists(&dir), 1);
+        devices.known().began = Instant::now().checked_sub(ANEW_AFTER);
+        eventually("closed lists", || (open_lists(&dir) == 0).then_some(()));
+        devices.learn(&dir, &wanted);
+        assert_eq!(open_lists(&dir), 1);
+        drop(devices);
+        eventually("closed lists", || (open_lists(&dir) == 0).then_some(()));
     }
 }

@@ -154,6 +154,15 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "mounts that would stay because fragscope has a list of them open",
+        package: "profiler-target",
+        binary: "",
+        tests: &[
+            "tmpfs::tests::the_mounts_of_a_process_that_is_gone_are_let_go",
+            "tmpfs::tests::no_list_of_mounts_is_open_for_long_and_it_is_read_again_when_it_is_needed",
+        ],
+    },
+    Attack {
         what: "many file systems that do not answer",
         package: "profiler-target",
         binary: "",
