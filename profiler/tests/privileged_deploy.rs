@@ -71,6 +71,7 @@ fn serve(capabilities: &[String], is_enough: impl Fn(&str) -> bool) -> (String, 
         // Its own places are those of a node.
         let box_of_test = folder.path().join("box");
         let argument = argument.replace("0.0.0.0:9464", "127.0.0.1:0");
+        let argument = argument.replace("0.0.0.0:9465", "127.0.0.1:0");
         let argument = argument.replace("/var/lib/fragscope", box_of_test.to_str().expect("UTF-8"));
         command.arg(argument);
     }

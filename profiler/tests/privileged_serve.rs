@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,7 @@ use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::eventually;
 use serde_json::Value;
 use support::prometheus::ask;
-use support::serving::{Serving, own, prefork, value};
+use support::serving::{Serving, connect, get, own, prefork, value};
 use support::{fragscope, json, script, stderr};
 
 #[test]
@@ -235,6 +235,116 @@ fn who_floods_it_keeps_no_other_address_from_an_answer() {
     }
 }
 
+/// Connects as fast as it is served, from 400 addresses in turn, and says nothing (`silent`), or asks and reads nothing
+/// (`deaf`), with buffers so small that an answer does not fit. It keeps more connections than are served.
+const FLOODS_FROM_MANY: &str = "
+import collections, itertools, socket, sys
+kept = collections.deque(maxlen=1000)
+print('READY', flush=True)
+for n in itertools.count():
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    connection.settimeout(5)
+    try:
+        connection.bind((f'127.0.{1 + n % 2}.{2 + n // 2 % 200}', 0))
+        connection.connect(('127.0.0.1', int(sys.argv[1])))
+        if sys.argv[2] == 'deaf':
+            connection.send(b'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
+    except OSError:
+        pass
+    kept.append(connection)
+";
+
+/// A flood from many addresses, and what was dropped of it so far; it began.
+fn flood_from_many(to: SocketAddr, how: &str) -> Child {
+    let mut flood = Command::new("python3");
+    flood.args(["-c", FLOODS_FROM_MANY, &to.port().to_string(), how]);
+    let flood = Child::run(flood);
+    assert_eq!(flood.first_line(), "READY");
+    flood
+}
+
+/// The status of an answer to one who asks from this address.
+fn status_from(address: &str, url: &str) -> String {
+    let output = Command::new("curl")
+        .args(["--silent", "--output", "/dev/null"])
+        .args(["--write-out", "%{http_code}", "--interface", address, url])
+        .output()
+        .expect("curl is installed");
+    support::stdout(&output)
+}
+
+#[test]
+fn a_flood_from_many_addresses_keeps_no_scraper_from_an_answer() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(4096), most).expect("raised");
+    let _idle = script("serve_idle.py", "print(1, flush=True); input()");
+    for how in ["silent", "deaf"] {
+        let serving = Serving::start(&["--no-walks"]);
+        eventually("the first look", || {
+            own(&serving.metrics(), "fragscope_look_timestamp_seconds")
+        });
+        let ended = |text: &str| {
+            let of = ["dropped_connections_total", "answers_total"]
+                .map(|name| own(text, &format!("fragscope_{name}")).expect("it is there"));
+            of[0] + of[1]
+        };
+        let before = ended(&serving.metrics());
+        let _flood = flood_from_many(serving.address, how);
+        let more_than = |count: f64| {
+            eventually("what comes of the flood", || {
+                let ended = ended(&serving.metrics());
+                (ended > count).then_some(ended)
+            })
+        };
+        let mut now = more_than(before + 1000.0);
+        // Whoever asks at once, from whichever address, is answered.
+        let url = format!("http://{}/metrics", serving.address);
+        for number in 1..=20 {
+            let from = format!("127.0.9.{number}");
+            assert_eq!(status_from(&from, &url), "200", "{how} {from}");
+        }
+        // A scraper that was answered before has time for its request, however many come meanwhile.
+        for _ in 0..3 {
+            let slow = serving.connect();
+            now = more_than(now + 400.0);
+            let (head, _) = get(slow, "/metrics", "*/*");
+            assert!(head.starts_with("HTTP/1.1 200 "), "{how}: {head}");
+        }
+    }
+}
+
+#[test]
+fn health_is_answered_at_an_address_of_its_own_and_nothing_else_is() {
+    let _idle = script("serve_idle.py", "print(1, flush=True); input()");
+    let serving = Serving::start(&["--no-walks", "--health-listen", "127.0.0.1:0"]);
+    let health = serving.health().expect("it says where");
+    let ask = |path: &str| get(connect(health), path, "*/*");
+    let ready = |(head, body): (String, String)| {
+        (head.starts_with("HTTP/1.1 200 ") && body == "ready\n").then_some(())
+    };
+    eventually("the first look", || ready(ask("/-/ready")));
+    assert_eq!(ask("/-/healthy").1, "healthy\n");
+    for path in ["/metrics", "/", "/-/"] {
+        let (head, body) = ask(path);
+        assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
+        assert!(!body.contains("fragscope"), "{path}: {body}");
+    }
+    // Neither address is a way to keep the other from answering.
+    for (flooded, other) in [(serving.address, health), (health, serving.address)] {
+        let dropped = || own(&serving.metrics(), "fragscope_dropped_connections_total");
+        let before = dropped().expect("it is there");
+        let _flood = flood_from_many(flooded, "silent");
+        eventually("what is dropped", || {
+            (dropped() > Some(before + 500.0)).then_some(())
+        });
+        for _ in 0..20 {
+            let (head, _) = get(connect(other), "/-/healthy", "*/*");
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        }
+    }
+}
+
 #[test]
 fn an_address_that_cannot_be_had_is_said_with_what_helps() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -245,6 +355,13 @@ fn an_address_that_cannot_be_had_is_said_with_what_helps() {
         ("192.0.2.1:9464", &["--allow-remote"], 1, "ip address"),
         ("0.0.0.0:0", &[], 2, "--allow-remote"),
         ("localhost", &[], 2, "127.0.0.1:9464"),
+        ("127.0.0.1:0", &["--health-listen", &taken], 1, port),
+        (
+            "127.0.0.1:0",
+            &["--health-listen", "9465"],
+            2,
+            "127.0.0.1:9464",
+        ),
     ] {
         let output = fragscope(&[&["serve", "--listen", listen], flags].concat());
         assert_eq!(

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use profiler_testing::child::KillOnDrop;
+use profiler_testing::child::{Child, KillOnDrop};
 use profiler_testing::wait::{WAIT_LIMIT, eventually};
 use support::prometheus::ask;
 use support::serving::{Serving, certify};
@@ -21,6 +21,31 @@ use support::{fragscope, stderr, stdout};
 struct Web(tempfile::TempDir);
 
 const PASSWORD: &str = "correct: horse";
+
+/// Asks with wrong passwords from twenty addresses as often as it can, over TLS, and says when one was not even checked.
+const GUESSES: &str = "
+import base64, itertools, socket, ssl, sys, threading
+context = ssl.create_default_context(cafile=sys.argv[2])
+context.check_hostname = False
+def guess(number):
+    for n in itertools.count():
+        try:
+            plain = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20, (f'127.0.2.{2 + number}', 0))
+            with context.wrap_socket(plain) as connection:
+                both = base64.b64encode(f'prom:guess {number} {n}'.encode())
+                connection.sendall(b'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: Basic ' + both + b'\\r\\n\\r\\n')
+                head = connection.recv(4096).lower()
+                if head.startswith(b'http/1.1 503 ') and b'\\r\\nretry-after: ' in head:
+                    busy.set()
+        except OSError:
+            pass
+busy = threading.Event()
+for number in range(20):
+    threading.Thread(target=guess, args=(number,), daemon=True).start()
+busy.wait()
+print('BUSY', flush=True)
+sys.stdin.read()
+";
 
 impl Web {
     fn new() -> Self {
@@ -129,6 +154,41 @@ fn a_certificate_and_a_password_that_change_are_used_without_a_restart() {
     web.write("basic_auth_users: [");
     serving.wait_for("cannot be used");
     assert_eq!(web.curl(&serving, &["--user", "prom:other"]).0, "200");
+}
+
+#[test]
+fn who_was_found_right_waits_for_no_wrong_passwords_and_these_are_not_all_checked() {
+    let web = Web::new();
+    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+    // As `htpasswd -C 10` makes it.
+    let hash = bcrypt::hash(PASSWORD, 10).expect("hashed");
+    let config = format!("{tls}basic_auth_users:\n  prom: {hash}\n");
+    web.write(&config);
+    let serving = web.serve_at("127.0.0.1:0", &["--health-listen", "127.0.0.1:0"]);
+    let right = format!("prom:{PASSWORD}");
+    assert_eq!(web.curl(&serving, &["--user", &right]).0, "200");
+    let mut guesses = Command::new("python3");
+    guesses.args(["-c", GUESSES, &serving.address.port().to_string()]);
+    let guesses = Child::run({
+        guesses.arg(web.path("cert.pem"));
+        guesses
+    });
+    assert_eq!(guesses.first_line(), "BUSY");
+    for _ in 0..10 {
+        assert_eq!(web.curl(&serving, &["--user", &right]).0, "200");
+    }
+    // Nor once the file was read anew.
+    web.write(&format!("{config}# changed\n"));
+    serving.wait_for("was read anew");
+    for _ in 0..10 {
+        assert_eq!(web.curl(&serving, &["--user", &right]).0, "200");
+    }
+    // Whether it lives is asked without a password, and without TLS.
+    let health = serving.health().expect("it says where");
+    let healthy = Command::new("curl")
+        .args(["--silent", &format!("http://{health}/-/healthy")])
+        .output();
+    assert_eq!(stdout(&healthy.expect("curl is installed")), "healthy\n");
 }
 
 #[test]

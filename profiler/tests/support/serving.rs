@@ -88,23 +88,20 @@ impl Serving {
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("it listens");
-        stream.set_read_timeout(Some(WAIT_LIMIT)).expect("set");
-        stream
+        connect(self.address)
     }
 
     /// The head and the body of an answer.
     pub(crate) fn get(&self, path: &str, accept: &str) -> (String, String) {
-        let mut stream = self.connect();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
-        )
-        .expect("it takes it");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("UTF-8");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        (head.into(), body.into())
+        get(self.connect(), path, accept)
+    }
+
+    /// Where its health is answered, if that is elsewhere: host and port.
+    pub(crate) fn health(&self) -> Option<SocketAddr> {
+        self.said.iter().find_map(|line| {
+            let at = line.strip_prefix("serving http://")?;
+            at.strip_suffix("/-/healthy")?.parse().ok()
+        })
     }
 
     pub(crate) fn metrics(&self) -> String {
@@ -143,6 +140,25 @@ impl Serving {
             }
         }
     }
+}
+
+pub(crate) fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("it listens");
+    stream.set_read_timeout(Some(WAIT_LIMIT)).expect("set");
+    stream
+}
+
+/// The head and the body of an answer.
+pub(crate) fn get(mut stream: TcpStream, path: &str, accept: &str) -> (String, String) {
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
+    )
+    .expect("it takes it");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+    (head.into(), body.into())
 }
 
 /// The value of a metric of the group of a program.

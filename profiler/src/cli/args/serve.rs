@@ -19,6 +19,7 @@ Examples:
   sudo fragscope serve --listen '[::1]:9464' --interval 30s --budget 1%
   sudo fragscope serve --push-profiles https://pyroscope.example:4040 --push-config /etc/fragscope/push.yml
   sudo fragscope serve --listen 0.0.0.0:9464 --web-config /etc/fragscope/web.yml
+  sudo fragscope serve --listen 0.0.0.0:9464 --allow-remote --health-listen 0.0.0.0:9465
 
 /metrics has the figures of `fragscope top` as sums by group: a master with all that descends from
 it, named by its unit or container and its program. No probes are used, and nothing is stored but what
@@ -35,6 +36,12 @@ pub(in crate::cli) struct ServeArgs {
     /// and basic_auth_users with bcrypt hashes. It is read anew when it changes.
     #[arg(long, value_name = "FILE")]
     web_config: Option<PathBuf>,
+    /// Answer /-/healthy and /-/ready at this address, too, without TLS and a password, and nothing else there
+    ///
+    /// For probes, such as the kubelet's: a flood of the other address does not reach it. Other hosts may reach it without
+    /// --allow-remote, as nothing of any process is told.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+    health_listen: Option<SocketAddr>,
     /// Permit an address that other hosts reach without a password or without encryption
     #[arg(long)]
     allow_remote: bool,
@@ -75,6 +82,7 @@ impl ServeArgs {
     pub(in crate::cli) fn options(&self) -> ServeOptions {
         ServeOptions {
             listen: self.listen,
+            health_listen: self.health_listen,
             allow_remote: self.allow_remote,
             web_config: self.web_config.clone(),
             interval: self.interval,

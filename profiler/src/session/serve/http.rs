@@ -1,10 +1,9 @@
 //! HTTP, as little of it as a scraper needs, within limits: one request a connection, a bounded number of
-//! connections of which the oldest goes first, and a bounded time for each.
+//! connections ([`super::connections`]), and a bounded time for each.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +11,8 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,16 +20,16 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::connections::{ALL, Answered, OpenConnections, Pace, Source, Sources};
 use super::published::Published;
-use super::web_config::{Users, WebConfig};
+use super::users::{Users, Verdict};
+use super::web_config::WebConfig;
 use crate::export::Exposition;
 
-/// Connections at a time at most: of more, the oldest is closed. An honest one is over in milliseconds.
-const MAX_CONNECTIONS: usize = 64;
 /// A connection is closed after this long, whatever is under way.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// A request's head has to come within this time.
@@ -38,32 +38,33 @@ const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
 const MAX_HEAD: usize = 16 << 10;
 /// Lines of a request's head at most.
 const MAX_HEADERS: usize = 64;
-/// So many connections are accepted at once, and then one each `STEP`: more wait in the kernel. Accepting one and closing
-/// it takes some ten microseconds.
-const ALL: Limit = Limit {
-    burst: 2000,
-    step: Duration::from_micros(500),
-};
-/// The same of one source: more of it are closed, so that others do not wait behind them.
-const EACH: Limit = Limit {
-    burst: 200,
-    step: Duration::from_millis(5),
-};
-/// So many sources are distinguished at a time.
-const MAX_SOURCES: usize = 1024;
-/// So many wait there at most.
+/// So many connections wait in the kernel at most.
 const BACKLOG: u32 = 1024;
 /// After an error, as of too many open files, nothing is accepted for so long.
 const REST: Duration = Duration::from_millis(100);
 
-/// The listener and its connections.
+/// What a listener answers.
+pub(super) enum Content {
+    /// All there is, to whom the web config permits it.
+    All(Option<WebConfig>),
+    /// Whether it lives and is ready, to anybody.
+    Health,
+}
+
+/// A listener and its connections.
 pub(super) struct Server {
     listener: TcpListener,
-    published: Arc<Published>,
-    web: Option<WebConfig>,
+    site: Arc<Site>,
     open: OpenConnections,
     pace: Pace,
     sources: Sources,
+}
+
+/// What all connections of a listener share.
+struct Site {
+    published: Arc<Published>,
+    content: Content,
+    answered: Answered,
 }
 
 impl Server {
@@ -74,7 +75,7 @@ impl Server {
     pub(super) fn bind(
         address: SocketAddr,
         published: Arc<Published>,
-        web: Option<WebConfig>,
+        content: Content,
     ) -> io::Result<Self> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -85,8 +86,11 @@ impl Server {
         socket.bind(address)?;
         Ok(Self {
             listener: socket.listen(BACKLOG)?,
-            published,
-            web,
+            site: Arc::new(Site {
+                published,
+                content,
+                answered: Answered::default(),
+            }),
             open: OpenConnections::default(),
             pace: Pace::new(ALL, Instant::now()),
             sources: Sources::default(),
@@ -101,212 +105,144 @@ impl Server {
         self.listener.local_addr()
     }
 
+    /// Serves for ever.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.accept().await;
+            // A connection reads what came with it before others are accepted, which may take its place.
+            yield_now().await;
+        }
+    }
+
     /// Takes the next connection, which is served beside, or closed where its source has too many.
-    pub(super) async fn accept(&mut self) {
+    async fn accept(&mut self) {
         sleep_until(self.pace.next()).await;
         match self.listener.accept().await {
             Ok((stream, from)) => {
                 let now = Instant::now();
+                let source = Source::of(from.ip());
                 self.pace.took(now);
-                if !self.sources.may(from.ip(), now) {
-                    self.published.dropped();
+                if !self.sources.may(source, now) {
+                    self.site.published.dropped();
                     return;
                 }
-                self.open.make_room(MAX_CONNECTIONS);
-                let web = self.web.as_ref();
-                let tls = web.and_then(WebConfig::tls);
-                let users = web.and_then(WebConfig::users);
-                let published = Arc::clone(&self.published);
-                let serving = tokio::spawn(connection(stream, tls, users, published));
-                self.open
-                    .0
-                    .push((network(from.ip()), serving.abort_handle()));
+                self.open.make_room(&self.site.answered);
+                let has_asked = Arc::<AtomicBool>::default();
+                let connection = Connection {
+                    site: Arc::clone(&self.site),
+                    source,
+                    has_asked: Arc::clone(&has_asked),
+                    is_answered: AtomicBool::new(false),
+                };
+                let serving = tokio::spawn(connection.serve(stream));
+                self.open.add(source, has_asked, serving.abort_handle());
             }
             Err(_) => self.pace.rest(Instant::now() + REST),
         }
     }
 }
 
-/// Connections that are open, each with its source, the oldest first.
-#[derive(Default)]
-struct OpenConnections(Vec<(IpAddr, AbortHandle)>);
-
-impl OpenConnections {
-    /// Closes one where there are so many: the oldest of the source that has most, which so loses its own alone.
-    fn make_room(&mut self, most: usize) {
-        self.0.retain(|(_, connection)| !connection.is_finished());
-        if self.0.len() < most {
-            return;
-        }
-        let sources: Vec<IpAddr> = self.0.iter().map(|(source, _)| *source).collect();
-        if let Some(at) = first_of_most(&sources) {
-            self.0.remove(at).1.abort();
-        }
-    }
-}
-
-/// The first place of what is there most often.
-fn first_of_most(sources: &[IpAddr]) -> Option<usize> {
-    let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    for source in sources {
-        *counts.entry(*source).or_default() += 1;
-    }
-    let most = counts.values().max()?;
-    sources
-        .iter()
-        .position(|source| counts.get(source) == Some(most))
-}
-
-/// How many connections are accepted.
-#[derive(Copy, Clone)]
-struct Limit {
-    burst: u32,
-    step: Duration,
-}
-
-/// How fast each source may connect.
-#[derive(Default)]
-struct Sources(BTreeMap<IpAddr, Pace>);
-
-impl Sources {
-    /// Whether another connection of this one is served.
-    fn may(&mut self, source: IpAddr, now: Instant) -> bool {
-        let mut source = network(source);
-        if self.0.len() >= MAX_SOURCES && !self.0.contains_key(&source) {
-            self.0.retain(|_, pace| pace.due > now);
-            if self.0.len() >= MAX_SOURCES {
-                // All others share one.
-                source = Ipv4Addr::UNSPECIFIED.into();
-            }
-        }
-        let pace = self.0.entry(source).or_insert_with(|| Pace::new(EACH, now));
-        let may = pace.next() <= now;
-        if may {
-            pace.took(now);
-        }
-        may
-    }
-}
-
-/// What one who connects cannot choose of his address: of IPv6 a host has a whole network of 64 bits.
-fn network(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
-    }
-}
-
-/// How fast connections are accepted.
-struct Pace {
-    limit: Limit,
-    /// When the one after the last would be accepted, were there no burst.
-    due: Instant,
-    not_before: Instant,
-}
-
-impl Pace {
-    fn new(limit: Limit, now: Instant) -> Self {
-        Self {
-            limit,
-            due: now,
-            not_before: now,
-        }
-    }
-
-    fn next(&self) -> Instant {
-        let burst = self.due.checked_sub(self.limit.step * self.limit.burst);
-        burst.map_or(self.not_before, |burst| burst.max(self.not_before))
-    }
-
-    fn took(&mut self, now: Instant) {
-        self.due = self.due.max(now) + self.limit.step;
-    }
-
-    fn rest(&mut self, until: Instant) {
-        self.not_before = until;
-    }
-}
-
-/// Counts a connection that ends without an answer, however that comes.
-struct Counted {
-    published: Arc<Published>,
+/// A connection, which is counted when it ends, however that comes.
+struct Connection {
+    site: Arc<Site>,
+    source: Source,
+    has_asked: Arc<AtomicBool>,
     is_answered: AtomicBool,
 }
 
-impl Drop for Counted {
+impl Drop for Connection {
     fn drop(&mut self) {
         match self.is_answered.load(Ordering::Relaxed) {
-            true => self.published.answered(),
-            false => self.published.dropped(),
+            true => self.site.published.answered(),
+            false => self.site.published.dropped(),
         }
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    users: Option<Arc<Users>>,
-    published: Arc<Published>,
-) {
-    let counted = Counted {
-        published,
-        is_answered: AtomicBool::new(false),
-    };
-    match tls {
-        None => serve(stream, users.as_deref(), &counted).await,
-        Some(tls) => {
-            // Who speaks no TLS is dropped.
-            if let Ok(Ok(stream)) = timeout(MAX_HEAD_TIME, tls.accept(stream)).await {
-                serve(stream, users.as_deref(), &counted).await;
+impl Connection {
+    async fn serve(self, stream: TcpStream) {
+        let web = match &self.site.content {
+            Content::All(web) => web.as_ref(),
+            Content::Health => None,
+        };
+        let tls = web.and_then(WebConfig::tls);
+        let users = web.and_then(WebConfig::users);
+        match tls {
+            None => self.answer_one(stream, users.as_deref()).await,
+            Some(tls) => self.encrypted(stream, &tls, users.as_deref()).await,
+        }
+    }
+
+    async fn encrypted(&self, stream: TcpStream, tls: &TlsAcceptor, users: Option<&Users>) {
+        // Who speaks no TLS is dropped.
+        if let Ok(Ok(stream)) = timeout(MAX_HEAD_TIME, tls.accept(stream)).await {
+            self.answer_one(stream, users).await;
+        }
+    }
+
+    async fn answer_one<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        users: Option<&Users>,
+    ) {
+        let answer = async |request: Request<Incoming>| {
+            self.has_asked.store(true, Ordering::Relaxed);
+            let response = self.response(&request, users).await;
+            self.is_answered.store(true, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        };
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(MAX_HEAD_TIME)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        // What a reader does not take in time, or asks in a way that is none, is its own loss.
+        let _ = timeout(MAX_TIME, serving).await;
+    }
+
+    async fn response<B>(
+        &self,
+        request: &Request<B>,
+        users: Option<&Users>,
+    ) -> Response<Full<Bytes>> {
+        let verdict = match users {
+            Some(users) => {
+                let said = request.headers().get(AUTHORIZATION);
+                users.permit(said, self.source).await
             }
+            None => Verdict::Permitted,
+        };
+        match verdict {
+            Verdict::Permitted => {
+                self.site.answered.note(self.source);
+                answer(request, &self.site)
+            }
+            Verdict::Refused => unauthorised(),
+            Verdict::Busy => busy(),
         }
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    users: Option<&Users>,
-    counted: &Counted,
-) {
-    let answer = async |request: Request<Incoming>| {
-        let is_permitted = match users {
-            Some(users) => users.permit(request.headers().get(AUTHORIZATION)).await,
-            None => true,
-        };
-        let response = match is_permitted {
-            true => answer(&request, &counted.published),
-            false => unauthorised(),
-        };
-        counted.is_answered.store(true, Ordering::Relaxed);
-        Ok::<_, Infallible>(response)
-    };
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(MAX_HEAD_TIME)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service_fn(answer));
-    // What a reader does not take in time, or asks in a way that is none, is its own loss.
-    let _ = timeout(MAX_TIME, serving).await;
-}
-
-fn answer<B>(request: &Request<B>, published: &Published) -> Response<Full<Bytes>> {
+fn answer<B>(request: &Request<B>, site: &Site) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = words(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         let allowed = HeaderValue::from_static("GET, HEAD");
         response.headers_mut().insert(ALLOW, allowed);
         return response;
     }
-    match request.uri().path() {
-        "/metrics" => {
-            // Several lines of a header are one list.
-            let accept = request.headers().get_all(ACCEPT).iter();
-            let accept: Vec<&str> = accept.filter_map(|line| line.to_str().ok()).collect();
-            let format = Exposition::accepted(&accept.join(","));
-            let body = published.metrics(format);
-            with_type(StatusCode::OK, format.content_type(), body)
-        }
+    let path = request.uri().path();
+    match (health(path, &site.published), &site.content) {
+        (Some(health), _) => health,
+        (None, Content::All(_)) => all_else(path, request, &site.published),
+        (None, Content::Health) => words(StatusCode::NOT_FOUND, HEALTH_INDEX),
+    }
+}
+
+/// Whether it lives and is ready, where that is what is asked.
+fn health(path: &str, published: &Published) -> Option<Response<Full<Bytes>>> {
+    Some(match path {
         "/-/healthy" if published.is_healthy() => words(StatusCode::OK, "healthy\n"),
         "/-/healthy" => words(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -317,6 +253,20 @@ fn answer<B>(request: &Request<B>, published: &Published) -> Response<Full<Bytes
             StatusCode::SERVICE_UNAVAILABLE,
             "the processes have not been looked at yet\n",
         ),
+        _ => return None,
+    })
+}
+
+fn all_else<B>(path: &str, request: &Request<B>, published: &Published) -> Response<Full<Bytes>> {
+    match path {
+        "/metrics" => {
+            // Several lines of a header are one list.
+            let accept = request.headers().get_all(ACCEPT).iter();
+            let accept: Vec<&str> = accept.filter_map(|line| line.to_str().ok()).collect();
+            let format = Exposition::accepted(&accept.join(","));
+            let body = published.metrics(format);
+            with_type(StatusCode::OK, format.content_type(), body)
+        }
         "/" => words(StatusCode::OK, INDEX),
         _ => words(StatusCode::NOT_FOUND, INDEX),
     }
@@ -331,6 +281,20 @@ fn unauthorised() -> Response<Full<Bytes>> {
     response.headers_mut().insert(WWW_AUTHENTICATE, asked);
     response
 }
+
+/// Too many passwords wait to be checked.
+fn busy() -> Response<Full<Bytes>> {
+    let mut response = words(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many passwords wait to be checked: ask again in some seconds\n",
+    );
+    let seconds = HeaderValue::from_static("5");
+    response.headers_mut().insert(RETRY_AFTER, seconds);
+    response
+}
+
+/// What is here where nothing but that is answered.
+const HEALTH_INDEX: &str = "/-/healthy or /-/ready\n";
 
 /// What is here.
 const INDEX: &str = "fragscope serves metrics of the Python processes of this host.\n\n\
@@ -363,60 +327,24 @@ fn with_type(
 mod tests {
     use super::*;
 
-    #[test]
-    fn room_is_made_at_the_expense_of_the_source_that_has_most() {
-        let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
-        assert_eq!(first_of_most(&[a, b, b]), Some(1));
-        assert_eq!(first_of_most(&[a, b]), Some(0), "the oldest of all");
-        assert_eq!(first_of_most(&[]), None);
+    fn site(content: Content) -> Site {
+        let published = Published::new(&crate::session::serve::tests::options(), None);
+        Site {
+            published: Arc::new(published),
+            content,
+            answered: Answered::default(),
+        }
     }
 
-    #[test]
-    fn many_connections_are_taken_at_once_and_then_one_each_step() {
-        let Limit { burst, step } = ALL;
-        let now = Instant::now() + step * burst * 2;
-        let mut pace = Pace::new(ALL, Instant::now());
-        let mut taken = 0;
-        while pace.next() <= now {
-            pace.took(now);
-            taken += 1;
-            assert!(taken <= burst + 1, "no bound");
-        }
-        assert!(taken >= burst, "{taken}");
-        let next = pace.next();
-        assert!(next > now && next <= now + step);
-        pace.rest(now + REST);
-        assert_eq!(pace.next(), now + REST);
-    }
-
-    #[test]
-    fn a_source_that_connects_too_often_takes_nothing_from_another() {
-        let mut sources = Sources::default();
-        let now = Instant::now();
-        let mut may = |source: &str| sources.may(source.parse().expect("an address"), now);
-        let served = (0..10 * EACH.burst).filter(|_| may("10.0.0.1")).count();
-        assert!((200..=201).contains(&served), "{served}");
-        assert!(may("10.0.0.2"));
-        // The same host, whatever address of its network it takes.
-        let served = (0..10 * EACH.burst).filter(|n| may(&format!("2001:db8::{n:x}")));
-        assert!(served.count() <= 201);
-        assert!(!may("::ffff:10.0.0.1") && may("2001:db8:0:1::1"));
-        // However many there are, a bounded number is kept.
-        for number in 0..2 * MAX_SOURCES {
-            sources.may(Ipv4Addr::from_bits(number as u32 + 1).into(), now);
-        }
-        assert!(sources.0.len() <= MAX_SOURCES + 1);
-        let later = now + Duration::from_secs(60);
-        assert!(sources.may([10, 9, 9, 9].into(), later) && sources.0.len() < 3);
+    fn ask(site: &Site, method: Method, path: &str) -> StatusCode {
+        let request = Request::builder().method(method).uri(path).body(());
+        answer(&request.expect("a request"), site).status()
     }
 
     #[test]
     fn what_is_asked_for_is_answered_and_all_else_refused() {
-        let published = Published::new(&crate::session::serve::tests::options(), None);
-        let ask = |method: Method, path: &str| {
-            let request = Request::builder().method(method).uri(path).body(());
-            answer(&request.expect("a request"), &published).status()
-        };
+        let site = site(Content::All(None));
+        let ask = |method, path| ask(&site, method, path);
         assert_eq!(ask(Method::GET, "/"), StatusCode::OK);
         assert_eq!(ask(Method::GET, "/-/healthy"), StatusCode::OK);
         assert_eq!(
@@ -429,7 +357,20 @@ mod tests {
             StatusCode::METHOD_NOT_ALLOWED
         );
         assert_eq!(ask(Method::GET, "/../etc"), StatusCode::NOT_FOUND);
-        published.show(Default::default());
+        site.published.show(Default::default());
         assert_eq!(ask(Method::HEAD, "/-/ready"), StatusCode::OK);
+    }
+
+    #[test]
+    fn where_health_alone_is_served_nothing_else_is() {
+        let site = site(Content::Health);
+        let ask = |path| ask(&site, Method::GET, path);
+        assert_eq!(ask("/-/healthy"), StatusCode::OK);
+        assert_eq!(ask("/-/ready"), StatusCode::SERVICE_UNAVAILABLE);
+        site.published.show(Default::default());
+        assert_eq!(ask("/-/ready"), StatusCode::OK);
+        for path in ["/metrics", "/", "/-/", "/-/healthy/"] {
+            assert_eq!(ask(path), StatusCode::NOT_FOUND, "{path}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! `serve`: the processes of the host as metrics over HTTP. What is served is what was seen last: nobody who
 //! asks makes anything be looked at, and nothing that is looked at waits for who asks.
 
+mod connections;
 mod http;
 mod published;
+mod users;
 mod web_config;
 
 use std::io;
@@ -15,7 +17,7 @@ use profiler_sampling::{HostOptions, SamplingOptions};
 use profiler_target::{ErrorKind, ListenProblem, give_back_free_memory};
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::http::Server;
+use self::http::{Content, Server};
 use self::published::Published;
 use self::web_config::WebConfig;
 use super::black_box::{BlackBoxOptions, HostBlackBox};
@@ -32,6 +34,8 @@ use crate::say;
 pub struct ServeOptions {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where whether it lives and is ready is answered besides, without TLS and a password.
+    pub health_listen: Option<SocketAddr>,
     /// Whether others than this host may reach it without TLS and a password.
     pub allow_remote: bool,
     /// The file with the certificate and the passwords.
@@ -108,14 +112,15 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let (runtime, mut signals) = event_loop()?;
     let mut pusher = options.push.as_ref().map(Pusher::start).transpose()?;
     let published = Arc::new(Published::new(options, pusher.as_ref().map(Pusher::counts)));
-    let server = {
+    let bind = |address, content| {
         let _entered = runtime.enter();
-        Server::bind(options.listen, Arc::clone(&published), web)
+        Server::bind(address, Arc::clone(&published), content)
+            .map_err(|source| ListenError::Refused { address, source })
     };
-    let mut server = server.map_err(|source| ListenError::Refused {
-        address: options.listen,
-        source,
-    })?;
+    let server = bind(options.listen, Content::All(web))?;
+    let health = options.health_listen;
+    let health = health.map(|address| bind(address, Content::Health));
+    let health = health.transpose()?;
     let address = server.address()?;
     if is_open {
         say::line(format_args!(
@@ -124,25 +129,19 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
         ));
     }
     let scheme = if has_tls { "https" } else { "http" };
-    let budget = match options.budget {
-        Budget::Share(share) => Some(share),
-        Budget::Unlimited => None,
-    };
-    let host = HostOptions {
-        all: false,
-        tree_of: None,
-        interval: options.interval,
-        budget,
-        sampling: options.sampling,
-    };
-    let mut watcher = Watcher::start(host, options.walks, black_box)?;
+    let mut watcher = Watcher::start(host_options(options), options.walks, black_box)?;
+    if let Some(health) = health {
+        let address = health.address()?;
+        say::line(format_args!("serving http://{address}/-/healthy"));
+        runtime.spawn(health.run());
+    }
     say::line(format_args!("serving {scheme}://{address}/metrics"));
+    runtime.spawn(server.run());
     let by = runtime.block_on(watch(
         options.interval,
         &mut signals,
         &mut watcher,
         &published,
-        &mut server,
         pusher.as_mut(),
     ));
     // Nobody is waited for.
@@ -150,6 +149,20 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let by = by?;
     say::line(format_args!("ended by {by}"));
     Ok(Ending::Interrupted(by))
+}
+
+/// How the host is looked at.
+fn host_options(options: &ServeOptions) -> HostOptions {
+    HostOptions {
+        all: false,
+        tree_of: None,
+        interval: options.interval,
+        budget: match options.budget {
+            Budget::Share(share) => Some(share),
+            Budget::Unlimited => None,
+        },
+        sampling: options.sampling,
+    }
 }
 
 /// Who learns what of a listener that others reach.
@@ -172,7 +185,6 @@ async fn watch(
     signals: &mut Signals,
     watcher: &mut Watcher,
     published: &Published,
-    server: &mut Server,
     mut pusher: Option<&mut Pusher>,
 ) -> Result<&'static str, SessionError> {
     let mut ticks = interval(every);
@@ -196,7 +208,6 @@ async fn watch(
             }
             _ = ticks.tick() => watcher.tick(),
             news = news(pusher.as_deref_mut()) => say::line(news),
-            () = server.accept() => {}
         }
     }
 }
@@ -208,6 +219,7 @@ mod tests {
     pub(super) fn options() -> ServeOptions {
         ServeOptions {
             listen: ([127, 0, 0, 1], 0).into(),
+            health_listen: None,
             allow_remote: false,
             web_config: None,
             interval: Duration::from_secs(10),

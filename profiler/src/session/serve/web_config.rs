@@ -1,20 +1,14 @@
 //! The web config file, as the exporters of Prometheus have it: the certificate to serve with, and who may ask with
 //! which password (`docs/web-configuration.md` of prometheus/exporter-toolkit). It is read anew when it changes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bcrypt::HashParts;
-use hyper::header::HeaderValue;
 use profiler_core::text::visible;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -22,21 +16,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::users::{Checks, Users, check};
 use crate::say;
 use crate::session::settings::{SettingsError, contents};
 
-/// Checking a password takes twice as long with each cost more: above this, seconds.
-const MAX_COST: u32 = 14;
-/// What the password of a user is compared with whom there is not, so that it takes as long.
-const NOBODY: &str = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
-/// After a wrong password none is checked for so many times as long as that took: whoever guesses takes no more
-/// than a fifth of a core.
-const REST: u32 = 4;
-/// Passwords that were found right are not checked again, so many of them.
-const MAX_KNOWN: usize = 64;
 /// Between two looks at whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -76,14 +62,15 @@ impl WebConfig {
     /// # Errors
     /// What is wrong with which of them, and in which line.
     pub(super) fn load(path: &Path) -> Result<Self, SettingsError> {
-        let loaded = Loaded::read(path)?;
+        let checks = Arc::new(Checks::new());
+        let loaded = Loaded::read(path, &checks)?;
         let stamps = loaded.stamps.clone();
         let (holder, current) = watch::channel(Arc::new(loaded));
         let path = path.to_owned();
         let shown = path.clone();
         let started = thread::Builder::new()
             .name("web-config".into())
-            .spawn(move || keep_current(&path, stamps, &holder));
+            .spawn(move || keep_current(&path, &checks, stamps, &holder));
         let thread = started.map_err(|error| {
             let why = format!("no thread to look at it: {error}");
             SettingsError::of(&shown, None, why)
@@ -107,6 +94,7 @@ impl WebConfig {
 /// Reads all anew where a file has changed. What cannot be read is said, and what was read before holds.
 fn keep_current(
     path: &Path,
+    checks: &Arc<Checks>,
     mut stamps: Vec<(PathBuf, Stamp)>,
     holder: &watch::Sender<Arc<Loaded>>,
 ) {
@@ -116,7 +104,7 @@ fn keep_current(
         if stamps.iter().all(is_as_before) {
             continue;
         }
-        match Loaded::read(path) {
+        match Loaded::read(path, checks) {
             Ok(loaded) => {
                 say::line("the web config was read anew");
                 stamps.clone_from(&loaded.stamps);
@@ -141,9 +129,10 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Loaded {
-    fn read(path: &Path) -> Result<Self, SettingsError> {
+    fn read(path: &Path, checks: &Arc<Checks>) -> Result<Self, SettingsError> {
         let mut reading = Reading {
             path,
+            checks,
             stamps: vec![(path.to_owned(), stamp(path))],
         };
         let text = contents(path).map_err(|why| reading.failed(None, why))?;
@@ -167,6 +156,7 @@ impl Loaded {
 /// The file while it is read.
 struct Reading<'a> {
     path: &'a Path,
+    checks: &'a Arc<Checks>,
     stamps: Vec<(PathBuf, Stamp)>,
 }
 
@@ -225,7 +215,7 @@ impl Reading<'_> {
             check(&hash.value).map_err(wrong)?;
             hashes.insert(user, hash.value);
         }
-        Ok(Users::new(hashes))
+        Ok(Users::new(hashes, Arc::clone(self.checks)))
     }
 }
 
@@ -240,94 +230,6 @@ fn server(
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
-}
-
-/// Whether this is a hash that can be checked in a reasonable time.
-fn check(hash: &str) -> Result<(), String> {
-    match HashParts::from_str(hash) {
-        Err(_) => Err("this is not a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it".into()),
-        Ok(parts) if parts.get_cost() > MAX_COST => Err(format!(
-            "the cost {} of this bcrypt hash is above {MAX_COST}: checking it would take seconds",
-            parts.get_cost()
-        )),
-        Ok(_) => Ok(()),
-    }
-}
-
-/// Who may ask, with which password.
-pub(super) struct Users {
-    hashes: BTreeMap<String, String>,
-    /// What was found right, as two hashes under keys of this process alone.
-    known: Mutex<HashSet<(u64, u64)>>,
-    keys: (RandomState, RandomState),
-    /// One password at a time is checked.
-    checking: Arc<Semaphore>,
-}
-
-impl Users {
-    fn new(hashes: BTreeMap<String, String>) -> Self {
-        Self {
-            hashes,
-            known: Mutex::default(),
-            keys: (RandomState::new(), RandomState::new()),
-            checking: Arc::new(Semaphore::new(1)),
-        }
-    }
-
-    /// Whether who says this of himself may ask (`Authorization: Basic`, RFC 7617).
-    pub(super) async fn permit(&self, header: Option<&HeaderValue>) -> bool {
-        let Some((user, password)) = header.and_then(credentials) else {
-            return false;
-        };
-        let mark = (
-            self.keys.0.hash_one((&user, &password)),
-            self.keys.1.hash_one((&user, &password)),
-        );
-        if self.known().contains(&mark) {
-            return true;
-        }
-        let Ok(turn) = Arc::clone(&self.checking).acquire_owned().await else {
-            return false;
-        };
-        let hash = self.hashes.get(&user);
-        let is_known = hash.is_some();
-        let hash = hash.map_or(NOBODY, String::as_str).to_owned();
-        // The turn goes with the check: who goes away meanwhile does not make room for another one.
-        let checked = tokio::task::spawn_blocking(move || {
-            let began = Instant::now();
-            let is_right = bcrypt::verify(password, &hash).unwrap_or(false) && is_known;
-            if !is_right {
-                thread::sleep(began.elapsed() * REST);
-            }
-            drop(turn);
-            is_right
-        });
-        let is_right = checked.await.unwrap_or(false);
-        if is_right {
-            let mut known = self.known();
-            if known.len() >= MAX_KNOWN {
-                known.clear();
-            }
-            known.insert(mark);
-        }
-        is_right
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(u64, u64)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// User and password.
-fn credentials(header: &HeaderValue) -> Option<(String, Vec<u8>)> {
-    let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let both = STANDARD.decode(rest.trim()).ok()?;
-    let colon = both.iter().position(|byte| *byte == b':')?;
-    let user = String::from_utf8(both[..colon].to_vec()).ok()?;
-    Some((user, both[colon + 1..].to_vec()))
 }
 
 #[cfg(test)]
@@ -353,7 +255,7 @@ mod tests {
             not_bcrypt.starts_with("web.yml line 3: basic_auth_users.ann: this is not a bcrypt"),
             "{not_bcrypt}"
         );
-        let slow = NOBODY.replace("$10$", "$15$");
+        let slow = "$2y$15$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
         let slow = wrong(&format!("basic_auth_users:\n  bob: {slow}\n"));
         assert!(
             slow.starts_with("web.yml line 2: basic_auth_users.bob: the cost 15"),
@@ -396,31 +298,5 @@ mod tests {
         fs::set_permissions(&path, open).expect("ours");
         let said = WebConfig::load(&path).err().expect("refused").to_string();
         assert!(said.contains("can be written by other users"), "{said}");
-    }
-
-    #[test]
-    fn a_password_is_checked_and_remembered_and_a_wrong_one_is_neither() {
-        let hash = bcrypt::hash("open: sesame", 4).expect("hashed");
-        let users = Users::new(BTreeMap::from([("ann".into(), hash)]));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let ask = |scheme: &str, both: &str| {
-            let header = format!("{scheme} {}", STANDARD.encode(both));
-            let header = HeaderValue::from_str(&header).expect("a header");
-            runtime.block_on(users.permit(Some(&header)))
-        };
-        assert!(!ask("Basic", "ann:wrong"));
-        assert!(!ask("Basic", "ann:"));
-        assert!(!ask("Basic", "bob:open: sesame"));
-        assert!(!ask("Bearer", "ann:open: sesame"));
-        assert!(!ask("Basic", "ann"));
-        assert!(users.known().is_empty());
-        assert!(ask("basic", "ann:open: sesame"));
-        assert_eq!(users.known().len(), 1);
-        assert!(ask("Basic", "ann:open: sesame"));
-        assert!(!ask("Basic", "ann:open: sesame "));
-        assert!(!runtime.block_on(users.permit(None)));
     }
 }

@@ -15,13 +15,44 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
-        what: "sources that connect too often",
+        what: "floods from many addresses, of whoever says nothing and of whoever reads nothing",
+        package: "fragscope",
+        binary: "privileged_serve",
+        tests: &[
+            "a_flood_from_many_addresses_keeps_no_scraper_from_an_answer",
+            "health_is_answered_at_an_address_of_its_own_and_nothing_else_is",
+        ],
+    },
+    Attack {
+        what: "sources that connect too often, and many that connect",
         package: "fragscope",
         binary: "",
         tests: &[
-            "session::serve::http::tests::a_source_that_connects_too_often_takes_nothing_from_another",
-            "session::serve::http::tests::many_connections_are_taken_at_once_and_then_one_each_step",
-            "session::serve::http::tests::room_is_made_at_the_expense_of_the_source_that_has_most",
+            "session::serve::connections::tests::a_source_that_connects_too_often_takes_nothing_from_another",
+            "session::serve::connections::tests::many_connections_are_taken_at_once_and_then_one_each_step",
+            "session::serve::connections::tests::room_is_made_at_the_expense_of_the_source_that_has_most",
+            "session::serve::connections::tests::of_sources_with_few_connections_each_one_that_was_answered_before_stays",
+            "session::serve::connections::tests::neither_who_says_nothing_nor_who_reads_nothing_takes_the_place_of_the_other",
+            "session::serve::connections::tests::a_bounded_number_of_sources_is_remembered_and_the_last_ones_stay",
+            "session::serve::http::tests::where_health_alone_is_served_nothing_else_is",
+        ],
+    },
+    Attack {
+        what: "floods of wrong passwords, over TLS",
+        package: "fragscope",
+        binary: "privileged_web_config",
+        tests: &["who_was_found_right_waits_for_no_wrong_passwords_and_these_are_not_all_checked"],
+    },
+    Attack {
+        what: "wrong passwords: how many wait, what is remembered, and what the time tells",
+        package: "fragscope",
+        binary: "",
+        tests: &[
+            "session::serve::users::tests::behind_as_many_passwords_as_may_wait_one_that_was_right_is_permitted_and_others_are_to_come_again",
+            "session::serve::users::tests::one_source_does_not_take_all_places_and_who_goes_away_leaves_his",
+            "session::serve::users::tests::what_was_right_stays_so_while_the_file_is_read_anew_until_its_hash_changes",
+            "session::serve::users::tests::a_wrong_password_takes_as_long_whoever_it_is_for",
+            "session::serve::users::tests::a_bounded_number_is_remembered",
         ],
     },
     Attack {
