@@ -22,6 +22,7 @@ mod elf;
 mod error_kind;
 mod file_reader;
 mod forked;
+mod fuse;
 mod guard;
 pub mod host;
 mod identity;

@@ -8,11 +8,12 @@
 //! target's alone, while the target stands still and cannot fork, and when KSM has merged none of
 //! its pages (one that KSM merged may have a single user left). `/proc/PID/mem` pins nothing.
 
+mod aside;
 mod in_slices;
 mod read_time;
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,7 +24,9 @@ use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory, fill};
 
+use self::aside::Silent;
 pub use self::read_time::ReadTime;
+use super::fuse;
 use super::pagemap::for_pages;
 use super::slices::Slices;
 use super::stop::StopState;
@@ -68,7 +71,8 @@ type MappedFiles = Vec<(AddrRange, Answers)>;
 ///
 /// Reading another page through `/proc/PID/mem` would have the kernel fetch it: from swap, or from a file system that
 /// may never answer, which no signal ends (`filemap_fault` in `mm/filemap.c` may not give up the lock of the address space
-/// here). What is left is a process that runs and puts another file at an address between the look and the reading.
+/// here). A process that runs may put another file at an address between the look and the reading: so another process reads
+/// its memory then, which is left behind where it does not come back.
 ///
 /// It belongs to the address space that the target had when it was opened: after an exit or an
 /// exec, or when another process has the pid, every read fails with [`ReadError::Gone`].
@@ -85,6 +89,8 @@ pub struct LiveMemory {
     slices: Option<(Pid, Arc<Slices>)>,
     /// When nothing more is read.
     time: Option<ReadTime>,
+    /// When reading it while it ran was not answered.
+    silent: Silent,
 }
 
 impl LiveMemory {
@@ -97,6 +103,7 @@ impl LiveMemory {
             stopped: None,
             slices: None,
             time: None,
+            silent: Silent::default(),
         }
     }
 
@@ -200,7 +207,11 @@ impl LiveMemory {
             }
             let len = (range.len() - at).min(BRING_BACK_BYTES as u64) as usize;
             if let Some(addr) = range.start().checked_add(at) {
-                let _ = self.read_unchecked(addr, &mut buffer[..len]);
+                let part = &mut buffer[..len];
+                let _ = match self.may_wait() {
+                    true => self.read_aside(addr, part),
+                    false => self.read_unchecked(addr, part),
+                };
             }
         }
     }
@@ -209,16 +220,8 @@ impl LiveMemory {
         fill(addr, buf, |at, rest| {
             let read = self.mem.read_at(rest, at.get());
             self.counted.call(*read.as_ref().unwrap_or(&0));
-            match read {
-                // The address space is gone (`mem_rw` in `fs/proc/base.c`).
-                Ok(0) => Err(ReadError::Gone),
-                Ok(read) => Ok(read),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EPERM | libc::EACCES) => Err(ReadError::NotPermitted),
-                    Some(libc::EINTR) => Ok(0),
-                    _ => Err(ReadError::Unmapped(at)),
-                },
-            }
+            let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            what_came(at, read.map_err(errno))
         })
     }
 
@@ -255,7 +258,27 @@ impl LiveMemory {
 
     fn read_running(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.check(addr, buf.len())?;
-        self.read_unchecked(addr, buf)
+        match self.may_wait() {
+            true => self.read_aside(addr, buf),
+            false => self.read_unchecked(addr, buf),
+        }
+    }
+
+    /// Whether a page that was looked up may be of a file that nobody answers for when it is read.
+    fn may_wait(&self) -> bool {
+        self.while_it_stands().is_none() && fuse::may_be_mounted()
+    }
+}
+
+/// What a read of `/proc/PID/mem` at `at` means: how many bytes came, none where it is to be repeated.
+fn what_came(at: RemoteAddr, read: Result<usize, Errno>) -> Result<usize, ReadError> {
+    match read {
+        // The address space is gone (`mem_rw` in `fs/proc/base.c`).
+        Ok(0) => Err(ReadError::Gone),
+        Ok(read) => Ok(read),
+        Err(Errno::EPERM | Errno::EACCES) => Err(ReadError::NotPermitted),
+        Err(Errno::EINTR) => Ok(0),
+        Err(_) => Err(ReadError::Unmapped(at)),
     }
 }
 
@@ -314,6 +337,9 @@ impl TargetMemory for LiveMemory {
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>) {
         if let Some(slices) = &self.slices {
             return self.read_scattered_in_slices(slices, addrs, out);
+        }
+        if self.may_wait() {
+            return self.read_scattered_aside(addrs, out);
         }
         out.clear();
         out.extend(addrs.iter().map(|&addr| {

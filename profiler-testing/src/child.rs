@@ -255,6 +255,13 @@ pub fn wait_for_handler(pid: i32, signal: Signal) {
 
 /// The child of a process that shows this name, of which there is one at most.
 pub fn child_of(parent: u32, name: &str) -> Option<Pid> {
+    let found = children_of(parent, name);
+    assert!(found.len() < 2, "{found:?}");
+    found.first().copied()
+}
+
+/// The children of a process that show this name.
+pub fn children_of(parent: u32, name: &str) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).expect("its threads");
     let of_task = |task: std::io::Result<std::fs::DirEntry>| {
         let path = task.expect("a thread").path().join("children");
@@ -265,10 +272,9 @@ pub fn child_of(parent: u32, name: &str) -> Option<Pid> {
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
         comm.is_ok_and(|comm| comm.trim_end() == name)
     };
-    let found: Vec<&str> = children.split_whitespace().filter(is_it).collect();
-    assert!(found.len() < 2, "{found:?}");
-    let pid = found.first()?.parse().expect("a number");
-    Some(Pid::from_raw(pid))
+    let found = children.split_whitespace().filter(is_it);
+    let number = |pid: &str| Pid::from_raw(pid.parse().expect("a number"));
+    found.map(number).collect()
 }
 
 /// Stops all threads of a process and gives its memory, through what is resident of it.

@@ -5,6 +5,7 @@
 //! - [`core_file`]: a small sound core file;
 //! - [`child`]: children that say when they are ready, and C programs to run as such;
 //! - [`trace`]: the builder of made-up recordings;
+//! - [`silent_files`]: files of a file system that stops answering;
 //! - [`wait`]: waiting for a state;
 //! - [`calls`]: a program that calls all functions of malloc's family, and its code as it stands in memory;
 //! - [`pythons`]: every Python that is there;
@@ -23,5 +24,6 @@ pub mod heap;
 pub mod image;
 pub mod images;
 pub mod pythons;
+pub mod silent_files;
 pub mod trace;
 pub mod wait;

@@ -3,17 +3,16 @@
 
 mod support;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child as Process, Command};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use profiler_testing::child::{Child, KillOnDrop, child_of, compiled};
+use profiler_testing::child::{Child, KillOnDrop, children_of};
+use profiler_testing::silent_files::SilentFiles;
 use profiler_testing::wait::eventually;
 use support::{command, fragscope, json};
-use tempfile::TempDir;
 
 /// Maps the file that it is given, as a library is mapped, and never touches it.
 const MAPS: &str = "
@@ -80,98 +79,32 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
-/// What the file holds.
-const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
-
-/// A Python that maps a file of a file system, which stops answering when it is told.
-struct Silent {
-    // Killed first, and the file system with it: what waits for that goes on.
-    python: Child,
-    folder: TempDir,
+/// With a Python that maps a file.
+fn silent() -> SilentFiles {
+    running(MAPS)
 }
 
-impl Silent {
-    fn new() -> Self {
-        Self::running(MAPS)
-    }
-
-    /// With a program that is given the file's name.
-    fn running(python: &str) -> Self {
-        Self::of_mounts(1, python)
-    }
-
-    /// With a Python that is itself the file.
-    fn as_program(python: &str) -> Self {
-        let found = Command::new("/usr/bin/python3")
-            .args([
-                "-c",
-                "import os, sys; print(os.path.realpath(sys.executable))",
-            ])
-            .output();
-        let found = found.expect("there is one").stdout;
-        let found = String::from_utf8(found).expect("a path");
-        Self::mounted(1, found.trim_end(), |mounts| {
-            let mut command = vec!["env".into(), "PYTHONHOME=/usr".into()];
-            command.push(mounts[0].join("file").into_os_string());
-            command.extend(["-c".into(), python.into()]);
-            command
-        })
-    }
-
-    /// With a program that is given the names of the files of so many file systems.
-    fn of_mounts(count: usize, python: &str) -> Self {
-        Self::mounted(count, JEMALLOC, |mounts| {
-            let mut command: Vec<OsString> = ["python3", "-c", python].map(Into::into).into();
-            command.extend(mounts.iter().map(|mount| mount.join("file").into()));
-            command
-        })
-    }
-
-    /// With a command on so many file systems, whose file holds what `holds` does.
-    fn mounted(
-        count: usize,
-        holds: &str,
-        command: impl FnOnce(&[PathBuf]) -> Vec<OsString>,
-    ) -> Self {
-        let program = compiled("silent_fuse");
-        let folder = tempfile::tempdir().expect("a folder");
-        let mounts: Vec<_> = (0..count)
-            .map(|number| folder.path().join(format!("mount{number}")))
-            .collect();
-        // Each serves one, and starts the next.
-        let mut servers = Command::new("env");
-        for mount in &mounts {
-            fs::create_dir(mount).expect("made");
-            servers.arg(program.path().join("silent_fuse"));
-            servers.arg(holds).arg(folder.path().join("silent"));
-            servers.arg(mount);
-        }
-        servers.args(command(&mounts));
-        let python = Child::run(servers);
-        assert_eq!(python.first_line(), "READY");
-        Self { python, folder }
-    }
-
-    /// From now on it does not answer.
-    fn fall_silent(&self) {
-        File::create(self.folder.path().join("silent")).expect("made");
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
+/// With a program that is given the file's name.
+fn running(python: &str) -> SilentFiles {
+    SilentFiles::of_mounts(1, python)
 }
 
-impl Drop for Silent {
-    /// Those that serve its files are ended first: what waits for them cannot be.
-    fn drop(&mut self) {
-        let pid = self.python.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        for child in children.unwrap_or_default().split_whitespace() {
-            let server = Pid::from_raw(child.parse().expect("a number"));
-            let _ = kill(server, Signal::SIGKILL);
-        }
-    }
+/// With a Python that is itself the file.
+fn as_program(python: &str) -> SilentFiles {
+    let found = Command::new("/usr/bin/python3")
+        .args([
+            "-c",
+            "import os, sys; print(os.path.realpath(sys.executable))",
+        ])
+        .output();
+    let found = found.expect("there is one").stdout;
+    let found = String::from_utf8(found).expect("a path");
+    SilentFiles::mounted(1, found.trim_end(), |mounts| {
+        let mut command = vec!["env".into(), "PYTHONHOME=/usr".into()];
+        command.push(mounts[0].join("file").into_os_string());
+        command.extend(["-c".into(), python.into()]);
+        command
+    })
 }
 
 /// What runs, and where it prints.
@@ -181,7 +114,7 @@ struct Running {
     printed: PathBuf,
 }
 
-fn start(silent: &Silent, name: &str, args: &[&str]) -> Running {
+fn start(silent: &SilentFiles, name: &str, args: &[&str]) -> Running {
     let printed = silent.file(name);
     let to = || File::create(&printed).expect("made");
     let out = to();
@@ -197,10 +130,12 @@ fn start(silent: &Silent, name: &str, args: &[&str]) -> Running {
 /// Waits until a process has one that reads files, and that waits for the file system.
 fn wait_of(process: u32) -> Pid {
     eventually("a wait for the file system", || {
-        let pid = child_of(process, "file-reader")?;
         // fs/fuse/dev.c
-        let place = fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
-        (place == "request_wait_answer").then_some(pid)
+        let waits = |pid: &Pid| {
+            let place = fs::read_to_string(format!("/proc/{pid}/wchan"));
+            place.is_ok_and(|place| place == "request_wait_answer")
+        };
+        children_of(process, "file-reader").into_iter().find(waits)
     })
 }
 
@@ -217,8 +152,8 @@ fn end_of(process: &mut Process, what: &str) -> Option<i32> {
 }
 
 /// Has every command look at it, and gives what those printed, which all have to end.
-fn all_look_at(silent: &Silent) -> Vec<(String, String)> {
-    let pid = silent.python.pid().to_string();
+fn all_look_at(silent: &SilentFiles) -> Vec<(String, String)> {
+    let pid = silent.pid().to_string();
     let trace = silent.file("trace.fragtrace");
     let trace = support::text(&trace).to_owned();
     let each: [(&str, &[&str]); 8] = [
@@ -257,7 +192,7 @@ fn all_look_at(silent: &Silent) -> Vec<(String, String)> {
 
 #[test]
 fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
-    let silent = Silent::new();
+    let silent = silent();
     silent.fall_silent();
     for (what, printed) in all_look_at(&silent) {
         if !what.contains("tree") && (what.contains("snapshot") || what.contains("doctor")) {
@@ -268,32 +203,41 @@ fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
 
 #[test]
 fn a_page_of_a_silent_file_to_which_memory_leads_is_not_touched() {
-    let silent = Silent::running(FORGES_ITS_LIST);
+    let silent = running(FORGES_ITS_LIST);
     silent.fall_silent();
     all_look_at(&silent);
 }
 
 #[test]
 fn a_root_directory_that_no_file_system_answers_for_keeps_no_command() {
-    let silent = Silent::running(LIVES_THERE);
+    let silent = running(LIVES_THERE);
     silent.fall_silent();
     all_look_at(&silent);
 }
 
 #[test]
 fn a_program_that_no_file_system_answers_for_keeps_no_command() {
-    let silent = Silent::as_program(RUNS_FROM_THERE);
+    let silent = as_program(RUNS_FROM_THERE);
     silent.fall_silent();
     all_look_at(&silent);
 }
 
 #[test]
 fn a_signal_ends_the_wait_for_a_file_system_that_does_not_answer() {
-    let silent = Silent::new();
+    let silent = silent();
     silent.fall_silent();
-    let pid = silent.python.pid().to_string();
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut one = start(&silent, "snapshot", &["snapshot", "--pid", &pid]);
+    let pid = silent.pid().to_string();
+    let saved = silent.file("saved.json");
+    let attach = ["attach", "--headless", "--pid", &pid, "-o"];
+    let attach = [&attach[..], &[support::text(&saved)]].concat();
+    let snapshot = &["snapshot", "--pid", &pid][..];
+    let each = [
+        (Signal::SIGTERM, snapshot),
+        (Signal::SIGINT, snapshot),
+        (Signal::SIGQUIT, &attach),
+    ];
+    for (signal, args) in each {
+        let mut one = start(&silent, "printed", args);
         let own = one.process.id();
         let waits = wait_of(own);
         kill(Pid::from_raw(own as i32), signal).expect("ours");
@@ -303,26 +247,30 @@ fn a_signal_ends_the_wait_for_a_file_system_that_does_not_answer() {
         // It was not the limit of time.
         assert!(!printed.contains("not read within"), "{printed}");
         assert!(is_there(waits), "it ended, and could have been waited for");
+        if args.contains(&"attach") {
+            assert!(printed.contains("nothing was saved"), "{printed}");
+            assert!(!saved.exists());
+        }
     }
 }
 
 #[test]
 fn a_file_system_that_goes_away_leaves_no_process() {
-    let mut silent = Silent::new();
+    let mut silent = silent();
     silent.fall_silent();
-    let pid = silent.python.pid().to_string();
+    let pid = silent.pid().to_string();
     let mut one = start(&silent, "snapshot", &["snapshot", "--pid", &pid]);
     let waits = wait_of(one.process.id());
     assert_eq!(end_of(&mut one.process, &one.what), Some(0));
     assert!(is_there(waits));
-    silent.python.kill();
+    silent.program().kill();
     eventually("its end", || (!is_there(waits)).then_some(()));
 }
 
 #[test]
 fn a_file_of_a_file_system_that_answers_is_read_by_a_copy() {
-    let silent = Silent::running(PRELOADS);
-    let pid = silent.python.pid().to_string();
+    let silent = running(PRELOADS);
+    let pid = silent.pid().to_string();
     let taken = json(&fragscope(&["snapshot", "--json", "--pid", &pid]));
     let malloc = taken["target"]["malloc"].to_string();
     assert!(malloc.contains("jemalloc 5"), "{malloc}");
@@ -330,17 +278,17 @@ fn a_file_of_a_file_system_that_answers_is_read_by_a_copy() {
 
 #[test]
 fn files_that_nobody_answers_for_take_no_time_from_the_walks_of_others() {
-    let silent = Silent::of_mounts(4, MAPS_ALL);
+    let silent = SilentFiles::of_mounts(4, MAPS_ALL);
     let other = Child::python("import sys; print('READY', flush=True); sys.stdin.readline()");
     assert_eq!(other.first_line(), "READY");
     silent.fall_silent();
     let seen = json(&fragscope(&["top", "--once", "--json"]));
     let processes = seen["processes"].as_array().expect("a list");
-    let walked_at = |of: &Child| {
-        let mut its = processes.iter().filter(|one| one["pid"] == of.pid());
+    let walked_at = |pid: i32| {
+        let mut its = processes.iter().filter(|one| one["pid"] == pid);
         its.next().map(|one| one["walked_at"].to_string())
     };
-    let [other, silent] = [&other, &silent.python].map(walked_at);
+    let [other, silent] = [other.pid(), silent.pid()].map(walked_at);
     // It is larger, and comes after it all the same, within the time for walks.
     let are_walked = other.as_deref() != Some("null") && silent.as_deref() != Some("null");
     assert!(are_walked && other < silent, "{seen:#}");

@@ -1,13 +1,14 @@
-//! What the process does that opens files.
+//! What a process does that waits for others.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, fstatfs};
 
-use super::messages::{Answer, Request};
+use super::messages::{Answer, MAX_READ_BYTES, Piece, Request};
 use crate::elf::{Version, open_regular};
 
 /// `V9FS_MAGIC` in `include/uapi/linux/magic.h`.
@@ -28,6 +29,7 @@ pub(super) fn serve(channel: &UnixStream) {
                 }
             }
             Request::Copy(limit) => copy(kept.as_ref(), limit),
+            Request::Read { memory, pieces } => Ok(read(&memory, &pieces)),
         };
         if answer
             .unwrap_or_else(Answer::Refused)
@@ -58,4 +60,21 @@ fn copy(kept: Option<&File>, limit: u64) -> io::Result<Answer> {
     io::Seek::rewind(&mut from)?;
     let bytes = io::copy(&mut io::Read::take(from, limit), &mut file)?;
     Ok(Answer::Copied { file, bytes })
+}
+
+/// Reads pieces of a process's memory.
+fn read(memory: &File, pieces: &[Piece]) -> Answer {
+    let all: usize = pieces.iter().map(|piece| piece.len as usize).sum();
+    let mut bytes = vec![0; all.min(MAX_READ_BYTES)];
+    let mut rest = &mut bytes[..];
+    let mut read = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let (part, others) = rest.split_at_mut((piece.len as usize).min(rest.len()));
+        rest = others;
+        read.push(match memory.read_at(part, piece.addr) {
+            Ok(read) => read as i64,
+            Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::EIO)),
+        });
+    }
+    Answer::Read { read, bytes }
 }

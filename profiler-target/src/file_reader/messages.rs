@@ -1,4 +1,4 @@
-//! What fragscope and the process that opens files say to each other: both are the same program.
+//! What fragscope and the processes that wait for others say to each other: both are the same program.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -21,7 +21,26 @@ pub(super) enum Request {
     Open(FilePath),
     /// Copy so many bytes at most of the file that was opened.
     Copy(u64),
+    /// Read pieces of a process's memory.
+    Read {
+        /// `/proc/PID/mem`.
+        memory: File,
+        pieces: Vec<Piece>,
+    },
 }
+
+/// A piece of memory.
+#[derive(Copy, Clone, Debug, FromBytes, Immutable, IntoBytes)]
+#[repr(C)]
+pub(crate) struct Piece {
+    /// Where it begins.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// What reading a piece gave: bytes, or less than zero the system's number of an error.
+pub(super) type PieceRead = i64;
 
 /// What is answered.
 pub(super) enum Answer {
@@ -42,16 +61,25 @@ pub(super) enum Answer {
         /// How many bytes it has.
         bytes: u64,
     },
+    /// The pieces.
+    Read {
+        /// What each gave.
+        read: Vec<PieceRead>,
+        /// As many bytes as were asked for in all, each piece where it would be if all before it were whole.
+        bytes: Vec<u8>,
+    },
     /// Why not.
     Refused(io::Error),
 }
 
-/// What a request begins with; the paths follow.
-#[derive(Debug, FromBytes, Immutable, IntoBytes)]
+/// What a request begins with, and what comes with a descriptor; the paths or the pieces follow.
+#[derive(Debug, Default, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 struct RequestHead {
-    /// Bytes of the file to copy; zero to open one.
+    /// Bytes of the file to copy, or zero.
     limit: u64,
+    /// Pieces of memory to read, or zero.
+    pieces: u64,
     /// Bytes of the path to be tried first; zero for none.
     linked: u32,
     /// Bytes of the other path.
@@ -69,6 +97,8 @@ struct AnswerHead {
     text: u64,
     /// Bytes that were copied.
     copied: u64,
+    /// Pieces that were read.
+    pieces: u64,
     device: u64,
     inode: u64,
     bytes: u64,
@@ -80,15 +110,34 @@ const OPEN: u32 = 1;
 const KEPT: u32 = 2;
 const COPIED: u32 = 3;
 const REFUSED: u32 = 4;
+const READ: u32 = 5;
 
 /// Longer paths are none (`PATH_MAX` is 4096; those of a mapping may have a few words more).
 const MAX_BYTES: usize = 1 << 16;
+/// Pieces of one request.
+pub(crate) const MAX_PIECES: usize = 1024;
+/// Bytes of all of them.
+pub(crate) const MAX_READ_BYTES: usize = 1 << 20;
 
 impl Request {
-    pub(super) fn send(&self, mut channel: &UnixStream) -> io::Result<()> {
-        let (limit, linked, named) = match self {
-            Self::Open(path) => (0, path.linked_path(), path.named_path()),
-            Self::Copy(limit) => (*limit, None, Path::new("")),
+    pub(super) fn send(&self, channel: &UnixStream) -> io::Result<()> {
+        let (linked, named) = match self {
+            Self::Open(path) => (path.linked_path(), path.named_path()),
+            Self::Copy(limit) => {
+                let head = RequestHead {
+                    limit: *limit,
+                    ..RequestHead::default()
+                };
+                return send_head(channel, head.as_bytes(), None);
+            }
+            Self::Read { memory, pieces } => {
+                let head = RequestHead {
+                    pieces: pieces.len() as u64,
+                    ..RequestHead::default()
+                };
+                send_head(channel, head.as_bytes(), Some(memory))?;
+                return (&mut &*channel).write_all(pieces.as_bytes());
+            }
         };
         // Its folder is not ours for ever.
         let named = match named.as_os_str().is_empty() {
@@ -101,18 +150,25 @@ impl Request {
             return Err(Errno::ENAMETOOLONG.into());
         }
         let head = RequestHead {
-            limit,
             linked: linked.len() as u32,
             named: named.len() as u32,
+            ..RequestHead::default()
         };
-        channel.write_all(&[head.as_bytes(), linked, named].concat())
+        send_head(channel, head.as_bytes(), None)?;
+        (&mut &*channel).write_all(&[linked, named].concat())
     }
 
     pub(super) fn receive(mut channel: &UnixStream) -> io::Result<Self> {
-        let mut head = RequestHead::new_zeroed();
-        channel.read_exact(head.as_mut_bytes())?;
+        let mut head = RequestHead::default();
+        let (memory, _) = receive_head(channel, head.as_mut_bytes())?;
         if head.limit > 0 {
             return Ok(Self::Copy(head.limit));
+        }
+        if head.pieces > 0 {
+            let memory = memory.ok_or(io::ErrorKind::InvalidData)?;
+            let mut pieces = vec![Piece::new_zeroed(); (head.pieces as usize).min(MAX_PIECES)];
+            channel.read_exact(pieces.as_mut_bytes())?;
+            return Ok(Self::Read { memory, pieces });
         }
         let mut path = |len: u32| {
             let mut bytes = vec![0; (len as usize).min(MAX_BYTES)];
@@ -151,6 +207,14 @@ impl Answer {
                 head.copied = bytes;
                 file = Some(copied);
             }
+            Self::Read { read, bytes } => {
+                head.kind = READ;
+                head.pieces = read.len() as u64;
+                head.bytes = bytes.len() as u64;
+                send_head(channel, head.as_bytes(), None)?;
+                channel.write_all(read.as_bytes())?;
+                return channel.write_all(&bytes);
+            }
             Self::Refused(why) => {
                 head.kind = REFUSED;
                 head.errno = why.raw_os_error().unwrap_or(0);
@@ -160,26 +224,13 @@ impl Answer {
                 }
             }
         }
-        let descriptors: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let rights = if file.is_some() { &rights[..] } else { &[] };
-        let bytes = [IoSlice::new(head.as_bytes())];
-        let sent = sendmsg::<UnixAddr>(
-            channel.as_raw_fd(),
-            &bytes,
-            rights,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
-        if sent != size_of::<AnswerHead>() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
+        send_head(channel, head.as_bytes(), file.as_ref())?;
         channel.write_all(text.as_bytes())
     }
 
     pub(super) fn receive(mut channel: &UnixStream) -> io::Result<Self> {
         let mut head = AnswerHead::default();
-        let (file, was_cut) = receive_head(channel, &mut head)?;
+        let (file, was_cut) = receive_head(channel, head.as_mut_bytes())?;
         let file = || match (file, was_cut) {
             (Some(file), _) => Ok(file),
             // The kernel has no place for it among ours.
@@ -200,6 +251,13 @@ impl Answer {
                 file,
                 bytes: head.copied,
             }),
+            READ => {
+                let mut read = vec![0; (head.pieces as usize).min(MAX_PIECES)];
+                channel.read_exact(read.as_mut_bytes())?;
+                let mut bytes = vec![0; (head.bytes as usize).min(MAX_READ_BYTES)];
+                channel.read_exact(&mut bytes)?;
+                Self::Read { read, bytes }
+            }
             REFUSED if head.errno != 0 => Self::Refused(io::Error::from_raw_os_error(head.errno)),
             REFUSED => {
                 let mut text = vec![0; (head.text as usize).min(MAX_BYTES)];
@@ -212,10 +270,30 @@ impl Answer {
     }
 }
 
-/// Receives what an answer begins with: the file that comes with it, and whether one was lost.
-fn receive_head(channel: &UnixStream, head: &mut AnswerHead) -> io::Result<(Option<File>, bool)> {
+/// Sends what a request or an answer begins with, and a file with it.
+fn send_head(channel: &UnixStream, head: &[u8], file: Option<&File>) -> io::Result<()> {
+    let descriptors: Vec<RawFd> = file.iter().map(|file| file.as_raw_fd()).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let rights = if file.is_some() { &rights[..] } else { &[] };
+    let bytes = [IoSlice::new(head)];
+    let sent = sendmsg::<UnixAddr>(
+        channel.as_raw_fd(),
+        &bytes,
+        rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    match sent == head.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Receives what a request or an answer begins with: the file that comes with it, and whether one was lost.
+fn receive_head(channel: &UnixStream, head: &mut [u8]) -> io::Result<(Option<File>, bool)> {
+    let whole = head.len();
     let mut space = cmsg_space!(RawFd);
-    let mut bytes = [IoSliceMut::new(head.as_mut_bytes())];
+    let mut bytes = [IoSliceMut::new(head)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
     let got = loop {
         match recvmsg::<UnixAddr>(channel.as_raw_fd(), &mut bytes, Some(&mut space), flags) {
@@ -233,7 +311,7 @@ fn receive_head(channel: &UnixStream, head: &mut AnswerHead) -> io::Result<(Opti
             }
         }
     }
-    match got.bytes == size_of::<AnswerHead>() {
+    match got.bytes == whole {
         true => Ok((file, was_cut)),
         false => Err(io::ErrorKind::UnexpectedEof.into()),
     }

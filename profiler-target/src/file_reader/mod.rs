@@ -1,33 +1,30 @@
-//! Opening files that somebody else chose, by a process of its own: a file system that does not answer keeps
-//! whoever waits for it, and a process with such a thread does not end for those who wait for it, whatever
-//! signal it gets.
+//! Opening files that somebody else chose, and reading memory that somebody else changes meanwhile, by a process of
+//! its own: a file system that does not answer keeps whoever waits for it, and a process with such a thread does not
+//! end for those who wait for it, whatever signal it gets.
 //!
-//! The process is forked when the first file is opened and serves one after the other. It opens the path and
+//! The process is forked when it is first needed and serves one request after the other. It opens the path and
 //! hands the descriptor over; of a file system whose reads cannot be interrupted it hands over a copy in
-//! memory instead. One that does not answer in time is killed, not waited for, and the next file gets
-//! another. When fragscope is gone it ends by itself, as soon as the kernel lets it.
+//! memory instead, as of pieces of a process's memory. One that does not answer in time is killed, not waited for, and
+//! the next request gets another. When fragscope is gone it ends by itself, as soon as the kernel lets it.
 
+mod helpers;
 mod life;
+mod memory;
 mod messages;
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
+pub(crate) use self::helpers::kill_all;
+use self::helpers::{Helper, NoHelper, helpers};
+pub(crate) use self::memory::{NotAnswered, PiecesRead, read_memory};
 use self::messages::{Answer, Request};
+pub(crate) use self::messages::{MAX_PIECES, MAX_READ_BYTES, Piece};
 use crate::attributes::file_behind;
 use crate::elf::{FILE_TIME, FileLimit, FilePath, Version, file_limit, open_regular};
-use crate::forked::{fork_off, is_over};
-use crate::guard::apart;
-use crate::privileges::Rights;
-use crate::proc_dir::PidFd;
 
 /// What it shows as.
 const NAME: &CStr = c"file-reader";
@@ -76,56 +73,6 @@ pub(crate) struct Asked {
     device: Option<u64>,
 }
 
-/// A process that opens files.
-#[derive(Debug)]
-struct Helper {
-    channel: UnixStream,
-    process: PidFd,
-    /// It opens what the thread may open that started it.
-    rights: Rights,
-}
-
-/// The processes of this fragscope.
-#[derive(Debug)]
-struct Helpers {
-    /// One that has nothing to do.
-    idle: Option<Helper>,
-    /// All that were started and may not have ended: those that open a file just now, the idle one, and
-    /// those that were killed and cannot end.
-    started: Vec<PidFd>,
-    /// Devices that did not answer, and when.
-    silent: Vec<(u64, Instant)>,
-}
-
-static HELPERS: Mutex<Helpers> = Mutex::new(Helpers {
-    idle: None,
-    started: Vec::new(),
-    silent: Vec::new(),
-});
-
-fn helpers() -> MutexGuard<'static, Helpers> {
-    // Nothing that holds the lock panics.
-    HELPERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Helpers {
-    /// Takes note of those that have ended.
-    fn reap(&mut self) {
-        self.started.retain(|process| {
-            let is_alive = process.is_alive();
-            if !is_alive {
-                process.reap();
-            }
-            is_alive
-        });
-    }
-
-    fn is_silent(&mut self, device: u64) -> bool {
-        self.silent.retain(|(_, at)| at.elapsed() < SILENT_FOR);
-        self.silent.iter().any(|(silent, _)| *silent == device)
-    }
-}
-
 /// Opens the regular file at `path`, or gives why not, before `deadline`.
 pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpened> {
     if let Some(device) = path.device()
@@ -164,7 +111,7 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
                 return Err(NotOpened::Unanswered);
             }
             // One that ended, or one whose answer is none.
-            Ok(Answer::Copied { .. }) | Err(_) => helper.give_up(None),
+            Ok(Answer::Copied { .. } | Answer::Read { .. }) | Err(_) => helper.give_up(None),
         }
     }
     let opened = open_regular(&path.clone().find());
@@ -208,97 +155,6 @@ impl Asked {
     pub(crate) fn forget(self) {
         self.helper.put_back();
     }
-}
-
-/// Why there is no process to open files.
-enum NoHelper {
-    /// Many do not answer.
-    TooMany,
-    /// The kernel gives none.
-    NotStarted,
-    /// fragscope is about to exit, and would not, if it waited for the file itself.
-    IsOver,
-}
-
-impl Helper {
-    /// One that may open what this thread may, where fewer than `most` are busy.
-    fn idle_or_new(most: usize) -> Result<Self, NoHelper> {
-        let rights = Rights::of_this_thread();
-        let mut helpers = helpers();
-        helpers.reap();
-        // An idle one that somebody ended is not among them.
-        let idle = usize::from(helpers.idle.is_some());
-        if helpers.started.len().saturating_sub(idle) >= most {
-            return Err(NoHelper::TooMany);
-        }
-        if let Some(idle) = helpers.idle.take() {
-            if idle.rights == rights && idle.process.is_alive() {
-                return Ok(idle);
-            }
-            idle.end();
-        }
-        // The lock is held until the child is there: it has its own copy of it, and does not take it.
-        let new = Self::start(rights).map_err(|_| match is_over() {
-            true => NoHelper::IsOver,
-            false => NoHelper::NotStarted,
-        })?;
-        helpers.started.push(new.process.clone());
-        Ok(new)
-    }
-
-    fn start(rights: Rights) -> io::Result<Self> {
-        let (channel, others) = UnixStream::pair()?;
-        let nowhere = File::options().read(true).write(true).open("/dev/null")?;
-        let (_, process) = fork_off(move || {
-            apart::separate(NAME, &[others.as_raw_fd()], nowhere.as_raw_fd());
-            life::serve(&others);
-        })?;
-        Ok(Self {
-            channel,
-            process,
-            rights,
-        })
-    }
-
-    /// What it answers before `deadline`.
-    fn ask(&mut self, request: &Request, deadline: Instant) -> io::Result<Answer> {
-        // In case that somebody suspended it.
-        let _ = self.process.send(Signal::SIGCONT);
-        request.send(&self.channel)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        // A time of zero would be none.
-        let left = left.max(Duration::from_millis(1));
-        self.channel.set_read_timeout(Some(left))?;
-        Answer::receive(&self.channel)
-    }
-
-    /// It has nothing to do any more.
-    fn put_back(self) {
-        let mut helpers = helpers();
-        if helpers.idle.is_none() && !is_over() {
-            helpers.idle = Some(self);
-        } else {
-            drop(helpers);
-            self.end();
-        }
-    }
-
-    /// It is not asked again, because a device did not answer it, or it has ended.
-    fn give_up(self, device: Option<u64>) {
-        self.end();
-        let silent = device.map(|device| (device, Instant::now()));
-        helpers().silent.extend(silent);
-    }
-
-    /// Ends it, without waiting for that.
-    fn end(self) {
-        kill(&self.process);
-    }
-}
-
-fn kill(process: &PidFd) {
-    // One that is gone needs not.
-    let _ = process.send(Signal::SIGKILL);
 }
 
 /// Whether a time limit was met (`SO_RCVTIMEO`).
@@ -349,16 +205,12 @@ pub fn is_file_below(root: &Path, path: &Path) -> bool {
     }
 }
 
-/// Kills the processes that open files, for a process that is about to exit: those as well that a thread waits for.
-pub(crate) fn kill_all() {
-    helpers().started.iter().for_each(kill);
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use crate::forked::end_forked;
+    use crate::privileges::Rights;
     use crate::tree::children_of;
 
     use super::*;

@@ -25,6 +25,9 @@ use super::{Ending, SessionError, event_loop};
 use crate::say;
 use crate::tui::Effect;
 
+/// Of a session that has nothing to save.
+const NOTHING_SAVED: &str = "ended before the first walk of the target: nothing was saved";
+
 /// Attaches to the target until the duration is over, the user or a signal ends it, or the target
 /// is gone; then writes the exports.
 ///
@@ -75,6 +78,7 @@ fn attach_and_keep(
     let sampler = match open(pid, runtime, signals)? {
         Ok(sampler) => sampler,
         Err(name) => {
+            say::line(NOTHING_SAVED);
             say::line(format_args!("ended by {name}"));
             return Ok(Ending::Interrupted(name));
         }
@@ -109,7 +113,7 @@ fn attach_and_keep(
     *seen = view.as_ref().map(|view| Arc::clone(&view.report));
     match &view {
         Some(view) => outputs.save_last(&saver, view, in_haste)?,
-        None => say::line("ended before the first walk of the target: nothing was saved"),
+        None => say::line(NOTHING_SAVED),
     }
     if let Some(pusher) = pusher {
         pusher.finish(view.as_ref(), in_haste);

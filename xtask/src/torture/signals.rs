@@ -287,6 +287,14 @@ fn close_terminal(stage: &Stage, round: &mut Round, running: &mut Running) -> Re
 
 fn close_pipe(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.close();
+    // Nobody needs to read what a service prints.
+    if running.mode == Mode::Serve {
+        stage.let_pass(BRIEF_WINDOW)?;
+        if running.ended().is_some() {
+            round.fault("it ended by itself", "when its pipe was closed");
+        }
+        return end(stage, round, running, Signal::SIGTERM);
+    }
     let Some(status) = running.wait(stage, WAIT_LIMIT)? else {
         round.fault(
             "it does not end",

@@ -109,6 +109,14 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "silent files where memory is read of a process that runs",
+        package: "profiler-target",
+        binary: "",
+        tests: &[
+            "file_reader::memory::tests::a_page_that_nobody_answers_for_keeps_another_process",
+        ],
+    },
+    Attack {
         what: "heaps that take for ever to walk",
         package: "profiler-sampling",
         binary: "long_walks",

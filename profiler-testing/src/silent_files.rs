@@ -1,0 +1,91 @@
+//! Files of a file system that stops answering.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::child::{Child, compiled};
+
+/// What the file holds.
+const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
+
+/// A program that is given a file of a file system, which stops answering when it is told.
+pub struct SilentFiles {
+    // Killed first, and the file system with it: what waits for that goes on.
+    program: Child,
+    folder: TempDir,
+}
+
+impl SilentFiles {
+    /// With a Python that is given the names of the files of so many file systems.
+    pub fn of_mounts(count: usize, python: &str) -> Self {
+        Self::mounted(count, JEMALLOC, |mounts| {
+            let mut command: Vec<OsString> = ["python3", "-c", python].map(Into::into).into();
+            command.extend(mounts.iter().map(|mount| mount.join("file").into()));
+            command
+        })
+    }
+
+    /// With a command on so many file systems, whose file holds what `holds` does. It prints a line when it is ready.
+    pub fn mounted(
+        count: usize,
+        holds: &str,
+        command: impl FnOnce(&[PathBuf]) -> Vec<OsString>,
+    ) -> Self {
+        let program = compiled("silent_fuse");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounts: Vec<_> = (0..count)
+            .map(|number| folder.path().join(format!("mount{number}")))
+            .collect();
+        // Each serves one, and starts the next.
+        let mut servers = Command::new("env");
+        for mount in &mounts {
+            fs::create_dir(mount).expect("made");
+            servers.arg(program.path().join("silent_fuse"));
+            servers.arg(holds).arg(folder.path().join("silent"));
+            servers.arg(mount);
+        }
+        servers.args(command(&mounts));
+        Self {
+            program: Child::run(servers),
+            folder,
+        }
+    }
+
+    /// The program, which is ready.
+    pub fn program(&mut self) -> &mut Child {
+        &mut self.program
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.program.pid()
+    }
+
+    /// From now on it does not answer.
+    pub fn fall_silent(&self) {
+        File::create(self.folder.path().join("silent")).expect("made");
+    }
+
+    /// A path beside it, of a folder that goes with it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Drop for SilentFiles {
+    /// Those that serve its files are ended first: what waits for them cannot be.
+    fn drop(&mut self) {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            let server = Pid::from_raw(child.parse().expect("a number"));
+            let _ = kill(server, Signal::SIGKILL);
+        }
+    }
+}
