@@ -311,6 +311,11 @@ impl TargetMemory for LiveMemory {
         let Some(slices) = self.slices.as_ref().filter(|(_, slices)| !slices.goes_on()) else {
             return self.read_scattered(addrs, out);
         };
+        if self.may_wait() {
+            self.read_scattered_aside(addrs, out);
+            let read = out.iter().flatten().count();
+            return slices.1.count_running((read * N) as u64);
+        }
         out.clear();
         out.extend(addrs.iter().map(|&addr| {
             let mut piece = [0; N];
@@ -374,6 +379,9 @@ impl TargetMemory for LiveMemory {
     ) {
         if let Some(slices) = &self.slices {
             return self.read_scattered_in_slices(slices, addrs, out);
+        }
+        if self.may_wait() {
+            return self.read_scattered_aside(addrs, out);
         }
         out.clear();
         let pieces = addrs.iter().map(|addr| RemoteIoVec {
