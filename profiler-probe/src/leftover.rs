@@ -75,7 +75,7 @@ pub fn suspended_guards() -> Vec<i32> {
 pub struct Scan {
     /// Breakpoints, by address.
     pub breakpoints: Vec<Breakpoint>,
-    /// Bytes of code that was written to and was not looked at, because it was too much.
+    /// Bytes of code that was written to and was not looked at, because it was too much, or could not be read.
     pub left_out_bytes: u64,
 }
 
@@ -121,9 +121,15 @@ pub fn find(target: &Target) -> io::Result<Scan> {
             rest = left;
             let offset = mapping.offset + (page.get() - mapping.range.start().get());
             let (mut now, mut in_file) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
-            // A page that is gone meanwhile has none.
-            if memory.read(page, &mut now).is_err() {
-                continue;
+            match memory.read(page, &mut now) {
+                Ok(()) => {}
+                // It is there, and may have one.
+                Err(ReadError::NotAnswered(_)) => {
+                    found.left_out_bytes += PAGE_SIZE;
+                    continue;
+                }
+                // A page that is gone meanwhile has none.
+                Err(_) => continue,
             }
             let read = file.read_at(&mut in_file, offset).unwrap_or(0);
             let differ = || {
@@ -248,7 +254,8 @@ impl Sites {
             Err(ReadError::Gone | ReadError::Unmapped(_) | ReadError::Swapped(_)) => false,
             // A breakpoint's page is in memory. Of a file of FUSE or of another host it may be, and is not looked at.
             Err(ReadError::NotRead(_) | ReadError::OutOfTime) => false,
-            Err(ReadError::NotPermitted) => true,
+            // It may be.
+            Err(ReadError::NotAnswered(_) | ReadError::NotPermitted) => true,
         }
     }
 

@@ -2,33 +2,39 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// For so long it is believed that there is none.
-const FRESH_FOR: Duration = Duration::from_millis(10);
+const NONE_FOR: Duration = Duration::from_millis(10);
+/// For so long it is believed that there is one: whoever mounts and unmounts again and again has one at any moment.
+const ANY_FOR: Duration = Duration::from_secs(60);
 
-/// When there was none.
-static NONE_AT: Mutex<Option<Instant>> = Mutex::new(None);
+/// What was found last, and when.
+static FOUND: RwLock<Option<(Instant, bool)>> = RwLock::new(None);
 
 /// Whether any process may answer for files: whoever has a file of FUSE can map it where others read. Where the kernel
 /// does not say, it may be.
 pub(crate) fn may_be_mounted() -> bool {
-    let mut none_at = NONE_AT.lock().unwrap_or_else(PoisonError::into_inner);
-    if none_at.is_some_and(|at| at.elapsed() < FRESH_FOR) {
-        return false;
+    let found = *FOUND.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, any)) = found
+        && at.elapsed() < if any { ANY_FOR } else { NONE_FOR }
+    {
+        return any;
     }
-    let there_may_be = is_registered() && has_connections();
-    *none_at = (!there_may_be).then(Instant::now);
-    there_may_be
+    let any = is_registered() && has_connections();
+    *FOUND.write().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), any));
+    any
 }
 
-/// Whether the kernel knows of FUSE: its module is loaded when somebody first opens `/dev/fuse`.
+/// Whether the kernel knows of FUSE, or does not say: its module is loaded when somebody first opens `/dev/fuse`.
 fn is_registered() -> bool {
     let known = fs::read_to_string("/proc/filesystems");
-    known.is_ok_and(|known| known.lines().any(|line| line.trim_start() == "nodev\tfuse"))
+    known.map_or(true, |known| {
+        known.lines().any(|line| line.trim_start() == "nodev\tfuse")
+    })
 }
 
 /// The kernel has a directory for each connection to a process that answers, of all namespaces, in its file system

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use crate::child::{Child, compiled};
 
-/// What the file holds.
-const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
+/// What the files hold that a Python is given.
+pub const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 
 /// A program that is given a file of a file system, which stops answering when it is told.
 pub struct SilentFiles {

@@ -10,7 +10,7 @@ use std::process::{Child as Process, Command};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use profiler_testing::child::{Child, KillOnDrop, children_of};
-use profiler_testing::silent_files::SilentFiles;
+use profiler_testing::silent_files::{JEMALLOC, SilentFiles};
 use profiler_testing::wait::eventually;
 use support::{command, fragscope, json};
 
@@ -199,6 +199,25 @@ fn a_mapped_file_that_no_file_system_answers_for_keeps_no_command() {
             assert!(printed.contains("not read within"), "{what}: {printed}");
         }
     }
+}
+
+/// Anybody may mount an overlay over such a file system, in which its files are those of an overlay.
+#[test]
+fn a_file_of_an_overlay_over_a_file_system_that_does_not_answer_keeps_no_command() {
+    let silent = SilentFiles::mounted(1, JEMALLOC, |mounts| {
+        let below = mounts[0].display();
+        let overlay = "mkdir \"$0.o\" \"$0.e\" && mount -t overlay -o lowerdir=\"$0:$0.e\" overlay \"$0.o\" \
+            && exec python3 -c \"$1\" \"$0.o/file\"";
+        ["sh", "-c", overlay, &below.to_string(), MAPS]
+            .map(Into::into)
+            .into()
+    });
+    silent.fall_silent();
+    let pid = silent.pid().to_string();
+    let mut one = start(&silent, "snapshot", &["snapshot", "--pid", &pid]);
+    assert_eq!(end_of(&mut one.process, &one.what), Some(0));
+    let printed = fs::read_to_string(&one.printed).expect("text");
+    assert!(printed.contains("not read within"), "{printed}");
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, fstatfs};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, fstatfs};
 
 use super::messages::{Answer, MAX_READ_BYTES, Piece, Request};
 use crate::elf::{Version, open_regular};
+use crate::fuse;
 
 /// `V9FS_MAGIC` in `include/uapi/linux/magic.h`.
 const V9FS_MAGIC: FsType = FsType(0x0102_1997);
@@ -41,11 +42,15 @@ pub(super) fn serve(channel: &UnixStream) {
     }
 }
 
-/// Whether a file's file system waits for an answer whatever signal comes: FUSE once its server has the
-/// request (`request_wait_answer` in `fs/fuse/dev.c`), 9P while it takes one back (`p9_client_rpc`).
+/// Whether a file's file system may wait for an answer whatever signal comes: FUSE once its server has the
+/// request (`request_wait_answer` in `fs/fuse/dev.c`), 9P while it takes one back (`p9_client_rpc`), and an overlay, of which
+/// any user can mount one over either. One that does not say what it is has a server that does not answer that.
 fn waits_without_end(file: &File) -> bool {
-    let kind = fstatfs(file).map(|about| about.filesystem_type());
-    kind.is_ok_and(|kind| [FUSE_SUPER_MAGIC, V9FS_MAGIC].contains(&kind))
+    match fstatfs(file).map(|about| about.filesystem_type()) {
+        Ok(OVERLAYFS_SUPER_MAGIC) => fuse::may_be_mounted(),
+        Ok(kind) => [FUSE_SUPER_MAGIC, V9FS_MAGIC].contains(&kind),
+        Err(_) => true,
+    }
 }
 
 fn keep(file: File, kept: &mut Option<File>) -> io::Result<Answer> {

@@ -11,12 +11,15 @@ use nix::errno::Errno;
 use super::helpers::{Helper, NoHelper};
 use super::messages::{Answer, Piece, Request};
 use super::{MAX_AT_SERVED, is_late};
+use crate::proc_dir::PidFd;
 
 /// Why nothing was read.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum NotAnswered {
-    /// It takes too long, or others take all that there is.
-    Waits,
+    /// It takes too long. This process waits.
+    Waits(PidFd),
+    /// Others take all that there is, or fragscope ends.
+    TooMany,
     /// There is no process to do it: who asks is to read by itself.
     NoProcess,
 }
@@ -43,7 +46,7 @@ pub(crate) fn read_memory(
     for _ in 0..2 {
         let mut helper = match Helper::idle_or_new(MAX_AT_SERVED) {
             Ok(helper) => helper,
-            Err(NoHelper::TooMany | NoHelper::IsOver) => return Err(NotAnswered::Waits),
+            Err(NoHelper::TooMany | NoHelper::IsOver) => return Err(NotAnswered::TooMany),
             Err(NoHelper::NotStarted) => break,
         };
         match helper.ask(&request, deadline) {
@@ -53,8 +56,9 @@ pub(crate) fn read_memory(
                 return Ok(PiecesRead { read, bytes });
             }
             Err(why) if is_late(&why) => {
+                let waits = helper.process.clone();
                 helper.give_up(None);
-                return Err(NotAnswered::Waits);
+                return Err(NotAnswered::Waits(waits));
             }
             // One that ended, or one whose answer is none.
             Ok(_) | Err(_) => helper.give_up(None),
@@ -99,7 +103,10 @@ sys.stdin.readline()
         let memory = File::open(format!("/proc/{}/mem", python.pid())).expect("opened");
         let read = |addr, limit| read_memory(&memory, vec![Piece { addr, len: 4 }], limit);
         let nobody = read(silent, Duration::from_millis(200)).map(|_| ());
-        assert_eq!(nobody, Err(NotAnswered::Waits));
+        let Err(NotAnswered::Waits(waits)) = nobody else {
+            panic!("{nobody:?}");
+        };
+        assert!(waits.is_alive());
         let PiecesRead { read, bytes } = read(here, FILE_TIME).expect("another process reads");
         assert_eq!((&read[..], &bytes[..]), (&[Ok(4)][..], &b"here"[..]));
         // Who ends does not wait for it, either.

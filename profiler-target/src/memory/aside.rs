@@ -10,22 +10,30 @@ use profiler_core::memory::{ReadError, TargetMemory, fill};
 use super::{LiveMemory, what_came};
 use crate::elf::FILE_TIME;
 use crate::file_reader::{MAX_PIECES, MAX_READ_BYTES, NotAnswered, Piece, PiecesRead, read_memory};
+use crate::proc_dir::PidFd;
 
 /// Memory that did not answer is not read again for so long while its process runs.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
-/// When memory did not answer, for all who read it.
+/// When memory did not answer, and the process that waits for it: where it cannot be ended, the memory is not read again as
+/// long as it waits. It has the lock of the address space, and another one would wait for that.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Silent(Arc<Mutex<Option<Instant>>>);
+pub(super) struct Silent(Arc<Mutex<Option<(Instant, PidFd)>>>);
 
 impl Silent {
     fn is_set(&self) -> bool {
-        let at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        at.is_some_and(|at| at.elapsed() < SILENT_FOR)
+        let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waits
+            .as_ref()
+            .is_some_and(|(at, waits)| at.elapsed() < SILENT_FOR || waits.is_alive())
     }
 
-    fn set(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    fn set(&self, waits: PidFd) {
+        let mut before = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of several that read at a time, one has the lock, and is the one that cannot be ended.
+        if before.as_ref().is_none_or(|(_, waits)| !waits.is_alive()) {
+            *before = Some((Instant::now(), waits));
+        }
     }
 }
 
@@ -45,7 +53,9 @@ impl LiveMemory {
                     rest[..read].copy_from_slice(&bytes[..read]);
                     Ok(read)
                 }
-                Err(NotAnswered::Waits) => Err(ReadError::NotRead(at)),
+                Err(NotAnswered::Waits(_) | NotAnswered::TooMany) => {
+                    Err(ReadError::NotAnswered(at))
+                }
                 Err(NotAnswered::NoProcess) => {
                     let (part, _) = rest.split_at_mut(len);
                     self.read_unchecked(at, part).map(|()| len)
@@ -96,7 +106,7 @@ impl LiveMemory {
     /// Has pieces read.
     fn pieces_aside(&self, pieces: Vec<Piece>) -> Result<PiecesRead, NotAnswered> {
         if self.silent.is_set() {
-            return Err(NotAnswered::Waits);
+            return Err(NotAnswered::TooMany);
         }
         let read = read_memory(&self.mem, pieces, FILE_TIME);
         match &read {
@@ -104,8 +114,8 @@ impl LiveMemory {
                 .read
                 .iter()
                 .for_each(|read| self.counted.call(read.unwrap_or(0))),
-            Err(NotAnswered::Waits) => self.silent.set(),
-            Err(NotAnswered::NoProcess) => {}
+            Err(NotAnswered::Waits(waits)) => self.silent.set(waits.clone()),
+            Err(NotAnswered::TooMany | NotAnswered::NoProcess) => {}
         }
         read
     }

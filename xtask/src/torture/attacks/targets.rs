@@ -100,6 +100,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &[
             "files_that_nobody_answers_for_take_no_time_from_the_walks_of_others",
             "a_mapped_file_that_no_file_system_answers_for_keeps_no_command",
+            "a_file_of_an_overlay_over_a_file_system_that_does_not_answer_keeps_no_command",
             "a_page_of_a_silent_file_to_which_memory_leads_is_not_touched",
             "a_root_directory_that_no_file_system_answers_for_keeps_no_command",
             "a_program_that_no_file_system_answers_for_keeps_no_command",
