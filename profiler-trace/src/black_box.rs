@@ -3,7 +3,8 @@
 //!
 //! A file is a saved session, and always whole: with each walk it is written anew. Those of processes that have
 //! ended go first when there is no more room, and last those of processes that were ended for want of memory; of
-//! each kind the oldest. A file says itself that it is a black box's, and no other is removed or replaced.
+//! each kind the oldest. A file says itself that it is a black box's, and no other is removed or replaced. One that
+//! cannot be read stays as it is until it has to go, and what follows has another name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::FileStat;
 use profiler_core::sample::{Sample, Target};
+use profiler_core::text::visible;
 use profiler_core::units;
 
 use crate::snapshot::{Fate, KeptWalks, Observation};
-use crate::whole_file::{OwnFolder, WriteError};
+use crate::whole_file::{Found, OwnFolder, WriteError};
 
 /// Walks of a process that are kept.
 const WALKS: usize = 4;
@@ -60,6 +62,37 @@ pub enum BlackBoxError {
         /// The process.
         pid: i32,
     },
+    /// What has the name is not the black box's, or not any more.
+    #[error("{} is not a file of the black box", visible(path.display()))]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What a file has cannot be known, so that it is not replaced.
+    #[error("{} cannot be read: {source}", visible(path.display()))]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What has to go for it cannot be removed.
+    #[error("there is no room for {} of process {pid}: {why}", units::bytes(*bytes))]
+    NoRoom {
+        /// The process.
+        pid: i32,
+        /// What it would take.
+        bytes: u64,
+        /// What cannot be removed.
+        why: String,
+    },
+}
+
+impl BlackBoxError {
+    /// Whether only the name is the matter: what it has stays, and another name may do.
+    pub fn is_of_name(&self) -> bool {
+        matches!(self, Self::NotOurs { .. } | Self::Unreadable { .. })
+    }
 }
 
 /// The folder and what is known of its files.
@@ -79,6 +112,33 @@ struct Kept {
     fate: Fate,
     /// The least was written first.
     order: u64,
+    /// Why it cannot be read.
+    unreadable: Option<String>,
+    /// Why it is there still, although it had to go.
+    stuck: Option<String>,
+}
+
+impl Kept {
+    fn new(bytes: u64, fate: Fate, order: u64) -> Self {
+        Self {
+            bytes,
+            fate,
+            order,
+            unreadable: None,
+            stuck: None,
+        }
+    }
+}
+
+/// A file that may be the black box's.
+#[derive(Debug)]
+enum Looked {
+    /// There is nothing of this name.
+    Nothing,
+    /// Something else has it.
+    Foreign,
+    /// It is, and what became of its process: the file from its beginning.
+    Ours(Fate, File, FileStat),
 }
 
 impl BlackBox {
@@ -92,19 +152,28 @@ impl BlackBox {
             path: path.to_owned(),
             source,
         })?;
-        let mut found: Vec<_> = names
-            .into_iter()
-            .filter(|name| name.ends_with(ENDING))
-            .filter_map(|name| {
-                let (fate, _, about) = look(&folder, &name)?;
-                Some(((about.st_mtime, about.st_mtime_nsec), name, fate, about))
-            })
-            .collect();
+        let mut found = Vec::new();
+        for name in names.into_iter().filter(|name| name.ends_with(ENDING)) {
+            let (moment, kept) = match look(&folder, &name) {
+                Ok(Looked::Nothing | Looked::Foreign) => continue,
+                Ok(Looked::Ours(fate, _, about)) => (
+                    (about.st_mtime, about.st_mtime_nsec),
+                    Kept::new(about.st_size.cast_unsigned(), fate, 0),
+                ),
+                Err(error) => {
+                    let kept = Kept {
+                        unreadable: Some(error.to_string()),
+                        ..Kept::new(folder.bytes(&name), Fate::default(), 0)
+                    };
+                    ((0, 0), kept)
+                }
+            };
+            found.push((moment, name, kept));
+        }
         found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let mut files = BTreeMap::new();
-        for (order, (_, name, fate, about)) in (1..).zip(found) {
-            let bytes = about.st_size.cast_unsigned();
-            files.insert(name, Kept { bytes, fate, order });
+        for (order, (_, name, kept)) in (1..).zip(found) {
+            files.insert(name, Kept { order, ..kept });
         }
         let order = files.len() as u64;
         let mut opened = Self {
@@ -113,6 +182,7 @@ impl BlackBox {
             files,
             order,
         };
+        // What cannot go is counted, and is in the notice.
         opened.make_room("", 0);
         Ok(opened)
     }
@@ -122,7 +192,7 @@ impl BlackBox {
     ///
     /// # Errors
     /// When all names are taken.
-    pub fn name(&self, program: &str, target: &Target) -> Result<String, BlackBoxError> {
+    pub fn name(&mut self, program: &str, target: &Target) -> Result<String, BlackBoxError> {
         let pid = target.pid;
         let base = format!("{}-{pid}", harmless(program));
         for number in 1..=MAX_SAME {
@@ -130,11 +200,16 @@ impl BlackBox {
                 1 => format!("{base}{ENDING}"),
                 number => format!("{base}-{number}{ENDING}"),
             };
-            if !self.folder.has(&name) {
-                return Ok(name);
-            }
-            let last = self.read(&name).last_sample();
-            if last.is_some_and(|last| last.target.may_be(target)) {
+            // One that is not read may have walks of this very process, which would be lost.
+            let is_free = match self.read(&name) {
+                Ok(None) => true,
+                Ok(Some(kept)) => {
+                    let last = kept.last_sample();
+                    last.is_some_and(|last| last.target.may_be(target))
+                }
+                Err(_) => false,
+            };
+            if is_free {
                 return Ok(name);
             }
         }
@@ -152,17 +227,41 @@ impl BlackBox {
         (self.files.len(), bytes)
     }
 
+    /// What is the matter with files that are kept, if anything is: they count, and stay as they are.
+    pub fn notice(&self) -> Option<String> {
+        let unreadable = self.files.iter().filter_map(|(name, kept)| {
+            let why = kept.unreadable.as_ref()?;
+            Some((name, "cannot be read", why))
+        });
+        let stuck = self.files.iter().filter_map(|(name, kept)| {
+            let why = kept.stuck.as_ref()?;
+            Some((name, "cannot be removed", why))
+        });
+        let mut all = stuck.chain(unreadable);
+        let (name, what, why) = all.next()?;
+        let others = match all.count() {
+            0 => String::new(),
+            1 => ", and 1 more file is like that".to_owned(),
+            others => format!(", and {others} more files are like that"),
+        };
+        let path = self.folder.path(name);
+        Some(format!(
+            "{} {what}: {why}{others}; it counts for the size of the black box",
+            visible(path.display())
+        ))
+    }
+
     /// Adds a walk of a process and what was observed beside it; the oldest of it go.
     ///
     /// # Errors
-    /// When it cannot be written: what was there before is there still.
+    /// When it cannot be written, or what is there is not to be replaced: what was there before is there still.
     pub fn walk(
         &mut self,
         name: &str,
         sample: &Sample,
         observation: &Observation,
     ) -> Result<(), BlackBoxError> {
-        let mut kept = self.read(name);
+        let mut kept = self.read(name)?.unwrap_or_default();
         let added = kept.walk(sample, observation, WALKS, self.limits.bytes / PART);
         added.map_err(|error| self.failed(name, error))?;
         self.write(name, &kept, Fate::Running, sample.target.pid)
@@ -179,20 +278,33 @@ impl BlackBox {
         observation: &Observation,
         fate: Fate,
     ) -> Result<(), BlackBoxError> {
-        let mut kept = self.read(name);
-        if kept.is_empty() {
+        let Some(mut kept) = self.read(name)?.filter(|kept| !kept.is_empty()) else {
             return Ok(());
-        }
+        };
         let added = kept.observe(observation);
         added.map_err(|error| self.failed(name, error))?;
         self.write(name, &kept, fate, pid)
     }
 
-    /// What is kept of a process; nothing where the file is not the black box's, or cannot be read.
-    fn read(&self, name: &str) -> KeptWalks {
-        let file = look(&self.folder, name).map(|(_, file, _)| file);
-        let read = file.map(|file| KeptWalks::read(file.take(self.limits.bytes)));
-        read.and_then(Result::ok).unwrap_or_default()
+    /// What is kept of a process; `None` where there is no file.
+    fn read(&mut self, name: &str) -> Result<Option<KeptWalks>, BlackBoxError> {
+        let path = || self.folder.path(name);
+        let read = match look(&self.folder, name) {
+            Ok(Looked::Nothing) => return Ok(None),
+            Ok(Looked::Foreign) => return Err(BlackBoxError::NotOurs { path: path() }),
+            Ok(Looked::Ours(_, file, _)) => KeptWalks::read(file.take(self.limits.bytes)),
+            Err(error) => Err(error),
+        };
+        if let Some(known) = self.files.get_mut(name) {
+            known.unreadable = read.as_ref().err().map(ToString::to_string);
+        }
+        match read {
+            Ok(kept) => Ok(Some(kept)),
+            Err(source) => Err(BlackBoxError::Unreadable {
+                path: self.folder.path(name),
+                source,
+            }),
+        }
     }
 
     fn write(
@@ -208,37 +320,71 @@ impl BlackBox {
             let limit = self.limits.bytes;
             return Err(BlackBoxError::TooLarge { pid, bytes, limit });
         }
-        if self.folder.has(name) && look(&self.folder, name).is_none() {
-            // Somebody has put something else there meanwhile.
-            return Err(BlackBoxError::NoName { pid });
+        // Somebody may have put something else there meanwhile.
+        let looked = look(&self.folder, name);
+        if let Looked::Foreign = looked.map_err(|error| self.failed(name, error))? {
+            let path = self.folder.path(name);
+            return Err(BlackBoxError::NotOurs { path });
         }
-        self.make_room(name, bytes);
+        if !self.make_room(name, bytes) {
+            let why = self.notice().unwrap_or_default();
+            return Err(BlackBoxError::NoRoom { pid, bytes, why });
+        }
         self.folder.write(name, &file)?;
         self.order += 1;
-        let order = self.order;
-        let kept = Kept { bytes, fate, order };
+        let kept = Kept::new(bytes, fate, self.order);
         self.files.insert(name.to_owned(), kept);
         Ok(())
     }
 
-    /// Removes what has to go before a file of so many bytes is written.
-    fn make_room(&mut self, name: &str, bytes: u64) {
-        let own = usize::from(!name.is_empty());
-        loop {
-            let others = self.files.iter().filter(|(of, _)| *of != name);
-            let total: u64 = others.clone().map(|(_, kept)| kept.bytes).sum();
-            let is_too_much = total.saturating_add(bytes) > self.limits.bytes
-                || others.clone().count() + own > self.limits.files;
-            let next = others.min_by_key(|(_, kept)| (kept.fate, kept.order));
-            let Some(next) = next.filter(|_| is_too_much) else {
-                return;
-            };
-            let next = next.0.clone();
-            // What cannot be removed, or is another's now, is not counted any more.
-            if let Some((_, file, _)) = look(&self.folder, &next) {
-                let _ = self.folder.remove(&next, &file);
+    /// Removes what has to go before a file of so many bytes is written; whether there is room then.
+    fn make_room(&mut self, name: &str, bytes: u64) -> bool {
+        // Those first that should have gone before: where they alone are too much, nothing else goes in vain.
+        let all = self.files.iter();
+        let stuck = all.filter(|(of, kept)| *of != name && kept.stuck.is_some());
+        let stuck: Vec<String> = stuck.map(|(of, _)| of.clone()).collect();
+        for of in stuck {
+            if self.has_room(name, bytes, |_| true) {
+                return true;
             }
-            self.files.remove(&next);
+            self.remove(&of);
+        }
+        while !self.has_room(name, bytes, |_| true) {
+            let others = self.files.iter().filter(|(of, _)| *of != name);
+            let removable = others.filter(|(_, kept)| kept.stuck.is_none());
+            let next = removable.min_by_key(|(_, kept)| (kept.fate, kept.order));
+            let Some(next) = next.map(|(of, _)| of.clone()) else {
+                return false;
+            };
+            if !self.has_room(name, bytes, |kept| kept.stuck.is_some()) {
+                return false;
+            }
+            self.remove(&next);
+        }
+        true
+    }
+
+    /// Whether so many bytes fit beside those of other files that are `counted`.
+    fn has_room(&self, name: &str, bytes: u64, counted: impl Fn(&Kept) -> bool) -> bool {
+        let others = self.files.iter();
+        let others = others.filter(|(of, kept)| *of != name && counted(kept));
+        let total: u64 = others.clone().map(|(_, kept)| kept.bytes).sum();
+        let own = usize::from(!name.is_empty());
+        total.saturating_add(bytes) <= self.limits.bytes
+            && others.count() + own <= self.limits.files
+    }
+
+    /// Removes a file. What cannot be removed is counted as before; what is another's now is not.
+    fn remove(&mut self, name: &str) {
+        let removed = match look(&self.folder, name) {
+            Ok(Looked::Nothing | Looked::Foreign) => Ok(()),
+            Ok(Looked::Ours(_, file, _)) => self.folder.remove(name, &file),
+            Err(error) => Err(error),
+        };
+        match (removed, self.files.get_mut(name)) {
+            (Ok(()), _) => drop(self.files.remove(name)),
+            (Err(error), Some(kept)) => kept.stuck = Some(error.to_string()),
+            (Err(_), None) => {}
         }
     }
 
@@ -250,12 +396,21 @@ impl BlackBox {
     }
 }
 
-/// A file of the black box's: what became of its process, and it, from its beginning.
-fn look(folder: &OwnFolder, name: &str) -> Option<(Fate, File, FileStat)> {
-    let (file, about) = folder.open_file(name)?;
-    let fate = Fate::of_file(&file)?;
-    io::Seek::rewind(&mut &file).ok()?;
-    Some((fate, file, about))
+/// Whose a file is.
+///
+/// # Errors
+/// When that cannot be read.
+fn look(folder: &OwnFolder, name: &str) -> io::Result<Looked> {
+    let (file, about) = match folder.find(name)? {
+        Found::Nothing => return Ok(Looked::Nothing),
+        Found::Foreign => return Ok(Looked::Foreign),
+        Found::Ours(file, about) => (file, about),
+    };
+    let Some(fate) = Fate::of_file(&file)? else {
+        return Ok(Looked::Foreign);
+    };
+    io::Seek::rewind(&mut &file)?;
+    Ok(Looked::Ours(fate, file, about))
 }
 
 /// A part of a file's name, of a program's.

@@ -102,7 +102,7 @@ fn the_last_walks_of_a_process_are_kept_under_their_numbers_with_its_end() {
     assert_eq!(held(&file), (walks.clone(), Some("it was killed".into())));
     // Another fragscope goes on with it, and has another name for another process of this number.
     drop(black_box);
-    let black_box = BlackBox::open(&place, MUCH).expect("opened");
+    let mut black_box = BlackBox::open(&place, MUCH).expect("opened");
     let same = walk(7, 21, 100);
     assert_eq!(
         black_box.name("worker.py", &same.target).expect("its own"),
@@ -206,7 +206,7 @@ fn what_is_not_its_own_is_neither_removed_nor_replaced() {
         kept.expect("written");
         let taken = format!("w-{pid}.fragsnap");
         let refused = black_box.walk(&taken, &sample, &Observation::default());
-        assert!(matches!(refused, Err(BlackBoxError::NoName { .. })));
+        assert!(matches!(refused, Err(BlackBoxError::NotOurs { .. })));
     }
     assert_eq!(
         names(&place),
@@ -259,7 +259,7 @@ fn a_folder_that_others_can_write_to_or_another_uses_is_refused() {
 #[test]
 fn a_name_is_harmless_whatever_a_program_is_called() {
     let folder = tempfile::tempdir().expect("a folder");
-    let black_box = BlackBox::open(&folder.path().join("box"), MUCH).expect("made");
+    let mut black_box = BlackBox::open(&folder.path().join("box"), MUCH).expect("made");
     let target = walk(7, 1, 0).target;
     for (program, expected) in [
         ("../../etc/x", "etcx-7.fragsnap"),
@@ -269,4 +269,63 @@ fn a_name_is_harmless_whatever_a_program_is_called() {
     ] {
         assert_eq!(black_box.name(program, &target).expect("free"), expected);
     }
+}
+
+/// Damage in the midst of a file, behind what says whose it is.
+fn damage(file: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(file).expect("there");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0xff;
+    fs::write(file, &bytes).expect("written");
+    bytes
+}
+
+#[test]
+fn a_file_that_cannot_be_read_stays_as_it_is_and_what_follows_has_another_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("box");
+    let mut black_box = BlackBox::open(&place, MUCH).expect("made");
+    let first = black_box.name("w", &walk(1, 1, 0).target).expect("free");
+    for moment in 1..=3 {
+        let kept = black_box.walk(&first, &walk(1, moment, 500), &Observation::default());
+        kept.expect("written");
+    }
+    assert_eq!(black_box.notice(), None);
+    for cut in [false, true] {
+        let file = place.join(&first);
+        let damaged = match cut {
+            false => damage(&file),
+            true => {
+                let bytes = fs::read(&file).expect("there");
+                let half = bytes[..bytes.len() / 2].to_owned();
+                fs::write(&file, &half).expect("written");
+                half
+            }
+        };
+        let sample = walk(1, 4, 500);
+        let refused = black_box.walk(&first, &sample, &Observation::default());
+        let refused = refused.expect_err("it has walks that would be lost");
+        assert!(refused.is_of_name(), "{refused}");
+        let end = black_box.end(&first, 1, &ended("over"), Fate::Killed);
+        assert!(
+            matches!(end, Err(BlackBoxError::Unreadable { .. })),
+            "{end:?}"
+        );
+        assert_eq!(fs::read(&file).expect("there"), damaged);
+        let notice = black_box.notice().expect("said");
+        assert!(notice.contains("w-1.fragsnap cannot be read: "), "{notice}");
+    }
+    let second = black_box.name("w", &walk(1, 1, 0).target).expect("free");
+    assert_eq!(second, "w-1-2.fragsnap");
+    let kept = black_box.walk(&second, &walk(1, 4, 500), &Observation::default());
+    kept.expect("written");
+    assert_eq!(held(&place.join(&second)).0, [(1, 4)]);
+    // It counts, and goes when there is no more room, as others do.
+    assert_eq!(black_box.size().0, 2);
+    drop(black_box);
+    let limits = BlackBoxLimits { files: 1, ..MUCH };
+    let black_box = BlackBox::open(&place, limits).expect("opened");
+    assert_eq!((names(&place).len(), black_box.size().0), (1, 1));
+    assert_eq!(names(&place), [second]);
+    assert_eq!(black_box.notice(), None);
 }

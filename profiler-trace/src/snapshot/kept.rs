@@ -35,20 +35,25 @@ impl Fate {
     }
 
     /// Of the file that these are the first bytes of; `None` when it is no black box's.
-    pub(crate) fn of_file(mut head: impl Read) -> Option<Self> {
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn of_file(mut head: impl Read) -> io::Result<Option<Self>> {
         let mut name = [0; NAME.len() + 1];
-        head.read_exact(&mut name).ok()?;
-        if !name.starts_with(NAME) || name[NAME.len()] != VERSION {
-            return None;
+        if block::fill(&mut head, &mut name)? < name.len()
+            || !name.starts_with(NAME)
+            || name[NAME.len()] != VERSION
+        {
+            return Ok(None);
         }
         let (mut packed, mut block) = (Vec::new(), Vec::new());
-        let found = block::read(&mut head, &mut packed, &mut block, &Meter::default()).ok()?;
-        match (found, block.as_slice()) {
+        let found = block::read(&mut head, &mut packed, &mut block, &Meter::default())?;
+        Ok(match (found, block.as_slice()) {
             (NextBlock::Block, [kind::BLACK_BOX, _, number]) => {
                 Self::ALL.into_iter().find(|fate| fate.number() == *number)
             }
             _ => None,
-        }
+        })
     }
 }
 
@@ -67,39 +72,43 @@ struct KeptWalk {
 }
 
 impl KeptWalks {
-    /// Those of a black box's file, up to the first that is damaged.
+    /// Those of a black box's file, all of them.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or is not whole: what it has would be lost if it were written anew.
     pub(crate) fn read(mut input: impl Read) -> io::Result<Self> {
         let mut kept = Self::default();
         let mut name = [0; NAME.len() + 1];
         if block::fill(&mut input, &mut name)? < name.len() || name[..NAME.len()] != *NAME {
-            return Ok(kept);
+            return Err(damaged("it does not begin as a saved session does"));
         }
         let (mut packed, mut content, meter) = (Vec::new(), Vec::new(), Meter::default());
         loop {
-            let found = block::read(&mut input, &mut packed, &mut content, &meter)?;
+            match block::read(&mut input, &mut packed, &mut content, &meter)? {
+                NextBlock::Block => {}
+                NextBlock::Damaged(why) => return Err(damaged(why)),
+                NextBlock::End => return Err(damaged("it has no end")),
+            }
             let [kind, place, rest @ ..] = content.as_slice() else {
-                return Ok(kept);
+                return Err(damaged("a block without a kind"));
             };
-            match (found, *kind) {
-                (NextBlock::Block, kind::BLACK_BOX) => {}
-                (NextBlock::Block, kind::WALK) if place & part::FIRST != 0 => {
+            match *kind {
+                kind::BLACK_BOX => {}
+                kind::END => return Ok(kept),
+                kind::WALK if place & part::FIRST != 0 => {
                     let mut rest = rest;
-                    let Some(number) = varint::take(&mut rest) else {
-                        return Ok(kept);
-                    };
+                    let number = varint::take(&mut rest);
+                    let number = number.ok_or_else(|| damaged("a walk without a number"))?;
                     kept.last = number;
                     let bytes = block::packed(&packed, content.len());
                     kept.walks.push_back(KeptWalk { number, bytes });
                 }
-                (NextBlock::Block, kind::WALK | kind::OBSERVATION) => {
+                kind::WALK | kind::OBSERVATION => {
                     if let Some(walk) = kept.walks.back_mut() {
                         walk.bytes.extend(block::packed(&packed, content.len()));
                     }
                 }
-                _ => return Ok(kept),
+                _ => return Err(damaged("a block of an unknown kind")),
             }
         }
     }
@@ -168,4 +177,8 @@ impl KeptWalks {
         }
         writer.finish()
     }
+}
+
+fn damaged(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }

@@ -35,7 +35,7 @@ use self::draft::{Draft, MODE, State, temporary};
 pub use self::error::WriteError;
 use self::folder::{Folder, kind};
 pub use self::lock::{Lock, LockError};
-pub(crate) use self::own_folder::OwnFolder;
+pub(crate) use self::own_folder::{Found, OwnFolder};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
 pub use self::unused::remove_unused;
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::draft::has_name;
@@ -26,6 +26,17 @@ pub(crate) struct OwnFolder {
     folder: Folder,
     /// `None` where the file system knows no locks.
     _lock: Option<Flock<File>>,
+}
+
+/// What has a name in the folder.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nothing.
+    Nothing,
+    /// What is no file, or not ours.
+    Foreign,
+    /// A file of our own, open for reading.
+    Ours(File, FileStat),
 }
 
 impl OwnFolder {
@@ -78,19 +89,35 @@ impl OwnFolder {
         Ok(names.collect())
     }
 
-    /// A file of our own in it; `None` where there is none of this name, or something else.
-    pub(crate) fn open_file(&self, name: &str) -> Option<(File, FileStat)> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = File::from(openat(&self.folder, name, flags, Mode::empty()).ok()?);
-        let about = fstat(&file).ok()?;
-        let is_ours = kind(&about) == SFlag::S_IFREG && about.st_uid == geteuid().as_raw();
-        is_ours.then_some((file, about))
+    /// What has this name.
+    ///
+    /// # Errors
+    /// When that cannot be found out, or a file of our own cannot be opened.
+    pub(crate) fn find(&self, name: &str) -> io::Result<Found> {
+        let open = |flags: OFlag| {
+            let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let file = File::from(openat(&self.folder, name, flags, Mode::empty())?);
+            let about = fstat(&file)?;
+            let is_ours = kind(&about) == SFlag::S_IFREG && about.st_uid == geteuid().as_raw();
+            Ok(match is_ours {
+                true => Found::Ours(file, about),
+                false => Found::Foreign,
+            })
+        };
+        let found = open(OFlag::O_PATH).and_then(|found| match found {
+            Found::Ours(..) => open(OFlag::O_RDONLY | OFlag::O_NONBLOCK),
+            other => Ok(other),
+        });
+        match found {
+            Err(Errno::ENOENT) => Ok(Found::Nothing),
+            found => Ok(found?),
+        }
     }
 
-    /// Whether anything has this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.folder, name, flags, Mode::empty()).is_ok()
+    /// Bytes of what has this name, as far as that is known.
+    pub(crate) fn bytes(&self, name: &str) -> u64 {
+        let about = fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        about.map_or(0, |about| about.st_size.cast_unsigned())
     }
 
     /// Removes this file, if it still has this name.

@@ -25,6 +25,8 @@ pub(crate) struct HostBlackBox {
     /// By number and beginning: one that executes another program is the same process.
     watched: BTreeMap<(i32, u64), WatchedProcess>,
     is_in_trouble: bool,
+    /// What was last said of files that are kept.
+    notice: Option<String>,
 }
 
 #[derive(Debug)]
@@ -73,12 +75,15 @@ impl HostBlackBox {
     /// # Errors
     /// When it cannot be had.
     pub(crate) fn open(options: &BlackBoxOptions) -> Result<Self, WriteError> {
-        Ok(Self {
+        let mut opened = Self {
             black_box: options.open()?,
             victims: VictimWatch::start(),
             watched: BTreeMap::new(),
             is_in_trouble: false,
-        })
+            notice: None,
+        };
+        opened.say_notice();
+        Ok(opened)
     }
 
     /// Takes in what was seen of all processes: those that are there no more have ended.
@@ -133,10 +138,14 @@ impl HostBlackBox {
         };
         let observation = Observation::of(&view, Vec::new());
         let kept = known.kept.end(&mut self.black_box, pid, &end, observation);
-        if let (Ok(()), true, Some(name)) = (&kept, end.is_for_memory(), &known.kept.name) {
+        if let (true, Some(name)) = (end.is_for_memory(), &known.kept.name) {
             let path = self.black_box.path(name);
+            let its = match kept {
+                Ok(()) => "its last walks are in",
+                Err(_) => "that is not in the file of its last walks,",
+            };
             say::line(format_args!(
-                "{}: its last walks are in {}",
+                "{}: {its} {}",
                 end.sentence(pid),
                 profiler_core::text::visible(path.display())
             ));
@@ -144,8 +153,21 @@ impl HostBlackBox {
         self.took(kept);
     }
 
+    /// Says what is the matter with files that are kept, when that changes.
+    fn say_notice(&mut self) {
+        let notice = self.black_box.notice();
+        if let Some(notice) = notice
+            .as_ref()
+            .filter(|now| self.notice.as_ref() != Some(now))
+        {
+            say::line(format_args!("the black box: {notice}"));
+        }
+        self.notice = notice;
+    }
+
     /// Says when it begins to fail and when it works again: a full disk is full for each process.
     fn took(&mut self, kept: Result<(), BlackBoxError>) {
+        self.say_notice();
         match (kept, std::mem::take(&mut self.is_in_trouble)) {
             (Ok(()), false) => {}
             (Ok(()), true) => say::line("the black box is written again"),

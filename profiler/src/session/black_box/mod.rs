@@ -64,19 +64,24 @@ impl KeptProcess {
         sample: &Sample,
         observation: Observation,
     ) -> Result<(), BlackBoxError> {
+        let observation = Observation {
+            points: std::mem::take(&mut self.points),
+            ..observation
+        };
         let name = match &self.name {
             Some(name) => name.clone(),
             None => black_box.name(&program_of(&sample.target), &sample.target)?,
         };
-        let points = std::mem::take(&mut self.points);
-        black_box.walk(
-            &name,
-            sample,
-            &Observation {
-                points,
-                ..observation
-            },
-        )?;
+        let walked = black_box.walk(&name, sample, &observation);
+        // What cannot be read, or is another's, stays as it is.
+        let name = match walked {
+            Err(error) if error.is_of_name() => {
+                let another = black_box.name(&program_of(&sample.target), &sample.target)?;
+                black_box.walk(&another, sample, &observation)?;
+                another
+            }
+            walked => walked.map(|()| name)?,
+        };
         self.name = Some(name);
         Ok(())
     }

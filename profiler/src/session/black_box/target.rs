@@ -45,11 +45,16 @@ impl TargetBlackBox {
     }
 
     pub(crate) fn walk(&mut self, sample: &Sample, view: &View) {
-        let had_name = self.kept.name.is_some();
+        let before = self.kept.name.clone();
         let observation = Observation::of(view, Vec::new());
         let kept = self.kept.walk(&mut self.black_box, sample, observation);
         self.took(kept);
-        if let (false, Some(name)) = (had_name, &self.kept.name) {
+        if let Some(name) = self
+            .kept
+            .name
+            .as_ref()
+            .filter(|name| before.as_ref() != Some(name))
+        {
             let path = self.black_box.path(name);
             say::line(format_args!(
                 "the last walks are kept in {}",
@@ -67,10 +72,12 @@ impl TargetBlackBox {
     }
 
     fn took(&mut self, kept: Result<(), BlackBoxError>) {
-        self.trouble = kept.err().map(|error| format!("the black box: {error}"));
+        let trouble = kept.err().map(|error| error.to_string());
+        let trouble = trouble.or_else(|| self.black_box.notice());
+        self.trouble = trouble.map(|what| format!("the black box: {what}"));
     }
 
-    /// Why the last walk is not in it, if that is so.
+    /// Why the last walk is not in it, or what is the matter with files of it.
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
