@@ -1,6 +1,6 @@
 //! What probes count, and what they cost.
 
-use super::Column;
+use super::{Column, up_to};
 use crate::activity::{Activity, ClassActivity, ProbeCost};
 use crate::units::Unit;
 
@@ -58,12 +58,7 @@ impl ProbeCost {
 
 impl ClassActivity {
     /// What a row is called by: its largest size. In files it stands apart from the figures.
-    pub const UP_TO: Column<Self> =
-        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes()).titled(
-            "up to",
-            10,
-            "the largest size of the class",
-        );
+    pub const UP_TO: Column<Self> = up_to(10, |row| row.class.upper_bytes());
 
     const ALLOCS: Column<Self> = Column::<Self>::of("allocs", Unit::Calls, |class| class.allocs)
         .titled("allocs", 10, "allocations seen while sampled");

@@ -1,6 +1,6 @@
 //! The ledger, and heaps by arena, size class and page.
 
-use super::Column;
+use super::{Column, TextColumn, up_to};
 use crate::report::Finding;
 use crate::tables::{
     ArenaReport, HeapReport, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow,
@@ -9,6 +9,10 @@ use crate::tables::{
 use crate::units::Unit;
 
 impl LedgerRow {
+    /// The class.
+    pub const CLASS: TextColumn = TextColumn::left("where memory is", 18);
+    /// What it holds of RSS.
+    pub const SHARE: TextColumn = TextColumn::right("of RSS", 8);
     /// Bytes of each class.
     pub const COLUMNS: [Column<Self>; 3] = [
         Column::<Self>::of("resident_bytes", Unit::Bytes, |row| row.resident_bytes).titled(
@@ -132,12 +136,7 @@ impl ArenaReport {
 
 impl SizeClassRow {
     /// What a row is called by: its largest size. In files it stands apart from the figures.
-    pub const UP_TO: Column<Self> =
-        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes()).titled(
-            "up to",
-            11,
-            "the largest size of the class",
-        );
+    pub const UP_TO: Column<Self> = up_to(11, |row| row.class.upper_bytes());
 
     /// Those of its figures that people see, in the order of files.
     pub const SHOWN: [Column<Self>; 4] = [

@@ -178,6 +178,15 @@ fn end_of(words: &str, width: usize) -> String {
     "…".chars().chain(rest).collect()
 }
 
+/// What a row of a size class is called by: its largest size.
+const fn up_to<Row>(width: usize, upper_bytes: fn(&Row) -> u64) -> Column<Row> {
+    Column::of("upper_bytes", Unit::Bytes, upper_bytes).titled(
+        "up to",
+        width,
+        "the largest size of the class",
+    )
+}
+
 /// Characters that columns take, each after a gap of one.
 pub const fn width_of<Row>(columns: &[Column<Row>]) -> usize {
     let (mut width, mut at) = (0, 0);

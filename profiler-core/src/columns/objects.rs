@@ -1,6 +1,6 @@
 //! Python's objects by type and by holder, and the blocks that none owns.
 
-use super::Column;
+use super::{Column, up_to};
 use crate::objects::{
     AllocatorShare, Census, Copied, Gain, Growth, Holder, NativeRow, PackageRow, TypeRow,
 };
@@ -47,12 +47,7 @@ impl TypeRow {
 
 impl NativeRow {
     /// What a row is called by: its largest size. In files it stands apart from the figures.
-    pub const UP_TO: Column<Self> =
-        Column::<Self>::of("upper_bytes", Unit::Bytes, |row| row.class.upper_bytes()).titled(
-            "up to",
-            10,
-            "the largest size of the class",
-        );
+    pub const UP_TO: Column<Self> = up_to(10, |row| row.class.upper_bytes());
 
     /// Figures of a size class of native blocks.
     pub const COLUMNS: [Column<Self>; 2] = [
