@@ -59,9 +59,19 @@ impl Censuses {
         for census in later {
             let is_new = |now: &Arc<Census>| now.taken_at_ns < census.taken_at_ns;
             if self.now.as_ref().is_none_or(is_new) {
-                self.before = self.now.replace(Arc::clone(census));
+                self.push(Arc::clone(census));
             }
         }
+    }
+
+    /// Takes one that was read last, whatever the clock says.
+    pub fn push(&mut self, census: Arc<Census>) {
+        self.before = self.now.replace(census);
+    }
+
+    /// The last of them.
+    pub fn now(&self) -> Option<&Arc<Census>> {
+        self.now.as_ref()
     }
 
     /// The last of them, after that one instead of the one before.

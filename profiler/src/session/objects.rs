@@ -11,6 +11,7 @@ use profiler_core::sample::Sample;
 use profiler_core::view::ObjectsState;
 use profiler_sampling::{CopiedMemory, Sampler, SamplingOptions};
 use profiler_target::host;
+use profiler_trace::snapshot::Censuses;
 
 use super::options::Budget;
 
@@ -52,8 +53,7 @@ pub(crate) struct ObjectReader {
     not_before: Instant,
     /// Whether one was asked for.
     is_wanted: bool,
-    now: Option<Arc<Census>>,
-    before: Option<Arc<Census>>,
+    censuses: Censuses,
     failure: Option<String>,
 }
 
@@ -75,8 +75,7 @@ impl ObjectReader {
             running: None,
             not_before: Instant::now(),
             is_wanted: false,
-            now: None,
-            before: None,
+            censuses: Censuses::default(),
             failure: None,
         }
     }
@@ -129,7 +128,7 @@ impl ObjectReader {
     pub(crate) fn refresh(&mut self, report: &Arc<FragReport>) -> Arc<FragReport> {
         self.poll();
         let known = report.objects.as_ref().map(|census| census.taken_at_ns);
-        match &self.now {
+        match self.censuses.now() {
             Some(now) if known != Some(now.taken_at_ns) => {
                 Arc::new(self.apply(FragReport::clone(report)))
             }
@@ -139,10 +138,7 @@ impl ObjectReader {
 
     /// A report with what was read last.
     pub(crate) fn apply(&self, report: FragReport) -> FragReport {
-        match &self.now {
-            Some(now) => report.with_objects(Arc::clone(now), self.before.clone()),
-            None => report,
-        }
+        self.censuses.apply(report)
     }
 
     fn poll(&mut self) {
@@ -156,7 +152,7 @@ impl ObjectReader {
         match outcome.ok().flatten() {
             Some(Ok(census)) => {
                 self.failure = None;
-                self.before = self.now.replace(Arc::new(census));
+                self.censuses.push(Arc::new(census));
             }
             Some(Err(why)) => self.failure = Some(why.to_string()),
             None if panicked => self.failure = Some("an internal error (panic)".into()),
