@@ -312,6 +312,29 @@ impl Predictions {
         self.ranked().into_iter().map(phrase).collect()
     }
 
+    /// What is not known of them, and why, a sentence each.
+    pub fn sentences(&self) -> Vec<String> {
+        let pending = match (self.pending, self.self_check) {
+            (0, _) => None,
+            (_, None) => Some(
+                "The heap is being replayed in other allocators: what they would need is not known yet."
+                    .to_owned(),
+            ),
+            (1, Some(_)) => Some("1 more is not replayed yet.".to_owned()),
+            (more, Some(_)) => Some(format!("{more} more are not replayed yet.")),
+        };
+        let failed = self.candidates.iter().filter_map(|prediction| {
+            let why = prediction.failure.as_ref()?;
+            Some(format!("{} was not replayed: {why}.", prediction.title()))
+        });
+        let trouble = self.trouble.as_ref().map(|why| {
+            let nothing = self.candidates.iter().all(|one| one.needs.is_none());
+            let what = if nothing { "Nothing" } else { "No more" };
+            format!("{what} was predicted: {why}.")
+        });
+        pending.into_iter().chain(failed).chain(trouble).collect()
+    }
+
     /// What malloc's heap took at their walk, where the heap as it was could be reproduced.
     pub fn now(&self) -> Option<u64> {
         let check = self.self_check.filter(SelfCheck::holds)?;
@@ -480,6 +503,34 @@ mod tests {
         };
         let (taken, ..) = predictions.of(Mechanism::ArenaSprawl).expect("played");
         assert_eq!(taken.candidate.to_string(), "arena_max=2");
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_with_why() {
+        let mut predictions = Predictions::under_way(1);
+        let under_way = predictions.sentences();
+        assert!(under_way.len() == 1 && under_way[0].contains("not known yet"));
+        predictions.self_check = Some(SelfCheck::default());
+        predictions.candidates = vec![Prediction {
+            failure: Some("it crashed".into()),
+            ..prediction("jemalloc", "jemalloc")
+        }];
+        predictions.trouble = Some("no time".into());
+        assert_eq!(
+            predictions.sentences(),
+            [
+                "1 more is not replayed yet.",
+                "jemalloc was not replayed: it crashed.",
+                "Nothing was predicted: no time."
+            ]
+        );
+        predictions.pending = 0;
+        predictions.candidates.push(Prediction {
+            needs: Some(needs(1, 2, 3)),
+            ..prediction("arena_max=2", "glibc")
+        });
+        let last = predictions.sentences().pop();
+        assert_eq!(last.as_deref(), Some("No more was predicted: no time."));
     }
 
     #[test]

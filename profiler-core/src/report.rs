@@ -210,6 +210,15 @@ impl FragReport {
         })
     }
 
+    /// What the row of the heap as it was measured is called among predictions: when that was.
+    pub fn measured_when(&self, predictions: &Predictions) -> String {
+        match predictions.before(self.taken_at_ns) {
+            None if self.counts_as_purged() => "now, after purging".to_owned(),
+            None => "measured now".to_owned(),
+            Some(before) => format!("measured {before} earlier"),
+        }
+    }
+
     /// The words that follow what malloc takes, where it counts as purged.
     pub(crate) fn purged_words(&self) -> &'static str {
         match self.counts_as_purged() {
@@ -309,6 +318,24 @@ impl FragReport {
     pub fn heap_resident_bytes(&self) -> Option<u64> {
         let pages: u64 = self.page_occupancy.iter().map(|r| r.resident_pages).sum();
         (!self.heaps.is_empty()).then_some(pages * self.host.page_size.bytes())
+    }
+
+    /// The ledger's rows that people see: those that hold something, and always the unknown.
+    pub fn shown_ledger(&self) -> impl Iterator<Item = &LedgerRow> + Clone {
+        let holds = |row: &&LedgerRow| row.resident_bytes > 0 || row.swapped_bytes > 0;
+        let rows = self.ledger.iter();
+        rows.filter(move |row| holds(row) || row.class == LedgerClass::Unknown)
+    }
+
+    /// All rows of the ledger together.
+    pub fn ledger_sum(&self) -> LedgerRow {
+        let mut sum = LedgerRow::empty(LedgerClass::Unknown);
+        for row in &self.ledger {
+            sum.resident_bytes = sum.resident_bytes.saturating_add(row.resident_bytes);
+            sum.shared_bytes = sum.shared_bytes.saturating_add(row.shared_bytes);
+            sum.swapped_bytes = sum.swapped_bytes.saturating_add(row.swapped_bytes);
+        }
+        sum
     }
 
     /// The ledger's row of a class.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::activity::{Activity, ProbeCost};
+use crate::metrics::Metric;
 use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
 use crate::report::{FragReport, ToCome};
@@ -259,6 +260,13 @@ pub struct View {
 }
 
 impl View {
+    /// The metrics of the last walk, and those over time that are known.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let over_time = self.over_time.ratios().into_iter();
+        let known = over_time.filter(|metric| metric.value.is_some());
+        self.report.metrics.iter().copied().chain(known).collect()
+    }
+
     /// Of one passive look, with what was counted beside it.
     pub fn of_one_look(report: FragReport, history: Vec<Point>, notices: Vec<String>) -> Self {
         Self {

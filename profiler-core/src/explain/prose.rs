@@ -403,23 +403,8 @@ fn about_predictions(report: &FragReport) -> String {
         text += ". The figures of other allocators are what they need once they have returned freed memory to the \
              system. What a program frees and uses again within about ten seconds, they keep.";
     }
-    if predictions.pending > 0 {
-        text += &match predictions.self_check {
-            None => "The heap is being replayed in other allocators: what they would need is not \
-                     known yet."
-                .to_owned(),
-            Some(_) => format!("\n\n{} more are not replayed yet.", predictions.pending),
-        };
-    }
     let mut paragraphs = vec![text];
-    let failed = predictions.candidates.iter();
-    let failed = failed.filter_map(|one| Some((&one.candidate, one.failure.as_ref()?)));
-    paragraphs.extend(failed.map(|(name, why)| format!("{name}: not replayed, {why}")));
-    if let Some(why) = &predictions.trouble {
-        let nothing = predictions.candidates.is_empty();
-        let what = if nothing { "Nothing" } else { "No more" };
-        paragraphs.push(format!("{what} was predicted: {why}."));
-    }
+    paragraphs.extend(predictions.sentences());
     // What is still being played may be known in a moment.
     if predictions.pending == 0 && report.findings.iter().any(Finding::is_assumed) {
         paragraphs.push(

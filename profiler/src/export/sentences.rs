@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use profiler_core::activity::Activity;
 use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
@@ -13,6 +14,8 @@ use profiler_core::view::{View, WhatIf};
 
 use crate::hints::Hint;
 
+/// Defects that are named before the rest is only counted.
+const TOP_DEFECTS: usize = 12;
 /// Types named of what was copied since a fork.
 const TOP_COPIED: usize = 5;
 /// Functions named of those where memory was got.
@@ -196,6 +199,45 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
     }
     all.extend(out_of_time(seen));
     all.extend(file_limit(seen).map(str::to_owned));
+    all
+}
+
+/// What the probes that sample saw, and what they cost.
+pub(super) fn of_activity(activity: &Activity) -> Vec<String> {
+    let mut all = vec![format!(
+        "while sampled: {} malloc/s ({}/s), {} free/s",
+        count(activity.alloc_rate.round() as u64),
+        bytes(activity.alloc_byte_rate as u64),
+        count(activity.free_rate.round() as u64)
+    )];
+    if !activity.lifetimes.is_empty() {
+        let at = |quantile| nanoseconds(activity.lifetimes.value_at_quantile(quantile));
+        all.push(format!(
+            "lifetimes of freed blocks: median {}, 90th percentile {}, 99th {}",
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        ));
+    }
+    all.push(format!(
+        "sampled {} of {}; the probes take {:.1} % of one core",
+        nanoseconds(activity.armed_ns),
+        nanoseconds(activity.elapsed_ns),
+        activity.cost.share * 100.0
+    ));
+    all
+}
+
+/// The defects that were found: the first of them, and how many more there are.
+pub(super) fn of_defects(seen: &Completeness) -> Vec<String> {
+    let named = seen.defects.iter().take(TOP_DEFECTS);
+    let mut all: Vec<_> = named
+        .map(|defect| format!("defect: {}", defect.what))
+        .collect();
+    if let Some(rest) = seen.defects.len().checked_sub(TOP_DEFECTS + 1) {
+        let hint = Hint::AllRows.words();
+        all.push(format!("and {} more defects ({hint})", rest + 1));
+    }
     all
 }
 

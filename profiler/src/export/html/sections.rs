@@ -1,10 +1,10 @@
 //! The parts of the page that are not a drawing of their own.
 
 use maud::{Markup, html};
-use profiler_core::prediction::{Effect, Needs, NeedsRow, Predictions};
+use profiler_core::prediction::{Effect, Needs, NeedsRow, Predictions, SelfCheck};
 use profiler_core::report::{FragReport, LedgerPart, LedgerRow};
 use profiler_core::text::visible;
-use profiler_core::units::{bytes, count, nanoseconds, percent};
+use profiler_core::units::{bytes, count, percent};
 use profiler_core::view::{ActivitySource, View};
 
 use super::Section;
@@ -12,9 +12,6 @@ use super::table::{Row, heading, share, table};
 use crate::export::names::{gaps, latest};
 use crate::export::sentences;
 use crate::hints::{self, SAVED_COMMANDS};
-
-/// Defects that are named before the rest is only counted.
-const TOP_DEFECTS: usize = 20;
 
 /// The facts at the top: what it is, and how large.
 pub(super) fn facts(view: &View) -> Markup {
@@ -58,10 +55,7 @@ pub(super) fn facts(view: &View) -> Markup {
 /// The ledger: every resident byte in one class.
 pub(super) fn ledger(report: &FragReport) -> Option<Section> {
     let rss = report.kernel.rss_bytes;
-    let shown = report.ledger.iter();
-    let shown: Vec<&LedgerRow> = shown
-        .filter(|row| row.resident_bytes + row.swapped_bytes > 0)
-        .collect();
+    let shown: Vec<&LedgerRow> = report.shown_ledger().collect();
     let part = |part: LedgerPart| -> u64 {
         let rows = shown.iter().filter(|row| row.class.part() == part);
         rows.map(|row| row.resident_bytes).sum()
@@ -149,15 +143,31 @@ pub(super) fn findings(report: &FragReport) -> Option<Section> {
 /// What other allocators and settings would need.
 pub(super) fn predictions(report: &FragReport) -> Option<Section> {
     let predictions = report.predictions.as_ref()?;
-    let check = predictions.self_check.as_ref()?;
+    let unknown = predictions.sentences();
+    if predictions.self_check.is_none() && unknown.is_empty() {
+        return None;
+    }
+    let body = html! {
+        @if let Some(check) = &predictions.self_check {
+            (played(report, predictions, check))
+        }
+        @for sentence in unknown {
+            p.quiet { (visible(&sentence)) }
+        }
+    };
+    Some(Section {
+        id: "predicted",
+        title: "Other allocators and settings",
+        body,
+    })
+}
+
+/// What was played, beside what was measured.
+fn played(report: &FragReport, predictions: &Predictions, check: &SelfCheck) -> Markup {
     let effects: Vec<_> = predictions.ranked();
     let most = effects.iter().map(|(_, needs, _)| needs.high_bytes);
     let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
-    let measured = match predictions.before(report.taken_at_ns) {
-        None => "as measured".to_owned(),
-        Some(before) => format!("as measured {before} earlier"),
-    };
-    let body = html! {
+    html! {
         p {
             "Malloc's heap was replayed in real allocators. Check: in its own it takes "
             (bytes(check.predicted_bytes)) "; measured were " (bytes(check.measured_bytes))
@@ -174,7 +184,7 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
             } }
             tbody {
                 tr {
-                    th scope="row" { (measured) }
+                    th scope="row" { (report.measured_when(predictions)) }
                     td.band aria-hidden="true" { (band(None, check.measured_bytes, most)) }
                     (figures(&predictions.measured(check)))
                 }
@@ -192,15 +202,7 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
                 }
             }
         } }
-        @for sentence in not_played(predictions) {
-            p.quiet { (visible(&sentence)) }
-        }
-    };
-    Some(Section {
-        id: "predicted",
-        title: "Other allocators and settings",
-        body,
-    })
+    }
 }
 
 /// A band on a scale from nothing to `most`, and a mark where malloc is.
@@ -227,17 +229,6 @@ fn figures(row: &NeedsRow) -> Markup {
         }
         td { (NeedsRow::EFFECT.text(row).unwrap_or_default()) }
     }
-}
-
-/// What was not predicted, and why.
-fn not_played(predictions: &Predictions) -> Vec<String> {
-    let failed = predictions.candidates.iter().filter_map(|prediction| {
-        let why = prediction.failure.as_ref()?;
-        Some(format!("{} was not replayed: {why}.", prediction.title()))
-    });
-    let trouble = predictions.trouble.iter();
-    let trouble = trouble.map(|why| format!("No more was predicted: {why}."));
-    failed.chain(trouble).collect()
 }
 
 /// What the probes saw.
@@ -271,11 +262,8 @@ pub(super) fn activity(view: &View) -> Option<Section> {
         .iter()
         .collect();
     let body = html! {
-        p {
-            "While sampled: " (count(activity.alloc_rate.round() as u64)) " malloc/s ("
-            (bytes(activity.alloc_byte_rate as u64)) "/s), " (count(activity.free_rate.round() as u64))
-            " free/s. Sampled " (nanoseconds(activity.armed_ns)) " of " (nanoseconds(activity.elapsed_ns))
-            "; the probes took " (format!("{:.1} %", activity.cost.share * 100.0)) " of one core."
+        @for sentence in sentences::of_activity(activity) {
+            p { (sentence) }
         }
         (table("size class", &columns, &rows))
     };
@@ -288,13 +276,11 @@ pub(super) fn activity(view: &View) -> Option<Section> {
 
 /// Every metric with what it means.
 pub(super) fn metrics(view: &View) -> Option<Section> {
-    let over_time = view.over_time.ratios();
-    let over_time = over_time.iter().filter(|metric| metric.value.is_some());
     let body = html! {
         div.wide { table {
             thead { tr { th scope="col" { "metric" } th scope="col" { "value" } th scope="col" { "what it is" } } }
             tbody {
-                @for metric in view.report.metrics.iter().chain(over_time) {
+                @for metric in view.metrics() {
                     tr {
                         th scope="row" title=(metric.id.key()) { (metric.id.label()) }
                         td { (metric.text()) }
@@ -313,7 +299,6 @@ pub(super) fn metrics(view: &View) -> Option<Section> {
 
 /// How far all this can be trusted.
 pub(super) fn reliability(view: &View) -> Option<Section> {
-    let defects = &view.report.completeness.defects;
     let gaps: Vec<_> = gaps(view).map(|gap| gap.word).collect();
     let ended = view.ended.iter();
     let body = html! {
@@ -327,11 +312,8 @@ pub(super) fn reliability(view: &View) -> Option<Section> {
             @for notice in view.notices.iter().chain(ended) {
                 li { (visible(notice)) }
             }
-            @for defect in defects.iter().take(TOP_DEFECTS) {
-                li { "Defect: " (visible(&defect.what)) }
-            }
-            @if defects.len() > TOP_DEFECTS {
-                li { "and " (defects.len() - TOP_DEFECTS) " more defects" }
+            @for sentence in sentences::of_defects(&view.report.completeness) {
+                li { (visible(&sentence)) }
             }
         }
     };

@@ -1,7 +1,8 @@
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{Census, Holder, PageOwner};
-use profiler_core::report::{FragReport, MapExtent, MapPage};
+use profiler_core::prediction::Predictions;
+use profiler_core::report::{FragReport, LedgerClass, LedgerRow, MapExtent, MapPage};
 use profiler_core::residency::PageState;
 use std::sync::Arc;
 
@@ -39,6 +40,21 @@ fn it_has_its_parts_and_loads_nothing() {
     for loads in ["http:", "https:", " src=", "@import", "url("] {
         assert!(!page.contains(loads), "{loads}");
     }
+}
+
+#[test]
+fn what_was_not_predicted_is_said_and_the_unknown_row_of_the_ledger_is_always_there() {
+    let mut view = sample_view::full();
+    let report = Arc::make_mut(&mut view.report);
+    report.predictions = Some(Predictions::none(1, "no room"));
+    report
+        .ledger
+        .retain(|row| row.class != LedgerClass::Unknown);
+    report.ledger.push(LedgerRow::empty(LedgerClass::Unknown));
+    let page = page(&view);
+    assert!(page.contains("id=\"predicted\""));
+    assert!(page.contains("Nothing was predicted: no room."));
+    assert!(page.contains(LedgerClass::Unknown.help()));
 }
 
 #[test]

@@ -7,25 +7,20 @@ mod sites;
 use profiler_core::columns::{self, TextColumn};
 use profiler_core::host::container_of;
 use profiler_core::prediction::{Effect, NeedsRow, Predictions};
-use profiler_core::report::{FragReport, LedgerClass, LedgerRow};
+use profiler_core::report::{FragReport, LedgerRow};
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, count, nanoseconds, percent};
 use profiler_core::view::{ActivitySource, View};
 
 use super::names::{cut, rfc3339};
 use super::sentences::{self, python};
-use crate::hints::Hint;
 
 /// Columns at most.
 const WIDTH: usize = 100;
-/// Arenas, and defects, shown before the rest is only counted.
+/// Arenas shown before the rest is only counted.
 const TOP_ROWS: usize = 12;
 /// A bar.
 const BAR: TextColumn = TextColumn::left("", 24);
-/// Of the ledger: a class, and what it holds of RSS. The title begins where the rows are indented to.
-const CLASS: TextColumn = TextColumn::left("", 18);
-const LEDGER: TextColumn = TextColumn::left("WHERE MEMORY IS", CLASS.width + 2);
-const SHARE: TextColumn = TextColumn::right("of RSS", 8);
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 40);
 const FIGURE: TextColumn = TextColumn::right("", 14);
@@ -74,12 +69,11 @@ pub fn explanation(view: &View) -> String {
         text.paragraph("", paragraph);
         text.blank();
     }
-    if report
-        .predictions
-        .as_ref()
-        .is_some_and(|all| all.self_check.is_some())
-    {
-        predictions(&mut text, report);
+    let played = report.predictions.as_ref();
+    if let Some(played) = played.filter(|all| all.self_check.is_some()) {
+        // What was not predicted, and why, is in the explanation.
+        table(&mut text, report, played);
+        text.blank();
     }
     if let Some(census) = &report.objects {
         objects::objects(&mut text, report, census, &objects::SHORT);
@@ -205,15 +199,17 @@ fn target(text: &mut Text, report: &FragReport) {
 fn ledger(text: &mut Text, report: &FragReport) {
     let rss = report.kernel.rss_bytes;
     let [in_memory, shared, swapped] = LedgerRow::COLUMNS;
-    let (title, share) = if report.kernel.is_core {
+    let (class, share) = (LedgerRow::CLASS, LedgerRow::SHARE);
+    let (title, share_title) = if report.kernel.is_core {
         let in_core = TextColumn::right("in core", in_memory.width);
-        (in_core.heading(), SHARE.cell("of core"))
+        (in_core.heading(), share.cell("of core"))
     } else {
-        (in_memory.heading(""), SHARE.heading())
+        (in_memory.heading(""), share.heading())
     };
+    // It begins where the rows are indented from.
     text.title(&format!(
-        "{} {title} {share}  {} {} {}",
-        LEDGER.heading(),
+        "{}   {title} {share_title}  {} {} {}",
+        class.heading().to_uppercase(),
         BAR.heading(),
         shared.heading(""),
         swapped.heading("")
@@ -221,30 +217,22 @@ fn ledger(text: &mut Text, report: &FragReport) {
     let mut line = |name: &str, bar: &str, row: &LedgerRow| {
         text.line(&format!(
             "  {} {} {}  {} {} {}",
-            CLASS.cell(name),
+            class.cell(name),
             in_memory.cell(row),
-            SHARE.cell(&percent(row.resident_bytes, rss)),
+            share.cell(&percent(row.resident_bytes, rss)),
             BAR.cell(bar),
             shared.cell(row),
             swapped.cell(row)
         ));
     };
-    let mut sum = LedgerRow::empty(LedgerClass::Unknown);
-    for row in &report.ledger {
-        sum.resident_bytes += row.resident_bytes;
-        sum.shared_bytes += row.shared_bytes;
-        sum.swapped_bytes += row.swapped_bytes;
-        // All classes but the unknown are left out when they hold nothing.
-        let empty = row.resident_bytes == 0 && row.swapped_bytes == 0;
-        if !empty || row.class == LedgerClass::Unknown {
-            line(
-                row.class.name(),
-                &bar(row.resident_bytes, rss, BAR.width),
-                row,
-            );
-        }
+    for row in report.shown_ledger() {
+        line(
+            row.class.name(),
+            &bar(row.resident_bytes, rss, BAR.width),
+            row,
+        );
     }
-    line("sum", "", &sum);
+    line("sum", "", &report.ledger_sum());
     for sentence in sentences::of_ledger(report) {
         text.paragraph("  ", &sentence);
     }
@@ -253,9 +241,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
 
 fn metrics(text: &mut Text, view: &View) {
     text.title("METRICS");
-    let over_time = view.over_time.ratios();
-    let over_time = over_time.iter().filter(|metric| metric.value.is_some());
-    for metric in view.report.metrics.iter().chain(over_time) {
+    for metric in view.metrics() {
         let label = LABEL.cell(metric.id.label());
         text.line(&format!("  {label} {}", FIGURE.cell(&metric.text())));
     }
@@ -297,24 +283,8 @@ fn predictions(text: &mut Text, report: &FragReport) {
         return;
     };
     table(text, report, predictions);
-    if predictions.pending > 0 {
-        text.line(&format!(
-            "  {} more are not replayed yet",
-            predictions.pending
-        ));
-    }
-    for prediction in &predictions.candidates {
-        if let Some(why) = &prediction.failure {
-            text.line(&format!(
-                "  {}  not replayed: {why}",
-                PLAYED.cell(&prediction.title())
-            ));
-        }
-    }
-    if let Some(why) = &predictions.trouble {
-        let nothing = predictions.candidates.is_empty();
-        let what = if nothing { "Nothing" } else { "No more" };
-        text.paragraph("  ", &format!("{what} was predicted: {why}."));
+    for sentence in predictions.sentences() {
+        text.paragraph("  ", &sentence);
     }
     text.blank();
 }
@@ -327,11 +297,7 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     };
     text.title(&(CANDIDATE.heading() + &columns::headings(&NeedsRow::SHOWN, "")));
     if let Some(check) = &predictions.self_check {
-        let when = match predictions.before(report.taken_at_ns) {
-            None if report.counts_as_purged() => "now, after purging".to_owned(),
-            None => "measured now".to_owned(),
-            Some(before) => format!("measured {before} earlier"),
-        };
+        let when = report.measured_when(predictions);
         text.line(line(&when, &predictions.measured(check), "").trim_end());
         let error = format!("{:+.1} %", check.error() * 100.0);
         text.line(&line(
@@ -363,45 +329,19 @@ fn activity(text: &mut Text, view: &View) {
         ActivitySource::Sampled(activity) => activity,
     };
     text.title("ACTIVITY");
-    text.line(&format!(
-        "  while sampled: {} malloc/s ({}/s), {} free/s",
-        count(activity.alloc_rate.round() as u64),
-        bytes(activity.alloc_byte_rate as u64),
-        count(activity.free_rate.round() as u64)
-    ));
-    if !activity.lifetimes.is_empty() {
-        let at = |quantile| nanoseconds(activity.lifetimes.value_at_quantile(quantile));
-        text.line(&format!(
-            "  lifetimes of freed blocks: median {}, 90th percentile {}, 99th {}",
-            at(0.5),
-            at(0.9),
-            at(0.99)
-        ));
+    for sentence in sentences::of_activity(activity) {
+        text.paragraph("  ", &sentence);
     }
-    text.line(&format!(
-        "  sampled {} of {}; the probes take {:.1} % of one core",
-        nanoseconds(activity.armed_ns),
-        nanoseconds(activity.elapsed_ns),
-        activity.cost.share * 100.0
-    ));
     text.blank();
 }
 
 fn completeness(text: &mut Text, view: &View) {
-    let seen = &view.report.completeness;
     text.title("HOW RELIABLE");
     for sentence in sentences::of_reliability(view) {
         text.paragraph("  ", &sentence);
     }
-    for defect in seen.defects.iter().take(TOP_ROWS) {
-        text.paragraph("  ", &format!("defect: {}", defect.what));
-    }
-    if let Some(rest) = seen.defects.len().checked_sub(TOP_ROWS + 1) {
-        text.line(&format!(
-            "  and {} more defects ({})",
-            rest + 1,
-            Hint::AllRows.words()
-        ));
+    for sentence in sentences::of_defects(&view.report.completeness) {
+        text.paragraph("  ", &sentence);
     }
     for notice in &view.notices {
         text.paragraph("  ", notice);

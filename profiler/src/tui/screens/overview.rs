@@ -1,7 +1,7 @@
 //! The verdict, the ledger, RSS and live bytes over time.
 
 use profiler_core::columns::TextColumn;
-use profiler_core::report::{LedgerClass, LedgerRow};
+use profiler_core::report::LedgerRow;
 use profiler_core::units::{bytes, percent};
 use profiler_core::view::{Point, View};
 use ratatui::Frame;
@@ -17,10 +17,8 @@ use crate::tui::app::App;
 const CHART_ROWS: u16 = 5;
 /// From this width on the metrics stand beside the ledger.
 const WIDE: u16 = 116;
-/// Of the ledger.
-const CLASS: TextColumn = TextColumn::left("where RSS is", 19);
+/// Of the ledger: what a class has in memory.
 const BYTES: TextColumn = TextColumn::right("bytes", LedgerRow::COLUMNS[0].width);
-const SHARE: TextColumn = TextColumn::right("of RSS", 8);
 /// Of the metrics beside it.
 const LABEL: TextColumn = TextColumn::left("", 26);
 const FIGURE: TextColumn = TextColumn::right("", 12);
@@ -121,28 +119,24 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
         };
         part("swapped", row.swapped_bytes) + &part("shared", row.shared_bytes)
     };
-    let extras = view.report.ledger.iter().map(|row| extra(row).len()).max();
+    let extras = view.report.shown_ledger().map(|row| extra(row).len()).max();
     // Bars take what the words leave.
-    let taken = CLASS.width + BYTES.width + SHARE.width + GAP.len();
+    let [in_memory, ..] = LedgerRow::COLUMNS;
+    let (class, share) = (LedgerRow::CLASS, LedgerRow::SHARE);
+    let taken = class.width + 1 + in_memory.width + share.width + GAP.len();
     let cells = usize::from(width).saturating_sub(taken + extras.unwrap_or(0));
     let cells = cells.clamp(8, 60);
-    let titles = CLASS.heading() + &BYTES.heading() + &SHARE.heading();
+    let titles = class.cell("where RSS is") + " " + &BYTES.heading() + &share.heading();
     let mut lines = vec![Line::styled(
         format!("{titles}{GAP}resident"),
         app.theme.title(),
     )];
-    let [in_memory, ..] = LedgerRow::COLUMNS;
-    for row in &view.report.ledger {
-        // Unknown is always shown.
-        let shown = row.resident_bytes + row.swapped_bytes > 0 || row.class == LedgerClass::Unknown;
-        if !shown {
-            continue;
-        }
+    for row in view.report.shown_ledger() {
         let style = app.theme.ledger(row.class);
         let bar = bar(row.resident_bytes, rss, cells);
         lines.push(Line::from(vec![
-            Span::styled(CLASS.cell(row.class.name()), style),
-            Span::raw(in_memory.cell(row) + &SHARE.cell(&percent(row.resident_bytes, rss)) + GAP),
+            Span::styled(class.cell(row.class.name()) + " ", style),
+            Span::raw(in_memory.cell(row) + &share.cell(&percent(row.resident_bytes, rss)) + GAP),
             Span::styled(format!("{bar:<cells$}"), style),
             Span::styled(extra(row), app.theme.quiet()),
         ]));
