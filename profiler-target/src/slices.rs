@@ -103,7 +103,8 @@ pub(super) struct Slice {
     /// Whether pages of its own may be read by the faster way ([`super::memory`]).
     is_unmerged: bool,
     regions: Mutex<HashMap<u64, Region>>,
-    mapped: OnceLock<Vec<AddrRange>>,
+    /// `None` once the target has no memory any more.
+    mapped: OnceLock<Option<Vec<AddrRange>>>,
 }
 
 impl Slices {
@@ -299,16 +300,23 @@ impl Slices {
     }
 
     /// Whether anything is mapped there.
-    pub(super) fn is_mapped(&self, slice: &Slice, page: RemoteAddr) -> bool {
-        let read = || {
-            let maps = self.dir.text("maps").unwrap_or_default();
-            let mappings = maps.lines().filter_map(maps::parse_line);
-            mappings.map(|mapping| mapping.range).collect()
-        };
-        let mapped = slice.mapped.get_or_init(read);
+    ///
+    /// # Errors
+    /// [`ReadError::Gone`] where that is not known, as the target has no memory any more.
+    pub(super) fn is_mapped(&self, slice: &Slice, page: RemoteAddr) -> Result<bool, ReadError> {
+        let mapped = slice.mapped.get_or_init(|| mapped_ranges(&self.dir));
+        let mapped = mapped.as_ref().ok_or(ReadError::Gone)?;
         let next = mapped.partition_point(|range| range.end() <= page);
-        mapped.get(next).is_some_and(|range| range.contains(page))
+        Ok(mapped.get(next).is_some_and(|range| range.contains(page)))
     }
+}
+
+/// What is mapped; `None` where that cannot be read, or is nothing, as of a process that is exiting.
+fn mapped_ranges(dir: &ProcDir) -> Option<Vec<AddrRange>> {
+    let maps = dir.text("maps").ok()?;
+    let mappings = maps.lines().filter_map(maps::parse_line);
+    let ranges: Vec<_> = mappings.map(|mapping| mapping.range).collect();
+    (!ranges.is_empty()).then_some(ranges)
 }
 
 impl Slice {
@@ -406,4 +414,34 @@ pub(super) fn region_of(addr: RemoteAddr) -> u64 {
 /// The entry of the page of `addr`, which is in this region.
 pub(super) fn entry_of(region: &Region, addr: RemoteAddr) -> Entry {
     Entry::new(region[(addr.page() % REGION_PAGES) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::mapped_ranges;
+    use crate::open;
+
+    #[test]
+    fn of_a_target_that_has_ended_it_is_not_known_what_is_mapped() {
+        let child = Command::new("sleep").arg("600").spawn();
+        let mut child = child.expect("it starts");
+        let (dir, _memory) = open::open(child.id().cast_signed()).expect("opened");
+        assert!(mapped_ranges(&dir).is_some());
+        child.kill().expect("killed");
+        // It is not reaped, so that its files are there still, and empty.
+        let began = Instant::now();
+        while mapped_ranges(&dir).is_some() {
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "it is there still"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().expect("reaped");
+        assert_eq!(mapped_ranges(&dir), None);
+    }
 }

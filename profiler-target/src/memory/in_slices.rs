@@ -61,7 +61,7 @@ impl Pages<'_> {
             return Err(ReadError::Swapped(at));
         }
         if !entry.is_present() {
-            return match self.slices.is_mapped(self.slice, at) {
+            return match self.slices.is_mapped(self.slice, at)? {
                 true => Ok(Reading::Zeros),
                 false => Err(ReadError::Unmapped(at)),
             };
