@@ -6,7 +6,7 @@ use crate::size_class::SizeClass;
 use crate::units::{bytes, nanoseconds, percent};
 
 use super::growth::Growth;
-pub use super::holder::{Branch, Holder, PathStep, Via};
+pub use super::holder::{Branch, Holder, NameKind, PathStep, Via};
 pub use super::layout::LayoutBasis;
 pub use super::page_owners::PageOwner;
 pub use super::pins::{Copied, Dropped};

@@ -86,6 +86,40 @@ pub struct Branch {
     pub items: u64,
 }
 
+/// What a name of a holder is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum NameKind {
+    /// A global of a module, or an attribute of a class.
+    Entry,
+    /// A variable of a function, which goes when that returns.
+    Variable,
+    /// No name in the program: a place where references were found.
+    Place,
+}
+
+impl NameKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Entry, Self::Variable, Self::Place];
+
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entry => "entry",
+            Self::Variable => "variable",
+            Self::Place => "place",
+        }
+    }
+
+    /// Of a name in a file that has the text alone, as those of older versions have.
+    fn of_text(text: &str) -> Self {
+        match text {
+            _ if text.starts_with('(') => Self::Place,
+            _ if text.contains("(): ") => Self::Variable,
+            _ => Self::Entry,
+        }
+    }
+}
+
 /// A name, or several that share what they hold, and what would go if they went.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Holder {
@@ -93,6 +127,8 @@ pub struct Holder {
     pub name: String,
     /// Other names that hold the same; what is shared is retained by none of them alone.
     pub shared_with: Vec<String>,
+    /// What each of its names is, in the order of [`Self::names_as_shown`].
+    pub name_kinds: Vec<NameKind>,
     /// Whether it is a name in the program, rather than a place where references were found.
     pub is_name: bool,
     /// Type of what it refers to; of [`Self::name`] where several names share something.
@@ -156,6 +192,24 @@ impl Holder {
         let mut names: Vec<&str> = others.chain([&self.name]).map(String::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    /// Its names as they are shown, and what each is; one of which that is not given counts as an entry.
+    pub fn names_with_kinds(&self) -> impl Iterator<Item = (&str, NameKind)> {
+        let names = std::iter::once(&self.name).chain(&self.shared_with);
+        let kinds = self.name_kinds.iter().copied();
+        let kinds = kinds.chain(std::iter::repeat(NameKind::Entry));
+        names.map(String::as_str).zip(kinds)
+    }
+
+    /// With the kinds of its names, where what it was read from has none, or not one for each.
+    #[must_use]
+    pub fn with_kinds(mut self) -> Self {
+        if self.name_kinds.len() != 1 + self.shared_with.len() {
+            let names = std::iter::once(&self.name).chain(&self.shared_with);
+            self.name_kinds = names.map(|name| NameKind::of_text(name)).collect();
+        }
+        self
     }
 
     /// Its names as they are shown, the first of them before the others.
@@ -265,6 +319,23 @@ impl Holder {
 mod tests {
     use super::*;
     use crate::residency::NeverWritten;
+
+    #[test]
+    fn names_of_files_without_kinds_get_them_from_their_text() {
+        let of = |name_kinds| Holder {
+            name: "app.run(): rows".into(),
+            shared_with: vec!["app.CACHE".into(), "(interpreter)".into()],
+            name_kinds,
+            ..Holder::default()
+        };
+        let derived = [NameKind::Variable, NameKind::Entry, NameKind::Place];
+        for lacking in [vec![], vec![NameKind::Entry]] {
+            assert_eq!(of(lacking).with_kinds().name_kinds, derived);
+        }
+        // What was recorded stays, whatever the text is.
+        let recorded = vec![NameKind::Entry; 3];
+        assert_eq!(of(recorded.clone()).with_kinds().name_kinds, recorded);
+    }
 
     #[test]
     fn pages_that_are_mapped_are_not_said_to_be_freed_where_they_may_stay() {

@@ -59,8 +59,8 @@ use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
 pub use self::census::{
-    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NameKind,
+    NativeRow, NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 pub(crate) use self::growth::ranked;
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};

@@ -13,6 +13,7 @@ use super::dict::{DictParts, entries};
 use super::edges::Resolver;
 use super::frames::{Suspended, Variable};
 use super::graph::NONE;
+use super::holder::NameKind;
 use super::layout::{Layout, MODULE_DICT};
 use super::scan::Noted;
 use super::text::{str_name, str_text};
@@ -43,6 +44,17 @@ pub(super) enum Name {
     ThreadLocal,
     /// What no name of the program holds, by where it was found.
     Root(Root),
+}
+
+impl Name {
+    /// What it is to a holder.
+    pub(super) fn kind(self) -> NameKind {
+        match self {
+            Self::Entry { .. } => NameKind::Entry,
+            Self::Variable(_) | Self::Suspended(_) => NameKind::Variable,
+            Self::ThreadLocal | Self::Root(_) => NameKind::Place,
+        }
+    }
 }
 
 /// Where references come from that have no name in the program.

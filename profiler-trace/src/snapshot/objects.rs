@@ -3,8 +3,8 @@
 use std::io;
 
 use profiler_core::objects::{
-    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PackageRow, PageOwner, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NameKind,
+    NativeRow, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 use profiler_core::residency::NeverWritten;
 
@@ -12,6 +12,7 @@ use super::wire::{Input, Wire, by_name, fields};
 
 by_name!(LayoutBasis, "a basis of layouts");
 by_name!(Via, "a way of holding an object");
+by_name!(NameKind, "a kind of name");
 
 /// Major and minor version of Python.
 impl Wire for (u8, u8) {
@@ -74,8 +75,9 @@ fields!(Holder {
     mapped_bytes,
     mapped_shared_bytes,
     mapped_kept_bytes,
-    object
-});
+    object,
+    name_kinds
+} finish Holder::with_kinds);
 
 fields!(Branch {
     object,

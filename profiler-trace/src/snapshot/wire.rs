@@ -145,8 +145,9 @@ pub(super) fn put_framed(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
 
 /// Names the fields of a struct, in the order of their bytes; those after `later` were added since the
 /// first version. The struct is taken apart by name: a field that is missing here does not compile.
+/// What `finish` names makes of it what older bytes lack and [`Default`] does not give.
 macro_rules! fields {
-    ($Type:ty { $($field:ident),+ $(,)? } $(later { $($later:ident),+ $(,)? })?) => {
+    ($Type:ty { $($field:ident),+ $(,)? } $(later { $($later:ident),+ $(,)? } $(finish $finish:path)?)?) => {
         impl $crate::snapshot::wire::Wire for $Type {
             fn put(&self, out: &mut Vec<u8>) {
                 let Self { $($field,)+ $($($later,)+)? } = self;
@@ -160,13 +161,15 @@ macro_rules! fields {
                 input: &mut $crate::snapshot::wire::Input<'_, '_>,
             ) -> std::io::Result<Self> {
                 let mut own = input.framed()?;
-                Ok(Self {
+                let value = Self {
                     $($field: $crate::snapshot::wire::Wire::take(&mut own)?,)+
                     $($($later: match own.rest.is_empty() {
                         true => Default::default(),
                         false => $crate::snapshot::wire::Wire::take(&mut own)?,
                     },)+)?
-                })
+                };
+                $($(let value = $finish(value);)?)?
+                Ok(value)
             }
         }
     };

@@ -5,7 +5,7 @@
 
 use hashbrown::HashMap;
 
-use crate::objects::census::Holder;
+use crate::objects::census::{Holder, NameKind};
 
 /// For each of the holders the one that it was, if it was there.
 pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<Option<&'a Holder>> {
@@ -23,7 +23,7 @@ pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<O
         })
         .collect();
     // What the program names for good is a better sign than a variable, which may refer to something else by now.
-    for is_sign in [is_lasting, |_: &str| true] {
+    for is_sign in [is_lasting, |_: NameKind| true] {
         for (holder, found) in later.iter().zip(&mut found) {
             if found.is_none() {
                 *found = take_nearest(&mut left, holder, is_sign);
@@ -33,21 +33,21 @@ pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<O
     found
 }
 
-/// Whether it names no variable of a function.
-pub(super) fn is_lasting(name: &str) -> bool {
-    !name.contains("(): ")
+/// Whether a name is no variable of a function.
+pub(super) fn is_lasting(kind: NameKind) -> bool {
+    kind != NameKind::Variable
 }
 
 /// Of those left that have one of its names the one that holds as much, nearly.
 fn take_nearest<'a>(
     left: &mut [Option<&'a Holder>],
     holder: &Holder,
-    is_sign: fn(&str) -> bool,
+    is_sign: fn(NameKind) -> bool,
 ) -> Option<&'a Holder> {
     let names = holder.names();
     let is_same = |other: &Holder| {
-        let mut others = other.names().into_iter();
-        others.any(|name| is_sign(name) && names.binary_search(&name).is_ok())
+        let mut others = other.names_with_kinds();
+        others.any(|(name, kind)| is_sign(kind) && names.binary_search(&name).is_ok())
     };
     let distance = |other: &Holder| other.retained_bytes.abs_diff(holder.retained_bytes);
     let same = left.iter_mut().filter(|one| one.is_some_and(is_same));
@@ -66,6 +66,7 @@ mod tests {
             retained_bytes,
             ..Holder::default()
         }
+        .with_kinds()
     }
 
     fn bytes(earlier: &[Holder], later: &[Holder]) -> Vec<Option<u64>> {

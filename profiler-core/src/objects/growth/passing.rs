@@ -9,7 +9,7 @@ use crate::objects::names::Root;
 /// of functions alone.
 pub(super) fn is_passing(holder: &Holder) -> bool {
     match holder.is_name {
-        true => !holder.names().into_iter().any(is_lasting),
+        true => !holder.names_with_kinds().any(|(_, kind)| is_lasting(kind)),
         false => holder.name != Root::Tracing.name(),
     }
 }
@@ -48,6 +48,7 @@ mod tests {
             retained_bytes,
             ..Holder::default()
         }
+        .with_kinds()
     }
 
     #[test]

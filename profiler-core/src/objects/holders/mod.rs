@@ -18,7 +18,7 @@ use super::dominators::Dominators;
 use super::edges::{Resolver, Weak};
 use super::fold::Folded;
 use super::graph::NONE;
-use super::holder::Holder;
+use super::holder::{Holder, NameKind};
 use super::kinds::{Content, Kind, PackedKind};
 use super::mapped::{Mapped, MappedBytes};
 use super::names::{Name, Names};
@@ -181,8 +181,8 @@ impl<M: TargetMemory> Holders<'_, M> {
     /// A holder, but for what its blocks pin: its way down, and the type and number of its items.
     fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
         let names = candidate.names.iter();
-        let mut names: Vec<(u32, String)> =
-            names.map(|name| (*name, self.name_text(*name))).collect();
+        let names = names.map(|name| (*name, self.kind_of_name(*name), self.name_text(*name)));
+        let mut names: Vec<(u32, NameKind, String)> = names.collect();
         // The program's own say more than those of libraries, and than the variables of what runs it.
         // Of these, what has just that says more than what it lies deep below.
         let has_it = |name: u32| {
@@ -190,31 +190,33 @@ impl<M: TargetMemory> Holders<'_, M> {
             let is_block = (value as usize) < self.kinds.len();
             (is_block && self.number(value) == candidate.number).then_some(())
         };
-        let is_variable = |at: u32| {
-            let name = self.names.of_node(self.tree.node[at as usize]);
-            matches!(name, Some((Name::Variable(_) | Name::Suspended(_), _)))
-        };
         // A variable is gone when its function returns: where neither has just that, what lasts says more.
-        names.sort_by_key(|(at, name)| {
+        names.sort_by_key(|(at, kind, name)| {
             (
-                self.origins.rank(name),
+                self.origins.rank(name, *kind),
                 has_it(*at).is_none(),
-                is_variable(*at),
+                *kind == NameKind::Variable,
             )
         });
         let first = way.iter().find_map(|number| self.object(*number));
         // What several names share may lie deep below what the first of them has.
-        let value = names.first().and_then(|(name, _)| self.value(*name));
-        let mut names = names.into_iter().map(|(_, name)| name);
+        let value = names.first().and_then(|(name, ..)| self.value(*name));
+        let (mut name_kinds, names): (Vec<NameKind>, Vec<String>) = names
+            .into_iter()
+            .map(|(_, kind, name)| (kind, name))
+            .unzip();
+        let mut names = names.into_iter();
         let name = names.next().unwrap_or_default();
         let mut shared_with: Vec<String> = names.collect();
         if candidate.group.is_some() && candidate.names.len() == 1 {
             shared_with.push(WITHOUT_NAME.to_owned());
+            name_kinds.push(NameKind::Place);
         }
         let item_name = item.map(|(of, _)| self.types[of as usize].name.clone());
         Holder {
             name,
             shared_with,
+            name_kinds,
             is_name: candidate.names.iter().all(|name| {
                 let name = self.names.of_node(self.tree.node[*name as usize]);
                 !matches!(name, Some((Name::Root(_), _)))
@@ -394,6 +396,12 @@ impl<M: TargetMemory> Holders<'_, M> {
             source: self.source,
             kinds: self.kinds,
         }
+    }
+
+    /// What a name is; a number that is none is a place.
+    fn kind_of_name(&self, number: u32) -> NameKind {
+        let name = self.names.of_node(self.tree.node[number as usize]);
+        name.map_or(NameKind::Place, |(name, _)| name.kind())
     }
 
     fn name_text(&self, number: u32) -> String {

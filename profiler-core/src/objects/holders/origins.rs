@@ -2,6 +2,8 @@
 
 use hashbrown::HashMap;
 
+use super::super::holder::NameKind;
+
 /// Packages that run the functions of a program: that their own functions' variables refer to something, too, says little.
 const RUNNERS: [&str; 14] = [
     "asyncio",
@@ -84,16 +86,14 @@ impl Origins {
     }
 
     /// Whose a name as people write it is: that of the innermost module that it begins with.
-    pub(super) fn rank(&self, name: &str) -> Origin {
+    pub(super) fn rank(&self, name: &str, kind: NameKind) -> Origin {
         let package = name.split('.').next().unwrap_or("");
-        if name.starts_with('(') {
-            return Origin::Place;
+        match kind {
+            NameKind::Place => return Origin::Place,
+            NameKind::Variable if RUNNERS.contains(&package) => return Origin::Runner,
+            NameKind::Variable | NameKind::Entry => {}
         }
-        if name.contains("(): ") && RUNNERS.contains(&package) {
-            return Origin::Runner;
-        }
-        let (path, _) = name.split_once("(): ").unwrap_or((name, ""));
-        let mut module = path;
+        let mut module = name;
         while let Some((outer, _)) = module.rsplit_once('.') {
             if let Some(origin) = self.0.get(outer) {
                 return *origin;
@@ -126,15 +126,15 @@ mod tests {
         let owned = |(name, file): (&str, Option<&str>)| (name.to_owned(), file.map(str::to_owned));
         let origins = Origins::of(all.into_iter().map(owned));
         let mut names = [
-            "(interpreter)",
-            "asyncio.runners.run(): main",
-            "sys.modules",
-            "logging.Logger.manager",
-            "pandas.core.Frame.CACHE",
-            "app.tasks.Order.CACHE",
-            "__main__.run(): rows",
+            ("(interpreter)", NameKind::Place),
+            ("asyncio.runners.run(): main", NameKind::Variable),
+            ("sys.modules", NameKind::Entry),
+            ("logging.Logger.manager", NameKind::Entry),
+            ("pandas.core.Frame.CACHE", NameKind::Entry),
+            ("app.tasks.Order.CACHE", NameKind::Entry),
+            ("__main__.run(): rows", NameKind::Variable),
         ];
-        names.sort_by_key(|name| origins.rank(name));
+        names.sort_by_key(|(name, kind)| origins.rank(name, *kind));
         let sorted = [
             "app.tasks.Order.CACHE",
             "__main__.run(): rows",
@@ -144,6 +144,6 @@ mod tests {
             "asyncio.runners.run(): main",
             "(interpreter)",
         ];
-        assert_eq!(names, sorted);
+        assert_eq!(names.map(|(name, _)| name), sorted);
     }
 }

@@ -3,8 +3,8 @@
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
-    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NativeRow,
-    PackageRow, PageOwner, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NameKind,
+    NativeRow, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 use profiler_core::residency::NeverWritten;
 use profiler_core::size_class::SizeClass;
@@ -54,6 +54,7 @@ fn holder() -> impl Strategy<Value = Holder> {
             item_type: types.1.clone(),
             items: figures.3,
         }],
+        name_kinds: vec![NameKind::Variable; 1 + names.1.len()],
         name: names.0,
         shared_with: names.1,
         is_name: names.2,
