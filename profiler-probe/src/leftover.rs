@@ -16,7 +16,7 @@ use profiler_common::{Arguments, Cookie, MAX_SITES};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory};
 use profiler_core::residency::{Mapping, MappingKind, PageRun};
-use profiler_target::{LiveMemory, OpenError, Process, Target, open_foreign};
+use profiler_target::{LiveMemory, OpenError, Process, Stat, Target, open_foreign};
 
 use super::error::{ProbeError, attach_failure, remove_failure};
 use super::links::GUARD_NAME;
@@ -60,14 +60,11 @@ pub struct Breakpoint {
 /// Guards of probes that somebody has suspended: they remove what they hold when they go on.
 pub fn suspended_guards() -> Vec<i32> {
     let name = GUARD_NAME.to_string_lossy();
-    let beginnings = ['T', 't'].map(|state| format!("({name}) {state} "));
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-        stat.is_ok_and(|stat| beginnings.iter().any(|begin| stat.contains(begin)))
-    })
-    .collect()
+    let is_suspended_guard = |stat: Stat| stat.name == name && matches!(stat.state, 'T' | 't');
+    pids.filter(|pid| Stat::of(*pid).is_some_and(is_suspended_guard))
+        .collect()
 }
 
 /// What [`find`] found.

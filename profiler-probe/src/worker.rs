@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_common::sampling::SamplingCounter;
 use profiler_core::event::AllocEvent;
 use profiler_core::residency::MappingKind;
-use profiler_target::{ErrorKind, Process, Target};
+use profiler_target::{ErrorKind, Process, Stat, Target};
 
 use super::armed::Armed;
 use super::budget::{Account, Budget};
@@ -348,14 +348,12 @@ fn take_event(state: &mut State, event: &AllocEvent) {
 /// Whether the process of this `/proc/PID/stat`, opened when it lived, still runs; a later process
 /// of the same number is another.
 fn is_alive(stat: &File) -> bool {
-    let mut buffer = [0; 512];
+    // 52 fields of 20 digits at the most.
+    let mut buffer = [0; 2048];
     let Ok(length) = stat.read_at(&mut buffer, 0) else {
         return false;
     };
-    let text = String::from_utf8_lossy(&buffer[..length]);
-    // The name in brackets may hold anything (proc_pid_stat(5)).
-    let state = text.rsplit(')').next().unwrap_or_default().trim_start();
-    !matches!(state.chars().next(), Some('Z' | 'X') | None)
+    Stat::parse(&buffer[..length]).is_some_and(|stat| !stat.has_ended())
 }
 
 /// Now, on the clock of the events (`CLOCK_MONOTONIC`), in ns.

@@ -11,7 +11,6 @@
 //! and its panics run none of fragscope's hooks, which take locks of the terminal and of the standard
 //! streams.
 
-use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +25,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use super::error_kind::not_started;
 use super::proc_dir::PidFd;
+use super::stat::Stat;
 use super::tree::reap_adopted;
 use super::{file_reader, guard};
 
@@ -195,7 +195,5 @@ fn await_ends(left: &[i32]) {
 
 /// Whether a process waits where no signal reaches it (`D`, proc(5)), or its state cannot be read.
 fn is_unreachable(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    let state = stat.as_deref().ok().and_then(|stat| stat.rsplit_once(") "));
-    state.is_none_or(|(_, rest)| rest.starts_with('D'))
+    Stat::of(pid.as_raw()).is_none_or(|stat| stat.state == 'D')
 }

@@ -47,6 +47,7 @@ mod record_ring;
 mod residency;
 mod runs_on;
 mod slices;
+mod stat;
 mod stop;
 mod target;
 mod tmpfs;
@@ -84,6 +85,7 @@ pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use runs_on::RunsOn;
 pub use slices::{RUNS_BETWEEN, SliceTally, Slices};
+pub use stat::{Stat, time_of_ticks};
 pub use stop::{LONGEST_STOP, STOP_DEADLINE, StopError, StopOutcome, Stopped};
 pub use target::{Reads, Target, TargetState};
 pub use tree::{

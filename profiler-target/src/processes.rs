@@ -11,8 +11,8 @@ use super::attributes::file_behind;
 use super::open::PF_KTHREAD;
 use super::page_size::page_size;
 use super::proc_dir::{all_pids, field};
+use super::stat::{Stat, time_of_ticks};
 use super::target::words;
-use super::tree::Stat;
 
 /// The longest part of a command line that is kept, in bytes: there may be thousands.
 const MAX_CMDLINE_BYTES: u64 = 4096;
@@ -105,10 +105,9 @@ impl Listed {
 
     /// For how long it has run, in nanoseconds.
     pub fn age_ns(&self) -> Option<u64> {
-        let tick_ns = 1_000_000_000_u64.checked_div(procfs::ticks_per_second())?;
-        let began_ns = self.id.began_ticks.checked_mul(tick_ns)?;
         let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
-        u64::try_from(now.as_nanos()).ok()?.checked_sub(began_ns)
+        let age = now.checked_sub(time_of_ticks(self.id.began_ticks))?;
+        u64::try_from(age.as_nanos()).ok()
     }
 
     /// Its command line, cut to 4 KiB; empty where it has none.

@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use procfs::process::LimitValue;
 
 use super::attributes::file_behind;
 use super::proc_dir::PidFd;
+use super::stat::{Stat, time_of_ticks};
 
 /// So many generations are followed at most.
 const MAX_GENERATIONS: usize = 1024;
@@ -132,15 +134,15 @@ impl ProcessTree {
     }
 
     /// Whether a descendant has this thread, and had it already so long ago.
-    pub fn has_thread(&self, tid: u32, ago: std::time::Duration) -> bool {
+    pub fn has_thread(&self, tid: u32, ago: Duration) -> bool {
         let Ok(tid) = i32::try_from(tid) else {
             return false;
         };
         let Some(stat) = Stat::of(tid).filter(|stat| !matches!(stat.state, 'Z' | 'X')) else {
             return false;
         };
-        let then = boot_ticks().map(|now| now - ago.as_secs_f64() * ticks_per_second());
-        let began_later = then.is_some_and(|then| stat.began_ticks as f64 > then);
+        let then = since_boot().map(|now| now.saturating_sub(ago));
+        let began_later = then.is_some_and(|then| time_of_ticks(stat.began_ticks) > then);
         let process = process_of(tid);
         !began_later && process.is_some_and(|pid| self.member(pid).is_some())
     }
@@ -343,43 +345,6 @@ fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {
     Ok(all)
 }
 
-/// What `/proc/N/stat` says of a process or a thread.
-pub(super) struct Stat {
-    pub(super) name: String,
-    pub(super) state: char,
-    pub(super) parent: i32,
-    /// `PF_*` of `include/linux/sched.h`.
-    pub(super) flags: u32,
-    pub(super) began_ticks: u64,
-    /// 0 when we may not know it.
-    stack: u64,
-}
-
-impl Stat {
-    pub(super) fn of(number: i32) -> Option<Self> {
-        Self::read(&format!("/proc/{number}/stat"))
-    }
-
-    fn read(path: &str) -> Option<Self> {
-        let text = fs::read(path).ok()?;
-        let text = String::from_utf8_lossy(&text);
-        // The name in parentheses may hold any character.
-        let (head, tail) = text.rsplit_once(") ")?;
-        let mut fields = tail.split(' ');
-        Some(Self {
-            name: head.split_once(" (")?.1.to_owned(),
-            state: fields.next()?.chars().next()?,
-            parent: fields.next()?.parse().ok()?,
-            // Field 9 of proc(5), the state being the third.
-            flags: fields.nth(4)?.parse().ok()?,
-            // Field 22.
-            began_ticks: fields.nth(12)?.parse().ok()?,
-            // Field 28.
-            stack: fields.nth(5)?.parse().ok()?,
-        })
-    }
-}
-
 /// Whether the process runs the same program file as this one, or one that cannot be seen: it is
 /// exiting, and has no program any more, or is another user's.
 fn may_be_own_program(pid: i32) -> bool {
@@ -409,21 +374,14 @@ fn status_number(tid: i32, name: &str) -> Option<u32> {
     u32::try_from(number).ok()
 }
 
-fn ticks_per_second() -> f64 {
-    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
-    ticks.map_or(100.0, |ticks| ticks as f64)
-}
-
-fn boot_ticks() -> Option<f64> {
+fn since_boot() -> Option<Duration> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
-    let seconds = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
-    Some(seconds * ticks_per_second())
+    Some(Duration::from(now))
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
     use super::*;
 

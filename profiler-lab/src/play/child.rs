@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
 use profiler_common::program::PlayerMessage;
+use profiler_target::time_of_ticks;
 
 use super::command::{command, spawn};
 use super::confine::Confinement;
@@ -201,8 +202,7 @@ impl Child {
                 let waited = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
                 stat.utime + stat.stime + waited
             });
-            // USER_HZ, which is 100 on every architecture that fragscope runs on.
-            all.used += Duration::from_millis(ticks * 10);
+            all.used += time_of_ticks(ticks);
             let threads = process.tasks().into_iter().flatten().flatten();
             let mut states = threads.filter_map(|thread| Some(thread.stat().ok()?.state));
             all.is_runnable |= states.any(|state| state == 'R');

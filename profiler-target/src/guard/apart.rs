@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::super::cgroup::{self, Group, UNIFIED};
 use super::super::host::{OOM_SCORE, score_before};
+use super::super::stat::Stat;
 
 /// The cgroup hierarchies by which processes are frozen or killed together, or kept from running: a guard
 /// that gets no processor can end no stop.
@@ -100,16 +101,7 @@ fn close_ranges(keep: &[RawFd]) -> bool {
 /// Writes the name over the arguments that fragscope was started with, which a guard would share:
 /// whoever looks for a command line finds the one that he means.
 fn rename(name: &CStr) {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Fields 48 and 49, `arg_start` and `arg_end` (proc_pid_stat(5)); the state is the third.
-    let Some((_, rest)) = stat.rsplit_once(") ") else {
-        return;
-    };
-    let mut fields = rest
-        .split(' ')
-        .skip(48 - 3)
-        .map_while(|f| f.parse::<usize>().ok());
-    let (Some(start), Some(end)) = (fields.next(), fields.next()) else {
+    let Some((start, end)) = Stat::read("/proc/self/stat").and_then(|stat| stat.arguments) else {
         return;
     };
     let len = end.saturating_sub(start);

@@ -8,6 +8,7 @@ use profiler_core::text::visible;
 
 use super::GUARD_NAME;
 use crate::proc_dir::field;
+use crate::stat::Stat;
 
 /// Who that is, for people.
 const OF_ANOTHER_SESSION: &str = " (the stop guard of another fragscope)";
@@ -94,11 +95,8 @@ pub(crate) fn already_traced(thread: u64, tid: i32) -> StopError {
 /// its own, and our user or root. A program can have all of that, if it is run by one of these; then it is
 /// waited for in vain.
 fn is_stop_guard(pid: u64, comm: &str, status: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // State, parent and group come before the session (proc_pid_stat(5)).
-    let session = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
+    let session = i32::try_from(pid).ok().and_then(Stat::of);
+    let session = session.and_then(|stat| u64::try_from(stat.session).ok());
     let user = field(status, "Uid");
     comm.trim_end().as_bytes() == GUARD_NAME.to_bytes()
         && session == Some(pid)

@@ -18,6 +18,7 @@ use profiler_core::threads::Thread;
 use super::reaper::{Reaper, reap};
 use super::{StopError, already_traced, gone};
 use crate::proc_dir::{ProcDir, field};
+use crate::stat::Stat;
 
 /// How long a thread in an uninterruptible wait is waited for: the others stand still meanwhile, and
 /// it may not come for minutes.
@@ -133,7 +134,7 @@ impl Tracer {
 
     fn thread_state(&self, tid: i32) -> Option<char> {
         let stat = self.dir.text(&format!("task/{tid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
+        Some(Stat::parse(stat.as_bytes())?.state)
     }
 
     /// Looks again at those that stopped, and gives them with their registers; `None` when any of them runs.

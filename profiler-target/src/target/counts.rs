@@ -10,6 +10,7 @@ use profiler_core::sample::KernelCount;
 use super::Target;
 use crate::host;
 use crate::proc_dir::field;
+use crate::stat::time_of_ticks;
 
 impl Target {
     /// The kernel's own count of its memory.
@@ -85,9 +86,7 @@ impl Target {
     /// When it has exited.
     pub fn cpu_time(&self) -> io::Result<Duration> {
         let stat = self.dir.stat()?;
-        let ticks = stat.utime + stat.stime;
-        // USER_HZ, which is 100 on every architecture that fragscope runs on.
-        Ok(Duration::from_millis(ticks * 10))
+        Ok(time_of_ticks(stat.utime.saturating_add(stat.stime)))
     }
 
     /// The numbers of its threads, ascending.
