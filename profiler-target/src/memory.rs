@@ -65,6 +65,17 @@ pub(super) enum Answers {
 /// The mappings of files and of shared memory, ascending, as they were when they were last looked at.
 type MappedFiles = Vec<(AddrRange, Answers)>;
 
+/// Those of the files that are mapped in this range; they are always known of a process that is there.
+fn files_within(
+    known: Option<&[(AddrRange, Answers)]>,
+    range: AddrRange,
+) -> Result<impl Iterator<Item = &(AddrRange, Answers)> + Clone, ReadError> {
+    let files = known.ok_or(ReadError::Gone)?;
+    let first = files.partition_point(|(file, _)| file.end() <= range.start());
+    let touched = files[first..].iter();
+    Ok(touched.take_while(move |(file, _)| file.start() < range.end()))
+}
+
 /// Memory of a live process, as far as reading it changes nothing and waits for nobody. Of a process that runs each page
 /// is looked up before it is read: only those are that are in memory. While it stands still, the caller knows which are:
 /// wrap it in a [`profiler_core::memory::ResidentMemory`], for speed in either case.
@@ -155,11 +166,7 @@ impl LiveMemory {
     fn check(&self, addr: RemoteAddr, len: usize) -> Result<(), ReadError> {
         let range = AddrRange::with_len(addr, len as u64).ok_or(ReadError::Unmapped(addr))?;
         let known = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        // They are always known of one that is there.
-        let files = known.as_deref().ok_or(ReadError::Gone)?;
-        let first = files.partition_point(|(file, _)| file.end() <= range.start());
-        let touched = files[first..].iter();
-        let touched = touched.take_while(|(file, _)| file.start() < range.end());
+        let touched = files_within(known.as_deref(), range)?;
         let mut is_plain = true;
         for (_, answers) in touched.clone() {
             match answers {

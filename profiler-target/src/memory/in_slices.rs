@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::memory::{ReadError, TargetMemory};
 
-use super::{Answers, LiveMemory, MAX_PIECES, MappedFiles};
+use super::{Answers, LiveMemory, MAX_PIECES, MappedFiles, files_within};
 use crate::pagemap::Entry;
 use crate::slices::{Region, Slice, Slices, entry_of, region_of};
 
@@ -240,12 +240,7 @@ impl LiveMemory {
     /// The files that are mapped in this range.
     fn files_in(&self, range: AddrRange) -> Result<MappedFiles, ReadError> {
         let known = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        // They are always known of one that is there.
-        let files = known.as_deref().ok_or(ReadError::Gone)?;
-        let first = files.partition_point(|(file, _)| file.end() <= range.start());
-        let touched = files[first..].iter();
-        let touched = touched.take_while(|(file, _)| file.start() < range.end());
-        Ok(touched.copied().collect())
+        Ok(files_within(known.as_deref(), range)?.copied().collect())
     }
 
     /// Reads pages that nobody else maps, of a process that stands still.
