@@ -1,6 +1,6 @@
 //! Documents: the paths, modules and identifiers that they name are in the tree.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -8,11 +8,18 @@ use anyhow::{Context, Result};
 
 use super::rules::Violation;
 
-/// The documents that are checked.
-pub(super) const DOCUMENTS: [&str; 4] = ["CONTRIBUTING.md", "README.md", "SECURITY.md", MAP];
+/// The documents outside of `docs` that are checked.
+const DOCUMENTS: [&str; 3] = ["CONTRIBUTING.md", "README.md", "SECURITY.md"];
 
-/// Those whose identifiers are checked alone: it has examples of paths as well.
-pub(super) const STYLE: &str = "docs/style.md";
+/// The folders of which every document is checked.
+const FOLDERS: [&str; 2] = ["docs", "docs/questions"];
+
+/// Those whose identifiers are checked: others name those of programs that they are about.
+pub(super) const WITH_IDENTIFIERS: [&str; 5] =
+    ["CONTRIBUTING.md", "README.md", "SECURITY.md", MAP, STYLE];
+
+/// One whose paths are not checked: it has examples of them.
+const STYLE: &str = "docs/style.md";
 
 /// The one that has the map of the crates.
 pub(super) const MAP: &str = "docs/architecture.md";
@@ -20,11 +27,20 @@ pub(super) const MAP: &str = "docs/architecture.md";
 /// The chapter of the map.
 const MAP_CHAPTER: &str = "Where things are";
 
+/// Folders whose modules the map has, as it has those at the top of a crate.
+const MAPPED_WITHIN: [&str; 1] = ["profiler/src/session"];
+
+/// What the map has no modules of: the BPF programs are not in the workspace.
+const UNMAPPED: [&str; 2] = ["profiler-ebpf", "xtask"];
+
 /// Folders that are made, and in no commit.
 const MADE: [&str; 2] = ["target", "fuzz/target"];
 
 /// Endings of the names of files that documents name.
 const ENDINGS: [&str; 6] = ["rs", "md", "toml", "c", "py", "txt"];
+
+/// Those that files of ours alone have, of all that documents name.
+const OWN_ENDINGS: [&str; 2] = ["rs", "md"];
 
 /// Everything in the workspace but what is made, as paths from its root.
 pub(super) fn tree(root: &Path) -> Result<Vec<String>> {
@@ -49,10 +65,22 @@ fn collect(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// The documents whose paths are checked.
+pub(super) fn documents(tree: &[String]) -> Vec<&str> {
+    let of_folder = tree.iter().map(String::as_str).filter(|path| {
+        let folder = path.rsplit_once('/').map(|(folder, _)| folder);
+        folder.is_some_and(|folder| FOLDERS.contains(&folder))
+            && path.ends_with(".md")
+            && *path != STYLE
+    });
+    DOCUMENTS.into_iter().chain(of_folder).collect()
+}
+
 /// What a document names that is not in the tree.
 pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violation> {
     let named = Named {
         folder: document.rsplit_once('/').map_or("", |(folder, _)| folder),
+        is_of_own_alone: document == MAP || DOCUMENTS.contains(&document),
         tree,
     };
     let mut found = Vec::new();
@@ -131,7 +159,7 @@ fn is_identifier(name: &str) -> bool {
     is_snake || is_camel
 }
 
-/// Folders of modules that the map has no row for, each by its crate.
+/// Modules at the top of each crate, and of the folders in [`MAPPED_WITHIN`], that the map has no row for.
 pub(super) fn not_in_map(text: &str, tree: &[String]) -> Vec<Violation> {
     let chapter = text
         .split("\n## ")
@@ -153,28 +181,42 @@ pub(super) fn not_in_map(text: &str, tree: &[String]) -> Vec<Violation> {
             package = first;
         }
     }
-    let folders = tree.iter().filter(|path| {
-        let is_module = path.split_once("/src/").is_some_and(|(package, module)| {
-            !package.contains('/') && package != "xtask" && !module.contains('/')
-        });
-        is_module
-            && tree
-                .iter()
-                .any(|file| file.starts_with(&format!("{path}/")) && file.ends_with(".rs"))
-    });
-    let missing = folders.filter(|folder| {
-        let below = format!("{folder}/");
+    let modules: BTreeSet<&str> = tree.iter().filter_map(|path| module(path, tree)).collect();
+    let missing = modules.into_iter().filter(|module| {
+        let below = format!("{module}/");
         !named
             .iter()
-            .any(|name| name == *folder || name.starts_with(&below))
+            .any(|name| name == module || name.starts_with(&below))
     });
     missing
-        .map(|folder| Violation {
+        .map(|module| Violation {
             file: MAP.to_owned(),
             line: 1,
-            what: format!("{folder} is not in the map"),
+            what: format!("{module} is not in the map"),
         })
         .collect()
+}
+
+/// The module that a path is, where the map is to have it: a file without its ending, or a folder of files.
+fn module<'a>(path: &'a str, tree: &[String]) -> Option<&'a str> {
+    let (package, inside) = path.split_once("/src/")?;
+    let is_checked = !package.contains('/') && !UNMAPPED.contains(&package);
+    let name = MAPPED_WITHIN
+        .iter()
+        .find_map(|folder| path.strip_prefix(folder)?.strip_prefix('/'))
+        .unwrap_or(inside);
+    if !is_checked || name.contains('/') {
+        return None;
+    }
+    let below = format!("{path}/");
+    match name.strip_suffix(".rs") {
+        Some("lib" | "main" | "mod") => None,
+        Some(_) => path.strip_suffix(".rs"),
+        None => tree
+            .iter()
+            .any(|file| file.starts_with(&below) && file.ends_with(".rs"))
+            .then_some(path),
+    }
 }
 
 /// The targets of a line's links, without a place in them.
@@ -187,6 +229,8 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
 struct Named<'a> {
     /// The folder that the document is in.
     folder: &'a str,
+    /// Whether it names no files of other projects: else a path is ours by its ending, or by its first folder.
+    is_of_own_alone: bool,
     tree: &'a [String],
 }
 
@@ -196,10 +240,14 @@ impl Named<'_> {
     }
 
     fn has_link(&self, link: &str) -> bool {
-        let path = match link.strip_prefix("../") {
-            Some(above) => above.to_owned(),
-            None if self.folder.is_empty() => link.to_owned(),
-            None => format!("{}/{link}", self.folder),
+        let (mut folder, mut rest) = (self.folder, link);
+        while let Some(below) = rest.strip_prefix("../") {
+            folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
+            rest = below;
+        }
+        let path = match folder {
+            "" => rest.to_owned(),
+            folder => format!("{folder}/{rest}"),
         };
         link.is_empty() || link.contains("://") || self.has(path.trim_end_matches('/'))
     }
@@ -214,7 +262,9 @@ impl Named<'_> {
             && word.chars().all(is_plain)
             && (word.contains('/') || ENDINGS.contains(&ending));
         let path = word.trim_end_matches('/');
-        !is_path || self.tree.iter().any(|there| ends_with(there, path))
+        let root = word.split('/').next().unwrap_or_default();
+        let is_own = self.is_of_own_alone || OWN_ENDINGS.contains(&ending) || self.has(root);
+        !is_path || !is_own || self.tree.iter().any(|there| ends_with(there, path))
     }
 
     /// Whether a crate has a module: a file, or a folder.

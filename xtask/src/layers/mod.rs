@@ -65,12 +65,12 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     }
     let tree = documents::tree(root)?;
     let words = documents::words(root, &tree)?;
-    for document in documents::DOCUMENTS.iter().chain([&documents::STYLE]) {
-        let text = fs::read_to_string(root.join(document)).context(*document)?;
+    for document in documents::WITH_IDENTIFIERS {
+        let text = fs::read_to_string(root.join(document)).context(document)?;
         found.extend(documents::unknown(document, &text, &words));
     }
-    for document in documents::DOCUMENTS {
-        let text = fs::read_to_string(root.join(document)).context(document)?;
+    for document in documents::documents(&tree) {
+        let text = fs::read_to_string(root.join(document)).context(document.to_owned())?;
         found.extend(documents::missing(document, &text, &tree));
         if document == documents::MAP {
             found.extend(documents::not_in_map(&text, &tree));

@@ -225,12 +225,7 @@ fn only_the_command_line_and_its_hints_name_flags() {
             assert_bad("profiler_core", inside, &text, 1, "names a flag");
         }
     }
-    for good in [
-        "`fragscope record -- COMMAND`",
-        "a--b",
-        "r--p",
-        "not all -- of it",
-    ] {
+    for good in ["`record -- COMMAND`", "a--b", "r--p", "not all -- of it"] {
         assert_good(
             "profiler_core",
             "a.rs",
@@ -466,6 +461,7 @@ fn a_document_names_only_identifiers_that_a_source_has() {
 #[test]
 fn a_document_names_only_what_is_there() {
     let tree = [
+        "profiler-core",
         "docs/metrics.md",
         "profiler-core/src/allocator/rows.rs",
         "profiler-core/src/glibc",
@@ -491,6 +487,21 @@ fn a_document_names_only_what_is_there() {
         lacking("docs/architecture.md", "[a](docs/metrics.md)"),
         [(1, "docs/metrics.md".into())]
     );
+    // Other documents name files of other projects as well.
+    let foreign = "`Objects/dictobject.c`, `bytes/s`, `profiler-core/src/glibc/`";
+    assert_eq!(lacking("docs/objects.md", foreign), []);
+    assert_eq!(
+        lacking(
+            "docs/objects.md",
+            "`objects/layout.rs`, `profiler-core/walls/`"
+        ),
+        [
+            (1, "objects/layout.rs".into()),
+            (1, "profiler-core/walls/".into())
+        ]
+    );
+    let above = "[a](../metrics.md), [b](../../profiler-core/src/glibc/)";
+    assert_eq!(lacking("docs/questions/swap.md", above), []);
     let map = "## Where things are\n| `profiler-core` | it |\n| — `glibc/`, `musl/` | `Heap` |";
     assert_eq!(
         lacking("docs/architecture.md", map),
@@ -499,7 +510,7 @@ fn a_document_names_only_what_is_there() {
 }
 
 #[test]
-fn the_map_has_every_folder_of_modules() {
+fn the_map_has_every_module_at_the_top_of_a_crate() {
     let tree = [
         "profiler-core/src",
         "profiler-core/src/glibc",
@@ -508,6 +519,12 @@ fn the_map_has_every_folder_of_modules() {
         "profiler-core/src/musl/mod.rs",
         "profiler-core/src/musl/deep",
         "profiler-core/src/musl/deep/mod.rs",
+        "profiler-core/src/lib.rs",
+        "profiler-core/src/units.rs",
+        "profiler/src/session",
+        "profiler/src/session/mod.rs",
+        "profiler/src/session/front.rs",
+        "xtask/src/main_part.rs",
         "profiler-lab/src/bytes",
         "profiler-lab/src/bytes/object.o",
     ]
@@ -518,9 +535,20 @@ fn the_map_has_every_folder_of_modules() {
         let found = documents::not_in_map(&map, &tree).into_iter();
         found.map(|one| one.what).collect::<Vec<_>>()
     };
-    assert_eq!(lacking("| — `glibc/`, `musl/deep` | `Heap` |"), [""; 0]);
+    let rest = "| — `units` | it |\n| `profiler` | it |\n| — `session/front` | it |\n";
     assert_eq!(
-        lacking("| — `glibc/` | not `musl/` |"),
+        lacking(&format!("| — `glibc/`, `musl/deep` | `Heap` |\n{rest}")),
+        [""; 0]
+    );
+    assert_eq!(
+        lacking(&format!("| — `glibc/` | not `musl/` |\n{rest}")),
         ["profiler-core/src/musl is not in the map"]
+    );
+    assert_eq!(
+        lacking("| — `glibc/`, `musl/` | it |\n| `profiler` | it |\n| — `session/` | it |"),
+        [
+            "profiler-core/src/units is not in the map",
+            "profiler/src/session/front is not in the map"
+        ]
     );
 }
