@@ -142,8 +142,8 @@ pub enum PlayError {
     Start(io::Error),
     /// Nothing can execute it here.
     #[error(
-        "players need {0} of the GNU C library (Debian's libc6), which is not there: install it, or let `fragscope \
-             explain` read, on a host that has it, a file that `fragscope snapshot` writes here"
+        "players need {0} of the GNU C library (Debian's libc6), which is not there: install it, or save a session \
+             here and have it explained on a host that has it"
     )]
     NoLoader(&'static str),
     /// The allocator was not loaded.

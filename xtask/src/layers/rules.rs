@@ -98,6 +98,19 @@ const WIDTHS: &str =
 /// Why only the command line names flags.
 const NO_ADVICE: &str = "names a flag: what to do about something is said by the command line and its hints, by its kind";
 
+/// Why libraries do not name the command's own commands.
+const NO_COMMANDS: &str = "names a command of fragscope: what to do is said by the command line and its hints, by its kind";
+
+/// What the words of a library may name commands in all the same: sentences that are part of a report. Nothing is added
+/// here, and what names none any more is taken out.
+pub(super) const NAMES_COMMANDS: [&str; 5] = [
+    "profiler-core/src/explain/growth/cause.rs",
+    "profiler-core/src/explain/growth/lately.rs",
+    "profiler-core/src/explain/growth/other_memory.rs",
+    "profiler-core/src/explain/prose.rs",
+    "profiler-core/src/explain/remedies/rows.rs",
+];
+
 /// The modules of the command that may name flags: the command line, and what screens, files and notices
 /// say that can be done.
 const NAMES_FLAGS: [&str; 2] = ["cli", "hints"];
@@ -216,7 +229,15 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
             });
         };
         if krate == COMMAND || LIBRARIES.contains(&krate) {
-            for (string, line) in &source.references.strings {
+            let strings = &source.references.strings;
+            let may_name_commands = NAMES_COMMANDS.contains(&source.file.as_str());
+            if may_name_commands && !strings.iter().any(|(string, _)| names_command(string)) {
+                report(
+                    1,
+                    "names no command any more: take it out of NAMES_COMMANDS".to_owned(),
+                );
+            }
+            for (string, line) in strings {
                 if has_width(string) {
                     report(*line, WIDTHS.to_string());
                 }
@@ -226,6 +247,9 @@ pub(super) fn violations(krate: &str, sources: &[Source]) -> Vec<Violation> {
                         .any(|inside| is_in(&source.module, inside));
                 if !may_name_flags && names_flag(string) {
                     report(*line, NO_ADVICE.to_string());
+                }
+                if krate != COMMAND && !may_name_commands && names_command(string) {
+                    report(*line, NO_COMMANDS.to_string());
                 }
             }
         }
@@ -323,6 +347,11 @@ fn names_flag(words: &str) -> bool {
         let after = words[at + dashes.len()..].chars().next();
         before.is_none_or(|c| " (`'".contains(c)) && after.is_some_and(|c| c.is_ascii_lowercase())
     })
+}
+
+/// Whether words name a command: `fragscope explain`.
+fn names_command(words: &str) -> bool {
+    words.contains("`fragscope ")
 }
 
 /// The walkers of the core, by their folders.

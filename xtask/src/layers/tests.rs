@@ -214,6 +214,26 @@ fn top_level_modules_that_need_each_other_are_found() {
 }
 
 #[test]
+fn libraries_name_no_commands_but_in_the_sentences_of_the_list() {
+    let text = r#"fn f() -> &'static str { "let `fragscope explain` read it" }"#;
+    let what = "names a command of fragscope";
+    for krate in LIBRARIES {
+        assert_bad(krate, "a.rs", text, 1, what);
+    }
+    assert_good(COMMAND, "a.rs", text);
+    let listed = |text: &str| {
+        let inside = "explain/growth/cause.rs";
+        let source = Source {
+            file: "profiler-core/src/explain/growth/cause.rs".to_owned(),
+            ..source("profiler_core", inside, text)
+        };
+        violations("profiler_core", &[source]).len()
+    };
+    assert_eq!(listed(text), 0, "it is in the list");
+    assert_eq!(listed("fn f() {}"), 1, "the list only shrinks");
+}
+
+#[test]
 fn only_the_command_line_and_its_hints_name_flags() {
     for bad in ["more by --file-limit", "(--budget allows more)", "--json"] {
         let text = format!("fn f() -> String {{ format!({bad:?}) }}");
