@@ -257,7 +257,7 @@ impl Armed {
     /// ends. Gives what cannot be watched, and why.
     pub(super) fn watch_growth(&mut self, heap_end: u64) -> Result<Vec<String>, ProbeError> {
         if self.tgid == 0 {
-            let why = "fragscope runs in a PID namespace of its own, where the kernel's calls cannot be told apart \
+            let why = "fragscope runs in a PID namespace of its own, where the kernel's calls cannot be distinguished \
                        by process";
             return Ok(vec![why.to_owned()]);
         }

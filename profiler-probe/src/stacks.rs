@@ -73,18 +73,18 @@ impl Stacks {
             let version = target.python_version()?;
             let version = version.ok_or("the target runs no Python")?;
             if !support::reads_kernel_memory() {
-                return Err(format!("threads cannot be told apart, as {LOCKED_DOWN}").into());
+                return Err(format!("threads cannot be distinguished, as {LOCKED_DOWN}").into());
             }
             let in_task = kernel_types::thread_pointer();
             let in_task = in_task.ok_or(
                 "the kernel does not describe its types (no /sys/kernel/btf/vmlinux), so threads \
-                 cannot be told apart",
+                 cannot be distinguished",
             )?;
             let stacks = PythonStacks::find(&memory, version, target.python_symbols()?);
             let stacks = stacks.map_err(|error| error.to_string())?;
             let self_before = target.thread_self_before()?;
             let self_before = self_before.ok_or(
-                "its C library does not say how much it keeps of a thread, so threads cannot be told apart",
+                "its C library does not say how much it keeps of a thread, so threads cannot be distinguished",
             )?;
             let pointer = ThreadPointer {
                 in_task,
