@@ -336,12 +336,17 @@ mod tests {
             name: name.into(),
             resident_bytes: Some(mib << 20),
             worker_bytes: Some(200 << 20),
-            is_baseline: name == "baseline",
             ..Shadow::default()
         };
         let said = |baseline, jemalloc| {
             let what_if = WhatIf {
-                shadows: vec![shadow("baseline", baseline), shadow("jemalloc", jemalloc)],
+                shadows: vec![
+                    Shadow {
+                        is_baseline: true,
+                        ..shadow("baseline", baseline)
+                    },
+                    shadow("jemalloc", jemalloc),
+                ],
                 allocated_bytes: 1 << 30,
                 ..WhatIf::default()
             };

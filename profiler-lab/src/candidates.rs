@@ -194,9 +194,9 @@ impl Candidate {
         self
     }
 
-    /// The variables to set for it, and those to unset, where `now` differs.
-    pub fn changes(&self, now: &Self) -> (Vec<(String, String)>, Vec<String>) {
-        let (wanted, had) = (self.variables(), now.variables());
+    /// The variables to set for it, and those to unset, where `baseline` differs.
+    pub fn changes(&self, baseline: &Self) -> (Vec<(String, String)>, Vec<String>) {
+        let (wanted, had) = (self.variables(), baseline.variables());
         let set = wanted.iter().filter(|one| !had.contains(one)).cloned();
         let unset = had
             .iter()
@@ -240,7 +240,7 @@ impl Facts<'_> {
 
 /// The allocator and the settings that the program had, and why its allocator is not the very object
 /// that the trace names, if that is so, or that it is not known.
-pub fn now(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
+pub fn baseline(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
     let env = facts.env();
     let Some(title) = facts.malloc() else {
         let note = "which allocator its program had is not in it, and glibc is assumed";
@@ -257,7 +257,7 @@ pub fn now(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
     (Candidate::called(&name, allocator, env), note)
 }
 
-/// What is tried by default, without [`now`].
+/// What is tried by default, without the [`baseline`].
 pub fn default_candidates(facts: &Facts<'_>) -> Vec<Candidate> {
     let mut all = of_glibc(facts);
     all.extend(of_others(facts));
@@ -432,7 +432,7 @@ impl Named {
 
     /// The one that the program had.
     fn of_program(facts: &Facts<'_>) -> Self {
-        let found = now(facts).0.allocator;
+        let found = baseline(facts).0.allocator;
         let title = facts.malloc();
         let name = match (&found, title) {
             (Ok(allocator), _) => allocator.name.clone(),

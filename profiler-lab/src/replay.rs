@@ -139,8 +139,8 @@ struct Tried {
 impl Tried {
     fn of(options: &ReplayOptions, facts: &Facts<'_>, has_objects: bool) -> Self {
         let is_own = !options.allocators.is_empty() || !options.tunables.is_empty();
-        let (now, not_loaded) = candidates::now(facts);
-        let mut all = vec![now];
+        let (baseline, not_loaded) = candidates::baseline(facts);
+        let mut all = vec![baseline];
         all.extend(match is_own {
             true => candidates::chosen_candidates(facts, &options.allocators, &options.tunables),
             false => candidates::default_candidates(facts),
@@ -186,11 +186,11 @@ impl PlayedSet<'_> {
         let mut rows: Vec<CandidateReport> =
             (0..self.shown).map(|number| self.row(number)).collect();
         // What does not differ from what the program had needs what it needs.
-        let now = rows[0].clone();
+        let baseline = rows[0].clone();
         for row in rows.iter_mut().filter(|row| row.same_as_now.is_some()) {
-            row.measured = now.measured;
-            row.failure.clone_from(&now.failure);
-            row.checkpoints.clone_from(&now.checkpoints);
+            row.measured = baseline.measured;
+            row.failure.clone_from(&baseline.failure);
+            row.checkpoints.clone_from(&baseline.checkpoints);
         }
         let calibration = calibrate(self.points(), &self.factors(&rows[0]));
         report::rank(&mut rows);
@@ -327,9 +327,9 @@ impl PlayedSet<'_> {
         points.collect()
     }
 
-    fn factors(&self, now: &CandidateReport) -> CalibrationFactors {
+    fn factors(&self, baseline: &CandidateReport) -> CalibrationFactors {
         let description = self.program.description();
-        let band = now.measured.map_or(0.0, |measured| {
+        let band = baseline.measured.map_or(0.0, |measured| {
             let part = |figure: Figure| {
                 (figure.bytes - figure.low_bytes) as f64 / figure.bytes.max(1) as f64
             };
@@ -347,7 +347,7 @@ impl PlayedSet<'_> {
                 band
             },
             other_allocator: self.other_allocator(),
-            failure: now.failure.as_ref().map(|failure| failure.why.clone()),
+            failure: baseline.failure.as_ref().map(|failure| failure.why.clone()),
             foreign: foreign(description),
             endings: self.endings(),
         }

@@ -232,7 +232,7 @@ fn baseline(description: &TraceDescription) -> Candidate {
         env: recorded::environment(description).0,
         allow_recorded: false,
     };
-    candidates::now(&facts).0
+    candidates::baseline(&facts).0
 }
 
 /// A path is long, and its end names it.

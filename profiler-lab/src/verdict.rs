@@ -264,7 +264,6 @@ mod tests {
             high_bytes: mib * MIB,
         };
         CandidateReport {
-            is_baseline: name.starts_with("baseline"),
             measured: Some(Measured {
                 memory: PeakAndFinal { peak, at_end: last }.map(figure),
                 runs: 1,
@@ -299,7 +298,7 @@ mod tests {
     fn a_saving_is_named_with_what_makes_it_and_the_higher_peak() {
         let said = verdict(&report(
             vec![
-                row("baseline: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90).into_baseline(),
                 row("jemalloc", 120, 30),
                 row("mimalloc", 110, 29),
             ],
@@ -319,7 +318,7 @@ mod tests {
     fn where_jemalloc_does_not_help_it_says_so_and_what_would() {
         let said = verdict(&report(
             vec![
-                row("baseline: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90).into_baseline(),
                 row("mmap_threshold=128K", 100, 40),
                 row("jemalloc", 100, 88),
             ],
@@ -335,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_program_that_has_jemalloc_is_not_advised_to_take_it() {
-        let mut now = row("baseline: jemalloc 5.3.0", 100, 40);
+        let mut now = row("baseline: jemalloc 5.3.0", 100, 40).into_baseline();
         now.allocator = PlayableAllocator::of(BuildId::Jemalloc).ok();
         let all = vec![now, row("jemalloc", 100, 40), row("glibc", 90, 80)];
         let said = verdict(&report(all, &[]));
@@ -348,7 +347,7 @@ mod tests {
     fn where_nothing_helps_it_says_that_the_memory_is_in_use() {
         let said = verdict(&report(
             vec![
-                row("baseline: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90).into_baseline(),
                 row("jemalloc", 100, 87),
             ],
             &[(GapCause::ThreadCaches, 2)],
@@ -361,7 +360,7 @@ mod tests {
     fn memory_that_is_mostly_free_is_never_called_in_use() {
         let of = |live: u64, kept: Option<u64>| {
             let rows = vec![
-                row("baseline: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90).into_baseline(),
                 row("jemalloc", 100, 87),
             ];
             let mut report = report(rows, &[(GapCause::ThreadCaches, 2)]);
@@ -386,7 +385,7 @@ mod tests {
     fn a_peak_that_was_not_recorded_is_said_to_be_none() {
         let of = |peak| {
             let rows = vec![
-                row("baseline: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90).into_baseline(),
                 row("jemalloc", 130, 20),
             ];
             let mut report = report(rows, &[]);
@@ -404,7 +403,7 @@ mod tests {
     fn an_effect_far_larger_than_the_error_is_said_with_the_error() {
         let of = |worst_error, last| {
             let rows = vec![
-                row("baseline: glibc 2.36", 200, 200),
+                row("baseline: glibc 2.36", 200, 200).into_baseline(),
                 row("jemalloc", 60, last),
             ];
             let mut report = report(rows, &[]);
@@ -435,7 +434,10 @@ mod tests {
     #[test]
     fn a_program_that_asks_for_next_to_nothing_is_said_to() {
         let mut report = report(
-            vec![row("baseline: glibc 2.36", 0, 0), row("jemalloc", 1, 1)],
+            vec![
+                row("baseline: glibc 2.36", 0, 0).into_baseline(),
+                row("jemalloc", 1, 1),
+            ],
             &[],
         );
         report.trace.events = 264;
@@ -461,7 +463,7 @@ mod tests {
     fn without_trust_there_is_no_verdict_but_the_reason() {
         let mut without = report(
             vec![
-                row("baseline: glibc 2.36", 100, 90),
+                row("baseline: glibc 2.36", 100, 90).into_baseline(),
                 row("jemalloc", 100, 20),
             ],
             &[],

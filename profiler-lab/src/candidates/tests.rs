@@ -88,7 +88,7 @@ fn every_candidate_carries_what_the_program_had() {
         ("env.LD_PRELOAD", "libjemalloc.so.2"),
     ]);
     let facts = facts(&description, 1);
-    let now = now(&facts).0;
+    let baseline = baseline(&facts).0;
     for candidate in default_candidates(&facts) {
         let python = ("PYTHONMALLOC".to_owned(), "malloc".to_owned());
         assert!(
@@ -97,7 +97,7 @@ fn every_candidate_carries_what_the_program_had() {
             candidate.name
         );
     }
-    let (set, unset) = named(&default_candidates(&facts), "jemalloc").changes(&now);
+    let (set, unset) = named(&default_candidates(&facts), "jemalloc").changes(&baseline);
     assert_eq!(set, [("LD_PRELOAD".into(), jemalloc())]);
     assert_eq!(
         unset,
@@ -114,27 +114,33 @@ fn a_program_under_jemalloc_is_compared_with_plain_glibc_too() {
         ("env.MALLOC_CONF", "background_thread:true"),
     ]);
     let facts = facts(&description, 1);
-    let now = now(&facts).0;
-    assert_eq!(now.name.to_string(), "baseline: jemalloc 5.3.0");
-    let allocator = now.allocator.clone().expect("the embedded one stands in");
+    let baseline = baseline(&facts).0;
+    assert_eq!(baseline.name.to_string(), "baseline: jemalloc 5.3.0");
+    let allocator = baseline
+        .allocator
+        .clone()
+        .expect("the embedded one stands in");
     assert!(allocator.identity.is(Allocator::Jemalloc));
-    assert_eq!(now.env.get("MALLOC_CONF"), Some("background_thread:true"));
+    assert_eq!(
+        baseline.env.get("MALLOC_CONF"),
+        Some("background_thread:true")
+    );
     let all = default_candidates(&facts);
-    let (_, unset) = named(&all, "glibc").changes(&now);
+    let (_, unset) = named(&all, "glibc").changes(&baseline);
     assert_eq!(unset, ["LD_PRELOAD"]);
 }
 
 #[test]
 fn an_allocator_that_was_not_recorded_is_not_passed_off_as_glibc() {
-    let (now, note) = now(&facts(&described(&[]), 1));
-    assert_eq!(now.name.to_string(), "baseline: glibc (assumed)");
+    let (baseline, note) = baseline(&facts(&described(&[]), 1));
+    assert_eq!(baseline.name.to_string(), "baseline: glibc (assumed)");
     assert!(note.expect("it is said").why.contains("assumed"));
     let another = described(&[("malloc", "libfast.so")]);
     let facts = facts(&another, 1);
     assert!(!facts.is_glibc());
-    let (now, _) = super::now(&facts);
-    assert_eq!(now.name.to_string(), "baseline: libfast.so");
-    assert!(now.allocator.is_err(), "nothing stands in for it");
+    let (baseline, _) = super::baseline(&facts);
+    assert_eq!(baseline.name.to_string(), "baseline: libfast.so");
+    assert!(baseline.allocator.is_err(), "nothing stands in for it");
 }
 
 #[test]
@@ -216,7 +222,7 @@ fn a_setting_that_no_known_allocator_reads_goes_to_the_programs_own() {
 fn each_candidate_that_is_played_is_once_more_without_an_object_allocator() {
     let description = described(&[("malloc", "glibc 2.36"), ("thp", "always")]);
     let facts = facts(&description, 1);
-    let mut all = vec![now(&facts).0];
+    let mut all = vec![baseline(&facts).0];
     all.extend(default_candidates(&facts));
     let again = without_object_allocator(&all);
     let variable = ("PYTHONMALLOC".to_owned(), "malloc".to_owned());

@@ -28,6 +28,7 @@ use self::push::PushArgs;
 pub(super) use self::serve::ServeArgs;
 pub(super) use self::top::TopArgs;
 use self::values::{budget, duration, interval, max_stop, max_walk, output, size};
+use super::exit::Exit;
 use crate::export::line_help;
 use crate::session::options::{AttachOptions, Budget, SiteOptions};
 use crate::session::outputs::files_among;
@@ -35,20 +36,9 @@ use crate::session::record::{RecordOptions, Recorded};
 use crate::session::top::TopOptions;
 use crate::session::what_if::WhatIfOptions;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    an error; the message says what to do
-  2    wrong usage
-  3    a threshold of `check` was exceeded
-  4    not permitted; the message names what is lacking and the fix
-  5    the target is gone (its last sample was saved), or is not supported
-  6    done, but a file that was read was incomplete, or longer than a limit; the message says why
-  130  interrupted; what was requested was saved";
-
 /// Shows where the memory of a live Python worker is, why it is fragmented, and what would help.
 #[derive(Debug, Parser)]
-#[command(name = "fragscope", version, after_long_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "fragscope", version, after_long_help = Exit::help(), max_term_width = 100)]
 pub(super) struct Line {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -218,7 +208,7 @@ pub(super) struct Pid {
 pub(super) struct AttachArgs {
     #[command(flatten)]
     pid: Pid,
-    /// Watch the process and all its descendants as one thing: their sum, the worst first, and those that ended
+    /// Watch the process and all its descendants as a group: totals, then processes by size, and those that ended
     ///
     /// As `top`, without probes; heaps are walked in turn. Enter attaches to one of them, and `q` there comes back.
     #[arg(long, conflicts_with_all = ["outputs", "what_if", "growth_sites", "black_box", "push_profiles"])]
@@ -243,8 +233,8 @@ pub(super) struct WatchArgs {
     duration: Option<Duration>,
     /// Share of one core's time that probes and stops may take from the target, or `unlimited`
     ///
-    /// Probes are active in short windows so that their traps stay below four fifths of it, and
-    /// walks are spaced so that stops stay below the rest. `unlimited` keeps the probes active and
+    /// Probes are active in short windows so that their traps stay below four fifths of the share, and
+    /// walks are spaced so that stops stay below the remaining fifth. `unlimited` keeps the probes active and
     /// walks every interval: nothing is missed, and a busy worker is slowed several times.
     #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = budget)]
     budget: Budget,
@@ -258,7 +248,7 @@ pub(super) struct WatchArgs {
     growth_sites: bool,
     /// Also show the native functions by which Python's functions allocate: those of C, C++ and Rust
     ///
-    /// The top of the thread's stack is copied with each sample, and fragscope looks through it by itself.
+    /// The top of the thread's stack is copied with each sample, and fragscope unwinds it.
     #[arg(long, conflicts_with = "no_probes")]
     native: bool,
     /// Do not predict what other allocators would need by replaying its heap in them
@@ -311,13 +301,13 @@ pub(super) struct SamplingArgs {
     /// in further stops [default: 20ms]
     #[arg(long, value_name = "TIME", value_parser = max_stop)]
     max_stop: Option<Duration>,
-    /// End a walk that takes longer than this, with what it has, and so reading its objects [default: 10s more than
-    /// --max-stop, and 2s for each GiB that is resident; five times as long with --slices; for objects 60s, and 60s for
-    /// each GiB]
+    /// End a walk that takes longer than this, and reading objects, too: what was read is kept
+    /// [default: 10s more than --max-stop, and 2s for each GiB that is resident; five times as long with --slices; for
+    /// objects 60s, and 60s for each GiB]
     #[arg(long, value_name = "TIME", value_parser = max_walk)]
     max_walk: Option<Duration>,
-    /// Cut the walk into many short stops, between which the target runs for four times as long; what
-    /// changes meanwhile is said
+    /// Cut the walk into many short stops, between which the target runs for four times as long;
+    /// changes during the walk are reported
     #[arg(long, conflicts_with = "no_stop")]
     slices: bool,
 }

@@ -30,6 +30,46 @@ pub(super) enum Exit {
 }
 
 impl Exit {
+    /// All of them, by their codes.
+    const ALL: [Self; 8] = [
+        Self::Done,
+        Self::Error,
+        Self::Usage,
+        Self::Exceeded,
+        Self::NotPermitted,
+        Self::TargetGone,
+        Self::Incomplete,
+        Self::Interrupted,
+    ];
+
+    /// What it says of a command, for people.
+    const fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Error => "an error; the message says what to do",
+            Self::Usage => "wrong usage",
+            Self::Exceeded => "a threshold of `check` was exceeded",
+            Self::NotPermitted => "not permitted; the message names what is lacking and the fix",
+            Self::TargetGone => {
+                "the target is gone (its last sample was saved), or is not supported"
+            }
+            Self::Incomplete => {
+                "done, but a file that was read was incomplete, or longer than a limit; the message says why"
+            }
+            Self::Interrupted => "interrupted; what was requested was saved",
+        }
+    }
+
+    /// All with their meanings, as the help ends with them.
+    pub(super) fn help() -> String {
+        let codes = Self::ALL.map(|exit| (exit as u8).to_string());
+        let width = codes.iter().map(String::len).max().unwrap_or_default();
+        let lines = codes.iter().zip(Self::ALL);
+        let lines = lines.map(|(code, exit)| format!("  {code:<width$}  {}", exit.meaning()));
+        let lines: Vec<String> = lines.collect();
+        format!("Exit codes:\n{}", lines.join("\n"))
+    }
+
     /// The code for an error that ended a command.
     pub(super) fn of_error(kind: &ErrorKind) -> Self {
         match kind {
@@ -105,5 +145,23 @@ impl From<Ending> for Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_every_code_with_its_meaning() {
+        let readme = include_str!("../../../README.md");
+        let (_, table) = readme.split_once("| code |").expect("the table of codes");
+        let rows = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let rows: Vec<&str> = rows.collect();
+        let wanted = Exit::ALL.map(|exit| format!("| {} | {} |", exit as u8, exit.meaning()));
+        assert_eq!(rows, wanted);
     }
 }

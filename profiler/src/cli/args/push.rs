@@ -10,7 +10,7 @@ use crate::session::push::{Endpoint, PushOptions};
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
-    /// Push profiles to this Pyroscope, or what takes the same, e.g. https://pyroscope.example:4040
+    /// Push profiles to this Pyroscope, or a compatible server, e.g. https://pyroscope.example:4040
     ///
     /// `serve` pushes the ledger of each group of processes, `attach` call sites, the ledger, and Python's types and
     /// holders. What it does not take is dropped for newer profiles; nothing else waits for it.

@@ -39,7 +39,7 @@ pub(in crate::cli) struct ServeArgs {
     /// Answer /-/healthy and /-/ready at this address, too, without TLS and a password, and nothing else there
     ///
     /// For probes, such as the kubelet's: a flood of the other address does not reach it. Other hosts may reach it without
-    /// --allow-remote, as nothing of any process is told.
+    /// --allow-remote, because it reveals nothing about any process.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     health_listen: Option<SocketAddr>,
     /// Permit an address that other hosts reach without a password or without encryption

@@ -334,7 +334,7 @@ fn state(app: &App, view: &View) -> String {
             by if by.bytes_per_second() > 0.0 => {
                 format!("growing {} in {over}", growth(by.bytes_per_second()))
             }
-            by if by.is_unclear => format!("growth cannot be told from {over}"),
+            by if by.is_unclear => format!("too short to show growth ({over})"),
             _ => format!("not growing in {over}"),
         });
     }
