@@ -73,6 +73,12 @@ static int serve(const struct fuse_in_header *head, const void *asked, int sourc
 		int got = pread(source, answer, in->size, in->offset);
 		return got < 0 ? -errno : got;
 	}
+	case FUSE_STATFS: {
+		/* What an overlay wants to know of what is below it. */
+		struct fuse_statfs_out out = { .st = { .bsize = 4096, .frsize = 4096, .namelen = 255 } };
+		memcpy(answer, &out, sizeof(out));
+		return sizeof(out);
+	}
 	case FUSE_RELEASE:
 	case FUSE_RELEASEDIR:
 		return 0;

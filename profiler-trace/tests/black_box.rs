@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::sample::{Sample, Target};
@@ -320,7 +321,10 @@ fn a_file_that_cannot_be_read_stays_as_it_is_and_what_follows_has_another_name()
     let kept = black_box.walk(&second, &walk(1, 4, 500), &Observation::default());
     kept.expect("written");
     assert_eq!(held(&place.join(&second)).0, [(1, 4)]);
-    // It counts, and goes when there is no more room, as others do.
+    // It counts, and goes when there is no more room, as others do: the oldest first.
+    let older = SystemTime::now() - Duration::from_secs(60);
+    let damaged = fs::File::options().append(true).open(place.join(&first));
+    damaged.expect("there").set_modified(older).expect("ours");
     assert_eq!(black_box.size().0, 2);
     drop(black_box);
     let limits = BlackBoxLimits { files: 1, ..MUCH };
