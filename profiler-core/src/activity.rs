@@ -1,4 +1,4 @@
-//! Activity: what the probes saw, in rates and distributions, with what it cost the target.
+//! Activity seen by the probes, as rates and distributions, and what it cost the target.
 
 use hdrhistogram::Histogram;
 

@@ -15,7 +15,7 @@ impl PageSize {
     /// All that there are.
     pub const ALL: [Self; 3] = [Self(4 << 10), Self(16 << 10), Self(64 << 10)];
 
-    /// The one of so many bytes; `None` where no kernel has it.
+    /// The page size with this many bytes; `None` if no kernel has it.
     pub fn new(bytes: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|size| size.0 == bytes)
     }

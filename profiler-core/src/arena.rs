@@ -1,4 +1,4 @@
-//! What an arena can be, and the figures that it can have beyond those of every allocator.
+//! Kinds of arenas, and the figures that only some allocators' arenas have.
 
 /// Declares an enum whose values have a name each, for output and for files: the values, their
 /// names and the list of all stand in one place.

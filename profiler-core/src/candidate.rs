@@ -1,4 +1,4 @@
-//! What is tried in place of what a program has, and what that is called.
+//! Candidates: allocators and settings to try instead of the current ones, and their names.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Where heaps meet: every byte belongs to the innermost allocator that claims it.
+//! Overlapping heaps: every byte belongs to the innermost allocator that claims it.
 
 use crate::addr::AddrRange;
 use crate::heap::HeapSnapshot;

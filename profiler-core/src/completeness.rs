@@ -1,4 +1,4 @@
-//! How sure a sample is: what was lost, unreadable, guessed or damaged.
+//! How complete a sample is: what was lost, unreadable, guessed or damaged.
 
 use crate::addr::RemoteAddr;
 use crate::units::{bytes, nanoseconds};

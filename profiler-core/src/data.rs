@@ -1,4 +1,4 @@
-//! The writable data of Python and of everyone else, where an allocator's roots lie.
+//! The writable data segments of Python and of other objects, where allocators keep their roots.
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;

@@ -1,4 +1,4 @@
-//! What changed from one report to another: of one process at two moments, or of a worker before and after
+//! Differences between two reports: of one process at two moments, or of a worker before and after
 //! its allocator or a setting was changed. Pure, as reports are.
 
 use std::cmp::Reverse;
@@ -14,7 +14,7 @@ use crate::units::{Unit, Value, bytes, percent};
 
 /// Memory that changes by no more than this share of RSS is the same: programs are no clockwork.
 const SAME_SHARE: f64 = 0.01;
-/// And by no more than so many bytes.
+/// A change of at most this many bytes also counts as none.
 const SAME_BYTES: u64 = 1 << 20;
 /// What makes up less than this share of the change of RSS does not explain it.
 const PART_SHARE: f64 = 0.1;

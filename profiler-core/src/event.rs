@@ -1,4 +1,4 @@
-//! Allocation events, as they are understood: who allocated or freed what, when.
+//! Allocation events after decoding: who allocated or freed what, and when.
 
 use crate::addr::RemoteAddr;
 

@@ -1,4 +1,4 @@
-//! The figures that carry a finding's claim: metrics, and figures that only findings have.
+//! The figures that back a finding's claim: metrics, and figures that only findings have.
 
 use crate::metrics::MetricId;
 use crate::units::{Unit, Value};

@@ -1,4 +1,4 @@
-//! What a forked worker still shares with its parent, from the page tables of both.
+//! Pages that a forked worker still shares with its parent, from both page tables.
 
 use crate::addr::AddrRange;
 use crate::residency::{MappingKind, PageRun, ResidencyMap};

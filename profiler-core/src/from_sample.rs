@@ -1,4 +1,4 @@
-//! From a sample to its report: one sweep over the pages, then figures, then explanations.
+//! Builds a report from a sample: one sweep over the pages, then figures, then explanations.
 
 use crate::completeness::Defect;
 use crate::explain::{packing, serving};

@@ -1,5 +1,5 @@
-//! What the kernel counts for a memory control group: where the memory of a container is, beside that of one
-//! process.
+//! The kernel's counts for a memory control group: how a container's memory is used, in addition to
+//! the account of one process.
 
 use crate::text::visible;
 use crate::trend::Trend;
@@ -46,7 +46,7 @@ impl GroupAccount {
         Some(self.max_bytes?.saturating_sub(needed))
     }
 
-    /// What follows for a process with so much resident; `None` where the limit is far.
+    /// What this means for a process with `rss_bytes` resident; `None` while the limit is far.
     pub fn explanation(&self, rss_bytes: u64, trend: Option<&Trend>) -> Option<String> {
         let (max, left) = (self.max_bytes?, self.left_bytes());
         let growth = trend.filter(|trend| trend.grows.is_some());

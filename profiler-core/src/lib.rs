@@ -1,8 +1,8 @@
-//! The domain of fragscope, pure: addresses, memory images, the allocators' walkers, residency,
-//! samples, metrics and explanations.
+//! The pure domain of fragscope: addresses, memory images, allocator walkers, residency, samples,
+//! metrics and explanations.
 //!
-//! Nothing here does IO, reads a clock, or knows of BPF, terminals or file formats. Target memory
-//! is reached only through [`memory::TargetMemory`], and all of it is treated as hostile.
+//! Nothing here does I/O, reads a clock, or knows about BPF, terminals or file formats. Target
+//! memory is reached only through [`memory::TargetMemory`], and all of it is treated as hostile.
 #![forbid(unsafe_code)]
 
 pub mod activity;

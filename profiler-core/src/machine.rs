@@ -1,4 +1,4 @@
-//! The processor architectures whose layouts, registers and instructions are known.
+//! The supported processor architectures: those with known layouts, registers and instructions.
 
 /// The machine that a program was compiled for.
 #[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]

@@ -1,5 +1,5 @@
-//! The declaration of every mechanism: what it is called in files and to people, when it is found, what
-//! follows in a sentence, and what is known of its bytes.
+//! The declaration of every mechanism: its names in files and for people, when it is found, the
+//! sentence about it, and what is known of its bytes.
 
 /// What the bytes of a finding are.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -27,7 +27,7 @@ pub enum ReadError {
         "the page of {0} is not in the target's memory, or of a file whose file system may not answer"
     )]
     NotRead(RemoteAddr),
-    /// Reading it waits for somebody who does not answer, or so many such reads wait that no more are made.
+    /// The page's file system does not answer, or too many such reads are pending for another one.
     #[error("reading the page of {0} waits for a file system that does not answer")]
     NotAnswered(RemoteAddr),
     /// The time for the walk is over, and nothing more is read.
@@ -149,7 +149,7 @@ pub trait TargetMemory {
         false
     }
 
-    /// Notes that so many bytes, as they are read now, contradict what was read at an earlier
+    /// Records that `bytes` bytes read now contradict what was read at an earlier
     /// [`epoch`](Self::epoch).
     fn note_changed(&self, _bytes: u64) {}
 

@@ -1,5 +1,5 @@
-//! How a process's memory changed from one walk to a later one: RSS and swap together, so that what comes back from
-//! swap is no growth, and by the classes of the ledger.
+//! How a process's memory changed from one walk to a later one: RSS plus swap, so that a swap-in is
+//! not growth, and by the classes of the ledger.
 
 use std::ops::RangeInclusive;
 

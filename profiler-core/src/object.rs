@@ -1,4 +1,5 @@
-//! Mapped objects that hold an allocator: what walkers of malloc replacements start from.
+//! Mapped objects that contain an allocator: the starting point of the walkers of malloc
+//! replacements.
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::allocator::AllocatorIdentity;

@@ -1,6 +1,6 @@
-//! Fragmentation over a session, by the four ratios of Johnstone and Wilson ("The memory
-//! fragmentation problem: solved?", ISMM 1998): memory that the allocators take against memory
-//! that is live, each at another choice of moments. 1.0 is no fragmentation.
+//! Fragmentation over a session by the four ratios of Johnstone and Wilson ("The memory
+//! fragmentation problem: solved?", ISMM 1998): memory taken by the allocators divided by live
+//! memory, each ratio at different moments. 1.0 means no fragmentation.
 
 use crate::metrics::{Metric, MetricId};
 use crate::report::FragReport;

@@ -1,4 +1,4 @@
-//! Work on a target's memory that is split over a few cores, or goes on beside other work.
+//! Work on a target's memory that is split over a few cores or runs in parallel with other work.
 
 use std::iter;
 use std::ops::Range;

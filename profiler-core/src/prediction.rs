@@ -1,7 +1,7 @@
 //! What malloc's heap would need under other allocators and settings, predicted from one walk.
 //!
-//! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
-//! what follows from it.
+//! The lab replays the heap in real allocators (`docs/prediction.md`). Here are the results and
+//! what follows from them.
 
 use crate::allocator::{AllocatorTitle, ReturnTime};
 use crate::candidate::CandidateName;
@@ -9,13 +9,14 @@ use crate::mechanism::Mechanism;
 use crate::units::{bytes, nanoseconds};
 use crate::worth;
 
-/// The replay of what a program had may differ from what was measured by this share: what is played of
-/// others can be believed then.
+/// A replay of the program's own configuration may differ from the measurement by this share;
+/// predictions for other configurations are trusted then.
 pub const TRUSTED_ERROR: f64 = 0.05;
-/// That of a walk may also differ by so many bytes, as the allocator's own state takes.
+/// A replay of a walk may also differ by this many bytes, which the allocator's own state takes.
 const TRUSTED_BYTES: u64 = 512 << 10;
 
-/// Another allocator may be off by so many times as much as that of the program: only the latter is compared.
+/// The error allowed for another allocator, as a multiple of the program's own: only the latter can
+/// be measured.
 const LOOSER: f64 = 2.0;
 
 /// Whether a program that needed `had` bytes would save `least` of them with one of `with`, however a replay
@@ -341,7 +342,7 @@ impl Predictions {
         Some(check.measured_bytes)
     }
 
-    /// What RSS would be if malloc's heap took so many bytes, and all else what it does.
+    /// RSS if malloc's heap took `malloc_bytes` and everything else stayed the same.
     pub fn rss_with(&self, malloc_bytes: u64) -> Option<u64> {
         let others = self.rss_bytes?.checked_sub(self.now()?)?;
         Some(others.saturating_add(malloc_bytes))

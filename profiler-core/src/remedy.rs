@@ -1,5 +1,5 @@
-//! A remedy and its steps: what can be done about a finding. Which remedy is whose, and in which words, is
-//! among the explanations.
+//! A remedy and its steps: what can be done about a finding. The explanations choose the remedy and
+//! its wording.
 
 use std::fmt::{self, Display};
 

@@ -174,7 +174,7 @@ pub struct FragReport {
     pub completeness: Completeness,
 }
 
-/// Objects that were read so much earlier than the walk are of another moment.
+/// Objects that were read at least this much earlier than the walk belong to another moment.
 const LEAST_AGE_NS: u64 = 1_000_000_000;
 
 impl FragReport {

@@ -1,4 +1,4 @@
-//! What was seen of a target at one moment: all that metrics and files are made from.
+//! Everything observed of a target at one moment: the input of metrics and files.
 
 use crate::addr::PageSize;
 use crate::allocator::AllocatorTitle;

@@ -1,4 +1,4 @@
-//! The size classes that histograms are drawn in, the same for every allocator.
+//! The size classes of histograms, the same for every allocator.
 
 /// Number of classes up to [`LINEAR_LIMIT`].
 const LINEAR: usize = (LINEAR_LIMIT / STEP) as usize;

@@ -1,4 +1,4 @@
-//! Spans: what each byte of an extent is to its allocator, packed four bytes a span.
+//! Spans: the allocator's use of each byte of an extent, packed into four bytes per span.
 
 use crate::addr::{AddrRange, RemoteAddr};
 
@@ -44,7 +44,7 @@ pub struct Span {
     pub state: SpanState,
 }
 
-/// Spans, and the addresses of blocks, are multiples of so many bytes: no allocator aligns to less.
+/// Spans and block addresses are multiples of this many bytes: no allocator aligns to less.
 pub const GRANULE: u64 = 8;
 /// Bits that a state takes beside a length. Saved sessions have spans in this form, too: it stays.
 pub const STATE_BITS: u32 = 3;

@@ -1,8 +1,8 @@
-//! Foreign text made safe to show: names, command lines, paths, settings, whatever a target, a
-//! trace, a core file or another user chose.
+//! Makes untrusted text safe to show: names, command lines, paths, settings, and anything else
+//! chosen by a target, a trace, a core file or another user.
 //!
-//! Such text may hold escape sequences that drive a terminal, newlines that forge a line of our
-//! own, and characters that reorder or hide what stands beside them.
+//! Such text may contain escape sequences that drive a terminal, newlines that forge a line of our
+//! output, and characters that reorder or hide the text around them.
 
 use std::fmt::{self, Display, Write};
 

@@ -1,4 +1,4 @@
-//! Threads of a stopped target: the registers that walks and stacks start from.
+//! Threads of a stopped target: the registers from which walks and stacks start.
 
 use crate::addr::RemoteAddr;
 

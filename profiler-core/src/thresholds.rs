@@ -1,4 +1,4 @@
-//! Limits that somebody sets for a process, and whether a report keeps them.
+//! Limits set by the user for a process, and whether a report is within them.
 
 use crate::metrics::MetricId;
 use crate::report::FragReport;
@@ -8,7 +8,7 @@ use crate::units::{Unit, Value};
 /// How much fragmentation may be: of the resident heap bytes that hold nothing live.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub enum MostFragmentation {
-    /// So many bytes.
+    /// At most this many bytes.
     Bytes(u64),
     /// Such a share of RSS, 0 to 1.
     Share(f64),

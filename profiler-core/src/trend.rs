@@ -1,5 +1,5 @@
-//! How a process's memory has grown lately, by the kernel's counts and the walks of a session: known long before
-//! Python's objects were read twice.
+//! Recent growth of a process's memory by the kernel's counts and the walks of a session. It is
+//! known long before Python's objects have been read twice.
 
 use crate::worth::MOST;
 
@@ -7,7 +7,7 @@ use crate::worth::MOST;
 const LEAST_TIME_NS: u64 = 2_000_000_000;
 /// What was before this time is not lately.
 const WINDOW_NS: u64 = 30_000_000_000;
-/// A process grows when it gained at least so many bytes…
+/// A process grows if it gained at least this many bytes…
 const GROWN_BYTES: f64 = (4 << 20) as f64;
 /// …and would gain at least this share of its RSS in an hour.
 const GROWN_SHARE_PER_HOUR: f64 = 0.25;
@@ -39,7 +39,7 @@ impl Point {
 /// Growth of RSS over the time since a process was seen first, or lately.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct RssGrowth {
-    /// Over so many nanoseconds.
+    /// The length of the interval, in ns.
     pub elapsed_ns: u64,
     /// In bytes a second.
     pub bytes_per_second: f64,

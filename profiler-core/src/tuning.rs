@@ -1,7 +1,7 @@
-//! Changes of an allocator's settings that are worth trying, and calls of it that are worth making, each
-//! declared once: the remedies of findings and the candidates of the lab are made from these.
+//! Changes of an allocator's settings, and calls of its functions, that are worth trying. Each is
+//! declared once; the remedies of findings and the candidates of the lab are made from these.
 //!
-//! Settings are those of glibc's manual ("Memory Allocation Tunables"), jemalloc 5's `MALLOC_CONF`,
+//! Settings are from glibc's manual ("Memory Allocation Tunables"), jemalloc 5's `MALLOC_CONF`,
 //! mimalloc 2's and 3's environment options, and gperftools' `TCMALLOC_*` variables.
 
 use std::fmt::{self, Display};

@@ -1,4 +1,4 @@
-//! Numbers as people read them: the one place that decides how bytes, counts and times look, and what
+//! Formats numbers for people: the one place that decides how bytes, counts and times look and what
 //! unit a figure has.
 
 use std::fmt::{self, Display};
@@ -36,7 +36,7 @@ pub enum Unit {
     Seconds,
     /// Milliseconds.
     Milliseconds,
-    /// So many a second.
+    /// Per second.
     PerSecond,
     /// Bytes a second.
     BytesPerSecond,

@@ -1,4 +1,4 @@
-//! What one screen or one export is made from: a report, what the probes saw, and the past.
+//! The input of one screen or export: a report, what the probes saw, and the history.
 
 use std::sync::Arc;
 

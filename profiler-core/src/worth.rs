@@ -1,4 +1,4 @@
-//! From what size on a difference is worth a word.
+//! From which size on a difference is worth mentioning.
 
 /// A share of the whole and a number of bytes, of which the larger counts.
 #[derive(Copy, Clone, Debug)]
@@ -18,17 +18,18 @@ const GAINED: f64 = 0.2;
 /// Who holds at least this share of what is live is named as who holds most.
 const HELD: f64 = 0.1;
 
-/// Whether what gains so much of all that grows, both in bytes a second, is named as what grows.
+/// Whether something that gains `gained` of `all` growth, both in bytes per second, is named as
+/// what grows.
 pub(crate) fn is_named_for_gaining(gained: f64, all: f64) -> bool {
     gained >= all * GAINED
 }
 
-/// Whether who holds so many of the bytes that are live is named as who holds most.
+/// Whether a holder of `held` of the `live` bytes is named as a main holder.
 pub(crate) fn is_named_for_holding(held: u64, live: u64) -> bool {
     held as f64 >= live as f64 * HELD
 }
 
-/// Whether it is said that so many of the bytes that a name holds are shared.
+/// Whether `shared` of the `held` bytes of a name are worth mentioning as shared.
 pub(crate) fn is_said_to_be_shared(shared: u64, held: u64) -> bool {
     shared as f64 >= held as f64 * SHARED
 }
@@ -52,7 +53,7 @@ pub const OF_REPLAY: Worth = Worth {
 };
 
 impl Worth {
-    /// The least bytes that matter, of a whole of so many.
+    /// The smallest difference that matters, in bytes, in a whole of `whole` bytes.
     pub fn least(&self, whole: u64) -> u64 {
         self.bytes.max((whole as f64 * self.share) as u64)
     }

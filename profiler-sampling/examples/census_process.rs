@@ -1,5 +1,5 @@
-//! Counts the Python objects of a process by type, and says which names hold most of them: read from
-//! outside, with nothing executed in it.
+//! Counts the Python objects of a process by type and prints which names hold most of them. Reads
+//! from outside; nothing is executed in the process.
 //!
 //! ```text
 //! cargo run --release -p profiler-sampling --example census_process -- PID

@@ -1,4 +1,5 @@
-//! Samples a process once and prints its heaps: a stop of some milliseconds, nothing executed in it.
+//! Samples a process once and prints its heaps. The process stops for a few milliseconds; nothing
+//! is executed in it.
 //!
 //! ```text
 //! cargo run -p profiler-sampling --example sample_process -- PID

@@ -1,4 +1,5 @@
-//! Walks a process in one stop and in slices, in turn, and prints what each costs it and what it gives.
+//! Walks a process alternately in one stop and in slices, and prints the cost and the result of
+//! each.
 //!
 //! ```text
 //! cargo run --release -p profiler-sampling --example slices -- PID [ROUNDS]

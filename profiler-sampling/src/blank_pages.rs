@@ -1,8 +1,9 @@
 //! Pages that are resident only because they are part of a huge page.
 //!
-//! The kernel fills a huge page (2 MiB) with zeros when its first byte is written, and all of it is resident
-//! from then on. Which of its pages the program wrote, the page table does not say: it has one dirty bit for
-//! the whole. What is left is their content, read while the target runs.
+//! The kernel fills a huge page (2 MiB) with zeros when its first byte is written, and all of it is
+//! resident from then on. The page table does not say which 4 KiB pages the program wrote: it has
+//! one dirty bit for the whole huge page. The only evidence left is their content, which is read
+//! while the target runs.
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::heap::HeapSnapshot;

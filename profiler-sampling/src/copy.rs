@@ -1,5 +1,5 @@
-//! What may hold Python's objects, copied while its target stands still, so that they are read as they were in the
-//! moment of the walk although the target runs on.
+//! Copies memory that may hold Python objects while the target is stopped, so that the objects are
+//! read as of the moment of the walk although the target runs on.
 
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -17,11 +17,11 @@ use super::objects::{WalkedTarget, census};
 
 /// Bytes that are copied before the clock is looked at again.
 const PIECE: usize = 1 << 20;
-/// So long a stop is prolonged by copying, at most.
+/// Copying prolongs a stop by at most this long.
 const LONGEST_COPY: Duration = Duration::from_millis(20);
 /// More bytes than can be copied in that time are not begun with.
 const MOST_COPIED: u64 = 48 << 20;
-/// A process with so much in memory has more than that on pages that it can write to.
+/// A process with this much resident memory has more than `MOST_COPIED` on writable pages.
 const MOST_RESIDENT: u64 = 256 << 20;
 
 /// The pages of a target that it can write to, as they were while it stood still.

@@ -1,4 +1,4 @@
-//! The sample of a core file: the same walks, of memory that stands still for good.
+//! Samples a core file: the same walks over memory that does not change.
 
 use std::io;
 use std::path::Path;
@@ -19,7 +19,7 @@ use super::sampler::out_of_time;
 use super::walkers::Input;
 use super::walks;
 
-/// At most so many missing files are named.
+/// At most this many missing files are named.
 const NAMED_FILES: usize = 3;
 
 /// Why there is no sample of a core file.

@@ -1,4 +1,4 @@
-//! What walks must know of a target besides its memory and its pages.
+//! What walks need to know about a target besides its memory and pages.
 
 use std::io;
 

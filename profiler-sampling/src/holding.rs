@@ -1,4 +1,4 @@
-//! How a target is held while it is walked: in one stop, in slices, or not at all.
+//! How a target is held during a walk: in one stop, in slices, or not at all.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Sampling a whole host: what the kernel counts of every process at each interval, and walks in turn
-//! within a budget. Each walk is a [`Sampler`]'s.
+//! Samples a whole host: the kernel's counts of every process at each interval, and walks of one
+//! process after another within a budget. A [`Sampler`] does each walk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,7 +22,7 @@ const MAX_SHOWN: usize = 4096;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// One that could not be walked is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
-/// Of the time of a session so large a part, one in so many, may go to waiting for file systems that do not answer.
+/// At most 1/N of a session's time may be spent waiting for file systems that do not answer.
 const WAITING_PART: u32 = 10;
 /// Full counts of processes that are known take this part of what looks may take: the most is for walks.
 const COUNTS_PART: f64 = 0.4;
@@ -270,8 +270,9 @@ impl HostSampler {
         })
     }
 
-    /// Those of which all is counted at this look, the longest ago first, for so much processor time: a process of many
-    /// pages costs milliseconds. Of the others only what costs next to nothing is read. Without a budget it is all.
+    /// The processes to count fully at this interval within `time` of processor time, the longest
+    /// not counted first: a process with many pages costs milliseconds. For the others only what is
+    /// nearly free is read. Without a budget, all are counted.
     fn to_be_counted(&self, time: Duration) -> BTreeSet<ProcessId> {
         let counted = self.known.iter();
         let mut counted: Vec<(ProcessId, Counted)> = counted

@@ -1,4 +1,4 @@
-//! What stops are spent on.
+//! What is done during stops.
 
 use profiler_target::Reads;
 

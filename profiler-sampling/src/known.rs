@@ -1,9 +1,9 @@
-//! What is known of a target before it is stopped, and kept between its walks: which files it maps and what
-//! is in them, and where allocators have their roots.
+//! What is known about a target before it is stopped, and kept between its walks: the files it maps
+//! and their contents, and the locations of allocators' roots.
 //!
-//! A stop is for reading what changes. So files are looked into while the target runs, and roots are looked
-//! for then; in the stop its mappings are compared with those that were looked at, and each root has to
-//! prove that it is one.
+//! A stop is only for reading what changes. So files are inspected and roots are searched for while
+//! the target runs. During the stop its mappings are compared with those inspected, and each root
+//! is verified.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io;

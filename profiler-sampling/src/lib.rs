@@ -1,11 +1,11 @@
-//! From a target to a [`Sample`](profiler_core::sample::Sample): what was observed of its memory at one
+//! Turns a target into a [`Sample`](profiler_core::sample::Sample): its memory as observed at one
 //! moment.
 //!
-//! A [`Sampler`] stops a live process, reads the state of its pages and the kernel's count, runs the
-//! walkers side by side and lets it go on; a thread that stands inside malloc is given time to leave.
-//! [`sample_of_core`] does the same for a core file, which stands still for good. A [`WalkSchedule`]
-//! decides when the next sample may be taken, so that stops cost no more than they are allowed to.
-//! This is the one place that knows all walkers.
+//! A [`Sampler`] stops a live process, reads the state of its pages and the kernel's counts, runs
+//! the walkers in parallel and resumes the process. A thread that is stopped inside malloc is given
+//! time to leave it. [`sample_of_core`] does the same for a core file. A [`WalkSchedule`] decides
+//! when the next sample may be taken, so that stops stay within their budget. This is the only
+//! crate that knows all walkers.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! The census of Python's objects: after a walk while the target runs on, in the stop of the walk, or of
-//! a core file.
+//! The census of Python objects: of a live target after a walk while it runs on, or during the
+//! walk's stop; or of a core file.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};

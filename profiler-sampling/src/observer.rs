@@ -1,4 +1,4 @@
-//! Observing a target's memory once.
+//! Observes a target's memory once.
 
 use std::io;
 use std::thread;

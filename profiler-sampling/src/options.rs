@@ -1,4 +1,4 @@
-//! How a live process is sampled, and for how long.
+//! How a live process is sampled, and time limits.
 
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ pub const LONGEST_WHOLE_STOP: Duration = Duration::from_secs(2);
 /// The same of one of several stops.
 pub const LONGEST_SLICE: Duration = Duration::from_millis(20);
 
-/// A walk goes on for so long after its stop at most, unless the user says otherwise: tens of times what it takes.
+/// A walk ends at most this long after its stop unless the user sets a limit: tens of times the
+/// usual duration.
 const WALK: Duration = Duration::from_secs(10);
-/// And for so long more for each GiB that is resident.
+/// Time added to `WALK` for each GiB of resident memory.
 const WALK_A_GIB: Duration = Duration::from_secs(2);
 /// The same for each GiB that is brought back from swap, page by page from a slow disk.
 const SWAP_A_GIB: Duration = Duration::from_secs(60);

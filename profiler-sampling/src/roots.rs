@@ -1,4 +1,4 @@
-//! Where allocators have their roots, kept between walks.
+//! Locations of allocators' roots, kept between walks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

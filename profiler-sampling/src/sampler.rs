@@ -1,4 +1,4 @@
-//! Taking one sample: stop, residency, the kernel's count, walks, resume.
+//! Takes one sample: stop, residency, the kernel's counts, walks, resume.
 
 use std::io;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! When to walk again, so that stops stay within what the user allowed.
+//! Decides when to walk again, so that stops stay within what the user allowed.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const UNSTOPPED_SHARE: f64 = 0.25;
 
 /// RSS that has changed by this share since the last walk…
 const CHANGED_SHARE: f64 = 0.1;
-/// …and by so many bytes brings the next walk forward.
+/// …and by this many bytes brings the next walk forward.
 const CHANGED_BYTES: u64 = 8 << 20;
 
 /// Decides when the next walk is due from what the last ones cost.

@@ -1,7 +1,7 @@
-//! All walkers, behind one entry: where heaps of an allocator may be, and how each is walked.
+//! All walkers behind one interface: where heaps of an allocator may be, and how each is walked.
 //!
-//! A walk fills in the settings in force as well, and what the environment asked for: where they lie
-//! is known only to who reads the allocator's state.
+//! A walk also reads the settings in force and those requested by the environment: only the reader
+//! of an allocator's state knows where they are.
 
 use profiler_core::addr::PageSize;
 use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};

@@ -1,4 +1,4 @@
-//! Walking every heap of a target, all walkers side by side.
+//! Walks every heap of a target, all walkers in parallel.
 
 use std::thread;
 
@@ -9,7 +9,8 @@ use profiler_core::parallel::SideThread;
 
 use super::walkers::{Input, Walker};
 
-/// What a program that runs changes in a walk of it: so many parts of what was found.
+/// A total of a running program may differ from its own count by 1/N of the larger one, as it
+/// changes during the walk.
 const NEAR_PART: u64 = 50;
 /// The same of what there is few of.
 const NEAR_NUMBER: u64 = 16;

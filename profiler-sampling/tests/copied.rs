@@ -1,4 +1,4 @@
-//! What is read of objects that were copied in the stop of a walk.
+//! Objects read from memory that was copied during a walk's stop.
 
 use std::time::Duration;
 

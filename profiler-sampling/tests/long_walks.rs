@@ -1,4 +1,4 @@
-//! Walks that a target makes long, and what becomes of them.
+//! Walks that a target makes long, and how they end.
 
 use std::time::{Duration, Instant};
 

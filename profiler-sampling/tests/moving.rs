@@ -1,4 +1,4 @@
-//! What is read of objects of a target that has run on since its walk.
+//! Objects read from a target that has run on since its walk.
 
 use std::time::Duration;
 

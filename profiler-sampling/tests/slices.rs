@@ -1,4 +1,4 @@
-//! Walks that are cut into slices, of targets that change all the time.
+//! Walks in slices, of targets that change all the time.
 
 use std::process::Command;
 use std::thread;

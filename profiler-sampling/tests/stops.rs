@@ -1,4 +1,4 @@
-//! What is read while a target stands still, and what becomes of targets that change just then.
+//! What is read during a stop, and how targets that change at that moment are handled.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What looking at the pages of a large process costs: milliseconds per GB, by either source of
-//! page states, for memory in one piece and for memory of which every second page is resident.
+//! Cost of reading the page states of a large process, in milliseconds per GB, from either source
+//! of page states, for contiguous memory and for memory of which every second page is resident.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,5 @@
-//! What a stop of a process with many threads costs: how long it stands still, and how long one of its own
-//! threads sees it stand.
+//! Cost of stopping a process with many threads: how long it is stopped, and how long one of its
+//! own threads sees it stopped.
 #![allow(missing_docs)]
 
 use std::process::Command;

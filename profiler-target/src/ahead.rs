@@ -1,8 +1,8 @@
-//! Reading ahead on other cores: copying out of the target overlaps with looking at what was copied.
+//! Reads ahead on other cores: copying from the target overlaps with processing what was copied.
 //!
-//! Copying is most of what a walk costs (about 0.2 seconds a GiB through `/proc/PID/mem`, most of it
-//! waiting for memory), and it goes on while the target stands still. So once a walk reads in bulk,
-//! the windows that follow are copied by helpers into buffers that go round, and the walk takes a
+//! Copying is most of the cost of a walk (about 0.2 seconds per GiB through `/proc/PID/mem`, most
+//! of it waiting for memory) and happens while the target is stopped. So once a walk reads in bulk,
+//! helper threads copy the next windows into a set of recycled buffers, and the walk takes a filled
 //! buffer instead of filling its own. A walk that would have to wait copies the next window itself.
 
 use std::collections::VecDeque;

@@ -1,6 +1,7 @@
-//! Which mapped objects hold an allocator, and where their writable data lies.
+//! Finds the mapped objects that contain an allocator, and their writable data.
 //!
-//! What identifies one stands in its row ([`profiler_core::allocator`]); here are the files.
+//! The signs that identify an allocator are in its row ([`profiler_core::allocator`]); this module
+//! reads the files.
 
 use std::collections::BTreeMap;
 

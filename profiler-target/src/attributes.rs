@@ -1,4 +1,5 @@
-//! Which file it is, asked of the kernel alone: a file system that does not answer keeps nobody.
+//! Identifies a file by kernel data alone, so that a file system that does not answer cannot block
+//! the caller.
 
 use std::ffi::CString;
 use std::io;

@@ -1,5 +1,5 @@
-//! The auxiliary vector (`include/uapi/linux/auxvec.h`): pairs of words, as the kernel hands them to
-//! a program at its start.
+//! The auxiliary vector (`include/uapi/linux/auxvec.h`): pairs of words that the kernel passes to a
+//! program at its start.
 
 /// Where 16 random bytes lie that the kernel drew.
 pub const AT_RANDOM: u64 = 25;

@@ -1,4 +1,4 @@
-//! The control groups that a process is in (cgroups(7)).
+//! The control groups of a process (cgroups(7)).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! Whether this program was started without a standard output.
+//! Whether this program was started without standard output.
 //!
-//! Rust's runtime opens `/dev/null` in the place of a standard stream that is closed, before `main`: from
-//! then on all that is printed seems to be written.
+//! Rust's runtime opens `/dev/null` in place of a closed standard stream before `main` runs. From
+//! then on all output appears to succeed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! What stands between fragscope and what it may not do.
+//! Why fragscope is not permitted to inspect a process.
 
 use std::borrow::Cow;
 use std::fmt;

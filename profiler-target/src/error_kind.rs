@@ -1,4 +1,4 @@
-//! The kinds of errors: what a caller decides by, where the sentence is for people.
+//! Kinds of errors. Callers decide by the kind; the message is for people.
 
 use std::error::Error;
 use std::io;
@@ -147,7 +147,7 @@ pub enum OutputProblem {
     NamedTwice,
     /// There is no room.
     NoSpace,
-    /// A file may not be so large.
+    /// The file would exceed a size limit.
     TooLarge,
     /// The user who runs fragscope may not write there.
     Denied,

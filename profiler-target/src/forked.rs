@@ -1,14 +1,14 @@
-//! The processes that fragscope forks off for itself: guards, and those that open files.
+//! The processes that fragscope forks for its own use: guards, and file readers.
 //!
-//! All are in one table from the moment they are forked until somebody has taken note of their end, so that
-//! whoever ends fragscope finds those as well that a thread of it is just starting, or using, and none stays
-//! as a zombie where nobody reaps orphans.
+//! All of them are in one table from the fork until their exit has been collected. So whoever ends
+//! fragscope also finds processes that another thread is just starting or using, and none remains a
+//! zombie where nobody reaps orphans.
 //!
-//! Such a process runs on in a copy of fragscope's memory, with one thread. It may allocate, because
-//! glibc's `fork` leaves its malloc usable in the child; it must not take any other lock that
-//! another thread of fragscope may have held at that moment. So it starts no threads (glibc's
-//! `pthread_create` takes the loader's lock of thread-local storage, which `fork` resets only since 2.42),
-//! and its panics run none of fragscope's hooks, which take locks of the terminal and of the standard
+//! Such a process runs in a copy of fragscope's memory, with one thread. It may allocate, because
+//! glibc's `fork` leaves malloc usable in the child. It must not take any other lock that another
+//! thread of fragscope may have held at the fork. So it starts no threads (glibc's `pthread_create`
+//! takes the loader's lock of thread-local storage, which `fork` resets only since 2.42), and its
+//! panics do not run fragscope's hooks, which take locks of the terminal and of the standard
 //! streams.
 
 use std::io;

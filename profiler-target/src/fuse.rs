@@ -1,4 +1,4 @@
-//! Whether the kernel has any file system that a process answers for.
+//! Whether the kernel has any file system that is served by a process (FUSE).
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// For so long it is believed that there is none.
+/// The answer "none" is cached for this long.
 const NONE_FOR: Duration = Duration::from_millis(10);
-/// For so long it is believed that there is one: whoever mounts and unmounts again and again has one at any moment.
+/// The answer "some" is cached for this long: someone who mounts and unmounts repeatedly may have
+/// one at any moment.
 const ANY_FOR: Duration = Duration::from_secs(60);
 
 /// What was found last, and when.

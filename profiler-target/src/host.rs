@@ -1,4 +1,4 @@
-//! What the host is and allows, as `/proc` and `/sys` show it.
+//! Properties and limits of the host, from `/proc` and `/sys`.
 
 use std::fs::{self, File};
 use std::io;
@@ -213,7 +213,8 @@ pub fn has_foreign_proc() -> bool {
     own.is_ok_and(|own| own.as_os_str() != std::process::id().to_string().as_str())
 }
 
-/// So few left are as good as none: those that did not start may have been some.
+/// With fewer left than this the limit counts as reached: the processes that failed to start may
+/// have needed them.
 const FEW_PROCESSES: u64 = 64;
 
 /// What keeps more threads and processes from running, in words.
@@ -244,7 +245,7 @@ pub fn most_open_files() -> io::Result<u64> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
 
-/// How many of so many files we may open beside those that are open.
+/// How many more files this process can open, at most `wanted`.
 pub fn files_left(wanted: usize) -> usize {
     let opened: Vec<_> = (0..wanted).map_while(|_| File::open("/").ok()).collect();
     opened.len()

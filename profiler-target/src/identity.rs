@@ -1,4 +1,4 @@
-//! Who the target is: its names, its Python, its C library and its allocator.
+//! Identifies the target: its names, its Python, its C library and its allocator.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! Where SIGINT comes from, and which signals this process was started to ignore.
+//! The origin of a SIGINT, and which signals this process was started to ignore.
 
 use std::io;
 use std::sync::OnceLock;

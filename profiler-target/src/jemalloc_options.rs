@@ -1,8 +1,8 @@
-//! Where a jemalloc keeps its options, from its file, without symbols.
+//! Locates the options of a jemalloc from its file, without symbols.
 //!
-//! The tree of names that `mallctl` serves lies in the file's data, and under `opt` each name has a
-//! function that does nothing but return one variable (`src/ctl.c`, `CTL_RO_NL_GEN`). So the first
-//! variable that the function's code reads is the option.
+//! The tree of names that `mallctl` serves is in the file's data. Under `opt`, each name has a
+//! function that only returns one variable (`src/ctl.c`, `CTL_RO_NL_GEN`). So the first variable
+//! that the function's code reads is the option.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! What mapped files were found to be, so that each is read once: by whichever process it is mapped, and for
-//! as long as it is the same file.
+//! Results of inspecting mapped files, so that each file is read once, whichever processes map it,
+//! for as long as the file is unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

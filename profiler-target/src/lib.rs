@@ -1,14 +1,15 @@
-//! A process or a core file as it is: its memory, mappings, pages, threads, files, control group and
-//! family.
+//! A process or a core file: its memory, mappings, pages, threads, files, control group and
+//! descendants.
 //!
-//! [`Target`] is a live process, held so that a recycled pid is never read, and read through `/proc`,
-//! ptrace and the pagemap; [`CoreFile`] is what an ELF core kept of one. Both are a [`Process`] and give
-//! what walkers want: memory as [`TargetMemory`](profiler_core::memory::TargetMemory), the state of every
-//! page, mappings and threads. Nothing here executes code in a target or writes to its memory, and all that is read
-//! of one is hostile: bounded, and checked. What is found out is returned; nothing is printed.
+//! [`Target`] is a live process, held so that a recycled pid is never read, and read through
+//! `/proc`, ptrace and the pagemap. [`CoreFile`] is what an ELF core preserved of one. Both
+//! implement [`Process`] and give walkers what they need: memory as
+//! [`TargetMemory`](profiler_core::memory::TargetMemory), the state of every page, mappings and
+//! threads. Nothing here executes code in a target or writes to its memory. Everything read from a
+//! target is hostile: bounded and checked. Results are returned; nothing is printed.
 //!
-//! [`mod@host`] says what this machine and this process's privileges allow. A [`Guard`] is a small process
-//! that gives back what must not stay when fragscope is killed or suspended.
+//! [`mod@host`] says what this machine and this process's privileges allow. A [`Guard`] is a small
+//! process that releases what must not remain when fragscope is killed or suspended.
 
 mod ahead;
 mod allocators;

@@ -1,8 +1,8 @@
 //! The dynamic loader's list of loaded objects, in load order.
 //!
 //! `AT_PHDR` of the auxiliary vector leads to the program headers, `PT_DYNAMIC` to the dynamic
-//! section, `DT_DEBUG` to `struct r_debug`, whose `r_map` heads the chain of `struct link_map`
-//! (glibc `elf/link.h`; musl `include/link.h` has the same public fields).
+//! section, and `DT_DEBUG` to `struct r_debug`, whose `r_map` is the head of the chain of `struct
+//! link_map` (glibc `elf/link.h`; musl `include/link.h` has the same public fields).
 
 use std::collections::HashSet;
 

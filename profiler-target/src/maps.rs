@@ -1,7 +1,7 @@
-//! `/proc/PID/maps` into mappings.
+//! Parses `/proc/PID/maps` into mappings.
 //!
-//! The parser is our own: procfs reads lines as UTF-8 and gives up on the whole file when one
-//! mapped file's name is not, and a target may map any file.
+//! We have our own parser because the `procfs` crate reads lines as UTF-8 and rejects the whole
+//! file if the name of one mapped file is not UTF-8, and a target may map any file.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::residency::{Mapping, MappingKind};

@@ -1,12 +1,13 @@
-//! The memory of a live process, read through `/proc/PID/mem`, and for a stopped one in part by
+//! The memory of a live process, read through `/proc/PID/mem`, and for a stopped one partly with
 //! `process_vm_readv(2)`.
 //!
-//! The latter is twice as fast, but since Linux 5.19 it makes a copy of every page that the target
-//! shares with a relative since a fork, as if the target had written to it (it pins pages, and
-//! `gup_must_unshare` in `mm/internal.h` wants pinned anonymous pages exclusive). On a prefork
-//! worker one walk would undo what copy-on-write saved. So it is used for pages that are the
-//! target's alone, while the target stands still and cannot fork, and when KSM has merged none of
-//! its pages (one that KSM merged may have a single user left). `/proc/PID/mem` pins nothing.
+//! `process_vm_readv` is twice as fast. But since Linux 5.19 it makes a copy of every page that the
+//! target shares with a relative since a fork, as if the target had written to it (it pins pages,
+//! and `gup_must_unshare` in `mm/internal.h` requires pinned anonymous pages to be exclusive). On a
+//! prefork worker one walk would undo what copy-on-write saved. So it is used only for pages that
+//! belong to the target alone, while the target is stopped and cannot fork, and only if KSM has
+//! merged none of its pages (a page merged by KSM may have a single user left). `/proc/PID/mem`
+//! pins nothing.
 
 mod aside;
 mod in_slices;

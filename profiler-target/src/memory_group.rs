@@ -11,8 +11,8 @@ use profiler_core::host::MemoryGroup;
 
 use super::cgroup::{self, UNIFIED, VERSIONS};
 
-/// The kernel's "no limit" of the first version is a number near the largest (`PAGE_COUNTER_MAX`,
-/// `include/linux/page_counter.h`); no host has so much memory.
+/// In cgroup v1 the kernel's "no limit" is a number near the largest (`PAGE_COUNTER_MAX`,
+/// `include/linux/page_counter.h`); no host has this much memory.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// The flag of a process that is ending (`include/linux/sched.h`).
@@ -212,7 +212,7 @@ fn account(own: &str, mounts: &str) -> Option<GroupAccount> {
         })
 }
 
-/// The path so many steps above.
+/// The path `steps` levels up.
 fn ancestor(path: &str, steps: usize) -> String {
     let above = Path::new(path).ancestors().nth(steps);
     above.map_or_else(|| "/".into(), |above| above.to_string_lossy().into_owned())

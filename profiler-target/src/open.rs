@@ -1,4 +1,4 @@
-//! Opening a process, and determining why it cannot be.
+//! Opens a process, and determines why it cannot be opened.
 
 use std::fs::{self, File};
 use std::io;
@@ -233,7 +233,7 @@ fn denied(pid: i32, denial: Denial) -> OpenError {
     OpenError::NotPermitted { pid, denial }
 }
 
-/// While a program is executed it has no auxiliary vector yet, for less than so long.
+/// During `execve` a process has no auxiliary vector, for less than this long.
 const EXECUTED_WITHIN: Duration = Duration::from_millis(20);
 
 /// By the kernel's own account of the program, for which no file is read.

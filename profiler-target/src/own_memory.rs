@@ -1,9 +1,9 @@
-//! fragscope's own address space, where that is limited (`ulimit -v`).
+//! fragscope's own address space, if it is limited (`ulimit -v`).
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// glibc reserves 64 MiB of addresses for each arena (`HEAP_MAX_SIZE`, malloc/arena.c, 2.36), and one for each thread.
-/// Where there is room for so many, nothing is to be saved.
+/// glibc reserves 64 MiB of addresses for each arena (`HEAP_MAX_SIZE`, malloc/arena.c, 2.36), up to
+/// one per thread. With this much address space there is no need to save any.
 const ROOM_BYTES: u64 = 16 << 30;
 
 /// Has all threads share one arena of malloc where addresses are short. A thread that can have none of its own else

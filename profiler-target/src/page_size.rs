@@ -1,4 +1,4 @@
-//! How large the running kernel's pages are.
+//! The page size of the running kernel.
 
 use nix::unistd::{SysconfVar, sysconf};
 use profiler_core::addr::PageSize;

@@ -1,4 +1,4 @@
-//! The two faces of `/proc/PID/pagemap`: its 64-bit entries, and the `PAGEMAP_SCAN` ioctl
+//! The two interfaces of `/proc/PID/pagemap`: its 64-bit entries, and the `PAGEMAP_SCAN` ioctl
 //! (`Documentation/admin-guide/mm/pagemap.rst`, `include/uapi/linux/fs.h`).
 
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Why the dynamic loader does not preload an object into a program.
+//! Determines why the dynamic loader does not preload an object into a program.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -14,7 +14,8 @@ use profiler_core::text::visible;
 
 use super::elf::{ElfFile, FILE_LIMIT, Source, asks_for};
 
-/// A script's interpreter may be a script itself; the kernel follows so many (`fs/exec.c`).
+/// A script's interpreter may itself be a script; the kernel follows at most this many
+/// (`fs/exec.c`).
 const MAX_INTERPRETERS: usize = 5;
 /// As much of a script's first line as the kernel reads (`BINPRM_BUF_SIZE`).
 const FIRST_LINE_BYTES: u64 = 256;

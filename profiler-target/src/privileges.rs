@@ -1,4 +1,4 @@
-//! Privileges of this process, and giving them up.
+//! Privileges of this process, and dropping them.
 
 use std::io;
 use std::panic::resume_unwind;

@@ -1,4 +1,4 @@
-//! A process, live or in a core file: what both give, each once.
+//! What a live process and a core file have in common, as one trait.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A group of processes, by the process that leads it.
+//! A process group, by its leader.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

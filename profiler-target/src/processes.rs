@@ -1,4 +1,5 @@
-//! The processes of the host, as `/proc` lists them, and what can be read of each without holding it.
+//! The processes of the host as `/proc` lists them, and what can be read of each without holding
+//! it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

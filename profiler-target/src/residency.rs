@@ -1,8 +1,8 @@
 //! Which pages of the target are resident, swapped, zero, huge or shared.
 //!
-//! Where the kernel has `PAGEMAP_SCAN` (6.7 and later), it says where there are pages at all, and
-//! these alone are then looked up in the pagemap for the one thing that it does not show:
-//! whether another process maps them too. Older kernels have the pagemap alone.
+//! With `PAGEMAP_SCAN` (Linux 6.7 and later) the kernel says which pages exist, and only these are
+//! looked up in the pagemap for the one thing that the ioctl does not report: whether another
+//! process maps them too. On older kernels only the pagemap is used.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -236,9 +236,9 @@ impl Runs {
 /// Fewer pages than this between two regions, or in one that needs no look, are read along: a
 /// longer read costs less than another call.
 const READ_ALONG_BYTES: u64 = 512 * PAGE_SIZE;
-/// Mappings without access of so many bytes are taken for reservations.
+/// Inaccessible mappings of at least this many bytes count as reservations.
 const RESERVATION_BYTES: u64 = 1 << 30;
-/// So many parts are gathered at most before they are looked up.
+/// At most this many parts are collected before they are looked up.
 const MAX_PARTS: usize = 4096;
 
 /// A part of a mapping that the scan found populated.

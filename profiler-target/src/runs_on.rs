@@ -1,4 +1,4 @@
-//! Who runs on with the memory of a process that is stopped.
+//! Processes that share the memory of a stopped process and keep running.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;

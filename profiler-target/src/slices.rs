@@ -1,13 +1,14 @@
 //! A walk in slices: many short stops of a target instead of one long one.
 //!
-//! All reads of a walk go through one gate. When a slice has lasted as long as it may, the next read
-//! lets the target run on, for four times as long as it stood, stops it again, and goes on; other reads
-//! wait meanwhile. So whatever one read gives is of one moment, and [`Slices::epoch`] says whether two
-//! reads are of the same slice.
+//! All reads of a walk go through one gate. When a slice has used up its time, the next read
+//! resumes the target for four times as long as it was stopped, stops it again, and continues;
+//! other reads wait meanwhile. So everything that one read returns is from one moment, and
+//! [`Slices::epoch`] says whether two reads belong to the same slice.
 //!
-//! Most of what is read of a large heap needs no stop: who follows a heap's chunks in pieces of a few
-//! hundred KiB copies each in a tenth of a millisecond, in which hardly anything changes, and has to find its way
-//! again between two slices as well. Such reads ([`Slices::read_now`]) go on between slices.
+//! Most reads of a large heap need no stop. A walk that follows a heap's chunks in pieces of a few
+//! hundred KiB copies each piece in a tenth of a millisecond, in which hardly anything changes, and
+//! it has to resynchronise between two slices anyway. Such reads ([`Slices::read_now`]) continue
+//! between slices.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -29,20 +30,20 @@ use super::proc_dir::ProcDir;
 use super::runs_on::RunsOn;
 use super::stop::{self, StopError, StopGuards, StopOutcome, Stopped};
 
-/// Between two slices the target runs for so many times as long as it stood.
+/// Between two slices the target runs this many times as long as it was stopped.
 pub const RUNS_BETWEEN: u32 = 4;
 /// How often a stop is tried that fails, each time after the target has run.
 const STOP_TRIES: u32 = 5;
-/// What takes longer than so many slices in a row is not read in any.
+/// A read that takes longer than a slice this many times in a row is given up.
 const READ_TRIES: u32 = 3;
-/// After so many slices it is looked whether they are worth it.
+/// After this many slices it is checked whether slicing is worth it.
 const FIRST_SLICES: u32 = 16;
 /// Slices in which less than this part of the stop is left for reading are given up: the target would
 /// stand for longer in all than in one stop.
 const LEAST_USEFUL_PART: u32 = 5;
 /// No walk has more slices.
 const MAX_SLICES: u32 = 10_000;
-/// Where nothing was read for so long that needs the target to stand, it runs on.
+/// If nothing was read for this long that needs a stopped target, the target is resumed.
 const IDLE: Duration = Duration::from_micros(500);
 /// Pages whose entries are looked up at once: 2 MiB of addresses.
 const REGION_PAGES: u64 = 512;
@@ -142,12 +143,12 @@ impl Slices {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Notes that so many bytes contradict what was read in an earlier slice.
+    /// Records that `bytes` bytes contradict what was read in an earlier slice.
     pub fn note_changed(&self, bytes: u64) {
         self.changed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that so many bytes were read while the target ran.
+    /// Records that `bytes` bytes were read while the target ran.
     pub(super) fn count_running(&self, bytes: u64) {
         self.running_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -344,7 +345,7 @@ impl Slice {
         Some(outcome)
     }
 
-    /// Threads of the target stood for so long, and run by now.
+    /// Threads of the target were stopped for `stood` and are running again.
     fn stood_for(&mut self, stood: Duration) {
         self.tally.stood += stood;
         self.runs_until = Some(Instant::now() + stood * RUNS_BETWEEN);

@@ -1,5 +1,5 @@
-//! `/proc/N/stat`, for those who look at any process or thread without holding it, and the clock ticks that times are
-//! counted in there.
+//! `/proc/N/stat` of any process or thread, without holding it, and the clock ticks in which it
+//! counts times.
 
 use std::fs;
 use std::time::Duration;
@@ -65,7 +65,7 @@ impl Stat {
     }
 }
 
-/// How long so many clock ticks take (`USER_HZ`), in which the kernel counts times for userspace.
+/// The duration of `ticks` clock ticks (`USER_HZ`), in which the kernel counts times for userspace.
 pub fn time_of_ticks(ticks: u64) -> Duration {
     let per_second = procfs::ticks_per_second().max(1);
     let rest = (ticks % per_second).saturating_mul(1_000_000_000) / per_second;

@@ -1,5 +1,5 @@
-//! Which file systems lie in memory: pages of their files are shared memory to the kernel (`RssShmem`). And which are
-//! served by somebody who may not answer.
+//! Which file systems are in memory (the kernel counts pages of their files as shared memory,
+//! `RssShmem`), and which are served by a process or host that may not answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,12 +20,14 @@ pub(super) type Device = (u32, u32);
 /// Bytes of a list of mounts that are read; hosts of many containers have some hundred KiB. Any user can make 100,000
 /// mounts (`fs.mount-max`), each of some hundred bytes.
 const MAX_MOUNTS: u64 = 16 << 20;
-/// For so long in all are the lists of mounts of one process read; a container's takes a millisecond.
+/// The mount lists of one process are read for at most this long in total; a container's takes a
+/// millisecond.
 const READ_FOR: Duration = Duration::from_millis(200);
 /// The same, once reading long ones took `SLOW_FOR` of a minute: any user can have many processes with long ones.
 const READ_BRIEFLY_FOR: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);
-/// What is mounted changes: the time for reading is given anew after so long, and nothing is kept for longer.
+/// Mounts change: the time for reading is granted again after this long, and nothing is cached for
+/// longer.
 const ANEW_AFTER: Duration = Duration::from_secs(10);
 /// Between two looks at which lists are to be closed.
 const CLOSED_EACH: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The processes that descend from this one.
+//! The descendants of this process.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -15,7 +15,7 @@ use super::attributes::file_behind;
 use super::proc_dir::PidFd;
 use super::stat::{Stat, time_of_ticks};
 
-/// So many generations are followed at most.
+/// At most this many generations are followed.
 const MAX_GENERATIONS: usize = 1024;
 
 /// All processes that descend from this one. Those whose parents end become children of this one
@@ -133,7 +133,7 @@ impl ProcessTree {
             || !self.strangers.is_empty() && maps(pid, self.ring) != Some(true)
     }
 
-    /// Whether a descendant has this thread, and had it already so long ago.
+    /// Whether a descendant has this thread and already had it `ago` before now.
     pub fn has_thread(&self, tid: u32, ago: Duration) -> bool {
         let Ok(tid) = i32::try_from(tid) else {
             return false;

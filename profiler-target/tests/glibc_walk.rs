@@ -1,4 +1,4 @@
-//! The glibc walker against glibc's own account of a real child's heap: equal, not near.
+//! Compares the glibc walker with glibc's own account of a real child's heap: equal, not near.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

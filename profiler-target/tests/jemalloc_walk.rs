@@ -1,4 +1,5 @@
-//! The jemalloc walker against jemalloc's own account of a real child's heap: equal, not near.
+//! Compares the jemalloc walker with jemalloc's own account of a real child's heap: equal, not
+//! near.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The walker of mimalloc against a program that knows all its blocks: equal, not near.
+//! Compares the mimalloc walker with a program that knows all its blocks: equal, not near.
 
 use std::process::Command;
 

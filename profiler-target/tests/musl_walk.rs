@@ -1,4 +1,5 @@
-//! The walker of musl's mallocng against a program that knows all its blocks: equal, not near.
+//! Compares the walker of musl's mallocng with a program that knows all its blocks: equal, not
+//! near.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Who a process is, what becomes of it, and why it cannot be inspected: no privilege needed.
+//! Identity and end of a process, and why one cannot be inspected. Needs no privilege.
 
 use std::process::Command;
 

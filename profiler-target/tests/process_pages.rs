@@ -1,4 +1,4 @@
-//! The memory and the pages of a process of one's own user: no privilege needed.
+//! Memory and pages of a process of the same user. Needs no privilege.
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::fork::{self, ForkSharing};

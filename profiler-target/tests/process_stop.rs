@@ -1,4 +1,4 @@
-//! Stopping a process of one's own user: no privilege needed.
+//! Stops a process of the same user. Needs no privilege.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -151,7 +151,7 @@ fn helper_stops_the_target_with_few_files() {
     setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES).expect("fewer than before");
     let mut refused = 0;
     for left in 0.. {
-        // All that may be opened, but for so many.
+        // Open all files that may be opened except `left`.
         let mut files: Vec<File> = (0..MAX_FILES)
             .map_while(|_| File::open("/dev/null").ok())
             .collect();

@@ -1,4 +1,4 @@
-//! What a stop asks of the kernel, counted.
+//! Counts the system calls of a stop.
 
 use std::os::unix::process::CommandExt;
 

@@ -1,4 +1,4 @@
-//! Arenas that are not the usual ones: of several interpreters in a process, and from malloc.
+//! Unusual arenas: of several interpreters in one process, and from malloc.
 
 mod pythons;
 

@@ -1,4 +1,4 @@
-//! What serves Python's objects, against what each Python was set to use.
+//! Compares the detected allocator of Python objects with what each Python was set to use.
 
 mod pythons;
 

@@ -1,4 +1,5 @@
-//! The pymalloc walker against CPython's own account (`sys._debugmallocstats`): equal, not near.
+//! Compares the pymalloc walker with CPython's own account (`sys._debugmallocstats`): equal, not
+//! near.
 
 mod pythons;
 

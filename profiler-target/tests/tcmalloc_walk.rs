@@ -1,4 +1,4 @@
-//! The walker of tcmalloc against a program that knows all its blocks, and against the totals that
+//! Compares the tcmalloc walker with a program that knows all its blocks, and with the totals that
 //! tcmalloc reports: equal, not near.
 
 use std::process::Command;

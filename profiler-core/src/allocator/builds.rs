@@ -1,4 +1,4 @@
-//! The builds of allocators that the lab can play into: what they are called, and where they come from.
+//! The allocator builds that the lab can replay into: their names and where they come from.
 
 use super::Allocator;
 

@@ -25,7 +25,7 @@ pub enum GlibcSetting {
     MmapThreshold,
     /// An end of an arena that is larger is given back, in bytes.
     TrimThreshold,
-    /// So many bytes more are taken from the kernel than are needed.
+    /// Extra bytes taken from the kernel beyond what a request needs.
     TopPad,
     /// The most blocks with a mapping of their own.
     MmapMax,
@@ -232,9 +232,9 @@ impl GlibcSetting {
         value.parse().ok()
     }
 
-    /// What freeing a block of so many usable bytes raises the mmap threshold to, where it adapts: the size of
-    /// its chunk, which has a mapping of its own (`free` in `malloc/malloc.c`). `None` for a block that has
-    /// none.
+    /// The value that freeing a block with `usable` bytes raises an adaptive mmap threshold to: the
+    /// size of its mmapped chunk (`free` in `malloc/malloc.c`). `None` for a block without a
+    /// mapping of its own.
     pub const fn threshold_raised_to(usable: u64) -> Option<u64> {
         // Of a chunk in an arena one word of these is usable: none is of whole pages then.
         const TWO_WORDS: u64 = 16;

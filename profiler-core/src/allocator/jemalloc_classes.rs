@@ -8,8 +8,8 @@ pub(crate) const BINS: usize = 36;
 /// All size classes (`NSIZES`).
 pub(crate) const SIZES: usize = 232;
 
-/// The class that a block of so many bytes is served from, in bytes; of larger ones than any class, the
-/// bytes themselves.
+/// The size class, in bytes, that serves a block of `wanted` bytes. A size beyond the largest class
+/// is returned unchanged.
 pub(crate) fn class_of(wanted: u64) -> u64 {
     let (mut below, mut end) = (0, SIZES);
     while below < end {

@@ -1,7 +1,7 @@
 //! The allocators that fragscope knows, one [`AllocatorRow`] for each, and how one is identified.
 //!
-//! Whatever needs a name, a sign, a variable or a library of an allocator takes it from its row; the
-//! walker of each is a module of its own ([`crate::glibc`] and its neighbours).
+//! Every name, sign, environment variable and library of an allocator comes from its row. Each
+//! walker is a module of its own ([`crate::glibc`] and its neighbours).
 
 mod builds;
 mod environment;

@@ -1,4 +1,4 @@
-//! Identifying allocators by what a file defines and what it says of itself.
+//! Identifies allocators by the symbols that a file defines and by the strings in it.
 
 use memchr::memmem;
 

@@ -1,8 +1,8 @@
-//! The settings of allocators: what they are called, and where they stand in an environment.
+//! Allocator settings: their names and how an environment sets them.
 //!
-//! The lists name those that set sizes, counts, times and thresholds. Whatever opens files, prints,
-//! or takes huge pages from the host's pool is not among them, because recordings, which may be
-//! anyone's, hand these to players.
+//! Only settings for sizes, counts, times and thresholds are listed. Settings that open files,
+//! print, or take huge pages from the host's pool are left out: recordings pass these settings on
+//! to players, and a recording may come from anyone.
 
 use super::{Allocator, ROWS, glibc_settings};
 

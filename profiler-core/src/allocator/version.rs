@@ -1,4 +1,4 @@
-//! Reading an allocator's version from a file that holds it.
+//! Reads an allocator's version from the file that contains it.
 
 use memchr::memmem;
 

@@ -1,4 +1,4 @@
-//! What probes count, and what they cost.
+//! Columns for what the probes count and what they cost.
 
 use super::{Column, up_to};
 use crate::activity::{Activity, ClassActivity, ProbeCost};

@@ -1,4 +1,4 @@
-//! The ledger, and heaps by arena, size class and page.
+//! Columns of the ledger, and of heaps by arena, size class and page.
 
 use super::{Column, TextColumn, up_to};
 use crate::report::Finding;

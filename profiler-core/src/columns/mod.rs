@@ -1,5 +1,5 @@
-//! The columns of the tables that text, screen, CSV and JSON share: each is declared here once, with
-//! its key in files, its title for people, its unit, and how to get it from a row.
+//! The columns of the tables shared by text, screen, CSV and JSON. Each is declared here once: its
+//! key in files, its title for people, its unit, and how to get its value from a row.
 
 mod activity;
 mod heaps;

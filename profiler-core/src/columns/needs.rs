@@ -1,4 +1,4 @@
-//! What the live blocks would need elsewhere: packed, and as played.
+//! Columns for what the live blocks would need elsewhere: by the packing bound, and as replayed.
 
 use super::{Column, TextColumn};
 use crate::prediction::{NeedsRow, SelfCheck};

@@ -1,4 +1,4 @@
-//! Python's objects by type and by holder, and the blocks that none owns.
+//! Columns of Python objects by type and by holder, and of blocks without an owner.
 
 use super::{Column, up_to};
 use crate::objects::{

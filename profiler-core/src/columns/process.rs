@@ -1,4 +1,4 @@
-//! What the kernel says of a process, how far a walk can be trusted, and the past.
+//! Columns for the kernel's account of a process, how reliable a walk is, and the history.
 
 use super::Column;
 use crate::completeness::Completeness;

@@ -1,4 +1,4 @@
-//! Call sites of allocations, and sums of them.
+//! Columns of allocation call sites and of sums over them.
 
 use super::Column;
 use crate::sites::SiteRow;

@@ -1,4 +1,4 @@
-//! Columns that people alone see.
+//! Columns that exist only in output for people.
 
 /// A column of words that are made where they are shown and stand in no file: its title, and its place.
 /// Width and side are declared here, so that heading, rows and what is indented below them agree.

@@ -1,7 +1,7 @@
-//! The live blocks of malloc packed into jemalloc's size classes and slabs: a lower bound.
+//! A lower bound: malloc's live blocks packed into jemalloc's size classes and slabs.
 //!
-//! Small classes lie in slabs of the least number of pages that regions fill exactly; larger blocks are
-//! extents of whole pages, of which only those count that were ever touched.
+//! A slab of a small class has the smallest number of pages that its regions fill exactly. Larger
+//! blocks are extents of whole pages, of which only pages ever touched count.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
     Some(packing)
 }
 
-/// The class of blocks of `bytes`, with so many more blocks in it.
+/// The entry for blocks of `bytes`, with `blocks` added to its count.
 fn class_entry(
     classes: &mut BTreeMap<u64, PackedClass>,
     bytes: u64,

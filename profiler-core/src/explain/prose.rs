@@ -1,4 +1,4 @@
-//! The verdict in a line, and the explanation in words.
+//! The one-line verdict and the full explanation as text.
 
 use crate::explain::rules::{is_notable, not_walked, serving};
 use crate::mechanism::FindingBytes;

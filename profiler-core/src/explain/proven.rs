@@ -1,5 +1,5 @@
-//! Findings with what their remedies were predicted to return: ranked by that, and not kept where a
-//! remedy returns nothing.
+//! Findings together with what their remedies were predicted to return: ranked by that, and dropped
+//! if no remedy returns anything.
 
 use crate::allocator::INITIAL_MMAP_THRESHOLD_KIB;
 use crate::completeness::Confidence;

@@ -1,4 +1,4 @@
-//! The verdict in three words, for a row of a table.
+//! The verdict in at most three words, for a table row.
 
 use crate::mechanism::FindingBytes;
 use crate::mechanism::Mechanism;

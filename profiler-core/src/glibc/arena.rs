@@ -1,4 +1,4 @@
-//! The memory of each arena, run by run: brk and its stand-ins, and thread arenas' heaps.
+//! The memory of each arena, run by run: brk and its mmapped substitutes, and thread arenas' heaps.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Finding `main_arena` and `mp_` in libc's writable data, with no symbols.
+//! Finds `main_arena` and `mp_` in libc's writable data without symbols.
 
 use std::cell::OnceCell;
 

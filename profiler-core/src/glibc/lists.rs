@@ -1,5 +1,5 @@
-//! Chunks that caches hold: fastbins and, through [`super::tcache`], the threads' own. A plain walk
-//! takes them for live, so they are gathered first.
+//! Chunks held by caches: fastbins and, through [`super::tcache`], per-thread caches. They look
+//! live to a plain walk, so they are collected first.
 
 use super::Notes;
 use super::state::ArenaState;

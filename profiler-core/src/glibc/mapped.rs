@@ -1,4 +1,4 @@
-//! Mmapped chunks: blocks with a mapping of their own, which no list leads to.
+//! Mmapped chunks: blocks with a mapping of their own, which are in no list.
 //!
 //! Such a chunk begins its mapping with `prev_size` 0 and its whole size with the flag
 //! `IS_MMAPPED`; after `memalign` it lies further in, `prev_size` being its distance from the
@@ -16,7 +16,7 @@ use crate::residency::ResidencyMap;
 /// The largest alignment looked for: larger ones are served, but nobody asks for them.
 const MAX_ALIGNMENT: u64 = 1 << 30;
 
-/// Beyond so many chunks no pair is looked for: the time for it grows with the square.
+/// With more chunks than this no pair is looked for: the time grows with the square of the number.
 const MAX_PAIRED: usize = 4096;
 
 /// The two words of a header.

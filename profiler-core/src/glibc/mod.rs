@@ -1,9 +1,9 @@
 //! glibc's malloc, walked from outside with no symbols: all arenas, chunk by chunk; chunks in
 //! tcaches and fastbins distinguished from live ones; mmapped chunks; what a trim would give back.
 //!
-//! The walk reads libc's writable data to find `main_arena` and `mp_`, gathers the
-//! chunks that caches hold, then goes through each arena's memory once, in address order. What it
-//! found is compared with glibc's own totals; the outcome is [`HeapSnapshot::checks`].
+//! The walk finds `main_arena` and `mp_` in libc's writable data, collects the chunks held by
+//! caches, then goes through each arena's memory once, in address order. The totals are compared
+//! with glibc's own; the outcome is [`HeapSnapshot::checks`].
 
 mod arena;
 mod chunks;

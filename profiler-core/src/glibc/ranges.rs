@@ -1,4 +1,4 @@
-//! Which memory is whose: areas that malloc may have mapped, and what has been claimed of them.
+//! Memory areas that malloc may have mapped, and which parts of them have been claimed.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Where the main arena and `mp_` are, and what is remembered of that for the next walk.
+//! Addresses of the main arena and of `mp_`, and what is kept of them for the next walk.
 
 use super::Context;
 use super::find::{self, Data, Main};

@@ -1,6 +1,7 @@
-//! The settings in force against glibc's defaults and against what the environment requests.
+//! Compares the settings in force with glibc's defaults and with those requested by the
+//! environment.
 //!
-//! Their names stand in [`GlibcSetting`].
+//! Their names are in [`GlibcSetting`].
 
 use super::state::MallocPar;
 use crate::allocator::{

@@ -207,8 +207,8 @@ impl MallocPar {
         counts && bytes && pages && tcache && self.thresholds[3] < 1 << 32
     }
 
-    /// Whether so many bytes of mmapped chunks are those that it counts: all of them, or what is
-    /// left when the headers that `mremap` counted twice are taken off.
+    /// Whether `bytes` of mmapped chunks match its counter: exactly, or after subtracting the
+    /// headers that `mremap` counted twice.
     pub(super) fn counts_mapped(&self, bytes: u64) -> bool {
         let beyond = self.mmapped_mem.checked_sub(bytes);
         match self.mmapped_header {

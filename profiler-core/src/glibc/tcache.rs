@@ -1,5 +1,5 @@
-//! The threads' caches. glibc keeps each thread's in a thread-local variable, at the same distance
-//! from the thread pointer in all threads; which distance is learned by a vote.
+//! Per-thread caches. glibc keeps a pointer to each in a thread-local variable at the same distance
+//! from the thread pointer in all threads; a majority vote determines the distance.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -192,7 +192,7 @@ pub(super) struct TlsBlock {
 }
 
 impl TlsBlock {
-    /// How far from the thread pointer the word is that lies so many bytes into the block.
+    /// The distance from the thread pointer of the word at offset `at` of the block.
     pub(super) fn distance(&self, at: u64) -> u64 {
         match self.side {
             ThreadVariables::Below => self.range.len() - at,

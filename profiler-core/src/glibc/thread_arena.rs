@@ -1,6 +1,6 @@
-//! Which arena each thread allocates from: glibc's thread-local variable `thread_arena`
-//! (`malloc/arena.c`), at the same distance from the thread pointer in all threads; which distance
-//! is learned by a vote.
+//! The arena each thread allocates from: glibc's thread-local variable `thread_arena`
+//! (`malloc/arena.c`), at the same distance from the thread pointer in all threads. A majority vote
+//! determines the distance.
 
 use std::collections::{BTreeMap, HashMap};
 

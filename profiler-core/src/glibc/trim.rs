@@ -1,4 +1,4 @@
-//! What `malloc_trim(0)` would give back, to the page: `mtrim` on every arena and `systrim` on the
+//! What `malloc_trim(0)` would return, to the page: `mtrim` on every arena and `systrim` on the
 //! main arena's top (`malloc/malloc.c`, the same rules from 2.17 to 2.43).
 
 use super::chunks::MIN_CHUNK;

@@ -1,4 +1,4 @@
-//! How a process that was watched ended.
+//! How a watched process ended.
 
 use super::MemoryGroup;
 use crate::text::visible;

@@ -1,5 +1,5 @@
-//! Processes as groups whose names outlive them: a master with all that descends from it, by the unit or the
-//! container that it runs in, for tools that keep a history by name.
+//! Groups of processes whose names outlive the processes: a master and all its descendants, named
+//! by systemd unit or container, for tools that keep history by name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,8 +110,8 @@ impl Common {
     }
 }
 
-/// The groups of these processes, by their names: at most so many, the largest by RSS, and the others as one
-/// that comes last.
+/// Groups these processes by name. At most `at_most` groups are kept, the largest by RSS; the rest
+/// are merged into one group at the end.
 pub fn groups(rows: &[ProcessRow], at_most: usize) -> Vec<ProcessGroup> {
     let masters = masters(rows);
     let names: Vec<GroupName> = rows.iter().map(|row| group_name(&row.process)).collect();

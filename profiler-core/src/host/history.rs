@@ -1,5 +1,5 @@
-//! The processes of a tree that came and ended while it was watched: whether recycling workers works is seen by what they
-//! had when they ended.
+//! Processes of a tree that came and ended while it was watched. What they had when they ended
+//! shows whether recycling workers helps.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! The processes of a host: what was seen of them at one moment, what is known of each over time, and
-//! the table that is made of it.
+//! The processes of a host: what was observed of them at one moment, what is known of each over
+//! time, and the table made of it.
 
 mod arrange;
 mod columns;
@@ -73,7 +73,7 @@ pub struct MemoryGroup {
     pub left_bytes: Option<u64>,
 }
 
-/// A group that has less than one part in so many of its limit left is near it.
+/// A group is near its limit when less than 1/N of the limit is left.
 const NEAR_LIMIT: u64 = 8;
 
 impl MemoryGroup {

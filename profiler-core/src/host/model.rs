@@ -1,4 +1,4 @@
-//! What is known of each process over time: growth, and the last walk.
+//! State of each process over time: growth, and the last walk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -247,7 +247,7 @@ impl HostModel {
         ids.find(|id| id.pid == pid).copied()
     }
 
-    /// What there is to show at `now_ns`, having taken so much.
+    /// The view at `now_ns`; `cost` is what watching took.
     pub fn view(&self, now_ns: u64, cost: Cost) -> HostView {
         HostView {
             taken_at_ns: self.taken_at_ns,

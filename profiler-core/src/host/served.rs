@@ -1,5 +1,5 @@
-//! The metrics that a host's processes are served as, each declared once: for the text that Prometheus reads,
-//! its help, and the document.
+//! The metrics served for a host's processes, each declared once: for the text that Prometheus
+//! reads, its help, and the document.
 
 use super::{HostView, ProcessGroup};
 use crate::units::Unit;

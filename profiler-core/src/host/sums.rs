@@ -1,4 +1,4 @@
-//! Sums over the processes of a host, and what watching them took.
+//! Sums over the processes of a host, and the cost of watching them.
 
 use super::ProcessRow;
 use crate::units::{bytes, count, nanoseconds};

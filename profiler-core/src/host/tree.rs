@@ -1,5 +1,4 @@
-//! A master and the processes that descend from it as one thing, in which pages that they share count
-//! once.
+//! A master and its descendants as one unit, in which shared pages count once.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Who holds the memory of a tree: the names that several of its processes have, with what they hold in each and in
-//! all. What is on pages that they share counts once.
+//! Who holds the memory of a tree: names found in several of its processes, with what they hold in
+//! each and in total. Pages that the processes share count once.
 
 mod holders;
 
@@ -90,8 +90,9 @@ pub struct TreeGrowth {
 }
 
 impl TreeView {
-    /// The processes whose objects are read, at most so many and the master: the worst, then those that are the largest
-    /// with what they grow. The master comes first: what its children share with it is its own.
+    /// The processes whose objects to read: the master and at most `most` others, the worst first,
+    /// then the largest including expected growth. The master comes first because what its children
+    /// share with it is its own.
     pub fn to_read(&self, most: usize) -> Vec<ProcessId> {
         let is_master = |row: &&ProcessRow| row.process.id.pid == self.master;
         let python = self.processes.rows.iter();

@@ -1,11 +1,11 @@
-//! Whose turn it is to be walked.
+//! Decides which process is walked next.
 
-/// A process weighs as much as it will be resident after so many seconds of its growth.
+/// A process weighs as much as its growth would make resident after this many seconds.
 const AHEAD_SECONDS: f64 = 600.0;
 /// The least weight, in bytes: the smallest gets a turn, too.
 const LEAST_WEIGHT: f64 = (1 << 20) as f64;
-/// One whose memory control group is near its limit weighs so many times as much: what it had is to be known when the
-/// kernel ends it.
+/// A process whose memory control group is near its limit weighs this many times as much: its
+/// memory must be known before the kernel kills it.
 const NEAR_LIMIT: f64 = 8.0;
 
 /// How much a process weighs against others, in bytes, by what is resident and the growth of that in bytes a second.

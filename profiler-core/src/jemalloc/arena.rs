@@ -1,4 +1,4 @@
-//! Arenas: finding them from the object's data, and what each says of itself.
+//! Finds arenas from the object's data and reads each arena's own account.
 
 use super::bytes::{Bytes, word_at};
 use super::layout::{Bins, Layout};

@@ -1,4 +1,4 @@
-//! Bytes of the target, read page by page where some cannot be read.
+//! Reads bytes of the target, page by page where some are unreadable.
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::memory::TargetMemory;

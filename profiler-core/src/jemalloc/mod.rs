@@ -1,10 +1,10 @@
-//! jemalloc 5, walked from outside with no symbols: every extent of every arena, every region of
-//! every slab, what thread caches hold, and what jemalloc says of itself beside it.
+//! jemalloc 5, walked from outside without symbols: every extent of every arena, every region of
+//! every slab, the contents of thread caches, and jemalloc's own statistics.
 //!
-//! `arenas[]` is found in the data of the object that holds jemalloc, by shape. One slab of an arena
-//! leads to the radix tree of all extents, which lies in the same data. The tree's leaves name every
-//! extent there is; an extent's structure says what it is used for and which regions are free. Only
-//! metadata is read, never the program's blocks.
+//! `arenas[]` is found by shape in the data of the object that holds jemalloc. One slab of an arena
+//! leads to the radix tree of all extents, which is in the same data. The tree's leaves name every
+//! extent; an extent's structure says what it is used for and which regions are free. Only metadata
+//! is read, never the program's blocks.
 
 mod arena;
 mod bytes;

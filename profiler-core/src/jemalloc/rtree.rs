@@ -1,5 +1,6 @@
-//! The radix tree that maps pages to extents (`rtree.h`): `extents_rtree` to 5.2, `arena_emap_global`
-//! in 5.3. Every extent is in it by its first and its last page, slabs by all of theirs.
+//! The radix tree that maps pages to extents (`rtree.h`): `extents_rtree` up to 5.2,
+//! `arena_emap_global` in 5.3. Each extent is in it under its first and last page, a slab under all
+//! of its pages.
 
 use super::bytes::{Bytes, word, word_at};
 use crate::addr::{AddrRange, RemoteAddr};

@@ -1,4 +1,4 @@
-//! From extents to a heap: spans, totals by arena, and jemalloc's own account beside them.
+//! Builds a heap from extents: spans, totals by arena, and jemalloc's own account for comparison.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -68,7 +68,7 @@ impl Totals {
         used
     }
 
-    /// Counts a block with an extent of its own, of so many bytes.
+    /// Counts a block with its own extent: `len` bytes of extent, `usable` bytes of block.
     fn large(&mut self, len: u64, usable: u64, is_cached: bool) {
         let total = match is_cached {
             true => &mut self.cached,

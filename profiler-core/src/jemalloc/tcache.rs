@@ -1,6 +1,6 @@
-//! Thread caches: the blocks that threads keep at hand. jemalloc links all caches of an arena for
-//! its statistics, those that a program made itself (`tcache.create`) too, so that no thread needs
-//! to be known.
+//! Thread caches: free blocks that threads keep for reuse. jemalloc links all caches of an arena
+//! for its statistics, including those that a program created itself (`tcache.create`), so no list
+//! of threads is needed.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::memory::TargetMemory;
 const MAX_CACHES: usize = 1 << 20;
 /// Blocks of all caches together.
 const MAX_BLOCKS: usize = 1 << 26;
-/// A bin's stack has at most so many (`CACHE_BIN_NCACHED_MAX` of 5.3).
+/// The largest number of entries in a bin's stack (`CACHE_BIN_NCACHED_MAX` of 5.3).
 const MAX_STACK: u64 = 1 << 13;
 /// Bytes of a cache bin, in all releases.
 const BIN: u64 = 24;

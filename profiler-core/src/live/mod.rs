@@ -1,4 +1,4 @@
-//! The live heap as the events describe it, and what the events add up to.
+//! The live heap as reconstructed from events, and totals of the events.
 
 mod heap;
 mod tracker;

@@ -1,4 +1,4 @@
-//! Adds events up: counts, rates, sizes, lifetimes.
+//! Accumulates events: counts, rates, sizes, lifetimes.
 
 use hdrhistogram::Histogram;
 
@@ -44,7 +44,8 @@ struct Totals {
     frees_of_older: u64,
 }
 
-/// Rates are of so much time at least, in nanoseconds: two reads in a moment give the same.
+/// The shortest interval over which a rate is computed, in ns: two reads closer together return the
+/// same rates.
 const LEAST_INTERVAL_NS: u64 = 500_000_000;
 
 /// The state at the last look, and the rates up to it.

@@ -1,4 +1,4 @@
-//! Reading ascending addresses in bulk.
+//! Reads ascending addresses in bulk.
 
 use super::{ReadError, TargetMemory};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};

@@ -1,4 +1,4 @@
-//! Single figures: ratios and sums that say how the heap stands.
+//! Single figures: ratios and sums that describe the state of the heap.
 
 use crate::allocator::MMAP_THRESHOLDS;
 use crate::fork::ForkSharing;
@@ -67,9 +67,9 @@ impl PageTotals {
     }
 }
 
-/// Resident bytes of free chunks so large that a fixed mmap threshold would have given the blocks
-/// mappings of their own.
-/// `None` where glibc serves nothing: others have no such threshold.
+/// Resident bytes of free chunks that are large enough that, with a fixed mmap threshold, their
+/// blocks would have had mappings of their own. `None` if glibc serves no heap: other allocators
+/// have no such threshold.
 fn large_free(sample: &Sample) -> Option<u64> {
     let heaps = sample.heaps.iter();
     let mut heaps = heaps

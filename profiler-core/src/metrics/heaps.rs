@@ -1,4 +1,4 @@
-//! Heaps and their arenas in figures, with their residency.
+//! Figures and residency of heaps and their arenas.
 
 use crate::heap::{ExtentKind, HeapSnapshot};
 use crate::metrics::pages::PageSlice;

@@ -1,4 +1,4 @@
-//! Ranges of 2 MiB: how full they are, and whether huge pages back them.
+//! 2 MiB ranges: how full each is, and whether a huge page backs it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The declaration of every metric: what it is called in files and to people, its unit, its meaning.
+//! The declaration of every metric: its names in files and for people, its unit, its meaning.
 
 use crate::units::{Unit, Value};
 

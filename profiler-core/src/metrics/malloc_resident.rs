@@ -1,5 +1,5 @@
-//! malloc's own resident memory, by a definition that holds under every allocator: the figure by
-//! which a replay is compared with the program that was recorded.
+//! malloc's own resident memory, defined in the same way for every allocator. Replays are compared
+//! with the recorded program by this figure.
 
 use crate::addr::AddrRange;
 use crate::heap::{ExtentKind, HeapSnapshot};

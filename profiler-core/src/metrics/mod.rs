@@ -1,7 +1,7 @@
 //! Metrics of a sample: the ledger, page occupancy, size classes, the map of the heap, figures.
 //!
-//! `docs/metrics.md` defines each with its formula. All of them see the heaps through `pages`,
-//! one sweep over spans and page runs together.
+//! `docs/metrics.md` defines each with its formula. All of them get the heaps from `pages`: one
+//! sweep over spans and page runs together.
 
 mod figures;
 mod heaps;

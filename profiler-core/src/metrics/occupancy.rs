@@ -1,4 +1,4 @@
-//! Pages by how many live bytes they hold.
+//! Pages by the number of live bytes on them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The same heap on kernels whose pages have 4, 16 and 64 KiB: what a page holds decides what keeps it.
+//! The same heap on kernels with pages of 4, 16 and 64 KiB: a larger page has more blocks that can
+//! pin it.
 
 use crate::addr::{AddrRange, PAGE_SIZE, PageSize, RemoteAddr};
 use crate::arena::ArenaKind;

@@ -1,5 +1,5 @@
-//! One sweep over all claimed pages, with what each byte of a page is and what the kernel says of
-//! it.
+//! One sweep over all claimed pages: the use of each byte of a page, and the kernel's state of the
+//! page.
 
 use crate::addr::{AddrRange, PageSize, RemoteAddr};
 use crate::claims::{Claim, claims};

@@ -1,4 +1,4 @@
-//! What keeps free bytes from being returned: the live blocks on their page, and the last blocks
+//! What keeps free bytes from being returned: live blocks on the same page, and the last blocks
 //! below an arena's top.
 
 use std::collections::{BTreeMap, VecDeque};

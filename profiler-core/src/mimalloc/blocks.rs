@@ -1,5 +1,4 @@
-//! A mimalloc page: blocks of one size, of which the free ones are in lists. The same in every
-//! release.
+//! A mimalloc page: blocks of one size; free blocks are in lists. The same in every release.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Which object of the target a mimalloc is in: the one whose writable data holds its secret.
+//! Which object of the target contains a mimalloc: the one whose writable data holds its secret.
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::heap::Allocator;

@@ -1,9 +1,10 @@
-//! mimalloc, walked from outside with no symbols: every page of every segment, block by block.
+//! mimalloc, walked from outside without symbols: every page of every segment, block by block.
 //!
-//! Segments are recognised by their shape and by a cookie that is one constant for each mimalloc
-//! when the segment's address is taken out; so a program that has one built in (CPython from 3.13)
-//! and one preloaded gets a heap for each. In 3.x there are no segments, but a map of all pages. Sources: `include/mimalloc/types.h`, `src/segment.c`,
-//! `src/page.c`, `src/free.c` of mimalloc, and CPython's `Include/internal/mimalloc`.
+//! Segments are recognised by their shape and by a cookie which, once the segment's address is
+//! removed from it, is one constant per mimalloc instance. A program with one instance built in
+//! (CPython from 3.13) and one preloaded therefore gets a heap for each. 3.x has a map of all pages
+//! instead of segments. Sources: `include/mimalloc/types.h`, `src/segment.c`, `src/page.c`,
+//! `src/free.c` of mimalloc, and CPython's `Include/internal/mimalloc`.
 
 mod blocks;
 mod instance;

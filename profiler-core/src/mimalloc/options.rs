@@ -1,4 +1,4 @@
-//! `mi_options`: the settings in force, under the names that mimalloc itself has for them.
+//! `mi_options`: the settings in force, under mimalloc's own names.
 
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;

@@ -1,4 +1,4 @@
-//! Finding `__malloc_context` by its secret, and the meta areas that it heads.
+//! Finds `__malloc_context` by its secret, and the meta areas it leads to.
 
 use std::collections::BTreeSet;
 

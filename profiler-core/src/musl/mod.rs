@@ -1,9 +1,9 @@
-//! musl's mallocng, walked from outside with no symbols: groups, their slots, groups inside slots,
-//! allocations with mappings of their own, and what the program asked for, to the byte.
+//! musl's mallocng, walked from outside without symbols: groups, their slots, groups inside slots,
+//! allocations with mappings of their own, and requested sizes to the byte.
 //!
-//! `ctx.secret` is the 8 bytes at `AT_RANDOM` + 8 (`src/malloc/mallocng/glue.h`): it finds the
-//! context in musl's data, and heads each page of metas. Every group is in a meta, so nothing
-//! else has to be searched. Sources: `src/malloc/mallocng` of musl 1.2.1 to 1.2.6.
+//! `ctx.secret` is the 8 bytes at `AT_RANDOM` + 8 (`src/malloc/mallocng/glue.h`). It identifies the
+//! context in musl's data and is the first word of each page of metas. Every group has a meta, so
+//! nothing else has to be searched. Sources: `src/malloc/mallocng` of musl 1.2.1 to 1.2.6.
 
 mod context;
 mod group;

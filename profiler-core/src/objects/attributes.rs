@@ -1,4 +1,5 @@
-//! Under which attribute an instance has an object: in its dictionary, or in values whose names its class has.
+//! The attribute under which an instance refers to an object: in its dictionary, or in values whose
+//! names are in its class.
 
 use super::dict::{TABLE_HEAD, Table, entries, values_at};
 use super::layout::{

@@ -1,4 +1,4 @@
-//! An index of the live blocks of all walked heaps: which block an address lies in.
+//! Index of the live blocks of all walked heaps: finds the block that contains an address.
 
 use std::iter::Peekable;
 

@@ -1,5 +1,5 @@
-//! What the live blocks of a process are and who holds them, as a value: rows by names, which another
-//! census of the same process can be compared with.
+//! The census: what the live blocks of a process are and who holds them, as rows with names, so
+//! that it can be compared with another census of the same process.
 
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
@@ -186,7 +186,7 @@ impl Census {
         (most.1 > 0 && most.1 >= least).then_some(most)
     }
 
-    /// Whether so much was replaced while it was read that what is held by whom is given too small.
+    /// Whether so much was replaced during the reading that holders' sizes are too small.
     pub fn is_unsteady(&self) -> bool {
         let share = self.compared as f64 * UNSTEADY_SHARE;
         self.replaced >= LEAST_REPLACED && self.replaced as f64 > share

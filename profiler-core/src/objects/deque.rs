@@ -1,4 +1,4 @@
-//! Deques: their blocks, and which words of each are items.
+//! Deques: their blocks, and which words of each block are items.
 
 use std::ops::Range;
 

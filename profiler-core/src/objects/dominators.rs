@@ -1,7 +1,7 @@
 //! The dominator tree of the references: what each block alone keeps in memory.
 //!
-//! The algorithm is that of Lengauer and Tarjan (1979) with path compression, in O(edges · log nodes)
-//! whatever the graph is like.
+//! Lengauer and Tarjan's algorithm (1979) with path compression, O(edges · log nodes) for any
+//! graph.
 
 use super::graph::{Graph, NONE};
 

@@ -1,5 +1,6 @@
-//! Small things that one other thing alone refers to are folded into it, before the dominator tree is
-//! made: most of a heap is such, and what a node that is left dominates stays the same.
+//! Folds small blocks with exactly one referrer into that referrer before the dominator tree is
+//! built. Most blocks of a heap are like this, and what each remaining node dominates stays the
+//! same.
 
 use hashbrown::HashMap;
 
@@ -7,7 +8,7 @@ use super::graph::{Bits, Graph, NONE};
 
 /// What is heavier than this stays a node of its own, in bytes: the ways down to it are shown.
 const MAX_FOLDED: u64 = 16 << 10;
-/// Weights are kept in units of so many bytes.
+/// Weights are kept in units of this many bytes.
 const UNIT: u64 = 8;
 /// More than one node refers to it.
 const SEVERAL: u32 = NONE - 1;

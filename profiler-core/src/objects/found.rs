@@ -1,4 +1,4 @@
-//! The names of a program, and the references between its blocks.
+//! The names found in a program, and the references between its blocks.
 
 use std::sync::Mutex;
 

@@ -1,8 +1,8 @@
 //! Running functions and their variables.
 //!
-//! Up to 3.10 a frame is an object, and one that runs is on its thread's stack. From 3.11 on frames lie
-//! in chunks of each thread's data stack, which the thread's state points to by three words in a row:
-//! `datastack_chunk`, `datastack_top` and `datastack_limit` (`Include/cpython/pystate.h`).
+//! Up to 3.10 a frame is an object, and a running one is on its thread's stack. From 3.11 on frames
+//! are in chunks of each thread's data stack. The thread's state points to it by three consecutive
+//! words: `datastack_chunk`, `datastack_top` and `datastack_limit` (`Include/cpython/pystate.h`).
 
 use std::ops::Range;
 

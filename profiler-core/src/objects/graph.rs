@@ -1,4 +1,4 @@
-//! References between blocks, over arrays of 32-bit numbers.
+//! References between blocks, in arrays of 32-bit indices.
 
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;

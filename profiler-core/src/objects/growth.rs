@@ -1,4 +1,4 @@
-//! What grows: two censuses of one process, compared.
+//! What grows: compares two censuses of one process.
 
 mod counterparts;
 mod passing;
@@ -237,7 +237,8 @@ impl Growth {
     }
 }
 
-/// What a gain in bytes a second, over so many ns, is sorted by: what is little counts as nothing.
+/// The key for sorting a gain in bytes per second that lasted `elapsed_ns`: a small total gain
+/// counts as 0.
 pub(crate) fn ranked(bytes_a_second: f64, elapsed_ns: u64) -> f64 {
     match bytes_a_second * elapsed_ns as f64 / 1e9 > RANKED_BYTES {
         true => bytes_a_second,

@@ -1,4 +1,4 @@
-//! Who holds what: a name, the way from it, and what would go with it.
+//! A holder: a name, the path from it, and what would be freed with it.
 
 use super::pins::Dropped;
 use crate::addr::RemoteAddr;

@@ -1,7 +1,7 @@
-//! What is the interpreter's own, whoever else refers to it: its table of interned strings.
+//! What belongs to the interpreter whoever else refers to it: its table of interned strings.
 //!
-//! References in the table are not counted, and nothing but the interpreter refers to it: what else has its address has
-//! it by chance, as memory does that was copied with what was there before.
+//! References in the table are not counted, and only the interpreter refers to it. Any other copy
+//! of its address is there by chance, as in memory that was copied with its old contents.
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolver;

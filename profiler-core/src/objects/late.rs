@@ -1,4 +1,4 @@
-//! References that count otherwise than they stand there: once all are known.
+//! References whose meaning is only decided when all references are known.
 
 use super::dict;
 use super::edges::{Resolver, Weak};

@@ -1,6 +1,6 @@
-//! What `mmap` objects map: memory outside of all heaps that goes with the object.
+//! Memory mapped by `mmap` objects: it is outside all heaps and is freed with the object.
 //!
-//! `multiprocessing.shared_memory`, `numpy.memmap` and what joblib reads have such objects, too.
+//! `multiprocessing.shared_memory`, `numpy.memmap` and joblib use such objects too.
 
 use super::layout::MMAP_DATA;
 use super::types::{Role, Type};

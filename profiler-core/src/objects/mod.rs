@@ -1,10 +1,10 @@
 //! Python's objects: what each live block is, and which name in the program holds it.
 //!
-//! The walked heaps say where the live blocks are. A first pass over them finds the objects by their
-//! types, and the storage that they have besides; then the names of modules, classes and running
-//! functions are found; a second pass reads the references, and the dominator tree of their graph says
-//! what each name alone keeps in memory. Nothing that an object contains is shown: types, names and
-//! lengths alone.
+//! The walked heaps give the live blocks. A first pass over them finds the objects by their types,
+//! and the storage that each object has in other blocks. Then the names of modules, classes and
+//! running functions are found. A second pass reads the references; the dominator tree of their
+//! graph says what each name alone keeps in memory. The contents of objects are never shown: only
+//! types, names and lengths.
 
 mod attributes;
 mod blocks;
@@ -184,7 +184,8 @@ fn of_tracing(names: &Names, index: &BlockIndex) -> Amount {
     tracing
 }
 
-/// What was not found out of native blocks, and of so many that have no root and were not compared.
+/// What could not be determined: which native blocks belong to tracemalloc, and which of
+/// `not_compared` blocks without a root are cycles.
 fn unknown(tracing: Option<Amount>, not_compared: Option<usize>) -> impl Iterator<Item = String> {
     let of_tracing = tracing.is_none().then(|| {
         "what tracemalloc has for itself, if it is on, could not be told from other native blocks".to_owned()

@@ -1,8 +1,8 @@
 //! Names that hold objects: entries of modules' and classes' dictionaries, variables of running
-//! functions, and what threads keep for themselves.
+//! functions, and data that threads keep for themselves.
 //!
-//! Each name is a node of its own between the dictionary and the value, so that what only this name
-//! keeps is dominated by it.
+//! Each name is a node of its own between the dictionary and the value, so that it dominates what
+//! only this name keeps.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};

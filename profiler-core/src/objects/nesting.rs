@@ -1,4 +1,4 @@
-//! Which of the reported holders is within which.
+//! Which reported holders are inside which others.
 
 /// No reported holder, or several that are not within one another.
 pub(super) const NOBODY: u16 = u16::MAX;

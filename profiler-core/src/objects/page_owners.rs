@@ -1,4 +1,4 @@
-//! Which holder has most of what lives on each page, for the map of the heap.
+//! The holder with the most live bytes on each page, for the map of the heap.
 
 use super::nesting::NOBODY;
 use super::pins::parts;
@@ -28,7 +28,7 @@ pub(super) struct PageTally {
 }
 
 impl PageTally {
-    /// For heaps of so many pages.
+    /// For heaps with `pages` pages in total.
     pub(super) fn new(pages: u64) -> Self {
         Self {
             pages_a_cell: pages.div_ceil(MAX_RANGES).max(1),

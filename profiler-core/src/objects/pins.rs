@@ -1,9 +1,11 @@
-//! What pins: the free bytes that blocks keep from being returned, and what freeing what a name holds would return.
+//! Pinning: free bytes that blocks keep from being returned, and what would be returned if a name's
+//! objects were freed.
 //!
-//! What goes back is found by the allocators' own rules ([`PageReturn`]). `malloc_trim(0)` of glibc returns the whole pages
-//! of a run of free chunks behind its first header (see `glibc/trim.rs`); pymalloc returns an arena once
-//! nothing lives in it; a block with a mapping of its own goes with it. So each page, or arena, goes back
-//! with the innermost holder that has all that lives on it, and with every holder around that one.
+//! The allocators' own rules decide ([`PageReturn`]). `malloc_trim(0)` of glibc returns the whole
+//! pages of a run of free chunks behind its first header (see `glibc/trim.rs`); pymalloc returns an
+//! arena once nothing in it is live; a block with a mapping of its own returns the mapping. So each
+//! page or arena is returned with the innermost holder that holds everything live on it, and with
+//! every holder around that one.
 
 use super::blocks::BlockIndex;
 use super::mapped::MappedBytes;
@@ -27,7 +29,8 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    /// The same of a holder of so many bytes: what goes with it beyond those was pinned by them.
+    /// The same, limited to a holder of `retained` bytes: live bytes beyond those count as
+    /// unpinned.
     pub(super) fn within(self, retained: u64) -> Self {
         let live_bytes = self.live_bytes.min(retained);
         Self {

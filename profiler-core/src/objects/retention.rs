@@ -1,4 +1,4 @@
-//! Who holds what, of the references between blocks.
+//! Computes who holds what from the references between blocks.
 
 use super::blocks::BlockIndex;
 use super::dominators::Dominators;
@@ -91,7 +91,7 @@ impl Retention {
         self.tree.number[self.folded.place(into) as usize]
     }
 
-    /// Those of so many blocks that no root was found for.
+    /// The blocks, of the first `blocks`, for which no root was found.
     pub(super) fn unreached(&self, blocks: u32) -> Vec<u32> {
         let blocks = 0..blocks;
         blocks.filter(|block| self.number(*block) == NONE).collect()

@@ -1,4 +1,4 @@
-//! The blocks added up: by type, by allocator and size.
+//! Totals of blocks: by type, and by allocator and size.
 
 use hashbrown::HashMap;
 

@@ -1,4 +1,4 @@
-//! Text of the target: names of types, modules and variables. Nothing else is ever read as text.
+//! Text read from the target: names of types, modules and variables. Nothing else is read as text.
 
 use super::layout::{Layout, SIZE, StrLayout};
 use super::words::word;

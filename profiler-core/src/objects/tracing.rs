@@ -1,11 +1,14 @@
-//! What `tracemalloc` has for itself while it is on: a trace of each block, and the tracebacks of these.
+//! Memory that `tracemalloc` uses itself while it is on: a trace of each block, and the tracebacks.
 //!
-//! Both are in hash tables that Python's data refers to (`Python/tracemalloc.c`, up to 3.11 `Modules/_tracemalloc.c`;
-//! `_Py_hashtable_t` of `Python/hashtable.c`, up to 3.8 of `Modules/hashtable.c`). Their keys are the addresses of the
-//! blocks that are traced, which they do not hold. Traces of other domains than Python's own have tables of their own
-//! from 3.9 on, which are values of one more table; before, the domain is part of the key then.
+//! Both are in hash tables that Python's data refers to (`Python/tracemalloc.c`, up to 3.11
+//! `Modules/_tracemalloc.c`; `_Py_hashtable_t` of `Python/hashtable.c`, up to 3.8 of
+//! `Modules/hashtable.c`). Their keys are the addresses of the traced blocks, and the tables do not
+//! hold those blocks. From 3.9 on, traces of domains other than Python's own have tables of their
+//! own, which are the values of one more table; before 3.9 the domain can be part of the key.
 //!
-//! A target that runs makes entries that are no blocks of the walk, and puts them before those that are. Such are
+//! A running target adds entries whose blocks are not in the walk, and puts them before the older
+//! ones. Such entries are followed but not counted. Everything that is read is bounded by the
+//! number of blocks, whatever the tables claim.
 //! followed, and not counted. All that is read is bounded by the number of blocks, whatever tables claim.
 
 use std::ops::RangeInclusive;
@@ -200,7 +203,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         self.source.memory.read(RemoteAddr::new(addr), bytes).ok()
     }
 
-    /// Whether so much more may be read.
+    /// Whether `cost` more may be read; takes it off the limit.
     fn may(&mut self, cost: u64) -> bool {
         let left = self.limit.checked_sub(cost);
         self.limit = left.unwrap_or(0);

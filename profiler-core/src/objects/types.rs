@@ -1,4 +1,4 @@
-//! Type objects: found, checked, and named.
+//! Finds type objects, checks them, and reads their names.
 
 use hashbrown::HashMap;
 

@@ -1,4 +1,4 @@
-//! Walking one arena: its pools, and the blocks of each.
+//! Walks one arena: its pools, and the blocks of each pool.
 
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::arena::{ArenaFigure, ArenaKind};

@@ -1,4 +1,4 @@
-//! The arrays of arenas, one for each interpreter that has its own, by what the pools say of them.
+//! The arrays of arenas, one for each interpreter with its own, located through the pools' headers.
 
 use std::collections::BTreeSet;
 

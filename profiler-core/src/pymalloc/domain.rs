@@ -1,13 +1,14 @@
-//! Which allocator serves Python's objects, by its tables of allocator functions.
+//! Which allocator serves Python's objects, by Python's tables of allocator functions.
 //!
 //! Each of the domains raw, mem and obj has a `PyMemAllocatorEx`: a context and the functions
-//! malloc, calloc, realloc and free. A table for the debug hooks follows: a letter and a
+//! malloc, calloc, realloc and free. It is followed by a table for the debug hooks: a letter and a
 //! `PyMemAllocatorEx` for each domain (`_PyMem_Debug` in `Objects/obmalloc.c` of 3.6 to 3.11,
 //! `struct _pymem_allocators` in `Include/internal/pycore_pymem.h` from 3.12). The three letters,
-//! 48 bytes apart, with functions between them, are found with no symbols.
+//! 48 bytes apart with functions between them, are found without symbols.
 //!
-//! libc's malloc serves raw in all builds. So what obj shares with raw is malloc, what it shares
-//! with mem alone is pymalloc, and mimalloc has functions of its own for each.
+//! libc's malloc serves raw in all builds. So functions that obj shares with raw are malloc's,
+//! functions that it shares with mem alone are pymalloc's, and mimalloc has separate functions for
+//! each domain.
 
 use crate::addr::RemoteAddr;
 use crate::data::{self, Words};

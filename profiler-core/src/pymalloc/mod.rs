@@ -1,11 +1,11 @@
 //! CPython's small-object allocator, read from outside with no symbols.
 //!
-//! Sources: `Objects/obmalloc.c` of CPython 2.7 and 3.6 to 3.14, `Include/internal/pycore_obmalloc.h`
-//! from 3.12. The structures have one layout in all of them. Pools are 4 KiB in arenas of 256 KiB
-//! up to 3.9, and 16 KiB in arenas of 1 MiB from 3.10; builds differ (without the radix tree of
-//! 3.10, pools stay small and arenas do not), so what the headers of pools say counts, and the
-//! version only says what to try first. Blocks are of 1 to 32 or 64 times the alignment (16 bytes,
-//! 8 before 3.7), up to 512 bytes.
+//! Sources: `Objects/obmalloc.c` of CPython 2.7 and 3.6 to 3.14,
+//! `Include/internal/pycore_obmalloc.h` from 3.12. The structures have the same layout in all of
+//! them. Pools are 4 KiB in arenas of 256 KiB up to 3.9, and 16 KiB in arenas of 1 MiB from 3.10.
+//! Builds differ (without the radix tree of 3.10, pools stay small but arenas do not), so the
+//! headers of pools decide; the version only says what to try first. Blocks are 1 to 32 or 64 times
+//! the alignment (16 bytes, 8 before 3.7), up to 512 bytes.
 
 mod arena;
 mod arrays;

@@ -1,4 +1,4 @@
-//! Where the arenas are, and what is remembered of that for the next walk.
+//! Addresses of the arenas, and what is kept of them for the next walk.
 
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;

@@ -1,4 +1,4 @@
-//! Finding pools by their shape, all over private memory.
+//! Finds pools by their shape in all private memory.
 
 use std::collections::BTreeMap;
 

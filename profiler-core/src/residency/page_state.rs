@@ -168,7 +168,7 @@ impl NeverWritten {
         self.unknown_bytes = self.unknown_bytes.saturating_add(other.unknown_bytes);
     }
 
-    /// At most so many bytes of each.
+    /// Limits each of the two counts to `most` bytes.
     #[must_use]
     pub fn within(self, most: u64) -> Self {
         Self {

@@ -1,9 +1,9 @@
 //! Call sites of allocations: what a sample of them says of all.
 //!
-//! An allocation of `s` bytes is in the sample with the probability `p = 1 - exp(-s / mean)`
-//! ([`profiler_common::sampling`]). So it stands for `1 / p` allocations of `s / p` bytes together, and the
-//! sums of these are right on the average, whatever the sizes. Each adds `(1 - p) / p²` times the square
-//! of what it counts to the variance of a sum, which is its sampling error squared.
+//! An allocation of `s` bytes is sampled with the probability `p = 1 - exp(-s / mean)`
+//! ([`profiler_common::sampling`]). So it stands for `1 / p` allocations of `s / p` bytes in total,
+//! and sums of these are unbiased for all sizes. Each sample adds `(1 - p) / p²` times the square
+//! of what it counts to the variance of a sum, which is the square of the sampling error.
 
 mod native;
 mod rows;

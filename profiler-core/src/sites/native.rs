@@ -1,9 +1,9 @@
-//! Native functions in the stacks of samples: which of them are shown, and where they meet Python's.
+//! Native functions in the stacks of samples: which are shown, and where they join Python's.
 //!
-//! From Python 3.11 on one call of the interpreter's loop runs many Python functions, and what is between two of them
-//! in C is not known from either stack. So native functions are shown where they are certain: on the side of the
-//! allocation, up to the loop that runs the innermost Python function. A thread without Python functions has all of
-//! its own.
+//! From Python 3.11 on one call of the interpreter's loop runs many Python functions, and neither
+//! stack shows which C functions ran between two of them. So native functions are shown only where
+//! they are certain: from the allocation up to the loop that runs the innermost Python function.
+//! For a thread without Python functions all native functions are shown.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Rows of tables and trees of stacks: sums over all sites that have the same functions on the way.
+//! Table rows and stack trees: sums over all sites with the same functions on the path.
 
 use hashbrown::HashMap;
 

@@ -1,4 +1,4 @@
-//! The table that samples are added up in.
+//! The table in which samples are accumulated.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub struct SiteTable {
     pub(super) raisers: HashMap<u64, usize>,
 }
 
-/// The probability with which so many bytes together are sampled.
+/// The probability that an allocation of `bytes` is sampled.
 fn probability(bytes: u64, mean_bytes: u64) -> f64 {
     -(-(bytes as f64) / mean_bytes as f64).exp_m1()
 }

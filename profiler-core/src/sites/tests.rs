@@ -1,4 +1,4 @@
-//! What sums of samples are, what rows are made of them, and what a walk says.
+//! Sums of samples, the rows made of them, and what a walk adds.
 
 use profiler_common::sampling::is_sampled;
 
@@ -351,7 +351,7 @@ fn growth_is_added_up_by_kind_beside_what_is_allocated_there() {
     ] {
         table.grew(kind, bytes, 1, stack(), StackEnd::Whole);
     }
-    // One that stands for others: a page in a sample with so few points.
+    // A sample that stands for others: one page at a sampling mean of 64 KiB.
     table.grew(
         GrowthKind::Touched,
         4096,

@@ -1,4 +1,4 @@
-//! What stays: sampled blocks that a walk finds live, how old they are, and what they pin.
+//! What stays: sampled blocks that a walk finds live, their age, and what they pin.
 
 use super::table::{Sampled, SiteTable};
 use super::{AGES, AtWalk, Estimate, SitesWalk};
@@ -105,7 +105,7 @@ impl AtWalk {
 }
 
 impl Sampled {
-    /// Whether a live block of so many usable bytes can be this one.
+    /// Whether a live block with `usable` bytes can be this allocation.
     fn fits(&self, usable: u64) -> bool {
         let bytes = self.allocation.bytes;
         match self.allocation.is_usable_size {

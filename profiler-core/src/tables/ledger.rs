@@ -1,4 +1,4 @@
-//! The ledger: where memory is, by classes that do not overlap.
+//! The ledger: where memory is, in classes that do not overlap.
 
 /// A class of the ledger. The classes do not overlap; together they are all of RSS and swap.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]

@@ -1,5 +1,6 @@
-//! The tables of a report and their rows: the ledger, heaps and arenas, size classes, occupancy, the map,
-//! and what the packing bound has. They are made by the metrics and the explanations, and held by the report.
+//! The tables of a report and their rows: the ledger, heaps and arenas, size classes, occupancy,
+//! the map, and the packing bound. The metrics and the explanations make them; the report holds
+//! them.
 
 mod ledger;
 

@@ -1,4 +1,4 @@
-//! tcmalloc's static variables, found by their shape in the object's writable data.
+//! gperftools' static variables, found by their shape in the object's writable data.
 //!
 //! Sources: `src/{page_heap,pagemap,central_freelist,common,span}.h` of gperftools 2.10, as built
 //! for x86-64 with pages of 8 KiB and addresses of 48 bits.

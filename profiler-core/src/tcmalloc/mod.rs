@@ -1,8 +1,8 @@
-//! gperftools' tcmalloc, walked from outside with no symbols: spans by the page map, blocks of
-//! spans, and the free ones in central free lists, transfer caches and threads' caches.
+//! gperftools' tcmalloc, walked from outside without symbols: spans by the page map, blocks of
+//! spans, and free blocks in central free lists, transfer caches and thread caches.
 //!
-//! The page map in the page heap knows every span that there is, so nothing else has to be
-//! searched. Sources: gperftools 2.10.
+//! The page map in the page heap has every span, so nothing else has to be searched. Sources:
+//! gperftools 2.10.
 
 mod caches;
 mod layout;

@@ -1,4 +1,4 @@
-//! What can be wrong with a core file, and what distinguishes it from other files.
+//! Errors of core files, and how core files are distinguished from other files.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! The files that were mapped, where they are still there and still the same.
+//! The mapped files, if they still exist and are unchanged.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! The memory in a core, read from the file piece by piece.
+//! Memory in a core, read from the file piece by piece.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -41,7 +41,7 @@ impl<'c> CoreMemory<'c> {
         }
     }
 
-    /// The bytes at the start of `range` that the core itself has, at most so many.
+    /// The bytes at the start of `range` that the core itself contains, at most `most`.
     pub(super) fn filled(&self, range: AddrRange, most: u64) -> Option<Vec<u8>> {
         let (_, _, len) = self.piece(range.start())?;
         let mut bytes = vec![0; len.min(range.len()).min(MAX_PART_BYTES.min(most)) as usize];

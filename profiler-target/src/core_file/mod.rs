@@ -1,9 +1,9 @@
-//! A process as an ELF core file holds it: the kernel's (`fs/binfmt_elf.c`, `elf_core_dump`) and
-//! those that gdb's `gcore` writes.
+//! A process as stored in an ELF core file: one written by the kernel (`fs/binfmt_elf.c`,
+//! `elf_core_dump`) or by gdb's `gcore`.
 //!
-//! Only headers, notes and what is asked for are read; a core may be larger than memory. What a core
-//! leaves out, because a filter (`/proc/PID/coredump_filter`) says so, is read from the files that
-//! were mapped, where their first page is the one in the core.
+//! Only headers, notes and requested ranges are read; a core may be larger than memory. Memory that
+//! a core leaves out because of a filter (`/proc/PID/coredump_filter`) is read from the mapped
+//! files, if their first page equals the one in the core.
 
 mod error;
 mod files;

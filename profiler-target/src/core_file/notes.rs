@@ -1,8 +1,9 @@
-//! What the notes of a core hold: threads, names, the auxiliary vector, mapped files.
+//! The notes of a core: threads, names, the auxiliary vector, mapped files.
 //!
-//! Layouts of 64-bit machines: `struct elf_prstatus`, `struct elf_prpsinfo` (`include/linux/elfcore.h`), `NT_FILE`
-//! (`fill_files_note` in `fs/binfmt_elf.c`); of registers `user_regs_struct` (`arch/x86/include/asm/user_64.h`) and
-//! `user_pt_regs` (`arch/arm64/include/uapi/asm/ptrace.h`).
+//! Layouts are those of 64-bit machines: `struct elf_prstatus`, `struct elf_prpsinfo`
+//! (`include/linux/elfcore.h`), `NT_FILE` (`fill_files_note` in `fs/binfmt_elf.c`); for registers
+//! `user_regs_struct` (`arch/x86/include/asm/user_64.h`) and `user_pt_regs`
+//! (`arch/arm64/include/uapi/asm/ptrace.h`).
 
 use object::elf::NoteType;
 use profiler_common::PID_BITS;

@@ -1,9 +1,9 @@
 //! Mappings and pages, as far as a core shows them.
 //!
 //! The kernel leaves a hole in the file for pages that were never touched (`dump_user_range` in
-//! `fs/coredump.c`), so that what is no hole was in memory or in swap. gcore, and every copy that
-//! does not keep holes, writes zeros there: then all pages count as present, and how many of them
-//! are zeros is said. What was swapped out is in the core like the rest, without a mark.
+//! `fs/coredump.c`), so everything else was in memory or in swap. gcore, and any copy that does not
+//! preserve holes, writes zeros there: then all pages count as present, and the number of zero
+//! pages is reported. Swapped-out pages are in the core like all others, without a mark.
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,7 @@
-//! What a mapped ELF file says of itself: exported symbols and strings in its read-only data.
+//! Information from mapped ELF files: exported symbols, and strings in read-only data.
 //!
-//! The files are the target's own and hostile: their headers are parsed by `object`, which checks,
-//! only what is needed is read, and of that no more than a limit.
+//! The files belong to the target and are hostile: the `object` crate parses and checks their
+//! headers, only what is needed is read, and reading is limited.
 
 mod path;
 mod reader;

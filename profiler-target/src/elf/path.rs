@@ -1,4 +1,4 @@
-//! Where a file that a target maps can be opened.
+//! The path under which a file mapped by a target can be opened.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;

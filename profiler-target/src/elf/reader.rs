@@ -1,4 +1,4 @@
-//! Looking into the target's files within limits of bytes and time.
+//! Reads the target's files within limits of bytes and time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,15 +19,14 @@ use crate::privileges::Rights;
 /// What is read of one file unless the user says otherwise: tables of symbols and text to search.
 /// An unstripped Python needs 12 MiB.
 pub const FILE_LIMIT: u64 = 128 << 20;
-/// So many files of that size are read of one target.
+/// At most this many files of the full size are read per target.
 const FILES: u64 = 32;
 /// A file that is not read after this long, because its file system does not answer, is left.
 pub(crate) const FILE_TIME: Duration = Duration::from_secs(10);
 /// All files together.
 const ALL_TIME: Duration = Duration::from_secs(30);
-/// So many files are looked into of one target, whatever their size: each costs a question to another
-/// process. A large Python
-/// service maps some hundreds.
+/// At most this many files per target are inspected, whatever their size: each takes a request to
+/// another process. A large Python service maps some hundreds.
 pub(crate) const MAX_FILES: usize = 4096;
 /// Files that are named of those that were not read.
 const NAMED: usize = 3;
@@ -88,7 +87,7 @@ pub enum FileLimit {
     /// Another one did not answer, and this one may not, either.
     #[error("its file system may not answer, as that of another did not")]
     WaitedOnce,
-    /// There were so many before it.
+    /// This many files were inspected before it, which is the limit.
     #[error("no more than {0} files are looked into")]
     Files(usize),
 }

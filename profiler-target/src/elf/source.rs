@@ -1,4 +1,4 @@
-//! The bytes of a file that somebody else chose, read piece by piece, of a bounded number.
+//! The bytes of an untrusted file, read piece by piece up to a limit.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashSet;
@@ -73,8 +73,8 @@ fn is_of_kernel(file: &File) -> bool {
     })
 }
 
-/// A file that was written less than so many seconds ago may be written again without a trace: clocks of
-/// file systems are coarse.
+/// A file that was written less than this many seconds ago may be written again without a visible
+/// change of its times: file systems' clocks are coarse.
 const SETTLED_AFTER: u64 = 2;
 
 /// A file as it was at a moment.
@@ -214,9 +214,9 @@ struct Content {
     file: OnceCell<Option<File>>,
     /// Who can be asked for a copy.
     asked: Cell<Option<Asked>>,
-    /// So much of it is copied at most.
+    /// The most bytes of it to copy.
     limit: u64,
-    /// So much of it was copied.
+    /// The number of bytes copied.
     copied: Cell<Option<u64>>,
     is_unanswered: Cell<bool>,
 }

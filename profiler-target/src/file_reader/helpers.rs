@@ -1,4 +1,5 @@
-//! The processes that wait for others in place of fragscope: which there are, and who has which.
+//! The helper processes that wait for files in place of fragscope: which exist, and who is using
+//! which.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +18,7 @@ use crate::guard::apart;
 use crate::privileges::Rights;
 use crate::proc_dir::PidFd;
 
-/// So many are kept for what comes next: as many as threads read memory at a time.
+/// Idle helpers kept for later requests: as many as there are threads reading memory at a time.
 const MAX_IDLE: usize = 4;
 
 /// A process that opens files and reads memory.

@@ -1,4 +1,4 @@
-//! What a process does that waits for others.
+//! The main loop of a helper process.
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,8 @@
-//! Reading the memory of a process that runs.
+//! Reads the memory of a running process.
 //!
-//! It may put another file at an address just before that is read, and then reading waits for that file's system where
-//! no signal ends it (`filemap_fault` in `mm/filemap.c` may not give up the lock of the address space here).
+//! The process may map another file at an address just before the address is read. The read then
+//! waits for that file's file system, and no signal interrupts it (`filemap_fault` in
+//! `mm/filemap.c` may not give up the lock of the address space here).
 
 use std::fs::File;
 use std::time::{Duration, Instant};

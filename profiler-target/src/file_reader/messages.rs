@@ -1,4 +1,4 @@
-//! What fragscope and the processes that wait for others say to each other: both are the same program.
+//! Messages between fragscope and its helper processes. Both ends are the same program.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::elf::{FilePath, Version};
 pub(super) enum Request {
     /// Open the regular file at a path.
     Open(FilePath),
-    /// Copy so many bytes at most of the file that was opened.
+    /// Copy at most this many bytes of the file that was opened.
     Copy(u64),
     /// Read pieces of a process's memory.
     Read {

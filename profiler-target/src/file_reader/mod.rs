@@ -1,11 +1,13 @@
-//! Opening files that somebody else chose, and reading memory that somebody else changes meanwhile, by a process of
-//! its own: a file system that does not answer keeps whoever waits for it, and a process with such a thread does not
-//! end for those who wait for it, whatever signal it gets.
+//! Opens untrusted files, and reads memory that changes meanwhile, in a separate process. A file
+//! system that does not answer blocks whoever waits for it, and a process with a blocked thread
+//! does not end for those who wait for its end, whatever signal it gets.
 //!
-//! The process is forked when it is first needed and serves one request after the other. It opens the path and
-//! hands the descriptor over; of a file system whose reads cannot be interrupted it hands over a copy in
-//! memory instead, as of pieces of a process's memory. One that does not answer in time is killed, not waited for, and
-//! the next request gets another. When fragscope is gone it ends by itself, as soon as the kernel lets it.
+//! The helper process is forked when it is first needed and serves one request after another. It
+//! opens the path and passes the descriptor back. For a file system whose reads cannot be
+//! interrupted it passes back a copy in memory instead, as it does for pieces of a process's
+//! memory. A helper that does not answer in time is killed, not waited for, and the next request
+//! gets another one. When fragscope is gone a helper exits by itself, as soon as the kernel lets
+//! it.
 
 mod helpers;
 mod life;
@@ -28,12 +30,13 @@ use crate::elf::{FILE_TIME, FileLimit, FilePath, Version, file_limit, open_regul
 
 /// What it shows as.
 const NAME: &CStr = c"file-reader";
-/// So many may there be at a time, most of which do not answer then. Each holds a copy of fragscope's memory as it was.
+/// At most this many helpers exist at a time, even if most of them do not answer. Each holds a copy
+/// of fragscope's memory as it was at the fork.
 const MAX_STARTED: usize = 16;
-/// So many of them may be at files for which a process or another host answers: anybody can have such ones that never do,
-/// and the rest is for all others' files.
+/// At most this many helpers may be reading files that a process or another host serves. Anybody
+/// can create such files that never answer; the remaining helpers are for all other files.
 const MAX_AT_SERVED: usize = 8;
-/// A file system that did not answer is not asked again for so long.
+/// A file system that did not answer is not tried again for this long.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// Why a file was not opened.
@@ -45,7 +48,7 @@ pub(crate) enum NotOpened {
     Unanswered,
     /// Its file system did not answer somebody else, not long ago.
     Silent,
-    /// So many wait for others that do not answer.
+    /// This many helpers, the limit, are waiting for file systems or processes that do not answer.
     TooMany(usize),
 }
 

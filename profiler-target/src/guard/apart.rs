@@ -1,4 +1,4 @@
-//! What sets a guard apart from fragscope, so that what hits the one does not hit the other.
+//! Isolates a guard from fragscope, so that what hits one does not hit the other.
 
 use std::ffi::CStr;
 use std::fs;

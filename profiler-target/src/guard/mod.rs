@@ -1,17 +1,16 @@
-//! Guards: small processes of fragscope's own that hold what must be given back whatever happens to
-//! fragscope.
+//! Guards: small helper processes that hold what must be released whatever happens to fragscope.
 //!
-//! A stop of the target must end although fragscope is suspended or frozen, and a breakpoint in the
-//! target must be removed by a process that is not being killed: the kernel gives up half-way
-//! through in one that is (`uprobe_unregister` in `kernel/events/uprobes.c` fails with EINTR when a
-//! fatal signal is pending, and leaves the breakpoint for good). So each of the two is done by a
-//! process that is forked for it, has a name, a session and, where it may, a cgroup of its own, and
-//! ends by itself when fragscope is gone, having given back what it held.
+//! A stop of the target must end even if fragscope is suspended or frozen, and a breakpoint in the
+//! target must be removed by a process that is not being killed: in a process with a fatal signal
+//! pending the kernel gives up half-way (`uprobe_unregister` in `kernel/events/uprobes.c` fails
+//! with EINTR and leaves the breakpoint for good). So each of the two is done by a process forked
+//! for that purpose. It has its own name and session and, where permitted, its own cgroup, and when
+//! fragscope is gone it releases what it held and exits.
 //!
-//! What a guard may do is in [`forked`](super::forked).
+//! [`forked`](super::forked) says what a guard may do.
 //!
-//! One that does not end when it should is woken, in case that somebody suspended it, and then killed,
-//! unless it says that it is [`Needed`].
+//! A guard that does not exit when it should is woken, in case somebody suspended it, and then
+//! killed, unless it says that it is [`Needed`].
 
 pub(super) mod apart;
 
@@ -285,8 +284,9 @@ impl Deadline {
         Ok(self.0.set(after, TimerSetTimeFlags::empty())?)
     }
 
-    /// Sets it to so long from now that a guard that is idle has moved it on long before, by doing this as often
-    /// as every [`IDLE_CHECK`]: one that somebody suspended would stay when fragscope is gone.
+    /// Sets it to a time by which an idle guard, which calls this every [`IDLE_CHECK`], has moved
+    /// it on long before: otherwise a guard that somebody suspended would remain after fragscope is
+    /// gone.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -1,4 +1,5 @@
-//! Reading a process that runs: by another process, as what is read may not answer by then.
+//! Reads a running process through a helper process, because the memory may have become one that
+//! does not answer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::elf::FILE_TIME;
 use crate::file_reader::{MAX_PIECES, MAX_READ_BYTES, NotAnswered, Piece, PiecesRead, read_memory};
 use crate::proc_dir::PidFd;
 
-/// Memory that did not answer is not read again for so long while its process runs.
+/// Memory that did not answer is not read again for this long while its process runs.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// When memory did not answer, and the process that waits for it: where it cannot be ended, the memory is not read again as

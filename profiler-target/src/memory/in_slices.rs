@@ -1,5 +1,5 @@
-//! Reading in slices: which pages are there is looked up in each of them, because the target has run
-//! since the one before.
+//! Reads in slices. Each slice looks up again which pages are present, because the target has run
+//! since the previous one.
 
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};

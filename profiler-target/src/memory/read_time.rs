@@ -1,4 +1,4 @@
-//! For how long a target is read.
+//! The time limit for reading a target.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ struct Span {
 }
 
 impl ReadTime {
-    /// So long, from now on.
+    /// A limit of `longest` from now on.
     pub fn from_now(longest: Duration) -> Self {
         Self(Arc::new(Span {
             began: Instant::now(),

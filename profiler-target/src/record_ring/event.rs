@@ -1,4 +1,4 @@
-//! What a slot of a ring holds.
+//! The contents of a slot of a ring.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The memory of a ring and of its reader's page, as fragscope has them mapped.
+//! The memory of a ring and of its reader's page, as mapped by fragscope.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -18,7 +18,7 @@ use profiler_common::ring::{Header, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn};
 /// and nobody else can begin.
 pub(super) const NOBODY_ELSE_WRITES: SealFlag = SealFlag::from_bits_retain(0x0010);
 
-/// A file in memory of so many bytes that begins with this word, mapped, and then sealed.
+/// Creates an in-memory file of `bytes` bytes that begins with `magic`, maps it, and seals it.
 pub(super) fn shared(
     name: &CStr,
     bytes: usize,

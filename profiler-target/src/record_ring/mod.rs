@@ -1,9 +1,9 @@
-//! The reader's side of the ring through which a preloaded recorder hands over its events
+//! The reader's side of the ring through which a preloaded recorder passes its events
 //! (`profiler_common::ring` describes the bytes).
 //!
-//! The ring is memory of fragscope's own, shared with the programs that it started under the
-//! recorder. All of it is theirs to write: the reader's place in it is kept here, each step is
-//! bounded, and what a slot holds is data, never an index.
+//! The ring is fragscope's memory, shared with the programs that it started under the recorder.
+//! They can write to all of it: so the reader's position is kept here, each step is bounded, and
+//! the contents of a slot are data, never an index.
 
 mod event;
 mod memory;
@@ -38,22 +38,23 @@ use self::reader::{MAX_HEAD_LAG, ReaderActivity, is_closed, send_heartbeats};
 /// A ring of which more slots than these were abandoned is of no use any more.
 const MAX_ABANDONED: usize = SLOTS as usize / 4;
 
-/// A thread that lives and does not finish its event for so long is suspended in the midst of it.
+/// A live thread that does not finish its event for this long was suspended in the middle of it.
 pub const SUSPENDED_AFTER: Duration = Duration::from_secs(2);
-/// So long a recording waits for claimed slots in all, but for what [`MAX_FREE_WAIT`] allows: what
-/// is full meanwhile holds up malloc of all recorded programs, and any of them can claim in the name
-/// of another.
+/// A recording waits at most this long in total for claimed slots, not counting what
+/// [`MAX_FREE_WAIT`] allows: a full ring blocks malloc in all recorded programs meanwhile, and any
+/// of them can claim slots in the name of another.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// On a busy host a thread loses its processor in the midst of writing, about once in 100,000
-/// events. So each event that comes earns so much of waiting,
+/// On a busy host a thread loses its processor in the middle of writing about once in 100,000
+/// events. So each event that arrives earns this much waiting time,
 const FREE_WAIT_PER_EVENT: Duration = Duration::from_micros(20);
-/// of which so much at most is kept for the next wait.
+/// of which at most this much is kept for the next wait.
 const MAX_FREE_WAIT: Duration = Duration::from_millis(100);
-/// So many events apart it is looked where the head is.
+/// The position of the head is checked every this many events.
 const HEAD_CHECK_INTERVAL: u64 = 1 << 12;
 /// What a program writes of how many left the recording is believed up to here.
 const MAX_LEFT: u32 = 10_000;
-/// In a sound ring the head is where it should be; one that was moved back there so often is not.
+/// In a sound ring the head is where it should be. A ring whose head was moved back more often is
+/// given up.
 const MAX_REPAIRS: u32 = 1000;
 
 /// The ring. While it lives, writers wait for it when it is full; when it is dropped, they go on
@@ -72,7 +73,7 @@ pub struct RecordRing {
     is_excused: bool,
     /// How long claimed slots before it were waited for, but for what was free of charge.
     waited: Duration,
-    /// Of the next wait so much is free of charge.
+    /// The part of the next wait that does not count.
     free_wait: Duration,
     has_abandoned: bool,
     repairs: u32,
@@ -213,12 +214,13 @@ impl RecordRing {
         is_closed(&self.memory, self.reader.reader_page())
     }
 
-    /// Whether claimed slots were waited for so long that no other will be; then it is closed.
+    /// Whether claimed slots were waited for up to the limit, so that no more waits follow; the
+    /// ring is then closed.
     pub fn has_waited_too_long(&self) -> bool {
         self.waited >= LONGEST_WAIT
     }
 
-    /// Whether it was damaged so often that it is not repaired any more; then it is closed.
+    /// Whether it was damaged too often to be repaired again; the ring is then closed.
     pub fn is_too_damaged(&self) -> bool {
         let said = self.memory.header().given_up.load(Ordering::Relaxed);
         self.repairs >= MAX_REPAIRS

@@ -1,4 +1,5 @@
-//! What other threads know of a ring's reader: where it is, which events it holds back, and that it lives.
+//! What other threads know about a ring's reader: its position, the events it holds back, and that
+//! it is alive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};

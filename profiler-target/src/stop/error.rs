@@ -1,4 +1,4 @@
-//! Why a target is not stopped.
+//! Reasons why a target cannot be stopped.
 
 use std::io;
 use std::time::Duration;

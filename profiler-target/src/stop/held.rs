@@ -1,7 +1,8 @@
-//! A guard that stops the target, holds it, and lets it run on.
+//! A guard that stops the target, holds it, and resumes it.
 //!
-//! The two ends of its channel exchange records of fixed size: a [`Request`], an [`Answer`] with as
-//! many [`Held`] threads as it says, then a byte to let the target run, and a byte when it does.
+//! The two ends of its channel exchange records of fixed size: a [`Request`]; an [`Answer`]
+//! followed by the number of [`Held`] threads that it gives; then a byte to resume the target, and
+//! a byte when that is done.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -37,9 +38,9 @@ struct Request {
     pid: u64,
     /// When it began, in clock ticks, which distinguishes it from a later one of the same number.
     began_ticks: u64,
-    /// Within so many ns all threads must have stopped.
+    /// All threads must have stopped within this many ns.
     limit_ns: u64,
-    /// After so many ns the target runs on.
+    /// The target is resumed after this many ns at the latest.
     longest_ns: u64,
 }
 

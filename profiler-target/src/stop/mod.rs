@@ -1,10 +1,10 @@
-//! Standing still: all threads of the target stopped by ptrace, for a moment.
+//! Stops all threads of the target with ptrace for a moment.
 //!
-//! A guard, a process of fragscope's own, does the tracing ([`held`]). So the target runs on after a
-//! panic or a `kill -9` of fragscope, at once when fragscope is suspended, and when a stop has
-//! lasted as long as it may, whether or not fragscope runs then. Where a guard may not trace (Yama
-//! lets a plain user trace nothing but descendants) a thread does, which the kernel ends with
-//! fragscope.
+//! A guard, a separate process, does the tracing ([`held`]). So the target is resumed after a panic
+//! or a `kill -9` of fragscope, at once when fragscope is suspended, and when a stop has reached
+//! its time limit, whether or not fragscope runs then. Where a guard may not trace (Yama lets a
+//! plain user trace only descendants), a thread of fragscope does, and the kernel ends that thread
+//! together with fragscope.
 
 mod error;
 mod held;

@@ -1,9 +1,10 @@
-//! Taking note of threads that die while they are traced, also while the tracer waits inside of the kernel.
+//! Collects the death of traced threads, even while the tracer is blocked in the kernel.
 //!
-//! A thread that executes another program waits, inside of that, until all other threads of its process are
-//! gone; a traced one is gone once its tracer has taken note of its death. And who wants to trace one more thread
-//! of that process waits, inside of `ptrace`, until the other program is executed (`cred_guard_mutex`). So each
-//! would wait for the other. A signal wakes the tracer from there; the kernel then begins the call again.
+//! A thread that calls `execve` waits in the kernel until all other threads of its process are
+//! gone, and a traced thread is gone only when its tracer has collected its death. A tracer that
+//! attaches to one more thread of that process waits inside `ptrace` until the `execve` is done
+//! (`cred_guard_mutex`). So each would wait for the other. A signal wakes the tracer; the kernel
+//! then restarts the call.
 
 use std::mem::zeroed;
 use std::ptr;
@@ -63,8 +64,8 @@ impl Task {
     }
 }
 
-/// So many threads are looked at in the handler at most: as many as a process has where the kernel's limit is
-/// what it is by default (`PID_MAX_DEFAULT`).
+/// At most this many threads are checked in the signal handler: as many as a process can have with
+/// the kernel's default limit (`PID_MAX_DEFAULT`).
 const MAX_THREADS: usize = 32_768;
 
 impl Reaper {

@@ -1,7 +1,7 @@
-//! ptrace on all threads of a process. It belongs to the OS thread that began it, and the kernel
-//! detaches and resumes everything that this thread traced when it ends, however it ends. Stops are
-//! looked at without consuming them (`WNOWAIT`), so that a signal that was on its way to the target is
-//! still delivered after any of these ends.
+//! ptrace on all threads of a process. The trace belongs to the OS thread that began it; when that
+//! thread ends, for whatever reason, the kernel detaches and resumes everything it traced. Stops
+//! are examined without consuming them (`WNOWAIT`), so that a signal on its way to the target is
+//! delivered in any of these cases.
 
 use std::collections::BTreeMap;
 use std::io;

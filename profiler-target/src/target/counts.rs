@@ -1,4 +1,4 @@
-//! What the kernel counts of a process.
+//! The kernel's counts for a process.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a process shows of itself: its names, its environment, and the files that it maps.
+//! The description of a process: its names, its environment, and the files that it maps.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use crate::tmpfs::Kind;
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
-/// So many entries of the environment of one kind are kept at most.
+/// At most this many environment entries of one kind are kept.
 const MAX_SETTINGS: usize = 32;
 /// The longest entry of the environment that is shown whole, in bytes.
 const MAX_SETTING_BYTES: usize = 1024;

@@ -1,4 +1,5 @@
-//! A live process: held, so that a recycled number is never read, and checked to be the same program.
+//! A live process: held so that a recycled pid is never read, and checked to be running the same
+//! program.
 
 mod counts;
 mod description;

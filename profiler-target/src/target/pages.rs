@@ -1,4 +1,4 @@
-//! The pages of a process, and their content.
+//! The pages of a process and their contents.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What CPython says of its own heap (`sys._debugmallocstats`), and what a walk says of the same.
+//! CPython's own account of its heap (`sys._debugmallocstats`), and a walk's account of the same.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Looking at a child of one of the Pythons that are there.
+//! Walks a child that runs one of the installed Pythons.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 

@@ -8,7 +8,7 @@ use crate::objects::{Census, Growth, Holder, HolderGrowth, NativeGrowth, TypeGro
 use crate::units::{bytes, count};
 use crate::worth::{MOST, is_named_for_gaining};
 
-/// Modules that are made while a program runs are worth a sentence from so many on.
+/// Modules created at run time are mentioned from this number on.
 const LEAST_MODULES: f64 = 16.0;
 /// Two names that gain more than this share of everything together gain the same bytes.
 const BOTH: f64 = 1.2;
@@ -266,7 +266,7 @@ fn of_nobody(census: &Census, growth: &Growth) -> String {
     )
 }
 
-/// So many blocks more.
+/// "N more blocks per second", or per interval where that rounds to 0.
 fn more_blocks(a_second: f64, growth: &Growth) -> String {
     match a_second.round() {
         0.0 => format!(

@@ -1,12 +1,12 @@
-//! Which names gain objects, and whether what no root was found for gains many.
+//! Which names gain objects, and whether many blocks without a known root were gained.
 
 use crate::objects::{Census, Growth, Holder, HolderGrowth};
 
-/// Unless a name has gained so many objects meanwhile, or what no root was found for so many blocks,
+/// A gain counts from this number of objects (for a name) or blocks (without a known root) on.
 const LEAST_ITEMS: f64 = 16.0;
-/// of at most so many bytes each.
+/// Blocks without a known root count only if their mean size is at most this many bytes.
 const MAX_BYTES_OF_ONE: f64 = 16.0 * 1024.0;
-/// What a name gains is worth a sentence from so many bytes on, although live blocks as a whole do not grow.
+/// A name's gain is reported from this many bytes on even if live blocks as a whole do not grow.
 const LEAST_GAIN: f64 = 64.0 * 1024.0;
 
 /// Whether what no root was found for gains many blocks: a large object that is made anew is another by the time

@@ -1,4 +1,4 @@
-//! Whether a process grows: one rule, over live blocks and all other memory, of which one sentence is made.
+//! Decides whether a process grows: one rule over live blocks and all other memory.
 
 use super::gains::{gains_items, gains_unreached, unhidden_gain};
 use super::memory::{SAME, gains_threads, goes_on, lasting_of, shows};
@@ -106,7 +106,7 @@ impl Growing {
         }
     }
 
-    /// The same, of which so many bytes a second are of no account.
+    /// The same, ignoring `passing` bytes per second of the growth.
     fn of_all(growth: &Growth, passing: f64, memory: Option<&MemoryGrowth>) -> Self {
         let seconds = growth.seconds();
         let swapped_in = memory.map_or(0.0, |memory| memory.swapped_in_bytes);
@@ -177,7 +177,7 @@ impl Growing {
         }
     }
 
-    /// Of live blocks that gained so many bytes, most of them by becoming larger again and again.
+    /// Live blocks gained `live` bytes, mostly in blocks that become larger again and again.
     fn in_steps(live: f64, memory: &MemoryGrowth, seconds: f64) -> Self {
         let rest = (memory.bytes - live).max(0.0);
         let rest = if is_no_rest(rest, memory) { 0.0 } else { rest };
@@ -189,12 +189,12 @@ impl Growing {
     }
 }
 
-/// Whether so many bytes beside live blocks are too few of what memory gained to be said.
+/// Whether the growth outside live blocks is too small a part of the whole to be reported.
 fn is_no_rest(rest: f64, memory: &MemoryGrowth) -> bool {
     rest < memory.least_bytes || rest < memory.bytes * SAID
 }
 
-/// Whether so many bytes that live blocks gained were asked for and hardly written to.
+/// Whether live blocks gained `live` bytes that were requested but hardly written to.
 fn is_untouched(live: f64, memory: &MemoryGrowth) -> bool {
     let touched = |gained: f64| gained < live * REUSED;
     live > 0.0

@@ -1,4 +1,4 @@
-//! What is said of a process that grows: its live blocks, its other memory, or both.
+//! Sentences about a process that grows: its live blocks, its other memory, or both.
 
 use super::cause::cause;
 use super::growing::Growing;

@@ -1,4 +1,4 @@
-//! What grows by the kernel's counts and the walks, before Python's objects were read twice.
+//! Recent growth, by the kernel's counts and the walks, before Python's objects were read twice.
 
 use super::words::rate;
 use crate::report::{FragReport, ToCome};

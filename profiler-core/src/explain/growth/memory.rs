@@ -1,4 +1,4 @@
-//! How all memory changed between two walks, and what of it goes on.
+//! How all memory changed between two walks, and which part of the change continues.
 
 use std::cmp::Ordering;
 
@@ -13,12 +13,13 @@ const STEADY: f64 = 0.25;
 pub(super) const SAME: f64 = 0.8;
 /// Rates that differ by more than this share of the smaller one are two.
 const DIFFERENT: f64 = 0.15;
-/// Of so many threads more, what their functions have in hand is work that piles up,
+/// When at least this many threads were added, data held by their functions is work piling up,
 const MORE_THREADS: u32 = 16;
 /// where they are this share of those there were.
 const MORE_THREADS_SHARE: f64 = 0.2;
 
-/// Whether it shows when live blocks gained so many bytes: it gained as much, and more than it loses at times.
+/// Whether a gain of `live` bytes in live blocks shows in memory: memory gained about as much, and
+/// more than its largest temporary drop.
 pub(super) fn shows(memory: &MemoryGrowth, live: f64) -> bool {
     live >= memory.least_bytes && memory.bytes >= live * SAME && memory.bytes > memory.fell_bytes
 }
@@ -37,7 +38,8 @@ pub(super) fn lasting_of(memory: &MemoryGrowth, live: f64) -> f64 {
     lasting.or(written).unwrap_or(live)
 }
 
-/// Whether so many threads came that what their functions have in hand is no moment of work.
+/// Whether so many threads were added that the data in their functions is not just work in
+/// progress.
 pub(super) fn gains_threads(memory: &MemoryGrowth) -> bool {
     let more = memory.more_threads();
     memory.threads.is_some_and(|(before, _)| {
@@ -102,7 +104,8 @@ pub(in crate::explain) fn memory_between(
     Some(growth)
 }
 
-/// Whether memory gained in both halves something of what a steady growth by so many bytes would have given it.
+/// Whether memory gained, in both halves of the interval, a fair part of what steady growth by
+/// `bytes` predicts.
 pub(super) fn goes_on(halves: [Half; 2], bytes: f64) -> bool {
     halves
         .iter()

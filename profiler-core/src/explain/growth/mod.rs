@@ -1,5 +1,5 @@
-//! The answer to the first question about a process that has become large: does it grow, and who makes it
-//! grow.
+//! Answers the first question about a process that has become large: does it grow, and what makes
+//! it grow?
 
 mod cause;
 mod gains;

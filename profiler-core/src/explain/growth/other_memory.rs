@@ -1,4 +1,4 @@
-//! What of a process gains memory outside of live blocks.
+//! Which memory grows outside live blocks.
 
 use super::growing::Growing;
 use super::words::rate;

@@ -1,4 +1,4 @@
-//! What is said of a process that does not grow.
+//! Sentences about a process that does not grow.
 
 use super::gains::unhidden_gain;
 use super::growing::Growing;
@@ -8,7 +8,7 @@ use crate::report::FragReport;
 use crate::units::{bytes, count};
 use crate::worth::{MOST, is_named_for_holding};
 
-/// Objects of so many bytes each are large.
+/// Objects of at least this many bytes each count as large.
 const LARGE: f64 = 64.0 * 1024.0;
 
 /// Of a process in which a name gains objects and live blocks as a whole do not grow, as what running functions have in

@@ -1,4 +1,4 @@
-//! What is said of growth.
+//! Sentences about growth.
 
 use super::cause::{cause, of_one_name};
 use super::other_memory::mapper;
@@ -11,7 +11,8 @@ use crate::trend::{Grows, Point, RssGrowth, Trend};
 
 const MIB: u64 = 1 << 20;
 
-/// A program whose sessions pile up in a dictionary: so many, their bytes, and those of the table.
+/// A program that accumulates sessions in a dictionary: `sessions` of them, the bytes of the
+/// dictionary's table, and the bytes the dictionary retains.
 fn census(taken_at_ns: u64, sessions: u64, table: u64, retained_bytes: u64) -> Census {
     let amount = |blocks: u64, bytes: u64| Amount { blocks, bytes };
     let row = |name: &str, objects: Amount, storage: Amount| TypeRow {
@@ -87,8 +88,8 @@ fn growth_lately_is_said_before_objects_were_read_twice() {
     assert_eq!(answer(&report), Some(said), "no objects will be read");
 }
 
-/// Two walks of a process, ten seconds apart, whose live blocks gained so many sessions: RSS, shared memory and
-/// swap of each, in MiB, and RSS between them.
+/// Two walks of a process, ten seconds apart, between which live blocks gained `sessions` sessions.
+/// `earlier` and `later` are RSS, shared memory and swap in MiB, `middle` is RSS between the walks.
 fn looked_at(sessions: u64, earlier: [u64; 3], middle: Option<u64>, later: [u64; 3]) -> FragReport {
     let of = |at: u64, [rss, shared, swap]: [u64; 3]| {
         let mut report = FragReport::from_sample(&crate::sample::Sample::default());
@@ -190,7 +191,7 @@ fn what_comes_back_from_swap_is_no_growth() {
     }
 }
 
-/// A name whose `mmap` object maps so much.
+/// A name whose `mmap` object maps `mapped_bytes`.
 fn mapping(mapped_bytes: u64) -> Holder {
     Holder {
         name: "app.SHM".into(),
@@ -372,7 +373,7 @@ fn variables_of_many_threads_are_named_together() {
     assert!(said.contains("gains 300.0 KiB"), "no more than all: {said}");
 }
 
-/// A name that gains so many bytes a second.
+/// A name that gains `bytes` per second.
 fn gainer(name: &str, at: usize, bytes: f64) -> (HolderGrowth, Holder) {
     let holder = Holder {
         name: name.into(),

@@ -1,4 +1,4 @@
-//! Words that several sentences about growth have.
+//! Phrases shared by several sentences about growth.
 
 use crate::explain::prose::fragmentation;
 use crate::objects::{Branch, Growth, Holder, HolderGrowth, Rate};

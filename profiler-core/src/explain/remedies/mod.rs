@@ -1,5 +1,5 @@
-//! What to do about a mechanism, in the words and settings of the allocator that serves malloc: one
-//! row for each remedy. What is set is declared in [`crate::tuning`].
+//! Remedies for each mechanism, in the terms and settings of the allocator that serves malloc: one
+//! row for each remedy. The settings themselves are declared in [`crate::tuning`].
 
 mod rows;
 

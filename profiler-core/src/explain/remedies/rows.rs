@@ -1,4 +1,4 @@
-//! All remedies, a row each.
+//! All remedies, one row each.
 
 use crate::allocator::Allocator;
 use crate::mechanism::Mechanism;

@@ -1,5 +1,5 @@
-//! Free memory that an allocator keeps: on pages with live blocks, in caches, in pools, or until it
-//! is asked for it.
+//! Free memory that an allocator keeps: on pages with live blocks, in caches, in pools, or until a
+//! trim or purge is requested.
 
 use super::{is_notable, of_metric, serving, walk_confidence};
 use crate::arena::ArenaFigure;

@@ -1,4 +1,4 @@
-//! What glibc alone does: thread arenas, a top that is never trimmed, thresholds that grow.
+//! Mechanisms of glibc alone: thread arenas, a top that is never trimmed, thresholds that grow.
 
 use super::{is_notable, of_metric, walk_confidence};
 use crate::allocator::{GlibcSetting, INITIAL_MMAP_THRESHOLD_KIB};

@@ -1,4 +1,4 @@
-//! What the kernel makes of pages: huge ones, and those that wait to be taken back.
+//! Effects of the kernel's page handling: huge pages, and pages waiting to be reclaimed.
 
 use super::{is_notable, of_metric, serving};
 use crate::completeness::Confidence;

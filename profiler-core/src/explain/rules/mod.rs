@@ -1,4 +1,4 @@
-//! The rules: which mechanism holds how many bytes, and what to do about it.
+//! The rules: how many bytes each mechanism holds, and what to do about it.
 
 mod free;
 mod glibc;

@@ -1,4 +1,4 @@
-//! What the process's memory is on the whole: in use, outside of the heap, or not explained.
+//! Findings about the process's memory as a whole: in use, outside the heap, or unexplained.
 
 use super::{of_metric, serving, walk_confidence};
 use crate::completeness::Confidence;

@@ -1,4 +1,4 @@
-//! What one name holds in the processes of a tree, added up.
+//! What one name holds in all processes of a tree, summed.
 
 use std::collections::BTreeMap;
 

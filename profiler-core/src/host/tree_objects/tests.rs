@@ -1,4 +1,4 @@
-//! What is said of the objects of a tree.
+//! Sentences about the objects of a tree.
 
 use super::super::model::tests::process;
 use super::super::{HostView, Memory};

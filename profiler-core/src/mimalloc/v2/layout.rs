@@ -6,7 +6,7 @@ pub(super) const SLICE: u64 = 64 << 10;
 pub(super) const SEGMENT: u64 = 32 << 20;
 /// Slices of a normal segment, and the most that a segment describes.
 pub(super) const SLICES: u64 = SEGMENT / SLICE;
-/// `xblock_size` of a block so long that only its slices say how long.
+/// `xblock_size` of a block whose size only its slices give.
 pub(super) const HUGE_BLOCK: u64 = 2 << 30;
 
 /// `mi_segment_t`: where its fields are.

@@ -37,7 +37,7 @@ pub(super) enum Part {
     Unused(u64),
     /// A page, with its heap.
     Page(Blocks, u64),
-    /// A page that no mimalloc could write, of so many bytes.
+    /// A page of this many bytes whose header no mimalloc could have written.
     Damaged(u64),
 }
 

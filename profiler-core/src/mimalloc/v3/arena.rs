@@ -1,4 +1,4 @@
-//! What an arena says of itself (`mi_arena_t`): its size, and which of its slices begin a page.
+//! An arena's own account (`mi_arena_t`): its size, and which of its slices begin a page.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,4 @@
-//! The page map: for each 64 KiB of the address space the page that it belongs to, in two levels
-//! (`src/page-map.c`).
+//! The page map: the page for each 64 KiB of the address space, in two levels (`src/page-map.c`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

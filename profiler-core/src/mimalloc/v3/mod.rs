@@ -1,4 +1,4 @@
-//! mimalloc 3.x: arenas of 64 KiB slices, and a page map that knows every page.
+//! mimalloc 3.x: arenas of 64 KiB slices, and a page map with every page.
 
 mod arena;
 mod map;

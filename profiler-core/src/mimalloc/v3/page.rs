@@ -1,4 +1,4 @@
-//! `mi_page_t` of mimalloc 3.x (`include/mimalloc/types.h`, LP64), and where its memory is.
+//! `mi_page_t` of mimalloc 3.x (`include/mimalloc/types.h`, LP64), and the location of its memory.
 
 use crate::mimalloc::blocks::{Blocks, Keys};
 use crate::mimalloc::number;

@@ -1,8 +1,8 @@
 //! The second pass over all live blocks: what each refers to.
 //!
 //! Items of lists and tuples, entries of dictionaries and sets, and values of instances are read as
-//! such; of everything else each word may be a reference. Not references are: a `PyGC_Head`, hashes,
-//! lists of weak references, what a weak reference refers to, and words of blocks that hold nothing.
+//! such. In everything else any word may be a reference, except a `PyGC_Head`, hashes, lists of
+//! weak references, the target of a weak reference, and words of blocks that hold nothing.
 
 mod object;
 mod reader;
@@ -52,7 +52,8 @@ impl<M> Resolver<'_, M> {
         self.within(addr, 0)
     }
 
-    /// The same, where a head of so many bytes may be before the address in a block without an object.
+    /// The same, but in a block without an object the address may be up to `most` bytes behind the
+    /// block's start, after a head.
     #[inline]
     fn within(&self, addr: u64, most: u64) -> Option<u32> {
         match self.reference(addr, most)? {

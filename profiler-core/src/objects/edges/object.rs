@@ -1,4 +1,4 @@
-//! The references of one object: its own fields, and what lies in its block besides.
+//! The references of one object: its own fields, and the rest of its block.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! The storage of lists, dictionaries and sets that is read with its owner.
+//! Storage of lists, dictionaries and sets that is read together with its owner.
 
 use std::ops::Range;
 

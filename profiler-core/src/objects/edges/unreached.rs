@@ -1,7 +1,9 @@
-//! What no root was found for: whether it holds itself, or something holds it that was not read.
+//! Blocks without a known root: whether they hold themselves (a cycle), or something that was not
+//! read holds them.
 //!
-//! An object of a cycle is referred to as often as its reference count says by what is in the cycle, too. One
-//! whose reference count is higher is held from elsewhere: by native code, or by what was made anew meanwhile.
+//! All references to an object of a garbage cycle come from the cycle, so they add up to its
+//! reference count. A higher reference count means that it is also held from elsewhere: by native
+//! code, or by something created meanwhile.
 
 use super::{Pass, Resolver};
 use crate::memory::TargetMemory;

@@ -1,7 +1,8 @@
-//! Which holder of an earlier census a holder is.
+//! Matches a holder with the same holder in an earlier census.
 //!
-//! Names of variables come and go with the functions that run, so that what several names share is shared by others the
-//! next time: a holder of which no name but one is the same is the same all the same, and has not come to be.
+//! Names of variables come and go with the functions that run, so a thing shared by several names
+//! is shared by other names the next time. A holder that has at least one name in common is still
+//! the same holder, not a new one.
 
 use hashbrown::HashMap;
 

@@ -1,5 +1,5 @@
-//! What running functions have in hand: it comes and goes with their calls, so that two looks at it show two moments of
-//! work, and no growth.
+//! Data held by running functions. It comes and goes with their calls, so a difference between two
+//! observations of it is work in progress, not growth.
 
 use super::counterparts::{counterparts, is_lasting};
 use crate::objects::census::Holder;

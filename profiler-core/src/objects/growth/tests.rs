@@ -161,7 +161,7 @@ fn where_a_holder_grows_is_found_beside_what_is_largest() {
     assert_eq!(growth.branch_of(0, &later.holders[0]), None);
 }
 
-/// A dictionary's table of these bytes, with so many entries.
+/// A row of dictionary tables: `storage` bytes with `entries` entries.
 fn tables(storage: u64, entries: u64) -> TypeRow {
     let mut row = row("dict", 10, 640);
     row.storage = Amount {

@@ -1,4 +1,4 @@
-//! Places below a holder where bytes spread out, beside the largest: what grows may be any of them.
+//! Places below a holder where its bytes spread out, besides the largest: any of them may grow.
 
 use std::cmp::Reverse;
 

@@ -1,4 +1,4 @@
-//! Which names, and what things that several names share, are worth being reported.
+//! Selects the names, and the things shared by several names, that are worth reporting.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -56,7 +56,7 @@ impl Candidate {
     }
 }
 
-/// Whether so much of what something holds is in another that the other is reported instead.
+/// Whether `part` is nearly all of `whole`, so that only one of the two is reported.
 fn is_nearly_all(part: u64, whole: u64) -> bool {
     part >= whole / 10 * 9
 }

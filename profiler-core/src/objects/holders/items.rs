@@ -1,4 +1,4 @@
-//! What a container contains: the type of most of its items, as they are when they are asked for.
+//! What a container contains: the type of most of its items at the moment of reading.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -218,8 +218,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         tally.most(length)
     }
 
-    /// The type of an item. Of an element of an `lru_cache` with a bound it is that of the result, which has to be read
-    /// in a place of its own: of those so many are looked at in all, and for the others there is none.
+    /// The type of an item. For an element of a bounded `lru_cache` it is the type of the result,
+    /// which takes another read: only `results_left` of these are read, the others have no type.
     fn type_of_item(&self, item: u64, results_left: &mut u64) -> Option<u32> {
         let resolve = self.resolver();
         let (_, of) = resolve.object(item)?;

@@ -1,4 +1,4 @@
-//! Who holds what: the dominator tree in the words of the program.
+//! Who holds what: the dominator tree in terms of the program's names.
 
 mod branches;
 mod candidates;

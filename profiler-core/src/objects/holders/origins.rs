@@ -1,4 +1,4 @@
-//! Whose a name is: of the program itself, of a library, or of what comes with Python.
+//! Where a name comes from: the program itself, a library, or Python's standard library.
 
 use hashbrown::HashMap;
 

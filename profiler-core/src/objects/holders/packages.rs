@@ -1,4 +1,4 @@
-//! What is in the row of no holder, by whose modules have it.
+//! Memory that is in no holder's row, by the package whose modules hold it.
 
 use std::cmp::Reverse;
 

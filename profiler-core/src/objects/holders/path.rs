@@ -1,4 +1,4 @@
-//! The way from a holder down to where its bytes spread out.
+//! The path from a holder down to where its bytes spread out.
 
 use super::Holders;
 use crate::memory::TargetMemory;

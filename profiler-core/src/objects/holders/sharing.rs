@@ -1,5 +1,5 @@
-//! What several names share: of each thing that no name alone holds, the names from which it is reached
-//! with no other name between, the nearest of them.
+//! Things shared by several names: for each thing that no single name holds, the nearest names,
+//! which reach it with no other name in between.
 
 use std::cmp::Reverse;
 

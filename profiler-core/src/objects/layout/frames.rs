@@ -1,4 +1,4 @@
-//! Where threads, their frames and the code of those are.
+//! Locations of threads, their frames and the frames' code.
 
 use super::NEWEST;
 

@@ -1,9 +1,9 @@
-//! Where CPython keeps what: one row for each layout, by version.
+//! Offsets in CPython's structures: one row for each layout, by version.
 //!
-//! Offsets are in bytes from the object (`ob_refcnt`), of builds for x86-64 with the GIL and without
-//! `Py_TRACE_REFS`. Each was taken from the headers of a release of that version (`Include/object.h`,
-//! `dictobject.h`, `cpython/code.h`, `funcobject.h`, `internal/pycore_dict.h`, `pycore_frame.h`) by
-//! `offsetof`; those of structures that stand in a `.c` file are named where they are used.
+//! Offsets are in bytes from the object (`ob_refcnt`), for x86-64 builds with the GIL and without
+//! `Py_TRACE_REFS`. Each was computed with `offsetof` from the headers of a release of that version
+//! (`Include/object.h`, `dictobject.h`, `cpython/code.h`, `funcobject.h`, `internal/pycore_dict.h`,
+//! `pycore_frame.h`). Structures that are declared in a `.c` file are named where they are used.
 
 mod frames;
 

@@ -1,4 +1,4 @@
-//! The storage that an object has besides its own block, as its fields say.
+//! The storage that an object's fields say it has in other blocks.
 
 use std::ops::Range;
 
@@ -190,7 +190,8 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         is_object
     }
 
-    /// Claims the storage of a container, whose items would fill so many bytes.
+    /// Claims the storage of a container; a `LARGE` one that is in no known block has moved since
+    /// the walk.
     fn claim_of_container(
         &mut self,
         owner: Owner,

@@ -1,4 +1,4 @@
-//! The first pass over all live blocks: which hold objects, and what storage those have.
+//! The first pass over all live blocks: which blocks hold objects, and what storage those have.
 
 mod claims;
 
@@ -28,7 +28,7 @@ const NUMBER_BLOCK: u64 = 992;
 const NUMBERS: (u64, u64) = (8, 24);
 /// Types that a thread keeps at hand, and addresses of which it knows that none is there.
 const KEPT_TYPES: usize = 1 << 15;
-/// One block of so many is looked at twice, to see whether it still holds what it did.
+/// One block in this many is read twice, to check whether its contents changed.
 pub(super) const COMPARED: u32 = 16;
 /// Storage of more bytes is read with its owner: it moves when it grows, and an owner that was read long
 /// before or after would not refer to it any more.

@@ -1,4 +1,4 @@
-//! From a place in a code object to the number of a line.
+//! Converts a position in a code object to a line number.
 
 use crate::objects::layout::LineTable;
 

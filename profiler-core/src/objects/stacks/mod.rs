@@ -1,5 +1,5 @@
-//! Stacks of Python's functions: where a target's threads have their frames, and what the code objects of
-//! these frames are.
+//! Stacks of Python functions: where a target's threads have their frames, and which code objects
+//! the frames run.
 
 mod lines;
 mod threads;

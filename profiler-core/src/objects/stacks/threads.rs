@@ -1,4 +1,4 @@
-//! Where a CPython has its threads and their frames, and which threads there are.
+//! Where a CPython keeps its threads and their frames, and which threads exist.
 
 use hashbrown::HashSet;
 use profiler_common::sampling::PythonFrames;

@@ -1,4 +1,4 @@
-//! When a process is said to grow.
+//! When a process counts as growing.
 
 use super::super::memory::beside;
 use super::*;
