@@ -1,6 +1,6 @@
-//! How fast a trace is played, in events a second: small blocks of one thread, and of threads that
-//! take turns. Nothing but glibc's own malloc is between; page faults are few, for each block is
-//! freed soon. The start of the player is part of it.
+//! Replay speed in events per second: small blocks of one thread, and of threads that take turns.
+//! Only glibc's malloc is involved, and page faults are few because each block is freed soon.
+//! Includes the start of the player.
 
 use std::hint::black_box;
 use std::io::Cursor;

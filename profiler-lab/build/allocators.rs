@@ -1,7 +1,7 @@
-//! jemalloc and mimalloc as shared objects.
+//! Builds jemalloc and mimalloc as shared objects.
 //!
-//! Their crates are dependencies in which nothing is called, so neither becomes part of fragscope:
-//! its own malloc stays the C library's. What they bring is the static library of the one and the
+//! Their crates are dependencies from which nothing is called, so neither is linked into fragscope,
+//! whose own malloc stays the C library's. They only provide the static library of the one and the
 //! source of the other.
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Builds what the lab carries inside: the player, and the allocators that it may be given.
+//! Builds the files embedded in the lab: the player, and the allocators that it can load.
 
 mod allocators;
 

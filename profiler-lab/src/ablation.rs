@@ -1,4 +1,4 @@
-//! The gap between glibc and jemalloc in parts: each the difference of two replays.
+//! Splits the gap between glibc and jemalloc into parts, each the difference of two replays.
 
 use profiler_core::allocator::{BuildId, Environment};
 use profiler_core::mechanism::Mechanism;

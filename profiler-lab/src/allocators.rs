@@ -1,7 +1,7 @@
-//! From an allocator's name to the shared object that is preloaded.
+//! Finds the shared object to preload for an allocator's name.
 //!
-//! jemalloc and mimalloc are inside fragscope, as files in memory; others are found on this host.
-//! What cannot serve a player is reported before it is tried.
+//! jemalloc and mimalloc are embedded in fragscope, as in-memory files; others are looked for on
+//! this host. An object that cannot serve a player is reported before it is tried.
 
 use std::fs::File;
 use std::io::{self, Write};

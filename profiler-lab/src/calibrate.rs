@@ -1,5 +1,5 @@
-//! Whether the replay can be trusted: played as the program really ran, it is compared with what
-//! was recorded of the program.
+//! Determines whether the replay can be trusted: a replay of the program as it really ran is
+//! compared with what was recorded of the program.
 
 use profiler_core::prediction::TRUSTED_ERROR;
 use profiler_core::units::bytes;
@@ -9,7 +9,8 @@ use super::figures::{At, Endings, PeakAndFinal, median};
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const SHARE_OF_PEAK: f64 = 0.1;
-/// When so much of what was there at the beginning has been freed, it matters little where it lay.
+/// When this share of the blocks live at the beginning has been freed, their original layout hardly
+/// matters.
 const REPLACED: f64 = 0.8;
 /// A share of events lost from which the losses are named as a reason.
 const NOTABLE_LOSSES: f64 = 0.000_1;

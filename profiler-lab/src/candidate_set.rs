@@ -1,4 +1,4 @@
-//! Playing many candidates, several at a time, and those that end differently each time again.
+//! Replays many candidates, several at a time, and repeats those whose results vary.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,8 +20,9 @@ const RUNS: u32 = 5;
 const MAX_RUNS: u32 = 15;
 const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(75);
-/// Periodic trims are played so often, each time a part of the period earlier: when the program ends depends on when it
-/// began, and a timer of its own would not know either.
+/// Periodic trims are replayed this many times, each with the first trim a fraction of the period
+/// earlier: where in a period the program ends depends on when it began, and a timer of the program
+/// would be just as arbitrary.
 const PHASES: u32 = 5;
 /// Of the memory that is available now, all players together may take this share.
 const MEMORY_SHARE: f64 = 0.8;
@@ -37,7 +38,7 @@ pub struct ReplayConfig<'a> {
     pub touch_is_uncertain: bool,
     /// Whether the heap was there before the recording, and what its gaps once held is not known.
     pub gaps_are_uncertain: bool,
-    /// The first so many candidates are shown; the rest only explain, and need no range.
+    /// The first `shown` candidates are shown; the others only explain and need no range.
     pub shown: usize,
     /// Bytes that can be allocated now without pressing the host.
     pub available_bytes: u64,
@@ -196,7 +197,7 @@ impl<'a> CandidateSet<'a> {
             .max(1)
     }
 
-    /// What one of so many players may take.
+    /// The memory limit of each of `players` players, in bytes.
     fn limit(&self, players: usize) -> u64 {
         (self.config.available_bytes as f64 * MEMORY_SHARE) as u64 / players as u64
     }

@@ -1,4 +1,5 @@
-//! What is tried: allocators and settings, each changing one thing against what the program had.
+//! The candidates: allocators and settings, each changing one thing about the program's own
+//! configuration.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub enum Trim {
     /// Not at all.
     #[default]
     Never,
-    /// So often, in the program's time.
+    /// At this interval of the program's time.
     Every(Duration),
     /// Before each checkpoint is measured.
     AtCheckpoints,

@@ -1,4 +1,4 @@
-//! Why a candidate was not played.
+//! Reasons why a candidate was not replayed.
 
 use profiler_target::ErrorKind;
 

@@ -1,8 +1,9 @@
-//! From what was measured at checkpoints to figures: peak, final, medians and ranges.
+//! Computes figures from measurements at checkpoints: peak, final, medians and ranges.
 
 use profiler_trace::compile::{ProcessEnd, ProgramCheckpoint};
 
-/// Processes of a program that end within so much time, in ns, end with it: a server's workers and the server.
+/// Processes of a program that end within this many ns of each other end together: a server's
+/// workers and the server.
 const SHUTDOWN_NS: u64 = 500_000_000;
 /// The number of the program's first process.
 const FIRST: u32 = 0;
@@ -161,8 +162,8 @@ impl Endings {
         endings
     }
 
-    /// Whether what a process had last counts to what is final: it ran to the last of so many checkpoints, or is not known
-    /// to have ended before.
+    /// Whether a process's last measurement is part of the final figure: it ran to the last of
+    /// `checkpoints` checkpoints, or is not known to have ended earlier.
     pub fn counts_to_end(&self, process: u32, checkpoints: usize) -> bool {
         let ended = self.at(process).is_some_and(|end| end < checkpoints);
         !ended && !self.before.contains(&process) && !self.only_played.contains(&process)

@@ -1,4 +1,4 @@
-//! A recording's file, which may be a pipe: no wait for it outlasts a signal.
+//! A recording's file, which may be a pipe: a signal interrupts any wait for it.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};

@@ -1,12 +1,12 @@
-//! The lab: what a recorded program would need under other allocators and settings, measured by
-//! playing its stream into them.
+//! The lab: measures what a recorded program would need under other allocators and settings, by
+//! replaying its allocations with them.
 //!
-//! [`replay::replay`] plays a recording under a set of candidates, each in a player of its own: a
-//! confined process that has the candidate's allocator and lives in the recording's time. What the
-//! players need is measured by the same samples as any target's memory, calibrated against what the
-//! recorded program itself needed, and becomes a [`report::Report`]. Shadows ([`shadow::Shadows`]) are
-//! players that follow a live stream. The player and some allocators are carried inside. Nothing is
-//! printed here: progress goes to the caller, and what there is to say is in the report.
+//! [`replay::replay`] replays a recording under a set of candidates, each in a player of its own: a
+//! confined process that uses the candidate's allocator and runs in the recording's time. The
+//! players' memory is sampled like any target's, calibrated against the memory of the recorded
+//! program, and reported as a [`report::Report`]. Shadows ([`shadow::Shadows`]) are players that
+//! follow a live stream. The player and some allocators are embedded. Nothing is printed here:
+//! progress goes to the caller, and results are in the report.
 
 pub mod ablation;
 pub mod allocators;

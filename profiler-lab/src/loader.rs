@@ -1,5 +1,6 @@
-//! Where the dynamic loader finds a library of a bare name: in its cache, then in its own folders. Never
-//! in the current folder, and never where `LD_LIBRARY_PATH` says: players get neither.
+//! Where the dynamic loader finds a library given by its bare name: in its cache, then in its
+//! default directories. Never in the current directory or in `LD_LIBRARY_PATH`: players get
+//! neither.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What the arenas of Python's object allocator had while a program was recorded.
+//! The memory of pymalloc's arenas while a program was recorded.
 
 use std::collections::HashMap;
 
@@ -116,7 +116,7 @@ impl Arenas {
         matches!(self.around(process, time_ns), (Some(_), None))
     }
 
-    /// What a process had at this time, which asked for so much since what is known before.
+    /// What a process had at this time; `objects` is what it requested since the last known value.
     fn at(&self, process: u32, time_ns: u64, objects: &ObjectBytes) -> Range {
         let (before, after) = self.around(process, time_ns);
         let forked = self.forked.get(&process);

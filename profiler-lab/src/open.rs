@@ -1,5 +1,5 @@
-//! From a recording to a program to play, with more checkpoints than were recorded where these miss
-//! much. This is the one way: what is made in tests and benches takes it too.
+//! Turns a recording into a program to replay, and adds checkpoints where the recorded ones miss
+//! much. This is the only way: tests and benches use it too.
 
 use std::io;
 use std::path::Path;
@@ -13,9 +13,9 @@ use profiler_trace::trace::{Checkpoint, Event, Item, TraceSource, pass_on};
 use super::input::Input;
 use super::play::{CompileError, ProgramBuilder, ReplayProgram};
 
-/// Where no checkpoint was recorded, one is added each time so many events have passed.
+/// Without recorded checkpoints, one is added every this many events,
 const EVERY_EVENTS: u64 = 1 << 18;
-/// One is added, too, when so many times as much is live as at any checkpoint before.
+/// and whenever live bytes reach this multiple of the largest number at any earlier checkpoint.
 const GROWTH: f64 = 1.1;
 /// Less than this is not worth a checkpoint.
 const LEAST_LIVE: u64 = 1 << 20;

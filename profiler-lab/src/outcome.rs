@@ -1,4 +1,4 @@
-//! What playing one candidate came to: its runs, and the figures of them.
+//! The outcome of replaying one candidate: its runs and their figures.
 
 use profiler_core::sample::Sample;
 

@@ -1,4 +1,4 @@
-//! `replay`: a trace played into a set of allocators and settings.
+//! `replay`: replays a trace under a set of allocators and settings.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a replay came to: plain data, from which text and JSON are made.
+//! The result of a replay as plain data, from which text and JSON are made.
 
 use profiler_core::allocator::{Allocator, AllocatorTitle};
 use profiler_core::candidate::CandidateName;
@@ -176,8 +176,9 @@ impl Report {
         self.candidates.iter().find(|row| row.is_baseline)
     }
 
-    /// What needs so much less at the end than what the program had that it is worth while, as far as
-    /// that stands: the replay is trusted, or its error is small beside the saving.
+    /// Candidates that need so much less at the end than the baseline that switching is worthwhile,
+    /// if the result is reliable: the replay is trusted, or its error is small compared with the
+    /// saving.
     pub fn worthwhile(&self) -> impl Iterator<Item = &CandidateReport> {
         let had = self.now().and_then(|row| row.measured);
         self.candidates.iter().filter(move |row| {

@@ -1,4 +1,4 @@
-//! Shadows: players that follow a worker while it runs, each with another allocator.
+//! Shadows: players that follow a running worker, each with another allocator.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +18,10 @@ use super::candidates::{self, Candidate, Facts};
 use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Setup, play_along};
 use super::recorded;
 
-/// What was taken in is passed on so often.
+/// Events taken in are passed on at this interval.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
-/// A shadow that is so many operations behind cannot keep up: they take 1 GiB of the folder for
-/// temporary files.
+/// A shadow that is this many operations behind cannot keep up: they take 1 GiB of the temporary
+/// directory.
 const MAX_OPS_BEHIND: u64 = 1 << 26;
 /// Shadows end when the host has less of its memory available than this part of it.
 const PRESSED: u64 = 20;

@@ -10,7 +10,7 @@ use super::report::{CandidateReport, Measured, Report};
 
 /// A share of the gap from which a cause dominates.
 const DOMINANT_SHARE: f64 = 0.5;
-/// So much of the memory that is live is all of it.
+/// From this share on, live memory counts as all of the memory.
 const IN_USE: f64 = 0.8;
 
 /// The verdict on a report in which all else is there.

@@ -1,6 +1,6 @@
-//! The event path at full load: two threads of a C program make malloc and free pairs as fast as
+//! The event path at full load: two threads of a C program call malloc and free in pairs as fast as
 //! they can under the probes, for ten seconds. Prints events, losses, and the processor time that
-//! userspace spends on an event. Needs root: `sudo -E cargo bench --bench event_path`.
+//! userspace spends on each event. Needs root: `sudo -E cargo bench --bench event_path`.
 
 use std::error::Error;
 use std::fs;

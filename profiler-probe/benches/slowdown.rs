@@ -1,7 +1,7 @@
-//! What probing takes from a Python worker that allocates a lot: its throughput bare, with probes
-//! at the chosen sites, within the default budget, and with probes at the functions' first
-//! instructions as other tools place them; in turns. Needs root and python3:
-//! `sudo -E cargo bench --bench slowdown`.
+//! The cost of probing for a Python worker that allocates a lot: its throughput without probes,
+//! with probes at the chosen sites, within the default budget, and with probes at the functions'
+//! first instructions as other tools place them, in turn. Needs root and python3: `sudo -E cargo
+//! bench --bench slowdown`.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Lines, Write};

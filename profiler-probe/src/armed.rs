@@ -1,4 +1,4 @@
-//! The probes of a plan in one process: set and removed together.
+//! The probes of a plan in one process, attached and removed together.
 
 use std::io;
 use std::num::NonZeroU32;

@@ -1,5 +1,6 @@
-//! Programs that know their one site without being told: for kernels whose BPF has no cookies on perf events (before
-//! Linux 5.15). Each site has a program of its own, whose call for the cookie is one of a function that gives it.
+//! Programs with a built-in cookie, for kernels whose BPF has no cookies on perf events (before
+//! Linux 5.15). Each site has a program of its own, in which the call for the cookie is replaced by
+//! a call of a function that returns it.
 
 use std::collections::HashMap;
 use std::io;

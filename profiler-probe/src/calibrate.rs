@@ -1,5 +1,5 @@
-//! What one hit costs here: measured on two functions of fragscope's own, called by this thread
-//! alone, with the same programs that will be attached to the target.
+//! The cost of one hit on this host: measured on two of fragscope's own functions, called only by
+//! this thread, with the same programs that will be attached to the target.
 
 use std::io;
 use std::num::NonZeroU32;

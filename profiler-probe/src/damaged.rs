@@ -1,4 +1,5 @@
-//! Files that tests damage: any bytes as a file of a target, a real library, and numbers by chance that are the same each time.
+//! Damaged input for tests: arbitrary bytes as a file of a target, a real library, and reproducible
+//! random numbers.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! From the bytes in the ring to events.
+//! Decodes the bytes in the ring into events.
 
 use profiler_common::{RawEvent, RecordKind};
 use profiler_core::addr::RemoteAddr;

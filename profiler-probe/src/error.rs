@@ -1,4 +1,4 @@
-//! Why probing cannot start.
+//! Reasons why probing cannot start.
 
 use std::error::Error;
 use std::io;

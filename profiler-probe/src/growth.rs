@@ -1,7 +1,8 @@
-//! Growth of the target's memory: which of the kernel's tracepoints are watched, and how seldom it is sampled.
+//! Growth of the target's memory: which kernel tracepoints are watched, and how sparsely growth is
+//! sampled.
 //!
-//! The links are descriptors of this process, which the kernel closes with it: they leave nothing in the
-//! target. They stay for the whole session, whatever windows the probes have.
+//! The links are descriptors of this process and are closed by the kernel when it ends: they leave
+//! nothing in the target. They stay for the whole session, whether or not the probes are armed.
 
 use aya::Ebpf;
 use aya::programs::{ProgramError, RawTracePoint};
@@ -37,8 +38,8 @@ const LEAST_SHARE: f64 = 0.005;
 /// Over how long that is measured, in ns.
 const SPAN_NS: u64 = 2_000_000_000;
 
-/// Samples take no more than this part of the budget, and there are so many of them a second all the same: what they take
-/// is known only once some were taken.
+/// Samples take at most this part of the budget, but at least `LEAST_SAMPLES_A_SECOND` are taken:
+/// their cost is known only after some were taken.
 const SAMPLES_PART: f64 = 0.1;
 const LEAST_SAMPLES_A_SECOND: f64 = 10.0;
 /// What a sample is taken to cost before one was taken, in ns.
@@ -241,8 +242,8 @@ mod tests {
         }
     }
 
-    /// The samples a second of a target that touches 2 GB a second, each of which costs so much, and the share of its time
-    /// that they take.
+    /// Simulates a target that touches 2 GB per second, where each sample costs `each_ns`. Returns
+    /// the samples per second and the share of the target's time that they take.
     fn sampled(budget: Option<f64>, each_ns: f64) -> (f64, f64) {
         let mut rate = GrowthRate::new(0, Vec::new());
         let mut counts = [0; SamplingCounter::COUNT as usize];

@@ -1,5 +1,6 @@
-//! Where the kernel has a thread's pointer: from the description of its types that it gives itself (BTF,
-//! `Documentation/bpf/btf.rst`). The Rust compiler for BPF leaves no relocations that would do this.
+//! The offset of a thread's thread pointer in kernel memory, from the kernel's own type description
+//! (BTF, `Documentation/bpf/btf.rst`). The Rust compiler for BPF emits no relocations that would
+//! provide it.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,9 @@
-//! Breakpoints in a process's code that nobody may hold any more.
+//! Breakpoints in a process's code that may no longer belong to any tool.
 //!
-//! The kernel leaves one behind when the process that removes a uprobe is killed in the midst of it
-//! (older fragscopes, bpftrace, perf). The target then takes a trap at each pass, for good. Setting a
-//! probe there and removing it again removes the breakpoint too, unless a living tool holds one.
+//! The kernel leaves one behind when the process that removes a uprobe is killed during the removal
+//! (older versions of fragscope, bpftrace, perf). The target then takes a trap each time it passes,
+//! for good. Attaching a probe there and removing it again also removes the breakpoint, unless a
+//! running tool holds one.
 
 use std::fs;
 use std::io;
@@ -153,11 +154,11 @@ pub fn find(target: &Target) -> io::Result<Scan> {
     Ok(found)
 }
 
-/// Removes those that nobody holds, and gives those that are still there: a living tool's.
+/// Removes those that no tool holds. Returns those that remain because a running tool holds them.
 ///
 /// # Errors
-/// When probes are not permitted here, the target has exited, or there are so many that they are its
-/// own.
+/// When probes are not permitted here, the target has exited, or there are `MAX_BREAKPOINTS` or
+/// more, which means that they are its own.
 pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
     if found.len() >= MAX_BREAKPOINTS {
         let what = format!("it has {MAX_BREAKPOINTS} or more: a program that changes its own code");

@@ -1,10 +1,11 @@
-//! eBPF probes on the functions that serve a live process's malloc and free, within a budget.
+//! eBPF probes on the malloc and free functions of a live process, within a budget.
 //!
-//! A [`plan::ProbePlan`] says which mapped object serves malloc and at which instructions of it every
-//! call passes; a [`ProbeSession`] sets the probes there, keeps what their traps cost the target
-//! within a [`Budget`], and counts; an [`EventStream`] keeps every event, for a recording. The links
-//! are held by a guard, which removes them whatever becomes of this process; [`leftover`] finds and
-//! removes what other ends left. This is the only crate that knows aya, and it carries the BPF object.
+//! A [`plan::ProbePlan`] says which mapped object serves malloc and which of its instructions every
+//! call passes. A [`ProbeSession`] attaches the probes there, keeps the cost of their traps to the
+//! target within a [`Budget`], and counts. An [`EventStream`] keeps every event, for a recording. A
+//! guard holds the links and removes them whatever happens to this process; [`leftover`] finds and
+//! removes what other tools left behind. This is the only crate that uses aya, and the BPF object
+//! is embedded in it.
 
 mod armed;
 mod budget;

@@ -1,9 +1,9 @@
-//! Links: probes that are attached, held by a guard.
+//! Links: attached probes, held by a guard.
 //!
-//! A process that has a fatal signal pending can neither set nor remove a uprobe: the kernel gives
-//! up on it half-way, and the breakpoint stays in the target for good (`register_for_each_vma` in
-//! `kernel/events/uprobes.c`; its log then has "failed to unregister, leaking uprobe"). So both are
-//! done by a guard, which does not die with fragscope but after it, once the links are gone.
+//! A process with a pending fatal signal can neither attach nor remove a uprobe: the kernel gives
+//! up half-way, and the breakpoint stays in the target for good (`register_for_each_vma` in
+//! `kernel/events/uprobes.c`; its log then has "failed to unregister, leaking uprobe"). So a guard
+//! does both. It does not die with fragscope but after it, once the links are gone.
 //!
 //! The two ends of its channel exchange a [`Request`] with its points and path, and an [`Answer`]
 //! with its words.
@@ -311,9 +311,9 @@ struct Request {
     program: u32,
     /// The process to probe.
     pid: u32,
-    /// So many bytes of the file's path follow.
+    /// This many bytes of the file's path follow.
     path_bytes: u32,
-    /// Then so many words: offsets and cookies in turn, or links.
+    /// Then this many words: alternating offsets and cookies, or links.
     words: u64,
 }
 
@@ -330,7 +330,7 @@ struct Answer {
     link: u32,
     /// 1 when it was a program that the kernel did not take, else 0.
     is_not_loaded: u32,
-    /// So many bytes of a message follow.
+    /// This many bytes of a message follow.
     message_bytes: u32,
 }
 
@@ -355,7 +355,7 @@ fn serve(mut channel: UnixStream, programs: &mut Programs, needed: &Needed) -> i
     served
 }
 
-/// So long probes stay whose guard does not run, as somebody suspended or froze it.
+/// How long probes stay whose guard does not run because somebody suspended or froze it.
 const LEASE: Duration = Duration::from_secs(10);
 /// How often a guard that runs renews that: on a busy host it may not run for seconds.
 const RENEWED_EVERY: Duration = Duration::from_secs(2);

@@ -1,9 +1,9 @@
-//! What the hits took from the target.
+//! What the hits cost the target.
 
 use super::calibrate::HitCost;
 use super::traps::Traps;
 
-/// The share of a long window is taken over at least so long, in ns.
+/// The share during a long window is computed over intervals of at least this many ns.
 const SPAN_NS: u64 = 2_000_000_000;
 
 /// Adds up hits and their measured cost, and the share of time that they take.

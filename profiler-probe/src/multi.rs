@@ -1,8 +1,8 @@
-//! Many sites attached by one link (`uprobe_multi`, Linux 6.6): they are set and removed together,
-//! where perf events go one after the other, each waiting for the kernel by itself.
+//! Attaches many sites with one link (`uprobe_multi`, Linux 6.6). They are attached and removed
+//! together, whereas perf events are attached one after another, each waiting for the kernel.
 //!
-//! aya has no such links yet. It makes the maps; the programs are loaded and linked here by bpf(2). So are those that
-//! know their one site without a cookie (`by_site.rs`), on perf events.
+//! aya does not support such links yet. It makes the maps; the programs are loaded and linked here
+//! with bpf(2), and so are the programs with a built-in cookie (`by_site.rs`) on perf events.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};

@@ -1,11 +1,12 @@
 //! Links that the kernel itself closes: pinned in a BPF file system that nobody else sees and that
-//! goes with its last descriptor.
+//! disappears with its last descriptor.
 //!
-//! Removing a uprobe fails in a task that has a fatal signal pending, and the last reference to a link
-//! that is dropped by `close` or by a task's end removes it there. The last reference of a pinned one is
-//! dropped by a worker of the kernel's (`bpf_any_put` and `bpf_link_put` in `kernel/bpf/inode.c` and
-//! `syscall.c`), which no signal reaches. So not even killing all of fragscope's processes in the midst
-//! of it leaves a breakpoint. It takes a grace period of the kernel's longer, some 20 ms.
+//! Removing a uprobe fails in a task that has a fatal signal pending, and a link's last reference
+//! that is dropped by `close` or by a task's end removes the uprobe in that task. The last
+//! reference of a pinned link is dropped by a kernel worker (`bpf_any_put` and `bpf_link_put` in
+//! `kernel/bpf/inode.c` and `syscall.c`), which no signal reaches. So not even killing all of
+//! fragscope's processes during the removal leaves a breakpoint. It takes one more grace period of
+//! the kernel, about 20 ms.
 
 use std::ffi::{CStr, CString};
 use std::io;

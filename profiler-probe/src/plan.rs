@@ -1,4 +1,4 @@
-//! What will be probed and where: decided before anything is attached.
+//! The plan of what will be probed and where, made before anything is attached.
 
 use std::fmt;
 use std::path::PathBuf;

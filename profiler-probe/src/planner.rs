@@ -1,4 +1,4 @@
-//! From a target to a plan: which object, which functions, which instructions.
+//! Makes a plan for a target: which object, which functions, which instructions.
 
 use profiler_core::memory::TargetMemory;
 use profiler_core::residency::{Mapping, MappingKind};

@@ -71,8 +71,8 @@ impl ProbeSession {
         Self::begin(pid, plan, budget, RING_BYTES, cancelled)
     }
 
-    /// As [`ProbeSession::attach`], with a ring buffer of so many bytes: a power of two, at least
-    /// a page.
+    /// As [`ProbeSession::attach`], with a ring buffer of `ring_bytes`: a power of two, at least a
+    /// page.
     ///
     /// # Errors
     /// When no probe at all can be attached.

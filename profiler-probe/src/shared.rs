@@ -1,4 +1,4 @@
-//! What passes between a session and its worker.
+//! State shared between a session and its worker.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

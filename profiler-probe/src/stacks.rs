@@ -1,5 +1,5 @@
-//! Samples of allocations with their stacks: how the BPF programs learn where Python has its frames,
-//! how seldom they sample, and what becomes of what they find.
+//! Samples of allocations with their stacks: how the BPF programs learn where Python keeps its
+//! frames, how sparsely they sample, and how their samples are processed.
 
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ pub(super) struct Sampled {
 
 enum SampleOf {
     Allocation(Allocation),
-    /// Growth of so many bytes, and the mean bytes between two points of its sample.
+    /// Growth in bytes, and the mean bytes between two points of its sample.
     Growth(GrowthKind, u64, u64),
 }
 
@@ -248,8 +248,8 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Plays a target that allocates so many bytes in so many calls each second; gives the samples a
-    /// second at the end, and the share of the traps' time that they take.
+    /// Simulates a target that allocates `bytes` in `calls` calls per second. Returns the samples
+    /// per second at the end, and their share of the traps' time.
     fn play(bytes: f64, calls: f64) -> (f64, f64) {
         let (mut rate, mut spent) = (Rate::default(), Spent::default());
         let (trap_ns, sample_ns) = (1000.0, 10_000.0);

@@ -64,7 +64,7 @@ impl EventStream {
         Self::attach_with_ring(pid, plan, RING_BYTES)
     }
 
-    /// As [`EventStream::attach`], with a ring buffer of so many bytes: a power of two, at least a
+    /// As [`EventStream::attach`], with a ring buffer of `ring_bytes`: a power of two, at least a
     /// page.
     ///
     /// # Errors

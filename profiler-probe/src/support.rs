@@ -1,4 +1,4 @@
-//! Whether this kernel and these privileges allow BPF programs on uprobes: asked by trying.
+//! Whether this kernel and these privileges allow BPF programs on uprobes, determined by trying.
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;

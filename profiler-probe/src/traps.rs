@@ -207,7 +207,7 @@ pub(super) fn statuses(
     probed.chain(skipped).collect()
 }
 
-/// So many calls with no result at all are no chance (threads inside their first call).
+/// This many calls without a single result are no coincidence (threads inside their first call).
 const ENTRIES_WITHOUT_RESULT: u64 = 1000;
 
 fn names(probe: &PlannedProbe) -> String {

@@ -1,4 +1,5 @@
-//! The processes that the kernel ends for want of memory, one by one, as it chooses them (`oom:mark_victim`).
+//! The processes that the kernel kills when out of memory, one by one, as it chooses them
+//! (`oom:mark_victim`).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -87,7 +88,7 @@ impl OomVictims {
         })
     }
 
-    /// The numbers of those that were chosen, once there are any, or none after so long.
+    /// Waits at most `most` for victims and returns the pids of those chosen; none after a timeout.
     ///
     /// # Errors
     /// When the kernel does not let it wait.

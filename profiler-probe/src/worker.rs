@@ -1,4 +1,4 @@
-//! The thread that arms the probes, takes in events, and keeps the budget.
+//! The thread that arms the probes, takes in events, and enforces the budget.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -23,7 +23,7 @@ use super::stacks::{Spent, Stacks};
 const POLL: Duration = Duration::from_millis(3);
 /// Between two looks at whether what was spent is earned.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Finding native functions takes so long at most while events wait.
+/// Finding native functions takes at most this long while events wait.
 const MAX_FINDING: Duration = Duration::from_millis(100);
 /// Between two looks at the BPF side's counters when nothing depends on them, and at whether the
 /// target is still there, in ns.

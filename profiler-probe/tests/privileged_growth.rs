@@ -1,4 +1,4 @@
-//! Where a target's memory grows: programs whose growth is known. These tests need root, and fail without.
+//! Growth of programs whose growth is known. These tests need root and fail without.
 
 use std::time::Instant;
 

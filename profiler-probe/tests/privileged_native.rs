@@ -1,5 +1,5 @@
-//! Native functions of call sites, of a library whose sites are known. These tests need root and a C compiler, and fail
-//! without.
+//! Native functions of call sites, in a library whose sites are known. These tests need root and a
+//! C compiler and fail without.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
 //! Probes on real processes. These tests need root (or the capabilities that `fragscope doctor`
-//! names), and fail without.
+//! names) and fail without.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

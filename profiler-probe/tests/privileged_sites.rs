@@ -1,4 +1,4 @@
-//! Call sites of allocations, of every CPython that is here. These tests need root, and fail without.
+//! Call sites of allocations, for every installed CPython. These tests need root and fail without.
 
 use profiler_common::sampling::MAX_FRAMES;
 use profiler_core::sites::{Frame, Site, Sites, StackEnd};

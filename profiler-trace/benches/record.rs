@@ -1,4 +1,4 @@
-//! How fast what a source recorded becomes the bytes of a trace.
+//! How fast the events of a source become the bytes of a trace.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Counts the events of a recording: ours, or one of the other tools' that are read.
+//! Counts the events of a recording: ours, or one of another tool that can be read.
 //!
 //! ```text
 //! cargo run -p profiler-trace --example count_events -- FILE

@@ -1,4 +1,4 @@
-//! Lists the walks of a saved session, each as it was taken.
+//! Lists the walks of a saved session.
 //!
 //! ```text
 //! cargo run -p profiler-trace --example list_walks -- FILE.fragsnap

@@ -1,10 +1,11 @@
-//! The black box: the last walks of each process that is watched, in a folder that holds a bounded number of
+//! The black box: the last walks of each watched process, in a directory with a bounded number of
 //! files and bytes.
 //!
-//! A file is a saved session, and always whole: with each walk it is written anew. Those of processes that have
-//! ended go first when there is no more room, and last those of processes that were ended for want of memory; of
-//! each kind the oldest. A file says itself that it is a black box's, and no other is removed or replaced. One that
-//! cannot be read stays as it is until it has to go, and what follows has another name.
+//! Each file is a saved session and always complete: it is rewritten with each walk. When space
+//! runs out, files of processes that have ended go first, and files of processes that were killed
+//! for lack of memory go last; within each kind the oldest goes first. A file is marked as
+//! belonging to a black box, and no other file is removed or replaced. A file that cannot be read
+//! stays until it has to go, and its successor gets another name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,7 +22,7 @@ use crate::whole_file::{Found, OwnFolder, WriteError};
 
 /// Walks of a process that are kept.
 const WALKS: usize = 4;
-/// A file takes at most this part of all, one in so many, as long as it has more walks than the last.
+/// A file with more than one walk takes at most 1/N of the allowed bytes.
 const PART: u64 = 8;
 /// The ending of their names.
 const ENDING: &str = ".fragsnap";
@@ -337,7 +338,7 @@ impl BlackBox {
         Ok(())
     }
 
-    /// Removes what has to go before a file of so many bytes is written; whether there is room then.
+    /// Removes files until one of `bytes` bytes can be written; returns whether there is room.
     fn make_room(&mut self, name: &str, bytes: u64) -> bool {
         // Those first that should have gone before: where they alone are too much, nothing else goes in vain.
         let all = self.files.iter();
@@ -364,7 +365,7 @@ impl BlackBox {
         true
     }
 
-    /// Whether so many bytes fit beside those of other files that are `counted`.
+    /// Whether `bytes` fit beside the other files for which `counted` is true.
     fn has_room(&self, name: &str, bytes: u64, counted: impl Fn(&Kept) -> bool) -> bool {
         let others = self.files.iter();
         let others = others.filter(|(of, kept)| *of != name && counted(kept));

@@ -1,5 +1,5 @@
-//! Blocks, of which traces and saved sessions consist: a header, and a zstd frame that carries a
-//! checksum of its content.
+//! Blocks, the units of traces and saved sessions: a header, and a zstd frame with a checksum of
+//! its content.
 
 use std::io::{self, Read, Write};
 
@@ -31,7 +31,7 @@ pub(crate) fn write(
     Ok(block.len() as u64)
 }
 
-/// A block of what was packed, from so many bytes.
+/// A block with the compressed bytes `packed`, which were `unpacked` bytes before compression.
 pub(crate) fn packed(packed: &[u8], unpacked: usize) -> Vec<u8> {
     let mut block = Vec::with_capacity(HEADER + packed.len());
     block.extend_from_slice(&MARK);

@@ -1,5 +1,5 @@
-//! The only owner of bytes on disk: whole-or-not-at-all files, where they may lie, HdrHistogram logs,
-//! traces, and saved sessions.
+//! The only crate that writes files: files that are complete or absent, where they may be written,
+//! HdrHistogram logs, traces, and saved sessions.
 #![forbid(unsafe_code)]
 
 pub mod black_box;

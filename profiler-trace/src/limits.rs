@@ -1,9 +1,10 @@
-//! How much a recording may come to: in bytes, in memory, and for its own size.
+//! How much a recording may amount to: in bytes, in memory, and relative to its own size.
 //!
-//! Files are strangers'. A megabyte can unpack to gigabytes, and a gigabyte of text can name a hundred
-//! million blocks. So all that reads a recording counts in one [`Meter`], and what does not fit ends the
-//! reading with a sentence; what was read until then is used. Time follows: each byte that is allowed
-//! takes some nanoseconds, and a signal ends the reading between two of its parts.
+//! Files are untrusted. A megabyte can unpack to gigabytes, and a gigabyte of text can name a
+//! hundred million blocks. So everything that reads a recording counts in one [`Meter`], and
+//! exceeding a limit ends the reading with a message; what was read until then is used. That also
+//! limits time: each allowed byte takes some nanoseconds, and a signal ends the reading between two
+//! parts.
 
 use std::error::Error;
 use std::fmt;
@@ -27,14 +28,14 @@ const MAX_MEMORY: u64 = 4 << 30;
 /// A limit.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Bound {
-    /// So many bytes, as the user said.
+    /// This many bytes, as set by the user.
     Given(u64),
     /// No more than this, and what a file of its size may come to.
     Grows(u64),
 }
 
 impl Bound {
-    /// Bytes allowed when so many were read of the file.
+    /// The number of bytes allowed after `read` bytes of the file.
     fn allows(self, read: u64) -> u64 {
         match self {
             Self::Given(bytes) => bytes,
@@ -64,7 +65,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Those of a file, with what the user said of each, for a host with so much memory to spare.
+    /// The limits for a file: the user's, or defaults for a host with `available_bytes` of memory
+    /// available.
     pub fn new(size: Option<u64>, memory: Option<u64>, available_bytes: u64) -> Self {
         let most_memory = MAX_MEMORY.min((available_bytes / 2).max(FLOOR / 2));
         Self {
@@ -149,7 +151,7 @@ impl Incomplete {
         }
     }
 
-    /// So many events are not in a recording that was read to its end.
+    /// A recording that was read to its end but lacks `events` events.
     pub fn of_lost(events: u64) -> Self {
         let events = match events {
             1 => "1 event was".to_owned(),
@@ -158,7 +160,7 @@ impl Incomplete {
         format!("{events} lost while it was recorded").into()
     }
 
-    /// For this reason, and because so many events were lost, where any were.
+    /// This reason and, if `events` is not 0, that many lost events.
     #[must_use]
     pub fn and_lost(self, events: u64) -> Self {
         match events {
@@ -255,7 +257,7 @@ impl Meter {
         }))
     }
 
-    /// So many more bytes of the file were read.
+    /// Counts `bytes` more read from the file.
     ///
     /// # Errors
     /// When that is too much.
@@ -264,7 +266,7 @@ impl Meter {
         self.size("the file", before.saturating_add(bytes))
     }
 
-    /// Its content is so many bytes longer.
+    /// Counts `bytes` more of its unpacked content.
     ///
     /// # Errors
     /// When that is too much.
@@ -274,7 +276,7 @@ impl Meter {
         self.size("its content", before.saturating_add(bytes))
     }
 
-    /// What is made of it has so many bytes in all.
+    /// Checks the total size of something made from it.
     ///
     /// # Errors
     /// When that is too much.
@@ -282,7 +284,7 @@ impl Meter {
         self.within(self.0.limits.size, what, bytes, Limit::Size)
     }
 
-    /// Tables take so many bytes now.
+    /// Records that the tables of `holder` now take `bytes`.
     ///
     /// # Errors
     /// When that is too much.

@@ -1,4 +1,4 @@
-//! Whole numbers in as few bytes as they need: LEB128, signed ones zigzag.
+//! Integers in as few bytes as they need: LEB128, signed ones in zigzag encoding.
 
 /// Appends an unsigned number.
 pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {

@@ -1,5 +1,5 @@
-//! Whatever a trace holds, its program allocates into free slots only, frees and reallocates live
-//! ones only, and lets no thread play that was not started.
+//! Whatever a trace contains, its program allocates only into free slots, frees and reallocates
+//! only live ones, and runs no thread that was not started.
 
 use std::collections::{HashMap, HashSet};
 

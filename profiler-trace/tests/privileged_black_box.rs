@@ -1,4 +1,4 @@
-//! Files of a black box that cannot be removed, which root makes so.
+//! Files of a black box that cannot be removed. Needs root to make them so.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Files of other users, which root alone can make: who owns what was written in their place, and what is refused.
+//! Files of other users, which only root can create: who owns the file written in their place, and
+//! what is refused.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

@@ -1,5 +1,5 @@
-//! Traces come back as they were written, as far as they are whole, and no bytes make the reader
-//! panic or run on.
+//! Traces are read back as written, as far as they are intact, and no bytes make the reader panic
+//! or run on.
 
 use profiler_core::report::LedgerClass;
 use profiler_trace::trace::{

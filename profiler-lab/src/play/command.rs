@@ -1,4 +1,4 @@
-//! How a player is executed.
+//! The command that executes a player.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! The guard that suspends players while fragscope is suspended, because nobody watches their memory then, and that ends
-//! them when fragscope has ended.
+//! The guard that suspends players while fragscope is suspended, because nothing limits their
+//! memory then, and kills them when fragscope has ended.
 
 use std::ffi::CStr;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Counting the kernel calls for memory of a player, where the kernel lets us.
+//! Counts a player's system calls for memory, where the kernel permits it.
 
 use std::ffi::c_long;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Playing a program into one allocator, in a process of its own that is measured from outside.
+//! Replays a program with one allocator, in a separate process that is measured from outside.
 
 mod child;
 mod command;
@@ -33,7 +33,7 @@ pub use self::program::{CompileError, OperationsSink, ProgramBuilder, ReplayProg
 use self::watch::Watch;
 use super::figures::{At, PeakAndFinal};
 
-/// Signals and memory are checked so often at least.
+/// Signals and memory are checked at least this often.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// The allocator and its settings.
@@ -49,9 +49,9 @@ pub struct Setup {
     pub fill: GapFill,
     /// Whether what Python asks of its object allocator is asked of this one.
     pub objects: bool,
-    /// `malloc_trim(0)` is called so often in the program's time.
+    /// `malloc_trim(0)` is called at this interval of the program's time.
     pub trim_every: Option<Duration>,
-    /// The first time so much earlier than after one such period.
+    /// The first call comes this much earlier than one interval after the start.
     pub trim_phase: Duration,
     /// `malloc_trim(0)` is called before each checkpoint is measured.
     pub trim_at_checkpoints: bool,

@@ -1,4 +1,4 @@
-//! The players that run, and how they are ended.
+//! The running players, and how they are ended.
 
 use std::io;
 use std::process;

@@ -1,4 +1,4 @@
-//! An object, given to a player that may be another user.
+//! Makes an object accessible to a player, which may run as another user.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

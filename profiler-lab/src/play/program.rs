@@ -1,4 +1,4 @@
-//! The program in its file, which may grow while it is played.
+//! A program in its file, which may grow while it is replayed.
 
 mod buffer;
 
@@ -197,7 +197,7 @@ pub struct ProgramBuilder {
     since_weighed: u32,
 }
 
-/// Tables are weighed each time so many items have passed.
+/// The size of the tables is checked every this many items.
 const WEIGHED_EVERY: u32 = 4096;
 
 /// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow

@@ -1,4 +1,4 @@
-//! Whether a player goes on, and within what it may take.
+//! Checks that a player makes progress and stays within its limits.
 
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ impl Idle {
         self.used = player.used;
     }
 
-    /// Whether it hangs, for one who is patient for so long.
+    /// Whether it hangs, given that `patience` without progress is allowed.
     fn is_hang(&self, patience: Duration) -> bool {
         self.time > patience || self.in_all > patience * Self::STARVED
     }

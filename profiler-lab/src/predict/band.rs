@@ -1,4 +1,4 @@
-//! From what a candidate's players came to, to what it would need: a middle and a band.
+//! From the results of a candidate's players to a prediction: a middle value and a band.
 
 use profiler_core::allocator::Allocator;
 use profiler_core::prediction::Needs;
@@ -160,7 +160,8 @@ impl Walked {
         })
     }
 
-    /// What a candidate would need of which so many were played, before what these are off by.
+    /// A candidate's band from the results `all` of its players, before the margin of error is
+    /// applied.
     fn band(&self, interpretation: Interpretation, all: &[u64], measured: u64) -> Option<Needs> {
         let (mut low, mut high) = (*all.iter().min()?, *all.iter().max()?);
         let mut middle = geometric_mean(&all[..MIDDLE.min(all.len())]);

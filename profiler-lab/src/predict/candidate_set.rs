@@ -1,4 +1,4 @@
-//! Playing all that is to be tried, a few players at a time.
+//! Replays all candidates of a prediction, a few players at a time.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,7 +147,7 @@ impl HeapCandidateSet<'_> {
         predicted.is_some_and(|predicted| self.self_check(predicted).holds())
     }
 
-    /// Of the heap as it is, which took so many bytes when it was played.
+    /// The self-check: the heap as it is, which took `played_bytes` when replayed.
     fn self_check(&self, played_bytes: u64) -> SelfCheck {
         SelfCheck {
             measured_bytes: self.walked.measured,

@@ -1,4 +1,4 @@
-//! What is tried.
+//! The candidates of a prediction.
 
 use std::path::Path;
 

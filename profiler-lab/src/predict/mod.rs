@@ -1,5 +1,5 @@
-//! Predictions from one walk: the heap, as several programs that it may have come from, played into
-//! the real allocators.
+//! Predictions from one walk: several programs that may have produced the heap are replayed in the
+//! real allocators.
 
 mod band;
 mod candidate_set;
@@ -29,9 +29,9 @@ use super::seed::{
 
 /// Of the memory that is available, players may take this share together.
 const MEMORY_SHARE: f64 = 0.5;
-/// A player may need so much more than the heap takes before it is started…
+/// A player may need this multiple of the heap's size, or it is not started…
 const HEADROOM: f64 = 1.3;
-/// …and so many bytes besides, for itself and its allocator's state.
+/// …plus this many bytes for itself and its allocator's state.
 const OWN_BYTES: u64 = 64 << 20;
 /// What an allocator may need more than the heap takes before its player is ended.
 const MAX_TIMES: u64 = 4;

@@ -1,5 +1,5 @@
-//! The settings of allocators that are taken from a recording: those whose names stand in a row of
-//! [`ROWS`] and whose values have the form that it says.
+//! Allocator settings accepted from a recording: those whose name is in a row of [`ROWS`] and whose
+//! value has the form that the row requires.
 
 use profiler_core::allocator::{Allocator, AllocatorRow, GlibcSetting, ROWS, ValueForm};
 

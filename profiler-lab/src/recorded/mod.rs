@@ -1,10 +1,10 @@
-//! What is taken of a recording's own settings.
+//! Which of a recording's settings are used.
 //!
-//! A recording may be anyone's: that of an unprivileged program is made by root with `record --pid`,
-//! and files are passed on. So of its variables only those are given to players that set sizes,
-//! counts, times and thresholds of allocators, by name and by the form of the value: none that the
-//! loader reads, and none by which an allocator opens a file. And no object is loaded because a
-//! recording names it, unless the caller allows that and nobody else can have written it.
+//! A recording may come from anyone: root records unprivileged programs with `record --pid`, and
+//! files are passed on. So players only get those of its variables that set sizes, counts, times
+//! and thresholds of allocators, checked by name and by the form of the value: none that the loader
+//! reads, and none by which an allocator opens a file. No object is loaded because a recording
+//! names it, unless the caller allows that and nobody else can have written the object.
 
 mod forms;
 

@@ -1,5 +1,4 @@
-//! What a walk says of the heap that serves malloc: its blocks and the gaps between them, arena by
-//! arena.
+//! The walked heap that serves malloc: its blocks and the gaps between them, arena by arena.
 
 use profiler_core::addr::AddrRange;
 use profiler_core::allocator::{Allocator, GlibcSetting, serving};

@@ -1,4 +1,4 @@
-//! The history that a heap may have: what its gaps once held, and how that was freed.
+//! A possible history of a heap: what its gaps once held, and how that was freed.
 
 /// Which blocks fill a gap.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]

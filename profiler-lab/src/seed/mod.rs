@@ -1,8 +1,9 @@
-//! A heap that was walked, as a program: what a player allocates and frees to have such a heap.
+//! A walked heap as a program: what a player allocates and frees to get such a heap.
 //!
-//! Survivors alone would be packed densely by any allocator. What the real history left between them
-//! is what allocators differ in; so each gap is filled with blocks that may once have been there, and
-//! these are freed again once everything is allocated. `docs/prediction.md` says what was tried.
+//! Any allocator would pack the surviving blocks alone densely. Allocators differ in what the real
+//! history leaves between them. So each gap is filled with blocks that may once have been there,
+//! and these are freed again after everything is allocated. `docs/prediction.md` says what was
+//! tried.
 
 mod blocks;
 mod history;

@@ -1,4 +1,4 @@
-//! From a heap that was walked to operations.
+//! Writes the operations for a walked heap.
 
 use std::io;
 
@@ -75,14 +75,16 @@ const KEPT: u32 = 0;
 const PASSING: u32 = 1;
 /// The first slot of the fill.
 const FIRST: u32 = 2;
-/// Of the fill of its arena a thread that is idle now had so many bytes at most: thread caches do not hold more.
+/// At most this many bytes of its arena's fill belonged to a thread that is idle now: thread caches
+/// hold no more.
 pub const MOST_OF_IDLE: u64 = 4 << 20;
 /// No thread caches hold larger blocks (jemalloc's `tcache_max`).
 const MOST_CACHED: f64 = 32_768.0;
 const LEAST_CACHED: f64 = 32.0;
 /// Idle threads that are played, at most.
 const MOST_IDLE: u32 = 1024;
-/// Threads take turns after so many bytes of blocks: they had their blocks at the same time.
+/// Threads take turns after this many bytes of blocks, because their blocks were live at the same
+/// time.
 const TURN_BYTES: u64 = 256 << 10;
 
 /// Writes the program of a heap, at whose end the heap is as it was.
@@ -141,7 +143,7 @@ struct Writer<'a, S> {
     header: u64,
     /// The largest block of a fill.
     piece: u64,
-    /// Gaps of so many bytes and more are taken for large blocks.
+    /// Gaps of at least this many bytes count as former large blocks.
     large_from: u64,
     written: Written,
     /// Touched bytes of what is allocated now: what stays, and the fill.
@@ -379,7 +381,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// What was asked for, of a block of so many bytes with its header.
+    /// The size that was requested for a block of `bytes`, which includes its header.
     fn asked(&self, bytes: u64) -> u64 {
         let header = self.header;
         match self.heap.allocator() {

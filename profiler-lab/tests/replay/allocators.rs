@@ -1,4 +1,4 @@
-//! Allocators that fail, each in its own way.
+//! Allocators that fail, each in a different way.
 
 use std::fs;
 use std::path::{Path, PathBuf};

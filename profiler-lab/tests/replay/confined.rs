@@ -1,4 +1,4 @@
-//! What a player may not do, whatever it was made to load.
+//! What a player cannot do, whatever it was made to load.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Playing traces into real allocators: what the player's own heap then is, as our walkers see it,
-//! is what the trace says.
+//! Replays traces in real allocators: the player's heap, as our walkers see it, is what the trace
+//! says.
 
 mod allocators;
 mod confined;

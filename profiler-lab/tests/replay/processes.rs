@@ -198,8 +198,8 @@ fn stacks_are_no_memory_of_the_allocators() {
     assert!(most < Some(MIB), "{most:?}");
 }
 
-/// A process that forks so many children, each of which then has `own` MiB more, and looks at all of
-/// them for long enough to be found out.
+/// A process that forks `children` children, each of which then allocates `own` MiB more, with enough
+/// checkpoints of all of them that exceeding the limit is noticed.
 fn with_children(children: u64, shared: u64, own: u64) -> Result<(), PlayError> {
     let mut trace = TraceBuilder::default();
     mebibytes(&mut trace, 0, shared);

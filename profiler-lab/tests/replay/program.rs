@@ -1,4 +1,4 @@
-//! Traces as programs for the player, compiled by what `replay` uses.
+//! Traces as programs for the player, compiled with the code that `replay` uses.
 
 use std::io::Cursor;
 use std::sync::Arc;

@@ -1,6 +1,8 @@
-//! What a mapped file says of its code: how the callers of each place are found, and the names of functions.
+//! Information about code in a mapped file: how to find the caller of each place, and the names of
+//! functions.
 //!
-//! The files are the target's own and hostile: each table is bounded, and nothing in one is taken for true.
+//! The files belong to the target and are hostile: each table is bounded, and nothing in one is
+//! trusted.
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, EndianSlice, UnwindSection};
 use object::LittleEndian;

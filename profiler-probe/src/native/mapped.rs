@@ -1,7 +1,7 @@
-//! Which file the code at an address of the target's is of, and what that file says.
+//! The file that contains the code at an address of the target, and what that file says.
 //!
-//! Comparing a page of code with the file's reads it in the target's memory, where it was executed a moment ago. One that
-//! the kernel has taken away since then is not compared.
+//! A page of code is compared with the file by reading it in the target's memory, where it was
+//! executed a moment ago. A page that the kernel has evicted since then is not compared.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ const MAX_FILES: usize = 4096;
 const MAX_BYTES: usize = 256 << 20;
 /// Between two looks at what is mapped because of an address that was unknown.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// So many come earlier in a second, where a look takes no longer than this.
+/// This many looks per second may come earlier, if a look takes at most `SHORT_LOOK`.
 const EARLY_LOOKS: u32 = 4;
 const SHORT_LOOK: Duration = Duration::from_millis(5);
 /// Bytes of a page of code that may differ from the file's: breakpoints, those of probes among them.
 const MAX_BREAKPOINTS: usize = 64;
-/// Events wait so long in all for files that are being read: what is sampled while others are read has no functions of
-/// theirs.
+/// Events wait at most this long in total for files that are being read. Beyond that, samples have
+/// no functions of files that are still being read.
 const MAX_WAITING: Duration = Duration::from_secs(1);
 /// Files that are named of those that are not read.
 const MAX_NAMED: usize = 16;
-/// What took another's place is remembered for so long, in ns: no sample waits longer.
+/// A replaced mapping is remembered for this many ns: no sample waits longer.
 const KEPT_NS: u64 = 60_000_000_000;
 /// What returns from a signal's handler: `mov $15, %rax; syscall`, in every C library.
 #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,8 @@
-//! The native functions of sampled threads: their stacks are copied by the BPF programs, and their callers found here
-//! by the tables of the target's own files.
+//! The native functions of sampled threads. The BPF programs copy the threads' stacks; the callers
+//! are found here with the tables of the target's own files.
 //!
-//! The files are found and read as all files of the target's are, when the first place in them is met. What they say
-//! is kept for the session.
+//! The files are found and read like all files of the target, when a place in them is first met.
+//! Their tables are kept for the session.
 
 mod files;
 mod mapped;

@@ -1,10 +1,10 @@
-//! What symbols are called as they are shown.
+//! Names of symbols as they are shown.
 
 use std::fmt::{self, Write};
 
 use cpp_demangle::DemangleOptions;
 
-/// A name is cut at so many bytes: those of templates have no end.
+/// A name is cut at this many bytes: those of templates can be arbitrarily long.
 const MAX_NAME: usize = 256;
 /// A symbol that is longer is shown as it is: what is made of it could take long.
 const MAX_SYMBOL: usize = 16 << 10;

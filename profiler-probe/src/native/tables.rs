@@ -1,5 +1,5 @@
-//! Reading what files say of their code, by a thread of its own: a file system may take long to answer, for which
-//! neither events nor the end of a window wait.
+//! Reads the code tables of files in a thread of its own: a file system may take long to answer,
+//! and neither events nor the end of a window may wait for it.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

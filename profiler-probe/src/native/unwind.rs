@@ -1,4 +1,4 @@
-//! From a place in code to the place that called it, by the tables of the file that the code is of.
+//! Finds the caller of a place in code with the tables of the file that contains the code.
 
 use gimli::{
     AArch64, CfaRule, EvaluationResult, Expression, Register, RegisterRule, UnwindContext, Value,

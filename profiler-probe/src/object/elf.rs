@@ -1,4 +1,4 @@
-//! What the probes need of an ELF file: which functions it defines, and its machine code.
+//! What the probes need from an ELF file: the functions it defines, and its machine code.
 
 use std::collections::{HashMap, HashSet};
 

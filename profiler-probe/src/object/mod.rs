@@ -1,8 +1,8 @@
-//! Finding the object that serves the target's malloc calls.
+//! Finds the object that serves the target's malloc calls.
 //!
-//! The dynamic loader binds a call to the first object in load order that defines the function, so
-//! a preloaded allocator wins over libc, and a private copy in a library that was loaded later
-//! with `dlopen` does not.
+//! The dynamic loader binds a call to the first object in load order that defines the function. So
+//! a preloaded allocator wins over libc, and a private copy in a library that was loaded later with
+//! `dlopen` does not.
 
 mod elf;
 

@@ -1,4 +1,4 @@
-//! Plans for real processes of this user, distinguished by a handshake: a child echoes a line once
+//! Plans for real processes of this user, synchronised by a handshake: a child echoes a line once
 //! its loader is done.
 
 use profiler_target::Process;

@@ -1,7 +1,9 @@
-//! Probing sites in code for aarch64: which instructions the kernel simulates, what they write, and where they lead.
+//! Probe sites in aarch64 code: which instructions the kernel simulates, what they write, and where
+//! they branch to.
 //!
-//! Each instruction has 4 bytes (`Arm Architecture Reference Manual`, C4.1: "A64 instruction set encoding"). What is not
-//! told apart here is taken to write each register that it names, so that a site is never beyond it without reason.
+//! Each instruction has 4 bytes (`Arm Architecture Reference Manual`, C4.1: "A64 instruction set
+//! encoding"). An instruction that is not distinguished here is assumed to write each register that
+//! it names, so that no site is placed after it on false grounds.
 
 use super::code::Code;
 use super::emulation::Treatment;
@@ -28,7 +30,8 @@ impl Registers {
         Self(1 << (number & 31))
     }
 
-    /// The first so many arguments (`x0` and on; "Procedure Call Standard for the Arm 64-bit Architecture").
+    /// The first `count` arguments (`x0` and up; "Procedure Call Standard for the Arm 64-bit
+    /// Architecture").
     const fn arguments(count: u32) -> Self {
         Self((1 << count) - 1)
     }
@@ -88,7 +91,8 @@ impl Instruction {
         self.address.wrapping_add(WIDTH)
     }
 
-    /// A distance of so many bits from bit `at` on, in instructions.
+    /// The target of a branch whose distance, in instructions, is the signed field of `bits` bits
+    /// from bit `at` on.
     const fn target(self, at: u32, bits: u32) -> u64 {
         let field = (self.word >> at) as u64;
         let distance = ((field << (64 - bits)) as i64 >> (64 - bits)) * WIDTH as i64;

@@ -1,9 +1,9 @@
-//! Which instructions the kernel emulates when a uprobe sits on them.
+//! Which instructions the kernel emulates when a uprobe is placed on them.
 //!
-//! Linux `arch/x86/kernel/uprobes.c`: `branch_setup_xol_ops` takes `nop`, `jmp`, `call` and `jcc`
-//! with a relative target; `push_setup_xol_ops` (4.18) takes `push` of a register without a prefix
-//! or with `41` alone. Everything else runs as a single-stepped copy, which costs ten times as
-//! much. Nops longer than one byte are emulated only since 6.16, so they are not counted on.
+//! Linux `arch/x86/kernel/uprobes.c`: `branch_setup_xol_ops` handles `nop`, `jmp`, `call` and `jcc`
+//! with a relative target; `push_setup_xol_ops` (4.18) handles `push` of a register without a
+//! prefix or with only `41`. Everything else runs as a single-stepped copy, which costs ten times
+//! as much. Nops longer than one byte are emulated only since 6.16, so they are not relied on.
 
 /// What the kernel does with a probed instruction.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -1,5 +1,5 @@
-//! Choosing, in a function's machine code, the instructions to probe: those that the kernel
-//! emulates, and that each call passes exactly once.
+//! Chooses the instructions to probe in a function's machine code: those that the kernel emulates
+//! and that each call passes exactly once.
 
 mod a64;
 mod code;

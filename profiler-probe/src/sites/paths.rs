@@ -1,5 +1,5 @@
-//! All paths through a function, by abstract interpretation: which sites each passes, and what it
-//! returns.
+//! All paths through a function, by abstract interpretation: which sites each path passes, and what
+//! it returns.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -1,5 +1,5 @@
-//! The jumps in a function's body at which its result is already in `rax`, such that every call
-//! that returns a block passes exactly one of them.
+//! The jumps in a function's body at which its result is already in `rax`, chosen so that every
+//! call that returns a block passes exactly one of them.
 
 use super::emulation::{Treatment, treatment};
 use super::paths::{End, Explorer, Returned};

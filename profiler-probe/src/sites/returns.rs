@@ -1,8 +1,8 @@
-//! Which functions never return: a path that calls one ends there.
+//! Functions that never return: a path that calls one ends there.
 //!
-//! Some return for some arguments only: glibc's `__libc_message` (2.26 to 2.37,
+//! Some functions return only for some arguments: glibc's `__libc_message` (2.26 to 2.37,
 //! `sysdeps/posix/libc_fatal.c`) ends the process when its first argument has bit 0 set, as in all
-//! calls from malloc. So known numbers are followed through registers.
+//! calls from malloc. So known constants are tracked through registers.
 
 use std::collections::{HashMap, HashSet};
 

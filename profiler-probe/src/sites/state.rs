@@ -1,8 +1,8 @@
-//! What is known of registers and stack at one point of a function: which places hold the same
-//! value, and which are null.
+//! What is known about registers and stack at one point of a function: which locations hold the
+//! same value, and which are null.
 //!
-//! The System V ABI is taken for granted: a call keeps `rbx`, `rbp`, `rsp` and `r12` to `r15`, and
-//! nobody else writes a function's stack unless it hands out an address in it.
+//! The System V ABI is assumed: a call preserves `rbx`, `rbp`, `rsp` and `r12` to `r15`, and nobody
+//! else writes a function's stack unless the function passes on an address in it.
 
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 

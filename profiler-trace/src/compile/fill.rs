@@ -47,8 +47,8 @@ fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
     RemoteAddr::new(addr.get().saturating_add((16 - off) % 16))
 }
 
-/// Bytes that the next chunk of a gap may take, of which so many are left: no more than the largest that a
-/// fill has, and the end of the gap with it where that is too short to be a chunk.
+/// Bytes that the next chunk of a gap takes when `left` bytes are left: at most `largest`, the
+/// largest chunk of a fill, or all of them if the remainder would be too short for a chunk.
 pub fn room(left: u64, largest: u64) -> u64 {
     if left >= largest + MIN_CHUNK {
         largest
@@ -57,7 +57,7 @@ pub fn room(left: u64, largest: u64) -> u64 {
     }
 }
 
-/// So many live blocks before a gap show what may have been in it.
+/// The last this many live blocks before a gap suggest what may have been in it.
 const REMEMBERED: usize = 8;
 
 /// A gap of more units can be filled exactly by any two sizes, as good as always.

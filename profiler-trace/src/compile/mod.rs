@@ -1,7 +1,7 @@
-//! From a trace to the program that a player plays: slots instead of addresses.
+//! Compiles a trace into the program that a player replays, with slots instead of addresses.
 //!
-//! A program serves every allocator and every setting; it is compiled once. The compiler keeps a
-//! table of the live blocks of each process, and no more.
+//! A program fits every allocator and every setting; it is compiled once. The compiler only keeps a
+//! table of the live blocks of each process.
 
 mod fill;
 mod objects;
@@ -22,7 +22,7 @@ pub use self::settle::{set_mmap_threshold, settle};
 use self::threads::Thread;
 use crate::trace::{By, Checkpoint, Event, EventKind, Item, SeedBlock, TraceDescription};
 
-/// The player's time is set when it has moved on by so much, in ns.
+/// The player's clock is set when time has advanced by this many ns.
 const CLOCK_STEP_NS: u64 = 100_000;
 
 /// Where operations go.
@@ -468,7 +468,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// Of what was there before, so much is not there any more.
+    /// Counts the bytes of a freed block that was live before the recording.
     fn note_gone(&mut self, process: u32, block: &process::Block) {
         if block.seeded && process == 0 {
             let gone = self.summary.seed_gone_bytes;
@@ -543,7 +543,7 @@ fn is_large(bytes: u64) -> bool {
     bytes >= LARGE_BYTES
 }
 
-/// The operation before a large block of which so much is known to be touched.
+/// The operation before a large block of which `known` bytes are known to be touched.
 fn touch(known: u64) -> Op {
     op(OpCode::TOUCH, known, 0)
 }

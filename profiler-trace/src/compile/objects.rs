@@ -1,5 +1,5 @@
-//! What Python asks of its object allocator: operations for players that ask malloc for it, as under
-//! `PYTHONMALLOC=malloc`. Others pass them by, and have the arenas as they were recorded.
+//! Python's requests to its object allocator: operations for players that pass them to malloc, as
+//! with `PYTHONMALLOC=malloc`. Other players skip them and use the arenas as recorded.
 
 use std::io;
 

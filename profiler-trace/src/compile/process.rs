@@ -265,7 +265,7 @@ impl Process {
         }
     }
 
-    /// A large block was looked at: so much of it was touched.
+    /// A checkpoint found `bytes` of a large block touched.
     pub(super) fn touched(
         &mut self,
         addr: u64,
@@ -302,7 +302,7 @@ impl Process {
 /// Where in its first page a block lies that glibc maps by itself (`malloc/malloc.c`,
 /// `sysmalloc_mmap`): behind the header of its chunk.
 const MAPPED_CHUNK: u64 = 16;
-/// So many bytes say something of others.
+/// From this many bytes on, blocks with fresh pages are evidence about others.
 const ENOUGH: u64 = 4 << 20;
 
 /// What the program touches of a zeroed block all of whose pages are there. glibc clears what it

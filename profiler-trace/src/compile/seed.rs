@@ -1,9 +1,9 @@
-//! The heap that was there when a recording began, as operations.
+//! The heap that existed when a recording began, as operations.
 //!
-//! For the C library's own malloc the free chunks are allocated and freed again, so that its heap gets
-//! the shape that it had. Any other allocator would pack what is live densely, which its real history
-//! would not have allowed: for those each gap is filled with blocks that it may once have held, in two
-//! ways (`docs/prediction.md`), and then time passes until they have purged.
+//! For the C library's own malloc, the free chunks are allocated and freed again, so that its heap
+//! gets its old shape. Any other allocator would pack the live blocks densely, which its real
+//! history would not have allowed: for those, each gap is filled with blocks that it may once have
+//! held, in two ways (`docs/prediction.md`), and then time passes until they have purged.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -48,7 +48,7 @@ struct Fill {
     only: Only,
     /// Whether small blocks must fill a gap exactly, else it was a large one.
     exactly: bool,
-    /// Gaps of so many bytes and more held large blocks.
+    /// Gaps of at least this many bytes held large blocks.
     large_from: u64,
     /// Blocks that it may still take: what else is free is not filled.
     left: u32,

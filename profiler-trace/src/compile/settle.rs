@@ -1,5 +1,5 @@
-//! What a heap comes to by itself: thresholds that have grown, and time that passes in a program that goes
-//! on with little to do.
+//! How a heap settles by itself: thresholds that have grown, and time that passes in a program with
+//! little to do.
 
 use std::io;
 
@@ -13,8 +13,8 @@ const STEPS: u64 = 25;
 const STEP_NS: u64 = 1_000_000_000;
 /// How far [`settle`] moves the player's clock, in ns.
 pub(super) const SETTLING_NS: u64 = STEPS * STEP_NS;
-/// So many blocks, too large for jemalloc's thread caches, are allocated and freed in a step: it reads
-/// its clock once in a thousand (`ARENA_DECAY_NTICKS_PER_UPDATE`).
+/// This many blocks, too large for jemalloc's thread caches, are allocated and freed in a step:
+/// jemalloc reads its clock once in a thousand operations (`ARENA_DECAY_NTICKS_PER_UPDATE`).
 const BLOCKS: u32 = 1_100;
 /// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
 const BLOCK_BYTES: u64 = 40 << 10;

@@ -1,5 +1,5 @@
-//! Threads and processes of a compiled stream: when they begin, fork, execute and end, and who has the
-//! turn.
+//! Threads and processes of a compiled stream: when they begin, fork, execute and end, and whose
+//! turn it is.
 
 use std::io;
 

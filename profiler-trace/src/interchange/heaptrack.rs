@@ -1,7 +1,8 @@
 //! heaptrack's recordings (1.4, file format 3; `src/track/libheaptrack.cpp`,
-//! `src/analyze/accumulatedtracedata.cpp`): lines that begin with a letter, numbers in hex. Raw ones
-//! have addresses; what users keep is interpreted, and has only which kind of allocation was freed,
-//! by size and call stack. It has no threads. Times are in ms, written now and then.
+//! `src/analyze/accumulatedtracedata.cpp`): lines that begin with a letter, numbers in hex. Raw
+//! recordings have addresses. The files that users keep are interpreted and only say which kind of
+//! allocation was freed, by size and call stack. There are no threads. Times are in ms and written
+//! only now and then.
 
 use std::collections::HashMap;
 

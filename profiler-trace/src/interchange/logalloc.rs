@@ -1,5 +1,5 @@
-//! Firefox's logalloc text (`memory/replace/logalloc/README`): a line for each call, such as
-//! `PID TID malloc(42)=0x7f9ad5`, with `#NUMBER` for addresses once it was munged. It has no times.
+//! Firefox's logalloc text (`memory/replace/logalloc/README`): a line for each call, such as `PID
+//! TID malloc(42)=0x7f9ad5`, with `#NUMBER` for addresses in munged files. There are no times.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};

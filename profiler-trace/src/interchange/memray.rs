@@ -1,7 +1,7 @@
 //! memray's captures (1.20, format 13; `src/memray/_memray/{records.h, record_reader.cpp,
-//! record_writer.cpp}`): records of a byte with flags and varints. A realloc is the allocation's
-//! record only, after a free's; mmap and munmap are not malloc's and are left out, and so are objects
-//! of pymalloc, which `--trace-python-allocators` records too.
+//! record_writer.cpp}`): records of a byte with flags, and varints. A realloc is recorded as a free
+//! followed by an allocation. Left out are mmap and munmap, which are not malloc's, and pymalloc
+//! objects, which `--trace-python-allocators` also records.
 
 use std::io::{self, BufRead, Read};
 

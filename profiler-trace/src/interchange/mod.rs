@@ -1,5 +1,5 @@
 //! Recordings of other tools: heaptrack's, memray's, Firefox's logalloc. `docs/interchange.md` says
-//! what of each is read, and what it lacks.
+//! what is read of each, and what each lacks.
 
 mod heaptrack;
 mod lines;

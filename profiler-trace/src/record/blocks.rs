@@ -1,4 +1,4 @@
-//! Which blocks of a process live, so that its events are consistent though some were lost.
+//! Which blocks of a process are live, so that its events are consistent even if some were lost.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Recordings of other tools, made to read like traces.
+//! Recordings of other tools, made readable like traces.
 
 use std::collections::VecDeque;
 

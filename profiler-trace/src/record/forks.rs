@@ -1,10 +1,10 @@
-//! Forks that were announced and whose children have not recorded anything.
+//! Forks that were announced and whose children have not recorded anything yet.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::numbers::{MAX_THREADS, Numbered, SourceThread};
 
-/// A child that has not recorded anything for so long, in ns, does not exist: its fork failed.
+/// A child that has not recorded anything for this many ns does not exist: its fork failed.
 const FAILED_AFTER_NS: u64 = 10_000_000_000;
 
 /// A fork, as its parent and its child name it.
@@ -66,7 +66,7 @@ impl AnnouncedForks {
         })
     }
 
-    /// Gives up the oldest, if it was announced so long ago that its fork must have failed.
+    /// Gives up the oldest if it was announced long enough ago that its fork must have failed.
     pub(super) fn give_up(&mut self, time_ns: u64) -> Option<Numbered> {
         let oldest = self.by_process.first_entry()?;
         if time_ns - oldest.get().time_ns.min(time_ns) < FAILED_AFTER_NS {

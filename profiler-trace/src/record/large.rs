@@ -8,12 +8,12 @@ use profiler_core::residency::ResidencyMap;
 
 use crate::trace::{Event, EventKind, SeedBlock};
 
-/// So many are recorded at one checkpoint, the largest first.
+/// At most this many are recorded at one checkpoint, the largest first.
 const MAX_AT_CHECKPOINT: usize = 4096;
-/// So many large blocks are kept, of all processes together.
+/// At most this many large blocks are kept, for all processes together.
 const MAX_KEPT: usize = 1 << 20;
-/// So many are copied at a fork, those at the lowest addresses: each takes some 100 ns, for which
-/// nothing else is recorded.
+/// At most this many are copied at a fork, those at the lowest addresses: each takes about 100 ns,
+/// during which nothing else is recorded.
 const MAX_COPIED: usize = 64 << 10;
 
 /// The large live blocks of one process.

@@ -1,13 +1,13 @@
-//! From what was recorded to a trace: one event type for all sources, one normaliser, one recorder.
+//! Turns recorded data into a trace: one event type for all sources, one normaliser, one recorder.
 //!
 //! ```text
 //! probes, preloaded recorder -> SourceEvent -> Recorder { Normaliser, LargeBlocks } -> TraceSink
 //! recordings of other tools  -> SourceEvent -> Normaliser -> items, as read from a trace
 //! ```
 //!
-//! A source names processes and threads by its own numbers and knows no more than the call that it saw.
-//! The [`Normaliser`] makes [`Event`](crate::trace::Event)s of that, and the [`Recorder`] adds what
-//! samples of the processes show. Nothing here does IO: a [`TraceSink`] does.
+//! A source identifies processes and threads by its own numbers and only knows the call that it
+//! saw. The [`Normaliser`] turns that into [`Event`](crate::trace::Event)s, and the [`Recorder`]
+//! adds data from samples of the processes. Nothing here does I/O: a [`TraceSink`] does.
 
 mod blocks;
 mod clock;

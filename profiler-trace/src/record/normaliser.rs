@@ -1,4 +1,4 @@
-//! From what a source recorded to the events of a trace.
+//! Turns what a source recorded into the events of a trace.
 
 use super::blocks::LiveBlocks;
 use super::clock::Clock;
@@ -36,7 +36,7 @@ pub struct Normaliser {
     numbers: Numbers,
     blocks: Option<LiveBlocks>,
     left_out: LeftOut,
-    /// Of these, so many were given as lost.
+    /// How many of these were already reported as lost.
     given_as_lost: u64,
 }
 
@@ -87,8 +87,8 @@ impl Normaliser {
         (events > 0).then(|| self.lost(events))
     }
 
-    /// So many events were lost by now. Whose they were is not known: they are of no thread, for which
-    /// the first one stands.
+    /// `events` events have been lost so far. It is not known which thread lost them, so the event
+    /// is attributed to the first.
     pub(super) fn lost(&self, events: u64) -> Event {
         Event {
             time_ns: self.clock.last_ns(),

@@ -1,15 +1,15 @@
-//! The trace's numbers of processes and threads, which are numbered from 0 as they appear.
+//! The trace's numbers for processes and threads, counted from 0 as they appear.
 //!
-//! A recorded program may claim any number: no table grows beyond its limit.
+//! A recorded program may claim any number, so no table grows beyond its limit.
 
 use std::collections::HashMap;
 
 use super::forks::{AnnouncedForks, Fork};
 
-/// So many processes are known at once at most.
+/// At most this many processes are known at once.
 pub const MAX_PROCESSES: usize = 16 << 10;
-/// So many threads, of all processes together; and so many children that were announced and have
-/// not begun.
+/// At most this many threads, over all processes, and at most this many children that were
+/// announced and have not begun.
 pub const MAX_THREADS: usize = 256 << 10;
 
 /// A thread by the source's numbers: its process and itself.

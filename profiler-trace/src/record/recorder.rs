@@ -1,4 +1,4 @@
-//! The recorder: what sources and samples give, into a trace or straight to players.
+//! The recorder: writes events of sources and data of samples into a trace or directly to players.
 
 use std::io::{self, Write};
 
@@ -117,7 +117,7 @@ impl<S: TraceSink> Recorder<S> {
         }
     }
 
-    /// Records that so many events were lost by now.
+    /// Records that `events` events have been lost so far.
     ///
     /// # Errors
     /// Those of the sink.

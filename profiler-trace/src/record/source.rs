@@ -1,4 +1,4 @@
-//! What sources of a recording give.
+//! What the sources of a recording provide.
 
 use profiler_common::RecordKind;
 

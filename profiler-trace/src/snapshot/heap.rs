@@ -183,7 +183,7 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// So much are all counts of a sample together at most: more than any host's memory.
+    /// The most that all counts of a sample may sum to: more than any host's memory.
     const MOST: u64 = 1 << 60;
 
     /// Adds some.

@@ -1,5 +1,5 @@
-//! The last walks of a session, as their bytes: what a black box keeps of a process, to which walks are added
-//! while the oldest go.
+//! The last walks of a session, in encoded form: what a black box keeps of a process. Walks are
+//! added and the oldest dropped.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -118,8 +118,8 @@ impl KeptWalks {
         self.walks.is_empty()
     }
 
-    /// Adds a walk and what was observed beside it; at most `most` are kept, of at most so many bytes, but the
-    /// last always.
+    /// Adds a walk and its observation. At most `most` walks and `most_bytes` bytes are kept, but
+    /// always the last walk.
     pub(crate) fn walk(
         &mut self,
         sample: &Sample,

@@ -1,8 +1,8 @@
 //! Saved sessions: `docs/snapshot-format.md` describes the bytes.
 //!
-//! What is saved are samples, and what was observed beside each of them; reports are made anew, by the
-//! function that made them at first. Records are compressed and checked by themselves, so that what
-//! was written before a crash is read up to the last whole one, and a damaged one costs no other.
+//! Samples are saved, with what was observed beside each; reports are made anew by the same
+//! function as before. Each record is compressed and checksummed separately, so that after a crash
+//! everything up to the last complete record is readable, and a damaged record affects no other.
 
 mod heap;
 mod kept;

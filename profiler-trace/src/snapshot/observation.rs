@@ -1,4 +1,4 @@
-//! What stands beside a walk in a view: what the probes saw, the past, how the session ended.
+//! Data shown beside a walk: what the probes saw, the history, how the session ended.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Reading a saved session, as far as it is whole.
+//! Reads a saved session, as far as it is intact.
 
 use std::io::{self, Read, Seek, SeekFrom};
 

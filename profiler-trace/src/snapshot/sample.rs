@@ -1,4 +1,4 @@
-//! The bytes of a sample: whose it is, the kernel's count, mappings and pages, heaps.
+//! The bytes of a sample: its target, the kernel's counts, mappings and pages, heaps.
 
 use std::io;
 

@@ -1,8 +1,8 @@
-//! How plain values become bytes and come back: one trait, and macros that name the fields of a struct
-//! once for both ways.
+//! Encoding and decoding of plain values: one trait, and macros that name the fields of a struct
+//! once for both directions.
 //!
-//! A struct is framed by its length, so that fields can be added at its end: who does not know them
-//! skips them, and who misses them takes what [`Default`] gives.
+//! A struct is preceded by its length, so that fields can be added at its end: a reader that does
+//! not know them skips them, and a reader that misses them uses [`Default`].
 
 use std::cell::Cell;
 use std::io;
@@ -31,7 +31,7 @@ impl<'m> Memory<'m> {
         Self { meter, held }
     }
 
-    /// So many bytes more.
+    /// Adds `bytes` to what is held.
     ///
     /// # Errors
     /// When that is too much, or a signal came.

@@ -1,4 +1,4 @@
-//! Writing a saved session.
+//! Writes a saved session.
 
 use std::io::{self, Write};
 
@@ -33,7 +33,7 @@ impl<W: Write> Writer<W> {
         Ok(Self { out, walks: 0 })
     }
 
-    /// Goes on with one that has so many walks.
+    /// Continues a session that already has `walks` walks.
     pub(super) fn after(walks: u64, out: W) -> Self {
         Self { out, walks }
     }

@@ -1,5 +1,5 @@
-//! What a trace says of the recorded program, and its names in the file: `docs/trace-format.md` lists
-//! them.
+//! What a trace says about the recorded program, and the names used in the file:
+//! `docs/trace-format.md` lists them.
 
 use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
 

@@ -44,7 +44,7 @@ pub enum EventKind {
         /// Its address.
         addr: u64,
     },
-    /// A checkpoint of a large live block: so many of its bytes lie on resident pages.
+    /// A checkpoint of a large live block: how many of its bytes are on resident pages.
     Touched {
         /// Its address.
         addr: u64,
@@ -95,7 +95,7 @@ pub enum EventKind {
     Exec,
     /// The thread's process ended.
     Exit,
-    /// So many events of the thread's process were lost here.
+    /// This many events of the thread's process were lost here.
     Lost {
         /// How many.
         events: u64,

@@ -1,4 +1,5 @@
-//! What was measured at a checkpoint, and its names in the file: `docs/trace-format.md` lists them.
+//! What was measured at a checkpoint, and the names used in the file: `docs/trace-format.md` lists
+//! them.
 
 use profiler_core::report::LedgerClass;
 

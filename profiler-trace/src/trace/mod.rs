@@ -1,7 +1,7 @@
 //! Recorded allocation streams: `docs/trace-format.md` describes the bytes.
 //!
-//! A trace is a header and blocks, each compressed and checked by itself, so that what was written
-//! before a crash is read up to the last whole block.
+//! A trace is a header and blocks. Each block is compressed and checksummed separately, so that
+//! after a crash everything up to the last complete block is readable.
 
 mod description;
 mod event;

@@ -1,4 +1,4 @@
-//! Reading a trace, as far as it is whole.
+//! Reads a trace, as far as it is intact.
 
 use std::io::{self, Read};
 

@@ -1,4 +1,4 @@
-//! Where a stream comes from: a trace, or a recording of another tool.
+//! The source of a stream: a trace, or a recording of another tool.
 
 use std::io::{self, Read};
 

@@ -1,4 +1,4 @@
-//! Writing a trace.
+//! Writes a trace.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,8 @@ use super::{
 use crate::block::{self, MAX_UNPACKED};
 use crate::varint::{put, put_signed, put_text};
 
-/// A block of events is written when it has so many bytes: small enough that a crash loses little.
+/// A block of events is written when it has this many bytes: small enough that a crash loses
+/// little.
 const BLOCK_BYTES: usize = 1 << 20;
 /// zstd's fastest ordinary level: recording must keep up with the program.
 const LEVEL: i32 = 1;

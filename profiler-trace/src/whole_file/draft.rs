@@ -1,8 +1,8 @@
-//! A file on its way to its place: without a name where the file system has such files (`O_TMPFILE`), so
-//! that a kill leaves nothing, else under a temporary one.
+//! A file that is being written and is not yet in its place. It has no name where the file system
+//! supports that (`O_TMPFILE`), so that a kill leaves nothing, else a temporary one.
 //!
-//! It is locked as long as it is written, by a lock on the file itself: whoever finds one that is not has
-//! found what a dead one left, and may [remove](clear) it.
+//! It is locked while it is being written, by a lock on the file itself. One that is not locked was
+//! left by a dead process and may be [removed](clear).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

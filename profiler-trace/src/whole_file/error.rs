@@ -1,4 +1,4 @@
-//! Why a file cannot be written.
+//! Reasons why a file cannot be written.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The folder of an output, opened once, by a path in which nobody else could plant a link.
+//! The directory of an output, opened once, by a path in which nobody else could plant a link.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! Locks that nobody but our own user (and root) can hold, and that no kill leaves behind.
+//! Locks that only our own user (and root) can hold, and that a kill does not leave behind.
 
 use std::fs::{self, File};
 use std::io;

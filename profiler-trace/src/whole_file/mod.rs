@@ -1,11 +1,12 @@
-//! Every file that fragscope writes: whole or not at all, or growing but readable at any instant.
+//! Every file that fragscope writes: either complete or absent, or growing but readable at any
+//! moment.
 //!
-//! fragscope runs as root and writes into folders of other users. So no link is followed but those
-//! that root or the user of this process made, nothing but a regular file is replaced, and all steps
-//! happen in the folder that was looked at, held open. New files are for their owner alone, because
-//! command lines are in them; a file that is replaced keeps its owner and its mode, the mode only where
-//! nobody else can have put it there. The bytes go into
-//! a file without a name where the file system has such (`O_TMPFILE`), so that a kill leaves nothing.
+//! fragscope runs as root and writes into directories of other users. So it only follows links made
+//! by root or by the user of this process, it only replaces regular files, and all steps happen in
+//! the directory that was checked, which is held open. New files are readable by their owner only,
+//! because they contain command lines. A replaced file keeps its owner, and its mode only where
+//! nobody else can have put it there. The bytes go into a file without a name where the file system
+//! supports that (`O_TMPFILE`), so that a kill leaves nothing.
 
 mod draft;
 mod error;

@@ -1,4 +1,5 @@
-//! A folder of root's or our own user's, which fragscope keeps files in, and removes them again.
+//! A directory owned by root or our own user, in which fragscope keeps files and removes them
+//! again.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -78,7 +79,7 @@ impl OwnFolder {
         })
     }
 
-    /// The names in it, at most so many.
+    /// The names in it, at most `most`.
     ///
     /// # Errors
     /// When it cannot be listed.

@@ -1,5 +1,6 @@
-//! Whether others than root and the user of this process can change what lies at a path: the one rule
-//! for files that are loaded, folders that are written into, and links that are followed.
+//! Whether anyone other than root and the user of this process can change what is at a path: the
+//! one rule for files that are loaded, directories that are written into, and links that are
+//! followed.
 
 use std::fs;
 use std::io;

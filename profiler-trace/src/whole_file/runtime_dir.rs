@@ -1,10 +1,11 @@
-//! A directory in which nobody but our own user (and root) can put anything: for the recorder, which
-//! programs load by its path, and for locks that nobody else can hold.
+//! A directory in which only our own user (and root) can put anything. It is for the recorder,
+//! which programs load by its path, and for locks that nobody else can hold.
 //!
-//! Programs keep the recorder's path in their environment for as long as they live, and pass it on to
-//! programs that start when fragscope is gone. So the file stays where it is, under a name made of its
-//! content, until nobody has its path ([`super::unused`]); and its path must be one that never becomes another's: each directory on the way belongs
-//! to root or to our own user, and no one else may write to it.
+//! Programs keep the recorder's path in their environment as long as they live, and pass it on to
+//! programs that start after fragscope has ended. So the file stays where it is, under a name
+//! derived from its content, until nobody has its path ([`super::unused`]), and its path must never
+//! become somebody else's: each directory on the path belongs to root or to our own user, and
+//! nobody else may write to it.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -1,14 +1,15 @@
-//! Objects of other versions of fragscope that nobody loads any more.
+//! Recorder objects of other versions of fragscope that nobody loads any more.
 //!
-//! A program that was recorded has the object's path in its environment and passes that on. So one is needed
-//! as long as a process that can be seen from here has the path in the environment that it was started with, or
-//! has the file mapped; those of other users cannot load an ordinary user's. One that was used within the last hour is kept as well: its program may be about to
-//! start. A process that took the path out of its environment, or that runs where this host's processes are not
-//! seen, is not counted: what it executes later starts with a line of the loader's that the object is
+//! A recorded program has the object's path in its environment and passes it on. So an object is
+//! needed as long as a process visible from here has the path in the environment it was started
+//! with, or has the file mapped; processes of other users cannot load an ordinary user's object. An
+//! object that was used within the last hour is kept as well: its program may be about to start. A
+//! process that removed the path from its environment, or that runs where this host cannot see it,
+//! is not counted: what it executes later prints a message of the loader that the object is
 //! missing, and runs.
 //!
-//! Any user can have processes with much to read, so what is read has limits. Where one is met, all that was
-//! not found by then counts as needed.
+//! Any user can have processes with much to read, so reading is limited. When a limit is reached,
+//! everything not yet decided counts as needed.
 
 use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, Read};
@@ -249,7 +250,7 @@ mod tests {
 
     const OLD: Duration = Duration::from_secs(2 * 3600);
 
-    /// Puts an object there that was used so long ago.
+    /// Puts an object there that was last used `age` ago.
     fn put(folder: &Path, name: &str, age: Duration) -> PathBuf {
         let path = folder.join(name);
         fs::write(&path, "an object").expect("ours");

@@ -1,4 +1,5 @@
-//! Recordings of other tools: what is read of them has the numbers that the tools themselves give.
+//! Recordings of other tools: what is read of them agrees with the numbers that the tools
+//! themselves print.
 //!
 //! `heaptrack.zst` (heaptrack 1.4) and `memray.bin` (memray 1.20) are recordings of `program.py`
 //! under Debian 12's Python.

@@ -1,5 +1,5 @@
-//! Saved sessions come back as they were written, as far as they are whole, and no bytes make the
-//! reader panic, run on, or take more memory than it is allowed.
+//! Saved sessions are read back as written, as far as they are intact, and no bytes make the reader
+//! panic, run on, or take more memory than allowed.
 
 mod samples;
 

@@ -1,9 +1,9 @@
-//! What a player may do: nothing but play.
+//! Confinement: a player may replay and do nothing else.
 //!
-//! A player loads allocators that fragscope did not write and asks of them what a stranger's trace
-//! says. So between `fork` and `exec` it gives up its user, its capabilities, its files and most
-//! kernel calls. What the host offers is found out once, beforehand; what it offers and refuses all
-//! the same keeps the player from starting, so that none ever plays unconfined unnoticed.
+//! A player loads allocators that fragscope did not write and calls them as an untrusted trace
+//! says. So between `fork` and `exec` it drops its user, its capabilities, its files and most
+//! system calls. What the host offers is determined once, beforehand. If the host then refuses
+//! something it offers, the player is not started, so that none ever runs unconfined unnoticed.
 
 mod syscalls;
 

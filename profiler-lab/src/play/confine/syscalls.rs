@@ -1,5 +1,5 @@
-//! The kernel calls that players may make: those that loading an object, memory, threads, clocks and
-//! the player itself need. All others are refused with EPERM.
+//! The system calls that players may make: those needed by object loading, memory, threads, clocks
+//! and the player itself. All others fail with EPERM.
 
 use std::collections::BTreeMap;
 

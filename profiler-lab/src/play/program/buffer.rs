@@ -1,4 +1,4 @@
-//! Operations on their way into a program's file.
+//! Operations waiting to be written to a program's file.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
-//! Bodies are those of functions of Debian 13's glibc 2.41 for arm64 (2.41-12+deb13u5), from their first instruction on.
+//! The code is from functions of Debian 13's glibc 2.41 for arm64 (2.41-12+deb13u5), from their
+//! first instruction on.
 
 use profiler_core::machine::Machine;
 

@@ -1,4 +1,4 @@
-//! What was observed beside a walk.
+//! Observations beside a walk.
 
 use std::sync::Arc;
 
