@@ -1,4 +1,4 @@
-//! Builds the recorder, which the command carries inside and preloads into programs.
+//! Builds the recorder, which is embedded in the command and preloaded into programs.
 
 fn main() {
     let recorder = profiler_payload::shared_object(

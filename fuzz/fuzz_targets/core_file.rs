@@ -1,4 +1,4 @@
-//! Core files, damaged or made up: no panic, an end, and conservation.
+//! Damaged or generated core files: no panic, termination, and conservation of bytes.
 #![no_main]
 
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! Recordings of other tools, made up: every reader comes to an end. The first byte chooses the format,
-//! so that each is reached at once.
+//! Generated recordings of other tools: every reader terminates. The first byte selects the format,
+//! so that each is reached quickly.
 #![no_main]
 
 use std::sync::Arc;

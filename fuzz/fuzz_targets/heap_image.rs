@@ -1,5 +1,5 @@
-//! Every walker on a heap that is damaged: no panic, an end, and conservation. The first byte chooses
-//! the walker.
+//! Every walker on a damaged heap: no panic, termination, and conservation of bytes. The first byte
+//! selects the walker.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

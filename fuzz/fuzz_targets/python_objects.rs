@@ -1,4 +1,4 @@
-//! The census of Python's objects in memory that is damaged: no panic, an end, and sums that add up.
+//! The census of Python objects in damaged memory: no panic, termination, and sums that add up.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

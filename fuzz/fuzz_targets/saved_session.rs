@@ -1,4 +1,5 @@
-//! Saved sessions, damaged or made up: no panic, an end within the limits, and reports of whatever is read.
+//! Damaged or generated saved sessions: no panic, termination within the limits, and reports of
+//! whatever is read.
 #![no_main]
 
 use std::io::Write;

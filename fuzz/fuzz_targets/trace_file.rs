@@ -1,5 +1,5 @@
-//! Traces, made up or damaged: the reader comes to an end, and what is compiled of them allocates into
-//! free slots and frees live ones only.
+//! Damaged or generated traces: the reader terminates, and the compiled program allocates into free
+//! slots and frees only live ones.
 #![no_main]
 
 use std::collections::HashSet;

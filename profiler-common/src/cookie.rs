@@ -1,4 +1,4 @@
-//! What each attached site says to its BPF program: the BPF cookie.
+//! The BPF cookie: what each attached site passes to its BPF program.
 
 /// Where a function's arguments are and what its result means.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -1,9 +1,9 @@
-//! How the target's memory grows and shrinks, as the kernel is asked for it.
+//! How the target's memory grows and shrinks, by its requests to the kernel.
 
 use crate::sampling::SamplingCounter;
 
-/// What happened to so many bytes: [`RawEvent::kind`](crate::RawEvent::kind) of a
-/// [`RawStack`](crate::sampling::RawStack) that is no allocation.
+/// What happened to the bytes: [`RawEvent::kind`](crate::RawEvent::kind) of a
+/// [`RawStack`](crate::sampling::RawStack) that is not an allocation.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 #[repr(u16)]
 pub enum GrowthKind {

@@ -1,4 +1,4 @@
-//! What recorders record: one vocabulary for the BPF programs and for the preloaded recorder.
+//! Kinds of recorded events: one vocabulary for the BPF programs and the preloaded recorder.
 
 /// What an event of a recorder says happened. `addr` and `size` are fields of
 /// [`RawEvent`](crate::RawEvent) and of a slot of the preloaded recorder's ring.

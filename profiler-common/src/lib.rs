@@ -1,6 +1,6 @@
 //! Plain records shared by the BPF programs and userspace.
 //!
-//! Every record is `#[repr(C)]` without padding, so that its bytes mean the same on both sides.
+//! Every record is `#[repr(C)]` without padding, so that both sides read the same bytes alike.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! Programs for the player: an allocation stream with slots instead of addresses, and the memory
 //! that fragscope and a player share.
 //!
-//! A program is a file: a header of a page, then operations. It may grow while it is played. Players
-//! only read it. The control block is a file of its own for each player.
+//! A program is a file: a header of one page, then operations. It may grow while it is replayed.
+//! Players only read it. Each player has a separate file as its control block.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -13,7 +13,7 @@ pub const PROGRAM_MAGIC: u64 = u64::from_le_bytes(*b"FSPLAY\x00\x01");
 
 /// Bytes before the first operation.
 pub const OPS_AT: usize = PAGE_BYTES;
-/// The player maps so many bytes of a program: what lies beyond its end is not touched.
+/// The player maps this many bytes of a program; bytes beyond the end of the file are not touched.
 pub const PROGRAM_BYTES: usize = 1 << 38;
 
 /// Bytes from which a block may stay partly untouched: smaller ones are always written to.
@@ -144,9 +144,9 @@ pub struct Control {
     pub played: AtomicU64,
     /// The player's time, in ns since the recording began.
     pub now_ns: AtomicU64,
-    /// `malloc_trim(0)` is called in each process each time so many ns have passed; 0 is never.
+    /// `malloc_trim(0)` is called in each process at this interval, in ns; 0 means never.
     pub trim_every_ns: u64,
-    /// The first time so many ns earlier than after one such period.
+    /// The first call comes this many ns earlier than one interval after the start.
     pub trim_phase_ns: u64,
     /// Not 0 when `malloc_trim(0)` is called before each checkpoint is looked at.
     pub trim_at_checkpoints: u32,

@@ -1,16 +1,16 @@
-//! The ring through which a preloaded recorder hands its events to `fragscope record`: shared
-//! memory, a header and slots, in one total order over all threads and processes.
+//! The ring through which a preloaded recorder passes its events to `fragscope record`: shared
+//! memory with a header and slots, in one total order over all threads and processes.
 //!
-//! Events are numbered; event N lies in slot N modulo [`SLOTS`]. A writer claims the slot of the
-//! next event by one compare-exchange on its [`Slot::turn`], which puts the writer's thread number
-//! there in the same instant: so a slot that is never filled names whom to look for. Then it fills
-//! the slot and marks it whole. The reader takes slots in order and frees each for its next turn.
-//! Slots are claimed in order, so that [`Header::head`] is nothing but a hint where to begin.
+//! Events are numbered; event N is in slot N modulo [`SLOTS`]. A writer claims the slot of the next
+//! event with one compare-exchange on its [`Slot::turn`], which also stores the writer's thread
+//! number. So a slot that is never filled says which thread to check. The writer then fills the
+//! slot and marks it complete. The reader takes slots in order and frees each for its next turn.
+//! Because slots are claimed in order, [`Header::head`] is only a hint where to begin.
 //!
-//! All of it can be written by every process that maps it. Neither side relies on any of it for its
-//! own safety: the reader's place is its own, and what a slot holds is data. What writers must believe,
-//! that there is a reader for whom it is worth to wait, stands in a [`ReaderPage`], which the reader alone
-//! can write.
+//! Every process that maps the ring can write to all of it, so neither side relies on it for its
+//! own safety: the reader keeps its position itself, and the contents of a slot are data. The one
+//! thing that writers must trust, that there is a reader worth waiting for, is in a [`ReaderPage`],
+//! which only the reader can write.
 
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -20,7 +20,7 @@ use crate::{PAGE_BYTES, PID_BITS};
 /// The first word of the ring: a name and the version of this layout.
 pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"FSRING\x00\x08");
 
-/// How many slots there are: so many events wait for the reader at most, while it is not reading.
+/// The number of slots: at most this many events wait while the reader is not reading.
 pub const SLOTS: u64 = 1 << 20;
 
 /// Bytes before the first slot.
@@ -78,16 +78,17 @@ pub struct ReaderPage {
     pub closed: AtomicU32,
     /// Moves on while the reader lives and comes for events.
     pub heartbeat: AtomicU32,
-    /// The numbers of processes that are so large that the reader wants to see them as they
-    /// [end](crate::RecordKind::Ending), each at [its place](ending_at).
+    /// The processes, by number, that are large enough that the reader wants to measure them as
+    /// they [end](crate::RecordKind::Ending), each at [its place](ending_at).
     pub awaited: [AtomicU32; ENDINGS],
     /// What the reader [answers](answer) such a process.
     pub answers: [AtomicU32; ENDINGS],
 }
 
-/// A process that ends waits so long for an answer once its question was read, in ns.
+/// After its question was read, an ending process waits this many ns for an answer.
 pub const ASKS_FOR_NS: u64 = 100_000_000;
-/// So long it waits until it is read, behind all that is in the ring; an older question is answered by nobody.
+/// It waits this many ns for the question to be read, behind everything in the ring. Older
+/// questions are not answered.
 pub const UNREAD_FOR_NS: u64 = 2_000_000_000;
 
 /// How many places there are for processes that end. One whose place another took meanwhile does not wait.

@@ -1,10 +1,10 @@
-//! Which allocations are sampled, and what a sample carries.
+//! Which allocations are sampled, and what a sample contains.
 //!
-//! Each byte that is allocated is a point of the sample with the same small probability, so that an
-//! allocation of `size` bytes is taken with the probability `1 - exp(-size / mean)`, whatever came before.
-//! That is the sample which exponential distances in bytes give, drawn anew at each allocation: the
-//! exponential distribution has no memory. So nothing is kept from one allocation to the next, for a
-//! thread that is moved to another CPU to lose.
+//! Each allocated byte is a sample point with the same small probability, so an allocation of
+//! `size` bytes is sampled with the probability `1 - exp(-size / mean)`, independent of earlier
+//! ones. This is the sample that exponentially distributed distances in bytes give, redrawn at each
+//! allocation, because the exponential distribution is memoryless. So no state is kept between
+//! allocations that a thread could lose when it moves to another CPU.
 
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -17,7 +17,8 @@ pub const MAX_FRAMES: usize = 128;
 /// The largest mean distance between points of the sample, in bytes.
 pub const MAX_MEAN_BYTES: u64 = 1 << 26;
 
-/// An allocation of so many mean distances is always taken: its probability to be missed is 10^-14.
+/// An allocation of this many mean distances is always sampled: the probability to miss it would be
+/// 10^-14.
 const CERTAIN: u64 = 32;
 /// Binary digits of the logarithm.
 const DIGITS: u32 = 30;

@@ -1,4 +1,4 @@
-//! Which call each thread is inside of.
+//! The call that each thread is inside of.
 
 use profiler_common::Call;
 

@@ -1,4 +1,4 @@
-//! Events into the ring buffer.
+//! Writes events into the ring buffer.
 
 use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, pt_regs};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_user};

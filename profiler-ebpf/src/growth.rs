@@ -1,8 +1,8 @@
-//! Growth: what the target asks of the kernel for memory, gives back, and touches for the first time, each with
-//! its size and, where it is one of the sample, its stack.
+//! Growth: memory that the target requests from the kernel, returns, and touches for the first
+//! time, each with its size and, if sampled, its stack.
 //!
-//! The programs run at the system calls and page faults of every process of the host, and leave at once where it is not
-//! the target.
+//! The programs run at the system calls and page faults of every process of the host, and return at
+//! once for processes other than the target.
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32};
@@ -15,7 +15,7 @@ use crate::registers::Kept;
 use crate::registers::number::{BRK, MADVISE, MMAP, MPROTECT, MREMAP, MUNMAP};
 use crate::{maps, stack};
 
-/// The smallest page. Where the kernel's are larger, what is asked for in less than one counts as so much.
+/// The smallest page size. Sizes are rounded up to it, also on kernels with larger pages.
 const PAGE: u64 = PAGE_BYTES as u64;
 /// `PROT_NONE` and `PROT_WRITE`, `MAP_PRIVATE`, `MAP_FIXED` and `MAP_ANONYMOUS` (mman.h).
 const NO_ACCESS: u64 = 0;

@@ -1,9 +1,9 @@
-//! The BPF programs: they turn hits of the probed instructions into events.
+//! The BPF programs, which turn hits of the probed instructions into events.
 //!
 //! Four programs serve all functions; the cookie of each attached site says which function it is
 //! and how to read its arguments. An allocator's functions call each other (realloc calls malloc
-//! and free), so a function whose entry is probed leaves a record by thread, and what the same
-//! thread does deeper in the stack meanwhile is not counted.
+//! and free), so a function whose entry is probed leaves a record for its thread, and nested calls
+//! of that thread are not counted meanwhile.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]

@@ -1,4 +1,4 @@
-//! The maps, by the names under which userspace finds them.
+//! The maps, under the names by which userspace finds them.
 
 use core::arch::asm;
 

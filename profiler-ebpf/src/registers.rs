@@ -1,7 +1,7 @@
-//! The registers of a thread, by what they hold, on each machine that the target may run on.
+//! The registers of a thread by their role, for each architecture of a target.
 //!
-//! The object is compiled once for each (`bpf_target_arch`): the verifier refuses a place beyond the registers of its own
-//! machine.
+//! The object is compiled once per architecture (`bpf_target_arch`): the verifier rejects offsets
+//! beyond the registers of its own architecture.
 
 #[cfg(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "aarch64")))]
 compile_error!("registers are known of x86_64 and aarch64 only (--cfg bpf_target_arch)");

@@ -1,8 +1,9 @@
-//! Samples: an allocation with the stack of Python's functions that made it, and the top of the native stack.
+//! Samples: an allocation with the stack of Python functions that made it, and the top of the
+//! native stack.
 //!
-//! A thread's frames are read from the interpreter's own structures, where userspace says that they are.
-//! All of it is the target's memory and may be anything: each chain is followed for a bounded number of
-//! steps, and ends where it cannot be read.
+//! A thread's frames are read from the interpreter's own structures, at locations given by
+//! userspace. All of it is target memory and may contain anything: each chain is followed for a
+//! bounded number of steps and ends where it is unreadable.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE};
 use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user;

@@ -1,8 +1,8 @@
-//! What build scripts share that compile something to be carried inside a program as data.
+//! Shared code of build scripts that compile something to embed it in a program as data.
 //!
 //! The recorder and the player are crates without the standard library that run inside other
-//! programs. Cargo has no way to embed one crate's shared object in another, so rustc is called here,
-//! with the compiler that builds everything else. Whatever fails ends the build with a panic.
+//! programs. Cargo cannot embed one crate's shared object in another, so rustc is called here, with
+//! the same compiler that builds everything else. Any failure ends the build with a panic.
 
 #![forbid(unsafe_code)]
 

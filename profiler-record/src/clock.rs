@@ -1,8 +1,9 @@
-//! The monotonic clock, as the kernel has it: no function of the C library stands between. What a program
-//! preloads may have its own of that name, which tells another time, or allocates (libfaketime).
+//! The kernel's monotonic clock, read without calling the C library: an object that the program
+//! preloads may replace that function with one that returns another time, or that allocates
+//! (libfaketime).
 //!
-//! It is read in the vDSO, the object that the kernel maps into each program (vdso(7)), so that it costs no
-//! system call; where there is none, by one.
+//! The clock is read through the vDSO, the object that the kernel maps into each program (vdso(7)),
+//! which costs no system call; without a vDSO, by a system call.
 
 use core::ffi::{CStr, c_int};
 use core::mem;
@@ -65,7 +66,7 @@ const MAX_HEADERS: usize = 64;
 const MAX_ENTRIES: usize = 256;
 const MAX_SYMBOLS: usize = 1024;
 
-/// Bytes of what the base begins with (`Elf64_Ehdr`): so much is there in any case.
+/// Bytes of the header at the base (`Elf64_Ehdr`), which are always mapped.
 const EHDR: usize = 64;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;

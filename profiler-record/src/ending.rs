@@ -1,8 +1,9 @@
-//! The moment before a program ends: it waits until fragscope has looked at it as it was.
+//! The moment before a program ends: it waits until fragscope has measured it.
 //!
-//! Only where fragscope wants to: it knows which programs are large. That is when it leaves by `exit` or `_exit`,
-//! or, where it is Python, when the interpreter is about to take everything apart: it has said of itself that it is
-//! ending, and frees for the first time. A program that a signal ends has no such moment.
+//! It waits only if fragscope wants that: fragscope knows which programs are large. The moment is a
+//! call of `exit` or `_exit`. For Python it is when the interpreter is about to tear everything
+//! down: it has marked itself as finalizing and frees for the first time. A program that is ended
+//! by a signal has no such moment.
 
 use core::ffi::c_int;
 use core::mem;

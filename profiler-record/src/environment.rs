@@ -1,4 +1,4 @@
-//! The program's environment, as it was given.
+//! The environment with which the program was started.
 
 use core::ffi::{CStr, c_char};
 use core::ptr;

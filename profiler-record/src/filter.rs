@@ -1,7 +1,8 @@
-//! Whether the program may have forbidden itself system calls (seccomp(2)).
+//! Whether the program may have installed a system call filter (seccomp(2)).
 //!
-//! A filter may end the program at any call that it does not know. So the recorder makes none where there is one,
-//! but for the reader's own: a container's filter is fragscope's as well.
+//! A filter may kill the program at any call that it does not expect. So the recorder makes no
+//! system calls if there is one, unless it is also the reader's: a container's filter applies to
+//! fragscope as well.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

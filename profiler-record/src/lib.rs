@@ -1,9 +1,10 @@
-//! The recorder: preloaded into a program, it records each call of malloc and its like in the ring of
-//! `fragscope record`, and passes it on to the allocator that the program would have had.
+//! The recorder: preloaded into a program, it records each call of malloc and related functions in
+//! the ring of `fragscope record`, and passes the call on to the allocator that the program would
+//! otherwise use.
 //!
-//! It allocates nothing, takes no lock, and keeps order exact: a free and the old half of a realloc
-//! count before the call, an allocation after it. When the reader dies, it stops recording and the
-//! program runs on.
+//! It allocates nothing, takes no lock, and keeps the order exact: a free, and the old half of a
+//! realloc, is recorded before the call, an allocation after it. When the reader dies, recording
+//! stops and the program runs on.
 #![cfg_attr(not(test), no_std)]
 
 mod clock;

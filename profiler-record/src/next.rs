@@ -1,4 +1,4 @@
-//! The functions that the program would have called without the recorder.
+//! The functions that the program would call without the recorder.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem;

@@ -1,8 +1,8 @@
-//! What Python asks of its object allocator, where that is to be recorded: CPython has functions by which its
-//! allocators are replaced (`PyMem_SetAllocator`), and those here pass each call on.
+//! Requests to Python's object allocator, if they are to be recorded: CPython has functions to
+//! replace its allocators (`PyMem_SetAllocator`), and the replacements here pass each call on.
 //!
-//! Blocks that are larger than what the object allocator serves itself it asks of malloc, where they are recorded
-//! already.
+//! The object allocator passes blocks that are too large for it to malloc, where they are recorded
+//! anyway.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};

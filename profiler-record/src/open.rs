@@ -1,4 +1,4 @@
-//! Finding the ring of `fragscope record`, and mapping it.
+//! Finds the ring of `fragscope record` and maps it.
 
 use core::ffi::{c_char, c_void};
 
@@ -103,7 +103,7 @@ impl Access {
     }
 }
 
-/// Maps so many bytes of a file that begins with this word.
+/// Maps `bytes` bytes of a file that begins with `magic`.
 fn map(fd: i32, bytes: usize, protection: i32, magic: u64) -> Option<*mut c_void> {
     let at = sys::map_shared(bytes, protection, fd)?;
     // SAFETY: the file is as long as the mapping and cannot be made shorter; both were checked.

@@ -1,4 +1,4 @@
-//! Writing events into the ring.
+//! Writes events into the ring.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -22,17 +22,17 @@ static READER: AtomicPtr<ReaderPage> = AtomicPtr::new(ptr::null_mut());
 /// From this event on, slots that this process has claimed are its own, and not its parent's.
 static FORKED_AT: AtomicU64 = AtomicU64::new(0);
 
-/// A writer takes so many steps from the head before it looks again where that is.
+/// A writer takes this many steps from the head before it reads the head again.
 const STEPS: u32 = 256;
-/// A process that is about to end, and is to wait, waits for so long at most.
+/// A process that is about to end and should wait does so for at most this long.
 const HELD_FOR_NS: u64 = 1_000_000_000;
-/// It waits no longer for a reader whose heart has not moved for so long.
+/// It stops waiting for a reader whose heartbeat has not changed for this long.
 const STILL_FOR_NS: u64 = 500_000_000;
 /// Steps between two looks at the clock.
 const SPINS: u32 = 64;
 /// In a sound ring the head is never behind by more than one, and only a thread that lost its
-/// processor takes [`STEPS`] in vain. One that does so again and again is in a ring that somebody
-/// damages, and after so many times, of all threads together, the program goes on without it.
+/// processor takes [`STEPS`] in vain. If that happens repeatedly, somebody is damaging the ring;
+/// after this many times, over all threads, the program continues without it.
 const MAX_ASTRAY: u32 = 2_000;
 /// How often threads went astray twice or more in a row.
 static ASTRAY: AtomicU32 = AtomicU32::new(0);

@@ -1,6 +1,6 @@
-//! Programs that change their root directory. There the recorder's path leads nowhere, or to what
-//! somebody else has put there: so it is taken out of what they pass on to the programs that they
-//! execute.
+//! Programs that change their root directory. There the recorder's path leads nowhere, or to a file
+//! placed by somebody else. So the path is removed from the environment that they pass on to
+//! programs they execute.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;

@@ -1,7 +1,8 @@
-//! What the kernel says of this process in `/proc/self/status` (proc_pid_status(5)).
+//! The kernel's account of this process in `/proc/self/status` (proc_pid_status(5)).
 //!
-//! It is read before anything else is asked of the kernel, and takes no call but such as the loader has just made
-//! itself: the program may have been executed behind a filter of system calls that ends it at any other.
+//! It is read before any other system call is made, using only calls that the loader itself has
+//! just made: the program may have been executed under a system call filter that kills it at any
+//! other call.
 
 use crate::open::decimal;
 use crate::sys;

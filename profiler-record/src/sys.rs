@@ -1,4 +1,4 @@
-//! System calls, and what is used of libc and libpthread.
+//! System calls, and declarations of the functions used from libc and libpthread.
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use core::ptr;
@@ -285,12 +285,12 @@ pub(crate) fn close(fd: c_int) {
 /// Reads into this; how many bytes, none after an error.
 pub(crate) fn read(fd: c_int, into: &mut [u8]) -> usize {
     let (at, bytes) = (into.as_mut_ptr().expose_provenance(), into.len());
-    // SAFETY: the kernel writes so many bytes at most.
+    // SAFETY: the kernel writes at most `bytes` bytes.
     let read = unsafe { call(number::READ, [fd as usize, at, bytes, 0, 0, 0]) };
     usize::try_from(read).unwrap_or(0)
 }
 
-/// Advises the kernel of so many bytes; whether it took that.
+/// Gives the kernel advice for these bytes; returns whether it accepted.
 ///
 /// # Safety
 /// They are a mapping of ours, for which the advice is right.
@@ -300,7 +300,7 @@ pub(crate) unsafe fn advise(at: *mut c_void, bytes: usize, advice: c_int) -> boo
     unsafe { call(number::MADVISE, arguments) == 0 }
 }
 
-/// Changes what may be done with so many bytes; whether the kernel did that.
+/// Changes the protection of these bytes; returns whether the kernel did.
 ///
 /// # Safety
 /// They are whole pages, and whoever uses them can do with that.
@@ -310,12 +310,12 @@ pub(crate) unsafe fn protect(at: *mut c_void, bytes: usize, protection: c_int) -
     unsafe { call(number::MPROTECT, arguments) == 0 }
 }
 
-/// Maps so many bytes of zeros, where the kernel likes.
+/// Maps `bytes` zero bytes at an address that the kernel chooses.
 pub(crate) fn map_zeros(bytes: usize) -> Option<*mut c_void> {
     map(bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1)
 }
 
-/// Maps so many bytes of a file, shared and where the kernel likes.
+/// Maps `bytes` bytes of a file, shared, at an address that the kernel chooses.
 pub(crate) fn map_shared(bytes: usize, protection: c_int, fd: c_int) -> Option<*mut c_void> {
     map(bytes, protection, MAP_SHARED, fd)
 }
@@ -337,7 +337,7 @@ fn map(bytes: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut 
 /// Takes a mapping away.
 ///
 /// # Safety
-/// It is one of so many bytes, to which nothing refers any more.
+/// The mapping has `bytes` bytes, and nothing refers to it any more.
 pub(crate) unsafe fn unmap(at: *mut c_void, bytes: usize) {
     // SAFETY: as the caller promises.
     unsafe { call(number::MUNMAP, [at.expose_provenance(), bytes, 0, 0, 0, 0]) };
@@ -393,7 +393,7 @@ pub(crate) fn clock_gettime(time: &mut Timespec) {
     unsafe { call(number::CLOCK_GETTIME, arguments) };
 }
 
-/// Sleeps for so many nanoseconds, below a second, or until a signal comes.
+/// Sleeps for `nanoseconds`, less than a second, or until a signal arrives.
 pub(crate) fn nap(nanoseconds: i64) {
     let time = Timespec {
         seconds: 0,

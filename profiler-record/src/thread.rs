@@ -1,4 +1,4 @@
-//! Which thread calls, and when threads, forks and the program begin and end.
+//! Identifies the calling thread, and when threads, forks and the program begin and end.
 
 use core::ffi::{c_uint, c_void};
 use core::ptr;
@@ -189,8 +189,9 @@ fn asked_number() -> Option<u32> {
     filter::unless_filtered(sys::thread)
 }
 
-/// The C library asks again for as long as keys have values, so often at most (`PTHREAD_DESTRUCTOR_ITERATIONS` of glibc and
-/// musl). What other keys hold is freed meanwhile: the last time is the thread's end.
+/// The C library calls destructors again while keys have values, at most this many times
+/// (`PTHREAD_DESTRUCTOR_ITERATIONS` of glibc and musl). Values of other keys are freed meanwhile,
+/// so the last call is the thread's end.
 const ROUNDS: u64 = 4;
 
 unsafe extern "C" fn thread_end(kept: *mut c_void) {

@@ -1,6 +1,7 @@
 //! `malloc_trim` for programs that look it up in the C library itself, as Python's
-//! `ctypes.CDLL("libc.so.6").malloc_trim(0)` does: no preloaded object is asked then. The symbol's entry in the C library's
-//! table, of which this process has a copy of its own from then on, is made to lead here.
+//! `ctypes.CDLL("libc.so.6").malloc_trim(0)` does, which bypasses preloaded objects. The symbol's
+//! entry in the C library's table is redirected to the recorder; from then on this process has its
+//! own copy of that page.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem;
@@ -120,7 +121,7 @@ fn lies_in_plain_data(object: *mut c_void, at: usize) -> bool {
     }
     let first = object.wrapping_byte_add(header.segments_at);
     (0..usize::from(header.segments)).any(|number| {
-        // SAFETY: so many follow each other within the object's first segment.
+        // SAFETY: `header.segments` headers follow one another within the object's first segment.
         let segment = unsafe { &*first.cast::<Segment>().wrapping_add(number) };
         let from = object.addr().wrapping_add(segment.at);
         segment.kind == LOADED

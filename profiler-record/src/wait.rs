@@ -1,4 +1,4 @@
-//! Waiting for room in a full ring.
+//! Waits for space in a full ring.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,19 +8,21 @@ use crate::clock::now_ns;
 use crate::ring::{Ring, leave};
 use crate::{filter, sys};
 
-/// After so many sleeps of [`SLEEP_NS`] in which the reader did not move, it is taken for dead.
+/// After this many sleeps of [`SLEEP_NS`] without progress of the reader, the reader is considered
+/// dead.
 const MAX_IDLE_SLEEPS: u32 = 2_000;
 const SLEEP_NS: i64 = 1_000_000;
-/// So often a writer yields before it sleeps.
+/// A writer yields this many times before it sleeps.
 const YIELDS: u32 = 64;
-/// So long a program waits for room in all, in ns, though the reader comes: more than the reader is ever absent.
+/// A program waits for space at most this many ns in total, even if the reader comes back: longer
+/// than the reader is ever absent.
 const MAX_WAITED_NS: u64 = 60_000_000_000;
 /// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
 /// because it is slower to read, and of one that does not come to writing, because others take all the room.
 const EARNED_NS: u64 = 1_000_000;
 /// See [`EARNED_NS`]: a power of two.
 const EARNING: u64 = 128;
-/// A turn of waiting takes so long at most, on a busy host too.
+/// One turn of waiting counts at most this many ns, also on a busy host.
 const MAX_TURN_NS: u64 = 100_000_000;
 /// How long threads waited in all, but for what was earned. Those that waited at the same time count once.
 static WAITED_NS: AtomicU64 = AtomicU64::new(0);

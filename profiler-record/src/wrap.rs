@@ -1,7 +1,7 @@
 //! The functions that programs call: each passes the call on and records it.
 //!
-//! They have their C names only in the shared object (feature `recorder`), so that nothing that
-//! links this library for its documentation or lints gets them.
+//! They have their C names only in the shared object (feature `recorder`), so that linking this
+//! library for documentation or lints does not replace them.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -128,7 +128,8 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
         let moved = unsafe { malloc(size) };
         if !moved.is_null() {
             let len = size.min(next::early_after(block));
-            // SAFETY: so much of our array follows the block's start, and the new block is as long.
+            // SAFETY: `len` bytes of our array follow the block's start, and the new block is at
+            // least as long.
             unsafe { ptr::copy_nonoverlapping(block.cast::<u8>(), moved.cast(), len) };
         }
         return moved;

@@ -1,9 +1,9 @@
-//! The program's time, which is what the allocator sees instead of the real one.
+//! The program's time, which the allocator sees instead of real time.
 //!
-//! Allocators ask by `clock_gettime` and its like through the dynamic loader, which finds those of
-//! [`crate::instead`] first. Threads of an allocator's own that sleep until some time (jemalloc's
-//! background threads) are woken when the program's time has come there, and the program waits until
-//! they sleep again.
+//! Allocators read the clock with `clock_gettime` and related functions through the dynamic loader,
+//! which finds those of [`crate::overrides`] first. An allocator's own threads that sleep until some
+//! time (jemalloc's background threads) are woken when the program's time gets there, and the
+//! program waits until they sleep again.
 
 use core::ffi::{c_int, c_void};
 use core::mem;
@@ -17,7 +17,7 @@ use crate::sys;
 
 /// Time is added to this: an hour after the epoch, so that no clock stands at zero.
 const EPOCH_NS: u64 = 3_600_000_000_000;
-/// While an allocator has threads of its own, time passes in steps so long, in ns.
+/// While an allocator has threads of its own, time advances in steps of this many ns.
 const STEP_NS: u64 = 50_000_000;
 /// Threads of an allocator's own, at most.
 const SLEEPERS: usize = 64;

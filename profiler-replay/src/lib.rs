@@ -1,9 +1,9 @@
-//! The player: plays a program (`profiler_common::program`) into the malloc that its process has,
-//! glibc's or one that is preloaded, under the program's own clock.
+//! The player: replays a program (`profiler_common::program`) with the malloc of its process,
+//! glibc's or a preloaded one, under the program's own clock.
 //!
-//! Its own tables lie in shared mappings, and the stacks of its threads among addresses that it names, so
-//! that all other private anonymous memory is the allocator's alone. It allocates nothing for itself, and
-//! prints nothing.
+//! Its own tables are in shared mappings, and its threads' stacks are at addresses that it reports,
+//! so that all other private anonymous memory belongs to the allocator alone. It allocates nothing
+//! for itself and prints nothing.
 #![no_std]
 
 mod clock;

@@ -1,5 +1,6 @@
-//! Functions that come before libc's for the allocator, and that answer for the program instead of for
-//! this machine at this hour. They have their C names only in the player itself (feature `player`).
+//! Functions that override libc's for the allocator and answer for the recorded program instead of
+//! for this machine at this time. They have their C names only in the player itself (feature
+//! `player`).
 
 use core::ffi::{c_int, c_long, c_void};
 use core::mem;

@@ -1,4 +1,4 @@
-//! Playing operations.
+//! Replays operations.
 
 use core::ffi::{c_int, c_void};
 use core::mem;
@@ -13,7 +13,7 @@ use profiler_common::program::{
 use crate::process::{account, fail, send_and_wait};
 use crate::{clock, memory, process, sys, thread};
 
-/// How far the program is, is reported each time so many operations have been played.
+/// Progress is reported every this many operations.
 const REPORT_EVERY: u64 = 1 << 14;
 /// How long a player sleeps when a program that grows has no more for it, in ns.
 const SLEEP_NS: i64 = 2_000_000;

@@ -1,4 +1,4 @@
-//! Processes of the program: forks, and fresh ones with an empty heap.
+//! Processes of the program: forks, and new ones with an empty heap.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::mem::MaybeUninit;

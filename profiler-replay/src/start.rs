@@ -1,4 +1,4 @@
-//! Where the player begins.
+//! The player's entry point.
 
 use core::ffi::CStr;
 

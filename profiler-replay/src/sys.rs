@@ -1,4 +1,4 @@
-//! What is used of libc and libpthread.
+//! Declarations of the functions used from libc and libpthread.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -169,7 +169,7 @@ const SYS_FUTEX: c_long = 98;
 const FUTEX_WAIT: c_int = 0;
 const FUTEX_WAKE: c_int = 1;
 
-/// Sleeps while `word` is `expected`, for so many ns at most, or for no reason.
+/// Sleeps while `word` is `expected`, for at most `nanoseconds`; may also return spuriously.
 pub(crate) fn wait_for(word: &core::sync::atomic::AtomicU32, expected: u32, nanoseconds: i64) {
     let most = Timespec {
         seconds: 0,

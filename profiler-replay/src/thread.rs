@@ -1,4 +1,5 @@
-//! Threads of the program: each plays its own operations, one at a time over all processes.
+//! Threads of the program: each replays its own operations, one thread at a time over all
+//! processes.
 
 use core::ffi::{c_ulong, c_void};
 use core::ptr;

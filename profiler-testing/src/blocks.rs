@@ -1,4 +1,5 @@
-//! `programs/blocks.c`, which knows every block it has, and the comparison of a heap with its list.
+//! `programs/blocks.c`, which knows all its blocks, and the comparison of a walked heap with its
+//! list.
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `programs/calls.c`, which calls all functions of malloc's family and keeps its own account.
+//! `programs/calls.c`, which calls all functions of the malloc family and keeps its own account.
 
 use std::fs::{self, File};
 use std::ops::{Deref, DerefMut};

@@ -76,7 +76,7 @@ pub fn compile(compiler: &str, source: &Path, options: &[&str], program: &Path) 
     assert!(status.success(), "{} does not compile", source.display());
 }
 
-/// So many small libraries in `folder`: each has data and `.bss` of its own.
+/// Makes `count` small libraries in `folder`, each with its own data and `.bss`.
 pub fn libraries(folder: &TempDir, count: usize) -> Vec<PathBuf> {
     let first = folder.path().join("library-0.so");
     compile("cc", &program("library"), &["-shared", "-fPIC"], &first);

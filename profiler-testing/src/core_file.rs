@@ -1,5 +1,5 @@
-//! A small sound core file of a process with a glibc heap, built by the ELF specification and the
-//! layouts of x86-64 Linux, by nothing of the reader's.
+//! A small valid core file of a process with a glibc heap, built from the ELF specification and the
+//! layouts of x86-64 Linux, without code of the reader.
 
 use crate::images::glibc::{Chunk, LIBC as LIBC_DATA, THREADS, with_chunks};
 

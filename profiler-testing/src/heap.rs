@@ -1,4 +1,4 @@
-//! What tests assert of a walked heap, and extents of heaps that were never walked.
+//! Assertions on a walked heap, and extents of heaps that were never walked.
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::arena::ArenaFigure;

@@ -1,7 +1,7 @@
-//! Memory of a made-up process, written word by word.
+//! The memory of a made-up process, written word by word.
 //!
-//! An image is built by the numbers of one release of an allocator and by nothing of its walker's, so
-//! that the two check each other.
+//! An image is built with the offsets of one release of an allocator and without code of its
+//! walker, so that the two check each other.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{MemoryImage, ResidentMemory};

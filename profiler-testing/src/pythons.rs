@@ -1,4 +1,4 @@
-//! The Pythons that are there.
+//! The installed Pythons.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

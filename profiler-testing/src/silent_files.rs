@@ -22,7 +22,7 @@ pub struct SilentFiles {
 }
 
 impl SilentFiles {
-    /// With a Python that is given the names of the files of so many file systems.
+    /// Runs a Python program with the names of the files of `count` file systems as arguments.
     pub fn of_mounts(count: usize, python: &str) -> Self {
         Self::mounted(count, JEMALLOC, |mounts| {
             let mut command: Vec<OsString> = ["python3", "-c", python].map(Into::into).into();
@@ -31,7 +31,8 @@ impl SilentFiles {
         })
     }
 
-    /// With a command on so many file systems, whose file holds what `holds` does. It prints a line when it is ready.
+    /// Runs a command on `count` file systems whose file contains `holds`. The command prints a
+    /// line when it is ready.
     pub fn mounted(
         count: usize,
         holds: &str,

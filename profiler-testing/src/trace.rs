@@ -1,4 +1,4 @@
-//! Traces made up event by event, written by the recorder that writes real ones.
+//! Traces made up event by event, written by the real recorder.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -151,7 +151,7 @@ impl TraceBuilder {
         self.now += time;
     }
 
-    /// Takes a checkpoint in which so many bytes of a block are resident.
+    /// Takes a checkpoint at which `bytes` of a block are resident.
     pub fn touched(&mut self, block: Block, bytes: u64) {
         let range = AddrRange::with_len(RemoteAddr::new(block.0), bytes);
         self.resident.push(range.expect("in the address space"));

@@ -1,4 +1,4 @@
-//! Waiting for a state, never for a time.
+//! Waits for a state, never for a time.
 
 use std::time::{Duration, Instant};
 

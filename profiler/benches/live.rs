@@ -1,8 +1,9 @@
-//! What a live session costs, on real Python processes: time to the first line of an attach with
-//! probes, time and stop of a walk, fragscope's own peak memory, and what reading Python's objects adds.
+//! The cost of a live session on real Python processes: time to the first line of an attach with
+//! probes, duration and stop of a walk, fragscope's own peak memory, and the added cost of reading
+//! Python objects.
 //!
-//! `cargo bench -p fragscope --bench live`, as root. Prints medians of several runs and their
-//! range: machines are noisy.
+//! `cargo bench -p fragscope --bench live`, as root. Prints medians and ranges of several runs,
+//! because machines are noisy.
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader};
@@ -35,8 +36,8 @@ while True:
     junk = [bytes(rng.randint(16, 4000)) for _ in range(300)]
 ";
 
-/// Ten million chunks of 48 bytes (with `PYTHONMALLOC=malloc`), and as many large ones as fill so many
-/// MiB, each held until the end.
+/// Ten million chunks of 48 bytes (with `PYTHONMALLOC=malloc`), plus large ones that fill a given
+/// number of MiB; all are held until the end.
 const CHUNKS: &str = r"
 import sys
 count, size = int(sys.argv[1]), int(sys.argv[2])
@@ -45,7 +46,7 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
-/// So many million objects of 48 bytes on average, in lists below one dictionary.
+/// The given number of million objects, of 48 bytes on average, in lists below one dictionary.
 const OBJECTS: &str = r"
 import sys
 class Order(object):
@@ -144,7 +145,7 @@ fn median(values: Vec<f64>) -> String {
     median_of(values, 0)
 }
 
-/// A median and a range, with so many digits after the point.
+/// A median and a range, with `digits` digits after the point.
 fn median_of(mut values: Vec<f64>, digits: usize) -> String {
     values.sort_by(f64::total_cmp);
     let (first, last) = (values[0], values[values.len() - 1]);
@@ -177,7 +178,7 @@ fn line(what: &str, figure: impl Display) {
     println!("  {what:<42} {figure}");
 }
 
-/// A Python worker of so many megabytes.
+/// A Python worker of `megabytes` MB.
 fn worker(megabytes: u64) {
     let worker = start(PROGRAM, &[megabytes], "pymalloc");
     let pid = worker.pid();
@@ -218,7 +219,7 @@ fn chunks(what: &str, count: u64, bytes: u64, malloc: &str) {
     line("own peak memory, MiB", format_args!("{own:.0}"));
 }
 
-/// Python's objects, so many.
+/// `millions` million Python objects.
 fn objects(millions: u64) {
     let worker = start(OBJECTS, &[millions], "pymalloc");
     let shots = Snapshots::take(worker.pid(), &["--objects"]);
@@ -244,8 +245,8 @@ print('READY', flush=True)
 sys.stdin.readline()
 ";
 
-/// Two targets with the same heap, one of which maps so many libraries more: what their stops are to
-/// each other.
+/// The ratio of the stops of two targets with the same heap, one of which maps `libraries` more
+/// libraries.
 fn mappings(libraries: usize) {
     let folder = tempfile::Builder::new().prefix("python3").tempdir();
     let folder = folder.expect("a temporary folder");

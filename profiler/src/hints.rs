@@ -1,6 +1,6 @@
-//! What screens, files and notices say can be done, by its kind. These and the advice of a command that
-//! fails (`cli/advice`) are the only sentences that name flags: both are compared with the command line by
-//! a test.
+//! What screens, files and notices suggest to do, by kind. These hints and the advice of a failed
+//! command (`cli/advice`) are the only sentences that name flags; a test compares both with the
+//! command line.
 
 /// The hints that are the same for every target.
 macro_rules! hints {

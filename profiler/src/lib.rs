@@ -1,9 +1,9 @@
 //! The `fragscope` command as a library: sessions, recording, the terminal UI, the exports and the
 //! command line.
 //!
-//! `ratatui` and `crossterm` are used only under [`tui`], `clap` only under [`cli`], serialising only
-//! under [`export`]. One module, [`session`], sees both the target and what is shown; all that is
-//! printed goes through one module, which cleans it of what drives a terminal.
+//! Only [`tui`] uses `ratatui` and `crossterm`, only [`cli`] uses `clap`, and only [`export`]
+//! serialises. One module, [`session`], sees both the target and what is shown. All output goes
+//! through one module, which removes anything that could drive a terminal.
 
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,9 @@
-//! All that fragscope prints, but for the screen: text for people, cleaned of what could drive their
-//! terminal, and data for programs.
+//! Everything that fragscope prints except the screen: text for people, cleaned of what could drive
+//! their terminal, and data for programs.
 //!
-//! `cargo xtask check-layers` refuses `stdout` and `stderr` anywhere else. Foreign text went through
-//! [`visible`](profiler_core::text::visible) when it was put into a message, so that it cannot begin a
-//! line of its own; here everything is cleaned once more.
+//! `cargo xtask check-layers` rejects `stdout` and `stderr` anywhere else. Untrusted text was
+//! passed through [`visible`](profiler_core::text::visible) when it was put into a message, so that
+//! it cannot begin a line of its own; here everything is cleaned once more.
 
 mod stderr;
 

@@ -1,4 +1,4 @@
-//! Moments, as files and people read them. All are UTC.
+//! Times as written in files and for people. All are UTC.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `check` on real processes and saved sessions: which code it ends with, and what it prints. No privilege.
+//! `check` on real processes and saved sessions: its exit code and its output. Needs no privilege.
 
 mod support;
 

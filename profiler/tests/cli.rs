@@ -1,4 +1,5 @@
-//! The command as a user runs it: help, usage, and errors with their exit codes. No privilege.
+//! The command as a user runs it: help, usage, and errors with their exit codes. Needs no
+//! privilege.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Core files: the same walk as of the process itself, and what is no sound core.
+//! Core files: a core gives the same walk as the process itself, and invalid cores are rejected.
 
 mod support;
 

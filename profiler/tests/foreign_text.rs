@@ -1,5 +1,5 @@
-//! What a target chooses of itself, what files are called, and what a recording says never drives the
-//! terminal and never begins a line of its own: no privilege needed, more is run as root.
+//! Text chosen by a target, by file names or by a recording never drives the terminal and never
+//! begins a line of its own. Needs no privilege; as root, more tests run.
 
 mod support;
 

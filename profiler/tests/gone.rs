@@ -1,4 +1,4 @@
-//! Targets that end or become another program while fragscope begins: no privilege needed.
+//! Targets that end or become another program while fragscope begins. Needs no privilege.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use profiler_testing::wait::WAIT_LIMIT;
 use support::{stderr, stdout};
 
-/// A process that has begun to run, and that ends or executes another program after so long.
+/// A process that has started running, and that ends or executes another program after `after`.
 fn short_lived(how: &str, after: Duration) -> std::process::Child {
     let program = format!(
         "import os, sys, time\nprint(1, flush=True)\ntime.sleep({})\n{how}",

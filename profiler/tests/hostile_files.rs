@@ -1,4 +1,4 @@
-//! Files that a target maps, made to cost whoever looks into them: no privilege needed, but `attach` and
+//! Files mapped by a target to make inspecting them expensive. Needs no privilege, but `attach` and
 //! `record --pid` look for the functions to probe only where probes are permitted.
 
 mod support;
@@ -166,8 +166,8 @@ fn bounded(args: &[String]) -> (String, String) {
     (out, errors)
 }
 
-/// A process that maps a file by so many names as code, and whose list of loaded objects has so many entries
-/// that name these mappings.
+/// A process that maps a file as code under `links` names, and whose list of loaded objects has
+/// `entries` entries that name these mappings.
 fn forged_chain(file: &Path, folder: &Path, links: usize, entries: usize) -> Child {
     let program = compiled("forged_chain");
     let mut command = Command::new(program.path().join("forged_chain"));
@@ -244,7 +244,7 @@ fn a_core_that_claims_a_terabyte_costs_neither() {
         file.write_all_at(&4u16.to_le_bytes(), 16).expect("ET_CORE");
         file.write_all_at(&phnum.to_le_bytes(), 56)
             .expect("written");
-        // PT_NOTE; or so many headers as the first section says.
+        // PT_NOTE; or as many headers as the first section says.
         file.write_all_at(&4u32.to_le_bytes(), 64 + 56)
             .expect("written");
         file.write_all_at(&u32::MAX.to_le_bytes(), 512 + 44)

@@ -1,5 +1,5 @@
-//! The files that commands write, as a hostile or careless neighbour leaves the place for them: no
-//! privilege needed.
+//! The files that commands write, where a hostile or careless neighbour has prepared the place.
+//! Needs no privilege.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! fragscope carries jemalloc and mimalloc as data: its own malloc is the C library's.
+//! fragscope embeds jemalloc and mimalloc as data: its own malloc is the C library's.
 
 use object::{Object, ObjectSymbol};
 

@@ -1,4 +1,5 @@
-//! What is predicted from one walk is what a remedy really returns. Reads other processes' memory, as root.
+//! What is predicted from one walk is what a remedy really returns. Reads other processes' memory,
+//! so it needs root.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What commands print, where it cannot be printed: no privilege needed.
+//! Output of commands where it cannot be written. Needs no privilege.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What is said where privileges or parts of the system are lacking: needs root, to take them away.
+//! Messages where privileges or parts of the system are missing. Needs root, to take them away.
 
 mod support;
 

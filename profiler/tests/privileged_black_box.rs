@@ -1,5 +1,5 @@
-//! The black box: what was seen last of a process that is gone, and how it ended. Processes are really killed, in
-//! memory control groups of their own.
+//! The black box: the last observations of a process that is gone, and how it ended. Processes are
+//! really killed, in their own memory control groups.
 
 mod support;
 

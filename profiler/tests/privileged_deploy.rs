@@ -1,5 +1,5 @@
-//! What is in `deploy/` for containers: fragscope runs with the capabilities that the DaemonSet gives it, and each of
-//! them gives what the documents say.
+//! The container files in `deploy/`: fragscope runs with the capabilities that the DaemonSet
+//! grants, and each of them permits what the documents say.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Exports of a live session, and onto disks that are full or read-only: needs root, to probe and to
+//! Exports of a live session, and exports to full or read-only disks. Needs root, to probe and to
 //! mount them.
 
 mod support;

@@ -1,4 +1,5 @@
-//! Parts of a session that fail while it goes on are reported at once: in JSON, in the lines, on the screen.
+//! Failures of parts of a running session are reported at once: in JSON, in the lines, on the
+//! screen.
 
 mod support;
 

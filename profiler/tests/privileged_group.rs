@@ -1,4 +1,4 @@
-//! The account of a memory control group, of processes that really fill one.
+//! The account of a memory control group, for processes that really fill one.
 
 mod support;
 
@@ -12,7 +12,8 @@ use support::memory_group::MemoryGroup;
 use support::record::record;
 use support::{fragscope, json, run, stderr, stdout};
 
-/// Moves into the group, so that all it takes is charged there, and writes a file of so many MiB.
+/// Moves into the group, so that everything it uses is charged there, and writes a file of the
+/// given number of MiB.
 const WRITER: &str = "
 import os, sys
 entrance, path, mib = sys.argv[1:]

@@ -1,5 +1,5 @@
-//! No breakpoint stays in a target, whoever is killed, and one that a kernel left is removed. Needs
-//! root.
+//! No breakpoint stays in a target, whichever process is killed, and one that a kernel left is
+//! removed. Needs root.
 
 mod support;
 

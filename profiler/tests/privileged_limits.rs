@@ -1,4 +1,5 @@
-//! What the place fragscope runs in does not allow is named: threads and processes, `/proc`, folders of PATH.
+//! What fragscope's environment does not permit is named: threads and processes, `/proc`,
+//! directories of PATH.
 
 mod support;
 

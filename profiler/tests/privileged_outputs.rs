@@ -1,4 +1,4 @@
-//! Root writes into folders of other users, who are hostile: needs root.
+//! Root writes into directories of other, hostile users. Needs root.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Looking at processes of others, and being looked at by others: needs root.
+//! Inspecting processes of others, and being inspected by others. Needs root.
 
 mod privileged_process {
     mod denials;

@@ -1,5 +1,5 @@
-//! Profiles that are pushed: what an endpoint receives is what fragscope knows, and one that is broken holds up
-//! nobody.
+//! Pushed profiles: an endpoint receives what fragscope knows, and a broken endpoint delays nothing
+//! else.
 
 mod support;
 

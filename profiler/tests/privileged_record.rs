@@ -1,4 +1,4 @@
-//! `record --pid` on real processes. The heap as it was when the recording began and the events
+//! `record --pid` on real processes. The heap at the beginning of the recording plus the events
 //! since must give, block by block, the heap that a walk finds at the end.
 
 mod privileged_record {

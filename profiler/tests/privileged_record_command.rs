@@ -1,4 +1,4 @@
-//! `record -- COMMAND` on programs that end, die, stay and hide.
+//! `record -- COMMAND` on programs that end, crash, stay or hide.
 
 mod support;
 

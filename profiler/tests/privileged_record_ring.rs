@@ -1,4 +1,4 @@
-//! `record -- COMMAND` on programs that damage or forge what is in the ring.
+//! `record -- COMMAND` on programs that damage the ring or forge its contents.
 
 mod support;
 

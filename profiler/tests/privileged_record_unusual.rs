@@ -1,4 +1,5 @@
-//! `record -- COMMAND` on programs that do what few do: they go on as they would alone, and what is missing is said.
+//! `record -- COMMAND` on unusual programs: they run as they would alone, and what is missing is
+//! reported.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Where the recorder and its ring lie while a command is recorded, and whom they are of: needs root.
+//! Where the recorder and its ring are while a command is recorded, and who owns them. Needs root.
 
 mod support;
 

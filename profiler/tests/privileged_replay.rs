@@ -1,4 +1,4 @@
-//! What only root sees of a player.
+//! What only root can observe of a player.
 
 mod support;
 
@@ -12,7 +12,7 @@ use profiler_trace::limits::Meter;
 use profiler_trace::trace::Reader;
 use support::{FRAGSCOPE, stderr};
 
-/// Kernel calls for so many blocks of 1 MiB, allocated and freed one after the other by each of two
+/// System calls for `blocks` blocks of 1 MiB, allocated and freed one after another by each of two
 /// threads.
 fn calls_for(blocks: u64) -> u64 {
     let mut trace = TraceBuilder::default();

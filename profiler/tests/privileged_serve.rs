@@ -1,5 +1,5 @@
-//! `serve` on real processes: its figures are those of `top`, real Prometheus tools read it, and nobody who asks
-//! badly is waited for.
+//! `serve` on real processes: its figures are those of `top`, real Prometheus tools read it, and it
+//! waits for no misbehaving client.
 
 mod support;
 

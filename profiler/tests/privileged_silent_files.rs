@@ -1,5 +1,4 @@
-//! A target maps a file of a file system that no longer answers: every command says so and ends, whoever
-//! waits for it.
+//! A target maps a file of a file system that no longer answers: every command reports it and ends.
 
 mod support;
 

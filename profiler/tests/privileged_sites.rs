@@ -1,5 +1,5 @@
-//! Call sites of a program that is known: what stays and what it pins, by walks, and in saved sessions. These
-//! tests need root, and fail without.
+//! Call sites of a known program: what stays and what it pins, by walks, and in saved sessions.
+//! These tests need root and fail without.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! `top` on real processes: a prefork master with children, processes that die, and a storm of them.
+//! `top` on real processes: a prefork master with children, processes that end, and a storm of
+//! them.
 
 mod support;
 

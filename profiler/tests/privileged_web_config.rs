@@ -1,4 +1,4 @@
-//! `serve --web-config`: TLS and passwords, as curl and a real Prometheus meet them.
+//! `serve --web-config`: TLS and passwords, with curl and a real Prometheus as clients.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! fragscope on workers that nobody here wrote the allocations of: Celery with a Redis broker,
-//! pandas, sixteen threads. `cargo xtask test` names the Python that has them.
+//! fragscope on real workers: Celery with a Redis broker, pandas, sixteen threads. `cargo xtask
+//! test` says which Python has them.
 
 mod support;
 

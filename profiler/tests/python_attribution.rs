@@ -1,5 +1,5 @@
-//! Whose memory is said to be: what is the interpreter's own, what lies outside of the heaps, which of several names
-//! comes first, and what it is called.
+//! To whom memory is attributed: what belongs to the interpreter, what is outside the heaps, which
+//! of several names is preferred, and how it is written.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What grows: two censuses of a program that says itself what it holds.
+//! What grows: two censuses of a program that reports itself what it holds.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Who holds what, of programs whose structures hide it: what was in a block before, classes that are made while
+//! Who holds what, in programs whose structures hide it: old contents of blocks, classes made while
 //! the program runs, objects that refer to each other.
 
 mod support;

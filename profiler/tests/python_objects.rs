@@ -1,5 +1,5 @@
-//! Python's objects, from outside, against what each Python says of its own and what a program with known
-//! structures holds by construction. Reads other processes' memory, as root.
+//! Python objects read from outside, compared with each Python's own account and with the known
+//! structures of a program. Reads other processes' memory, so it needs root.
 
 mod support;
 

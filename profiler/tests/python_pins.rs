@@ -1,4 +1,4 @@
-//! What would go back if a name went, against what really goes back when it does.
+//! What would be returned if a name went, compared with what really is returned when it does.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What a trace says of a program: no privilege needed.
+//! The trace's description of a program. Needs no privilege.
 
 use std::fs;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What a program has when it ends is recorded, however quickly it grew before, and replays are compared with
-//! it; what was not recorded is not called calibrated. No privilege.
+//! What a program has when it ends is recorded, however quickly it grew before, and replays are
+//! compared with it; a replay without such a record is not called calibrated. Needs no privilege.
 
 mod record_endings {
     mod children;
@@ -24,8 +24,8 @@ use support::{command, json, run, stderr, stdout, text};
 
 const MIB: u64 = 1 << 20;
 
-/// Asks malloc for so many MiB of blocks of 8,000 bytes, keeps them, waits until it is measured, and asks for as
-/// much again at once.
+/// Requests the given number of MiB in blocks of 8,000 bytes, keeps them, waits until it is
+/// measured, and requests as much again at once.
 const GROWS: &str = "
 import os, sys, time
 kept = []

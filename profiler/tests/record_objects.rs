@@ -1,4 +1,5 @@
-//! What Python asks of its object allocator is recorded, and `PYTHONMALLOC=malloc` predicted as it really is.
+//! Requests to Python's object allocator are recorded, and `PYTHONMALLOC=malloc` is predicted as it
+//! really is.
 
 mod support;
 

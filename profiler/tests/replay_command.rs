@@ -1,4 +1,4 @@
-//! `fragscope replay` as a user runs it, on traces that the test writes. No privilege.
+//! `fragscope replay` as a user runs it, on traces that the test writes. Needs no privilege.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! `fragscope replay` and `export` of what a stranger made: settings and objects, pipes that nobody
-//! writes to, files that are small and come to much, and those that are cut off.
+//! `fragscope replay` and `export` on untrusted input: settings and objects, pipes that nobody
+//! writes to, small files that expand to much, and truncated ones.
 
 mod replay_hostile {
     pub(crate) mod made;
@@ -186,7 +186,7 @@ fn players_end_with_fragscope_whatever_was_loaded_into_them() {
     });
 }
 
-/// Allows a command so many bytes of memory.
+/// Limits a command to `bytes` of memory.
 fn limit_data(command: &mut Command, bytes: u64) {
     // SAFETY: a kernel call that allocates nothing.
     unsafe {

@@ -1,5 +1,5 @@
-//! Saved sessions of real children and of a core: what is read back is what was seen, byte by byte. No
-//! privilege.
+//! Saved sessions of real children and of a core: what is read back equals what was observed, byte
+//! by byte. Needs no privilege.
 
 mod support;
 

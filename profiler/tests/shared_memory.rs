@@ -1,4 +1,5 @@
-//! A target that begins to share its memory with a process that does not stop with it: no privilege needed.
+//! A target that begins to share its memory with a process that does not stop with it. Needs no
+//! privilege.
 
 mod support;
 

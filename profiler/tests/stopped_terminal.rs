@@ -1,5 +1,5 @@
-//! A terminal that was stopped (Ctrl-S) takes nothing in: neither a recorded program nor a signal waits
-//! for it.
+//! A stopped terminal (Ctrl-S) accepts no output: neither a recorded program nor a signal waits for
+//! it.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What fragscope is made of: licences that may be shipped with it, and no crate twice without a
-//! reason.
+//! Checks the dependencies: only licences that may be shipped with fragscope, and no crate twice
+//! without a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `cargo xtask check-deploy`: the DaemonSet against the schemas of Kubernetes.
+//! `cargo xtask check-deploy`: checks the DaemonSet against Kubernetes' schemas.
 
 use std::fs;
 use std::path::{Path, PathBuf};

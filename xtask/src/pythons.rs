@@ -1,4 +1,4 @@
-//! CPythons that are newer than the distribution's, for the tests that take every Python there is.
+//! CPythons newer than the distribution's, for the tests that use every installed Python.
 
 use std::fs;
 use std::path::Path;

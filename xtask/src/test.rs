@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that CI checks, in the order in which it fails fastest.
+//! `cargo xtask test`: everything that CI checks, what fails fastest first.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -29,7 +29,7 @@ use super::seed::{
 
 /// Of the memory that is available, players may take this share together.
 const MEMORY_SHARE: f64 = 0.5;
-/// A player may need this multiple of the heap's size, or it is not started…
+/// Memory that a player is expected to need: this multiple of the heap's peak…
 const HEADROOM: f64 = 1.3;
 /// …plus this many bytes for itself and its allocator's state.
 const OWN_BYTES: u64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! A small sound heap of each allocator, in an image that may be damaged.
+//! A small valid heap of each allocator, in an image that can be damaged.
 
 pub mod glibc;
 pub mod jemalloc;

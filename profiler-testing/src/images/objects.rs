@@ -1,5 +1,5 @@
-//! Objects of CPython 3.11 in blocks of one heap: a module with lists, of which it shares one between two
-//! names, a class with an instance, and a weak reference.
+//! Objects of CPython 3.11 in blocks of one heap: a module with lists, one of which is shared by
+//! two names, a class with an instance, and a weak reference.
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::allocator::Allocator;
@@ -108,7 +108,7 @@ impl Program {
         self.at - bytes
     }
 
-    /// An object with so many bytes before it.
+    /// An object of `bytes` bytes with `head` bytes before it.
     fn object(&mut self, of: u64, head: u64, bytes: u64) -> u64 {
         let at = self.block(head + bytes) + head;
         self.image.put(at, 1);

@@ -1,4 +1,4 @@
-//! What to do about an error, by its kind and by the command line that met it.
+//! What to do about an error, by its kind and by the command line that caused it.
 
 mod doctor;
 mod files;

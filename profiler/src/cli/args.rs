@@ -1,4 +1,4 @@
-//! Flags and commands, and how they become options.
+//! Flags and commands, and their conversion to options.
 
 mod black_box;
 mod check;

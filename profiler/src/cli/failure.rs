@@ -1,4 +1,4 @@
-//! Why a command ended with an error.
+//! Errors that end a command.
 
 use std::io;
 use std::path::PathBuf;

@@ -207,7 +207,8 @@ fn whole_session(trouble: Option<Incomplete>, advice: &Advice) -> Exit {
     }
 }
 
-/// How a snapshot ended: a core file may lack so much, and a signal may have ended the predictions.
+/// The exit code of a snapshot: a core file may lack memory, and a signal may have interrupted the
+/// predictions.
 fn whole_snapshot(missing_bytes: u64, interrupted: bool, advice: &Advice) -> Exit {
     match missing_bytes {
         0 if interrupted => {

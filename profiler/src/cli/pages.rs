@@ -1,4 +1,4 @@
-//! What is made from the command line's own declaration: completions of shells, and man pages.
+//! Generated from the command line's declaration: shell completions and man pages.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What commands print on stdout.
+//! What commands print to stdout.
 
 use std::fmt::Write as _;
 use std::io;

@@ -1,4 +1,4 @@
-//! The words of a command line as people type them: a process may be named by its number alone.
+//! The command line as people type it: a process may be given by its pid alone.
 
 use std::ffi::{OsStr, OsString};
 

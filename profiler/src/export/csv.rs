@@ -1,4 +1,4 @@
-//! A view as one tidy table: one figure a row.
+//! A view as one tidy table: one figure per row.
 
 use std::borrow::Cow;
 

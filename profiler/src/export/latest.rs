@@ -1,5 +1,5 @@
-//! The newest figures of a view, each declared once: `attach` prints them as a line, explains them in its
-//! help, and writes them as `fragscope.interval/1`.
+//! The latest figures of a view, each declared once: `attach` prints them as a line, explains them
+//! in its help, and writes them as `fragscope.interval/1`.
 
 use profiler_core::activity::{Activity, ProbeCost};
 use profiler_core::columns::Column;

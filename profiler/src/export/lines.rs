@@ -1,4 +1,4 @@
-//! One aligned line an interval, for `attach --headless`.
+//! One aligned line per interval, for `attach --headless`.
 
 use profiler_core::columns::{Column, TextColumn};
 use profiler_core::view::View;

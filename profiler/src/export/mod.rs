@@ -1,7 +1,7 @@
 //! Views as files and as lines: JSON, CSV, HdrHistogram logs, metrics, and text for people.
 //!
-//! `docs/exports.md` documents every key, column and tag. Nothing here looks at a target: all of
-//! it is made from a [`View`].
+//! `docs/exports.md` documents every key, column and tag. Nothing here inspects a target:
+//! everything is made from a [`View`].
 
 mod csv;
 pub mod diff;

@@ -1,4 +1,4 @@
-//! Words and numbers that all exports write in one way.
+//! Words and numbers that all exports write in the same way.
 
 use profiler_core::completeness::{Confidence, StandStill};
 use profiler_core::text::visible;
@@ -31,7 +31,7 @@ pub(super) fn latest(view: &View) -> Point {
     }
 }
 
-/// A walk is stale when RSS has moved by more than one part of so many since.
+/// A walk is stale when RSS has changed by more than 1/N since.
 const STALE_PART: u64 = 10;
 
 /// Something that can keep a view's figures from being exact and whole.

@@ -1,5 +1,5 @@
-//! The metrics of a host as the text that Prometheus reads: OpenMetrics, and the older format of its own that
-//! `promtool check metrics` and other readers take.
+//! A host's metrics as text for Prometheus: in OpenMetrics, and in Prometheus's own older format,
+//! which `promtool check metrics` and other readers accept.
 
 use std::fmt::Write;
 

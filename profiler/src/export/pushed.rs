@@ -1,4 +1,4 @@
-//! Profiles that are pushed to Pyroscope, and the message that has them: `push.v1.PushRequest`
+//! Profiles pushed to Pyroscope, and the message that contains them: `push.v1.PushRequest`
 //! (<https://github.com/grafana/pyroscope/blob/main/api/push/v1/push.proto>).
 
 use profiler_core::host::{HostView, MemoryGroup, ProcessGroup, ProcessSample, group_name, groups};
@@ -14,7 +14,7 @@ use super::sites::{Allocated, Moment, NamedStack, Profile, of_names, packed, ppr
 const MOST_STACKS: usize = 8_000;
 /// Bytes of a profile at most before it is packed: Pyroscope takes 4 MiB (`validation.max-profile-size-bytes`).
 const MOST_BYTES: usize = 7 << 19;
-/// A profile that is larger is made anew with so many times fewer stacks.
+/// A profile that is too large is remade with its number of stacks divided by this.
 const FEWER: usize = 4;
 /// Characters of a name in a stack.
 const MAX_NAME: usize = 200;

@@ -1,4 +1,4 @@
-//! A view for tests: a small heap whose figures are chosen by hand, so that each is distinguishable.
+//! A view for tests: a small heap with figures chosen so that each is distinguishable.
 
 use std::sync::Arc;
 

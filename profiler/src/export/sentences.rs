@@ -1,4 +1,4 @@
-//! Sentences about a view that stand in more than one kind of report.
+//! Sentences about a view that appear in more than one kind of report.
 
 use std::cmp::Reverse;
 
@@ -25,7 +25,7 @@ const TOP_SHARERS: usize = 3;
 /// Packages whose modules' own memory is given in a sentence.
 const TOP_PACKAGES: usize = 6;
 
-/// What `mmap` objects map is worth a sentence from so many bytes on.
+/// Memory mapped by `mmap` objects is mentioned from this many bytes on.
 const LEAST_MAPPED: u64 = 1 << 20;
 
 /// Python's version and what serves its objects.

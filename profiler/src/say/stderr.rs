@@ -1,5 +1,5 @@
-//! Stderr, written by a thread of its own: a terminal that was stopped (Ctrl-S) or a pipe that nobody
-//! reads takes nothing in, and whoever waits for it can neither answer a signal nor take in what a
+//! Stderr, written by a separate thread: a stopped terminal (Ctrl-S), or a pipe that nobody reads,
+//! accepts nothing, and a thread blocked on it can neither answer a signal nor take in what a
 //! recorded program does.
 
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `check`: whether a process, or a saved session, keeps limits that somebody set.
+//! `check`: whether a process, or a saved session, is within the user's limits.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the children of a process hold that is to be looked at: of a prefork master they do the work.
+//! What the children of an inspected process hold: the children of a prefork master do the work.
 
 use profiler_core::units::bytes;
 use profiler_target::{Listed, list};

@@ -1,4 +1,4 @@
-//! `export`: a recording as another tool's.
+//! `export`: converts a recording to another tool's format.
 
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
@@ -193,7 +193,7 @@ fn not_interrupted(written: Result<Written, PassError>) -> io::Result<Option<Wri
     }
 }
 
-/// A pipe that is ready takes so much without waiting (`PIPE_BUF`).
+/// A pipe that is ready accepts this many bytes without blocking (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4096;
 
 /// stdout, of which no wait outlasts a signal.

@@ -1,4 +1,4 @@
-//! `diff`: two saved sessions, or one and a process.
+//! `diff`: compares two saved sessions, or one with a process.
 
 use profiler_core::difference::Difference;
 use profiler_sampling::SamplingOptions;

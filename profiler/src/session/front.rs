@@ -1,4 +1,4 @@
-//! The front end of a session: the screen, or a line per interval.
+//! The front end of a session: the screen, or one line per interval.
 
 use std::io;
 use std::sync::mpsc::{

@@ -1,4 +1,4 @@
-//! The past of a session, bounded: when it is full, every other point goes.
+//! The bounded history of a session: when it is full, every other point is dropped.
 
 use std::sync::Arc;
 

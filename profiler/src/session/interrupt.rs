@@ -1,4 +1,4 @@
-//! A signal that ends what has no loop of its own: a flag that is looked at.
+//! A flag that a signal sets, for work without an event loop of its own.
 
 use std::io;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Of what kind errors of files are that are read or written.
+//! Kinds of errors when reading or writing files.
 
 use std::io;
 

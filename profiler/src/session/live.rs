@@ -1,4 +1,4 @@
-//! A live session: walks on schedule, the kernel's count at every tick, views of both.
+//! A live session: scheduled walks, the kernel's counts at every tick, and views of both.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Python's objects in a session: read in the background after a walk, as often as the budget allows.
+//! Python objects in a session: read in the background after a walk, as often as the budget allows.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -191,8 +191,9 @@ impl Pace {
         }
     }
 
-    /// How long after a reading that took so long the next one may begin by itself. What grows is known once there
-    /// are two: the second waits only until growth is more than noise, and the pause after it is for both.
+    /// How long after a reading that took `took` the next one may begin by itself. Growth is known
+    /// only after two readings, so the second waits only until growth exceeds noise, and the pause
+    /// after it accounts for both.
     fn pause_after(&mut self, took: Duration) -> Duration {
         self.owed += took;
         let is_first = std::mem::take(&mut self.is_first);
@@ -215,7 +216,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What readings that took so long keep the processors for.
+    /// The processor time of readings that took `took`.
     fn spent(took: Duration) -> Duration {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         took * threads.min(THREADS) as u32

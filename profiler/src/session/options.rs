@@ -1,4 +1,4 @@
-//! What the user asked for, free of how it was said.
+//! What the user requested, independent of the command line's syntax.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

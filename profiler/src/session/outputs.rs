@@ -1,4 +1,4 @@
-//! The files that the user named: exports of the last view, and saved sessions of all walks.
+//! The output files named by the user: exports of the last view, and saved sessions of all walks.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! Predictions for a session: at once for one walk, or beside a session that goes on.
+//! Predictions for a session: immediately for one walk, or in the background of a continuing
+//! session.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use crate::say;
 
 /// A walk is predicted again when malloc's heap has changed by this share since.
 const CHANGED: f64 = 0.1;
-/// Between two predictions passes so many times as long as one took.
+/// The pause between two predictions, as a multiple of the time that one took.
 const PAUSE: u32 = 10;
 
 /// Predicts one walk, with progress on stderr, until it is done or interrupted.

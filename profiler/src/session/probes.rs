@@ -1,4 +1,4 @@
-//! The probes of a session: being attached beside the first walk, on, or not to be had.
+//! The probes of a session: being attached during the first walk, attached, or unavailable.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,4 +1,4 @@
-//! How far a replay is, on stderr.
+//! Progress of a replay, on stderr.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

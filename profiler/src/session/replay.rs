@@ -1,4 +1,5 @@
-//! `replay`: a set of candidates played, with a bar, until it is done or the user ends it.
+//! `replay`: replays a set of candidates, with a progress bar, until it is done or the user ends
+//! it.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Files of settings: where they may lie, and what is said of one that cannot be used.
+//! Settings files: where they may be, and messages about one that cannot be used.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

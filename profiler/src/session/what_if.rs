@@ -1,4 +1,4 @@
-//! `attach --what-if`: the worker's stream, recorded through probes and played at once.
+//! `attach --what-if`: records the worker's events through probes and replays them at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};

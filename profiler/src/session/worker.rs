@@ -1,5 +1,5 @@
-//! The session on a thread of its own, so that signals and keys are answered while it walks a large
-//! heap or loads the probes.
+//! Runs the session on a separate thread, so that signals and keys are answered while it walks a
+//! large heap or loads the probes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! The state of the screen and how keys change it. No IO.
+//! The state of the screen and how keys change it. No I/O.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use profiler_core::view::View;

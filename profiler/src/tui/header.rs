@@ -1,4 +1,4 @@
-//! The lines around every screen: the target, what the numbers rest on, the keys.
+//! The lines around every screen: the target, how reliable the numbers are, the keys.
 
 use profiler_core::completeness::{Confidence, Released, Slices, StandStill};
 use profiler_core::sample::PythonMalloc;

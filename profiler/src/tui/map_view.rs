@@ -1,4 +1,4 @@
-//! Where one looks on the map of the heap: cursor and zoom.
+//! The visible part of the map of the heap: cursor and zoom.
 
 use crossterm::event::KeyCode;
 use profiler_core::addr::{AddrRange, PAGE_SIZE};

@@ -1,4 +1,4 @@
-//! The real terminal: raw mode and the alternate screen, given back on every way out.
+//! The real terminal: raw mode and the alternate screen, restored on every exit path.
 
 use std::env;
 use std::fs::File;

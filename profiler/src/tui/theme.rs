@@ -1,4 +1,4 @@
-//! Colours, and what stands for them where there are none.
+//! Colours, and their substitutes on terminals without colours.
 
 use profiler_core::completeness::Confidence;
 use profiler_core::report::LedgerClass;

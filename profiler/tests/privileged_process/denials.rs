@@ -1,4 +1,4 @@
-//! What keeps fragscope from a process, as those who are less than root meet it.
+//! What denies fragscope access to a process, for users with less than root's privileges.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! Memory that is resident only because the kernel gave huge pages for it.
+//! Memory that is resident only because the kernel used huge pages for it.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! Pages in swap: reported, and left there unless they are asked for.
+//! Pages in swap: reported, and left there unless reading them is requested.
 
 use crate::*;
 

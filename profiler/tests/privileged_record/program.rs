@@ -1,4 +1,4 @@
-//! The program that is recorded, which keeps its own account.
+//! The recorded program, which keeps its own account.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;

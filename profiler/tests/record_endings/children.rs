@@ -1,4 +1,4 @@
-//! Children that begin and end, and what they had at the peak.
+//! Children that begin and end, and their memory at the peak.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What becomes of programs that end while fragscope is no more, or stands still.
+//! Programs that end when fragscope is gone or suspended.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;

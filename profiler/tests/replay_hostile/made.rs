@@ -1,8 +1,8 @@
-//! What strangers made: recordings, shared objects, and what replaying them came to.
+//! Untrusted recordings and shared objects, and the results of replaying them.
 
 use crate::*;
 
-/// A trace of so many blocks of 100 bytes, with this description.
+/// A trace of `blocks` blocks of 100 bytes, with this description.
 pub(crate) fn trace(described: &[(&str, &str)], blocks: u64) -> Vec<u8> {
     trace_of(described, (0..blocks).map(|_| 100))
 }

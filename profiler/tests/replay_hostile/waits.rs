@@ -1,4 +1,5 @@
-//! Pipes and devices: reading and writing them waits as long as it takes, and ends with a signal.
+//! Pipes and devices: reading and writing them waits as long as necessary, and a signal ends the
+//! wait.
 
 use crate::*;
 

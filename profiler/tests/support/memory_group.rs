@@ -12,7 +12,7 @@ pub(crate) struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// One of this name that may have so many bytes.
+    /// A group with this name and a limit of `limit` bytes.
     pub(crate) fn new(name: &str, limit: u64) -> Self {
         let root = Path::new("/sys/fs/cgroup");
         let is_first = root.join("memory").is_dir();
@@ -31,7 +31,7 @@ impl MemoryGroup {
         group
     }
 
-    /// From now on it may have so many bytes.
+    /// Sets its limit to `bytes`.
     pub(crate) fn limit(&self, bytes: u64) {
         let file = match self.is_first {
             true => "memory.limit_in_bytes",

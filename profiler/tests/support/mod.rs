@@ -1,4 +1,4 @@
-//! Running the command under test, and reading what it printed.
+//! Runs the command under test and reads its output.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 

@@ -1,4 +1,4 @@
-//! Objects in the output of the command.
+//! Objects in the command's output.
 
 use profiler_testing::pythons::{Python, pythons};
 use serde_json::Value;

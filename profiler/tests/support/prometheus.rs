@@ -1,4 +1,4 @@
-//! Asking Prometheus.
+//! Queries Prometheus.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! An endpoint that takes profiles as Pyroscope does, and messages as it reads them: definitions of its own, after
-//! `api/push/v1/push.proto` of grafana/pyroscope and pprof's `profile.proto`.
+//! An endpoint that accepts profiles like Pyroscope, and its message definitions, written
+//! separately from `api/push/v1/push.proto` of grafana/pyroscope and pprof's `profile.proto`.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};

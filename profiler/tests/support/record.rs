@@ -1,4 +1,4 @@
-//! Recordings of commands and of processes, and what is in their traces.
+//! Recordings of commands and of processes, and the contents of their traces.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -131,7 +131,7 @@ impl Recording {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     pub(crate) events: u64,
-    /// Blocks of this size were allocated so often.
+    /// The number of allocations of this size.
     pub(crate) of_size: u64,
     pub(crate) lost: u64,
     /// Processes of which there are checkpoints.
@@ -163,7 +163,7 @@ pub(crate) fn held(trace: &Path, size: u64) -> Held {
     held
 }
 
-/// A Python program that allocates so many blocks of this size.
+/// A Python program that allocates `count` blocks of `size` bytes.
 pub(crate) fn allocate(count: u32, size: u64) -> String {
     format!(
         "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p; \

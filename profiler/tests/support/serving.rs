@@ -1,4 +1,4 @@
-//! `serve` as it runs, programs that it groups, and certificates.
+//! A running `serve`, programs for it to group, and certificates.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,8 +11,8 @@ use profiler_testing::wait::{WAIT_LIMIT, eventually};
 
 use super::{command, run, stderr};
 
-/// A master that forks so many children, one of which frees most of what it took, and prints a line once all have
-/// what they hold.
+/// A master that forks `children` children, one of which frees most of what it took, and that
+/// prints a line once all have what they hold.
 pub(crate) fn prefork(children: u32) -> String {
     format!(
         "
@@ -108,7 +108,8 @@ impl Serving {
         self.metrics_now().expect("an answer")
     }
 
-    /// The metrics, where the connection is not closed because there were so many of this address.
+    /// The metrics, or `None` if the connection was closed because there were too many from this
+    /// address.
     pub(crate) fn metrics_now(&self) -> Option<String> {
         let mut stream = self.connect();
         let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");

@@ -1,4 +1,4 @@
-//! Predictions beside the truth, and how far off they are.
+//! Predictions compared with the truth, and their errors.
 
 use super::truth::Run;
 
@@ -103,7 +103,7 @@ impl Row {
         self.truth.low <= self.predicted.median && self.predicted.median <= self.truth.high
     }
 
-    /// Whether it really saves so much against `base`, or costs so much, that the sign matters.
+    /// Whether the real saving or extra cost against `base` is large enough that its sign matters.
     pub(super) fn saves(&self, base: &Self) -> bool {
         (base.truth.median - self.truth.median).abs() > SAVING
     }

@@ -1,4 +1,5 @@
-//! `cargo xtask record-cost`: what recording costs a program, beside memray and heaptrack.
+//! `cargo xtask record-cost`: the cost of recording for a program, compared with memray and
+//! heaptrack.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,7 +1,7 @@
-//! `cargo xtask accuracy`: what replays predict, against really running the programs.
+//! `cargo xtask accuracy`: what replays predict, compared with really running the programs.
 //!
-//! Each program runs under each allocator and is looked at in moments that it marks; then it is
-//! recorded once under glibc, with a checkpoint in the same moments, and the trace is replayed under
+//! Each program runs under each allocator and is measured at moments that it marks. Then it is
+//! recorded once under glibc, with checkpoints at the same moments, and the trace is replayed under
 //! each allocator.
 
 mod compare;

@@ -1,4 +1,4 @@
-//! Running a program with marked moments: at each it waits, and is looked at.
+//! Runs a program with marked moments: at each it waits and is measured.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::programs::{Program, Start, Tools};
 
-/// A program waits so long at each moment, however long looking at it takes: so that allocators that
+/// A program waits this long at each moment, however long measuring takes, so that allocators that
 /// purge by time have the same time in every run.
 const WAIT: Duration = Duration::from_millis(1200);
-/// What other threads, or a worker that has just answered, still do is done after so long.
+/// Work of other threads, or of a worker that has just answered, is finished after this long.
 const SETTLING_TIME: Duration = Duration::from_millis(300);
-/// A program that says nothing for so long hangs.
+/// A program that prints nothing for this long hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
 /// The variable that names the moments before which a program goes on until allocators have purged.

@@ -1,4 +1,4 @@
-//! What one walk predicts, against really running the programs: `docs/prediction.md`.
+//! What one walk predicts, compared with really running the programs: `docs/prediction.md`.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,7 +15,7 @@ use super::{Options, moments, truth};
 /// The tables are put between these lines.
 const BEGIN: &str = "<!-- written by cargo xtask accuracy --one-walk -->\n";
 const END: &str = "<!-- end of what it writes -->\n";
-/// A saving is large from this share and so many bytes on: then its sign counts.
+/// A saving is large from this share and this many bytes on; then its sign counts.
 const LARGE_SHARE: f64 = 0.1;
 const LARGE_BYTES: f64 = 8e6;
 

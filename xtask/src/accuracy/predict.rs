@@ -19,7 +19,7 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Records the program so often, as far as it has not been.
+    /// Records the program `runs` times, reusing existing recordings.
     pub(super) fn all(
         tools: &Tools,
         fragscope: &Path,

@@ -1,4 +1,4 @@
-//! The programs that are compared, and what they need.
+//! The compared programs and their requirements.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The allocators and settings that the programs really run under: builds and tunings of the core.
+//! The allocators and settings under which the programs really run: builds and tunings of the core.
 
 use std::path::PathBuf;
 use std::process::Command;

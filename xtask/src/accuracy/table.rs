@@ -1,4 +1,4 @@
-//! The tables, on the terminal and in `docs/accuracy.md`.
+//! The tables, printed and in `docs/accuracy.md`.
 
 use std::fmt::Write;
 use std::fs;

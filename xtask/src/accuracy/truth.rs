@@ -1,4 +1,5 @@
-//! What the programs really have, under each allocator; kept, so that it is measured once.
+//! The memory that the programs really have under each allocator; kept, so that it is measured only
+//! once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub(super) struct Measurement {
 /// One run: its moments in order.
 pub(super) type Run = Vec<Measurement>;
 
-/// Runs the program under the setting until there are so many runs of it.
+/// Runs the program under the setting until there are `runs` runs of it.
 pub(super) fn measure(
     tools: &Tools,
     fragscope: &Path,

@@ -1,4 +1,4 @@
-//! Compiling for the BPF target with a stable compiler that carries a `core` for it.
+//! Compiles for the BPF target with a stable compiler that includes a `core` for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The BPF object: compiled, stripped, committed beside the code that loads it, and checked.
+//! The BPF object: compiled, stripped, committed next to the code that loads it, and checked.
 
 mod compile;
 mod setup;

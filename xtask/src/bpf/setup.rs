@@ -1,7 +1,7 @@
-//! Installing the BPF toolchain.
+//! Installs the BPF toolchain.
 //!
-//! rustup's stable toolchains carry no `core` for the BPF target. Debian's `rustc-web` does, and it
-//! lives beside them; the linker must be built against the same LLVM.
+//! rustup's stable toolchains contain no `core` for the BPF target. Debian's `rustc-web` does, and
+//! can be installed next to them; the linker must be built against the same LLVM.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,5 @@
-//! `cargo xtask cross`: all of it compiled for aarch64, unit tests run there by an emulator of its programs, and
-//! privileged tests in a virtual machine.
+//! `cargo xtask cross`: compiles everything for aarch64, runs the unit tests in a user-mode
+//! emulator, and privileged tests in a virtual machine.
 
 mod guest;
 mod toolchain;

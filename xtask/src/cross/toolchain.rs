@@ -1,5 +1,5 @@
-//! A compiler for aarch64: rustup's hosts are not needed, as Debian has one compiler with the standard libraries of both
-//! machines.
+//! A compiler for aarch64. Debian has one compiler with the standard libraries of both
+//! architectures, so no other toolchain of rustup is needed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! What a package holds: the program, and what is printed by it about itself.
+//! The contents of a package: the program, and the files it generates about itself.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

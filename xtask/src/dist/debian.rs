@@ -1,4 +1,4 @@
-//! The package for Debian and what comes of it.
+//! The Debian package.
 
 use std::fs;
 use std::io::Write;
@@ -59,7 +59,7 @@ fn service_unit() -> Result<String> {
     Ok(unit.replace(ELSEWHERE, "/usr/bin/fragscope"))
 }
 
-/// What dpkg is told, of a package that takes so many KiB once installed.
+/// The control file of a package that takes `installed_size` KiB once installed.
 fn control(installed_size: usize) -> String {
     format!(
         "Package: fragscope\n\

@@ -1,4 +1,4 @@
-//! The licences of what is linked into the program, which go wherever it goes.
+//! The licences of everything linked into the program, which are shipped with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -94,7 +94,7 @@ fn linked() -> Result<BTreeSet<String>> {
     Ok(words.map(|two| two.collect::<Vec<_>>().join(" ")).collect())
 }
 
-/// The texts of licences in `folder` and so many folders below it.
+/// The licence texts in `folder` and up to `depth` levels below it.
 fn texts_below(folder: &Path, depth: usize) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     let mut entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: what people install, all of it with one and the same program inside.
+//! `cargo xtask dist`: everything that people install, all with the same program inside.
 
 mod contents;
 mod debian;

@@ -1,4 +1,4 @@
-//! A tar of the program and what belongs to it, for a host without a package manager.
+//! A tar of the program and its files, for a host without a package manager.
 
 use std::path::Path;
 use std::process::Command;

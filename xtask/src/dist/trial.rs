@@ -1,4 +1,4 @@
-//! Each package is installed where nothing else is, and looks at a real process from there.
+//! Installs each package where nothing else is installed, and inspects a real process from there.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,5 @@
-//! The guest's disks: a small Debian with the tests in it, and what is loaded before it can be read.
+//! The guest's disks: a small Debian with the tests in it, and the initial files loaded before it
+//! can be read.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! `cargo xtask kernels`: Debian's kernels are booted in a virtual machine, and the privileged tests run on each.
+//! `cargo xtask kernels`: boots Debian's kernels in a virtual machine and runs the privileged tests
+//! on each.
 
 pub(crate) mod disk;
 pub(crate) mod machine;

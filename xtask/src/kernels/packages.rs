@@ -1,5 +1,5 @@
-//! Kernels of Debian's: downloaded by apt, with lists of its own so that the host's stay as they are, and unpacked
-//! without being installed.
+//! Debian's kernels: downloaded by apt, with separate package lists so that the host's stay
+//! unchanged, and unpacked without being installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};

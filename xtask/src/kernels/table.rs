@@ -1,4 +1,4 @@
-//! What was seen on each kernel: on the terminal, and in `docs/kernels.md`.
+//! The results on each kernel: printed, and in `docs/kernels.md`.
 
 use std::fmt::Write;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Circles between the top-level modules of a crate: modules that need each other cannot be read,
-//! tested or moved one by one.
+//! Cycles between the top-level modules of a crate: modules that need each other cannot be read,
+//! tested or moved separately.
 
 use std::collections::{BTreeMap, BTreeSet};
 

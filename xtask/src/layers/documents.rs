@@ -1,4 +1,4 @@
-//! Documents: the paths, modules and identifiers that they name are in the tree.
+//! Checks that the paths, modules and identifiers named in documents exist in the tree.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;

@@ -1,7 +1,7 @@
 //! The layers of the workspace, and a check that fails where code crosses them.
 //!
-//! The invariants are those of `docs/architecture.md`. Tests may cross them. What that and
-//! `CONTRIBUTING.md` name must be in the tree.
+//! The invariants are those of `docs/architecture.md`. Tests may cross them. What that document and
+//! `CONTRIBUTING.md` name must exist in the tree.
 
 mod circles;
 mod documents;

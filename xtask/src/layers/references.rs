@@ -1,5 +1,5 @@
-//! Which paths a source file names: in `use` declarations, in code, in attributes and inside macro
-//! calls, resolved as far as the file itself shows.
+//! The paths that a source file names in `use` declarations, in code, in attributes and inside
+//! macro calls, resolved as far as the file itself allows.
 
 use std::collections::HashMap;
 

@@ -327,7 +327,7 @@ fn reaches(named: &Named, forbidden: &str) -> bool {
     }
 }
 
-/// Whether a format string aligns something in so many characters: `{name:<24}`.
+/// Whether a format string aligns something to a fixed width: `{name:<24}`.
 fn has_width(format: &str) -> bool {
     let mut pieces = format.split(':').skip(1);
     pieces.any(|spec| {

@@ -1,4 +1,4 @@
-//! What must hold once fragscope has ended, however that was.
+//! What must hold after fragscope has ended, however it ended.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Attacks that are tests of the product: those of each attack of the threat model are named here, and
-//! each must be there and pass.
+//! Attacks that are tests of the product: the tests for each attack of the threat model are named
+//! here, and each must exist and pass.
 
 mod files;
 mod recordings;

@@ -1,4 +1,4 @@
-//! A control group for one round: a limit on memory, or a freezer. Version 1 where that is mounted,
+//! A control group for one round: a memory limit, or a freezer. Version 1 where that is mounted,
 //! else version 2.
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! Which calls that wait return EINTR when the target is stopped: those that the kernel does not
-//! begin again by itself (signal(7), "Interruption of system calls and library functions by stop
+//! Blocking calls that return EINTR when the target is stopped: those that the kernel does not
+//! restart by itself (signal(7), "Interruption of system calls and library functions by stop
 //! signals").
 
 use std::io::{BufRead, BufReader, Read, Write};

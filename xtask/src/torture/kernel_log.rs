@@ -1,4 +1,4 @@
-//! What the kernel says of uprobes that it could not remove.
+//! The kernel's messages about uprobes that it could not remove.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

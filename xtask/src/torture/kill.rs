@@ -1,4 +1,4 @@
-//! `kill -9`, in all modes, at random instants and at those in which breakpoints come or go.
+//! `kill -9`, in all modes, at random moments and while breakpoints are being set or removed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +63,7 @@ const AIMED: [(Mode, Aim); 17] = [
 
 /// What a round is counted under in which the moment did not come.
 const MISSED: &str = "aim missed";
-/// Of the aimed rounds so many may miss.
+/// At most this share of the aimed rounds may miss.
 const MAX_MISSED: f64 = 0.1;
 
 /// The row.
@@ -228,7 +228,7 @@ fn wait_for_aim(
     Ok(came.is_some() && running.ended().is_none())
 }
 
-/// So many looks without a new breakpoint, and all are armed.
+/// All probes count as armed after this many looks without a new breakpoint.
 const STEADY: u32 = 500;
 
 #[cfg(test)]

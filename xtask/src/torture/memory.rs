@@ -1,4 +1,4 @@
-//! A memory cgroup whose limit is met: the kernel kills the target, or fragscope.
+//! A memory cgroup that reaches its limit: the kernel kills the target, or fragscope.
 
 use std::path::Path;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
 
 /// A round in which fragscope ended before the kernel killed any of its processes.
 const NO_KILL: &str = "no kill";
-/// So many rounds may be such.
+/// At most this share of the rounds may be without a kill.
 const MAX_MISSED: f64 = 0.1;
 
 /// The target is killed while fragscope is attached: its last sample is saved.

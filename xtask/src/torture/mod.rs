@@ -1,7 +1,7 @@
 //! `cargo xtask torture`: what fragscope must survive, and what must survive fragscope.
 //!
-//! Each row does one kind of harm for many rounds and looks at what is left. A round is known by its
-//! seed: `--seed S --rounds 1 --only ROW` does that one again, as far as instants can be repeated.
+//! Each row does one kind of harm for many rounds and checks what is left. A round is identified by
+//! its seed: `--seed S --rounds 1 --only ROW` repeats it, as far as timing can be repeated.
 
 mod aftermath;
 mod attacks;
@@ -331,7 +331,8 @@ impl Tally {
         self.lines.push(what);
     }
 
-    /// The median of a figure, when there are at least so many of it: of few it says how one of them went.
+    /// The median of a figure if there are at least `least` values: few values only describe single
+    /// rounds.
     pub(super) fn median(&self, name: &str, least: usize) -> Option<f64> {
         let mut values = self.figures.get(name)?.clone();
         if values.len() < least {

@@ -1,4 +1,4 @@
-//! Processes and threads, as `/proc` has them.
+//! Processes and threads, from `/proc`.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Signals, a terminal that closes, and a pipe that closes, at random instants in all modes.
+//! Signals, a closing terminal, and a closing pipe, at random moments in all modes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,7 +34,7 @@ const HANGS: Duration = Duration::from_secs(20);
 const MAX_STOP: Duration = Duration::from_secs(2);
 /// What a busy host adds to it.
 const MARGIN: Duration = Duration::from_millis(1500);
-/// A target of which no thread was seen stopped for so long is not kept by a suspended fragscope.
+/// A target with no thread seen stopped for this long is not held by a suspended fragscope.
 const NOT_KEPT: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(1);
 

@@ -1,5 +1,5 @@
-//! Where rounds take place: folders that nobody else writes to, a copy of the binary by which its
-//! processes are known, and this process as the one that orphans go to.
+//! The environment of rounds: directories that nobody else writes to, a copy of the binary by which
+//! its processes are identified, and this process as the reaper of orphans.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -151,7 +151,7 @@ impl Stage {
         }
     }
 
-    /// Lets so much time go by: a random instant, never the wait for something.
+    /// Lets `time` pass: a random moment, never a wait for something.
     pub(super) fn let_pass(&self, time: Duration) -> Result<()> {
         let deadline = Instant::now() + time;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {

@@ -1,4 +1,4 @@
-//! The code of a process, beside the files that it is mapped from: what differs is a breakpoint.
+//! The code of a process compared with the files it is mapped from: a difference is a breakpoint.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -156,7 +156,7 @@ impl Segment {
         })
     }
 
-    /// Adds where `bytes`, which lie `at` so many bytes behind its start, are not the file's.
+    /// Adds the places where `bytes`, which begin at offset `at`, differ from the file.
     fn compare(&self, at: usize, bytes: &[u8], changes: &mut Vec<Change>) {
         let pairs = self.file[at..].iter().zip(bytes).enumerate();
         let different = pairs.filter(|(_, (file, memory))| file != memory);

@@ -1,4 +1,4 @@
-//! The program that fragscope looks at: busy threads whose progress can be seen from outside.
+//! The program that fragscope inspects: busy threads whose progress is visible from outside.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What mends what `doctor` found.
+//! Fixes for problems that `doctor` found.
 
 use super::Advice;
 use crate::session::doctor::{Fix, KernelOption};

@@ -1,4 +1,4 @@
-//! What to do about files: those that a command reads, writes or runs.
+//! What to do about files that a command reads, writes or runs.
 
 use std::path::Path;
 

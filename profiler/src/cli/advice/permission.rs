@@ -1,4 +1,4 @@
-//! What to do about what is not permitted.
+//! What to do about missing permissions.
 
 use profiler_core::text::visible;
 use profiler_target::host::{self, Capability};

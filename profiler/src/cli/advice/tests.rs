@@ -1,4 +1,4 @@
-//! Every kind of error is answered with what helps.
+//! Every kind of error gets advice that helps.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Flags of the commands that look once: `snapshot`, `explain` and `diff`.
+//! Flags of the commands that sample once: `snapshot`, `explain` and `diff`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

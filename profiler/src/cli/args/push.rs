@@ -1,4 +1,4 @@
-//! Flags by which profiles are pushed.
+//! Flags for pushing profiles.
 
 use std::path::PathBuf;
 use std::time::Duration;

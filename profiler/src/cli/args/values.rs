@@ -1,4 +1,4 @@
-//! How the values of flags are read.
+//! Parsers for the values of flags.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What changed between two walks, as text and as JSON (`fragscope.diff/1`).
+//! Differences between two walks, as text and as JSON (`fragscope.diff/1`).
 
 mod json;
 mod text;

@@ -1,4 +1,4 @@
-//! What changed, for people.
+//! Differences, for people.
 
 use profiler_core::columns::TextColumn;
 use profiler_core::difference::{Change, Difference};

@@ -1,4 +1,4 @@
-//! RSS, the heap and live bytes over the time of a session, as SVG.
+//! RSS, the heap and live bytes over a session, as SVG.
 
 use maud::{Markup, html};
 use profiler_core::units::{bytes, nanoseconds};

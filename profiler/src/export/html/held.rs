@@ -1,4 +1,4 @@
-//! Who holds what lives on the cells of the map, by name.
+//! Who holds the live blocks in each cell of the map, by name.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! A view as one HTML file: nothing is loaded, so that it can be sent around; it reads without scripts, in
-//! print and on a dark screen. All that somebody else chose is cleaned ([`visible`]) and escaped.
+//! A view as one HTML file that loads nothing, so that it can be passed on. It is readable without
+//! scripts, in print and on a dark screen. All untrusted text is cleaned ([`visible`]) and escaped.
 
 mod chart;
 mod heaps;

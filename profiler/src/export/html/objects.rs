@@ -1,4 +1,4 @@
-//! Python's objects: who holds them, and of which types they are.
+//! Python objects: who holds them, and their types.
 
 use std::cmp::Reverse;
 

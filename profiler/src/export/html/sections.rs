@@ -1,4 +1,4 @@
-//! The parts of the page that are not a drawing of their own.
+//! The parts of the page that are not separate drawings.
 
 use maud::{Markup, html};
 use profiler_core::prediction::{Effect, Needs, NeedsRow, Predictions, SelfCheck};

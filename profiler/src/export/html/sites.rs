@@ -1,4 +1,4 @@
-//! Call sites: which functions asked for memory while it was sampled, and how they were called.
+//! Call sites: the functions that requested memory during sampling, and their callers.
 
 use maud::{Markup, html};
 use profiler_core::sites::{Direction, Site, SiteFigures, SiteRow, Sites, StackStep};

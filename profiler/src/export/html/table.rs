@@ -1,4 +1,4 @@
-//! Tables of columns that are declared once.
+//! Tables of the columns that are declared once.
 
 use maud::{Markup, html};
 use profiler_core::columns::Column;

@@ -1,4 +1,4 @@
-//! What the probes saw, as part of a snapshot.
+//! Activity seen by the probes, as part of a snapshot.
 
 use hdrhistogram::Histogram;
 use profiler_core::activity::{self, ClassActivity, ProbeCost, ProbeState, ProbeStatus};

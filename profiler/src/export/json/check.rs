@@ -1,4 +1,4 @@
-//! What `check` found: `fragscope.check/1`.
+//! The result of `check`: `fragscope.check/1`.
 
 use profiler_core::report::FragReport;
 use profiler_core::thresholds::Checked;

@@ -1,4 +1,4 @@
-//! One look of a session as one short object.
+//! One interval of a session as one short object.
 
 use profiler_core::activity::Activity;
 use profiler_core::view::View;

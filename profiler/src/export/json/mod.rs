@@ -1,4 +1,4 @@
-//! A view as JSON: `fragscope.snapshot/1` whole, and `fragscope.interval/1` in one line.
+//! A view as JSON: a whole `fragscope.snapshot/1`, and `fragscope.interval/1` on one line.
 
 mod activity;
 mod check;

@@ -1,4 +1,4 @@
-//! Python's objects and who holds them, as part of a snapshot.
+//! Python objects and their holders, as part of a snapshot.
 
 use profiler_core::objects::{
     AllocatorShare, Branch, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow,

@@ -1,4 +1,4 @@
-//! What was predicted of a walk, as part of a snapshot.
+//! Predictions from a walk, as part of a snapshot.
 
 use profiler_core::prediction::{Effect, NeedsRow, Prediction, Predictions, SelfCheck};
 use serde::{Serialize, Serializer};

@@ -1,4 +1,4 @@
-//! What shadows came to, as part of a snapshot and of an interval.
+//! Results of shadows, as part of a snapshot and of an interval.
 
 use profiler_core::activity::ProbeCost;
 use profiler_core::view::{Shadow, WhatIf};

@@ -1,4 +1,4 @@
-//! What a replay came to, as text for people and as `fragscope.replay/1`.
+//! The result of a replay, as text for people and as `fragscope.replay/1`.
 
 mod columns;
 mod json;

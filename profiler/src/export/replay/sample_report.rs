@@ -1,4 +1,4 @@
-//! A report with something in every place, for tests.
+//! A report with every field filled, for tests.
 
 use profiler_core::allocator::AllocatorTitle;
 use profiler_core::candidate::CandidateName;

@@ -23,7 +23,7 @@ const SAVED_PEAK: TextColumn = TextColumn::right("peak", 8);
 const PEAKS: usize = 4;
 /// Candidates whose lines to copy are shown.
 const REMEDIES: usize = 3;
-/// The last checkpoint is late enough when so much of the recording precedes it.
+/// The last checkpoint is late enough when it comes after this percentage of the recording.
 const LATE_PERCENT: u64 = 90;
 
 /// A report as text; with colours of a terminal where they are wanted.

@@ -1,4 +1,4 @@
-//! Call sites of allocations, in the files of tools that show stacks.
+//! Call sites of allocations, in the file formats of tools that show stacks.
 
 mod pprof;
 

@@ -1,5 +1,6 @@
-//! The format of pprof: a message of Protocol Buffers, packed by gzip
-//! (<https://github.com/google/pprof/blob/main/proto/profile.proto>, of which this is what is written).
+//! The pprof format: a Protocol Buffers message compressed with gzip
+//! (<https://github.com/google/pprof/blob/main/proto/profile.proto>, the used part of which is
+//! written here).
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -114,9 +115,9 @@ const GROWING: [usize; 2] = [0, 1];
 /// What was allocated at each site, as a profile had it: by the site's stack and why that ends.
 pub(in crate::export) type Allocated = HashMap<(Arc<[u32]>, u32), [u64; GROWING.len()]>;
 
-/// Sites as a profile of what was allocated since another of the same session, and of what is live: at most so many
-/// stacks, those with the most bytes, and the others as one. `None` where there is nothing in it. Beside it, what was
-/// allocated so far.
+/// A profile of what was allocated at the sites since `before`, of the same session, and of what is
+/// live. It has at most `most` stacks, those with the most bytes; the others are summed as one.
+/// `None` if it would be empty. Also returns what has been allocated so far.
 pub(in crate::export) fn pprof_since(
     sites: &Sites,
     before: &Allocated,

@@ -1,4 +1,4 @@
-//! Python's objects in the report for people: types, and who holds them.
+//! Python objects in the report for people: their types and holders.
 
 use std::cmp::Reverse;
 
@@ -33,7 +33,7 @@ pub(super) const SHORT: Detail = Detail {
 
 /// Holders of which it is said what freeing them would return.
 const TOP_FREED: usize = 3;
-/// What no root was found for is said to be cycles or not from so many bytes on.
+/// From this many bytes on, the report says whether blocks without a known root are cycles.
 const LEAST_UNREACHED: u64 = 256 << 10;
 /// A bar.
 const BAR: TextColumn = TextColumn::left("", 12);

@@ -1,4 +1,4 @@
-//! The black box of a host: of each process that runs Python.
+//! The black box of a host: for each process that runs Python.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

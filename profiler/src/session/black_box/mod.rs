@@ -1,4 +1,4 @@
-//! The black box: the last walks of each process that is watched, kept on disk, and how it ended.
+//! The black box: the last walks of each watched process, kept on disk, and how the process ended.
 
 mod host;
 mod target;

@@ -1,4 +1,4 @@
-//! Whom the kernel ends for want of memory, heard as it chooses.
+//! The processes that the kernel kills when out of memory, reported as it chooses them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,8 @@ use crate::say;
 const MOST: usize = 256;
 /// Between two looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long a choice is waited for that others have counted already, in so many steps.
+/// How long to wait for a victim's report when the kernel's counter has already changed: a number
+/// of steps of this length.
 const LATE: (u32, Duration) = (10, Duration::from_millis(20));
 
 /// A process that the kernel chose.

@@ -1,4 +1,4 @@
-//! `demo`: a bundled Python worker to look at.
+//! `demo`: a bundled Python worker to inspect.
 
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;

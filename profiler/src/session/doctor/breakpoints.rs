@@ -1,5 +1,5 @@
-//! Breakpoints in the target's code: those of a tool that probes it now, and those that the kernel
-//! left behind when such a tool was killed.
+//! Breakpoints in the target's code: those of a tool that is probing it now, and those that the
+//! kernel left behind when such a tool was killed.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What one target allows: whether it can be opened and stopped, and what of it can be walked.
+//! What one target allows: whether it can be opened and stopped, and what can be walked.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! Where profiles are pushed to, and one attempt to: a request over a connection of its own, which follows nobody
-//! elsewhere.
+//! The endpoint that profiles are pushed to, and one attempt: a request over a new connection.
+//! Redirects are not followed.
 
 use std::fmt;
 use std::io;

@@ -1,5 +1,6 @@
-//! Pushing profiles to an endpoint that keeps their history. A thread of its own does it, so that nobody waits for
-//! the endpoint; what that does not take is replaced by what is newer.
+//! Pushes profiles to an endpoint that keeps their history. A separate thread does it, so that
+//! nothing waits for the endpoint; profiles that the endpoint does not accept in time are replaced
+//! by newer ones.
 
 mod endpoint;
 mod settings;
@@ -23,7 +24,7 @@ use super::SessionError;
 use crate::export::pushed::{Pushed, TargetPushes, of_host};
 use crate::say;
 
-/// After a failure it is tried again after so long, then after twice as long each time, up to a limit.
+/// The pause before the first retry; it doubles with each failure up to a limit.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The last profiles of a session are waited for no longer.
@@ -364,8 +365,9 @@ impl Work {
     }
 }
 
-/// How long to wait after so many failures in a row, and as long as the endpoint has asked for. Many who fail
-/// together do not come back together: each waits a part of it by chance.
+/// How long to wait after `failures` failures in a row, and at least as long as the endpoint
+/// `asked` for, within the limit. Each client waits a random part of the pause, so that many that
+/// fail together do not return together.
 fn pause(failures: u32, asked: Option<Duration>) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << failures.min(16));
     let longest = doubled.min(LONGEST_PAUSE);

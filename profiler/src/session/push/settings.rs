@@ -1,5 +1,5 @@
-//! The file with what an endpoint wants to be told before it takes anything: a password, headers, and the
-//! certificates by which it is known.
+//! The settings file for an endpoint that requires more: a password, headers, and the certificates
+//! that identify it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! When checkpoints are taken, and what each holds: figures of a sample of the recorded process.
+//! When checkpoints are taken, and what each contains: figures from a sample of the recorded
+//! process.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub(super) const STOP_SHARE: f64 = 0.03;
 pub(super) const REGULAR_STOP_SHARE: f64 = 0.02;
 /// The first checkpoint comes so early; the time between them grows with the recording.
 pub(super) const FIRST_INTERVAL: Duration = Duration::from_millis(50);
-/// A recording gets about so many checkpoints each time its length doubles.
+/// A recording gets about this many checkpoints each time its length doubles.
 const CHECKPOINTS_PER_DOUBLING: u32 = 50;
 /// Time between two checkpoints at most.
 pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! What recording through probes takes of its target: so far, of late, and for each event.
+//! The cost of recording through probes for its target: in total, recently, and per event.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a trace says of the program that it was recorded of.
+//! The trace's description of the recorded program.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! One recording of a process at a time: two would count each other's traps, and each would slow the
-//! process down.
+//! One recording of a process at a time: two would count each other's traps, and each would slow
+//! the process down.
 
 use profiler_common::PID_BITS;
 use profiler_trace::whole_file::{Lock, LockError};

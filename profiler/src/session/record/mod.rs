@@ -1,4 +1,4 @@
-//! `record`: the stream of what a program asks of malloc, into a trace.
+//! `record`: writes the stream of a program's malloc calls into a trace.
 
 mod checkpoint;
 mod command;

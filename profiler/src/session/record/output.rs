@@ -1,4 +1,4 @@
-//! Where a recording goes: into a file, or straight into players.
+//! Where a recording goes: into a file, or directly to players.
 
 use profiler_core::activity::ProbeCost;
 use profiler_trace::record::TraceSink;

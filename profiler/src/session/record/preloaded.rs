@@ -1,7 +1,8 @@
-//! From the ring of preloaded recorders into the trace, with checkpoints of each process.
+//! Moves events from the ring of preloaded recorders into the trace, with checkpoints of each
+//! process.
 //!
-//! Nothing here waits: each step takes what there is, and processes are sampled on a thread of their own, so
-//! that whoever calls can answer a signal between two of them.
+//! Nothing here blocks: each step takes what is available, and processes are sampled on a separate
+//! thread, so that the caller can answer a signal between two steps.
 
 mod checkpoints;
 mod drain;
@@ -26,12 +27,12 @@ use super::trace_file::TraceFile;
 use super::unrecorded::Unrecorded;
 use super::{TraceWriteError, monotonic_ns};
 
-/// So many processes are looked for at once when the command has ended: of forged ones there may be
-/// many.
+/// When the command has ended, at most this many processes are checked at once: there may be many
+/// forged ones.
 const MAX_SURVIVORS_CHECKED: usize = 1024;
-/// Of so many at once it is checked what they execute.
+/// At most this many processes at once are checked for what they execute.
 const MAX_WATCHED: usize = 32;
-/// What is still being written at the end is waited for so long.
+/// How long to wait at the end for events that are still being written.
 const END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Where nothing came of `--objects`.

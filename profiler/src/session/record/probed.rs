@@ -1,5 +1,4 @@
-//! A process that runs already, recorded through probes on its allocator and seeded with a walk of its
-//! heap.
+//! Records a running process through probes on its allocator, starting from a walk of its heap.
 
 use std::cell::RefCell;
 use std::io;
@@ -28,13 +27,13 @@ use crate::session::Ending;
 
 /// Events taken before signals and the clock are checked.
 const EVENTS_PER_DRAIN: usize = 1 << 16;
-/// So many of them, more than the ring holds.
+/// Drains per step: together they take more events than the ring holds.
 const DRAINS_PER_STEP: usize = 16;
 /// What times are rounded to: a trap takes longer.
 const CLOCK_NS: u64 = 1000;
 /// Between two checks of whether the target is still there, and of what the probes cost.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
-/// A budget is not judged before so much time is over: a burst at the start says little.
+/// The budget is not applied before this time is over: a burst at the start is not representative.
 const BUDGET_APPLIES_AFTER: Duration = Duration::from_secs(2);
 
 /// A process that runs already, being recorded.
@@ -130,7 +129,8 @@ impl<O: Output> ProbedRecording<O> {
         Ok(recording)
     }
 
-    /// Takes a checkpoint at least so often, as far as stops stay within their share of the time.
+    /// Takes a checkpoint at least this often, as long as stops stay within their share of the
+    /// time.
     pub(crate) fn checkpoint_at_least_every(&mut self, longest_interval: Duration) {
         self.longest_interval = longest_interval.max(FIRST_INTERVAL);
     }
@@ -222,7 +222,7 @@ impl<O: Output> ProbedRecording<O> {
         Ok(())
     }
 
-    /// Records that so many events were lost by now.
+    /// Records that `events` events have been lost so far.
     fn lose(&mut self, events: u64) -> Result<(), TraceWriteError> {
         match events {
             0 => Ok(()),

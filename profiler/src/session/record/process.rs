@@ -1,4 +1,4 @@
-//! `record --pid P`: a process that runs already, until it ends or the recording does.
+//! `record --pid P`: records a running process until it or the recording ends.
 
 use std::io;
 use std::pin::pin;

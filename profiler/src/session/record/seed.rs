@@ -1,4 +1,4 @@
-//! The heap as it was when the recording of a running process began.
+//! The heap at the beginning of the recording of a running process.
 
 use std::collections::HashMap;
 
@@ -10,8 +10,8 @@ use profiler_core::span::SpanState;
 use profiler_trace::compile::{parts_with_pages, room};
 use profiler_trace::trace::SeedBlock;
 
-/// Free chunks are recorded in pieces of so many bytes, which merge when they are freed: asked for at once,
-/// a larger one would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
+/// Free chunks are recorded in pieces of this many bytes, which merge when they are freed: a larger
+/// chunk requested at once would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
 const PIECE: u64 = 64 << 10;
 
 /// The blocks of the heap that serves malloc, in address order; with what is free of them, which shapes

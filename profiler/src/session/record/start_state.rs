@@ -1,4 +1,4 @@
-//! The state in which the recording of a running process begins: its heap and its threads.
+//! The state of a running process when its recording begins: its heap and its threads.
 
 use std::io;
 

@@ -54,7 +54,7 @@ fn kept(events: u64) -> String {
 }
 
 impl TraceWriteError {
-    /// What failed at `path`, in which so many events are whole.
+    /// What failed at `path`, which contains `events` complete events.
     pub(crate) fn new(path: PathBuf, events: u64, why: io::Error) -> Self {
         Self { path, events, why }
     }

@@ -1,5 +1,6 @@
-//! Programs that are executed by recorded processes and write nothing themselves: of another user,
-//! who may not open the ring, linked statically, or without the recorder in their environment.
+//! Programs executed by recorded processes that record nothing themselves: they run as another
+//! user, who may not open the ring, or are statically linked, or do not have the recorder in their
+//! environment.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,15 +11,15 @@ use profiler_target::{Executed, ProcessTree};
 use super::monotonic_ns;
 use crate::hints::Hint;
 
-/// A program that does not map the ring is being loaded, for so long at most.
+/// A program that does not map the ring counts as being loaded for at most this long.
 pub(super) const LONGEST_LOADING: Duration = Duration::from_secs(2);
 /// Programs that seem not to be recorded, at most, until all that was written is known.
 const MAX_SUSPECTED: usize = 1024;
 /// Processes of which it is known what they execute, at most.
 const MAX_KNOWN: usize = 16 << 10;
-/// Those that have ended are looked for at most so often.
+/// Ended programs are looked for at most this often.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(1);
-/// So many are named.
+/// At most this many are named.
 const MAX_NAMED: usize = 8;
 
 /// What recorded processes execute.
@@ -63,7 +64,7 @@ impl Found {
         }
     }
 
-    /// Leaves out so many.
+    /// Leaves out `count` of them.
     fn leave_out(&mut self, count: usize) {
         self.named.drain(..self.named.len().min(count));
         self.count = self.count.saturating_sub(count);
@@ -206,8 +207,9 @@ impl Unrecorded {
         }
     }
 
-    /// What is to be said at the end, when all that was written is known. So many programs have said themselves
-    /// that they had no room for the ring below their limit of addresses: that is said already.
+    /// The message at the end, when everything written is known. `without_room` programs have
+    /// already reported that the ring did not fit below their address limit and are not reported
+    /// again.
     pub(super) fn sentence(&mut self, without_room: u32) -> Option<String> {
         for one in std::mem::take(&mut self.suspected) {
             self.find(one.pid, one.name, one.is_limited);

@@ -1,4 +1,4 @@
-//! `view`: the whole screen on a saved session, with a cursor over its walks.
+//! `view`: all screens on a saved session, with a cursor over its walks.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! Saved sessions: written while a target is watched, and read back as the views that they were.
+//! Saved sessions: written while a target is watched, and read back as the same views.
 
 mod browse;
 mod read;

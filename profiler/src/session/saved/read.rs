@@ -1,4 +1,4 @@
-//! One walk of a saved session, for those who want no screen.
+//! One walk of a saved session, for commands without a screen.
 
 use std::path::Path;
 use std::sync::Arc;

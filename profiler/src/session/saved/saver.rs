@@ -1,4 +1,4 @@
-//! The files of a session that is being saved: each walk is in them as soon as it was taken.
+//! The files of a session that is being saved: each walk is written as soon as it is taken.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};

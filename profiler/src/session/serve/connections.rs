@@ -1,4 +1,5 @@
-//! Which connections are accepted, how fast, and which of those that are open goes where there are too many.
+//! Which connections are accepted, at what rate, and which open one is closed when there are too
+//! many.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,10 +14,10 @@ use tokio::time::Instant;
 const MAX_CONNECTIONS: usize = 128;
 /// Sources that have no more connections than this are alike: a host may have two scrapers.
 const FEW: usize = 4;
-/// So many sources that were answered last are remembered.
+/// At most this many recently answered sources are remembered.
 const MAX_ANSWERED: usize = 256;
-/// So many connections are accepted at once, and then one each `step`: more wait in the kernel. Accepting one and closing
-/// it takes some ten microseconds.
+/// This many connections are accepted in a burst, then one per `step`; further ones wait in the
+/// kernel. Accepting and closing a connection takes some ten microseconds.
 pub(super) const ALL: Limit = Limit {
     burst: 2000,
     step: Duration::from_micros(500),
@@ -26,7 +27,7 @@ const EACH: Limit = Limit {
     burst: 200,
     step: Duration::from_millis(5),
 };
-/// So many sources are distinguished at a time.
+/// At most this many sources are distinguished at a time.
 const MAX_SOURCES: usize = 1024;
 
 /// What one who connects cannot choose of his address: of IPv6 a host has a whole network of 64 bits.

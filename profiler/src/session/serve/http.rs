@@ -1,5 +1,5 @@
-//! HTTP, as little of it as a scraper needs, within limits: one request a connection, a bounded number of
-//! connections ([`super::connections`]), and a bounded time for each.
+//! As much of HTTP as a scraper needs, within limits: one request per connection, a bounded number
+//! of connections ([`super::connections`]), and bounded time for each.
 
 use std::convert::Infallible;
 use std::io;
@@ -38,9 +38,9 @@ const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
 const MAX_HEAD: usize = 16 << 10;
 /// Lines of a request's head at most.
 const MAX_HEADERS: usize = 64;
-/// So many connections wait in the kernel at most.
+/// At most this many connections wait in the kernel.
 const BACKLOG: u32 = 1024;
-/// After an error, as of too many open files, nothing is accepted for so long.
+/// After an error, such as too many open files, nothing is accepted for this long.
 const REST: Duration = Duration::from_millis(100);
 
 /// What a listener answers.

@@ -1,5 +1,5 @@
-//! `serve`: the processes of the host as metrics over HTTP. What is served is what was seen last: nobody who
-//! asks makes anything be looked at, and nothing that is looked at waits for who asks.
+//! `serve`: the processes of the host as metrics over HTTP. The last observation is served: a
+//! request never causes an observation, and an observation never waits for a client.
 
 mod connections;
 mod http;

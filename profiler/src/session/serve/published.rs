@@ -1,4 +1,4 @@
-//! What is served: the last view, and the text of it, which is made once for all who ask.
+//! What is served: the last view, and its text, which is made once for all clients.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use super::ServeOptions;
 use crate::export::{Exposition, exposition};
 use crate::session::push::PushCounts;
 
-/// Without a look for so many intervals, and at least for so long, something is wrong.
+/// Something is wrong if there was no observation for this many intervals and for at least this
+/// long.
 const OVERDUE: (u32, Duration) = (5, Duration::from_secs(60));
 
 /// What is served at present.

@@ -1,5 +1,5 @@
-//! Who may ask, with which password: how many passwords are checked at a time, what is remembered of those that were right,
-//! and that nobody learns which names there are.
+//! Who may make requests, with which password: how many passwords are checked at a time, which
+//! correct ones are remembered, and that nobody can find out which user names exist.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -21,14 +21,14 @@ use super::connections::Source;
 const MAX_COST: u32 = 14;
 /// The cost of a hash where there is none to go by.
 const USUAL_COST: u32 = 10;
-/// After a wrong password none is checked for so many times as long as that took: whoever guesses takes no more
-/// than a fifth of a core.
+/// After a wrong password, checks pause for this multiple of the time that the check took: guessing
+/// uses at most a fifth of a core.
 const REST: u32 = 4;
 /// Passwords at most of which one is checked and the others wait. Who comes then is to ask again.
 const MAX_CHECKS: usize = 5;
 /// The same of one source, so that it takes two to keep a third from being checked.
 const CHECKS_OF_EACH: usize = 2;
-/// Passwords that were found right are not checked again, so many of them.
+/// At most this many correct passwords are remembered, so that they are not checked again.
 const MAX_KNOWN: usize = 64;
 
 /// Whether one who asks is answered.

@@ -1,5 +1,6 @@
-//! The web config file, as the exporters of Prometheus have it: the certificate to serve with, and who may ask with
-//! which password (`docs/web-configuration.md` of prometheus/exporter-toolkit). It is read anew when it changes.
+//! The web config file in the format of Prometheus exporters: the certificate to serve with, and
+//! users and their passwords (`docs/web-configuration.md` of prometheus/exporter-toolkit). It is
+//! reread when it changes.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Where views of the host go to and wishes come from: the screen, or lines of JSON.
+//! Where views of the host go and user requests come from: the screen, or lines of JSON.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};

@@ -1,4 +1,4 @@
-//! `top --once`: one look, each Python process walked once, and a second look.
+//! `top --once`: one observation, one walk of each Python process, and a second observation.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,8 @@ pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
     })
 }
 
-/// A look, walks for so long, and another look; `walked` gets what each walk found.
+/// An observation, walks for at most `time`, and another observation; `walked` gets what each walk
+/// found.
 pub(super) fn take(
     host: &mut WatchedHost,
     time: Option<Duration>,

@@ -1,4 +1,4 @@
-//! `--tree`: a master and the processes that descend from it, each walked once, as one thing.
+//! `--tree`: a master and its descendants, each walked once, as one unit.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Python's objects of a tree's processes, read one after the other, once or twice: as `explain` reads those of one.
+//! Python objects of a tree's processes, read one process after another, once or twice: as
+//! `explain` reads those of one process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -141,7 +142,8 @@ fn read_once(
     read
 }
 
-/// Reads those once more, each so long after its first reading at the least. What cannot be read again has none.
+/// Reads them once more, each at least `apart` after its first reading. A process that cannot be
+/// read again gets no second reading.
 fn read_again(
     read: &[Once],
     apart: Duration,

@@ -1,5 +1,5 @@
-//! The host on a thread of its own, so that signals and keys are answered while it is looked at and
-//! walked.
+//! Watches the host on a separate thread, so that signals and keys are answered while processes are
+//! counted and walked.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -1,4 +1,4 @@
-//! Arenas of each heap, settings in force, and the walk against the allocator's own account.
+//! Arenas of each heap, settings in force, and the walk compared with the allocator's own account.
 
 use profiler_core::columns::{TextColumn, cells, headings};
 use profiler_core::report::{ArenaReport, Setting};

@@ -1,4 +1,4 @@
-//! What the user types to see those rows alone that have it.
+//! Text typed by the user to show only the rows that contain it.
 
 use crossterm::event::KeyCode;
 use ratatui::text::Span;

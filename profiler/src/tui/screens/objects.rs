@@ -1,4 +1,4 @@
-//! Python's objects: who holds them, of which types they are, and what grows.
+//! Python objects: who holds them, their types, and what grows.
 
 use std::cmp::Ordering;
 

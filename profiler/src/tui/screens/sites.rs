@@ -1,4 +1,4 @@
-//! Call sites: which functions allocate, what of it stays, and the stacks on the way there.
+//! Call sites: which functions allocate, how much of it stays, and the stacks that lead there.
 
 use std::cmp::Ordering;
 

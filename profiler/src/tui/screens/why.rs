@@ -1,4 +1,5 @@
-//! Why: the verdict, the packing bound drawn beside the pages as they are, the findings, prose.
+//! Why: the verdict, the packing bound drawn next to the actual pages, the findings, the
+//! explanation.
 
 use profiler_core::columns::{self, Column, TextColumn};
 use profiler_core::heap::Allocator;

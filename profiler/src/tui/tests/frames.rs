@@ -1,4 +1,4 @@
-//! Golden frames, and frames of any size.
+//! Golden frames, and frames of all sizes.
 
 use std::path::Path;
 use std::sync::Arc;

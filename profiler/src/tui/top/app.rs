@@ -1,4 +1,4 @@
-//! The state of the screen of all processes and how keys change it. No IO.
+//! The state of the screen of all processes and how keys change it. No I/O.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use profiler_core::host::{Arrangement, COLUMNS, HostView, Line, ProcessId, ProcessRow, lines};

@@ -38,7 +38,7 @@ pub(super) fn room(app: &App) -> usize {
     usize::from(app.size.1.saturating_sub(ABOVE + BELOW + verdict))
 }
 
-/// What a tree comes to, in so many lines as are there for it.
+/// The verdict on a tree, in as many lines as fit.
 fn verdict(app: &App, view: &HostView, width: u16) -> Vec<Line<'static>> {
     let Some(master) = app.tree_of else {
         return Vec::new();

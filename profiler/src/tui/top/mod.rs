@@ -1,4 +1,5 @@
-//! The screen of all processes: a pure update and a pure draw, driven by the loop of every screen.
+//! The screen of all processes: a pure update and a pure draw, driven by the same loop as all
+//! screens.
 
 mod app;
 mod draw;

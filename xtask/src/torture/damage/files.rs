@@ -1,4 +1,4 @@
-//! The files that are damaged: small and whole ones of each kind.
+//! The files that are damaged: small intact ones of each kind.
 
 use std::fs;
 use std::io::Read;

@@ -1,5 +1,6 @@
-//! Damaged files: recordings of ours and of other tools, cores, saved sessions, what was exported. The command that
-//! reads them ends with an exit code of its own, in bounds of time and memory.
+//! Damaged files: recordings of ours and of other tools, cores, saved sessions, exports. The
+//! command that reads them must end with one of its own exit codes, within bounds of time and
+//! memory.
 
 mod files;
 mod mutate;
@@ -24,7 +25,7 @@ use super::{Round, Tally};
 const MEMORY: u64 = 1 << 30;
 /// How long reading one of these small files may take, on a busy host.
 const TIME: Duration = Duration::from_secs(60);
-/// One in so many recordings is replayed; the others are only read.
+/// One recording in this many is replayed; the others are only read.
 const REPLAYED: u64 = 20;
 /// Files are read side by side.
 const LANES: usize = 2;

@@ -1,4 +1,4 @@
-//! The command's own process: how it is started, asked to end and ends.
+//! The command's own process: starting it, asking it to end, and its end.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,4 +1,4 @@
-//! What the trace says of the command's first process.
+//! The trace's description of the command's first process.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use profiler_trace::trace::{RecordedBy, TraceDescription};
 use crate::session::aside::aside;
 use crate::session::record::describe::{Origin, describe};
 
-/// It is described in so much time, or not but by its arguments: its files may be on a disk that hangs.
+/// The time limit for describing it; after that only its arguments are used: its files may be on a
+/// disk that hangs.
 pub(super) const DESCRIBED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the trace says of the command's first process, which runs under this recorder.

@@ -32,7 +32,8 @@ use crate::session::signals::Signals;
 const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
 /// What its file is called, before the version.
 const RECORDER_NAME: &str = "recorder";
-/// A program is described once it has run so long: until then it may still execute another one.
+/// A program is described after it has run for this long: until then it may still execute another
+/// one.
 const DESCRIBED_AFTER: Duration = Duration::from_millis(100);
 /// How long the reader sleeps when there is nothing to read.
 const IDLE_SLEEP: Duration = Duration::from_millis(1);

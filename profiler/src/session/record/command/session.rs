@@ -1,4 +1,4 @@
-//! A command being recorded, from its description to its end.
+//! The recording of a command, from its description to its end.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -23,16 +23,16 @@ use crate::session::signals::Signals;
 
 /// Events taken before signals and the clock are checked.
 const EVENTS_PER_STEP: usize = 1 << 14;
-/// Processes that are to end get a final checkpoint, in so much time at most.
+/// Processes that are about to end get a final checkpoint, within at most this time.
 const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
-/// At the end of the duration the one that is being taken then is waited for so long.
+/// At the end of the recording's duration, a checkpoint in progress is waited for this long.
 const FINAL_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two checks of which processes are left.
 const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a process that may be left is waited for: a child that was announced and has not begun (its
 /// fork failed), and one of which it is not known where it comes from.
 const CHILD_TIMEOUT: Duration = Duration::from_secs(2);
-/// Processes that outlive the command by so much are reported.
+/// Processes that outlive the command by this long are reported.
 const SURVIVORS_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// How a recording of a command ended.
@@ -82,7 +82,7 @@ struct AskedToEnd {
 }
 
 impl Session {
-    /// Of a command that has just been started, recorded for so long at most.
+    /// For a command that has just been started, recorded for at most `duration`.
     pub(super) fn new(
         started: Started,
         recording: PreloadedRecording,

@@ -1,4 +1,4 @@
-//! What is said of a command and of its end.
+//! Messages about a command and its end.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;

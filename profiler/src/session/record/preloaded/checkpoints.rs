@@ -1,5 +1,5 @@
-//! Checkpoints of the processes that write into a ring: when one is taken, and where among the events it
-//! belongs.
+//! Checkpoints of the processes that write into a ring: when one is taken, and where among the
+//! events it belongs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -17,23 +17,25 @@ use crate::session::record::checkpoint::{
     self, CheckpointReason, FIRST_INTERVAL, LONGEST_INTERVAL, REGULAR_STOP_SHARE, STOP_SHARE,
 };
 
-/// So often it is compared how large processes are.
+/// The sizes of processes are compared at this interval.
 const COMPARED_EVERY: Duration = Duration::from_millis(5);
-/// So many processes are compared at once, each some microseconds, in turn.
+/// At most this many processes are compared at a time, in turn; each takes some microseconds.
 const COMPARED_AT_ONCE: usize = 8;
-/// Of so many it is known how large they were.
+/// At most this many processes' earlier sizes are kept.
 const MAX_COMPARED: usize = 64;
 /// A process that has less resident is not awaited as it ends.
 const LEAST_AWAITED_BYTES: u64 = 16 << 20;
-/// Whoever said that it ends and still runs so long after it was let go did not end,
+/// A process that announced its end but still runs this long after it was released did not end,
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// and is heard once more, not oftener.
 const MAX_ENDINGS: u32 = 2;
-/// So many wait at once behind the one that is being sampled: workers of a pool end together.
+/// At most this many processes wait behind the one that is being sampled: workers of a pool end
+/// together.
 const MAX_WAITING_ENDINGS: usize = 3;
-/// Whoever was asked to end and runs so long afterwards did not take it so: an interpreter at a terminal.
+/// A process that was asked to end but runs this long afterwards ignored the request: an
+/// interpreter at a terminal.
 const OBEYS_WITHIN: Duration = Duration::from_secs(30);
-/// Bytes of a process that have come or gone are worth a sample when they are so many,
+/// A change of a process's memory justifies a sample from this many bytes on,
 const CHANGED_BYTES: u64 = 4 << 20;
 /// and such a share of what was there.
 const CHANGED_SHARE: f64 = 0.05;
@@ -436,8 +438,8 @@ impl Checkpoints {
         ring.release();
     }
 
-    /// Whether one of these processes has become so much larger or smaller since it was sampled that another
-    /// sample is due, though it is not time: as far as processes were stopped for less than their share.
+    /// Whether one of these processes has changed in size enough since its last sample that another
+    /// sample is due early, as long as stops stay within their share of the time.
     pub(super) fn have_changed(&mut self, running: impl FnOnce() -> Vec<RecordedProcess>) -> bool {
         let now = Instant::now();
         let is_soon = |before| now - before < COMPARED_EVERY;
@@ -524,8 +526,8 @@ impl Resident {
         }
     }
 
-    /// Whether so much of a process has come or gone since it was sampled, or since it was first compared where it never
-    /// was: children may end before it is time for a round.
+    /// Whether a process has changed enough since it was sampled, or if it never was, since it was
+    /// first compared: children may end before the next round.
     fn has_changed(&mut self, process: &RecordedProcess) -> bool {
         let Some(now) = resident_bytes(pid(process)) else {
             return false;

@@ -1,5 +1,5 @@
-//! Events from the ring into the trace: what comes before each, what each is noted as, and whom nothing more
-//! comes of.
+//! Moves events from the ring into the trace: what must precede each event, how each is recorded,
+//! and which processes will write no more.
 
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,15 @@ use super::{PreloadedRecording, now_ns};
 use crate::session::record::output::Output;
 use crate::session::record::{TraceWriteError, beyond_limit, monotonic_ns, source};
 
-/// Writing an event takes nanoseconds: whether the thread that claimed a slot lives is asked when
-/// it takes so long.
+/// Writing an event takes nanoseconds. After this long, it is checked whether the thread that
+/// claimed the slot is alive.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(10);
 /// Where one was given up, others were killed with it, most likely.
 const CLAIM_TIMEOUT_AFTER_ABANDONED: Duration = Duration::from_millis(1);
-/// So long events are taken at once, at most, before a signal can be answered.
+/// Events are taken for at most this long before a signal can be answered.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
-/// After so many events it is asked how long that took; of a fork at once, which takes longer than
-/// other events.
+/// The clock is checked after this many events, and immediately after a fork, which takes longer
+/// than other events.
 const EVENTS_PER_CLOCK_CHECK: usize = 64;
 
 impl PreloadedRecording {
@@ -180,7 +180,7 @@ impl PreloadedRecording {
         Ok(())
     }
 
-    /// Whether the event that this thread claimed so long ago may still be written.
+    /// Whether the event that this thread claimed `waited` ago may still be written.
     fn may_come(&mut self, thread: u32, waited: Duration, follows_abandoned: bool) -> bool {
         let timeout = match follows_abandoned {
             true => CLAIM_TIMEOUT_AFTER_ABANDONED,

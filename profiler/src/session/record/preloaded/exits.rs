@@ -1,9 +1,10 @@
 //! Which recorded processes have ended.
 //!
-//! One that leaves by `exit` says so itself. One that leaves by `_exit` says so too, but so does a child of `vfork`,
-//! which has its parent's memory and numbers: which of the two it is the kernel knows. It is also asked for those that
-//! say nothing, because a signal or a system call of their own ended them. What ended between two looks and had another's
-//! number by then is not known to have ended.
+//! A process that calls `exit` announces it. A process that calls `_exit` does too, but so does a
+//! child of `vfork`, which shares its parent's memory and numbers; the kernel knows which of the
+//! two it is. The kernel is also asked about processes that announce nothing because a signal or a
+//! direct system call ended them. A process that ended between two checks and whose pid was reused
+//! meanwhile is not known to have ended.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,15 +17,15 @@ use profiler_trace::record::{MAX_PROCESSES, RecordedProcess};
 use super::{next_of, now_ns, pid};
 use crate::session::record::checkpoint::STOP_SHARE;
 
-/// It is asked so often at most when others are forked.
+/// The kernel is asked at most this often when processes are forked.
 const SOUGHT_EVERY: Duration = Duration::from_millis(2);
-/// So many processes are looked at at once.
+/// At most this many processes are checked at a time.
 const MAX_SOUGHT: usize = 32;
 /// A thread that says that it ends its process has this long until it is in the kernel, on a busy host; what comes
 /// after it in the ring waits meanwhile. All such waits together take no more than [`STOP_SHARE`] of the time.
 const LEAVES_WITHIN: Duration = Duration::from_millis(50);
 
-/// So many events are looked through at most for one that the thread wrote after it had said that it ends.
+/// At most this many events are searched for one that the thread wrote after announcing its end.
 const MAX_READ_AHEAD: u64 = 1 << 14;
 /// In a PID namespace of its own a program's children have the first numbers. Those below this one are given out once,
 /// when the host starts (`RESERVED_PIDS`, kernel/pid.c): a child that had ended before anybody looked is one of the

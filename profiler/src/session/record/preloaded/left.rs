@@ -1,4 +1,4 @@
-//! Processes that went on without the recording, as they say themselves.
+//! Processes that report that they continued without the recording.
 
 use profiler_common::ring::Leaves;
 
@@ -25,7 +25,7 @@ impl PreloadedRecording {
     }
 }
 
-/// That so many processes say that they went on without the recording.
+/// A message that `processes` processes continued without the recording.
 fn left_sentence(why: Leaves, processes: u64) -> String {
     let in_namespace = format!(
         "began in a PID namespace (of a container, or a sandbox), which is not recorded, nor is what was forked \

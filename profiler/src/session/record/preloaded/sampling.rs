@@ -1,5 +1,5 @@
-//! The thread that samples recorded processes, one at a time: a walk of a large heap takes long, and neither
-//! a signal nor the events of other processes wait for it.
+//! The thread that samples recorded processes, one at a time: a walk of a large heap takes long,
+//! and neither a signal nor the events of other processes may wait for it.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,8 @@ use profiler_trace::record::{RecordedProcess, Recorder, TraceSink};
 use super::{is_process, now_ns, pid};
 use crate::session::record::checkpoint::{self, CheckpointReason};
 
-/// So many processes get checkpoints: each takes descriptors, of which fragscope has 1024 mostly.
+/// At most this many processes get checkpoints: each takes file descriptors, of which fragscope
+/// usually has 1024.
 const MAX_SAMPLED: usize = 128;
 
 /// A process that is to be sampled.
