@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use crate::size_class::SizeClass;
 
-/// Whether a probe does what it should.
+/// Whether a probe works.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ProbeState {
     /// Attached, and it has fired.
@@ -37,8 +37,9 @@ pub struct ProbeCost {
     pub hits: u64,
     /// Measured cost of one hit, in ns.
     pub ns_per_hit: f64,
-    /// Share of wall time that the target spent in traps, 0 to 1 (of one core), over the last span at
-    /// whose end the budget allowed all of it: a window with its pause, or a part of a long window.
+    /// Share of wall time that the target spent in traps, 0 to 1 (of one core). It is measured over
+    /// the last interval that the budget covers completely: a window with its pause, or a part of a
+    /// long window.
     pub share: f64,
     /// The share allowed; `None` is unlimited.
     pub budget: Option<f64>,
@@ -79,7 +80,7 @@ pub struct Activity {
     pub frees: u64,
     /// Frees of blocks whose allocation was not seen (older than the window).
     pub frees_of_older: u64,
-    /// Events for which the ring buffer had no room.
+    /// Events lost because the ring buffer was full.
     pub events_lost: u64,
     /// Allocations a second while armed, over the last interval.
     pub alloc_rate: f64,
@@ -94,7 +95,7 @@ pub struct Activity {
     /// Allocations that were counted but not tracked: too many blocks were live at a time.
     pub untracked_blocks: u64,
     /// Lifetimes of blocks seen from allocation to free, in ns. Lifetimes longer than a window
-    /// cannot be in it.
+    /// cannot be included.
     pub lifetimes: Histogram<u64>,
     /// Sizes allocated, in bytes.
     pub sizes: Histogram<u64>,
@@ -102,15 +103,15 @@ pub struct Activity {
     pub classes: Vec<ClassActivity>,
     /// Each probe.
     pub probes: Vec<ProbeStatus>,
-    /// What it cost.
+    /// The probes' cost.
     pub cost: ProbeCost,
     /// Why the probes ended before they were taken off, if they did: all figures are of before.
     pub ended: Option<String>,
 }
 
 impl Activity {
-    /// What keeps the figures from being those of all that the target does, a sentence each. The same
-    /// trouble has the same words at each look.
+    /// Reasons why the figures do not cover everything that the target does, one sentence each. The
+    /// wording of a reason stays the same from one call to the next.
     pub fn troubles(&self) -> Vec<String> {
         let ended = self.ended.as_ref();
         let ended = ended.map(|why| {

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// Bytes of the smallest page of any kernel: the unit in which pages are kept, drawn and written to files. A page of the
-/// target's kernel is one of them, or several ([`PageSize`]).
+/// The smallest page size of any kernel, in bytes: the unit in which pages are stored, drawn and
+/// written to files. A page of the target's kernel is one or several of these units ([`PageSize`]).
 pub const PAGE_SIZE: u64 = profiler_common::PAGE_BYTES as u64;
 
-/// Bytes of a page of a kernel: what it gives to a process and takes back as a whole. That of x86-64 has 4 KiB, those
-/// of aarch64 are built with 4, 16 or 64 (`arch/arm64/Kconfig`).
+/// A kernel's page size in bytes: the unit in which it gives memory to a process and takes it back.
+/// 4 KiB on x86-64; aarch64 kernels are built with 4, 16 or 64 KiB (`arch/arm64/Kconfig`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct PageSize(u64);
 
@@ -25,13 +25,13 @@ impl PageSize {
         self.0
     }
 
-    /// How many of the smallest pages it is.
+    /// The size in units of the smallest page.
     pub const fn units(self) -> u64 {
         self.0 / PAGE_SIZE
     }
 
-    /// Bytes of a transparent huge page: what one page of entries, 8 bytes each, leads to (`PMD_SIZE`). 2 MiB with
-    /// pages of 4 KiB, 32 and 512 MiB with the larger ones.
+    /// Bytes of a transparent huge page: the range covered by one page of 8-byte page table entries
+    /// (`PMD_SIZE`). 2 MiB with 4 KiB pages, 32 and 512 MiB with the larger ones.
     pub const fn huge_bytes(self) -> u64 {
         self.0 / 8 * self.0
     }
@@ -43,11 +43,12 @@ impl Default for PageSize {
     }
 }
 
-/// No process has addresses from here on: with five levels of page tables x86-64 has 57 bits of them, half
-/// of which are the kernel's.
+/// The end of every process's address space: with five levels of page tables x86-64 has 57-bit
+/// addresses, half of which belong to the kernel.
 pub const USER_END: RemoteAddr = RemoteAddr::new(1 << 56);
-/// Where the addresses of a process end that does not ask for more (`DEFAULT_MAP_WINDOW` in
-/// `arch/x86/include/asm/page_64_types.h`), which no allocator does. No heap is larger, in bytes.
+/// The end of the addresses, in bytes, of a process that does not request more
+/// (`DEFAULT_MAP_WINDOW` in `arch/x86/include/asm/page_64_types.h`). No allocator requests more, so
+/// no heap is larger than this.
 pub const HEAP_END: u64 = 1 << 47;
 
 /// A virtual address in the target process.
@@ -75,7 +76,7 @@ impl RemoteAddr {
         self.0.checked_sub(bytes).map(Self)
     }
 
-    /// Bytes from `base` up to `self`, or `None` when `self` lies below `base`.
+    /// Bytes from `base` up to `self`, or `None` when `self` is below `base`.
     pub fn offset_from(self, base: Self) -> Option<u64> {
         self.0.checked_sub(base.0)
     }
@@ -123,7 +124,7 @@ pub struct AddrRange {
 }
 
 impl AddrRange {
-    /// `start..end`, or `None` when `end` lies below `start`.
+    /// `start..end`, or `None` when `end` is below `start`.
     pub fn new(start: RemoteAddr, end: RemoteAddr) -> Option<Self> {
         (start <= end).then_some(Self { start, end })
     }
@@ -156,12 +157,12 @@ impl AddrRange {
         self.start.0 == self.end.0
     }
 
-    /// Whether `addr` lies in the range.
+    /// Whether `addr` is in the range.
     pub fn contains(&self, addr: RemoteAddr) -> bool {
         self.start <= addr && addr < self.end
     }
 
-    /// Whether every byte of `other` lies in `self`.
+    /// Whether every byte of `other` is in `self`.
     pub fn encloses(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
     }

@@ -1,7 +1,7 @@
 //! Kinds of arenas, and the figures that only some allocators' arenas have.
 
-/// Declares an enum whose values have a name each, for output and for files: the values, their
-/// names and the list of all stand in one place.
+/// Declares an enum whose values each have a name for output and files: the values, their names and
+/// the list of all in one place.
 macro_rules! named {
     (
         $(#[$about:meta])*
@@ -30,7 +30,7 @@ macro_rules! named {
 }
 
 named! {
-    /// What an arena is to its allocator.
+    /// The role of an arena in its allocator.
     #[derive(Default)]
     pub enum ArenaKind {
         /// glibc's arena over brk, or jemalloc's first.
@@ -38,7 +38,7 @@ named! {
         Main = "main",
         /// glibc's arena of threads; in mimalloc 2 all segments of one thread.
         Thread = "thread",
-        /// A further arena of jemalloc's; in mimalloc 3 one that pages are taken from.
+        /// An additional arena of jemalloc; in mimalloc 3 an arena from which pages are taken.
         Arena = "arena",
         /// mimalloc 2: the segments of threads that have ended.
         Abandoned = "abandoned",
@@ -56,8 +56,8 @@ named! {
 }
 
 named! {
-    /// A figure of an arena, by the allocator's own name. Those whose name does not say bytes count
-    /// what the name says.
+    /// A figure of an arena, by the allocator's own name. It is in bytes unless its name says what
+    /// it counts.
     pub enum ArenaFigure {
         /// glibc: bytes in threads' caches.
         TcacheBytes = "tcache_bytes",
@@ -69,8 +69,8 @@ named! {
         FastbinBlocks = "fastbin_blocks",
         /// glibc: the most that `system_mem` ever was (`max_system_mem`).
         MaxSystemBytes = "max_system_bytes",
-        /// Bytes of bookkeeping: in glibc all that is neither live, cached, free nor top, the tcaches'
-        /// own chunks included; in jemalloc as `stats.metadata` counts.
+        /// Bytes of bookkeeping: in glibc everything that is neither live, cached, free nor top,
+        /// including the tcaches' own chunks; in jemalloc as counted by `stats.metadata`.
         MetadataBytes = "metadata_bytes",
         /// glibc: bytes of the tcaches' own chunks.
         TcacheStructBytes = "tcache_struct_bytes",
@@ -82,7 +82,7 @@ named! {
         Locked = "locked",
         /// glibc: threads that use the arena (`attached_threads`).
         AttachedThreads = "attached_threads",
-        /// glibc's main arena: bytes between its parts that others took by `sbrk`.
+        /// glibc's main arena: bytes between its parts that other callers took with `sbrk`.
         ForeignSbrkBytes = "foreign_sbrk_bytes",
         /// glibc's thread arenas: heaps (`heap_info`).
         Heaps = "heaps",
@@ -125,15 +125,15 @@ named! {
         Spans = "spans",
         /// musl: bytes that the program asked for.
         RequestedBytes = "requested_bytes",
-        /// musl: the same of blocks with a mapping of their own.
+        /// musl: the same, for blocks with a mapping of their own.
         MappedLargeRequestedBytes = "mapped_large_requested_bytes",
-        /// musl: live blocks of which that is not known.
+        /// musl: live blocks whose requested size is unknown.
         BlocksOfUnknownRequest = "blocks_of_unknown_request",
         /// musl: groups.
         Groups = "groups",
-        /// musl: those inside a slot of another.
+        /// musl: groups inside a slot of another group.
         NestedGroups = "nested_groups",
-        /// musl: those in memory that the dynamic linker donated.
+        /// musl: groups in memory donated by the dynamic linker.
         DonatedGroups = "donated_groups",
         /// musl: areas of `meta` records.
         MetaAreas = "meta_areas",
@@ -143,7 +143,7 @@ named! {
         ThreadFreedBlocks = "thread_freed_blocks",
         /// pymalloc: arenas now (`# arenas allocated current`).
         ArenasAllocated = "arenas_allocated",
-        /// pymalloc: pools in all.
+        /// pymalloc: total number of pools.
         PoolsTotal = "pools_total",
         /// pymalloc: pools in use.
         PoolsUsed = "pools_used",

@@ -5,27 +5,28 @@ use std::fmt;
 use crate::allocator::{Allocator, AllocatorTitle, BuildId};
 use crate::tuning::Tuning;
 
-/// What is tried, by the name that people and files have for it. In a file it is the text of its
-/// [`fmt::Display`], of which [`CandidateName::parse`] is the inverse.
+/// A candidate's name for people and files. Files contain the text of its [`fmt::Display`];
+/// [`CandidateName::parse`] is the inverse.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CandidateName {
     /// A build with its defaults, such as `jemalloc`.
     Build(BuildId),
     /// A change of settings, such as `mmap_threshold=128K` or `jemalloc background`.
     Tuning(&'static Tuning),
-    /// The same, or the baseline, while Python asks malloc for its objects too ([`PYTHON_MALLOC`]).
+    /// One of these, or the baseline, while Python also requests its objects from malloc
+    /// ([`PYTHON_MALLOC`]).
     WithoutObjectAllocator(Option<Box<CandidateName>>),
-    /// Anything else: the baseline, or what a user chose.
+    /// Anything else: the baseline, or the user's choice.
     Other(String),
 }
 
-/// The variable by which Python asks malloc for its objects, and its value.
+/// The variable that makes Python request its objects from malloc, and its value.
 pub const PYTHON_MALLOC: (&str, &str) = ("PYTHONMALLOC", "malloc");
 /// The same as text.
 const PYTHON_MALLOC_TEXT: &str = "PYTHONMALLOC=malloc";
 
 impl CandidateName {
-    /// From its text.
+    /// Parses its text.
     pub fn parse(text: &str) -> Self {
         if let Some(build) = BuildId::named(text) {
             return Self::Build(build);
@@ -44,7 +45,7 @@ impl CandidateName {
         }
     }
 
-    /// Of which allocator it is; `None` where the name does not say.
+    /// Its allocator; `None` if the name does not say.
     pub fn allocator(&self) -> Option<Allocator> {
         match self {
             Self::Build(build) => Some(build.kind()),
@@ -54,7 +55,7 @@ impl CandidateName {
         }
     }
 
-    /// The same as a title, whose version is not known; the name itself where it does not say.
+    /// The same as a title without a version; the name itself if it does not say the allocator.
     pub fn title(&self) -> AllocatorTitle {
         match self.allocator() {
             Some(kind) => AllocatorTitle::Known {

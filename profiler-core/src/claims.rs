@@ -14,8 +14,8 @@ pub struct Claim {
     pub extent: usize,
 }
 
-/// All claims, ascending and not overlapping. Inner heaps stand after outer ones, so
-/// later heaps win over earlier ones; within a heap the first extent wins.
+/// All claims, ascending and not overlapping. Inner heaps come after outer ones, so later heaps win
+/// over earlier ones; within a heap the first extent wins.
 pub fn claims(heaps: &[HeapSnapshot]) -> Vec<Claim> {
     let mut taken: Vec<Claim> = Vec::new();
     for (heap, snapshot) in heaps.iter().enumerate().rev() {

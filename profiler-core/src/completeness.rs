@@ -42,18 +42,18 @@ impl Confidence {
 /// Something wrong or unreadable in the target: data, not a log line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Defect {
-    /// Where, when it has a place.
+    /// Its address, if it has one.
     pub addr: Option<RemoteAddr>,
     /// What was expected and what was found, in one sentence.
     pub what: String,
-    /// Bytes of the target that it makes unknown.
+    /// Bytes of the target that are unknown because of it.
     pub bytes: u64,
     /// Whether these could not be read, rather than being wrong.
     pub unreadable: bool,
 }
 
 impl Defect {
-    /// One that has no place, and of which it is not known how much it concerns.
+    /// A defect without an address, whose extent is unknown.
     pub fn of_all(what: impl Into<String>) -> Self {
         Self {
             addr: None,
@@ -64,12 +64,12 @@ impl Defect {
     }
 }
 
-/// Why the target ran on before it was to.
+/// Why the target was resumed early.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum EndedEarly {
-    /// The stop had lasted as long as it may (`--max-stop`).
+    /// The stop had reached its time limit (`--max-stop`).
     Overdue,
-    /// fragscope was suspended, and nobody knew for how long.
+    /// fragscope was suspended for an unknown time.
     Suspended,
     /// The process that held the target was ended.
     Lost,
@@ -79,7 +79,7 @@ impl EndedEarly {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Overdue, Self::Suspended, Self::Lost];
 
-    /// What files call it.
+    /// Its name in files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Overdue => "max-stop",
@@ -101,14 +101,14 @@ impl EndedEarly {
 /// Whether the target stood still for a walk.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum StandStill {
-    /// It ran: it was not to be stopped, or could not be.
+    /// It ran: it was not supposed to be stopped, or could not be.
     #[default]
     Never,
-    /// All of its threads stood still until the walk was done.
+    /// All its threads were stopped until the walk was done.
     Throughout,
     /// They stood still, and were let go before the walk was done.
     Released(Released),
-    /// They stood still again and again, and ran in between: what was walked is of several moments.
+    /// They were stopped repeatedly and ran in between: the walk is of several moments.
     InSlices(Slices),
 }
 
@@ -119,15 +119,15 @@ pub struct Slices {
     pub number: u32,
     /// The longest, in ns.
     pub longest_ns: u64,
-    /// Bytes of the heaps of which one slice has it otherwise than another, or which are damaged: only a
-    /// walk in one stop distinguishes the two.
+    /// Bytes of the heaps that differ between slices or are damaged: only a walk in one stop
+    /// distinguishes the two.
     pub changed_bytes: u64,
-    /// Bytes that were read between the stops, in pieces each of which takes a fraction of a millisecond.
+    /// Bytes read between the stops, in pieces that each take a fraction of a millisecond.
     pub running_bytes: u64,
 }
 
 impl Slices {
-    /// What they were, for the middle of a sentence.
+    /// A description for the middle of a sentence.
     pub fn described(self) -> String {
         let Self {
             number,
@@ -153,7 +153,7 @@ impl Slices {
 pub struct Released {
     /// Why.
     pub why: EndedEarly,
-    /// How long the target had stood still by then, in ns.
+    /// How long the target had been stopped until then, in ns.
     pub after_ns: u64,
 }
 
@@ -180,12 +180,12 @@ impl StandStill {
     }
 }
 
-/// What a sample's numbers rest on. Shown wherever they are shown.
+/// How reliable a sample's numbers are. Shown wherever the numbers are shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completeness {
     /// Whether all threads of the target stood still during the walk.
     pub stand_still: StandStill,
-    /// How long they stood still in all tries of a stop together, in ns; 0 when they did not.
+    /// How long they were stopped in all attempts together, in ns; 0 if they were not.
     pub stop_ns: u64,
     /// How long residency and walk took together, in ns.
     pub walk_ns: u64,
@@ -193,15 +193,16 @@ pub struct Completeness {
     pub threads_in_allocator: u32,
     /// Events that the ring buffer had no room for since attaching.
     pub events_lost: u64,
-    /// Bytes that a walker wanted and could not read (swapped, unmapped meanwhile).
+    /// Bytes that a walker needed and could not read (swapped, or unmapped meanwhile).
     pub unreadable_bytes: u64,
     /// The least sure layout among the heaps walked.
     pub layout_confidence: Confidence,
-    /// What was wrong, unreadable or unknown: their number is bounded where they are added.
+    /// What was damaged, unreadable or unknown; their number is bounded where they are added.
     pub defects: Vec<Defect>,
     /// Whether mapped files were not read completely because of the limit on their bytes: one of the defects
     /// names them, and a higher limit helps.
     pub files_over_limit: bool,
-    /// The time for the walk, in ns, if that was over before all was read: one of the defects says so, and more time helps.
+    /// The time limit of the walk, in ns, if it was reached before everything was read: one of the
+    /// defects says so, and more time helps.
     pub out_of_time_ns: Option<u64>,
 }

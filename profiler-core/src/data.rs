@@ -7,7 +7,7 @@ use crate::residency::{MappingKind, ResidencyMap};
 /// Data read at most, in bytes. Python's own is 1 to 3 MiB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Words of writable data that lie one after another.
+/// Consecutive words of writable data.
 pub(crate) struct Words {
     start: RemoteAddr,
     words: Vec<u64>,
@@ -19,7 +19,7 @@ impl Words {
         &self.words
     }
 
-    /// Those that lie in none of these ranges, which ascend and do not overlap.
+    /// The words outside these ranges, which ascend and do not overlap.
     pub(crate) fn outside(&self, ranges: &[AddrRange]) -> impl Iterator<Item = &[u64]> {
         let start = self.start.get();
         let end = start + self.words.len() as u64 * 8;
@@ -33,13 +33,13 @@ impl Words {
         gaps.map(move |(from, to)| &self.words[index(from)..index(to).max(index(from))])
     }
 
-    /// Each word, where it lies, and what follows it.
+    /// Each word, its address, and the words after it.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RemoteAddr, u64, &[u64])> {
         let words = self.words.iter().enumerate();
         words.filter_map(|(index, &word)| Some((self.at(index)?, word, &self.words[index + 1..])))
     }
 
-    /// Each word, where it lies, and the low half of each word that may be a count beside it: the
+    /// Each word, its address, and the low half of each neighbouring word that may be a count: the
     /// one after it, the one before it and the one before that.
     pub(crate) fn with_counts(&self) -> impl Iterator<Item = (RemoteAddr, u64, [u32; 3])> {
         let words = self.words.iter().enumerate();
@@ -56,8 +56,9 @@ impl Words {
     }
 }
 
-/// The words of writable data of files, with the anonymous part behind it (`.bss`): of those that by their
-/// paths may be Python's own, where to look first, or of all others. Only what is resident is read.
+/// Words of files' writable data, including the anonymous part after it (`.bss`): of the files
+/// whose path suggests Python, which are searched first, or of all others. Only resident data is
+/// read.
 pub(crate) fn words<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -83,8 +84,8 @@ pub(crate) fn words<M: TargetMemory>(
     found
 }
 
-/// How many bytes behind the data of a file a place is: 0 in the file's part of the data, more in its
-/// `.bss`, [`u64::MAX`] where no file's data is before.
+/// How many bytes after the end of a file's data a place is: 0 in the file's part of the data, more
+/// in its `.bss`, [`u64::MAX`] if no file's data precedes it.
 pub(crate) fn behind_file(residency: &ResidencyMap, place: RemoteAddr) -> u64 {
     let after = residency
         .mappings()
@@ -106,13 +107,13 @@ pub(crate) fn behind_file(residency: &ResidencyMap, place: RemoteAddr) -> u64 {
     u64::MAX
 }
 
-/// Whether a file of this path may be Python or come with it: a guess that settles an order. What is Python,
-/// `profiler-target` finds out by what is in files.
+/// Whether a file with this path may belong to Python. The guess only decides an order;
+/// `profiler-target` identifies Python by the contents of files.
 fn may_be_python(path: &str) -> bool {
     path.contains("python")
 }
 
-/// Neighbouring ranges are one, so that no structure is cut at a change of its pages' state.
+/// Adjacent ranges are merged, so that no structure is split where the state of pages changes.
 fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = Vec::new();
     let mut before: Option<(RemoteAddr, bool)> = None;
@@ -129,7 +130,7 @@ fn ranges(residency: &ResidencyMap, python: bool) -> Vec<AddrRange> {
         let continues = before.is_some_and(|(end, _)| end == range.start());
         let file = matches!(mapping.kind, MappingKind::File(_));
         if mapping.write && !mapping.shared && of_python == python && (file || continues) {
-            // Only what is resident can hold a pointer.
+            // Only resident memory can contain a readable pointer.
             let resident = residency
                 .runs_in(range)
                 .filter(|run| run.state.is_resident());

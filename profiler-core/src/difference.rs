@@ -12,17 +12,17 @@ use crate::size_class::SizeClass;
 use crate::tables::{HeapReport, LedgerClass, LedgerPart, SizeClassRow};
 use crate::units::{Unit, Value, bytes, percent};
 
-/// Memory that changes by no more than this share of RSS is the same: programs are no clockwork.
+/// A change of memory by at most this share of RSS counts as none: programs always vary.
 const SAME_SHARE: f64 = 0.01;
 /// A change of at most this many bytes also counts as none.
 const SAME_BYTES: u64 = 1 << 20;
-/// What makes up less than this share of the change of RSS does not explain it.
+/// A part that is less than this share of the change of RSS does not explain the change.
 const PART_SHARE: f64 = 0.1;
 
 /// A figure before and after. `None` is unknown, or not there at all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// What it is of: a key, a size class, a type or a holder. Foreign text where it is one of these two.
+    /// What changed: a key, a size class, a type or a holder. The last two are untrusted text.
     pub name: String,
     /// Its unit.
     pub unit: Unit,
@@ -42,12 +42,12 @@ impl Change {
         }
     }
 
-    /// After less before; `None` where one is unknown.
+    /// After minus before; `None` if one is unknown.
     pub fn by(&self) -> Option<f64> {
         Some(self.after?.as_f64() - self.before?.as_f64())
     }
 
-    /// The same as people read it, with its sign; `-` is unknown.
+    /// The same as text with a sign; `-` means unknown.
     pub fn by_text(&self) -> String {
         let Some(by) = self.by() else {
             return "-".to_owned();
@@ -73,24 +73,24 @@ impl Change {
     }
 }
 
-/// Something that is no figure, before and after: a version, a setting, an allocator. `None` is unknown,
-/// or not there at all.
+/// Something that is not a figure, before and after: a version, a setting, an allocator. `None`
+/// means unknown or absent.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fact {
     /// What it is.
     pub name: String,
-    /// What it was. May be foreign text.
+    /// Its old value. May be untrusted text.
     pub before: Option<String>,
-    /// What it is. May be foreign text.
+    /// Its new value. May be untrusted text.
     pub after: Option<String>,
 }
 
 /// What changed between two reports: only what did, the largest change first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
-    /// Which change explains that of RSS.
+    /// Which change explains the change of RSS.
     pub sentence: String,
-    /// RSS, or of a core file what it holds.
+    /// RSS, or for a core file the memory it contains.
     pub rss: Change,
     /// Swap.
     pub swap: Change,
@@ -104,9 +104,10 @@ pub struct Difference {
     pub live_classes: Vec<Change>,
     /// Free and cached bytes by size class and allocator.
     pub free_classes: Vec<Change>,
-    /// Bytes of objects and of their storage by type; empty where objects were not read on both sides.
+    /// Bytes of objects and of their storage by type; empty unless objects were read on both sides.
     pub types: Vec<Change>,
-    /// Retained bytes by holder; of those that each side has kept, as [`Census::holders`].
+    /// Retained bytes by holder, for the holders that each side has kept, as in
+    /// [`Census::holders`].
     pub holders: Vec<Change>,
 }
 
@@ -145,7 +146,7 @@ fn largest_first(changes: impl Iterator<Item = Change>) -> Vec<Change> {
     all
 }
 
-/// Pairs of what was and what is, by a key; what stands on one side alone is nothing on the other.
+/// Pairs old and new values by key; a value missing on one side is 0 there.
 fn paired<K: Ord>(
     before: impl Iterator<Item = (K, u64)>,
     after: impl Iterator<Item = (K, u64)>,
@@ -192,8 +193,8 @@ fn metrics(before: &FragReport, after: &FragReport) -> Vec<Change> {
         .collect()
 }
 
-/// Size classes by allocator. Where another one serves malloc than before, the blocks of one are in other classes than
-/// those of the other were: of these two all sizes are one row.
+/// Size classes by allocator. If another allocator serves malloc than before, its size classes
+/// differ from those of the old one, so for these two allocators all sizes are summed into one row.
 fn classes(before: &FragReport, after: &FragReport, get: fn(&SizeClassRow) -> u64) -> Vec<Change> {
     let serving = |report: &FragReport| report.serving().map(|heap| heap.allocator);
     let replaced = serving(before).zip(serving(after));
@@ -244,7 +245,7 @@ fn holders(census: &Census) -> Vec<(String, u64)> {
     rows.map(|row| {
         let mut names: Vec<&str> = row.shared_with.iter().map(String::as_str).collect();
         names.push(&row.name);
-        // Which of those who share something comes first may differ.
+        // The order of names that share something may differ.
         names.sort_unstable();
         (names.join(", "), row.retained_bytes)
     })
@@ -267,8 +268,8 @@ fn facts(before: &FragReport, after: &FragReport) -> Vec<Fact> {
     facts.filter(|fact| fact.before != fact.after).collect()
 }
 
-/// What is known of a target that is no figure. Settings whose default is not known are figures of the
-/// allocator's own; where `other` has no such allocator, those at their default say nothing.
+/// Facts about a target that are not figures. Settings whose default is unknown are the allocator's
+/// own figures. If `other` does not have this allocator, settings at their default are omitted.
 fn about(report: &FragReport, other: &FragReport) -> Vec<(String, String)> {
     let target = &report.target;
     let of_target = [
@@ -298,7 +299,7 @@ fn about(report: &FragReport, other: &FragReport) -> Vec<(String, String)> {
     all
 }
 
-/// Who serves malloc.
+/// The allocator that serves malloc.
 fn malloc(report: &FragReport) -> Option<String> {
     let mut walked = report.heaps.iter().filter(|heap| heap.serves_malloc());
     let named = report.target.malloc.as_ref().map(ToString::to_string);

@@ -2,13 +2,13 @@
 
 use crate::addr::RemoteAddr;
 
-/// One allocation or free. A realloc is a [`AllocEventKind::Free`] of the old block at its entry and an
-/// [`AllocEventKind::Alloc`] of the new at its return.
+/// One allocation or free. A realloc is a [`AllocEventKind::Free`] of the old block at entry and an
+/// [`AllocEventKind::Alloc`] of the new block at return.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct AllocEvent {
     /// Nanoseconds on the monotonic clock.
     pub time_ns: u64,
-    /// The thread, as the kernel numbers it.
+    /// The thread, by the kernel's thread id.
     pub tid: u32,
     /// The block's address as the program sees it.
     pub addr: RemoteAddr,
@@ -21,7 +21,7 @@ pub struct AllocEvent {
 pub enum AllocEventKind {
     /// Allocated.
     Alloc {
-        /// Bytes: usable size where `usable`, else as requested.
+        /// Bytes: usable size if `usable`, else the requested size.
         bytes: u64,
         /// Whether `bytes` is the usable size that the allocator gave.
         usable: bool,

@@ -3,19 +3,19 @@
 use crate::metrics::MetricId;
 use crate::units::{Unit, Value};
 
-/// Declares [`EvidenceId`]: the figures that are no metric, each with its key, unit and meaning.
+/// Declares [`EvidenceId`]: the figures that are not metrics, each with its key, unit and meaning.
 macro_rules! figures {
     ($($id:ident, $key:literal, $unit:ident, $help:literal;)*) => {
-        /// A figure that carries a claim. `docs/metrics.md` lists those that are no metric.
+        /// A figure that supports a claim. `docs/metrics.md` lists those that are not metrics.
         #[derive(Copy, Clone, Debug, Eq, PartialEq)]
         pub enum EvidenceId {
-            /// A metric as it is.
+            /// A metric, unchanged.
             Metric(MetricId),
             $(#[doc = $help] $id,)*
         }
 
         impl EvidenceId {
-            /// Those that are no metric.
+            /// The figures that are not metrics.
             pub const OWN: &'static [Self] = &[$(Self::$id,)*];
 
             /// Its key in JSON.
@@ -34,7 +34,7 @@ macro_rules! figures {
                 }
             }
 
-            /// What it is, in half a sentence.
+            /// Its meaning, in half a sentence.
             pub const fn help(self) -> &'static str {
                 match self {
                     Self::Metric(id) => id.help(),
@@ -75,7 +75,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// One that is known.
+    /// A figure that is known.
     pub(crate) fn whole(id: EvidenceId, value: u64) -> Self {
         Self {
             id,

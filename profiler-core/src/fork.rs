@@ -3,18 +3,18 @@
 use crate::addr::AddrRange;
 use crate::residency::{MappingKind, PageRun, ResidencyMap};
 
-/// Private anonymous memory of a child against its parent's at the same addresses, in bytes of the
-/// child's resident pages.
+/// A child's private anonymous memory compared with its parent's at the same addresses, in bytes of
+/// the child's resident pages.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct ForkSharing {
-    /// The parent, by its number in fragscope's own pid namespace.
+    /// The parent's pid in fragscope's own pid namespace.
     pub parent: i32,
     /// Not copied since the fork: one page for both.
     pub shared_bytes: u64,
-    /// Each has a page of its own: a write of either broke the sharing. Memory at the same
-    /// address that both mapped only after the fork is in it too, so it is a bound from above.
+    /// Each process has its own page: a write by either broke the sharing. Memory that both mapped
+    /// at the same address only after the fork is included, so this is an upper bound.
     pub copied_bytes: u64,
-    /// Only the child has it.
+    /// Pages that only the child has.
     pub own_bytes: u64,
 }
 

@@ -11,8 +11,8 @@ use crate::report::{FragReport, ToCome};
 use crate::sample::Sample;
 
 impl FragReport {
-    /// The report of a sample. Nothing else goes into it, and the sample is not checked to be
-    /// sane: ranges that overlap or lie outside all mappings count once, or not at all.
+    /// The report of a sample. Nothing else influences it. The sample is not validated: ranges that
+    /// overlap or are outside all mappings count once, or not at all.
     pub fn from_sample(sample: &Sample) -> Self {
         let mut ledger = Ledger::new(sample);
         let mut occupancy = Occupancy::default();

@@ -5,15 +5,15 @@ use crate::text::visible;
 use crate::trend::Trend;
 use crate::units::{bytes, nanoseconds};
 
-/// The account of the memory control group that limits a process: of its own group and those above, the one with the
-/// lowest limit, or its own where none has one. In bytes.
+/// The account, in bytes, of the memory control group that limits a process: of its own group and
+/// those above, the one with the lowest limit, or its own group if none has a limit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GroupAccount {
-    /// Its path in the hierarchy, as we see it: any text.
+    /// Its path in the hierarchy as seen by fragscope; untrusted text.
     pub path: String,
-    /// What is charged to it and the groups below.
+    /// Memory charged to it and the groups below.
     pub current_bytes: u64,
-    /// Its limit; `None` where it has none.
+    /// Its limit; `None` if it has none.
     pub max_bytes: Option<u64>,
     /// Anonymous memory of processes.
     pub anon_bytes: Option<u64>,
@@ -21,26 +21,27 @@ pub struct GroupAccount {
     pub file_bytes: Option<u64>,
     /// Shared memory: tmpfs, System V, shared anonymous memory.
     pub shmem_bytes: Option<u64>,
-    /// The kernel's own objects: slabs; in the first version of control groups all of the kernel's memory.
+    /// The kernel's own objects: slabs; in cgroup v1 all of the kernel's memory.
     pub slab_bytes: Option<u64>,
-    /// What is in swap.
+    /// Bytes in swap.
     pub swap_bytes: Option<u64>,
-    /// Of the page cache, what the kernel takes back before it refuses.
+    /// The part of the page cache that the kernel reclaims before it refuses memory.
     pub reclaimable_bytes: Option<u64>,
-    /// Share of the last minute in which some process waited for memory (`memory.pressure`, `some avg60`).
+    /// Share of the last minute in which some process waited for memory (`memory.pressure`, `some
+    /// avg60`).
     pub pressure: Option<f64>,
     /// Processes that were ended for want of memory since the group is there.
     pub oom_kills: Option<u64>,
 }
 
-/// From this share of the limit on, the account is worth a paragraph.
+/// The account is mentioned from this share of the limit on,
 const NEAR: f64 = 0.8;
-/// … or where the limit is reached within this time, in seconds.
+/// or if the limit will be reached within this time, in seconds.
 const SOON: f64 = 86_400.0;
 
 impl GroupAccount {
-    /// What it may still get before the kernel ends somebody; `None` without a limit, and where it is not known how
-    /// much of what it has can be taken back.
+    /// How much more it can get before the kernel kills a process; `None` without a limit, or if it
+    /// is unknown how much can be reclaimed.
     pub fn left_bytes(&self) -> Option<u64> {
         let needed = self.current_bytes.saturating_sub(self.reclaimable_bytes?);
         Some(self.max_bytes?.saturating_sub(needed))

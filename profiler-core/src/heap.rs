@@ -6,14 +6,14 @@ use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::span::{SpanList, SpanState};
 
-/// Where an extent's memory came from.
+/// The origin of an extent's memory.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum ExtentKind {
-    /// glibc's main arena: brk or its non-contiguous stand-in.
+    /// glibc's main arena: brk or its non-contiguous substitute.
     Brk,
     /// A thread arena's heap (`heap_info`).
     ThreadHeap,
-    /// A mapping of its own for one large block (glibc: an mmapped chunk).
+    /// A mapping for one large block alone (glibc: an mmapped chunk).
     LargeMapped,
     /// A pymalloc arena.
     PoolArena,
@@ -22,20 +22,21 @@ pub enum ExtentKind {
     Region,
 }
 
-/// A range that an allocator got from the kernel or from an outer allocator, and what it is used
-/// for.
+/// A range that an allocator obtained from the kernel or from an outer allocator, and the use of
+/// its bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extent {
-    /// Its addresses. The spans tile it from its start; what they leave at the end is unknown.
+    /// Its addresses. The spans tile it from its start; bytes that they do not cover at the end are
+    /// unknown.
     pub range: AddrRange,
-    /// Where it came from.
+    /// Its origin.
     pub kind: ExtentKind,
     /// Index into [`HeapSnapshot::arenas`] of the owner.
     pub arena: u32,
-    /// Bytes of header that the span of a block begins with (glibc: a chunk's size word; the word
-    /// before it belongs to the block in front while that is in use).
+    /// Bytes of header at the start of a block's span (glibc: a chunk's size word; the word before
+    /// it belongs to the previous block while that is in use).
     pub block_header_bytes: u64,
-    /// What each byte is.
+    /// The use of each byte.
     pub spans: SpanList,
 }
 
@@ -52,7 +53,7 @@ impl Extent {
         })
     }
 
-    /// What the program has of each live block, without the block's header, ascending.
+    /// The address range of each live block without its header, ascending.
     pub fn live_blocks(&self) -> impl Iterator<Item = AddrRange> + '_ {
         let live = self.spans.iter(self.range.start());
         let live = live.filter(|span| span.state == SpanState::Live);
@@ -63,15 +64,15 @@ impl Extent {
     }
 }
 
-/// An arena's own totals. All `*_bytes` are in bytes as the allocator counts blocks, that is with
-/// their header where it has one.
+/// An arena's own totals. All `*_bytes` are in bytes as the allocator counts blocks, including
+/// headers if it has them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Arena {
     /// 0 is the main arena.
     pub id: u32,
-    /// What it is to its allocator.
+    /// Its role in the allocator.
     pub kind: ArenaKind,
-    /// Where its state lies.
+    /// The address of its state.
     pub addr: RemoteAddr,
     /// Bytes got from the kernel, by the allocator's own count (glibc: `system_mem`).
     pub system_bytes: u64,
@@ -94,7 +95,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// One of its further figures; `None` when it has none of that name.
+    /// One of its additional figures; `None` if it does not have it.
     pub fn figure(&self, wanted: ArenaFigure) -> Option<u64> {
         let mut figures = self.figures.iter();
         figures
@@ -108,14 +109,14 @@ impl Arena {
 pub struct CrossCheck {
     /// What was compared, by the allocator's own name.
     pub name: String,
-    /// What the allocator's account says.
+    /// The value in the allocator's account.
     pub expected: u64,
-    /// What the walk found.
+    /// The value found by the walk.
     pub found: u64,
 }
 
 impl CrossCheck {
-    /// A check of this name: what the allocator says, and what the walk found.
+    /// A check with this name, the allocator's value and the walk's.
     pub fn new(name: impl Into<String>, expected: u64, found: u64) -> Self {
         Self {
             name: name.into(),
@@ -130,12 +131,12 @@ impl CrossCheck {
     }
 }
 
-/// A setting that the target's environment requests, against what is in force.
+/// A setting requested by the target's environment, compared with the setting in force.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RequestedSetting {
-    /// As it stands in the environment, e.g. `MALLOC_ARENA_MAX=2`.
+    /// Its text in the environment, e.g. `MALLOC_ARENA_MAX=2`.
     pub request: String,
-    /// Whether it is in effect; `None` when that cannot be determined.
+    /// Whether it is in effect; `None` if that cannot be determined.
     pub in_force: Option<bool>,
     /// What is in force instead, and why.
     pub note: String,
@@ -146,34 +147,34 @@ pub struct RequestedSetting {
 pub struct HeapSnapshot {
     /// Whose heap.
     pub allocator: Allocator,
-    /// Its version as found in the target, e.g. `2.36`; empty when not known.
+    /// Its version as found in the target, e.g. `2.36`; empty if unknown.
     pub version: String,
     /// Its arenas, by id.
     pub arenas: Vec<Arena>,
-    /// Its extents, ascending by address and not overlapping one another.
+    /// Its extents, ascending by address and not overlapping.
     pub extents: Vec<Extent>,
     /// Whole pages that the allocator's own trim (glibc: `malloc_trim(0)`) would give back if they
     /// are resident, ascending.
     pub trimmable: Vec<AddrRange>,
     /// Settings in force, name and value as the allocator names them (`mmap_threshold`, …).
     pub settings: Vec<(String, String)>,
-    /// The same of this release when nobody changes them, as far as known.
+    /// Their defaults in this release, as far as known.
     pub defaults: Vec<(String, String)>,
-    /// What the environment of the target requests.
+    /// Settings requested by the target's environment.
     pub requested: Vec<RequestedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.
     pub confidence: Confidence,
-    /// Threads that were in the midst of an operation on it, as far as its state shows (glibc:
-    /// arenas whose mutex is held; pymalloc: pools in which a block is being taken or freed).
+    /// Threads that were inside an operation on it, as far as its state shows (glibc: arenas whose
+    /// mutex is held; pymalloc: pools in which a block is being taken or freed).
     pub threads_inside: u32,
     /// What was damaged or unreadable.
     pub defects: Vec<Defect>,
     /// Bytes wanted and not readable.
     pub unreadable_bytes: u64,
-    /// The path of the library, as the target sees it, that has this allocator for itself alone; `None`
-    /// for one that serves malloc or Python.
+    /// The path, as seen by the target, of the library that has this allocator for itself; `None`
+    /// if it serves malloc or Python.
     pub library: Option<String>,
 }
 
@@ -198,7 +199,8 @@ impl HeapSnapshot {
         }
     }
 
-    /// Whether it serves malloc calls, so that other allocators and settings of malloc concern it.
+    /// Whether it serves malloc calls, so that other allocators and malloc settings would affect
+    /// it.
     pub fn serves_malloc(&self) -> bool {
         self.allocator.serves_malloc(self.library.as_deref())
     }
@@ -208,7 +210,7 @@ impl HeapSnapshot {
         self.arenas.iter().map(figure).sum()
     }
 
-    /// Blocks with a mapping of their own: their number and the bytes of those mappings.
+    /// Blocks with a mapping of their own: their number and the bytes of the mappings.
     pub fn large_mapped(&self) -> (u64, u64) {
         let large = self
             .extents
@@ -217,7 +219,7 @@ impl HeapSnapshot {
         large.fold((0, 0), |(n, bytes), e| (n + 1, bytes + e.range.len()))
     }
 
-    /// States the conservation laws; each sentence returned is one that is broken.
+    /// Checks the conservation laws; returns a sentence for each violation.
     pub fn check(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut end = RemoteAddr::default();

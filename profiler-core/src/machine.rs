@@ -13,14 +13,14 @@ impl Machine {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
-    /// The one that fragscope itself was compiled for, so that of each live target with 64 bits.
+    /// The architecture that fragscope was compiled for, which is that of every live 64-bit target.
     pub const OWN: Self = if cfg!(target_arch = "aarch64") {
         Self::Aarch64
     } else {
         Self::X86_64
     };
 
-    /// Its name, as `uname -m` has it.
+    /// Its name, as printed by `uname -m`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -36,13 +36,14 @@ impl Machine {
         }
     }
 
-    /// The one with that number.
+    /// The architecture with that number.
     pub fn of_elf(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.elf_number() == number)
     }
 
-    /// Where a thread's variables lie, from its thread pointer: below it on x86-64 (variant II of "ELF Handling For
-    /// Thread-Local Storage"), above it on aarch64 (variant I), behind two words of the C library's.
+    /// Where a thread's variables are relative to its thread pointer: below it on x86-64 (variant
+    /// II of "ELF Handling For Thread-Local Storage"), above it on aarch64 (variant I), after two
+    /// words of the C library.
     pub const fn thread_variables(self) -> ThreadVariables {
         match self {
             Self::X86_64 => ThreadVariables::Below,
@@ -51,11 +52,11 @@ impl Machine {
     }
 }
 
-/// On which side of the thread pointer a thread's variables lie.
+/// The side of the thread pointer on which a thread's variables are.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum ThreadVariables {
-    /// Right below it.
+    /// Directly below it.
     Below,
-    /// Right above it.
+    /// Directly above it.
     Above,
 }

@@ -1,29 +1,29 @@
 //! The declaration of every mechanism: its names in files and for people, when it is found, the
 //! sentence about it, and what is known of its bytes.
 
-/// What the bytes of a finding are.
+/// The kind of memory that a finding's bytes are.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum FindingBytes {
     /// Heap memory that holds nothing live: the finding explains a part of that.
     FreeHeap,
-    /// Memory that is wasted beside that.
+    /// Other wasted memory.
     OtherWaste,
     /// Nothing that is wasted.
     NoWaste,
 }
 
-/// How it is known what the remedy of a mechanism returns.
+/// How the effect of a mechanism's remedy is known.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Returned {
-    /// By the walk, if at all: no remedy of it is played.
+    /// By the walk, if at all: none of its remedies is replayed.
     Walked,
-    /// By the walk, and playing the remedy may refute it.
+    /// By the walk, and replaying the remedy may refute it.
     Refutable,
-    /// Only by playing the remedy: what is free may not be what it frees, and it can cost memory.
+    /// Only by replaying the remedy: what is free may not be what it frees, and it can cost memory.
     Played,
 }
 
-/// What is declared of a mechanism.
+/// The declaration of a mechanism.
 struct Declaration {
     code: u8,
     subject: FindingBytes,
@@ -35,9 +35,10 @@ struct Declaration {
     short: &'static str,
 }
 
-/// Declares [`Mechanism`], one row for each: its variant, its number in saved sessions (which never changes; a
-/// new one gets the next), what its bytes are and how it is known what its remedy returns, its key, label, when
-/// it is found, the cause as a sentence has it after an amount, and the verdict in three words.
+/// Declares [`Mechanism`], one row for each: its variant, its number in saved sessions (which never
+/// changes; a new one gets the next), the kind of its bytes, how the effect of its remedy is known,
+/// its key, its label, when it is found, the cause as it follows an amount in a sentence, and the
+/// verdict in at most three words.
 macro_rules! mechanisms {
     ($(
         $id:ident = $code:literal, $subject:ident, $returned:ident,
@@ -144,7 +145,7 @@ impl Mechanism {
         self.declaration().code
     }
 
-    /// The one of this number.
+    /// The mechanism with this number.
     pub fn of_code(code: u8) -> Option<Self> {
         let mut all = Self::ALL.iter().copied();
         all.find(|mechanism| mechanism.code() == code)
@@ -156,17 +157,17 @@ impl Mechanism {
         all.filter(|mechanism| mechanism.is_predicted())
     }
 
-    /// Whether its remedies are played.
+    /// Whether its remedies are replayed.
     pub const fn is_predicted(self) -> bool {
         !matches!(self.declaration().returned, Returned::Walked)
     }
 
-    /// Whether what its remedies return is unknown until they were played.
+    /// Whether the effect of its remedies is unknown until they are replayed.
     pub const fn is_assumed(self) -> bool {
         matches!(self.declaration().returned, Returned::Played)
     }
 
-    /// What the bytes of a finding about it are.
+    /// The kind of memory that a finding about it counts.
     pub(crate) const fn subject(self) -> FindingBytes {
         self.declaration().subject
     }
@@ -176,7 +177,7 @@ impl Mechanism {
         self.declaration().key
     }
 
-    /// What people call it.
+    /// Its name for people.
     pub const fn label(self) -> &'static str {
         self.declaration().label
     }
@@ -186,7 +187,7 @@ impl Mechanism {
         self.declaration().help
     }
 
-    /// The cause, as a sentence has it after an amount.
+    /// The cause, as it follows an amount in a sentence.
     pub(crate) const fn cause(self) -> &'static str {
         self.declaration().cause
     }
@@ -226,7 +227,7 @@ mod tests {
         let listed = listed.iter().map(|(code, name)| format!("{code} {name}"));
         let row = listed.collect::<Vec<_>>().join(", ");
         assert!(document.contains(&format!("| 1: {row} |")), "{row}");
-        // Those of the first version stay.
+        // The mechanisms of the first version keep their numbers.
         let first = [0, 1, 2, 3, 4, 5].map(Mechanism::of_code);
         let names = first.map(|one| one.expect("a mechanism").name());
         assert_eq!(

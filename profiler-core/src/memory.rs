@@ -18,11 +18,11 @@ pub enum ReadError {
     /// Nothing (readable) is mapped there.
     #[error("nothing readable is mapped at {0}")]
     Unmapped(RemoteAddr),
-    /// The page is swapped out; reading it would bring it back, so it is not read.
+    /// The page is swapped out. It is not read, because reading would swap it in.
     #[error("the page of {0} is swapped out and is left there")]
     Swapped(RemoteAddr),
-    /// The page is not in the target's memory, where reading would put it, or of a file for which somebody answers who
-    /// may not. It is not read.
+    /// The page is not in the target's memory and reading would bring it there, or it belongs to a
+    /// file whose server may not answer. It is not read.
     #[error(
         "the page of {0} is not in the target's memory, or of a file whose file system may not answer"
     )]
@@ -41,11 +41,11 @@ pub enum ReadError {
     NotPermitted,
 }
 
-/// Fills all of `buf` from `addr` on by calls of `read`, which gives how many bytes it could read of what is
-/// asked of it; none where it is to be called again.
+/// Fills all of `buf` from `addr` on with calls of `read`. `read` returns how many of the requested
+/// bytes it could read, or none if it should be called again.
 ///
 /// # Errors
-/// The error of `read`, or that there is no memory behind the last address.
+/// The error of `read`, or that there is no memory after the last address.
 pub fn fill(
     addr: RemoteAddr,
     buf: &mut [u8],
@@ -62,12 +62,12 @@ pub fn fill(
 
 /// Memory of a target, read by address.
 pub trait TargetMemory {
-    /// Fills all of `buf` from `addr`, or says at which address reading failed; then the content
-    /// of `buf` is unspecified.
+    /// Fills all of `buf` from `addr`, or returns the address at which reading failed; then the
+    /// contents of `buf` are unspecified.
     fn read(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError>;
 
-    /// As [`Self::read`], of memory to which a live object of the target refers at this moment. A source
-    /// that knows the pages of an earlier moment looks for those that are new.
+    /// As [`Self::read`], for memory to which a live object of the target refers now. A source that
+    /// knows the pages of an earlier moment looks up pages that are new.
     fn read_current(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.read(addr, buf)
     }
@@ -78,8 +78,8 @@ pub trait TargetMemory {
         self.read(addr, buf)
     }
 
-    /// Fills several small buffers at once: `out[i]` gets the `N` bytes at `addrs[i]`, or `None`
-    /// where they cannot be read.
+    /// Fills several small buffers at once: `out[i]` gets the `N` bytes at `addrs[i]`, or `None` if
+    /// they are unreadable.
     fn read_scattered<const N: usize>(&self, addrs: &[RemoteAddr], out: &mut Vec<Option<[u8; N]>>)
     where
         Self: Sized,
@@ -104,7 +104,7 @@ pub trait TargetMemory {
     }
 
     /// Reads ascending addresses in bulk: fills `buffer` with `window`, or with another window that
-    /// encloses `wanted`, and says which. A memory that reads ahead on other cores answers with what
+    /// encloses `wanted`, and returns which. A memory that reads ahead on other cores returns what
     /// it has.
     ///
     /// # Errors
@@ -120,13 +120,13 @@ pub trait TargetMemory {
         self.read(window.start(), buffer).map(|()| window)
     }
 
-    /// As [`Self::read`], but where the target is stopped now and then for reading, it does not wait for that: what
-    /// it gives may be changed by the target while it is read.
+    /// As [`Self::read`], but if the target is stopped repeatedly for reading, it does not wait for
+    /// the next stop: the target may change the bytes while they are read.
     fn read_meanwhile(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.read(addr, buf)
     }
 
-    /// As [`Self::read_scattered`], but it does not wait for the target to stand still, either.
+    /// As [`Self::read_scattered`], but also without waiting for a stop.
     fn read_scattered_meanwhile<const N: usize>(
         &self,
         addrs: &[RemoteAddr],
@@ -137,13 +137,13 @@ pub trait TargetMemory {
         self.read_scattered(addrs, out);
     }
 
-    /// How often the target has run since this was made. What was read at another count than this is of
-    /// another moment, and may contradict what is read now.
+    /// How often the target has run since this was created. What was read at another count is from
+    /// another moment and may contradict what is read now.
     fn epoch(&self) -> u64 {
         0
     }
 
-    /// Whether it looks up by itself, at each read, which pages are there: as [`ResidentMemory`] reads, but of
+    /// Whether each read looks up itself which pages are present: like [`ResidentMemory`], but at
     /// the moment of the read.
     fn looks_up_pages(&self) -> bool {
         false
@@ -153,8 +153,8 @@ pub trait TargetMemory {
     /// [`epoch`](Self::epoch).
     fn note_changed(&self, _bytes: u64) {}
 
-    /// Whether the time for reading is over: from then on each read fails with [`ReadError::OutOfTime`]. Who
-    /// looks for something ends with what was found.
+    /// Whether the time limit for reading is reached: from then on each read fails with
+    /// [`ReadError::OutOfTime`]. Searches then end with what they have found.
     fn is_out_of_time(&self) -> bool {
         false
     }
@@ -233,20 +233,20 @@ impl<M: TargetMemory> TargetMemory for &M {
     }
 }
 
-/// Reads only what is resident, so that reading changes nothing in the target: present pages come
-/// from the inner memory, never-touched and zero pages are answered with zeros, swapped pages and
-/// holes are errors.
+/// Reads only resident memory, so that reading changes nothing in the target. Present pages come
+/// from the inner memory; pages that were never touched and zero pages read as zeros; swapped pages
+/// and holes are errors.
 ///
-/// Never-touched pages of mapped files are answered with zeros too. Walkers that search a library's
-/// data for pointers into heaps miss nothing by it: a page that a program or its loader has not
-/// written holds none. Callers that need what stands in the file (names of types) read the file.
+/// Untouched pages of mapped files also read as zeros. Walkers that search a library's data for
+/// pointers into heaps miss nothing by that: a page that neither a program nor its loader has
+/// written contains none. Callers that need a file's contents (names of types) read the file.
 pub struct ResidentMemory<'r, M> {
     inner: M,
     residency: &'r ResidencyMap,
 }
 
 impl<'r, M: TargetMemory> ResidentMemory<'r, M> {
-    /// A view of `inner` through `residency`, which must be of the same moment.
+    /// A view of `inner` through `residency`, both from the same moment.
     pub fn new(inner: M, residency: &'r ResidencyMap) -> Self {
         Self { inner, residency }
     }
@@ -257,7 +257,7 @@ impl<M: TargetMemory> TargetMemory for ResidentMemory<'_, M> {
         if self.inner.looks_up_pages() {
             return self.inner.read(addr, buf);
         }
-        // What is answered with zeros can be of any length.
+        // A range that reads as zeros can have any length.
         if self.inner.is_out_of_time() {
             return Err(ReadError::OutOfTime);
         }
@@ -355,12 +355,12 @@ fn is_unshared(state: PageState) -> bool {
 
 /// Pages kept by [`PageCache`].
 const CACHED_PAGES: u64 = 1024;
-/// Answers of a [`PageCache`] from what it keeps between two looks at whether the time is over: links that lead in circles
-/// need no other.
+/// How many answers a [`PageCache`] gives from its pages before it checks the time limit again:
+/// following links in a circle needs no other reads.
 const ANSWERS_BETWEEN_LOOKS: u32 = 1024;
 
-/// Keeps the pages last read (4 MiB of them), for lists whose links come back to the same pages.
-/// They are forgotten when the target has run.
+/// Keeps the pages last read (4 MiB of them), for lists whose links return to the same pages. The
+/// pages are dropped when the target has run.
 pub struct PageCache<M> {
     memory: M,
     epoch: Cell<u64>,
@@ -405,7 +405,7 @@ impl<M: TargetMemory> TargetMemory for PageCache<M> {
             *page = u64::MAX;
             bytes.resize(PAGE_SIZE as usize, 0);
             if self.memory.read(addr.align_down(PAGE_SIZE), bytes).is_err() {
-                // Part of the page may be readable all the same (an image's edge).
+                // Part of the page may still be readable (an image's edge).
                 return self.memory.read(addr, buf);
             }
             *page = addr.page();

@@ -8,40 +8,41 @@ use crate::trend::Point;
 
 /// Memory that changes by less than this between two walks is steady.
 const STEADY_BYTES: f64 = (1 << 20) as f64;
-/// So is what changes by less than this share of RSS.
+/// A change of less than this share of RSS also counts as none.
 const STEADY_SHARE: f64 = 0.005;
-/// Parts of the time between two walks of which the median of what was counted is compared.
+/// The parts of the time between two walks whose medians are compared.
 const PARTS: [RangeInclusive<f64>; 3] = [0.0..=0.2, 0.35..=0.65, 0.8..=1.0];
 
-/// What was counted longer after a walk is not of it.
+/// A count taken more than this long after a walk, in ns, is not used for it.
 const MOST_AFTER_NS: u64 = 200_000_000;
 
-/// What changed from one walk to a later one, in bytes: below zero where it was lost.
+/// The change from one walk to a later one, in bytes; negative for losses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryGrowth {
     /// The time between the walks, in ns.
     pub elapsed_ns: u64,
     /// RSS and swap together.
     pub bytes: f64,
-    /// What left swap meanwhile, and has come back to memory if it is still there.
+    /// Bytes that left swap meanwhile, and were swapped in if they still exist.
     pub swapped_in_bytes: f64,
-    /// What of it the walked heaps gained that serve malloc and Python; `None` where none was walked.
+    /// The part gained by the walked heaps that serve malloc and Python; `None` if none was walked.
     pub heap_bytes: Option<f64>,
-    /// What live blocks that are in memory gained, as the walks before and after found them; `None` without two.
+    /// The gain of live blocks in memory according to the two walks; `None` without two.
     pub live_bytes: Option<f64>,
-    /// What the other classes gained, the most first; empty where only counts are known of the earlier walk.
+    /// Gains of the other classes, the largest first; empty if only counts are known for the
+    /// earlier walk.
     pub classes: Vec<(LedgerClass, f64)>,
-    /// The first half of the time and the second; `None` where nothing was counted in between.
+    /// The first and second half of the time; `None` if nothing was counted in between.
     pub halves: Option<[Half; 2]>,
-    /// The most that it fell by meanwhile, from any count to a later one.
+    /// The largest drop meanwhile, from any count to a later one.
     pub fell_bytes: f64,
     /// Growth by less than this is steady.
     pub least_bytes: f64,
-    /// Threads at the first walk and at the second; `None` where they were not counted at both.
+    /// Numbers of threads at the first and the second walk; `None` unless counted at both.
     pub threads: Option<(u32, u32)>,
 }
 
-/// What a part of the time between two walks gained.
+/// The gain in a part of the time between two walks.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct Half {
     /// That part of the time, from 0 to 1.
@@ -57,7 +58,7 @@ impl MemoryGrowth {
         Self::of_counts(from, to)
     }
 
-    /// From one count to a later one; `None` where no time has passed between them.
+    /// From one count to a later one; `None` if no time passed between them.
     pub(crate) fn of_counts(earlier: &Point, later: &Point) -> Option<Self> {
         let elapsed_ns = later.time_ns.checked_sub(earlier.time_ns)?;
         let heap = |point: &Point| Some(point.heap_bytes? as f64);
@@ -80,11 +81,11 @@ impl MemoryGrowth {
         })
     }
 
-    /// The same, with what of it came in each half and how far it fell, by what was counted from the walk at `from_ns` on.
-    /// Medians of several counts do not show what a program has for a moment.
+    /// The same, with the gain of each half and the largest drop, from the counts since the walk at
+    /// `from_ns`. Medians of several counts hide memory that a program has only for a moment.
     pub fn with_halves(mut self, points: &[Point], from_ns: u64) -> Self {
         let elapsed = self.elapsed_ns as f64;
-        // A session goes on after the second walk.
+        // A session continues after the second walk.
         let until_ns = from_ns.saturating_add(self.elapsed_ns);
         let within = from_ns..=until_ns;
         let seen = points
@@ -112,14 +113,15 @@ impl MemoryGrowth {
         self
     }
 
-    /// What the whole time gave by the medians of its parts: without what was there for a moment when either walk was made.
+    /// The gain over the whole time by the medians of its parts, without memory that existed only
+    /// at the moment of a walk.
     pub(crate) fn lasting_bytes(&self) -> Option<f64> {
         let halves = self.halves?;
         let share: f64 = halves.iter().map(|half| half.share).sum();
         (share > 0.0).then(|| halves.iter().map(|half| half.bytes).sum::<f64>() / share)
     }
 
-    /// Threads that it had more at the second walk.
+    /// The number of threads added by the second walk.
     pub(crate) fn more_threads(&self) -> u32 {
         self.threads
             .map_or(0, |(before, now)| now.saturating_sub(before))
@@ -131,7 +133,7 @@ impl MemoryGrowth {
     }
 }
 
-/// What was counted at a walk, or first after it: that has what the walk found.
+/// The count at a walk, or the first after it, which includes what the walk found.
 fn at(points: &[Point], walk_ns: u64) -> Option<&Point> {
     let mut points = points.iter();
     points.find(|point| (walk_ns..=walk_ns.saturating_add(MOST_AFTER_NS)).contains(&point.time_ns))
@@ -189,7 +191,7 @@ mod tests {
         };
         assert_eq!(grown.halves, Some([half(10), half(30)]));
         assert_eq!(of(&[(18, 0), (28, 0)]).halves, None, "nothing in between");
-        // What was there for a moment is not in a median.
+        // Memory that existed only for a moment does not affect a median.
         let mut copied: Vec<(u64, u64)> = (0..=20).map(|second| (10 + second, 0)).collect();
         copied[10].0 = 90;
         let halves = of(&copied).halves.expect("counted");

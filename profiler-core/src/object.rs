@@ -8,22 +8,22 @@ use crate::allocator::AllocatorIdentity;
 /// static program with libc's malloc and jemalloc); each is one of these.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AllocatorObject {
-    /// Which allocator, of which version, in which file.
+    /// The allocator, its version and its file.
     pub identity: AllocatorIdentity,
     /// The object's writable data, ascending: pages of the file, and the `.bss` after them.
     pub data: Vec<AddrRange>,
-    /// Variables that hold the allocator's options, where the object's file shows them.
+    /// Variables that contain the allocator's options, if the object's file shows them.
     pub options: Vec<OptionAt>,
 }
 
-/// A variable of an allocator that holds one of its options.
+/// A variable of an allocator that contains one of its options.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OptionAt {
     /// The option's name as the allocator writes it.
     pub name: String,
-    /// Where its value lies.
+    /// The address of its value.
     pub addr: RemoteAddr,
-    /// What it is.
+    /// Its type.
     pub kind: OptionKind,
 }
 

@@ -6,7 +6,7 @@ use crate::metrics::{Metric, MetricId};
 use crate::report::FragReport;
 use crate::units::Value;
 
-/// What a walk saw, in bytes of resident pages.
+/// What a walk found, in bytes of resident pages.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Moment {
     /// Nanoseconds since 1970-01-01 UTC.
@@ -28,18 +28,18 @@ impl Moment {
 pub struct OverTime {
     /// The last walk.
     pub last: Option<Moment>,
-    /// The one with the most live bytes.
+    /// The walk with the most live bytes.
     pub most_live: Moment,
-    /// The one with the largest heap.
+    /// The walk with the largest heap.
     pub most_heap: Moment,
-    /// Heap ÷ live bytes, times the nanoseconds that it held, summed.
+    /// Heap ÷ live bytes, times its duration in ns, summed.
     pub sum: f64,
     /// Those nanoseconds, summed.
     pub time: f64,
 }
 
 impl OverTime {
-    /// Adds a walk; one that saw nothing live adds nothing.
+    /// Adds a walk; a walk without live bytes adds nothing.
     pub fn add(&mut self, report: &FragReport) {
         if let (Some(heap), Some(live)) = (report.heap_resident_bytes(), report.heap_live_bytes) {
             self.moment(report.taken_at_ns, heap, live);
@@ -69,7 +69,7 @@ impl OverTime {
         }
     }
 
-    /// The four ratios; no value when no walk saw live bytes.
+    /// The four ratios; without values if no walk found live bytes.
     pub fn ratios(&self) -> Vec<Metric> {
         let known = |value: f64| self.last.map(|_| value);
         let average = match (self.time > 0.0, self.last) {

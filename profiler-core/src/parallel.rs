@@ -17,7 +17,7 @@ pub(crate) fn parts(all: usize, least: usize) -> impl Iterator<Item = Range<usiz
     starts.map(move |start| start..(start + each).min(all))
 }
 
-/// What `work` makes of each part, in their order; the calling thread does its share.
+/// The results of `work` for each part, in their order; the calling thread does its share.
 pub(crate) fn each<P: Send, T: Send>(
     parts: impl IntoIterator<Item = P>,
     work: impl Fn(P) -> T + Sync,
@@ -42,22 +42,22 @@ pub(crate) fn each<P: Send, T: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Work that goes on beside what the caller does, where a thread could be had for it; the rest is done at
-/// once. A limit of tasks or of address space costs time, not the result.
+/// Work done in parallel with the caller, if a thread is available for it; otherwise at once. A
+/// limit of tasks or of address space costs time, not the result.
 pub enum SideThread<'scope, T> {
-    /// It is under way.
+    /// It is in progress.
     UnderWay(ScopedJoinHandle<'scope, T>),
     /// There was no thread for it.
     Done(T),
 }
 
 impl<'scope, T: Send + 'scope> SideThread<'scope, T> {
-    /// Begins it.
+    /// Starts it.
     pub fn begin<'env>(
         scope: &'scope Scope<'scope, 'env>,
         work: impl Fn() -> T + Send + Sync + 'scope,
     ) -> Self {
-        // A thread that is refused takes what it was given with it.
+        // A rejected thread drops the closure it was given.
         let kept = Arc::new(work);
         let given = Arc::clone(&kept);
         match thread::Builder::new().spawn_scoped(scope, move || given()) {
@@ -66,7 +66,7 @@ impl<'scope, T: Send + 'scope> SideThread<'scope, T> {
         }
     }
 
-    /// What it came to.
+    /// Its result.
     pub fn end(self) -> T {
         match self {
             Self::UnderWay(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),

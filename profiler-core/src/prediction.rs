@@ -19,9 +19,10 @@ const TRUSTED_BYTES: u64 = 512 << 10;
 /// be measured.
 const LOOSER: f64 = 2.0;
 
-/// Whether a program that needed `had` bytes would save `least` of them with one of `with`, however a replay
-/// errs that is off by the share `error` where it was compared: what it had is as much less, and the other
-/// twice as much more.
+/// Whether one of several configurations would save `least` bytes for a program that needed `had`
+/// and would need `with`, allowing for a replay's error. `error` is the share by which the replay
+/// was off where it could be compared: `had` may be that much smaller, and `with` larger by twice
+/// the share.
 pub fn saving_stands(had: u64, with: u64, least: u64, error: f64) -> bool {
     let (had, with) = (
         had as f64 * (1.0 - error),
@@ -30,12 +31,12 @@ pub fn saving_stands(had: u64, with: u64, least: u64, error: f64) -> bool {
     with + least as f64 <= had
 }
 
-/// What was predicted of one walk.
+/// The predictions from one walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Predictions {
     /// When the walk was taken, in ns since 1970-01-01 UTC.
     pub walk_ns: u64,
-    /// The heap as it is, played: whether the rest can be believed. `None` until that was played.
+    /// The current heap, replayed: whether the rest can be trusted. `None` until that is done.
     pub self_check: Option<SelfCheck>,
     /// One for each candidate, in the lab's order.
     pub candidates: Vec<Prediction>,
@@ -43,44 +44,46 @@ pub struct Predictions {
     pub pending: u32,
     /// Why there are none, or no more.
     pub trouble: Option<String>,
-    /// RSS at the walk, without pages that its allocator is about to purge, as [`Self::now`] is; `None` where much of
-    /// the process is in swap, so that nobody knows which part of a need would be.
+    /// RSS at the walk, without pages that its allocator is about to purge, as in [`Self::now`];
+    /// `None` if much of the process is in swap, so that it is unknown which part of a need would
+    /// be.
     pub rss_bytes: Option<u64>,
 }
 
-/// The heap as it is, compared with what playing it into its own allocator needs.
+/// The current heap, compared with a replay of it in its own allocator.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct SelfCheck {
     /// Resident and swapped bytes of the heap that serves malloc.
     pub measured_bytes: u64,
-    /// The same as played.
+    /// The same as replayed.
     pub predicted_bytes: u64,
 }
 
 /// What one candidate would need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
-    /// Its name, as `replay` has it: `jemalloc`, `mmap_threshold=128K`.
+    /// Its name, as in `replay`: `jemalloc`, `mmap_threshold=128K`.
     pub candidate: CandidateName,
     /// Its allocator.
     pub allocator: AllocatorTitle,
-    /// The shared object that was played and that the line preloads; `None` where it is the C
-    /// library's own malloc.
+    /// The shared object that was replayed with and is to be preloaded; `None` for the C library's
+    /// own malloc.
     pub path: Option<String>,
-    /// Whether the loader of the process would not find it, so that it must be installed first: fragscope
-    /// brought what was played, or it is this host's and the process runs in a container without it.
+    /// Whether the process's loader would not find it, so that it must be installed first: the
+    /// object is embedded in fragscope, or it is on this host and the process runs in a container
+    /// without it.
     pub is_carried: bool,
     /// Variables to set.
     pub set: Vec<(String, String)>,
-    /// What else is to be done, in words.
+    /// What else must be done, in words.
     pub step: Option<String>,
     /// The mechanism whose remedy it is.
     pub remedies: Option<Mechanism>,
-    /// What malloc's heap would need; `None` when it could not be played.
+    /// What malloc's heap would need; `None` if it could not be replayed.
     pub needs: Option<Needs>,
-    /// Times that it was played.
+    /// The number of replays.
     pub runs: u32,
-    /// Why it could not be played.
+    /// Why it could not be replayed.
     pub failure: Option<String>,
 }
 
@@ -95,16 +98,16 @@ pub struct Needs {
     pub high_bytes: u64,
 }
 
-/// A row of the table of what was predicted: of a candidate, or of the heap as it is.
+/// A row of the table of predictions: for a candidate, or for the current heap.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct NeedsRow {
-    /// What malloc's heap takes or would need; `None` of a candidate that was not played.
+    /// What malloc's heap takes or would need; `None` for a candidate that was not replayed.
     pub bytes: Option<u64>,
-    /// Between what; `None` where there is one figure, or none.
+    /// The band; `None` if there is only one figure, or none.
     pub band: Option<Needs>,
-    /// What RSS is or would be, if all else stays; `None` where that is not known.
+    /// RSS now or as predicted, if everything else stays the same; `None` if unknown.
     pub rss_bytes: Option<u64>,
-    /// What it means; `None` of the heap as it is, and where nothing can be concluded.
+    /// Its meaning; `None` for the current heap, and if nothing can be concluded.
     pub effect: Option<Effect>,
 }
 
@@ -115,7 +118,7 @@ pub enum Effect {
     Saves,
     /// More memory, at both ends.
     Costs,
-    /// As much as now, at both ends.
+    /// The same as now, at both ends of the band.
     Same,
     /// No less at either end, and more at one.
     NoLess,
@@ -148,7 +151,7 @@ impl Effect {
 }
 
 impl SelfCheck {
-    /// How far the replay is off, as a share of what was measured.
+    /// The error of the replay, as a share of the measurement.
     pub fn error(&self) -> f64 {
         let (measured, predicted) = (self.measured_bytes as f64, self.predicted_bytes as f64);
         if self.measured_bytes == 0 {
@@ -157,7 +160,7 @@ impl SelfCheck {
         predicted / measured - 1.0
     }
 
-    /// Whether what is predicted of others can be believed.
+    /// Whether predictions for others can be trusted.
     pub fn holds(&self) -> bool {
         self.error().abs() <= TRUSTED_ERROR
             || self.measured_bytes.abs_diff(self.predicted_bytes) <= TRUSTED_BYTES
@@ -165,14 +168,14 @@ impl SelfCheck {
 }
 
 impl Needs {
-    /// Whether all of the band is within a share of RSS of what the heap takes, `now` bytes: whichever end is
-    /// true, it makes no difference for the process.
+    /// Whether the entire band differs from `now`, the heap's size in bytes, by at most a share of
+    /// RSS: then the candidate makes no difference for the process, whichever end is right.
     pub fn is_within(&self, share: f64, rss_bytes: u64, now: u64) -> bool {
         let most = (rss_bytes as f64 * share) as u64;
         now.abs_diff(self.low_bytes) <= most && now.abs_diff(self.high_bytes) <= most
     }
 
-    /// What it means for a heap that takes `now` bytes.
+    /// The effect for a heap that takes `now` bytes.
     pub fn effect(&self, now: u64) -> Effect {
         let least = worth::OF_MALLOC.least(now);
         let (below, above) = (now.saturating_sub(least), now.saturating_add(least));
@@ -189,7 +192,7 @@ impl Needs {
         }
     }
 
-    /// Both ends in words, such as `24.1 MiB to 28.0 MiB`, or one where they do not differ.
+    /// Both ends as text, such as `24.1 MiB to 28.0 MiB`, or one if they are equal.
     pub fn band(&self) -> String {
         let (low, high) = (bytes(self.low_bytes), bytes(self.high_bytes));
         if low == high {
@@ -221,7 +224,7 @@ impl Prediction {
         }
     }
 
-    /// What people call it: another allocator by its version.
+    /// Its name for people: another allocator with its version.
     pub fn title(&self) -> String {
         if self.path.is_none() || self.allocator.version().is_none() {
             return self.candidate.to_string();
@@ -234,8 +237,9 @@ impl Prediction {
         }
     }
 
-    /// Under what condition it needs what was played, in words that follow that: it gives back what was freed once that
-    /// was left alone for some seconds, and a program that goes on using it has it all the while.
+    /// The condition under which it needs what was predicted, as text after the figure: it returns
+    /// freed memory some seconds after it is left alone, so a program that keeps using the memory
+    /// keeps it.
     pub fn condition(&self) -> &'static str {
         let time = self.allocator.kind().map(|kind| kind.row().return_time);
         match time {
@@ -244,7 +248,7 @@ impl Prediction {
         }
     }
 
-    /// How it is had: what to set, or to do.
+    /// How to get it: what to set, or to do.
     pub fn how(&self) -> Option<String> {
         let mut parts: Vec<String> = self.set.iter().map(|(n, v)| format!("{n}={v}")).collect();
         parts.extend(self.step.clone());
@@ -259,7 +263,7 @@ impl Prediction {
         })
     }
 
-    /// Bytes that it saves by the middle of its band: less than none where it costs some.
+    /// Bytes that it saves by the middle of its band; negative if it costs some.
     pub fn saves(&self, now: u64) -> Option<i64> {
         let needs = self.needs?;
         Some(now as i64 - needs.bytes as i64)
@@ -276,24 +280,26 @@ impl Predictions {
         }
     }
 
-    /// Those of a walk of which nothing is known yet, as it is being played.
+    /// The predictions of a walk whose replay has just begun.
     pub fn under_way(walk_ns: u64) -> Self {
         Self {
             walk_ns,
-            // The heap as it is, at least.
+            // At least the current heap.
             pending: 1,
             ..Self::default()
         }
     }
 
-    /// How long before the walk at `walked_at_ns` theirs was, in words; `None` where it is the same.
+    /// How long before the walk at `walked_at_ns` their walk was, as text; `None` if it is the same
+    /// walk.
     pub fn before(&self, walked_at_ns: u64) -> Option<String> {
         let before = walked_at_ns.saturating_sub(self.walk_ns);
         (before > 0).then(|| nanoseconds(before))
     }
 
-    /// What malloc's heap took at their walk, in half a sentence that follows what it would need: by
-    /// which walk, where a report of the one at `walked_at_ns` speaks of it. `purged` follows the figure.
+    /// What malloc's heap took at their walk, in half a sentence that follows a candidate's need.
+    /// It names the walk if the report is of another one, at `walked_at_ns`. `purged` follows the
+    /// figure.
     pub fn baseline(&self, walked_at_ns: u64, purged: &str) -> Option<String> {
         let now = bytes(self.now()?);
         Some(match self.before(walked_at_ns) {
@@ -304,7 +310,7 @@ impl Predictions {
         })
     }
 
-    /// All that is known, a phrase each: those first that need least.
+    /// Everything known, one phrase each, the smallest need first.
     pub fn phrases(&self) -> Vec<String> {
         let phrase = |(prediction, needs, effect): (&Prediction, Needs, Effect)| {
             let (title, band) = (prediction.title(), needs.band());
@@ -313,7 +319,7 @@ impl Predictions {
         self.ranked().into_iter().map(phrase).collect()
     }
 
-    /// What is not known of them, and why, a sentence each.
+    /// What is unknown and why, one sentence each.
     pub fn sentences(&self) -> Vec<String> {
         let pending = match (self.pending, self.self_check) {
             (0, _) => None,
@@ -336,7 +342,7 @@ impl Predictions {
         pending.into_iter().chain(failed).chain(trouble).collect()
     }
 
-    /// What malloc's heap took at their walk, where the heap as it was could be reproduced.
+    /// What malloc's heap took at their walk, if the replay reproduced it.
     pub fn now(&self) -> Option<u64> {
         let check = self.self_check.filter(SelfCheck::holds)?;
         Some(check.measured_bytes)
@@ -361,7 +367,7 @@ impl Predictions {
         }
     }
 
-    /// The row of the heap as it was measured.
+    /// The row of the heap as measured.
     pub fn measured(&self, check: &SelfCheck) -> NeedsRow {
         NeedsRow {
             bytes: Some(check.measured_bytes),
@@ -371,7 +377,7 @@ impl Predictions {
         }
     }
 
-    /// The row of the heap as it is, replayed.
+    /// The row of the current heap, replayed.
     pub fn replayed(&self, check: &SelfCheck) -> NeedsRow {
         NeedsRow {
             bytes: Some(check.predicted_bytes),
@@ -381,7 +387,7 @@ impl Predictions {
         }
     }
 
-    /// Candidates that were played, each with what it needs and what that means.
+    /// Replayed candidates, each with its need and effect.
     pub fn effects(&self) -> impl Iterator<Item = (&Prediction, Needs, Effect)> {
         let now = self.now();
         self.candidates.iter().filter_map(move |prediction| {
@@ -390,7 +396,7 @@ impl Predictions {
         })
     }
 
-    /// The same, those first that need least.
+    /// The same, the smallest need first.
     pub fn ranked(&self) -> Vec<(&Prediction, Needs, Effect)> {
         let mut all: Vec<_> = self.effects().collect();
         all.sort_by_key(|(_, needs, _)| needs.bytes);
@@ -406,15 +412,15 @@ impl Predictions {
         saving.min_by_key(|(_, needs)| needs.bytes)
     }
 
-    /// What the remedy of a mechanism would do: of several, one that is sure to save, and then the one that
-    /// needs least.
+    /// What the remedy of a mechanism would do. Among several, one that is sure to save is
+    /// preferred, then the one that needs least.
     pub fn of(&self, mechanism: Mechanism) -> Option<(&Prediction, Needs, Effect)> {
         let all = self.effects();
         let own = all.filter(|(prediction, ..)| prediction.remedies == Some(mechanism));
         own.min_by_key(|(_, needs, effect)| (*effect != Effect::Saves, needs.bytes))
     }
 
-    /// What jemalloc would do that gives back what was freed.
+    /// What jemalloc, configured to return freed memory, would do.
     pub fn jemalloc(&self) -> Option<(&Prediction, Needs, Effect)> {
         self.of(Mechanism::PinnedPages)
     }
@@ -548,7 +554,7 @@ mod tests {
         assert_eq!(predictions.rss_with(140 * MIB), Some(200 * MIB));
         predictions.rss_bytes = None;
         assert_eq!(predictions.rss_with(30 * MIB), None, "not zero");
-        // More than all there is: something of it is unknown.
+        // More than the total: some part of it is unknown.
         predictions.rss_bytes = Some(90 * MIB);
         assert_eq!(predictions.rss_with(30 * MIB), None);
     }

@@ -8,21 +8,21 @@ use crate::tuning::{self, Tuning};
 /// What to do about a mechanism, or why nothing helps.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Remedy {
-    /// What can be done, each by itself.
+    /// What can be done; the steps are alternatives.
     pub steps: &'static [Step],
-    /// In sentences, in which `{0}` is the first step as it is shown, `{0=}` its value alone, and `{0=KiB}` the
-    /// same of bytes in KiB.
+    /// As sentences: `{0}` is replaced by the first step as it is shown, `{0=}` by its value alone,
+    /// and `{0=KiB}` by its value in KiB.
     pub sentences: &'static str,
 }
 
 /// One thing that can be done, by where it is done.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Settings of an allocator that the program is started with, or a call of it.
+    /// Settings of an allocator with which the program is started, or a call of it.
     Tune(&'static Tuning),
-    /// The same of a build whose variables have a prefix of its own before their names.
+    /// The same for a build whose variables have an additional prefix.
     SetPrefixed(&'static str, &'static [&'static Tuning]),
-    /// A variable of the environment that no allocator reads, and its value.
+    /// An environment variable that no allocator reads, and its value.
     Variable(&'static str, &'static str),
     /// A call that the program makes while it runs.
     Call(&'static str),
@@ -31,7 +31,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Where it is done, as JSON has it.
+    /// Where it is done, as in JSON.
     pub const fn place(self) -> &'static str {
         match self {
             Self::Tune(tuning) if tuning.calls.is_some() => "call",
@@ -56,7 +56,7 @@ impl Display for Step {
 }
 
 impl Remedy {
-    /// In sentences, with all that its steps set, call and say.
+    /// The sentences with the settings, calls and texts of its steps filled in.
     pub fn prose(&self) -> String {
         let mut prose = self.sentences.to_owned();
         for (at, step) in self.steps.iter().enumerate() {

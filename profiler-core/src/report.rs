@@ -23,7 +23,7 @@ use crate::trend::Trend;
 use crate::units::{self, Value};
 use crate::worth;
 
-/// What a finding's remedy was predicted to come to.
+/// The prediction for a finding's remedy.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct PlayedRemedy {
     /// What malloc's heap would take with it.
@@ -32,21 +32,21 @@ pub struct PlayedRemedy {
     pub baseline_bytes: u64,
 }
 
-/// What the report concludes: a claim with what carries it.
+/// A conclusion of the report: a claim with its evidence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// Which mechanism.
     pub mechanism: Mechanism,
     /// One sentence.
     pub claim: String,
-    /// Bytes that its remedy returns, where that was predicted, else those that it takes; `None` where
-    /// it cannot be predicted.
+    /// Bytes that its remedy returns, if that was predicted, else its own bytes; `None` if they
+    /// cannot be predicted.
     pub bytes: Option<u64>,
-    /// Bytes that it takes, whether or not anything returns them.
+    /// Bytes that it holds, whether or not anything returns them.
     pub held_bytes: u64,
     /// The figures of the walk that carry the claim.
     pub evidence: Vec<Evidence>,
-    /// What its remedy was predicted to come to, if it was.
+    /// The prediction for its remedy, if there is one.
     pub prediction: Option<PlayedRemedy>,
     /// What to do about it.
     pub remedy: &'static Remedy,
@@ -55,8 +55,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What to do about it, in sentences; that it was not predicted what this would return, where nothing else
-    /// says that.
+    /// What to do about it, as sentences, including that the effect was not predicted, if nothing
+    /// else says so.
     pub fn advice(&self) -> String {
         let remedy = self.remedy.prose();
         match self.is_assumed() {
@@ -65,12 +65,12 @@ impl Finding {
         }
     }
 
-    /// Whether it is only assumed that its remedy returns anything of it.
+    /// Whether it is only assumed that its remedy returns any of it.
     pub(crate) fn is_assumed(&self) -> bool {
         self.mechanism.is_assumed() && self.prediction.is_none()
     }
 
-    /// All figures that carry the claim, those of the prediction last.
+    /// All figures that support the claim, those of the prediction last.
     pub fn all_evidence(&self) -> impl Iterator<Item = Evidence> {
         let predicted = self.prediction.map(|played| {
             let PlayedRemedy {
@@ -88,7 +88,7 @@ impl Finding {
         of_walk.chain(predicted.into_iter().flatten())
     }
 
-    /// What it is about: how much memory, and how much of that its remedy returns.
+    /// Its topic: how much memory, and how much of that its remedy returns.
     pub fn heading(&self) -> String {
         let (label, held) = (self.mechanism.label(), units::bytes(self.held_bytes));
         match self.bytes {
@@ -103,10 +103,10 @@ impl Finding {
     }
 }
 
-/// What a session goes on to look at: of what it does not nothing is promised.
+/// What a session will still do: nothing is promised beyond that.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum ToCome {
-    /// Nothing: it was one look, it has ended, or it was saved.
+    /// Nothing: it was a single observation, it has ended, or it was saved.
     #[default]
     Nothing,
     /// Walks of the heap.
@@ -120,15 +120,15 @@ pub enum ToCome {
 pub struct FragReport {
     /// Nanoseconds since 1970-01-01 UTC.
     pub taken_at_ns: u64,
-    /// Where.
+    /// The host.
     pub host: Host,
     /// The process.
     pub target: Target,
     /// The kernel's account.
     pub kernel: KernelCount,
-    /// What it still shares with the process that it was forked from, where that is known.
+    /// Memory still shared with the process that it was forked from, if known.
     pub fork: Option<ForkSharing>,
-    /// The account of the memory control group that limits it, where that is known.
+    /// The account of the memory control group that limits it, if known.
     pub group: Option<GroupAccount>,
     /// Resident and swapped bytes by class, in the order of [`LedgerClass::ALL`], all 17 rows.
     pub ledger: Vec<LedgerRow>,
@@ -150,21 +150,22 @@ pub struct FragReport {
     pub metrics: Vec<Metric>,
     /// The bound for jemalloc; `None` when no malloc heap was walked.
     pub packing: Option<Packing>,
-    /// What malloc's heap would need elsewhere; `None` until it was requested.
+    /// What malloc's heap would need with other allocators and settings; `None` until requested.
     pub predictions: Option<Predictions>,
-    /// What the live blocks are and who holds them; `None` until that was asked for.
+    /// What the live blocks are and who holds them; `None` until requested.
     pub objects: Option<Arc<Census>>,
     /// The census before that one.
     pub objects_before: Option<Arc<Census>>,
-    /// What grew between the two; `None` where there are no two.
+    /// What grew between the two; `None` unless there are two.
     pub growth: Option<Growth>,
     /// What is still to come in its session.
     pub to_come: ToCome,
-    /// How it has grown lately; `None` where it was not watched.
+    /// Its recent growth; `None` if it was not watched.
     pub trend: Option<Trend>,
-    /// How its memory changed meanwhile, which is more than what lives in its heaps; `None` where that is not known.
+    /// How its memory changed meanwhile, including memory outside its heaps' live blocks; `None` if
+    /// unknown.
     pub memory_growth: Option<MemoryGrowth>,
-    /// What follows, the most bytes first.
+    /// The conclusions, the most bytes first.
     pub findings: Vec<Finding>,
     /// One line: the verdict.
     pub verdict: String,
@@ -178,14 +179,15 @@ pub struct FragReport {
 const LEAST_AGE_NS: u64 = 1_000_000_000;
 
 impl FragReport {
-    /// How much older its objects are than its walk, in ns; `None` where they are of the same moment, or were not read.
+    /// How much older its objects are than its walk, in ns; `None` if they are from the same
+    /// moment, or were not read.
     pub fn objects_age_ns(&self) -> Option<u64> {
         let read_ns = self.objects.as_ref()?.taken_at_ns;
         let age_ns = self.taken_at_ns.checked_sub(read_ns)?;
         Some(age_ns).filter(|age_ns| *age_ns >= LEAST_AGE_NS)
     }
 
-    /// The same in words: `as read 40 s before`.
+    /// The same as text: `as read 40 s before`.
     pub fn objects_age(&self) -> Option<String> {
         let seconds = self.objects_age_ns()? as f64 / 1e9;
         Some(match seconds {
@@ -194,8 +196,8 @@ impl FragReport {
         })
     }
 
-    /// Whether what malloc takes, as predictions are compared with it, leaves out pages that its allocator has not
-    /// purged yet; of an earlier walk, whether it has any such.
+    /// Whether the size of malloc's heap with which predictions are compared excludes pages that
+    /// its allocator has not purged yet; for an earlier walk, whether it has any such pages.
     pub fn counts_as_purged(&self) -> bool {
         let Some(predictions) = &self.predictions else {
             return false;
@@ -210,7 +212,7 @@ impl FragReport {
         })
     }
 
-    /// What the row of the heap as it was measured is called among predictions: when that was.
+    /// The label, among predictions, of the row of the measured heap: when it was measured.
     pub fn measured_when(&self, predictions: &Predictions) -> String {
         match predictions.before(self.taken_at_ns) {
             None if self.counts_as_purged() => "now, after purging".to_owned(),
@@ -219,7 +221,7 @@ impl FragReport {
         }
     }
 
-    /// The words that follow what malloc takes, where it counts as purged.
+    /// The words after the size of malloc's heap, if it counts as purged.
     pub(crate) fn purged_words(&self) -> &'static str {
         match self.counts_as_purged() {
             true => " after purging",
@@ -227,20 +229,21 @@ impl FragReport {
         }
     }
 
-    /// What malloc's heap takes, as predictions are compared with it, in half a sentence that follows them.
+    /// The size of malloc's heap with which predictions are compared, in half a sentence that
+    /// follows them.
     pub(crate) fn baseline(&self) -> Option<String> {
         let predictions = self.predictions.as_ref()?;
         predictions.baseline(self.taken_at_ns, self.purged_words())
     }
 
-    /// The allocator that serves malloc, when its heap is not among those that were walked: then
-    /// nothing can be said of fragmentation.
+    /// The allocator that serves malloc, if its heap was not walked: then nothing can be said about
+    /// fragmentation.
     pub fn malloc_not_walked(&self) -> Option<&str> {
         let malloc = self.target.malloc.as_ref()?;
         self.serving().is_none().then(|| malloc.name())
     }
 
-    /// The heap that serves malloc; `None` when it was not walked.
+    /// The heap that serves malloc; `None` if it was not walked.
     pub fn serving(&self) -> Option<&HeapReport> {
         serving(
             self.target.malloc.as_ref(),
@@ -253,8 +256,8 @@ impl FragReport {
         )
     }
 
-    /// Whether more of the heap lies in swap, where it was not read, than was read: figures of what was read are not
-    /// the process's then.
+    /// Whether more of the heap is in swap, where it was not read, than was read: then the figures
+    /// do not describe the process.
     pub fn is_heap_in_swap(&self) -> bool {
         let swapped = |class| self.ledger_row(class).map_or(0, |row| row.swapped_bytes);
         let of_malloc = match self.malloc_not_walked() {
@@ -266,20 +269,20 @@ impl FragReport {
         not_read > self.heap_resident_bytes().unwrap_or(0)
     }
 
-    /// Bytes of all live blocks of all walked heaps that are in memory, which is what compares with RSS; `None`
-    /// when none was walked.
+    /// Bytes of live blocks in memory, in all walked heaps, for comparison with RSS; `None` if none
+    /// was walked.
     pub fn live_resident_bytes(&self) -> Option<u64> {
         let live = self.heaps.iter().map(HeapReport::live_resident_bytes);
         (!self.heaps.is_empty()).then(|| live.fold(0, u64::saturating_add))
     }
 
-    /// Bytes of live blocks that take no memory, neither RSS nor swap; `None` where that is not known of all.
+    /// Bytes of live blocks that take neither RSS nor swap; `None` if that is not known for all.
     pub fn untouched_bytes(&self) -> Option<u64> {
         let mut untouched = self.heaps.iter().map(|heap| heap.untouched_bytes);
         untouched.try_fold(0u64, |sum, of| Some(sum.saturating_add(of?)))
     }
 
-    /// Bytes of all live blocks of all walked heaps, as they were asked for; `None` when none was walked.
+    /// Bytes of live blocks as requested, in all walked heaps; `None` if none was walked.
     pub fn live_bytes(&self) -> Option<u64> {
         let live = self
             .heaps
@@ -320,7 +323,7 @@ impl FragReport {
         (!self.heaps.is_empty()).then_some(pages * self.host.page_size.bytes())
     }
 
-    /// The ledger's rows that people see: those that hold something, and always the unknown.
+    /// The ledger's rows shown to people: those that are not empty, and always the unknown.
     pub fn shown_ledger(&self) -> impl Iterator<Item = &LedgerRow> + Clone {
         let holds = |row: &&LedgerRow| row.resident_bytes > 0 || row.swapped_bytes > 0;
         let rows = self.ledger.iter();
@@ -343,7 +346,7 @@ impl FragReport {
         self.ledger.iter().find(|row| row.class == class)
     }
 
-    /// Resident bytes of a class; 0 where the ledger has no row for it.
+    /// Resident bytes of a class; 0 if the ledger has no row for it.
     pub fn resident_bytes(&self, class: LedgerClass) -> u64 {
         self.ledger_row(class).map_or(0, |row| row.resident_bytes)
     }

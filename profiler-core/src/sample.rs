@@ -19,7 +19,7 @@ pub struct Host {
     pub cpus: u32,
     /// Total memory in bytes.
     pub memory_bytes: u64,
-    /// The size of its kernel's pages.
+    /// The page size of its kernel.
     pub page_size: PageSize,
 }
 
@@ -55,7 +55,7 @@ impl PythonMalloc {
         Self::Unknown,
     ];
 
-    /// Its name, as `PYTHONMALLOC` has it, or `unknown`.
+    /// Its name, as in `PYTHONMALLOC`, or `unknown`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pymalloc => "pymalloc",
@@ -68,7 +68,7 @@ impl PythonMalloc {
         }
     }
 
-    /// Whether pymalloc's pools are to be expected.
+    /// Whether pymalloc's pools are expected.
     pub const fn may_be_pymalloc(self) -> bool {
         matches!(self, Self::Pymalloc | Self::PymallocDebug | Self::Unknown)
     }
@@ -79,28 +79,29 @@ impl PythonMalloc {
 pub struct Target {
     /// Process id in fragscope's own pid namespace.
     pub pid: i32,
-    /// Kernel's name for it.
+    /// The kernel's name for it.
     pub comm: String,
     /// Its command line.
     pub cmdline: Vec<String>,
-    /// Python's version, e.g. `CPython 3.11.2`; `None` when it is no Python process.
+    /// Python's version, e.g. `CPython 3.11.2`; `None` if it is not a Python process.
     pub python: Option<String>,
-    /// What serves its objects, as its tables say; `None` when it is no Python process.
+    /// The allocator of its objects according to its tables; `None` if it is not a Python process.
     pub python_malloc: Option<PythonMalloc>,
-    /// The C library, e.g. `glibc 2.36`; `None` when it has none (static).
+    /// The C library, e.g. `glibc 2.36`; `None` if it has none (static).
     pub libc: Option<String>,
     /// The allocator that serves its malloc calls, e.g. `glibc 2.36` or `jemalloc`.
     pub malloc: Option<AllocatorTitle>,
     /// Threads at that moment.
     pub threads: u32,
-    /// When it began, in clock ticks since its host did (`/proc/PID/stat`, `starttime`); `None` of a core.
+    /// Its start time, in clock ticks since the host's boot (`/proc/PID/stat`, `starttime`); `None`
+    /// for a core.
     pub began_ticks: Option<u64>,
-    /// Which start of the host that was (`/proc/sys/kernel/random/boot_id`); `None` where it is not known.
+    /// The host's boot (`/proc/sys/kernel/random/boot_id`); `None` if unknown.
     pub boot_id: Option<String>,
 }
 
 impl Target {
-    /// Whether both may be the same process: what is known of both is equal.
+    /// Whether both may be the same process: everything known about both is equal.
     pub fn may_be(&self, other: &Self) -> bool {
         fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
             a.zip(b).is_none_or(|(a, b)| a == b)
@@ -121,30 +122,29 @@ impl Target {
 /// The kernel's own count of the target's memory at the moment of the sample, in bytes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct KernelCount {
-    /// Resident set (`smaps_rollup` Rss where readable, else `status` VmRSS).
+    /// Resident set (Rss of `smaps_rollup` if readable, else VmRSS of `status`).
     pub rss_bytes: u64,
     /// Swap (`smaps_rollup` Swap, else `status` VmSwap).
     pub swap_bytes: u64,
     /// Peak resident set (`status` VmHWM).
     pub peak_rss_bytes: u64,
-    /// Proportional set size, where readable.
+    /// Proportional set size, if readable.
     pub pss_bytes: Option<u64>,
-    /// Of the resident bytes, those marked free that the kernel takes when it needs memory
-    /// (`MADV_FREE`: jemalloc's muzzy pages; `smaps_rollup` LazyFree).
+    /// The part of the resident bytes that is marked free and that the kernel takes when it needs
+    /// memory (`MADV_FREE`: jemalloc's muzzy pages; LazyFree of `smaps_rollup`).
     pub lazy_free_bytes: Option<u64>,
     /// Of the resident bytes, those in transparent huge pages (`smaps_rollup` AnonHugePages).
     pub anon_huge_bytes: Option<u64>,
     /// Of the resident bytes, those that KSM merged with equal pages (`smaps_rollup` KSM, Linux
     /// 6.8 or later).
     pub ksm_bytes: Option<u64>,
-    /// The target is a core file, of which no kernel can be asked. Then `rss_bytes` are those of the
-    /// pages that it holds, which shares are of, and no RSS; peak and swap are unknown.
+    /// The target is a core file, for which there are no kernel counts. Then `rss_bytes` is not RSS
+    /// but the bytes of the pages in the core, to which shares refer; peak and swap are unknown.
     pub is_core: bool,
 }
 
 impl KernelCount {
-    /// The count that stands in for the kernel's where the target is a core file that holds pages of
-    /// `bytes`.
+    /// The counts used if the target is a core file that contains pages of `bytes` in total.
     pub fn of_core(bytes: u64) -> Self {
         Self {
             rss_bytes: bytes,
@@ -158,19 +158,19 @@ impl KernelCount {
         if self.is_core { "the core" } else { "RSS" }
     }
 
-    /// RSS, swap and peak as far as they are known.
+    /// RSS, swap and peak, as far as known.
     pub fn known(&self) -> [Option<u64>; 3] {
         let figures = [self.rss_bytes, self.swap_bytes, self.peak_rss_bytes];
         figures.map(|bytes| (!self.is_core).then_some(bytes))
     }
 }
 
-/// What was seen at one moment. A [`crate::report::FragReport`] is a pure function of it.
+/// Everything observed at one moment. A [`crate::report::FragReport`] is a pure function of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// Nanoseconds since 1970-01-01 UTC.
     pub taken_at_ns: u64,
-    /// Where.
+    /// The host.
     pub host: Host,
     /// The process.
     pub target: Target,
@@ -180,18 +180,18 @@ pub struct Sample {
     pub residency: ResidencyMap,
     /// The heaps that were walked, inner allocators after outer ones.
     pub heaps: Vec<HeapSnapshot>,
-    /// What it still shares with the process that it was forked from; `None` when the parent runs
+    /// Memory still shared with the process that it was forked from; `None` if the parent runs
     /// another program, or could not be read.
     pub fork: Option<ForkSharing>,
     /// How sure all this is.
     pub completeness: Completeness,
-    /// The memory control group that limits it; `None` where none is known, as of a core.
+    /// The memory control group that limits it; `None` if none is known, as for a core.
     pub group: Option<GroupAccount>,
 }
 
 impl Sample {
-    /// Whether it is known to run on what it was forked with, without threads but its own: its parent lives and
-    /// executed no other program meanwhile, and neither did it.
+    /// Whether it is known to still run what it was forked with, without its parent's other
+    /// threads: its parent is alive, and neither has executed another program since.
     pub fn is_forked(&self) -> bool {
         self.fork.is_some()
     }

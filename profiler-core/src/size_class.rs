@@ -14,7 +14,8 @@ const PER_DOUBLING: u32 = 4;
 pub struct SizeClass(pub u16);
 
 impl SizeClass {
-    /// How many classes there are: enough for 2^48 bytes, the largest of which also takes all above.
+    /// The number of classes: enough for 2^48 bytes; the largest class also includes everything
+    /// above.
     pub const COUNT: usize = LINEAR + (48 - 9) * PER_DOUBLING as usize;
 
     /// The class that holds blocks of `bytes`. 0 counts as 1.

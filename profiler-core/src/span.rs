@@ -2,7 +2,7 @@
 
 use crate::addr::{AddrRange, RemoteAddr};
 
-/// What an allocator uses a span of bytes for.
+/// The use of a span of bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 #[repr(u8)]
 pub enum SpanState {
@@ -16,7 +16,7 @@ pub enum SpanState {
     Top = 3,
     /// The allocator's own bookkeeping.
     Metadata = 4,
-    /// Kept from the kernel though no bin knows of it (jemalloc: dirty, muzzy, retained).
+    /// Kept from the kernel although it is in no bin (jemalloc: dirty, muzzy, retained).
     Retained = 5,
     /// Could not be determined: unreadable or damaged.
     Unknown = 6,
@@ -40,13 +40,14 @@ impl SpanState {
 pub struct Span {
     /// Its addresses.
     pub range: AddrRange,
-    /// What it is used for.
+    /// Its use.
     pub state: SpanState,
 }
 
 /// Spans and block addresses are multiples of this many bytes: no allocator aligns to less.
 pub const GRANULE: u64 = 8;
-/// Bits that a state takes beside a length. Saved sessions have spans in this form, too: it stays.
+/// Bits that a state takes in addition to a length. Saved sessions store spans in this form, so it
+/// cannot change.
 pub const STATE_BITS: u32 = 3;
 const LONG: u32 = 0;
 const MAX_SHORT: u64 = (u32::MAX >> STATE_BITS) as u64;
@@ -75,8 +76,8 @@ impl SpanList {
     /// Appends a span of `len` bytes. A `len` of 0 is ignored.
     ///
     /// # Panics
-    /// In debug builds, when `len` is no multiple of 8: every allocator here aligns to 8 or more,
-    /// and walkers check what they read before they push.
+    /// In debug builds, when `len` is not a multiple of 8: every allocator here aligns to 8 or
+    /// more, and walkers check what they read before they push.
     pub fn push(&mut self, len: u64, state: SpanState) {
         debug_assert_eq!(len % GRANULE, 0, "a span must be a multiple of 8 bytes");
         let granules = len / GRANULE;

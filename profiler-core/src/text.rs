@@ -6,8 +6,8 @@
 
 use std::fmt::{self, Display, Write};
 
-/// Foreign text as one harmless piece of a line: what could drive a terminal, end the line, or hide
-/// or reorder text is written as `\n`, `\x1b` or `\u{202e}`.
+/// Untrusted text as one harmless piece of a line: characters that could drive a terminal, end the
+/// line, or hide or reorder text are written as `\n`, `\x1b` or `\u{202e}`.
 pub fn visible<T: Display>(foreign: T) -> Visible<T> {
     Visible {
         foreign,
@@ -15,8 +15,8 @@ pub fn visible<T: Display>(foreign: T) -> Visible<T> {
     }
 }
 
-/// The same for text of our own that has lines, as the last step before it is shown. Foreign text
-/// inside went through [`visible`] before, or its newlines would pass.
+/// The same for our own text with several lines, as the last step before it is shown. Untrusted
+/// text inside must have gone through [`visible`] before, or its newlines would pass.
 pub fn visible_lines<T: Display>(text: T) -> Visible<T> {
     Visible {
         foreign: text,
@@ -66,7 +66,8 @@ impl Write for Escaped<'_, '_> {
 }
 
 /// Whether a character can drive a terminal (C0, DEL, C1), end a line, change the direction of the
-/// text around it, or take no room (Unicode's bidirectional controls, format characters and fillers).
+/// text around it, or take no space (Unicode's bidirectional controls, format characters and
+/// fillers).
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(

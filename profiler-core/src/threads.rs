@@ -2,7 +2,7 @@
 
 use crate::addr::RemoteAddr;
 
-/// One thread while it stands still.
+/// One thread while it is stopped.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Thread {
     /// Thread id in fragscope's own pid namespace.

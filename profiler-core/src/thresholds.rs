@@ -5,16 +5,16 @@ use crate::report::FragReport;
 use crate::trend::Point;
 use crate::units::{Unit, Value};
 
-/// How much fragmentation may be: of the resident heap bytes that hold nothing live.
+/// The limit of fragmentation: resident heap bytes that hold nothing live.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub enum MostFragmentation {
     /// At most this many bytes.
     Bytes(u64),
-    /// Such a share of RSS, 0 to 1.
+    /// At most this share of RSS, 0 to 1.
     Share(f64),
 }
 
-/// The limits. What is `None` may be anything.
+/// The limits. `None` means no limit.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
     /// RSS by the kernel's account, in bytes.
@@ -25,23 +25,23 @@ pub struct Thresholds {
     pub growth_bytes_per_second: Option<f64>,
 }
 
-/// One limit and what was measured.
+/// One limit and the measured value.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct Checked {
     /// The key of the figure in JSON.
     pub key: &'static str,
-    /// What people call it.
+    /// Its name for people.
     pub label: &'static str,
     /// Its unit.
     pub unit: Unit,
-    /// What it is; `None` is unknown.
+    /// The measured value; `None` means unknown.
     pub value: Option<Value>,
-    /// What it may be at most.
+    /// The limit.
     pub most: Value,
 }
 
 impl Checked {
-    /// What is wrong with it, as a sentence, if anything is.
+    /// A sentence about the problem, if there is one.
     pub fn trouble(&self) -> Option<String> {
         let name = self.label;
         match self.value {
@@ -55,14 +55,14 @@ impl Checked {
         }
     }
 
-    /// Whether it is more than it may be.
+    /// Whether the limit is exceeded.
     pub fn is_exceeded(&self) -> bool {
         let value = self.value.map(Value::as_f64);
         value.is_some_and(|value| value > self.most.as_f64())
     }
 }
 
-/// Each limit beside what the report says, in the order RSS, fragmentation, growth.
+/// Each limit with the report's value, in the order RSS, fragmentation, growth.
 pub fn check(report: &FragReport, growth: Option<f64>, limits: &Thresholds) -> Vec<Checked> {
     let rss = report.kernel.rss_bytes;
     let rss_limit = limits.rss_bytes.map(|most| Checked {
@@ -101,8 +101,8 @@ pub fn check(report: &FragReport, growth: Option<f64>, limits: &Thresholds) -> V
         .collect()
 }
 
-/// How fast RSS grew between two moments, in bytes a second; negative when it fell, `None` where no time
-/// lies between them.
+/// How fast RSS grew between two moments, in bytes per second; negative if it fell, `None` if no
+/// time passed between them.
 pub fn growth(from: &Point, to: &Point) -> Option<f64> {
     let ns = to.time_ns.checked_sub(from.time_ns).filter(|ns| *ns > 0)?;
     Some((to.rss_bytes as f64 - from.rss_bytes as f64) / (ns as f64 / 1e9))

@@ -3,9 +3,10 @@
 
 use crate::worth::MOST;
 
-/// What was watched for less time than this has no growth yet: a page more or less would be a large rate.
+/// A process watched for less than this time has no growth yet: one page more or less would be a
+/// large rate.
 const LEAST_TIME_NS: u64 = 2_000_000_000;
-/// What was before this time is not lately.
+/// Growth is computed over this recent time.
 const WINDOW_NS: u64 = 30_000_000_000;
 /// A process grows if it gained at least this many bytes…
 const GROWN_BYTES: f64 = (4 << 20) as f64;
@@ -21,16 +22,17 @@ pub struct Point {
     pub rss_bytes: u64,
     /// Swap by the kernel's account, in bytes.
     pub swap_bytes: u64,
-    /// Live bytes of all walked heaps at the last walk, as they were asked for; `None` when none was walked.
+    /// Live bytes of all walked heaps at the last walk, as requested; `None` if none was walked.
     pub live_bytes: Option<u64>,
     /// Resident bytes of the pages of all walked heaps at the last walk.
     pub heap_bytes: Option<u64>,
-    /// What of `live_bytes` was in memory; `None` also in sessions that were saved by versions without it.
+    /// The part of `live_bytes` in memory; also `None` in sessions saved by versions without it.
     pub live_resident_bytes: Option<u64>,
 }
 
 impl Point {
-    /// The live bytes that a curve beside RSS shows: those in memory, or as they were asked for where nobody kept that.
+    /// The live bytes for a curve next to RSS: those in memory, or the requested bytes if that was
+    /// not recorded.
     pub fn shown_live_bytes(&self) -> Option<u64> {
         self.live_resident_bytes.or(self.live_bytes)
     }
@@ -48,7 +50,8 @@ pub struct RssGrowth {
 }
 
 impl RssGrowth {
-    /// Between two moments, each in ns, and what was resident then; `None` where too little time lies between them.
+    /// Between two moments, each given as ns and resident bytes; `None` if they are too close
+    /// together.
     pub fn between(from: (u64, u64), to: (u64, u64)) -> Option<Self> {
         let elapsed_ns = to.0.saturating_sub(from.0);
         let gained = to.1 as f64 - from.1 as f64;
@@ -62,14 +65,14 @@ impl RssGrowth {
     }
 }
 
-/// What grows of a process whose RSS does.
+/// What grows in a process whose RSS grows.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Grows {
-    /// What is live in the walked heaps.
+    /// Live memory in the walked heaps.
     InUse,
     /// RSS, and nothing of that.
     Elsewhere,
-    /// There were no two walks yet in which it grew.
+    /// Two walks during the growth are not available yet.
     NotKnown,
 }
 
@@ -89,14 +92,15 @@ impl Grows {
 pub struct Trend {
     /// RSS.
     pub rss: RssGrowth,
-    /// What is live in the walked heaps and in memory, in bytes a second; `None` before there were two walks.
+    /// Growth of live memory in the walked heaps, in bytes per second; `None` before there were two
+    /// walks.
     pub live_bytes_per_second: Option<f64>,
-    /// What grows; `None` where nothing does.
+    /// What grows; `None` if nothing does.
     pub grows: Option<Grows>,
 }
 
 impl Trend {
-    /// By the points of a session; `None` where it is too early to say.
+    /// From the points of a session; `None` if it is too early to say.
     pub fn of(points: &[Point]) -> Option<Self> {
         let last = points.last()?;
         let began =
@@ -112,10 +116,11 @@ impl Trend {
             .and_then(|middle| lately.get(middle))?;
         let later_ns = last.time_ns.saturating_sub(middle.time_ns);
         let later = last.rss_bytes as f64 - middle.rss_bytes as f64;
-        // What comes back from swap is no growth.
+        // A swap-in is not growth.
         let memory = |at: &Point| at.rss_bytes.saturating_add(at.swap_bytes) as f64;
         let is_more = memory(last) - memory(first) >= GROWN_BYTES;
-        // One step is no growth: the later half gains most of what the whole does in the same time.
+        // A single step is not growth: the later half must gain most of what the average rate gives
+        // in that time.
         let goes_on = later >= rss.bytes_per_second * later_ns as f64 / 1e9 * MOST;
         let live_bytes_per_second = live(points, first.time_ns);
         let grows = || match live_bytes_per_second {
@@ -131,9 +136,11 @@ impl Trend {
     }
 }
 
-/// Growth of what is live, from the first walk since `since_ns`, or the one before where there is no other, to the last.
+/// Growth of live memory, from the first walk since `since_ns` (or, without another, the one
+/// before) to the last.
 fn live(points: &[Point], since_ns: u64) -> Option<f64> {
-    // A point has what the walk before it found: those of a walk have it first.
+    // A point contains the result of the walk before it: the first point with a result is that of
+    // the walk.
     let same = points.chunk_by(|one, next| one.shown_live_bytes() == next.shown_live_bytes());
     let walks = same.filter_map(|of| Some((of.first()?.time_ns, of.first()?.shown_live_bytes()?)));
     let walks: Vec<(u64, u64)> = walks.collect();
@@ -150,7 +157,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A point a second: RSS, and what the last walk found live, in MiB.
+    /// One point per second: RSS, and the live memory found by the last walk, in MiB.
     fn points(all: &[(u64, Option<u64>)]) -> Vec<Point> {
         let points = (0..).zip(all).map(|(second, (rss, live))| Point {
             time_ns: second * 1_000_000_000,
@@ -210,7 +217,7 @@ mod tests {
         assert_eq!(of(&[100, 101, 102, 103]), None, "less than 4 MiB");
         assert_eq!(of(&[100, 90, 80]), None);
         assert_eq!(of(&[100, 102, 104, 106]), Some(Grows::NotKnown));
-        // What it did long ago is not lately.
+        // Growth long ago is not recent.
         let long: Vec<u64> = (0..=100).map(|second| 100 + 10 * second.min(20)).collect();
         assert_eq!(of(&long), None);
         assert_eq!(Trend::of(&[]), None);

@@ -9,36 +9,37 @@ use std::fmt::{self, Display};
 use crate::allocator::{Allocator, Assignment, Environment, GlibcSetting, MALLOC_TRIM_IN_C};
 use crate::mechanism::Mechanism;
 
-/// A change of the settings of one allocator, or a call of it.
+/// A change of one allocator's settings, or a call of it.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Tuning {
-    /// What it is called, beside its allocator where that is not glibc.
+    /// Its title; the allocator is added if it is not glibc.
     pub title: &'static str,
     /// The allocator that has these settings.
     pub allocator: Allocator,
     /// What it sets.
     pub sets: &'static [Assignment],
-    /// What is set besides where it is played, so that nothing else changes against the baseline.
+    /// Settings that are also set in a replay, so that nothing else changes compared with the
+    /// baseline.
     pub holds: &'static [Assignment],
     /// What the program calls.
     pub calls: Option<Call>,
-    /// The mechanism of a heap under glibc that it undoes; `None` where none is known.
+    /// The mechanism in a glibc heap that it undoes; `None` if none is known.
     pub undoes: Option<Mechanism>,
-    /// What it costs, in words.
+    /// Its cost, in words.
     pub price: &'static str,
 }
 
 /// A call of an allocator's own.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Call {
-    /// As a program in C has it.
+    /// As written in C.
     pub in_c: &'static str,
-    /// As Python has it.
+    /// As written in Python.
     pub in_python: &'static str,
 }
 
 impl Call {
-    /// What to do, in words: when it is to be called.
+    /// What to do, in words; `when` says when to call it.
     pub fn step(&self, when: &str) -> String {
         format!("call {} {when}: {}", self.in_c, self.in_python)
     }
@@ -62,7 +63,7 @@ impl Tuning {
         }
     }
 
-    /// What candidates with it are called.
+    /// The name of candidates with it.
     pub fn name(&self) -> String {
         match self.allocator {
             Allocator::Glibc => self.title.to_owned(),
@@ -70,7 +71,7 @@ impl Tuning {
         }
     }
 
-    /// The one that a candidate of this name is.
+    /// The tuning of the candidate with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         ALL.into_iter().find(|tuning| tuning.name() == name)
     }
@@ -95,7 +96,7 @@ impl Tuning {
 }
 
 impl Display for Tuning {
-    /// What Python calls, or the variables that are set where nothing else is set, such as
+    /// The call in Python, or the variables to set if nothing else is set, such as
     /// `MALLOC_ARENA_MAX=2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(call) = self.calls {
@@ -129,7 +130,7 @@ const fn set(name: &'static str, value: &'static str) -> Assignment {
     Assignment { name, value }
 }
 
-/// glibc: the mmap threshold stays where it begins.
+/// glibc: the mmap threshold keeps its initial value.
 pub static MMAP_THRESHOLD: Tuning = Tuning::new(
     "mmap_threshold=128K",
     Allocator::Glibc,
@@ -138,8 +139,8 @@ pub static MMAP_THRESHOLD: Tuning = Tuning::new(
 )
 .undoes(Mechanism::DynamicMmapThreshold);
 
-/// glibc: the trim threshold stays where it begins. Either threshold fixes both, so where this is played
-/// the other is as high as it gets, which keeps large blocks on the heap.
+/// glibc: the trim threshold keeps its initial value. Setting either threshold fixes both, so in a
+/// replay the other is set to its maximum, which keeps large blocks on the heap.
 pub static TRIM_THRESHOLD: Tuning = Tuning::new(
     "trim_threshold=128K",
     Allocator::Glibc,
@@ -199,7 +200,7 @@ pub static NO_HUGE_PAGES: Tuning = Tuning::new(
     HUGE,
 );
 
-/// glibc: free pages are given back when the program asks for it.
+/// glibc: free pages are returned when the program requests it.
 pub static TRIM: Tuning = Tuning::new(
     "malloc_trim",
     Allocator::Glibc,
@@ -209,7 +210,7 @@ pub static TRIM: Tuning = Tuning::new(
 .calls(MALLOC_TRIM)
 .undoes(Mechanism::Untrimmed);
 
-/// jemalloc: a thread purges, so that an idle process gives back too.
+/// jemalloc: a background thread purges, so that an idle process also returns memory.
 pub static JEMALLOC_BACKGROUND: Tuning = Tuning::new(
     "background",
     Allocator::Jemalloc,
@@ -267,7 +268,7 @@ pub static MIMALLOC_SHORT_PURGE: Tuning = Tuning::new(
     MORE_CALLS,
 );
 
-/// tcmalloc: free pages are given back ten times as fast as by itself.
+/// tcmalloc: free pages are returned ten times as fast as by default.
 pub static TCMALLOC_RELEASE: Tuning = Tuning::new(
     "fast release",
     Allocator::Tcmalloc,
@@ -275,8 +276,8 @@ pub static TCMALLOC_RELEASE: Tuning = Tuning::new(
     MORE_CALLS,
 );
 
-/// tcmalloc: threads cache 8 MiB in all at most, and not 32 (`kDefaultOverallThreadCacheSize` in
-/// `src/common.h`).
+/// tcmalloc: thread caches hold at most 8 MiB in total instead of 32
+/// (`kDefaultOverallThreadCacheSize` in `src/common.h`).
 pub static TCMALLOC_SMALL_CACHES: Tuning = Tuning::new(
     "small caches",
     Allocator::Tcmalloc,

@@ -42,11 +42,11 @@ pub enum Unit {
     BytesPerSecond,
     /// A part of a whole: 0 to 1.
     Share,
-    /// One amount divided by another, of which neither is a part of the other.
+    /// One amount divided by another that does not contain it.
     Ratio,
     /// Yes (1) or no (0).
     Flag,
-    /// Words, or a number that is no amount: they say which one it is.
+    /// Text, or a number that is an identifier and not an amount.
     Name,
 }
 
@@ -56,7 +56,7 @@ pub fn milliseconds(ns: u64) -> f64 {
 }
 
 impl Unit {
-    /// Its name, as `docs/metrics.md` has it.
+    /// Its name, as in `docs/metrics.md`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bytes => "bytes",
@@ -83,7 +83,7 @@ impl Unit {
         }
     }
 
-    /// What a table of figures says of it: its name, and nothing where the figure has no dimension.
+    /// Its symbol in tables: its name, or nothing if the figure has no dimension.
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::Count | Self::Share | Self::Ratio | Self::Flag | Self::Name => "",
@@ -91,7 +91,7 @@ impl Unit {
         }
     }
 
-    /// Whether figures in it are whole numbers.
+    /// Whether figures in it are integers.
     pub const fn is_whole(self) -> bool {
         !matches!(
             self,
@@ -104,7 +104,7 @@ impl Unit {
         )
     }
 
-    /// A value in this unit as a cell of a table has it: bytes and times by their size, shares in
+    /// A value in this unit as a table cell: bytes and times scaled by their size, shares in
     /// percent, ratios with two decimals.
     pub fn text(self, value: Value) -> String {
         let whole = value.rounded();
@@ -121,8 +121,8 @@ impl Unit {
         }
     }
 
-    /// The same in as few characters as can be: amounts in three digits, changes with their sign, ages in the
-    /// largest unit.
+    /// The same in as few characters as possible: amounts in three digits, changes with a sign,
+    /// ages in the largest unit.
     pub fn short_text(self, value: Value) -> String {
         let number = value.as_f64();
         match self {
@@ -197,7 +197,7 @@ impl Display for Value {
     }
 }
 
-/// What is gained a second, or lost, as people read it: `+3.2 MiB/s`; nothing where nothing changes.
+/// A gain or loss per second as text: `+3.2 MiB/s`; empty if nothing changes.
 pub fn growth(bytes_per_second: f64) -> String {
     let amount = bytes(bytes_per_second.abs().round() as u64);
     match bytes_per_second {
@@ -215,7 +215,7 @@ pub fn bytes(value: u64) -> String {
     }
     let mut scaled = value as f64 / 1024.0;
     let mut unit = 0;
-    // Never more than nine characters, so that columns of ten stay apart.
+    // At most nine characters, so that columns of ten stay apart.
     while scaled >= 999.95 && unit + 1 < UNITS.len() {
         scaled /= 1024.0;
         unit += 1;
@@ -271,7 +271,7 @@ pub fn time_of_day(time_ns: u64) -> String {
     format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
 }
 
-/// `part` of `whole` in percent with one decimal; `-` when there is no whole.
+/// `part` of `whole` in percent with one decimal; `-` if the whole is 0.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "-".into();

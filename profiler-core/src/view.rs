@@ -16,7 +16,7 @@ use crate::worth;
 impl Point {
     /// Of a walk.
     pub fn of(report: &FragReport) -> Self {
-        // Figures of a part of the heaps are not those of another walk's part.
+        // Figures of a part of the heaps are not comparable with those of another walk's part.
         let is_whole = report.completeness.out_of_time_ns.is_none();
         let of_walk = |figure: Option<u64>| figure.filter(|_| is_whole);
         Self {
@@ -30,7 +30,7 @@ impl Point {
     }
 }
 
-/// The worker's stream under another allocator, played while it runs.
+/// The worker's events replayed under another allocator while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WhatIf {
     /// The allocators, in the order that the user gave.
@@ -39,12 +39,12 @@ pub struct WhatIf {
     pub turned_over: Option<f64>,
     /// Events that were lost.
     pub events_lost: u64,
-    /// Which share of the bytes that were live when the stream began was freed since. How the rest would
-    /// lie in another allocator is estimated.
+    /// The share of the bytes live at the beginning of the stream that was freed since. The layout
+    /// of the rest in another allocator is only estimated.
     pub gone_share: Option<f64>,
     /// Bytes allocated since the stream began.
     pub allocated_bytes: u64,
-    /// What the probes cost that record the stream; `None` until that is known.
+    /// The cost of the probes that record the stream; `None` until it is known.
     pub cost: Option<ProbeCost>,
     /// Why the recording ended before the session and its target did.
     pub ended: Option<String>,
@@ -55,17 +55,18 @@ pub struct WhatIf {
 pub struct Shadow {
     /// The allocator.
     pub name: String,
-    /// malloc's resident bytes at the last checkpoint that it reached, swapped ones included.
+    /// malloc's resident bytes, including swapped ones, at the last checkpoint that it reached.
     pub resident_bytes: Option<u64>,
-    /// The worker's own at the same checkpoint.
+    /// The worker's at the same checkpoint.
     pub worker_bytes: Option<u64>,
     /// Why it has ended, if it has.
     pub ended: Option<String>,
-    /// Whether it is the allocator that the worker has: how far it is off, all shadows may be.
+    /// Whether it has the worker's own allocator: its error is a measure of the other shadows'
+    /// errors.
     pub is_baseline: bool,
 }
 
-/// A baseline that is off by more than this share is no ground for anything.
+/// A baseline with a larger error than this share supports no conclusion.
 const FAITHFUL: f64 = 0.1;
 
 impl WhatIf {
@@ -92,7 +93,7 @@ impl WhatIf {
                 ),
             });
         }
-        // What the worker frees again shows only once it has asked for as much as there is.
+        // Reused memory shows only after the worker has allocated as much as it has.
         if worker.is_some_and(|own| self.allocated_bytes < own) {
             let allocated = bytes(self.allocated_bytes);
             all.push(format!("too early: {allocated} allocated since attaching"));
@@ -114,7 +115,7 @@ impl WhatIf {
         all.all(|shadow| shadow.ended.is_some() && shadow.resident_bytes.is_none())
     }
 
-    /// What the probes cost while they record.
+    /// The cost of the probes while they record.
     pub fn cost(&self) -> Option<ProbeCost> {
         self.cost.filter(|_| self.ended.is_none())
     }
@@ -128,7 +129,7 @@ impl WhatIf {
         self.shadows.iter().filter_map(ended).collect()
     }
 
-    /// What has gone wrong with the recording and the shadows, a sentence each.
+    /// Problems with the recording and the shadows, one sentence each.
     pub fn troubles(&self) -> Vec<String> {
         let all = self.ended.iter();
         let all = all.map(|why| format!("the comparison with other allocators has ended: {why}"));
@@ -137,20 +138,21 @@ impl WhatIf {
 }
 
 impl Shadow {
-    /// By which share of the worker's memory its own is more.
+    /// How much more memory it takes than the worker, as a share of the worker's.
     pub fn compared(&self) -> Option<f64> {
         let worker = self.worker_bytes.filter(|worker| *worker > 0)?;
         Some(self.resident_bytes? as f64 / worker as f64 - 1.0)
     }
 
-    /// Its name, when it saves something however much its figure is off, where the baseline is off by `off`.
+    /// Its name, if it saves something even allowing for an error of the share `off`, the
+    /// baseline's.
     fn stands(&self, off: f64) -> Option<&str> {
         let worker = self.worker_bytes.filter(|_| !self.is_baseline)?;
         let least = worth::OF_MALLOC.least(worker);
         saving_stands(worker, self.resident_bytes?, least, off.abs()).then_some(&self.name)
     }
 
-    /// Its memory, and how that compares with the worker's at the same moment.
+    /// Its memory, and the comparison with the worker's at the same moment.
     pub fn phrase(&self) -> String {
         let name = &self.name;
         let Some(own) = self.resident_bytes else {
@@ -167,10 +169,10 @@ impl Shadow {
     }
 }
 
-/// How reading Python's objects stands in a session.
+/// The state of reading Python objects in a session.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ObjectsState {
-    /// It is not wanted, or there is nobody to do it.
+    /// It was not requested, or nothing can do it.
     #[default]
     Off,
     /// It is read at the next walk, or at a later one.
@@ -182,11 +184,11 @@ pub enum ObjectsState {
         /// For how long already, in ns.
         elapsed_ns: u64,
     },
-    /// It was not, and why.
+    /// It failed, and why.
     Failed(String),
 }
 
-/// What is known of the target's calls, and from what.
+/// What is known about the target's calls, and its source.
 #[derive(Copy, Clone, Debug)]
 pub enum ActivitySource<'a> {
     /// Nothing, and no probes were requested.
@@ -213,7 +215,7 @@ impl ActivitySource<'_> {
         }
     }
 
-    /// Why there are no more calls, where the probes have ended before they were taken off.
+    /// Why there are no more calls, if the probes ended before they were removed.
     pub fn ended(&self) -> Option<&str> {
         match self {
             Self::NotRequested | Self::Attaching | Self::NoProbes => None,
@@ -222,7 +224,7 @@ impl ActivitySource<'_> {
         }
     }
 
-    /// What the probes cost while there are any, where that is known.
+    /// The cost of the probes while there are any, if known.
     pub fn cost(&self) -> Option<ProbeCost> {
         match self {
             Self::NotRequested | Self::Attaching | Self::NoProbes => None,
@@ -237,25 +239,25 @@ impl ActivitySource<'_> {
 pub struct View {
     /// The last walk's report.
     pub report: Arc<FragReport>,
-    /// What probes that sample saw; `None` without such: [`View::activity_source`] says why.
+    /// What the sampling probes saw; `None` without them: [`View::activity_source`] says why.
     pub activity: Option<Arc<Activity>>,
-    /// Where the allocations come from that probes that sample saw; `None` without such.
+    /// Call sites of allocations seen by the sampling probes; `None` without them.
     pub sites: Option<Arc<Sites>>,
-    /// Whether probes that sample were requested, so that their absence is worth a word.
+    /// Whether sampling probes were requested, so that their absence is worth mentioning.
     pub probes_wanted: bool,
     /// Whether they are being attached yet.
     pub probes_attaching: bool,
-    /// Why there are no probes or no walks, and other things the user must know, one a line.
+    /// Why there are no probes or no walks, and other things the user must know, one per line.
     pub notices: Vec<String>,
     /// The past, oldest first, bounded in length by the session.
     pub history: Arc<Vec<Point>>,
     /// Fragmentation over the walks of the session.
     pub over_time: OverTime,
-    /// How reading Python's objects stands.
+    /// The state of reading Python objects.
     pub objects: ObjectsState,
     /// The worker under other allocators; `None` when that was not requested.
     pub what_if: Option<WhatIf>,
-    /// Why the session ended (the target exited, the duration is over), when it has.
+    /// Why the session ended (the target exited, the duration is over), if it has.
     pub ended: Option<String>,
 }
 
@@ -267,7 +269,7 @@ impl View {
         self.report.metrics.iter().copied().chain(known).collect()
     }
 
-    /// Of one passive look, with what was counted beside it.
+    /// A view of one passive observation, with the counts made during it.
     pub fn of_one_look(report: FragReport, history: Vec<Point>, notices: Vec<String>) -> Self {
         Self {
             report: Arc::new(report),
@@ -285,8 +287,8 @@ impl View {
         .with_trend(false)
     }
 
-    /// With how the process has grown lately, by the past: live and saved views have it from here. Of those that are
-    /// `live` more is to come.
+    /// Adds the process's recent growth, from the history: live and saved views get it here. For
+    /// `live` ones, more is to come.
     pub fn with_trend(mut self, is_live: bool) -> Self {
         let to_come = match (is_live && self.ended.is_none(), &self.objects) {
             (false, _) => ToCome::Nothing,
@@ -302,7 +304,7 @@ impl View {
         self
     }
 
-    /// From what there is to know of the target's calls.
+    /// The source of what is known about the target's calls.
     pub fn activity_source(&self) -> ActivitySource<'_> {
         match (&self.activity, &self.what_if, self.probes_wanted) {
             (Some(activity), _, _) => ActivitySource::Sampled(activity),

@@ -1,21 +1,21 @@
 //! From which size on a difference is worth mentioning.
 
-/// A share of the whole and a number of bytes, of which the larger counts.
+/// A share of the whole and a number of bytes; the larger of the two applies.
 #[derive(Copy, Clone, Debug)]
 pub struct Worth {
     share: f64,
     bytes: u64,
 }
 
-/// At least this share of something is most of it.
+/// At least this share counts as most.
 pub(crate) const MOST: f64 = 0.5;
-/// From this share of what is resident on, fragmentation is not passed over.
+/// From this share of resident memory on, fragmentation is mentioned.
 pub(crate) const MUCH_FREE: f64 = 0.2;
-/// From this share of what a name holds on, what its processes share of it is said.
+/// From this share of a name's memory on, sharing of it between processes is mentioned.
 const SHARED: f64 = 0.02;
-/// Who gains at least this share of all growth is named as what grows.
+/// Something that gains at least this share of all growth is named as what grows.
 const GAINED: f64 = 0.2;
-/// Who holds at least this share of what is live is named as who holds most.
+/// A holder of at least this share of live memory is named as a main holder.
 const HELD: f64 = 0.1;
 
 /// Whether something that gains `gained` of `all` growth, both in bytes per second, is named as
@@ -34,19 +34,19 @@ pub(crate) fn is_said_to_be_shared(shared: u64, held: u64) -> bool {
     shared as f64 >= held as f64 * SHARED
 }
 
-/// What a mechanism holds, of RSS, for a finding.
+/// For a finding: what a mechanism holds, relative to RSS.
 pub const OF_RSS: Worth = Worth {
     share: 0.05,
     bytes: 4 << 20,
 };
 
-/// What a prediction differs, of malloc's heap: its band says how sure it is.
+/// For a prediction: its difference, relative to malloc's heap. Its band says how certain it is.
 pub const OF_MALLOC: Worth = Worth {
     share: 0.03,
     bytes: 1 << 20,
 };
 
-/// What a replay saves at the end, of the baseline's memory.
+/// For a replay: the final saving, relative to the baseline's memory.
 pub const OF_REPLAY: Worth = Worth {
     share: 0.05,
     bytes: 5 << 20,

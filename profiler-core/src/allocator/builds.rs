@@ -27,7 +27,7 @@ impl BuildId {
         Self::Tcmalloc,
     ];
 
-    /// Of which allocator it is.
+    /// The allocator of this build.
     pub const fn kind(self) -> Allocator {
         match self {
             Self::Glibc => Allocator::Glibc,
@@ -37,7 +37,7 @@ impl BuildId {
         }
     }
 
-    /// What is declared of it.
+    /// The declaration of this build.
     pub const fn build(self) -> &'static Build {
         match self {
             Self::Glibc => &GLIBC,
@@ -48,7 +48,7 @@ impl BuildId {
         }
     }
 
-    /// The one that a user asks for by this name.
+    /// The build that a user calls by this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|id| id.build().name == name)
     }
@@ -57,9 +57,9 @@ impl BuildId {
 /// A build of an allocator.
 #[derive(Debug)]
 pub struct Build {
-    /// The name by which a user asks for it. The first of an allocator has its name.
+    /// The name by which users select it. An allocator's first build has the allocator's name.
     pub name: &'static str,
-    /// The names of its library, as they stand in `LD_PRELOAD`, the best first; none for the C
+    /// File names of its library for `LD_PRELOAD`, the preferred one first; empty for the C
     /// library's own.
     pub libraries: &'static [&'static str],
     /// Where it comes from.
@@ -71,7 +71,7 @@ pub struct Build {
 pub enum Source {
     /// Every program has it.
     CLibrary,
-    /// fragscope carries it.
+    /// It is embedded in fragscope.
     Carried,
     /// This package of Debian.
     Package(&'static str),
@@ -97,14 +97,14 @@ static MIMALLOC_3: Build = Build {
 
 static MIMALLOC_2: Build = Build {
     name: "mimalloc2",
-    // Debian names it by its release.
+    // Debian names the file by its release.
     libraries: &["libmimalloc.so.2", "libmimalloc.so.2.0"],
     source: Source::Carried,
 };
 
 static TCMALLOC: Build = Build {
     name: "tcmalloc",
-    // The one without a profiler first.
+    // The library without a profiler comes first.
     libraries: &["libtcmalloc_minimal.so.4", "libtcmalloc.so.4"],
     source: Source::Package("libtcmalloc-minimal4"),
 };

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use super::{Allocator, Assignment, GlibcSetting, List, reader_of};
 
-/// The variable by which the dynamic loader loads an allocator before all else (ld.so(8)).
+/// The variable that makes the dynamic loader load an allocator before everything else (ld.so(8)).
 pub const PRELOAD: &str = "LD_PRELOAD";
 
 /// Variables with their values, in order. [`PRELOAD`] is not among them.
@@ -40,7 +40,7 @@ impl Environment {
         }
     }
 
-    /// The same without the variables that an allocator reads.
+    /// A copy without the variables that an allocator reads.
     pub fn without(&self, allocator: Allocator) -> Self {
         let mut rest = self.clone();
         rest.0
@@ -48,8 +48,8 @@ impl Environment {
         rest
     }
 
-    /// A setting of an allocator by its name without a prefix, `mmap_threshold` say. What a list says
-    /// goes before a variable of its own.
+    /// An allocator's setting by its name without prefix, such as `mmap_threshold`. A list variable
+    /// takes precedence over the setting's own variable.
     pub fn setting(&self, of: Allocator, name: &str) -> Option<&str> {
         let settings = &of.row().settings;
         let Some(list) = &settings.list else {
@@ -67,14 +67,14 @@ impl Environment {
         self.setting(Allocator::Glibc, wanted.tunable()?)
     }
 
-    /// Changes a setting of glibc's; nothing where it is no tunable.
+    /// Changes a glibc setting; does nothing if it is not a tunable.
     pub fn set_glibc_setting(&mut self, of: GlibcSetting, value: &str) {
         if let Some(tunable) = of.tunable() {
             self.set_setting(Allocator::Glibc, tunable, value);
         }
     }
 
-    /// Changes a setting of an allocator, where it was set if it was.
+    /// Changes an allocator's setting, in the place where it is already set, if it is.
     pub fn set_setting(&mut self, of: Allocator, name: &str, value: &str) {
         let settings = &of.row().settings;
         let Some(list) = &settings.list else {

@@ -12,32 +12,32 @@ use crate::addr::PAGE_SIZE;
 /// `_MAX` in `malloc/malloc.c`, on 64 bits).
 pub const MMAP_THRESHOLDS: RangeInclusive<u64> = 128 << 10..=32 << 20;
 
-/// What the mmap threshold is at first, in KiB, as sentences have it.
+/// The initial mmap threshold in KiB, as used in sentences.
 pub const INITIAL_MMAP_THRESHOLD_KIB: u64 = *MMAP_THRESHOLDS.start() >> 10;
 
-/// What glibc's trim threshold is before it adapts, in bytes (`DEFAULT_TRIM_THRESHOLD`).
+/// glibc's initial trim threshold in bytes, before it adapts (`DEFAULT_TRIM_THRESHOLD`).
 pub const INITIAL_TRIM_THRESHOLD: u64 = 128 << 10;
 
-/// What can be set of glibc's malloc, and what it keeps in `mp_`.
+/// The settings of glibc's malloc, and the counters that it keeps in `mp_`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum GlibcSetting {
-    /// From this block size on a block gets a mapping of its own, in bytes.
+    /// Blocks from this size on, in bytes, get a mapping of their own.
     MmapThreshold,
     /// An end of an arena that is larger is given back, in bytes.
     TrimThreshold,
     /// Extra bytes taken from the kernel beyond what a request needs.
     TopPad,
-    /// The most blocks with a mapping of their own.
+    /// The maximum number of blocks with a mapping of their own.
     MmapMax,
     /// The most arenas.
     ArenaMax,
-    /// Arenas from which on their number is limited.
+    /// The number of arenas from which on it is limited.
     ArenaTest,
     /// Blocks of one size that a thread caches.
     TcacheCount,
     /// The largest block that is cached, in bytes.
     TcacheMax,
-    /// Blocks of the unsorted list that are looked at to fill a cache.
+    /// The maximum number of unsorted chunks examined to fill a cache.
     TcacheUnsortedLimit,
     /// The largest block of fastbins, in bytes.
     Mxfast,
@@ -45,9 +45,9 @@ pub enum GlibcSetting {
     Hugetlb,
     /// What freed memory is overwritten with.
     Perturb,
-    /// What is checked.
+    /// What malloc checks.
     Check,
-    /// Blocks with a mapping of their own, now.
+    /// The current number of blocks with a mapping of their own.
     Mmaps,
     /// The most there ever were.
     MaxMmaps,
@@ -57,9 +57,9 @@ pub enum GlibcSetting {
     MmappedMem,
     /// The most there ever were.
     MaxMmappedMem,
-    /// Size that the top is trimmed by, where huge pages are advised, in bytes.
+    /// The unit, in bytes, by which the top is trimmed when huge pages are advised.
     ThpPagesize,
-    /// Size of the pages of the host's pool, where these are used, in bytes.
+    /// The size, in bytes, of pages from the host's pool, when they are used.
     HpPagesize,
     /// Sizes of block that are cached.
     TcacheBins,
@@ -68,11 +68,11 @@ pub enum GlibcSetting {
 /// The names of one setting.
 struct Names {
     setting: GlibcSetting,
-    /// As a tunable, after [`PREFIX`]; `None` where it is none.
+    /// The name of its tunable, after [`PREFIX`]; `None` if it is not a tunable.
     tunable: Option<&'static str>,
-    /// The variable of its own that it has in the environment besides.
+    /// The environment variable that also sets it.
     variable: Option<&'static str>,
-    /// In `mp_`, by which walks list it; `None` where it does not stand there.
+    /// The name of its field in `mp_`, under which walks list it; `None` if it has no field there.
     field: Option<&'static str>,
 }
 
@@ -183,7 +183,7 @@ pub(super) static TUNABLE_NAMES: [&str; TUNABLES] = {
     names
 };
 
-/// The variable of its own that a tunable has.
+/// The environment variable that sets the same as a tunable.
 pub(super) fn own_variable(tunable: &str) -> Option<&'static str> {
     GlibcSetting::of_tunable(tunable)?.names().variable
 }
@@ -196,14 +196,15 @@ impl GlibcSetting {
         Some(row.setting)
     }
 
-    /// The setting of a variable that holds it alone.
+    /// The setting that a variable of its own sets.
     pub fn of_variable(name: &str) -> Option<Self> {
         let mut rows = ROWS.iter();
         let row = rows.find(|row| row.variable == Some(name))?;
         Some(row.setting)
     }
 
-    /// The setting with a value, of those that are tunables: in a constant any other does not compile.
+    /// This setting with a value. It must be a tunable: in a constant anything else does not
+    /// compile.
     pub(crate) const fn set(self, value: &'static str) -> Assignment {
         match self.tunable() {
             Some(name) => Assignment { name, value },
@@ -211,17 +212,17 @@ impl GlibcSetting {
         }
     }
 
-    /// Its name as a tunable, without the prefix; `None` where it is none.
+    /// Its name as a tunable, without the prefix; `None` if it is not one.
     pub const fn tunable(self) -> Option<&'static str> {
         self.names().tunable
     }
 
-    /// By what name walks list what is in force; `None` where it cannot be read.
+    /// The name under which walks list its current value; `None` if it cannot be read.
     pub fn field(self) -> Option<&'static str> {
         self.names().field
     }
 
-    /// What is in force, of the settings that a walk of glibc's heap lists.
+    /// Its current value among the settings listed by a walk of glibc's heap.
     pub fn in_force<'s>(
         self,
         settings: impl IntoIterator<Item = (&'s str, &'s str)>,
@@ -236,7 +237,8 @@ impl GlibcSetting {
     /// size of its mmapped chunk (`free` in `malloc/malloc.c`). `None` for a block without a
     /// mapping of its own.
     pub const fn threshold_raised_to(usable: u64) -> Option<u64> {
-        // Of a chunk in an arena one word of these is usable: none is of whole pages then.
+        // In an arena, one of these two words would be usable, so a usable size that gives whole
+        // pages is never from an arena.
         const TWO_WORDS: u64 = 16;
         let chunk = usable.saturating_add(TWO_WORDS);
         match chunk.is_multiple_of(PAGE_SIZE) && chunk <= *MMAP_THRESHOLDS.end() {
@@ -245,8 +247,8 @@ impl GlibcSetting {
         }
     }
 
-    /// What a threshold has grown to by itself, of the settings in force; `None` where it does not adapt or
-    /// is what it was at first (`free` in `malloc/malloc.c`).
+    /// The value that a threshold has adapted to, from the settings in force; `None` if it does not
+    /// adapt or still has its initial value (`free` in `malloc/malloc.c`).
     pub fn grown(self, in_force: impl Fn(Self) -> Option<u64>) -> Option<u64> {
         let (initial, most) = match self {
             Self::MmapThreshold => (*MMAP_THRESHOLDS.start(), *MMAP_THRESHOLDS.end()),

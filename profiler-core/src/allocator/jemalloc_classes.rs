@@ -22,7 +22,7 @@ pub(crate) fn class_of(wanted: u64) -> u64 {
     bytes(below).unwrap_or(wanted)
 }
 
-/// Bytes of one slab of a small class: the least number of pages that its regions fill exactly.
+/// Bytes of one slab of a small class: the smallest number of pages that its regions fill exactly.
 pub(crate) fn slab_bytes(class: u64) -> u64 {
     let gcd = 1u64 << class.trailing_zeros().min(PAGE_SIZE.trailing_zeros());
     class / gcd * PAGE_SIZE

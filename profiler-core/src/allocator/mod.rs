@@ -28,8 +28,8 @@ pub use self::settings::{
     Assignment, List, Settings, ValueForm, environment_beginnings, reader_of,
 };
 
-/// Declares [`Allocator`] and the list of all: one that is added is in both, and the tables of rows and of
-/// walkers, which are as long, do not compile without it.
+/// Declares [`Allocator`] and the list of all allocators. An allocator added here is in both, and
+/// the tables of rows and of walkers, which have the same length, do not compile without it.
 macro_rules! allocators {
     ($($(#[$doc:meta])* $id:ident,)*) => {
         /// The allocators that fragscope distinguishes.
@@ -64,7 +64,7 @@ allocators! {
 }
 
 impl Allocator {
-    /// Whether a heap of it serves the target's malloc calls: Python's own does not, nor one that is
+    /// Whether its heap serves the target's malloc calls: pymalloc's does not, nor does one that is
     /// private to `library`.
     pub fn serves_malloc(self, library: Option<&str>) -> bool {
         self != Self::Pymalloc && library.is_none()
@@ -75,8 +75,8 @@ impl Allocator {
         self.row().name
     }
 
-    /// The allocator of a library by its file's name, such as `libjemalloc.so.2`: a guess for files
-    /// that cannot be read.
+    /// Guesses the allocator from a library's file name, such as `libjemalloc.so.2`, for files that
+    /// cannot be read.
     pub fn in_file_name(path: &str) -> Option<Self> {
         let library = file_name(path).strip_prefix("lib")?;
         let mut others = ROWS.iter().filter(|row| row.home == Home::AnyObject);
@@ -85,7 +85,7 @@ impl Allocator {
     }
 }
 
-/// Where an allocator lives.
+/// Which kind of object contains an allocator.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Home {
     /// In the C library of that name.
@@ -96,83 +96,84 @@ pub enum Home {
     AnyObject,
 }
 
-/// All that is particular to one allocator, but for its walker and its remedies.
+/// Everything specific to one allocator except its walker and its remedies.
 #[derive(Debug)]
 pub struct AllocatorRow {
     /// Which one.
     pub kind: Allocator,
     /// Its name in output and files.
     pub name: &'static str,
-    /// Where it lives.
+    /// The kind of object that contains it.
     pub home: Home,
     /// What identifies it in a file.
     pub signs: Signs,
-    /// Reads its version from a file that holds it.
+    /// Reads its version from a file that contains it.
     pub version: fn(&Contents<'_>) -> Option<String>,
-    /// How the variables of the environment begin that it reads; whole names end in `=`.
+    /// Prefixes of the environment variables that it reads; complete names end in `=`.
     pub variables: &'static [&'static str],
     /// Its settings in those variables.
     pub settings: Settings,
-    /// What a walk lists beside its heap.
+    /// What a walk lists in addition to its heap.
     pub listed: Listed,
-    /// What of it the lab can load, the usual one first.
+    /// The builds that the lab can load, the usual one first.
     pub builds: &'static [BuildId],
     /// Whether the word before a block holds its chunk's size and three flag bits, as glibc's
-    /// `mchunk_size` does: then usable sizes can be read at the moment of allocation.
+    /// `mchunk_size` does. Then usable sizes can be read at the time of allocation.
     pub chunk_header: bool,
     /// Which free pages it can return.
     pub page_return: PageReturn,
     /// When it returns them by itself.
     pub return_time: ReturnTime,
-    /// The call or event that returns whole free pages; `None` where there is none but the end of the last block
-    /// beside them.
+    /// The call or event that returns whole free pages; `None` if only freeing the last block near
+    /// them does.
     pub gives_back: Option<&'static str>,
-    /// What it calls the caches of freed blocks.
+    /// Its name for caches of freed blocks.
     pub caches: &'static str,
 }
 
-/// Which pages an allocator can return to the kernel, of those that it has room for blocks on.
+/// Which of the pages in its extents an allocator can return to the kernel.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum PageReturn {
-    /// Each page that no block keeps, nor what lies next to one.
+    /// Every page that neither contains nor borders on a block, by the margins.
     PagesBetween(Margins),
-    /// Only an extent as a whole, once nothing lives in it.
+    /// Only whole extents in which nothing is live.
     WholeExtents,
     /// By other rules, which are not followed here.
     Other,
 }
 
-/// Bytes next to a block's span that stay with it, on extents that hold many blocks.
+/// Bytes next to a block's span that stay with the block, in extents with many blocks.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Margins {
     /// Before its start.
     pub before: u64,
-    /// Behind its end.
+    /// After its end.
     pub behind: u64,
 }
 
 /// When an allocator returns free pages by itself.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum ReturnTime {
-    /// When a block is freed below which nothing lives, so that it depends on where blocks lie.
+    /// When a block is freed that has nothing live above it, so it depends on the positions of
+    /// blocks.
     ByPlace,
-    /// While it is called, some time after they were freed: a program that is idle keeps them.
+    /// During calls, some time after blocks were freed: an idle program keeps the pages.
     InCalls,
-    /// When the program goes on in certain ways.
+    /// When the program continues to call it in certain ways.
     WithLaterCalls,
     /// Never.
     Never,
-    /// This is not known, and no player has it.
+    /// Unknown; no player has this allocator.
     Unknown,
 }
 
-/// What is known of the values that a walk lists, by the names that the allocator has for them. All others
-/// are settings that are plain numbers or words.
+/// The values listed by a walk, under the allocator's own names. All other listed values are
+/// settings that are plain numbers or words.
 #[derive(Debug)]
 pub struct Listed {
     /// Those that are amounts of bytes.
     pub bytes: &'static [&'static str],
-    /// Those that nobody set: what it has counted.
+    /// Values that nobody sets: the allocator's counters.
     pub counters: &'static [&'static str],
     /// Those that threads of the allocator's own carry out, which a forked process does not have.
     pub lost_by_fork: &'static [&'static str],
@@ -181,59 +182,60 @@ pub struct Listed {
 /// What identifies an allocator in a file.
 #[derive(Debug)]
 pub struct Signs {
-    /// Functions that only it defines: all of one group are a sign.
+    /// Groups of functions that only this allocator defines: a file that defines a whole group has
+    /// the sign.
     pub functions: &'static [&'static [&'static str]],
-    /// Text that only it has in its read-only data, alone or within longer strings; may be empty.
+    /// Text found only in its read-only data, alone or within longer strings; may be empty.
     pub text: &'static [u8],
-    /// How the names of its files begin; only a C library is identified by them.
+    /// Prefixes of its file names; only C libraries are identified by them.
     pub files: &'static [&'static str],
 }
 
-/// What an allocator in a target does there.
+/// The role of an allocator in a target.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Role {
-    /// It serves the program's malloc calls: its object defines `malloc`. Of several that do, the
-    /// first in load order serves.
+    /// It serves the program's malloc calls: its object defines `malloc` and is the first in load
+    /// order that does.
     ServesMalloc,
-    /// It serves only the program or library that holds it.
+    /// It serves only the program or library that contains it.
     Private,
-    /// Nothing allocates from it: another serves in its place.
+    /// Nothing allocates from it, because another allocator serves instead.
     Unused,
 }
 
 /// One allocator in a target, a core file, or a library that can be preloaded.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AllocatorIdentity {
-    /// Which one; `None` for one that has no row.
+    /// Which allocator; `None` if it has no row.
     pub kind: Option<Allocator>,
-    /// Its version where the object shows it, e.g. `5.3.0`.
+    /// Its version, if the object shows it, e.g. `5.3.0`.
     pub version: Option<String>,
-    /// The path of the object that it lives in, as the target sees it.
+    /// The path of the object that contains it, as the target sees it.
     pub object: String,
     /// Whether that object is Python: the program or a libpython.
     pub in_python: bool,
-    /// What it does.
+    /// Its role.
     pub role: Role,
 }
 
-/// An allocator as people and files name it. In a file it is the text of its [`fmt::Display`], of which
+/// An allocator's name for people and files. Files contain the text of its [`fmt::Display`];
 /// [`AllocatorTitle::parse`] is the inverse.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AllocatorTitle {
-    /// One that has a row, such as `glibc 2.36`.
+    /// An allocator with a row, such as `glibc 2.36`.
     Known {
         /// Which one.
         kind: Allocator,
-        /// Its version, where that is known.
+        /// Its version, if known.
         version: Option<String>,
     },
-    /// The file's name of one that has no row.
+    /// The file name of an allocator without a row.
     Other(String),
 }
 
-/// Of heaps the one that serves malloc, where that is served by this allocator: of several of its kind the one that
-/// takes the most. `None` when it is not among them. Where it is not known which allocator serves, the one of all that may
-/// which takes the most does.
+/// The heap that serves malloc, given its allocator: if several heaps have this allocator, the
+/// largest; `None` if none has. If the allocator is unknown, the largest of the heaps that may
+/// serve malloc.
 pub fn serving<H>(
     malloc: Option<&AllocatorTitle>,
     heaps: impl Iterator<Item = H>,
@@ -248,7 +250,7 @@ pub fn serving<H>(
 }
 
 impl AllocatorTitle {
-    /// From its text.
+    /// Parses its text.
     pub fn parse(text: &str) -> Self {
         let (name, version) = match text.split_once(' ') {
             Some((name, version)) => (name, Some(version.to_owned())),
@@ -260,7 +262,7 @@ impl AllocatorTitle {
         }
     }
 
-    /// From its name, and its version where that is known; one that has no row has no version.
+    /// From a name and, if known, a version. An allocator without a row has no version.
     pub fn named(name: &str, version: Option<String>) -> Self {
         match ROWS.iter().find(|row| row.name == name) {
             Some(row) => Self::Known {
@@ -271,7 +273,7 @@ impl AllocatorTitle {
         }
     }
 
-    /// Its version, where that is known.
+    /// Its version, if known.
     pub fn version(&self) -> Option<&str> {
         match self {
             Self::Known { version, .. } => version.as_deref(),
@@ -279,7 +281,7 @@ impl AllocatorTitle {
         }
     }
 
-    /// Which one; `None` for one that has no row.
+    /// Which allocator; `None` if it has no row.
     pub fn kind(&self) -> Option<Allocator> {
         match self {
             Self::Known { kind, .. } => Some(*kind),
@@ -309,7 +311,7 @@ impl fmt::Display for AllocatorTitle {
 }
 
 impl AllocatorIdentity {
-    /// Its name with its version; the file's name when it has no row.
+    /// Its name with its version; the file's name if it has no row.
     pub fn title(&self) -> AllocatorTitle {
         match self.kind {
             Some(kind) => AllocatorTitle::Known {
@@ -320,12 +322,12 @@ impl AllocatorIdentity {
         }
     }
 
-    /// Whether it is this one.
+    /// Whether it is this allocator.
     pub fn is(&self, kind: Allocator) -> bool {
         self.kind == Some(kind)
     }
 
-    /// The library that has it for itself; `None` where it serves malloc, or Python.
+    /// The library that has it for itself; `None` if it serves malloc or Python.
     pub fn private_library(&self) -> Option<String> {
         let is_private = self.role == Role::Private && !self.in_python;
         is_private.then(|| self.object.clone())

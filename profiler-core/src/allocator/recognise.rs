@@ -4,19 +4,20 @@ use memchr::memmem;
 
 use super::{Allocator, AllocatorRow, Home, ROWS, file_name};
 
-/// What is known of a file: an input, so that this stays free of files and their formats.
+/// What is known about a file. It is passed in, so that this module does not depend on files and
+/// their formats.
 #[derive(Clone, Debug, Default)]
 pub struct Contents<'a> {
     /// Its path.
     pub path: &'a str,
-    /// Those of [`functions`] that it defines, with their first bytes.
+    /// The functions of [`functions`] that the file defines, with their first bytes.
     pub functions: &'a [(&'static str, Vec<u8>)],
     /// Its read-only data, in one or several parts.
     pub read_only: Vec<&'a [u8]>,
 }
 
 impl Contents<'_> {
-    /// The first bytes of a function that it defines.
+    /// The first bytes of a function that the file defines.
     pub(super) fn code_of(&self, function: &str) -> Option<&[u8]> {
         let mut all = self.functions.iter();
         let (_, code) = all.find(|(name, _)| *name == function)?;
@@ -41,7 +42,7 @@ pub fn functions() -> impl Iterator<Item = &'static str> {
     groups.flat_map(|group| group.iter().copied())
 }
 
-/// The allocators in a file, with their versions, but for C libraries' and Python's own.
+/// The allocators in a file, with their versions, except those of C libraries and Python's own.
 pub fn allocators_in(contents: &Contents<'_>) -> Vec<(Allocator, Option<String>)> {
     let others = ROWS.iter().filter(|row| row.home == Home::AnyObject);
     others
@@ -50,8 +51,8 @@ pub fn allocators_in(contents: &Contents<'_>) -> Vec<(Allocator, Option<String>)
         .collect()
 }
 
-/// The allocator behind the `malloc` that a file defines, and its version. Text is no sign of it, but
-/// for a C library: an allocator may be in the file without being its malloc.
+/// The allocator behind the `malloc` that a file defines, and its version. Except for a C library,
+/// text is not a sign: an allocator may be in the file without being its malloc.
 pub fn serving_malloc(contents: &Contents<'_>) -> Option<(Allocator, Option<String>)> {
     let is_it = |row: &&&AllocatorRow| match row.home {
         Home::AnyObject => contents.defines_signs_of(row),
@@ -62,14 +63,14 @@ pub fn serving_malloc(contents: &Contents<'_>) -> Option<(Allocator, Option<Stri
         }
         Home::Python => false,
     };
-    // What was put into a program comes before the C library in it.
+    // An allocator linked into a program takes precedence over the C library in the program.
     let of = |home| ROWS.iter().filter(move |row| row.home == home);
     let mut all = of(Home::AnyObject).chain(of(Home::CLibrary));
     let row = all.find(is_it)?;
     Some((row.kind, (row.version)(contents)))
 }
 
-/// The C library that a file is, by its allocator, and its version.
+/// If the file is a C library: its allocator and its version.
 pub fn c_library(contents: &Contents<'_>) -> Option<(Allocator, Option<String>)> {
     let mut libraries = c_libraries();
     let row = libraries.find(|row| has_name_of(contents.path, row))?;
@@ -140,7 +141,7 @@ mod tests {
             some(Allocator::Musl, "")
         );
         assert_eq!(serving("/opt/libshim.so", &[], b""), None);
-        // The text of an allocator that is in it for another purpose.
+        // The text of an allocator that the file contains for another purpose.
         assert_eq!(serving("/opt/libshim.so", &[], b"<jemalloc>: "), None);
     }
 

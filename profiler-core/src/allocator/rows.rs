@@ -5,7 +5,7 @@ use super::{
     Allocator, AllocatorRow, BuildId, Home, Listed, Margins, PageReturn, ReturnTime, Signs, version,
 };
 
-/// All rows. Where several hold (a library with several allocators inside), the first counts.
+/// All rows. If several match (a library with several allocators inside), the first counts.
 pub static ROWS: [&AllocatorRow; Allocator::COUNT] =
     [&GLIBC, &JEMALLOC, &MIMALLOC, &TCMALLOC, &MUSL, &PYMALLOC];
 
@@ -23,12 +23,13 @@ impl Allocator {
     }
 }
 
-/// glibc's call that gives back whole free pages, as a program in C has it.
+/// glibc's call that returns whole free pages, as written in C.
 pub(crate) const MALLOC_TRIM_IN_C: &str = "malloc_trim(0)";
 
-/// What `mtrim` (`malloc/malloc.c`, 2.17 to 2.43) leaves alone next to a chunk that is in use: the word before
-/// its span (`prev_size`), which is its own, and behind it the structure of a free chunk (48 bytes), which begins
-/// with the last word of the span. The walker's own rule is compared with it.
+/// What `mtrim` (`malloc/malloc.c`, 2.17 to 2.43) leaves alone next to a chunk in use: the word
+/// before its span (`prev_size`), which belongs to the chunk, and after the span the header of a
+/// free chunk (48 bytes), which begins with the last word of the span. A test compares the walker's
+/// own rule with these.
 const MTRIM_MARGINS: Margins = Margins {
     before: 8,
     behind: 40,
@@ -39,8 +40,8 @@ static GLIBC: AllocatorRow = AllocatorRow {
     name: "glibc",
     home: Home::CLibrary,
     signs: Signs {
-        // A static program has no `gnu_get_libc_version` unless it calls it, but malloc's inner
-        // functions in its symbols.
+        // A static program contains `gnu_get_libc_version` only if it calls it, but has malloc's
+        // internal functions in its symbols.
         functions: &[&["gnu_get_libc_version"], &["_int_malloc", "__libc_malloc"]],
         text: b"",
         files: &["libc.so.6", "libc-2."],
@@ -76,7 +77,7 @@ static JEMALLOC: AllocatorRow = AllocatorRow {
     home: Home::AnyObject,
     signs: Signs {
         functions: &[&["mallctl"], &["je_mallctl"], &["_rjem_mallctl"]],
-        // How its messages begin (`src/malloc_io.c`).
+        // The prefix of its messages (`src/malloc_io.c`).
         text: b"<jemalloc>: ",
         files: &[],
     },
@@ -182,7 +183,7 @@ static PYMALLOC: AllocatorRow = AllocatorRow {
         text: b"",
         files: &[],
     },
-    // It has none of its own: Python's is its.
+    // It has no version of its own: Python's applies.
     version: |_| None,
     variables: &["PYTHONMALLOC="],
     settings: settings::PYMALLOC,

@@ -9,14 +9,13 @@ use super::{Allocator, ROWS, glibc_settings};
 /// The settings of one allocator.
 #[derive(Debug)]
 pub struct Settings {
-    /// The variable that lists several of them, where there is one.
+    /// The variable that lists several settings, if there is one.
     pub list: Option<List>,
-    /// What stands before each name: in the list, or in the name of its variable where there is no
-    /// list.
+    /// The prefix of each name: in the list, or without a list, in the name of the variable.
     pub prefix: &'static str,
-    /// Their names without it.
+    /// Their names without the prefix.
     pub names: &'static [&'static str],
-    /// The variable of its own that one of a list has besides, where it has one.
+    /// The separate variable of a setting that is also in the list, if it has one.
     pub own_variable: fn(&str) -> Option<&'static str>,
     /// What their values look like.
     pub form: ValueForm,
@@ -25,7 +24,7 @@ pub struct Settings {
 /// One setting of an allocator with a value.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Assignment {
-    /// Its name without a prefix, as it stands in [`Settings::names`].
+    /// Its name without prefix, as in [`Settings::names`].
     pub name: &'static str,
     /// Its value, as the allocator reads it.
     pub value: &'static str,
@@ -36,9 +35,9 @@ pub struct Assignment {
 pub struct List {
     /// Its name.
     pub variable: &'static str,
-    /// What stands between two settings.
+    /// The character between two settings.
     pub separator: char,
-    /// What stands between a name and its value.
+    /// The character between a name and its value.
     pub assignment: char,
 }
 

@@ -6,11 +6,11 @@ use super::Contents;
 
 /// What gperftools' version begins with (`TC_VERSION_STRING`).
 pub(super) const GPERFTOOLS: &[u8] = b"gperftools ";
-/// glibc's banner is no longer.
+/// glibc's banner is at most this long.
 const BANNER_BYTES: usize = 256;
-/// What is kept of a version.
+/// The longest version that is kept.
 const VERSION_BYTES: usize = 16;
-/// `endbr64`, with which functions begin that are compiled for Intel's CET.
+/// `endbr64`, the first instruction of functions compiled for Intel's CET.
 const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The version in glibc's banner, which survives stripping: `GNU C Library (Debian GLIBC 2.36-9)
@@ -28,7 +28,7 @@ pub(super) fn glibc(contents: &Contents<'_>) -> Option<String> {
     })
 }
 
-/// A whole string such as `1.2.3`, which is how musl keeps its version (`src/internal/version.c`).
+/// A complete string such as `1.2.3`, in which musl stores its version (`src/internal/version.c`).
 pub(super) fn musl(contents: &Contents<'_>) -> Option<String> {
     let mut strings = contents
         .read_only

@@ -23,7 +23,7 @@ impl Activity {
             of.while_probed(of.alloc_rate)
         });
 
-    /// What the last interval came to.
+    /// Rates of the last interval.
     pub const RATES: [Column<Self>; 3] = [
         Self::ALLOC_RATE,
         Column::fraction("frees_per_second", Unit::PerSecond, |of| {
@@ -34,7 +34,8 @@ impl Activity {
         }),
     ];
 
-    /// What is true of now while there are probes, and of before afterwards.
+    /// A value that describes the present while there are probes, and the past after they have
+    /// ended.
     pub fn while_probed(&self, value: f64) -> Option<f64> {
         self.ended.is_none().then_some(value)
     }
@@ -57,7 +58,7 @@ impl ProbeCost {
 }
 
 impl ClassActivity {
-    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    /// The row's label: its largest size. In files it is separate from the figures.
     pub const UP_TO: Column<Self> = up_to(10, |row| row.class.upper_bytes());
 
     const ALLOCS: Column<Self> = Column::<Self>::of("allocs", Unit::Calls, |class| class.allocs)
@@ -104,7 +105,7 @@ impl ClassActivity {
         Self::P99,
     ];
 
-    /// The same in the order in which people see them.
+    /// The same in the order shown to people.
     pub const SHOWN: [Column<Self>; 6] = [
         Self::ALLOCS,
         Self::FREES,
@@ -114,7 +115,7 @@ impl ClassActivity {
         Self::P99,
     ];
 
-    /// A class none of whose blocks was seen to die has no lifetimes, rather than short ones.
+    /// A class none of whose blocks was seen being freed has no lifetimes, rather than short ones.
     fn lifetime(&self, ns: u64) -> Option<u64> {
         (self.frees > 0).then_some(ns)
     }

@@ -11,7 +11,7 @@ use crate::units::Unit;
 impl LedgerRow {
     /// The class.
     pub const CLASS: TextColumn = TextColumn::left("where memory is", 18);
-    /// What it holds of RSS.
+    /// Its share of RSS.
     pub const SHARE: TextColumn = TextColumn::right("of RSS", 8);
     /// Bytes of each class.
     pub const COLUMNS: [Column<Self>; 3] = [
@@ -65,7 +65,7 @@ impl ArenaReport {
             10,
             "bytes that the arena has from the kernel",
         );
-    /// What is live compares with what is resident, here as in every other table.
+    /// Live memory is compared with resident memory, here as in every other table.
     const LIVE: Column<Self> = Column::<Self>::of("live_resident_bytes", Unit::Bytes, |of| {
         of.live_resident_bytes
     })
@@ -135,10 +135,10 @@ impl ArenaReport {
 }
 
 impl SizeClassRow {
-    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    /// The row's label: its largest size. In files it is separate from the figures.
     pub const UP_TO: Column<Self> = up_to(11, |row| row.class.upper_bytes());
 
-    /// Those of its figures that people see, in the order of files.
+    /// The figures shown to people, in the order of files.
     pub const SHOWN: [Column<Self>; 4] = [
         Column::<Self>::of("live_blocks", Unit::Blocks, |row| row.live_blocks).titled(
             "blocks",
@@ -203,13 +203,13 @@ impl HugeOccupancyRow {
 }
 
 impl OccupancyDeciles {
-    /// One of its deciles; JSON has all of them in an array of this key.
+    /// One decile; JSON has all of them in an array under this key.
     pub const LIVE_BYTES: Column<u32> =
         Column::of("live_bytes", Unit::Bytes, |&live| u64::from(live));
 }
 
 impl Finding {
-    /// What it is about.
+    /// The finding's bytes.
     pub const COLUMNS: [Column<Self>; 1] =
         [Column::maybe("bytes", Unit::Bytes, |finding| finding.bytes)];
 }

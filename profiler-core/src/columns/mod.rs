@@ -13,12 +13,12 @@ pub use self::text_column::TextColumn;
 use crate::text::visible;
 use crate::units::{Unit, Value};
 
-/// What a column has of a row.
+/// A row's value in a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Datum {
     /// A figure.
     Number(Value),
-    /// Words, which may be somebody else's.
+    /// Text, which may be untrusted.
     Text(String),
 }
 
@@ -30,13 +30,13 @@ pub struct Column<Row> {
     /// Its unit.
     pub unit: Unit,
     get: Get<Row>,
-    /// Its title in text and on the screen; none where it stands in files alone.
+    /// Its title in text and on the screen; empty if it is only in files.
     pub title: &'static str,
-    /// Characters that it takes there.
+    /// Its width there, in characters.
     pub width: usize,
-    /// What it is, where it has a title.
+    /// An explanation, if it has a title.
     pub help: &'static str,
-    /// Where a table is too wide, the column of the highest rank goes first.
+    /// When a table is too wide, the column with the highest rank is dropped first.
     pub rank: u8,
     is_short: bool,
     write: Option<fn(&Row) -> String>,
@@ -86,7 +86,7 @@ impl<Row> Column<Row> {
         Self::new(key, Unit::Name, Get::Words(get))
     }
 
-    /// The same, seen by people under a title, with what the figure is.
+    /// The same, shown to people under a title, with an explanation of the figure.
     pub const fn titled(mut self, title: &'static str, width: usize, help: &'static str) -> Self {
         self.title = title;
         self.width = width;
@@ -94,21 +94,21 @@ impl<Row> Column<Row> {
         self
     }
 
-    /// The same in a table of many columns: its figures are short, and it goes before those of a lower rank
-    /// where there is no room for all.
+    /// The same in a table with many columns: its figures are short, and it is dropped before
+    /// columns of lower rank when there is not enough space.
     pub(crate) const fn short(mut self, rank: u8) -> Self {
         self.rank = rank;
         self.is_short = true;
         self
     }
 
-    /// The same in words of its own where its value is known, and not by its unit.
+    /// The same, formatted by its own function instead of by its unit if its value is known.
     pub const fn written(mut self, write: fn(&Row) -> String) -> Self {
         self.write = Some(write);
         self
     }
 
-    /// What it has of a row; `None` is unknown.
+    /// The row's value; `None` means unknown.
     pub fn datum(&self, row: &Row) -> Option<Datum> {
         match self.get {
             Get::Known(get) => Some(Datum::Number(Value::Whole(get(row)))),
@@ -118,7 +118,7 @@ impl<Row> Column<Row> {
         }
     }
 
-    /// The figure that it has of a row; `None` is unknown.
+    /// The row's figure; `None` means unknown.
     pub fn value(&self, row: &Row) -> Option<Value> {
         match self.datum(row)? {
             Datum::Number(value) => Some(value),
@@ -126,7 +126,7 @@ impl<Row> Column<Row> {
         }
     }
 
-    /// The same where it is a whole number.
+    /// The row's figure if it is an integer.
     pub fn amount(&self, row: &Row) -> Option<u64> {
         match self.value(row)? {
             Value::Whole(value) => Some(value),
@@ -134,7 +134,7 @@ impl<Row> Column<Row> {
         }
     }
 
-    /// What it has of a row as people read it; `None` is unknown.
+    /// The row's value as text for people; `None` means unknown.
     pub fn text(&self, row: &Row) -> Option<String> {
         Some(match (self.datum(row)?, self.write) {
             (Datum::Number(_), Some(write)) => write(row),
@@ -145,17 +145,17 @@ impl<Row> Column<Row> {
         })
     }
 
-    /// Its title, aligned, with a mark behind it.
+    /// Its title, aligned, followed by a mark.
     pub fn heading(&self, mark: &str) -> String {
         self.aligned(&format!("{}{mark}", self.title))
     }
 
-    /// What it has of a row as people read it, aligned; `-` is unknown.
+    /// The row's value as aligned text for people; `-` means unknown.
     pub fn cell(&self, row: &Row) -> String {
         self.aligned(self.text(row).as_deref().unwrap_or("-"))
     }
 
-    /// Figures stand to the right, words to the left.
+    /// Figures are right-aligned, words left-aligned.
     fn aligned(&self, text: &str) -> String {
         let column = match self.get {
             Get::Words(_) => TextColumn::left(self.title, self.width),
@@ -167,7 +167,7 @@ impl<Row> Column<Row> {
     }
 }
 
-/// Foreign words made harmless, and no longer than `width`: of a path the end says more.
+/// Untrusted text made harmless and cut to `width`: of a path, the end says more.
 fn end_of(words: &str, width: usize) -> String {
     let words = visible(words).to_string();
     let count = words.chars().count();
@@ -178,7 +178,7 @@ fn end_of(words: &str, width: usize) -> String {
     "…".chars().chain(rest).collect()
 }
 
-/// What a row of a size class is called by: its largest size.
+/// The label of a size class's row: its largest size.
 const fn up_to<Row>(width: usize, upper_bytes: fn(&Row) -> u64) -> Column<Row> {
     Column::of("upper_bytes", Unit::Bytes, upper_bytes).titled(
         "up to",

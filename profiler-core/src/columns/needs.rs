@@ -29,7 +29,7 @@ impl PackedClass {
 }
 
 impl SelfCheck {
-    /// The heap as it is and as played.
+    /// The heap as measured and as replayed.
     pub const COLUMNS: [Column<Self>; 2] = [
         Column::of("measured_bytes", Unit::Bytes, |check| check.measured_bytes),
         Column::of("predicted_bytes", Unit::Bytes, |check| {
@@ -39,7 +39,7 @@ impl SelfCheck {
 }
 
 impl NeedsRow {
-    /// Before the columns: what was replayed.
+    /// The first column: what was replayed.
     pub const NAME: TextColumn = TextColumn::left("malloc with", 26);
     /// The middle of the band.
     const MALLOC: Column<Self> = Column::maybe("rest_bytes", Unit::Bytes, |row: &Self| row.bytes)
@@ -50,7 +50,7 @@ impl NeedsRow {
     const HIGH: Column<Self> = Column::maybe("high_bytes", Unit::Bytes, |row: &Self| {
         Some(row.band?.high_bytes)
     });
-    /// Both ends of the band; nothing where there is one figure.
+    /// Both ends of the band; empty if there is only one figure.
     pub const BAND: Column<Self> = Column::maybe("", Unit::Bytes, |row: &Self| row.bytes)
         .titled(
             "low to high",
@@ -65,7 +65,7 @@ impl NeedsRow {
             10,
             "what RSS would be with that, if all else stays",
         );
-    /// What it means, in a word.
+    /// Its meaning, in a word.
     pub const EFFECT: Column<Self> =
         Column::words("effect", |row: &Self| Some(row.effect?.name().to_owned()))
             .titled("effect", 13, "at both ends of the band")
@@ -74,7 +74,7 @@ impl NeedsRow {
                     .map_or_else(String::new, |effect| effect.words().to_owned())
             });
 
-    /// The figures of the table in text and HTML, after what was replayed. The effect stands behind them.
+    /// The figures of the table in text and HTML, after what was replayed. The effect follows them.
     pub const SHOWN: [Column<Self>; 3] = [Self::MALLOC, Self::BAND, Self::RSS];
     /// Of the table, in CSV.
     pub const COLUMNS: [Column<Self>; 3] = [Self::MALLOC, Self::LOW, Self::HIGH];

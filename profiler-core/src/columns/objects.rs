@@ -46,7 +46,7 @@ impl TypeRow {
 }
 
 impl NativeRow {
-    /// What a row is called by: its largest size. In files it stands apart from the figures.
+    /// The row's label: its largest size. In files it is separate from the figures.
     pub const UP_TO: Column<Self> = up_to(10, |row| row.class.upper_bytes());
 
     /// Figures of a size class of native blocks.
@@ -107,7 +107,7 @@ impl Holder {
         }),
     ];
 
-    /// The one that people see: with what `mmap` objects map.
+    /// The figure shown to people: it includes memory mapped by `mmap` objects.
     pub const HELD: Column<Self> = Column::<Self>::of("held_bytes", Unit::Bytes, Self::held_bytes)
         .titled(
             "retained",
@@ -149,7 +149,7 @@ impl Census {
 }
 
 impl PackageRow {
-    /// What a package's modules have besides what is in rows.
+    /// What a package's modules hold besides what is in rows.
     pub const COLUMNS: [Column<Self>; 2] = [
         Column::of("bytes", Unit::Bytes, |of| of.unlisted.bytes),
         Column::of("blocks", Unit::Blocks, |of| of.unlisted.blocks),
@@ -157,7 +157,7 @@ impl PackageRow {
 }
 
 impl Copied {
-    /// What lies on pages that were copied since the fork.
+    /// Memory on pages that were copied since the fork.
     pub const COLUMNS: [Column<Self>; 2] = [
         Column::of("bytes", Unit::Bytes, |of| of.bytes),
         Column::of("collector_bytes", Unit::Bytes, |of| of.collector_bytes),
@@ -165,7 +165,7 @@ impl Copied {
 }
 
 impl Growth {
-    /// What grew in all since the census before.
+    /// Total growth since the previous census.
     pub const COLUMNS: [Column<Self>; 10] = [
         Column::fraction("elapsed_ms", Unit::Milliseconds, |of| {
             Some(milliseconds(of.elapsed_ns))
@@ -199,7 +199,7 @@ impl Growth {
 }
 
 impl Gain {
-    /// What a type, a size class of native blocks or a holder gains.
+    /// The gain of a type, a size class of native blocks, or a holder.
     pub const COLUMNS: [Column<Self>; 2] = [
         Column::fraction("growth_bytes_per_second", Unit::BytesPerSecond, |of| {
             of.bytes

@@ -24,14 +24,14 @@ impl KernelCount {
         Column::maybe("ksm_bytes", Unit::Bytes, |kernel| kernel.ksm_bytes),
     ];
 
-    /// What stands in its place where the target is a core file.
+    /// Replaces RSS if the target is a core file.
     pub const CORE: Column<Self> = Column::maybe("core_bytes", Unit::Bytes, |kernel| {
         kernel.is_core.then_some(kernel.rss_bytes)
     });
 }
 
 impl Completeness {
-    /// How long a walk took, and what it lacks.
+    /// The duration of a walk, and what it lacks.
     pub const COLUMNS: [Column<Self>; 4] = [
         Column::of("unreadable_bytes", Unit::Bytes, |of| of.unreadable_bytes),
         Column::of("threads_in_allocator", Unit::Threads, |of| {
@@ -79,7 +79,7 @@ impl View {
 }
 
 impl Point {
-    /// What is kept of a moment of the past.
+    /// What is kept of a past moment.
     pub const COLUMNS: [Column<Self>; 5] = [
         Column::of("rss_bytes", Unit::Bytes, |point| point.rss_bytes),
         Column::of("swap_bytes", Unit::Bytes, |point| point.swap_bytes),

@@ -5,7 +5,8 @@ use crate::sites::SiteRow;
 use crate::units::{Unit, Value};
 
 impl SiteRow {
-    /// Figures in the order of files. What a walk says is unknown where none was matched.
+    /// Figures in the order of files. Those that come from a walk are unknown if no walk was
+    /// matched.
     pub const COLUMNS: [Column<Self>; 20] = {
         let [bytes, error, _, live, at_walk, pinned, grown] = Self::SHOWN;
         [

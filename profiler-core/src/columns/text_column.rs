@@ -1,18 +1,19 @@
 //! Columns that exist only in output for people.
 
-/// A column of words that are made where they are shown and stand in no file: its title, and its place.
-/// Width and side are declared here, so that heading, rows and what is indented below them agree.
+/// A column of text that is made where it is shown and is not in any file: its title and layout.
+/// Width and alignment are declared here, so that heading, rows and lines indented below them
+/// agree.
 #[derive(Copy, Clone, Debug)]
 pub struct TextColumn {
     /// Its title; may be empty.
     pub title: &'static str,
-    /// Characters that it takes.
+    /// Its width in characters.
     pub width: usize,
     is_right: bool,
 }
 
 impl TextColumn {
-    /// A column of words, which stand to the left.
+    /// A column of text, left-aligned.
     pub const fn left(title: &'static str, width: usize) -> Self {
         Self {
             title,
@@ -21,7 +22,7 @@ impl TextColumn {
         }
     }
 
-    /// A column of figures, which stand to the right.
+    /// A column of figures, right-aligned.
     pub const fn right(title: &'static str, width: usize) -> Self {
         Self {
             title,
@@ -35,7 +36,7 @@ impl TextColumn {
         self.cell(self.title)
     }
 
-    /// Its title with a mark behind it, aligned.
+    /// Its title followed by a mark, aligned.
     pub fn marked(&self, mark: &str) -> String {
         self.cell(&format!("{}{mark}", self.title))
     }

@@ -24,7 +24,7 @@ use crate::report::{FragReport, ToCome};
 use crate::trend::{Point, Trend};
 
 impl FragReport {
-    /// The same report with what was predicted of its walk, and the conclusions from that.
+    /// The same report with predictions made from its walk, and the conclusions from them.
     pub fn with_predictions(&self, predictions: Predictions) -> Self {
         let mut report = self.clone();
         report.predictions = Some(predictions);
@@ -32,7 +32,7 @@ impl FragReport {
         report
     }
 
-    /// The same report with a census of its objects, and what grew since the one before.
+    /// The same report with a census of its objects, and what grew since the previous census.
     pub fn with_objects(mut self, census: Arc<Census>, before: Option<Arc<Census>>) -> Self {
         let growth = before
             .as_deref()
@@ -44,7 +44,8 @@ impl FragReport {
         self
     }
 
-    /// The same report of a process that has grown so lately, of which that was counted, and what is still to come.
+    /// The same report with the process's recent growth, the counts behind it, and what is still to
+    /// come.
     pub fn with_history(&self, trend: Option<Trend>, points: &[Point], to_come: ToCome) -> Self {
         let mut report = self.clone();
         report.to_come = to_come;
@@ -59,8 +60,8 @@ impl FragReport {
         report
     }
 
-    /// The same report with how its memory changed since an earlier walk, if the objects of just these two walks are
-    /// compared.
+    /// The same report with how its memory changed since an earlier walk, if the compared objects
+    /// are those of exactly these two walks.
     pub fn since(mut self, earlier: &Self) -> Self {
         let of = |census: &Option<Arc<Census>>| census.as_ref().map(|census| census.taken_at_ns);
         let walks = (of(&self.objects_before), of(&self.objects));
@@ -71,7 +72,7 @@ impl FragReport {
         self
     }
 
-    /// Draws the conclusions from what is known: findings, verdict and explanation are of the other figures.
+    /// Draws the conclusions: findings, verdict and explanation follow from the other figures.
     pub fn conclude(&mut self) {
         self.findings = findings(self);
         self.verdict = match answer(self) {
@@ -84,7 +85,7 @@ impl FragReport {
         self.explanation = explanation(self);
     }
 
-    /// By how much it grows, as the verdict has it; `None` where its objects were not read twice.
+    /// How fast it grows, as stated in the verdict; `None` if its objects were not read twice.
     pub fn growing(&self) -> Option<GrowsBy> {
         growth::grows_by(self)
     }

@@ -12,8 +12,8 @@ use crate::sample::Sample;
 use crate::span::{GRANULE, SpanState};
 use crate::tables::{PackedClass, Packing};
 
-/// Packs the live blocks of every walked malloc. `present_bytes` is what its pages take now.
-/// `None` when none was walked.
+/// Packs the live blocks of every walked malloc. `present_bytes` is the present size of its pages.
+/// `None` if none was walked.
 pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
     let mallocs: Vec<_> = sample
         .heaps
@@ -57,7 +57,8 @@ pub(crate) fn pack(sample: &Sample, present_bytes: u64) -> Option<Packing> {
             packing.live_bytes += blocks * bytes;
         }
     }
-    // What was never touched takes no page anywhere, nor does the tail of a large extent.
+    // Memory that was never touched takes no page in any allocator, nor does the tail of a large
+    // extent.
     for &(bytes, touched) in &large {
         let pages = touched.min(bytes.next_multiple_of(PAGE_SIZE));
         let class = class_entry(&mut classes, bytes, 1);

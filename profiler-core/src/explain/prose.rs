@@ -10,7 +10,7 @@ use crate::tables::{HeapReport, LedgerClass, LedgerPart};
 use crate::units::{bytes, percent};
 use crate::worth;
 
-/// Where no prediction makes a difference worth naming.
+/// Used if no prediction differs enough to be mentioned.
 const NOT_SURE: &str = "nothing that was replayed is sure to save much";
 
 /// One line for the top of the screen.
@@ -18,8 +18,9 @@ pub(crate) fn verdict(report: &FragReport) -> String {
     more(report).fold(of_findings(report), |said, more| format!("{said} {more}"))
 }
 
-/// What the same line says of a process of which is said how it grows; `None` where that would be nothing more: beside
-/// "growing: a leak", "nothing stands out" and "the memory is in use" only raise the question which of them is meant.
+/// What the line adds about a process for which growth is reported; `None` if that would add
+/// nothing: after "growing: a leak", "nothing stands out" and "the memory is in use" only raise the
+/// question which of the two is meant.
 pub(super) fn besides(report: &FragReport) -> Option<String> {
     let by = report.growing().unwrap_or_default();
     let first = report.findings.first().map(|first| first.mechanism);
@@ -56,10 +57,11 @@ fn more(report: &FragReport) -> impl Iterator<Item = String> {
     more.into_iter().flatten()
 }
 
-/// From this share of fragmentation on, the name whose blocks keep it resident is named.
+/// From this share of fragmentation on, the name whose blocks keep it resident is mentioned.
 const KEPT_SHARE: f64 = 0.25;
 
-/// The name whose objects keep the most free memory resident: no allocator, but the program can let go of it.
+/// The name whose objects keep most free memory resident: the allocator cannot release it, but the
+/// program can.
 fn about_keeper(report: &FragReport) -> Option<String> {
     let free = fragmentation(report);
     // Of a core nothing can be freed any more.
@@ -83,7 +85,7 @@ fn about_keeper(report: &FragReport) -> Option<String> {
     })
 }
 
-/// What a forked worker has of its parent's memory only because it was written to.
+/// Memory that a forked worker has copied from its parent only because it was written to.
 fn about_copies(report: &FragReport) -> Option<String> {
     let fork = report.fork?;
     let census = report.objects.as_ref().and_then(|census| census.copied);
@@ -120,7 +122,7 @@ fn of_findings(report: &FragReport) -> String {
         other => other.cause(),
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| match first.mechanism {
-        // What is played is of malloc's heap, and no remedy of these.
+        // Predictions are about malloc's heap, and are not remedies for these mechanisms.
         Mechanism::SparsePools | Mechanism::PrivateHeap => format!(". As for malloc, {outlook}"),
         Mechanism::PinnedPages
         | Mechanism::Untrimmed
@@ -137,7 +139,7 @@ fn of_findings(report: &FragReport) -> String {
         | Mechanism::NotTheHeap
         | Mechanism::NotSure => format!("; {outlook}"),
     });
-    // What nothing returns, or cannot be predicted, is still there.
+    // Memory that nothing returns, or for which there is no prediction, is still there.
     let returned = first.bytes.filter(|bytes| *bytes > 0);
     let verdict = format!(
         "{}: {cause}{outlook}.",
@@ -145,7 +147,7 @@ fn of_findings(report: &FragReport) -> String {
     );
     // The larger share goes unsaid otherwise.
     let used = percent(used(report), report.kernel.rss_bytes);
-    // What of huge pages was never written cannot be seen.
+    // Which parts of huge pages were never written cannot be determined.
     let is_bound = first.mechanism == Mechanism::HugePages && first.bytes.is_none();
     match first.mechanism.subject() {
         FindingBytes::NoWaste => verdict,
@@ -221,7 +223,7 @@ pub(crate) fn explanation(report: &FragReport) -> String {
     text
 }
 
-/// What was asked for and takes no memory, where that is more than nothing to speak of.
+/// Memory that was requested and takes no space, if it is enough to mention.
 fn about_untouched(report: &FragReport) -> Option<String> {
     let untouched = report.untouched_bytes()?;
     is_notable(report, untouched).then(|| {
@@ -243,7 +245,7 @@ fn findings(text: &mut String, report: &FragReport) {
     }
 }
 
-/// Where the bytes are that shares are of.
+/// Where the bytes are of which shares are given.
 fn place(report: &FragReport) -> &'static str {
     if report.kernel.is_core {
         "in the core"
@@ -295,7 +297,7 @@ fn about_fork(report: &FragReport) -> Option<String> {
     })
 }
 
-/// What was predicted, in half a sentence; `None` where nothing was.
+/// The prediction, in half a sentence; `None` if there is none.
 fn outlook(report: &FragReport) -> Option<String> {
     let predictions = report.predictions.as_ref()?;
     if let Some(check) = predictions.self_check.filter(|check| !check.holds()) {
@@ -326,8 +328,8 @@ fn outlook(report: &FragReport) -> Option<String> {
     not_worth_it(report, predictions, &now)
 }
 
-/// What is said where no candidate is sure to save much. One whose whole band makes no difference for the process is
-/// not named.
+/// The sentence for when no candidate is sure to save much. A candidate whose entire band makes no
+/// difference for the process is not named.
 fn not_worth_it(report: &FragReport, predictions: &Predictions, now: &str) -> Option<String> {
     let at = predictions.now()?;
     let rss = report.kernel.rss_bytes;
@@ -363,13 +365,13 @@ fn not_worth_it(report: &FragReport, predictions: &Predictions, now: &str) -> Op
     Some(format!("{title} {words}: {}", malloc(needs, now)))
 }
 
-/// What malloc's memory would come to. The verdict's first figure is of all memory that is in use, or wasted:
-/// what these are of is always said.
+/// The predicted size of malloc's memory. The verdict's first figure is about all memory in use or
+/// wasted, so the sentence always says what its figures are about.
 fn malloc(needs: Needs, now: &str) -> String {
     format!("{} for malloc's memory, {now}", needs.band())
 }
 
-/// What was predicted, in a paragraph or two.
+/// The predictions, in one or two paragraphs.
 fn about_predictions(report: &FragReport) -> String {
     let Some(predictions) = &report.predictions else {
         return match serving(report) {
@@ -405,7 +407,7 @@ fn about_predictions(report: &FragReport) -> String {
     }
     let mut paragraphs = vec![text];
     paragraphs.extend(predictions.sentences());
-    // What is still being played may be known in a moment.
+    // What is still being replayed may be known soon.
     if predictions.pending == 0 && report.findings.iter().any(Finding::is_assumed) {
         paragraphs.push(
             "A recording shows what could not be predicted: `fragscope record -- COMMAND`, then `fragscope replay`."
@@ -424,7 +426,8 @@ fn private_live(report: &FragReport) -> u64 {
     live.min(report.resident_bytes(LedgerClass::PrivateHeap))
 }
 
-/// Live bytes that the program uses: what only huge pages make resident nobody does.
+/// Live bytes that the program uses: memory that is resident only because of huge pages is not
+/// used.
 pub(super) fn used(report: &FragReport) -> u64 {
     let live = live(report).saturating_add(private_live(report));
     live.saturating_sub(report.amount(MetricId::BlankBytes).unwrap_or(0))

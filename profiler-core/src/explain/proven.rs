@@ -10,7 +10,7 @@ use crate::remedy::Remedy;
 use crate::report::{Finding, FragReport, PlayedRemedy};
 use crate::units::bytes;
 
-/// The findings, as far as predictions confirm them, and those that only predictions show.
+/// The findings, adjusted by predictions, and those that only predictions show.
 pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding> {
     let Some(known) = TrustedPredictions::of(report) else {
         return findings;
@@ -29,8 +29,8 @@ pub(super) fn proven(report: &FragReport, findings: Vec<Finding>) -> Vec<Finding
     all
 }
 
-/// A finding of whose remedy nothing is known, not yet or not at all. Where remedies are played, it is not
-/// ranked as if its own returned everything.
+/// A finding for whose remedy there is no prediction, or none yet. If its mechanism's remedies are
+/// replayed, it is not ranked as if the remedy returned everything.
 fn not_proven(mut finding: Finding) -> Finding {
     if finding.mechanism.is_predicted() {
         finding.bytes = None;
@@ -41,11 +41,11 @@ fn not_proven(mut finding: Finding) -> Finding {
 /// Predictions that can be believed.
 struct TrustedPredictions<'a> {
     predictions: &'a Predictions,
-    /// What malloc's heap took at their walk, in bytes.
+    /// The size of malloc's heap at their walk, in bytes.
     now: u64,
-    /// What follows that figure where pages that are yet to be purged are not in it.
+    /// Text after that figure if it excludes pages that are yet to be purged.
     purged: &'static str,
-    /// The same in half a sentence, which says at which walk where that was another.
+    /// The same in half a sentence, which names the walk if it was another one.
     baseline: String,
     /// How long their walk was before that of the report, if it was another.
     before: Option<String>,
@@ -63,7 +63,7 @@ impl<'a> TrustedPredictions<'a> {
         })
     }
 
-    /// What is left of a finding whose remedy was played.
+    /// A finding adjusted by the prediction for its remedy.
     fn with_prediction(
         &self,
         mut finding: Finding,
@@ -74,7 +74,8 @@ impl<'a> TrustedPredictions<'a> {
         let (mut title, band) = (remedy.title(), needs.band());
         finding.remedy = finding.remedy.as_played(&remedy.candidate);
         let condition = remedy.condition();
-        // The line that was played stands beside what it promises; a call is what the finding ends with.
+        // A replayed setting is shown next to its predicted saving; a call is shown at the end of
+        // the finding.
         let is_line = effect == Effect::Saves && !remedy.set.is_empty();
         if let Some(how) = remedy.how().filter(|_| is_line) {
             title += &format!(" ({how})");
@@ -121,8 +122,8 @@ impl<'a> TrustedPredictions<'a> {
     }
 }
 
-/// Bytes that a remedy would return of a finding, where malloc would need `saved` less; `None` where that
-/// cannot be predicted.
+/// Bytes of a finding that a remedy would return if malloc needed `saved` bytes less; `None` if
+/// that cannot be predicted.
 fn returned(finding: &Finding, saved: u64, effect: Effect) -> Option<u64> {
     match effect {
         // Another allocator saves for other reasons too, which are not this one.
@@ -135,7 +136,7 @@ fn returned(finding: &Finding, saved: u64, effect: Effect) -> Option<u64> {
     }
 }
 
-/// What a remedy would return of which no figure of the walk speaks.
+/// A remedy's predicted saving that no figure of the walk shows.
 fn only_predicted(
     report: &FragReport,
     known: &TrustedPredictions<'_>,

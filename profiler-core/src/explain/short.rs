@@ -4,20 +4,21 @@ use crate::mechanism::FindingBytes;
 use crate::mechanism::Mechanism;
 use crate::report::FragReport;
 
-/// The verdict of a report in three words at most, by its first finding.
+/// The verdict of a report in at most three words, by its first finding.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct ShortVerdict {
-    /// What the first finding is about; `None` where nothing stands out.
+    /// The mechanism of the first finding; `None` if nothing stands out.
     pub mechanism: Option<Mechanism>,
     /// Its bytes as a share of RSS, 0 to 1.
     pub share: f64,
     /// Fragmentation as a share of RSS, 0 to 1.
     pub fragmentation: f64,
-    /// Whether most of the heap lies in swap and was not read, so that the other figures are of the rest alone.
+    /// Whether most of the heap is in swap and was not read, so that the other figures cover only
+    /// the rest.
     pub is_in_swap: bool,
 }
 
-/// The verdict on a process of whose heap most is in swap.
+/// The verdict on a process with most of its heap in swap.
 const IN_SWAP: &str = "in swap";
 
 impl ShortVerdict {
@@ -39,7 +40,8 @@ impl ShortVerdict {
         }
     }
 
-    /// In words. That a process grows is named where its memory is in use, which no allocator changes.
+    /// The verdict as words. Growth is mentioned if the memory is in use, which no allocator
+    /// changes.
     pub fn words(&self, is_growing: bool) -> String {
         if self.is_in_swap {
             return IN_SWAP.into();
@@ -67,7 +69,7 @@ impl ShortVerdict {
         }
     }
 
-    /// What the first finding is about, without its size.
+    /// The topic of the first finding, without its size.
     pub fn about(&self) -> &'static str {
         match self.is_in_swap {
             true => IN_SWAP,

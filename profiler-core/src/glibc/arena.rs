@@ -30,8 +30,8 @@ pub(super) struct Arenas<'m, M> {
 }
 
 impl<M: TargetMemory> Arenas<'_, M> {
-    /// Walks a run and keeps it as an extent of arena number `id`; `None` when another has its
-    /// memory already.
+    /// Walks a run and keeps it as an extent of arena number `id`; `None` if its memory is already
+    /// claimed.
     fn take(&mut self, run: Run, id: u32) -> Option<(u64, End)> {
         if run.limit < run.first.saturating_add(16) || !self.claims.is_free(run.start, run.limit) {
             let what = "memory claimed twice, or too small for a chunk";
@@ -55,8 +55,8 @@ impl<M: TargetMemory> Arenas<'_, M> {
         Some((walked.end, walked.how))
     }
 
-    /// Walks the heaps of a thread arena, from the newest to the one that holds the arena itself.
-    /// Returns how many there are.
+    /// Walks the heaps of a thread arena, from the newest to the one that contains the arena
+    /// itself. Returns their number.
     pub(super) fn thread(&mut self, arena: &ArenaState, id: u32) -> u64 {
         let heap_max = self.par.heap_max();
         let info_bytes = self.layout.heap_info_bytes;
@@ -112,7 +112,7 @@ impl<M: TargetMemory> Arenas<'_, M> {
     }
 
     /// Walks the main arena, arena number 0. Returns the bytes between its runs that a foreign
-    /// `sbrk` took, which glibc counts in `system_mem` too.
+    /// `sbrk` took, which glibc also counts in `system_mem`.
     pub(super) fn main(&mut self, arena: &ArenaState) -> u64 {
         if arena.is_unused() {
             return 0;
@@ -177,7 +177,7 @@ impl<M: TargetMemory> Arenas<'_, M> {
         if arena.is_noncontiguous() { 0 } else { foreign }
     }
 
-    /// Where chunks go on after fenceposts that end at `end`.
+    /// The run of chunks that continues after fenceposts that end at `end`.
     fn next_run(&mut self, arena: &ArenaState, end: u64, limit: u64) -> Option<Run> {
         let first = self.main_run(arena, end, limit);
         (end..limit.saturating_sub(16))

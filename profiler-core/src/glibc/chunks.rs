@@ -14,17 +14,17 @@ use crate::span::{SpanList, SpanState};
 
 /// The smallest chunk (`MINSIZE`), in bytes.
 pub const MIN_CHUNK: u64 = 32;
-/// Bytes of a chunk before its block that are its own, its size word (`SIZE_SZ`): the word before belongs
-/// to the chunk in front while that is in use.
+/// Bytes before the block that belong to its chunk: the size word (`SIZE_SZ`). The word before that
+/// belongs to the previous chunk while that is in use.
 pub const CHUNK_HEADER: u64 = 8;
-/// `CHUNK_HDR_SZ`: a chunk header with the word before it, as an mmapped chunk has at the start of its
+/// `CHUNK_HDR_SZ`: a chunk header with the word before it, as at the start of an mmapped chunk's
 /// mapping (`sysmalloc_mmap`), and the size of a fencepost. All other chunks are larger.
 pub const WHOLE_HEADER: u64 = 16;
 pub(super) const PREV_INUSE: u64 = 1;
 pub(super) const IS_MMAPPED: u64 = 2;
 pub(super) const NON_MAIN_ARENA: u64 = 4;
 const FLAGS: u64 = 7;
-/// Sound chunks in a row that a place must begin to be taken for a chunk again after damage.
+/// After damage, a place counts as a chunk again if this many valid chunks follow in a row.
 const SOUND_LINKS: u32 = 4;
 /// Places tried after damage, in one snapshot: bounds the time that a ruined heap takes.
 const MAX_TRIES: u32 = 1 << 22;
@@ -57,19 +57,19 @@ fn count(sum: &mut (u64, u64), bytes: u64) {
 /// The bounds and rules of one run of chunks.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Run {
-    /// Where the run's memory begins (an arena's own state may lie there).
+    /// The start of the run's memory (which may begin with an arena's own state).
     pub(super) start: u64,
     /// The first chunk.
     pub(super) first: u64,
-    /// Where it ends at the latest; a thread arena's heap ends exactly there.
+    /// The latest possible end; a thread arena's heap ends exactly there.
     pub(super) limit: u64,
-    /// The arena's top chunk, wherever it lies.
+    /// The arena's top chunk, in this run or elsewhere.
     pub(super) top: u64,
     /// Whether this is a heap of a thread arena.
     pub(super) thread_heap: bool,
-    /// The unit that trimming gives the top back in, where `limit` is the program break.
+    /// The unit in which trimming returns the top, if `limit` is the program break.
     pub(super) top_unit: Option<u64>,
-    /// Where the arena has its top's address.
+    /// The address of the arena's pointer to its top.
     pub(super) top_at: u64,
 }
 
@@ -78,7 +78,7 @@ impl Run {
         from <= self.top && self.top < self.limit
     }
 
-    /// The size of the chunk at `p`, when its header can be one.
+    /// The size of the chunk at `p`, if its header is plausible.
     fn size(&self, p: u64, head: u64) -> Option<u64> {
         let size = head & !FLAGS;
         let foreign = if self.thread_heap { 0 } else { NON_MAIN_ARENA };
@@ -94,7 +94,7 @@ impl Run {
 pub(super) enum End {
     /// At the top.
     Top,
-    /// At the fenceposts that glibc leaves where its memory is not continued.
+    /// Fenceposts, which glibc leaves where its memory does not continue.
     Fencepost,
     /// Chunks could not be followed to the end.
     Lost,
@@ -116,7 +116,7 @@ pub(super) struct ChunkWalker<'m, M> {
     tries_left: u32,
     /// Sums over the runs walked since the last reset.
     pub(super) totals: Totals,
-    /// Gathers what a trim would give back.
+    /// Collects what a trim would return.
     pub(super) trim: Trim,
 }
 
@@ -163,7 +163,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
                     self.renew(&mut run, p);
                 }
                 if run.first <= run.top && run.top < p {
-                    // Its end was freed meanwhile, and is part of the top.
+                    // Its end was freed meanwhile and is part of the top.
                     notes.defect(run.top, p - run.top, "chunks became part of the top");
                     self.totals.top += run.limit - p;
                     spans.push(run.limit - p - 8, SpanState::Top);
@@ -228,8 +228,8 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         Walked { spans, end, how }
     }
 
-    /// Takes note of where the top of an arena is by now, which a program that ran has moved, and of where the
-    /// memory of the run ends. What it grew by is not walked.
+    /// Reads the current top of an arena, which a running program has moved, and the current end of
+    /// the run's memory. Memory that was added is not walked.
     #[cold]
     fn renew(&self, run: &mut Run, p: u64) {
         let word = |at: u64| {
@@ -256,7 +256,7 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         }
     }
 
-    /// What the chunk at `p` with this size word is.
+    /// Classifies the chunk at `p` by its size word.
     #[inline]
     fn step(&mut self, run: &Run, p: u64, head: u64) -> Result<Step, ReadError> {
         if p == run.top {
@@ -392,8 +392,8 @@ impl<'m, M: TargetMemory> ChunkWalker<'m, M> {
         stop
     }
 
-    /// Where the pages end that hold `addr` and have no header to read, being swapped, zero or
-    /// absent.
+    /// The end of the pages around `addr` that have no readable header because they are swapped,
+    /// zero or absent.
     fn empty_until(&self, addr: u64) -> Option<u64> {
         let run = self.residency.run_at(RemoteAddr::new(addr))?;
         (!run.state.is_resident()).then(|| run.range.end().get())

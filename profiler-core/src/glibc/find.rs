@@ -10,10 +10,10 @@ use crate::residency::{MappingKind, ResidencyMap};
 
 /// Pairs of words in `malloc_state.bins`.
 const BINS: u64 = 127;
-/// No libc has more writable data; what lies beyond is not looked at.
+/// No libc has more writable data; anything beyond is not examined.
 const MAX_DATA: u64 = 16 << 20;
 
-/// Libc's writable data, read once, when something is looked for in it.
+/// Libc's writable data, read once, when it is first searched.
 pub(super) struct Data<'a, M> {
     memory: &'a M,
     ranges: &'a [AddrRange],
@@ -30,14 +30,14 @@ impl<'a, M: TargetMemory> Data<'a, M> {
         }
     }
 
-    /// What they hold.
+    /// The contents of the ranges.
     pub(super) fn read(&self) -> &Content {
         self.content
             .get_or_init(|| Content::read(self.memory, self.ranges))
     }
 }
 
-/// What the data hold. Pages that cannot be read are zeros.
+/// The contents of the data. Unreadable pages are zeros.
 pub(super) struct Content {
     pieces: Vec<(u64, Vec<u8>)>,
 }
@@ -60,7 +60,7 @@ impl Content {
         Self { pieces }
     }
 
-    /// Every aligned place with `len` bytes after it: address and bytes.
+    /// Every aligned address with `len` bytes after it, and those bytes.
     fn places(&self, len: u64) -> impl Iterator<Item = (u64, &[u8])> {
         self.pieces.iter().flat_map(move |(start, bytes)| {
             (0..bytes.len().saturating_sub(len as usize - 1))
@@ -85,13 +85,13 @@ fn read_pages<M: TargetMemory>(memory: &M, range: AddrRange) -> Vec<u8> {
     bytes
 }
 
-/// Where the main arena is, by which layout, and the ring of arenas from it.
+/// The main arena's address, its layout, and the ring of arenas that begins with it.
 pub(super) struct Main {
     pub(super) layout: &'static Layout,
     pub(super) ring: Vec<ArenaState>,
 }
 
-/// The main arena at a place where it was, if it proves to be there still.
+/// The main arena at its previous address, if it is verified to be still there.
 pub(super) fn main_arena_at<M: TargetMemory>(
     memory: &M,
     layout: &'static Layout,
@@ -104,9 +104,9 @@ pub(super) fn main_arena_at<M: TargetMemory>(
     closes.then_some(Main { layout, ring })
 }
 
-/// Finds the main arena: the place whose bins are all either empty (both links back to the bin
-/// itself) or hold two pointers elsewhere, and whose `next` ring closes. Of several, the one with
-/// most empty bins.
+/// Finds the main arena: the place whose bins are all either empty (both links point back to the
+/// bin) or contain two pointers to elsewhere, and whose `next` ring closes. If there are several,
+/// the one with most empty bins.
 pub(super) fn main_arena<M: TargetMemory>(
     memory: &M,
     data: &Content,
@@ -125,7 +125,7 @@ pub(super) fn main_arena<M: TargetMemory>(
     })
 }
 
-/// How many bins of a `malloc_state` at `addr` are empty, `None` when its bins cannot be bins.
+/// The number of empty bins of a `malloc_state` at `addr`; `None` if its bins are implausible.
 fn empty_bins(layout: &Layout, addr: u64, bytes: &[u8]) -> Option<u32> {
     let end = addr + layout.state_bytes;
     let mut empty = 0;
@@ -145,8 +145,9 @@ fn empty_bins(layout: &Layout, addr: u64, bytes: &[u8]) -> Option<u32> {
     Some(empty)
 }
 
-/// Finds `mp_`: plausible in all fields, and `sbrk_base` the start of the main arena's memory. The
-/// start of `[heap]` is the best proof, anonymous memory (where brk was not to be had) the next.
+/// Finds `mp_`: all fields are plausible, and `sbrk_base` is the start of the main arena's memory.
+/// The start of `[heap]` is the strongest evidence, then anonymous memory (where brk was not
+/// available).
 pub(super) fn malloc_par(
     data: &Content,
     layout: &Layout,
@@ -160,8 +161,8 @@ pub(super) fn malloc_par(
         .map(|(_, addr, par)| (addr, par))
 }
 
-/// `mp_` at a place where it was, if it proves to be there still as nothing can better. Where it does not (its
-/// settings are others than the defaults, or brk was not to be had), other places may.
+/// `mp_` at its previous address, if the evidence there is the strongest possible. If it is not
+/// (settings differ from the defaults, or brk was not available), other places may fit better.
 pub(super) fn malloc_par_at<M: TargetMemory>(
     memory: &M,
     layout: &Layout,
@@ -178,7 +179,7 @@ pub(super) fn malloc_par_at<M: TargetMemory>(
 /// What [`proof`] gives at best.
 const BEST_PROOF: u32 = 10;
 
-/// How well what may be an `mp_` fits the main arena; `None` when it does not.
+/// How well a candidate for `mp_` fits the main arena; `None` if it does not.
 fn proof(par: &MallocPar, main: &ArenaState, residency: &ResidencyMap) -> Option<u32> {
     if !par.is_plausible() || par.sbrk_base == 0 && !is_initialised(par) {
         return None;

@@ -8,9 +8,9 @@
 /// Offsets and sizes of one range of releases, in bytes.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The first release that has this layout; it holds until the next row's.
+    /// The first release with this layout; it is valid until the next row's.
     pub(super) since: (u32, u32),
-    /// `malloc_state.fastbinsY`; `None` where there are no fastbins any more.
+    /// `malloc_state.fastbinsY`; `None` for releases without fastbins.
     pub(super) fastbins: Option<u64>,
     /// `malloc_state.top`.
     pub(super) top: u64,
@@ -24,7 +24,7 @@ pub(super) struct Layout {
     pub(super) system_mem: u64,
     /// `sizeof (struct malloc_state)`.
     pub(super) state_bytes: u64,
-    /// `sizeof (heap_info)`; from 0x30 on it has `pagesize`.
+    /// `sizeof (heap_info)`; from 0x30 on it contains `pagesize`.
     pub(super) heap_info_bytes: u64,
     /// Whether links in tcache and fastbins are stored as `next ^ (address >> 12)` (from 2.32).
     pub(super) mangled_links: bool,
@@ -37,7 +37,7 @@ pub(super) struct Layout {
 /// `tcache_perthread_struct`.
 #[derive(Debug)]
 pub(super) struct TcacheLayout {
-    /// Size of the chunk that holds it.
+    /// Size of the chunk that contains it.
     pub(super) chunk_bytes: u64,
     /// Number of bins.
     pub(super) bins: usize,
@@ -76,10 +76,10 @@ pub(super) struct ParLayout {
     pub(super) mmapped_mem: u64,
     /// `sbrk_base`; the four words of the tcache's settings follow where there is a tcache.
     pub(super) sbrk_base: u64,
-    /// What the size in an mmapped chunk's header leaves out of its mapping: 0, and from 2.43 on
-    /// the 16 bytes of the header itself (`mmap_set_chunk`). The lowest bit of its `prev_size` is
-    /// then a flag for huge pages, and `mremap_chunk` adds those 16 bytes to `mmapped_mem` each
-    /// time, so that it counts a little too much.
+    /// The bytes by which the size in an mmapped chunk's header is smaller than its mapping: 0, and
+    /// from 2.43 on the 16 bytes of the header itself (`mmap_set_chunk`). Then the lowest bit of
+    /// its `prev_size` is a flag for huge pages, and `mremap_chunk` adds those 16 bytes to
+    /// `mmapped_mem` each time, so that the counter is slightly too high.
     pub(super) mmapped_header: u64,
 }
 
@@ -246,7 +246,7 @@ pub(super) static LAYOUTS: [Layout; 12] = [
 const LAST: (u32, u32) = (2, 43);
 
 /// The layouts to try for a release: its own, and the next one's, because a development build of
-/// X.Y+1 calls itself X.Y.9000. Empty for a release that is not known.
+/// X.Y+1 calls itself X.Y.9000. Empty for an unknown release.
 pub(super) fn candidates(version: (u32, u32)) -> impl Iterator<Item = &'static Layout> {
     let known = LAYOUTS[0].since <= version && version <= LAST;
     let own = LAYOUTS.iter().rfind(|row| row.since <= version);

@@ -6,7 +6,7 @@ use super::state::ArenaState;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 
-/// What a chunk in a cache, or of a cache, is.
+/// The role of a chunk that is in a cache or contains one.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(super) enum HeldIn {
     /// Freed, in a thread's tcache.
@@ -24,15 +24,15 @@ pub(super) struct HeldChunk {
     pub(super) holder: HeldIn,
 }
 
-/// Follows singly linked lists as tcache and fastbins have them: `fd` is the first word of the
-/// chunk's user bytes. Ends by itself on any memory, because a cycle is noticed.
+/// Follows the singly linked lists of tcache and fastbins: `fd` is the first word of the chunk's
+/// user bytes. It terminates on any memory, because cycles are detected.
 pub(super) struct Links<'m, M> {
     memory: &'m M,
     mangled: bool,
     to_chunk: u64,
 }
 
-/// A chunk of a list: the word before its `fd`, which is its size with flags, and the one after.
+/// A chunk of a list: the word before its `fd`, which is its size with flags, and the word after.
 pub(super) struct Link {
     pub(super) chunk: u64,
     pub(super) size: u64,
@@ -50,7 +50,7 @@ impl<'m, M: TargetMemory> Links<'m, M> {
         }
     }
 
-    /// The tcache's links, which lead to what the program saw, 16 bytes into the chunk.
+    /// The tcache's links, which point to the user's block, 16 bytes into the chunk.
     pub(super) fn of_tcache(memory: &'m M, mangled: bool) -> Self {
         Self {
             to_chunk: 16,
@@ -58,14 +58,15 @@ impl<'m, M: TargetMemory> Links<'m, M> {
         }
     }
 
-    /// Calls `visit` for each chunk from the link `first` (0 is the end) until it refuses one. `Err`
-    /// is the link at which the list is broken: unreadable, not aligned, refused, or met before.
+    /// Calls `visit` for each chunk from the link `first` (0 is the end) until it rejects one.
+    /// `Err` is the link at which the list is broken: unreadable, unaligned, rejected, or visited
+    /// before.
     pub(super) fn follow(
         &self,
         first: u64,
         mut visit: impl FnMut(Link) -> bool,
     ) -> Result<(), u64> {
-        // Brent's cycle finding: compare with a chunk remembered at each power of two.
+        // Brent's cycle detection: compare with a chunk remembered at each power of two.
         let (mut remembered, mut steps, mut power) = (0, 0u64, 1u64);
         let mut link = first;
         while link != 0 {

@@ -13,7 +13,7 @@ use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
 
-/// The largest alignment looked for: larger ones are served, but nobody asks for them.
+/// The largest alignment looked for: glibc supports larger ones, but no program requests them.
 const MAX_ALIGNMENT: u64 = 1 << 30;
 
 /// With more chunks than this no pair is looked for: the time grows with the square of the number.
@@ -25,7 +25,7 @@ fn words(header: [u8; 16]) -> [u64; 2] {
     [header as u64, (header >> 64) as u64]
 }
 
-/// An mmapped chunk: its mapping, and where the chunk's header lies in it.
+/// An mmapped chunk: its mapping, and the position of the chunk's header in it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Mapped {
     pub(super) start: u64,
@@ -33,9 +33,10 @@ pub(super) struct Mapped {
     pub(super) lead: u64,
 }
 
-/// Finds the mmapped chunks in what is not claimed. First where mappings begin, where one chunk ends, and
-/// where one was known; when `mp_` counts more than those, at every resident page; when it still counts others, at
-/// every resident page once more, with aligned chunks looked for where `realloc` may have moved them.
+/// Finds the mmapped chunks in unclaimed memory. It looks first where mappings begin, where one
+/// chunk ends, and where one was known before. If `mp_` counts more chunks than those, it looks at
+/// every resident page; if chunks are still missing, once more at every resident page for aligned
+/// chunks that `realloc` may have moved.
 pub(super) fn find<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -80,7 +81,7 @@ struct Search<'s, M> {
     memory: &'s M,
     residency: &'s ResidencyMap,
     claims: &'s mut Claims,
-    /// What a chunk's size leaves out of its mapping.
+    /// The bytes by which a chunk's size is smaller than its mapping.
     header: u64,
     /// Whether `mremap` may have moved aligned chunks.
     moved: bool,
@@ -93,7 +94,8 @@ impl<M: TargetMemory> Search<'_, M> {
     }
 
     fn complete(&self, par: &MallocPar) -> bool {
-        // Where the account drifts, a page or more beyond may be a stale header taken for a chunk's.
+        // Where the counter drifts, a surplus of a page or more may be a stale header mistaken for
+        // a chunk's.
         self.found.len() as u64 == u64::from(par.n_mmaps)
             && par.counts_mapped(self.bytes())
             && par.mmapped_mem - self.bytes() < self.residency.page_size().bytes()
@@ -104,7 +106,7 @@ impl<M: TargetMemory> Search<'_, M> {
             return;
         }
         for area in areas {
-            // Only what no arena has is read: most of a large heap is not.
+            // Only memory outside the arenas is read, which excludes most of a large heap.
             for gap in self.claims.gaps(*area) {
                 for [page, prev_size, head] in page_heads(self.memory, self.residency, gap) {
                     if self.is_mapped_chunk(prev_size, head) && !self.claims.holds(page) {
@@ -158,8 +160,8 @@ impl<M: TargetMemory> Search<'_, M> {
             return None;
         }
         let bytes = (head & !7) + self.header;
-        // `_int_memalign` moves the header up to the next aligned place, before 2.43 one with room
-        // for a chunk before it; `mremap_chunk` keeps that distance, though not the alignment
+        // `_int_memalign` moves the header up to the next aligned place, before 2.43 to one that
+        // leaves space for a chunk before it. `mremap_chunk` keeps that distance, but no alignment
         // beyond a page.
         let room_before = if self.header > 0 { 0 } else { MIN_CHUNK };
         let aligned = (5..=MAX_ALIGNMENT.ilog2())
@@ -185,7 +187,7 @@ impl<M: TargetMemory> Search<'_, M> {
             }))
     }
 
-    /// The chunk `lead` bytes into the mapping at `start`, when its header says that it is.
+    /// The chunk `lead` bytes into the mapping at `start`, if its header says so.
     fn aligned_chunk(&self, start: u64, lead: u64, room: u64) -> Option<Mapped> {
         let [prev_size, head] = self.header_at(start.checked_add(lead)?)?;
         let bytes = lead.checked_add(head & !7)?.checked_add(self.header)?;
@@ -204,7 +206,7 @@ impl<M: TargetMemory> Search<'_, M> {
             && size.is_multiple_of(PAGE_SIZE)
     }
 
-    /// `prev_size` without the flag for huge pages, where it has one (`MMAP_HP`, from 2.43).
+    /// `prev_size` without the flag for huge pages, if it has one (`MMAP_HP`, from 2.43).
     fn without_flag(&self, prev_size: u64) -> u64 {
         prev_size & !u64::from(self.header > 0)
     }

@@ -41,7 +41,7 @@ use lists::Links;
 use ranges::Claims;
 use state::{ArenaState, MallocPar};
 
-/// What must be known of the target besides its memory.
+/// What a walk needs to know about the target besides its memory.
 #[derive(Clone, Debug)]
 pub struct Context<'a> {
     /// The release of glibc, from the string `release version X.Y` in its file.
@@ -50,11 +50,11 @@ pub struct Context<'a> {
     pub threads: &'a [Thread],
     /// The writable mappings of libc, its `.bss` included.
     pub libc_data: Vec<AddrRange>,
-    /// The entries of the target's environment that malloc reads, as it started with them.
+    /// The entries of the target's initial environment that malloc reads.
     pub environment: &'a [String],
 }
 
-/// Why a heap was not walked. Residency and probes work all the same.
+/// Why a heap was not walked. Residency and probes are not affected.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// No version was found in the target's libc.
@@ -77,7 +77,7 @@ pub enum NotWalked {
     NoMallocPar(u32, u32),
 }
 
-/// How often it is looked what caches hold, until it was read at one moment.
+/// How often the contents of caches are read again until they are from one moment.
 const HELD_TRIES: u32 = 3;
 
 /// Whether the heap layout of this release, major and minor, is known.
@@ -85,8 +85,8 @@ pub fn is_known(version: (u32, u32)) -> bool {
     layout::candidates(version).next().is_some()
 }
 
-/// How many arenas have their lock held: a thread stands inside malloc, and what it is about there is
-/// half done. 0 where no heap is found.
+/// The number of arenas whose lock is held: a thread is inside malloc, and its operation there is
+/// half done. 0 if no heap is found.
 pub fn locked_arenas<M: TargetMemory>(memory: &M, context: &Context<'_>, roots: &mut Roots) -> u32 {
     let Some(version) = context.version else {
         return 0;
@@ -97,12 +97,12 @@ pub fn locked_arenas<M: TargetMemory>(memory: &M, context: &Context<'_>, roots: 
     locked.count() as u32
 }
 
-/// Walks the heap of the target's glibc. `memory` reads only what is resident
-/// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
+/// Walks the heap of the target's glibc. `memory` reads only resident memory
+/// ([`crate::memory::ResidentMemory`]), as of the moment of `residency`.
 ///
 /// # Errors
-/// When the release is not known or its data does not show a heap. Damage inside the heap is not
-/// an error: it becomes [`HeapSnapshot::defects`].
+/// When the release is unknown or its data does not show a heap. Damage inside the heap is not an
+/// error: it is reported in [`HeapSnapshot::defects`].
 pub fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -111,7 +111,7 @@ pub fn walk<M: TargetMemory>(
     walk_from(memory, residency, context, &mut Roots::default())
 }
 
-/// As [`walk`], beginning from what is known of the places, and noting what is found.
+/// As [`walk`], but starts from known addresses and records those found.
 ///
 /// # Errors
 /// As [`walk`].
@@ -141,7 +141,8 @@ pub fn walk_from<M: TargetMemory>(
         let mut notes = Notes::default();
         let (held, known) = held(memory, residency, &main, &par, context, &mut notes);
         tries -= 1;
-        // What caches hold is followed by links, which lead nowhere if the target has run meanwhile.
+        // Lists of cached chunks are followed link by link, and the links are stale if the target
+        // has run meanwhile.
         if memory.epoch() == epoch || known && notes.defects.is_empty() || tries == 0 {
             break (held, known, notes);
         }
@@ -173,7 +174,7 @@ pub fn walk_from<M: TargetMemory>(
     Ok(heap)
 }
 
-/// Walks the chunks of an arena, and compares them with its own count.
+/// Walks the chunks of an arena and compares them with its own counter.
 fn walk_arena<M: TargetMemory>(
     arenas: &mut Arenas<'_, M>,
     id: u32,
@@ -184,7 +185,7 @@ fn walk_arena<M: TargetMemory>(
     let memory = arenas.memory;
     let now = |then: &ArenaState| match memory.epoch() {
         0 => Some(then.clone()),
-        // Its top is another by now.
+        // Its top has changed since.
         _ => ArenaState::read(memory, arenas.layout, then.addr).ok(),
     };
     let renewed = now(state).filter(ArenaState::is_plausible);
@@ -210,10 +211,10 @@ fn walk_arena<M: TargetMemory>(
     heap.arenas.push(arena(id, state, totals, heaps, foreign));
 }
 
-/// The chunks with a mapping of their own, beside glibc's counts of them.
+/// The chunks with a mapping of their own, compared with glibc's counters.
 fn mapped_checks(par: &MallocPar, mapped: &[mapped::Mapped]) -> [CrossCheck; 2] {
     let bytes = mapped.iter().map(|m| m.bytes).sum();
-    // Less what it is known to count twice.
+    // Subtract the bytes that it is known to count twice.
     let expected = match par.counts_mapped(bytes) {
         true => bytes,
         false => par.mmapped_mem,
@@ -264,8 +265,8 @@ fn arena(id: u32, state: &ArenaState, totals: Totals, heaps: u64, foreign: u64) 
         (ArenaFigure::FastbinBytes, totals.fastbin.1),
         (ArenaFigure::FastbinBlocks, totals.fastbin.0),
         (ArenaFigure::MaxSystemBytes, state.max_system_mem),
-        // All that is neither live, cached, free nor top, the tcaches' own chunks included, so that
-        // the five sum to `system_bytes`.
+        // Everything that is neither live, cached, free nor top, including the tcaches' own chunks,
+        // so that the five sum to `system_bytes`.
         (ArenaFigure::MetadataBytes, totals.metadata),
         (ArenaFigure::TcacheStructBytes, totals.tcache_structs.1),
         (ArenaFigure::TcacheStructs, totals.tcache_structs.0),
@@ -302,7 +303,7 @@ fn arena(id: u32, state: &ArenaState, totals: Totals, heaps: u64, foreign: u64) 
     }
 }
 
-/// The extent of one mmapped chunk: its header, then what the program has.
+/// The extent of one mmapped chunk: its header, then the user's block.
 fn large(chunk: &mapped::Mapped) -> Option<Extent> {
     let mut spans = SpanList::default();
     spans.push(chunk.lead + 16, SpanState::Metadata);
@@ -331,14 +332,14 @@ fn confidence(heap: &HeapSnapshot, tcaches_known: bool) -> Confidence {
     }
 }
 
-/// What went wrong on the way, bounded in number.
+/// Defects found during the walk, bounded in number.
 #[derive(Debug, Default)]
 struct Notes {
     defects: Vec<Defect>,
     unreadable_bytes: u64,
 }
 
-/// Defects kept; a ruined heap has as many as chunks.
+/// The number of defects kept; a badly damaged heap has as many as chunks.
 const MAX_DEFECTS: usize = 64;
 
 impl Notes {

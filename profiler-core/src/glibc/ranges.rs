@@ -10,8 +10,8 @@ use crate::residency::{MappingKind, ResidencyMap};
 /// Pages whose first bytes are read at once.
 const PAGES_PER_READ: usize = 4096;
 
-/// The runs of private, writable memory that malloc may have got, neighbouring mappings joined:
-/// `[heap]`, and anonymous memory, which the kernel splits and merges as it likes.
+/// The ranges of private, writable memory that malloc may have obtained, with adjacent mappings
+/// joined: `[heap]`, and anonymous memory, which the kernel splits and merges freely.
 pub(super) fn areas(residency: &ResidencyMap) -> Vec<AddrRange> {
     let mut areas: Vec<AddrRange> = Vec::new();
     for mapping in residency.mappings() {
@@ -76,7 +76,7 @@ impl Claims {
         start < end && before.is_none_or(|(_, &claimed)| claimed <= start)
     }
 
-    /// Whether somebody has the byte at `addr`.
+    /// Whether the byte at `addr` is claimed.
     pub(super) fn holds(&self, addr: u64) -> bool {
         !self.is_free(addr, addr.saturating_add(1))
     }

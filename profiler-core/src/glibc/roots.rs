@@ -10,11 +10,11 @@ use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 
-/// Where glibc's structures lie, as far as that was found before: the same places are looked at first.
-/// What does not prove to be there any more is looked for anew.
+/// Addresses of glibc's structures, as far as they were found before: these are tried first. A
+/// structure that is not verified there is searched for again.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// `main_arena`, by the layout that it was found with.
+    /// `main_arena`, and the layout with which it was found.
     main: Option<(&'static Layout, u64)>,
     /// `mp_`.
     par: Option<u64>,
@@ -23,12 +23,12 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Whether all of it was found.
+    /// Whether all were found.
     pub fn are_known(&self) -> bool {
         self.main.is_some() && self.par.is_some()
     }
 
-    /// The main arena, where it was or wherever it is.
+    /// The main arena, at its previous address or wherever it is now.
     pub(super) fn main<M: TargetMemory>(
         &mut self,
         memory: &M,
@@ -42,7 +42,7 @@ impl Roots {
         Some(main)
     }
 
-    /// `mp_`, the same way.
+    /// `mp_`, found in the same way.
     pub(super) fn par<M: TargetMemory>(
         &mut self,
         memory: &M,
@@ -62,7 +62,7 @@ impl Roots {
     }
 }
 
-/// Finds where the roots of the heap are, and its mmapped chunks, for a walk that comes later.
+/// Finds the heap's roots, and its mmapped chunks, for a later walk.
 pub fn find_roots<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -73,7 +73,7 @@ pub fn find_roots<M: TargetMemory>(
         return;
     };
     let data = Data::new(memory, &context.libc_data);
-    // What is not found is looked for by the walk.
+    // The walk looks for whatever is not found here.
     let Some(main) = roots.main(memory, &data, version) else {
         return;
     };
@@ -85,7 +85,7 @@ pub fn find_roots<M: TargetMemory>(
     }
 }
 
-/// The memory that arenas have, as far as it shows without walking it: there are no mmapped chunks in it.
+/// The arenas' memory, as far as it is known without a walk: it contains no mmapped chunks.
 fn of_arenas<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -106,7 +106,7 @@ fn of_arenas<M: TargetMemory>(
     }
     for arena in main.ring.iter().skip(1) {
         let mut heap = arena.top & !(par.heap_max() - 1);
-        // One that was met before ends the chain.
+        // A heap that was visited before ends the chain.
         while let Ok([owner, prev, size]) = memory.read_value::<[u64; 3]>(RemoteAddr::new(heap))
             && owner == arena.addr
             && size <= par.heap_max()

@@ -45,8 +45,8 @@ pub(super) fn defaults((major, minor): (u32, u32)) -> Vec<(String, String)> {
     listed(&defaults)
 }
 
-/// What the environment requests, each against what is in force. `environment` are entries
-/// `NAME=VALUE` as the program got them.
+/// The settings requested by the environment, each compared with the one in force. `environment`
+/// contains entries `NAME=VALUE` as the program received them.
 pub(super) fn requested(
     environment: &[String],
     par: &MallocPar,
@@ -135,7 +135,7 @@ fn judge(
     result(Some(in_force), note)
 }
 
-/// A number as glibc's tunables take it: decimal, octal with 0, hexadecimal with 0x.
+/// A number in the format of glibc's tunables: decimal, octal with 0, hexadecimal with 0x.
 fn number(text: &str) -> Option<u64> {
     let text = text.trim_start();
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {

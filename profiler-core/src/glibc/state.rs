@@ -33,12 +33,12 @@ fn int_at(bytes: &[u8], offset: u64) -> u32 {
 /// One arena's `malloc_state`, as far as a walk needs it.
 #[derive(Clone, Debug)]
 pub(super) struct ArenaState {
-    /// Where it lies.
+    /// Its address.
     pub(super) addr: u64,
     /// The lock word: not 0 while a thread is inside.
     pub(super) mutex: u32,
     flags: u32,
-    /// Heads of the fastbins; all 0 where there are none.
+    /// Heads of the fastbins; all 0 if there are none.
     pub(super) fastbins: [u64; FASTBINS],
     /// The top chunk.
     pub(super) top: u64,
@@ -50,7 +50,7 @@ pub(super) struct ArenaState {
     pub(super) system_mem: u64,
     /// The most there ever were.
     pub(super) max_system_mem: u64,
-    /// Where an arena that never had memory points its top: the unsorted bin.
+    /// The initial top of an arena that never had memory: the unsorted bin.
     initial_top: u64,
 }
 
@@ -90,7 +90,8 @@ impl ArenaState {
         self.top == self.initial_top || self.top == 0
     }
 
-    /// What holds of every `malloc_state`, cheap enough to distinguish one from other data.
+    /// Conditions that every `malloc_state` fulfils, cheap enough to distinguish one from other
+    /// data.
     pub(super) fn is_plausible(&self) -> bool {
         (self.top.is_multiple_of(16) || self.is_unused())
             && self.next.is_multiple_of(8)
@@ -101,7 +102,7 @@ impl ArenaState {
     }
 }
 
-/// The ring of arenas from `main`, itself first, and whether it closes.
+/// The ring of arenas, starting with `main`, and whether it closes.
 pub(super) fn ring<M: TargetMemory>(
     memory: &M,
     layout: &Layout,
@@ -146,17 +147,17 @@ pub(super) struct MallocPar {
     pub(super) mmapped_mem: u64,
     /// The most there ever were.
     pub(super) max_mmapped_mem: u64,
-    /// What an mmapped chunk's size leaves out; not 0 where `mmapped_mem` drifts
-    /// ([`super::layout::ParLayout::mmapped_header`]).
+    /// The bytes by which an mmapped chunk's size is smaller than its mapping; not 0 if
+    /// `mmapped_mem` drifts ([`super::layout::ParLayout::mmapped_header`]).
     pub(super) mmapped_header: u64,
-    /// Where the main arena's memory begins; 0 when it has none.
+    /// The start of the main arena's memory; 0 if it has none.
     pub(super) sbrk_base: u64,
     /// `tcache_bins`, `tcache_max_bytes`, `tcache_count`, `tcache_unsorted_limit`.
     pub(super) tcache: Option<[u64; 4]>,
 }
 
 impl MallocPar {
-    /// Bytes that `parse` looks at.
+    /// The number of bytes that `parse` reads.
     pub(super) fn bytes(layout: &Layout) -> u64 {
         layout.par.sbrk_base + if layout.tcache.is_some() { 40 } else { 8 }
     }
@@ -184,7 +185,7 @@ impl MallocPar {
         }
     }
 
-    /// What holds of every `mp_`, whatever was set and done.
+    /// Conditions that every `mp_` fulfils, whatever was set.
     pub(super) fn is_plausible(&self) -> bool {
         let counts = i32::try_from(self.n_mmaps).is_ok()
             && self.n_mmaps <= self.max_n_mmaps

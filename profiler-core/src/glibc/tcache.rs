@@ -13,19 +13,19 @@ use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 use crate::threads::Thread;
 
-/// How far from the thread pointer libc's variables are looked for: those of the libraries that
-/// were loaded at the start lie there.
+/// The distance from the thread pointer within which libc's variables are looked for: those of the
+/// libraries loaded at start are there.
 const TLS_BYTES: u64 = 16 << 10;
-/// The variable `thread_arena` lies this near the tcache's pointer.
+/// The variable `thread_arena` is at most this far from the tcache's pointer.
 const NEAR: u64 = 64;
-/// Chunks that hold a tcache may be longer by what was too little to split off.
+/// A chunk that contains a tcache may be longer by a remainder that was too small to split off.
 const SLACK: u64 = 16;
 
 /// One thread's candidate for the variable.
 struct Candidate {
     /// Distance from the thread pointer.
     distance: u64,
-    /// Where it points; `None` for the dummy of a thread that has not freed anything yet.
+    /// The address it points to; `None` for the dummy of a thread that has not freed anything yet.
     tcache: Option<u64>,
     /// Whether `thread_arena` is near.
     near_arena: bool,
@@ -65,7 +65,7 @@ pub(super) fn find<M: TargetMemory>(
             None => slot.score -= 5,
         }
     }
-    // A lone empty cache with nothing near that confirms it proves nothing.
+    // A single empty cache without confirmation nearby proves nothing.
     let (_, slot) = slots
         .into_iter()
         .filter(|(_, slot)| slot.score > 1)
@@ -99,8 +99,8 @@ struct Slot {
 }
 
 /// Every word beside the thread pointers that could be the variable: it points to a chunk of the
-/// right size, or, from 2.42 on and beside `thread_arena`, to the dummy (`__tcache_dummy`, constant
-/// zeros) that stands for a tcache until the thread first frees a chunk.
+/// right size or, from 2.42 on and next to `thread_arena`, to the dummy (`__tcache_dummy`, constant
+/// zeros) that takes the place of a tcache until the thread first frees a chunk.
 fn candidates<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -160,7 +160,7 @@ fn candidates<M: TargetMemory>(
     caches.chain(dummies).collect()
 }
 
-/// The bytes of a range. What cannot be read is zero, and zero is no pointer.
+/// The bytes of a range. Unreadable bytes are zero, and zero is not a pointer.
 fn readable<M: TargetMemory>(memory: &M, range: AddrRange) -> Vec<u8> {
     let mut bytes = vec![0; range.len() as usize];
     for (i, page) in bytes.chunks_mut(PAGE_SIZE as usize).enumerate() {
@@ -172,7 +172,7 @@ fn readable<M: TargetMemory>(memory: &M, range: AddrRange) -> Vec<u8> {
     bytes
 }
 
-/// Whether a library's constants may lie there.
+/// Whether a library's constants may be there.
 fn may_be_constant(residency: &ResidencyMap, addr: u64) -> bool {
     residency
         .mapping_at(RemoteAddr::new(addr))
@@ -184,7 +184,7 @@ fn is_zero<M: TargetMemory>(memory: &M, at: u64, len: u64) -> bool {
     memory.read(RemoteAddr::new(at), &mut bytes).is_ok() && bytes.iter().all(|&byte| byte == 0)
 }
 
-/// The memory beside a thread pointer in which its variables lie.
+/// The memory next to a thread pointer that contains its variables.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct TlsBlock {
     pub(super) range: AddrRange,
@@ -201,7 +201,7 @@ impl TlsBlock {
     }
 }
 
-/// Where the variables of a thread are, by its thread pointer.
+/// The memory of a thread's variables, by its thread pointer.
 pub(super) fn tls_block(residency: &ResidencyMap, tp: RemoteAddr) -> Option<TlsBlock> {
     let tp = Some(tp).filter(|tp| tp.is_aligned(8))?;
     let side = residency.machine().thread_variables();
@@ -234,7 +234,7 @@ struct Cache {
     miscounted: bool,
 }
 
-/// Reads a `tcache_perthread_struct`; `None` when a list in it is not one.
+/// Reads a `tcache_perthread_struct`; `None` if one of its lists is invalid.
 fn parse<M: TargetMemory>(
     memory: &M,
     links: &Links<'_, M>,
@@ -262,7 +262,7 @@ fn parse<M: TargetMemory>(
         } else {
             stored
         };
-        // A thread may stand between linking a chunk and counting it, so one more is borne with.
+        // A thread may be between linking a chunk and counting it, so one more chunk is allowed.
         let allowed = counted.min(most) + 1;
         let head = word_at(&bytes, layout.entries + 8 * bin as u64);
         let mut met = 0;

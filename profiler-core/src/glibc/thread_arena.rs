@@ -27,7 +27,7 @@ pub fn thread_arenas<M: TargetMemory>(
         };
         let mut bytes = vec![0; block.range.len() as usize];
         for (i, page) in bytes.chunks_mut(PAGE_SIZE as usize).enumerate() {
-            // What cannot be read stays zero, and zero is no arena.
+            // Unreadable words stay zero, and zero is not an arena.
             let at = block.range.start().get() + i as u64 * PAGE_SIZE;
             if memory.read(RemoteAddr::new(at), page).is_err() {
                 page.fill(0);

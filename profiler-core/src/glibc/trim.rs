@@ -15,7 +15,7 @@ pub(super) struct Trim {
 }
 
 impl Trim {
-    /// Where the kernel's pages have this size (`GLRO (dl_pagesize)`).
+    /// For a kernel with pages of this size (`GLRO (dl_pagesize)`).
     pub(super) fn new(page_size: PageSize) -> Self {
         Self {
             page_bytes: page_size.bytes(),
@@ -43,8 +43,8 @@ impl Trim {
         self.push(first, first + (end.saturating_sub(first) & !(page - 1)));
     }
 
-    /// The top chunk, which free chunks before it become part of. Only a top that can be given
-    /// back, one that ends at the program break, is: in units of `unit` (the page, or `thp_pagesize`).
+    /// Adds the top chunk, which absorbs free chunks before it. Only a top that ends at the program
+    /// break can be returned: in units of `unit` (the page, or `thp_pagesize`).
     pub(super) fn top(&mut self, chunk: u64, end: u64, given_back_by: Option<u64>) {
         let start = self.run.take().map_or(chunk, |(start, _)| start);
         let Some(unit) = given_back_by else {
@@ -126,10 +126,10 @@ mod tests {
         for page_size in PageSize::ALL {
             let page = page_size.bytes();
             let mut trim = Trim::new(page_size);
-            // Two pages but for 16 bytes: one of them is whole behind the header.
+            // Two pages less 16 bytes: one of them is whole after the header.
             trim.free(page, 2 * page - 16);
             trim.kept();
-            // A page that is not whole, as its first bytes stay.
+            // A page that is not whole, because its first bytes stay.
             trim.free(4 * page, page);
             trim.kept();
             trim.top(6 * page + 16, 9 * page, Some(page));

@@ -7,21 +7,22 @@ use super::columns::{COLUMNS, ProcessColumn, RSS, command, place_of};
 use super::{ProcessId, ProcessRow};
 use crate::columns::Datum;
 
-/// Generations that are drawn at most; deeper ones stand where the last of these do.
+/// At most this many generations are indented; deeper ones are drawn at the last level.
 const MAX_GENERATIONS: usize = 16;
 
 /// How the table is arranged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrangement {
-    /// The column that it is sorted by, by its place in [`COLUMNS`].
+    /// The column that it is sorted by, as an index into [`COLUMNS`].
     pub sort: usize,
     /// The other way round: numbers ascending, text descending.
     pub reversed: bool,
-    /// Whether children stand under their parents.
+    /// Whether children are placed under their parents.
     pub tree: bool,
     /// Processes whose children are folded away.
     pub folded: BTreeSet<ProcessId>,
-    /// Only what has this text in its number, command, group, allocator or verdict; ancestors of it stay.
+    /// Only processes with this text in their pid, command, group, allocator or verdict are shown,
+    /// and their ancestors.
     pub filter: String,
 }
 
@@ -40,11 +41,11 @@ impl Default for Arrangement {
 /// A line of the table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
-    /// The process, by its place among the rows.
+    /// The process, as an index into the rows.
     pub row: usize,
-    /// What is drawn before its command: where it stands in its tree.
+    /// What is drawn before its command: its position in the tree.
     pub guide: String,
-    /// How many processes descend from it.
+    /// The number of its descendants.
     pub descendants: usize,
     /// Whether they are folded away.
     pub is_folded: bool,
@@ -83,7 +84,7 @@ impl Line {
     }
 }
 
-/// Of each process the master of its tree, by their places among the rows.
+/// The master of each process's tree, as indices into the rows.
 pub(super) fn masters(rows: &[ProcessRow]) -> Vec<usize> {
     let tree = Tree::of(rows);
     let mut masters: Vec<usize> = (0..rows.len()).collect();
@@ -115,8 +116,8 @@ impl Tree {
         };
         for (at, row) in rows.iter().enumerate() {
             let parent = by_pid.get(&row.process.parent).copied();
-            // A parent that began later has the number of the one that was meant. That they began in
-            // one order, then by number, also leaves no circle.
+            // A parent that began later has only reused the parent's pid. Ordering by age, then by
+            // pid, also prevents cycles.
             let age = |at: usize| (rows[at].process.id.began_ticks, rows[at].process.id.pid);
             match parent.filter(|&parent| is_older(age(parent), age(at))) {
                 Some(parent) => tree.children[parent].push(at),
@@ -126,10 +127,11 @@ impl Tree {
         tree
     }
 
-    /// Sorts siblings, and trees by their first line: the worst process of a tree brings it up.
+    /// Sorts siblings, and sorts trees by their first line: the worst process of a tree determines
+    /// its position.
     fn sort(&mut self, order: &impl Fn(usize, usize) -> Ordering) {
         let count = self.children.len();
-        // Of each process the first of it and its descendants, from the leaves up.
+        // For each process, the first of itself and its descendants, from the leaves up.
         let mut best: Vec<usize> = (0..count).collect();
         for at in self.leaves_first() {
             for &child in &self.children[at] {
@@ -197,7 +199,8 @@ impl Tree {
         if is_folded {
             return;
         }
-        // What is deeper than a screen is wide stands flat, so that a chain of forks has a bounded depth.
+        // Processes deeper than the screen is wide are drawn flat, so that the depth of a chain of
+        // forks is bounded.
         if depth >= MAX_GENERATIONS {
             let shown = descendants.into_iter().filter(|&one| passes[one]);
             out.extend(shown.map(|row| Line {
@@ -233,12 +236,12 @@ impl Tree {
     }
 }
 
-/// Whether the first began before the second; of one tick by number, which wraps around seldom.
+/// Whether the first began before the second; within one tick by pid, which seldom wraps around.
 fn is_older(first: (u64, i32), second: (u64, i32)) -> bool {
     first < second
 }
 
-/// Numbers descend, text ascends, what is not known comes last either way.
+/// Numbers descend, text ascends, unknown values come last in both cases.
 fn compare(column: &ProcessColumn, reversed: bool, a: &ProcessRow, b: &ProcessRow) -> Ordering {
     let order = match (column.datum(a), column.datum(b)) {
         (None, None) => Ordering::Equal,

@@ -6,20 +6,20 @@ use crate::columns::Column;
 use crate::text::visible;
 use crate::units::Unit;
 
-/// A column of that table. Its title is in lower case the word that it is sorted by.
+/// A column of that table. Its title in lower case is the word to sort by.
 pub type ProcessColumn = Column<ProcessRow>;
 
 fn walked(row: &ProcessRow, of: fn(&WalkFigures) -> Option<u64>) -> Option<u64> {
     row.walk.as_ref().and_then(of)
 }
 
-/// Its number, by which others name it.
+/// Its pid.
 pub const PID: ProcessColumn = Column::of("pid", Unit::Name, |row: &ProcessRow| {
     row.process.id.pid.max(0) as u64
 })
 .titled("PID", 7, "the number of the process")
 .short(0);
-/// What a process has in memory: by this a table is sorted unless somebody wishes otherwise.
+/// Resident memory of a process: the default sort key.
 pub const RSS: ProcessColumn = Column::of("rss_bytes", Unit::Bytes, |row: &ProcessRow| {
     row.process.memory.rss_bytes
 })
@@ -74,7 +74,7 @@ const FRAG: ProcessColumn =
         "resident heap bytes that hold nothing live, as a share of RSS, at the last walk",
     )
     .short(1);
-/// What is free in its heaps but resident.
+/// Free but resident memory in its heaps.
 pub const FREE: ProcessColumn = Column::maybe(
     "metrics.fragmentation_bytes",
     Unit::Bytes,
@@ -170,25 +170,25 @@ const GROUP_CURRENT: ProcessColumn =
         row.process.group.as_ref()?.current_bytes
     });
 
-/// All columns of the table, in their order. The command stands behind them, as wide as it gets.
+/// All columns of the table, in order. The command follows, using the remaining width.
 pub const COLUMNS: [ProcessColumn; 16] = [
     PID, RSS, PSS, USS, SWAP, LIVE, FRAG, FREE, COPIED, TRIM, GROWTH, LIMIT, MALLOC, CGROUP,
     WALKED, VERDICT,
 ];
 
-/// What stands in files alone, after those of the table.
+/// Columns that are only in files, after those of the table.
 pub const IN_FILES_ALONE: [ProcessColumn; 4] = [LIVE_BYTES, PYTHON, FORK_SHARED, GROUP_CURRENT];
 
 /// The command behind the columns has at least this part of the width.
 const COMMAND_PART: usize = 6;
 
-/// What a table of processes is of.
+/// The subject of a table of processes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum TableOf {
     /// All of a host.
     #[default]
     Host,
-    /// A master with those that descend from it: they have one control group, and share pages.
+    /// A master with its descendants: they have one control group and share pages.
     Tree,
 }
 
@@ -204,7 +204,7 @@ impl TableOf {
     }
 }
 
-/// The columns that a terminal of this width has room for, beside the command.
+/// The columns that fit into a terminal of this width, next to the command.
 pub fn fitting(width: usize, of: TableOf) -> Vec<&'static ProcessColumn> {
     let mut shown: Vec<&ProcessColumn> = COLUMNS.iter().filter(|column| of.has(column)).collect();
     let taken =
@@ -220,7 +220,7 @@ pub fn fitting(width: usize, of: TableOf) -> Vec<&'static ProcessColumn> {
     shown
 }
 
-/// The place of a column of the table, to sort by it.
+/// The index of a column of the table, to sort by it.
 pub fn place_of(column: &ProcessColumn) -> usize {
     let place = COLUMNS.iter().position(|of| of.key == column.key);
     place.expect("it is one of the table's")
@@ -233,9 +233,9 @@ pub fn column_of(title: &str) -> Option<usize> {
         .position(|column| column.title.eq_ignore_ascii_case(title))
 }
 
-/// What a process was started as, in one harmless line: without the folder of its program, and of a
-/// Python without the interpreter, which all of them have; in brackets the kernel's name where it has no
-/// command line.
+/// A process's command in one harmless line: without the directory of its program and, for a
+/// Python, without the interpreter, which is the same for all of them. If it has no command line,
+/// the kernel's name in brackets.
 pub fn command(process: &ProcessSample) -> String {
     let words = words(process);
     if words.is_empty() {
@@ -244,8 +244,8 @@ pub fn command(process: &ProcessSample) -> String {
     visible(words.join(" ").trim_end()).to_string()
 }
 
-/// The words of a command line without the folder of its program, and of a Python without the interpreter;
-/// none where it has none.
+/// The words of a command line without the directory of its program and, for a Python, without the
+/// interpreter; empty if it has no command line.
 pub(super) fn words(process: &ProcessSample) -> Vec<&str> {
     let mut words = process.cmdline.iter().map(String::as_str).peekable();
     if words.peek().is_none_or(|program| program.is_empty()) {
@@ -259,8 +259,8 @@ pub(super) fn words(process: &ProcessSample) -> Vec<&str> {
     program.into_iter().chain(words).collect()
 }
 
-/// A path without its folders. What a program has written over its command line is a sentence, and no
-/// path.
+/// A path without its directories. Text that a program wrote over its command line is a sentence
+/// and not a path.
 pub(super) fn short(word: &str) -> &str {
     match word.contains(' ') {
         true => word,
@@ -347,7 +347,7 @@ mod tests {
         }));
         let cell = CGROUP.cell(&row);
         assert_eq!(cell, "…od-with-a-long-name");
-        // By what its engine shows of a container's number.
+        // A container by the part of its id that its engine shows.
         row.process.group = Some(std::sync::Arc::new(super::super::MemoryGroup {
             path: format!("/libpod_parent/libpod-{}", "0123456789abcdef".repeat(4)),
             ..Default::default()

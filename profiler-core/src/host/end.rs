@@ -7,18 +7,19 @@ use crate::units::bytes;
 /// How a process ended, as far as it is known.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ProcessEnd {
-    /// It is not there any more.
+    /// It no longer exists.
     #[default]
     Exited,
-    /// The kernel chose it for want of memory.
+    /// The kernel's out-of-memory killer chose it.
     OutOfMemory {
-        /// Its memory control group then; `None` where that could not be read.
+        /// Its memory control group at that time; `None` if it could not be read.
         group: Option<MemoryGroup>,
-        /// What was resident of it when it was chosen, at least: some may have been gone when it was read.
+        /// At least this much was resident when it was chosen: some may have been freed before it
+        /// was read.
         rss_bytes: Option<u64>,
     },
-    /// It is not there any more, and the kernel has ended processes of its memory control group for want of
-    /// memory meanwhile: which ones is not known.
+    /// It no longer exists, and meanwhile the kernel has killed processes of its memory control
+    /// group for lack of memory; it is not known which.
     WhenOthersWere {
         /// The group.
         group: MemoryGroup,
@@ -28,12 +29,12 @@ pub enum ProcessEnd {
 }
 
 impl ProcessEnd {
-    /// Whether it was ended for want of memory, or may have been.
+    /// Whether it was, or may have been, killed for lack of memory.
     pub fn is_for_memory(&self) -> bool {
         *self != Self::Exited
     }
 
-    /// It in words, of the process with this number.
+    /// A sentence about the end of the process with this pid.
     pub fn sentence(&self, pid: i32) -> String {
         match self {
             Self::Exited => format!("process {pid} has exited"),

@@ -13,28 +13,28 @@ use crate::text::visible;
 
 /// Characters of a name at most.
 const MAX_NAME: usize = 64;
-/// What the groups that are too many are called together.
+/// The common name of the groups beyond the limit.
 const REST: &str = "other";
-/// Digits of a container's number: as many as tools of containers show.
+/// Digits of a container's id, as many as container tools show.
 const SHORT_ID: usize = 12;
-/// Digits of its whole number.
+/// Digits of a full container id.
 const CONTAINER_ID: usize = 64;
 
-/// What a group is called. Several masters of one name are one group.
+/// The name of a group. Several masters with one name form one group.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd)]
 pub struct GroupName {
-    /// The unit or the container that its masters run in; their program where there is neither.
+    /// The unit or the container of its masters; their program if there is neither.
     pub group: String,
     /// The program of its masters; empty for the rest.
     pub program: String,
 }
 
-/// Sums over a group. What is not known of any of its processes is `None`.
+/// Sums over a group. A figure that is unknown for all of its processes is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessGroup {
-    /// What it is called.
+    /// Its name.
     pub name: GroupName,
-    /// How many processes it has.
+    /// The number of its processes.
     pub processes: u64,
     /// How many of them were walked.
     pub walked: u64,
@@ -42,49 +42,50 @@ pub struct ProcessGroup {
     pub growing: u64,
     /// Sum of RSS, in bytes.
     pub rss_bytes: u64,
-    /// Sum of PSS; `None` unless it is known of all.
+    /// Sum of PSS; `None` unless it is known for all.
     pub pss_bytes: Option<u64>,
-    /// Sum of USS; `None` unless it is known of all.
+    /// Sum of USS; `None` unless it is known for all.
     pub uss_bytes: Option<u64>,
-    /// Sum of swap; `None` unless it is known of all.
+    /// Sum of swap; `None` unless it is known for all.
     pub swap_bytes: Option<u64>,
     /// Sum of live bytes, of those that were walked.
     pub live_bytes: Option<u64>,
-    /// What of these is in memory.
+    /// The part of these that is in memory.
     pub live_resident_bytes: Option<u64>,
     /// Free bytes that are resident, of those that were walked; what children share is in their master's.
     pub free_bytes: Option<u64>,
-    /// The same as a share of the PSS of those that were walked.
+    /// The same as a share of the PSS of the walked processes.
     pub fragmentation: Option<f64>,
     /// Sum of what trims would return, of those that were walked.
     pub trim_bytes: Option<u64>,
     /// Sum of growth, in bytes a second.
     pub growth: Option<f64>,
-    /// Where the memory is of those that were walked, by classes; what children share is in their master's.
+    /// Memory of the walked processes by class; what children share is in their master's row.
     pub ledger: BTreeMap<LedgerClass, LedgerRow>,
-    /// Sum of PSS of those of whose heaps nothing is known, as far as it is known.
+    /// Sum of PSS, as far as known, of processes whose heaps were not walked.
     pub unwalked_bytes: Option<u64>,
     /// When the process was walked whose walk is the oldest, in nanoseconds since 1970-01-01 UTC.
     pub oldest_walk_ns: Option<u64>,
     /// How many processes have each first finding.
     pub verdicts: BTreeMap<&'static str, u64>,
-    /// The control group of its processes that is nearest to its limit; the largest where there are no limits.
+    /// The control group of its processes that is nearest to its limit; the largest if there are no
+    /// limits.
     pub cgroup: Option<Arc<MemoryGroup>>,
-    /// The control group's path, where all have one.
+    /// The control group's path, if all have the same.
     pub path: Common,
-    /// The Python, where all have one.
+    /// The Python version, if all have the same.
     pub python: Common,
-    /// The allocator that serves malloc, where all have one.
+    /// The allocator that serves malloc, if all have the same.
     pub malloc: Common,
 }
 
-/// What several have in common.
+/// A property that several processes may have in common.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Common {
-    /// Of none it is known.
+    /// It is unknown for all.
     #[default]
     Unknown,
-    /// All of whom it is known have this.
+    /// All for which it is known have this value.
     One(String),
     /// They differ.
     Several,
@@ -100,7 +101,7 @@ impl Common {
         }
     }
 
-    /// In words; `None` where it is unknown.
+    /// As text; `None` if unknown.
     pub fn words(&self) -> Option<&str> {
         match self {
             Self::Unknown => None,
@@ -140,7 +141,7 @@ pub fn groups(rows: &[ProcessRow], at_most: usize) -> Vec<ProcessGroup> {
     let finish = |((is_rest, name), sums): ((bool, &GroupName), Sums)| {
         let mut group = sums.finish();
         group.name = name.clone();
-        // The rest has nothing in common but that it is small.
+        // The groups in the rest have nothing in common except that they are small.
         if is_rest {
             (group.cgroup, group.path) = (None, Common::Unknown);
         }
@@ -149,7 +150,7 @@ pub fn groups(rows: &[ProcessRow], at_most: usize) -> Vec<ProcessGroup> {
     sums.into_iter().map(finish).collect()
 }
 
-/// A group while it is summed up.
+/// A group while its sums are accumulated.
 #[derive(Default)]
 struct Sums {
     group: ProcessGroup,
@@ -218,8 +219,8 @@ impl Sums {
     }
 }
 
-/// Adds what a process holds of a class, as far as it counts once in its group: of a master all, of others what
-/// no other process maps. What is in swap counts in each.
+/// Adds a process's memory of one class so that it counts once in the group: all of a master's, and
+/// of others only what no other process maps. Swapped memory counts in each.
 fn add_held(sum: &mut LedgerRow, held: &LedgerRow, is_master: bool) {
     let shared = if is_master { 0 } else { held.shared_bytes };
     let own = held.resident_bytes.saturating_sub(shared);
@@ -233,7 +234,7 @@ fn add(sum: &mut Option<u64>, more: Option<u64>) {
     }
 }
 
-/// How near a control group is to its limit, and how large it is.
+/// How near a control group is to its limit, and its size.
 fn nearness(group: &MemoryGroup) -> (u64, u64) {
     let current = group.current_bytes.unwrap_or(0);
     let share = group.max_bytes.filter(|max| *max > 0);
@@ -242,7 +243,7 @@ fn nearness(group: &MemoryGroup) -> (u64, u64) {
     (share.to_bits(), current)
 }
 
-/// What the group of a master is called.
+/// The group name of a master.
 pub fn group_name(master: &ProcessSample) -> GroupName {
     let program = harmless(program(master));
     let place = master.group.as_ref();
@@ -253,7 +254,7 @@ pub fn group_name(master: &ProcessSample) -> GroupName {
     }
 }
 
-/// A name as others may show it: without what drives a terminal, and no longer than a name.
+/// A name that is safe to show: without terminal control characters, and of limited length.
 fn harmless(name: String) -> String {
     let shown = visible(name).to_string();
     match shown.char_indices().nth(MAX_NAME) {
@@ -262,20 +263,20 @@ fn harmless(name: String) -> String {
     }
 }
 
-/// The program that a process is: its script or module, without flags, arguments and what a program writes
+/// The program of a process: its script or module, without flags, arguments and text that it wrote
 /// over its command line.
 pub fn program(process: &ProcessSample) -> String {
     let mut words = words(process).into_iter();
     while let Some(word) = words.next() {
         match word {
-            // What follows is code, not a name.
+            // Code follows, not a name.
             "-c" | "-" => break,
             "-X" | "-W" => drop(words.next()),
             "-m" => {}
             flag if flag.starts_with('-') => {}
             name => {
                 let name = match name.strip_prefix('/') {
-                    // A path, whatever is in it.
+                    // A path, whatever its content.
                     Some(path) => path.rsplit('/').next().unwrap_or(path),
                     None => {
                         let title = short(name.trim_start_matches('['));
@@ -291,8 +292,8 @@ pub fn program(process: &ProcessSample) -> String {
     process.comm.clone()
 }
 
-/// The container or the unit of a path of control groups; where there is neither, its last folder. A login
-/// session is no name that will be there again.
+/// The container or unit in a control group path; if there is neither, its last component. A login
+/// session is not used, because its name does not recur.
 fn place_of(path: &str) -> Option<String> {
     if let Some(container) = container_of(path) {
         return Some(container);
@@ -309,7 +310,7 @@ fn place_of(path: &str) -> Option<String> {
     (!last.ends_with(".slice")).then(|| last.to_owned())
 }
 
-/// The container of a path of control groups, if it is of one.
+/// The container of a control group path, if it has one.
 pub fn container_of(path: &str) -> Option<String> {
     path.rsplit('/').find_map(container).map(harmless)
 }

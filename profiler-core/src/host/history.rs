@@ -8,24 +8,24 @@ use crate::units::{age, bytes};
 /// Ended processes that are kept: the last.
 const KEPT: usize = 256;
 
-/// A process that has ended, as it was seen last.
+/// A process that has ended, as last observed.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct EndedProcess {
-    /// Its number.
+    /// Its pid.
     pub pid: i32,
     /// Whether it ran Python.
     pub is_python: bool,
     /// Its resident set.
     pub rss_bytes: u64,
-    /// What it alone had, as far as that is known.
+    /// Its unshared memory (USS), if known.
     pub uss_bytes: Option<u64>,
     /// Resident heap bytes that held nothing live, if it was walked.
     pub fragmentation_bytes: Option<u64>,
-    /// For how long it had run, in nanoseconds.
+    /// Its running time, in ns.
     pub age_ns: Option<u64>,
 }
 
-/// What became of a tree's processes since it is watched.
+/// The fate of a tree's processes since watching began.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TreeHistory {
     /// Processes that were not there at first.
@@ -37,7 +37,7 @@ pub struct TreeHistory {
 }
 
 impl TreeHistory {
-    /// Takes note of an end.
+    /// Records an end.
     pub(super) fn end(&mut self, process: EndedProcess) {
         self.ended += 1;
         if self.last.len() >= KEPT {
@@ -46,7 +46,8 @@ impl TreeHistory {
         self.last.push_back(process);
     }
 
-    /// What the processes that ran Python had when they ended, in a sentence; `None` before one has come or ended.
+    /// A sentence about what the Python processes had when they ended; `None` before one has
+    /// started or ended.
     pub fn sentence(&self) -> Option<String> {
         if self.came == 0 && self.ended == 0 {
             return None;

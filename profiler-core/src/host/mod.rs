@@ -34,15 +34,15 @@ pub use sums::{Cost, STOP_BOUNDS_NS, StopCounts, Totals};
 pub use tree::{TreeSums, TreeView};
 pub use tree_objects::{ReadProcess, TreeGrowth, TreeHolder, TreeObjects};
 
-/// A process that no later one is taken for: its number, when it began, and the program that it
-/// executes.
+/// Identifies a process so that a later one is not mistaken for it: its pid, its start time, and
+/// the program that it executes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct ProcessId {
-    /// Its number in fragscope's own pid namespace.
+    /// Its pid in fragscope's own pid namespace.
     pub pid: i32,
-    /// When it began, in clock ticks since the host did.
+    /// Its start time, in clock ticks since the host's boot.
     pub began_ticks: u64,
-    /// Device and inode of its program; zeros where it cannot be seen.
+    /// Device and inode of its program; zeros if they cannot be read.
     pub program: (u64, u64),
 }
 
@@ -62,14 +62,14 @@ pub struct Memory {
 /// A memory control group.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MemoryGroup {
-    /// Its path in the hierarchy, as we see it: any text.
+    /// Its path in the hierarchy as seen by fragscope; untrusted text.
     pub path: String,
-    /// What the kernel counts for it, in bytes.
+    /// Memory charged to it by the kernel, in bytes.
     pub current_bytes: Option<u64>,
-    /// The lowest limit of it and of the groups above, in bytes; `None` where there is none.
+    /// The lowest limit of it and the groups above, in bytes; `None` if there is none.
     pub max_bytes: Option<u64>,
-    /// What it may still get before the kernel ends one of its processes: page cache is taken back first. `None` where
-    /// it and the groups above have no limit.
+    /// How much more it can get before the kernel kills one of its processes: page cache is
+    /// reclaimed first. `None` if neither it nor a group above has a limit.
     pub left_bytes: Option<u64>,
 }
 
@@ -77,35 +77,35 @@ pub struct MemoryGroup {
 const NEAR_LIMIT: u64 = 8;
 
 impl MemoryGroup {
-    /// Whether the kernel may soon end one of its processes for want of memory.
+    /// Whether the kernel may soon kill one of its processes for lack of memory.
     pub fn is_near_limit(&self) -> bool {
         let figures = self.left_bytes.zip(self.max_bytes);
         figures.is_some_and(|(left, max)| left < max / NEAR_LIMIT)
     }
 }
 
-/// What was seen of a process at one moment, without a walk.
+/// A process as observed at one moment, without a walk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessSample {
     /// Which one.
     pub id: ProcessId,
-    /// Its parent's number.
+    /// Its parent's pid.
     pub parent: i32,
-    /// The kernel's name for it: any text.
+    /// The kernel's name for it; untrusted text.
     pub comm: String,
-    /// Its command line, which may be cut: any text.
+    /// Its command line, which may be cut; untrusted text.
     pub cmdline: Vec<String>,
-    /// Its Python's version, e.g. `CPython 3.11.2`; `None` when it runs none.
+    /// Its Python's version, e.g. `CPython 3.11.2`; `None` if it does not run Python.
     pub python: Option<String>,
     /// Its memory.
     pub memory: Memory,
     /// Its memory control group.
     pub group: Option<Arc<MemoryGroup>>,
-    /// For how long it has run, in nanoseconds.
+    /// Its running time, in ns.
     pub age_ns: Option<u64>,
 }
 
-/// What was seen of a host at one moment.
+/// A host as observed at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostSample {
     /// Nanoseconds since 1970-01-01 UTC.
@@ -116,6 +116,6 @@ pub struct HostSample {
     pub processes: Vec<ProcessSample>,
     /// What is not shown and why, one sentence each.
     pub notices: Vec<String>,
-    /// Processes that cannot be looked into.
+    /// Processes that cannot be inspected.
     pub unreadable: u64,
 }

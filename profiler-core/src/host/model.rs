@@ -17,24 +17,24 @@ use crate::sample::Host;
 use crate::tables::{LedgerPart, LedgerRow};
 use crate::trend::RssGrowth;
 
-/// What a walk of a process came to, as far as a table shows it.
+/// The result of walking a process, as far as a table shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WalkFigures {
     /// When, in nanoseconds since 1970-01-01 UTC.
     pub taken_at_ns: u64,
-    /// Live bytes in all heaps; `None` when none could be walked.
+    /// Live bytes in all heaps; `None` if none could be walked.
     pub live_bytes: Option<u64>,
-    /// What of these is in memory.
+    /// The part of these that is in memory.
     pub live_resident_bytes: Option<u64>,
     /// Resident heap bytes that hold nothing live.
     pub fragmentation_bytes: Option<u64>,
     /// Of those, on pages that another process maps as well.
     pub shared_fragmentation_bytes: u64,
-    /// What it shares with its parent since it was forked.
+    /// Memory that it has shared with its parent since the fork.
     pub fork: Option<ForkSharing>,
-    /// What a trim would return.
+    /// Bytes that a trim would return.
     pub trim_returnable_bytes: Option<u64>,
-    /// Where its memory is, by classes; `None` where that is not known of its heap.
+    /// Its memory by class; `None` if its heap's classes are unknown.
     pub ledger: Option<Arc<[LedgerRow]>>,
     /// The allocator that serves malloc.
     pub malloc: Option<AllocatorTitle>,
@@ -42,15 +42,15 @@ pub struct WalkFigures {
     pub stop_ns: u64,
     /// How sure the walk is.
     pub confidence: Confidence,
-    /// What follows.
+    /// The verdict.
     pub verdict: ShortVerdict,
 }
 
 impl WalkFigures {
     /// Of the report on a walk.
     pub fn of(report: &FragReport) -> Self {
-        // What was read of a heap that is in swap says nothing of the process, nor do Python's pools where malloc's
-        // heap was not walked.
+        // The readable part of a swapped heap says nothing about the process, nor do Python's pools
+        // if malloc's heap was not walked.
         let first = report.findings.first().map(|first| first.mechanism);
         let is_known = !report.is_heap_in_swap()
             && first != Some(Mechanism::NotSure)
@@ -78,9 +78,9 @@ impl WalkFigures {
 /// A process of the table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessRow {
-    /// What was seen of it last.
+    /// Its last observation.
     pub process: ProcessSample,
-    /// Growth of its RSS over the time that it was watched, in bytes a second.
+    /// Growth of its RSS while it was watched, in bytes per second.
     pub growth: Option<f64>,
     /// Whether it gained enough, and fast enough, to be called growing.
     pub is_growing: bool,
@@ -88,12 +88,12 @@ pub struct ProcessRow {
     pub walk: Option<WalkFigures>,
     /// How long ago that was, in nanoseconds.
     pub walk_age_ns: Option<u64>,
-    /// Why it was not walked when it was its turn, in one sentence.
+    /// Why it was not walked in its turn, in one sentence.
     pub not_walked: Option<String>,
 }
 
 impl ProcessRow {
-    /// The verdict in three words; `None` before the first walk, unless it grows.
+    /// The verdict in at most three words; `None` before the first walk, unless it grows.
     pub fn verdict(&self) -> Option<String> {
         match &self.walk {
             Some(walk) => Some(walk.verdict.words(self.is_growing)),
@@ -102,7 +102,7 @@ impl ProcessRow {
     }
 }
 
-/// What there is to show.
+/// What is shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostView {
     /// Nanoseconds since 1970-01-01 UTC.
@@ -113,27 +113,27 @@ pub struct HostView {
     pub rows: Vec<ProcessRow>,
     /// What is not shown and why.
     pub notices: Vec<String>,
-    /// Processes that cannot be looked into.
+    /// Processes that cannot be inspected.
     pub unreadable: u64,
-    /// What it took so far.
+    /// The cost of watching so far.
     pub cost: Cost,
-    /// How walks go on; `None` where none are planned.
+    /// The planned walks; `None` if there are none.
     pub walks: Option<PlannedWalks>,
-    /// Of a tree, its processes that came and ended meanwhile.
+    /// For a tree: its processes that started and ended meanwhile.
     pub history: Option<TreeHistory>,
 }
 
 /// How walks go on.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct PlannedWalks {
-    /// How long it is until the budget allows the next, in nanoseconds.
+    /// Time until the budget allows the next walk, in ns.
     pub until_next_ns: u64,
     /// The share of one core that is allowed; `None` is without limit.
     pub budget: Option<f64>,
 }
 
 impl HostView {
-    /// How many processes wait for their first walk, and why, in a phrase; `None` where none does.
+    /// How many processes wait for their first walk, and why, as a phrase; `None` if none does.
     pub fn waiting(&self) -> Option<String> {
         let walks = self.walks?;
         let rows = self.rows.iter();
@@ -156,14 +156,14 @@ impl HostView {
 
 #[derive(Debug)]
 struct Watched {
-    /// When it was seen first, and its RSS then.
+    /// When it was first observed, and its RSS then.
     first: (u64, u64),
     last: ProcessSample,
     walk: Option<WalkFigures>,
     not_walked: Option<String>,
 }
 
-/// The processes that are watched. Of one that is gone nothing is kept.
+/// The watched processes. Nothing is kept of a process that is gone.
 #[derive(Debug, Default)]
 pub struct HostModel {
     watched: BTreeMap<ProcessId, Watched>,
@@ -175,7 +175,7 @@ pub struct HostModel {
 }
 
 impl HostModel {
-    /// Of the tree of a master: its processes that come and end have a history.
+    /// For the tree of a master: its processes that start and end have a history.
     pub fn of_tree() -> Self {
         Self {
             history: Some(TreeHistory::default()),
@@ -183,7 +183,7 @@ impl HostModel {
         }
     }
 
-    /// Takes in what was seen.
+    /// Adds an observation.
     pub fn observe(&mut self, sample: HostSample) {
         self.taken_at_ns = sample.taken_at_ns;
         self.host = sample.host;
@@ -228,7 +228,7 @@ impl HostModel {
         }
     }
 
-    /// Takes in a walk, or why there was none.
+    /// Adds a walk, or the reason why there was none.
     pub fn walked(&mut self, id: ProcessId, walk: Result<WalkFigures, String>) {
         if let Some(watched) = self.watched.get_mut(&id) {
             match walk {
@@ -265,10 +265,10 @@ impl HostModel {
         }
     }
 
-    /// The process whose turn to be walked it is, of those that are `due`.
+    /// The process to walk next, among those for which `due` is true.
     pub fn next(&self, now_ns: u64, due: impl Fn(ProcessId) -> bool) -> Option<ProcessId> {
         let due = self.watched.iter().filter(|(id, of)| {
-            // A process that runs no Python is stopped only when the user asks for it.
+            // A process that does not run Python is stopped only at the user's request.
             of.last.python.is_some() && due(**id)
         });
         let urgent = due.map(|(id, of)| {
@@ -289,7 +289,7 @@ impl HostModel {
         RssGrowth::between(of.first, now)
     }
 
-    /// In bytes a second, once it was watched long enough.
+    /// In bytes per second, once it was watched long enough.
     fn growth(&self, of: &Watched) -> Option<f64> {
         Some(self.rss_growth(of)?.bytes_per_second)
     }
@@ -383,7 +383,7 @@ pub(super) mod tests {
         let mut later = process(7, 1, 900);
         later.id.began_ticks += 5;
         model.observe(sample(9, &[later]));
-        // A walk that was under way is of the one before.
+        // A walk in progress belongs to the previous process.
         model.walked(id, Ok(walk(SECOND)));
         let rows = model.view(9 * SECOND, Cost::default()).rows;
         assert!(rows.len() == 1 && rows[0].walk.is_none() && rows[0].growth.is_none());
@@ -414,7 +414,7 @@ pub(super) mod tests {
             let id = model.process(pid).expect("it is there");
             model.walked(id, Ok(walk((11 + pid as u64) * SECOND)));
         }
-        // Who waits longest by its weight; everybody gets a turn.
+        // The process that waited longest, weighted; every process gets a turn.
         let mut seen = [0; 3];
         for now in 20..80 {
             let id = model.next(now * SECOND, |_| true).expect("all are due");

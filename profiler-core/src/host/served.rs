@@ -4,10 +4,10 @@
 use super::{HostView, ProcessGroup};
 use crate::units::Unit;
 
-/// What is served of a host at a moment.
+/// What is served about a host at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServedHost {
-    /// What was seen last; `None` before the first look is over.
+    /// The last observation; `None` until the first is complete.
     pub view: Option<HostView>,
     /// Its processes as groups.
     pub groups: Vec<ProcessGroup>,
@@ -20,32 +20,32 @@ pub struct ServedHost {
 pub struct ServerFigures {
     /// Its version.
     pub version: &'static str,
-    /// Processor time since it began, in nanoseconds.
+    /// Processor time since it started, in ns.
     pub cpu_ns: u64,
     /// Its own resident set, in bytes.
     pub resident_bytes: Option<u64>,
-    /// When it began, in nanoseconds since 1970-01-01 UTC.
+    /// Its start time, in ns since 1970-01-01 UTC.
     pub began_at_ns: u64,
     /// Answers that were given.
     pub answers: u64,
     /// Connections that were closed before they were answered.
     pub dropped_connections: u64,
-    /// What became of its profiles; `None` where none are pushed.
+    /// The outcome of pushing its profiles; `None` if none are pushed.
     pub pushes: Option<PushFigures>,
 }
 
 /// What became of profiles that are pushed to an endpoint: all of one moment count as one.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct PushFigures {
-    /// Those that it took.
+    /// Profiles that the endpoint accepted.
     pub taken: u64,
-    /// Those that it had not taken when newer ones replaced them.
+    /// Profiles replaced by newer ones before the endpoint accepted them.
     pub dropped: u64,
-    /// How often it did not take any.
+    /// The number of failed attempts.
     pub failures: u64,
 }
 
-/// What a metric is to Prometheus.
+/// The type of a metric in Prometheus.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum MetricKind {
     /// A value that goes up and down.
@@ -54,7 +54,7 @@ pub enum MetricKind {
     Counter,
     /// Counts by size, that only grow.
     Histogram,
-    /// Always 1: its labels are what it says.
+    /// Always 1: the information is in its labels.
     Info,
 }
 
@@ -70,27 +70,27 @@ impl MetricKind {
     }
 }
 
-/// What is declared of a metric.
+/// The declaration of a metric.
 #[derive(Copy, Clone, Debug)]
 pub struct Declared {
-    /// Its name, by which it is asked for: a counter's ends in `_total`.
+    /// Its full name: a counter's ends in `_total`.
     pub name: &'static str,
-    /// What it is.
+    /// Its type.
     pub kind: MetricKind,
-    /// Its unit, with which its name ends.
+    /// Its unit, which is a suffix of its name.
     pub unit: Unit,
-    /// Its labels beside that of the group.
+    /// Its labels besides that of the group.
     pub labels: &'static [&'static str],
-    /// What it means.
+    /// Its meaning.
     pub help: &'static str,
 }
 
 /// A metric with one value.
 #[derive(Copy, Clone, Debug)]
 pub struct ServedMetric<T> {
-    /// What it is.
+    /// Its declaration.
     pub declared: Declared,
-    /// Its value; `None` while that is unknown.
+    /// Its value; `None` while it is unknown.
     pub value: fn(&T) -> Option<f64>,
 }
 
@@ -109,7 +109,7 @@ impl Declared {
         Self { labels, ..self }
     }
 
-    /// The word for its unit at the end of its name; `None` where it counts things.
+    /// The name of its unit as a suffix; `None` if it counts things.
     pub const fn unit_name(&self) -> Option<&'static str> {
         match self.unit {
             Unit::Bytes => Some("bytes"),
@@ -153,7 +153,7 @@ fn amount(bytes: Option<u64>) -> Option<f64> {
     bytes.map(|bytes| bytes as f64)
 }
 
-/// What is said of each group.
+/// Metrics of each group.
 pub const GROUP_METRICS: [ServedMetric<ProcessGroup>; 16] = [
     gauge(
         "fragscope_group_processes",
@@ -263,7 +263,7 @@ pub const VERDICTS: Declared = Declared::of(
 )
 .labelled(&["verdict"]);
 
-/// What the processes of a group have in common.
+/// Properties that the processes of a group have in common.
 pub const GROUP_INFO: Declared = Declared::of(
     "fragscope_group_info",
     MetricKind::Info,
@@ -272,7 +272,7 @@ pub const GROUP_INFO: Declared = Declared::of(
 )
 .labelled(&["cgroup", "python", "malloc"]);
 
-/// What this is.
+/// fragscope's build.
 pub const BUILD_INFO: Declared = Declared::of(
     "fragscope_build_info",
     MetricKind::Info,
@@ -289,7 +289,7 @@ pub const WALK_STOPS: Declared = Declared::of(
     "for how long a walk stopped its process",
 );
 
-/// What is said of the host and of fragscope.
+/// Metrics of the host and of fragscope.
 pub const HOST_METRICS: [ServedMetric<ServedHost>; 15] = [
     gauge(
         "fragscope_look_timestamp_seconds",
@@ -386,7 +386,7 @@ pub const HOST_METRICS: [ServedMetric<ServedHost>; 15] = [
     ),
 ];
 
-/// All declarations, in the order in which they are served.
+/// All declarations, in serving order.
 pub fn declared() -> Vec<Declared> {
     let host = HOST_METRICS.iter().map(|metric| metric.declared);
     let groups = GROUP_METRICS.iter().map(|metric| metric.declared);
@@ -441,7 +441,7 @@ mod tests {
         let unseen = HOST_METRICS
             .iter()
             .filter(|metric| (metric.value)(&host).is_some());
-        // What it knows of itself.
+        // Metrics about fragscope itself.
         assert_eq!(unseen.count(), 4);
     }
 

@@ -10,7 +10,7 @@ pub struct Totals {
     pub processes: usize,
     /// How many of them were walked.
     pub walked: usize,
-    /// Sum of PSS, in which shared pages count once when all who share them are among them.
+    /// Sum of PSS, in which shared pages count once if all processes that share them are included.
     pub pss_bytes: u64,
     /// Sum of USS.
     pub uss_bytes: u64,
@@ -43,7 +43,7 @@ impl Totals {
 }
 
 impl Totals {
-    /// What there is of several processes, in short phrases.
+    /// Properties of several processes, as short phrases.
     pub fn phrases(&self, what: &str) -> Vec<String> {
         let mut phrases = vec![
             match self.processes {
@@ -90,10 +90,10 @@ impl Cost {
     }
 }
 
-/// What watching took so far.
+/// The cost of watching so far.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Cost {
-    /// For how long it is watched, in nanoseconds.
+    /// How long it has been watched, in ns.
     pub elapsed_ns: u64,
     /// Processor time of fragscope, in nanoseconds.
     pub cpu_ns: u64,
@@ -105,7 +105,7 @@ pub struct Cost {
     pub longest_stop_ns: u64,
     /// How long walks stopped their processes: how many for how long.
     pub stops: StopCounts,
-    /// Walks that came to nothing, but for those of processes that ended.
+    /// Walks without a result, except those of processes that ended.
     pub failed_walks: u64,
 }
 

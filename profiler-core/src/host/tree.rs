@@ -9,7 +9,7 @@ use crate::worth;
 /// First findings that are named at most.
 const MAX_NAMED: usize = 4;
 
-/// By what a process is the worst of its tree.
+/// The criterion by which a process is the worst of its tree.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Worst {
     Fragmentation,
@@ -17,14 +17,14 @@ enum Worst {
     Copies,
 }
 
-/// What there is to say of a tree.
+/// A tree and what can be said about it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TreeView {
-    /// The number of its master.
+    /// The master's pid.
     pub master: i32,
-    /// Its processes, and what looking at them took.
+    /// Its processes, and the cost of observing them.
     pub processes: HostView,
-    /// What was read of Python's objects; `None` where that was not asked for.
+    /// Data about Python objects; `None` if that was not requested.
     pub objects: Option<TreeObjects>,
 }
 
@@ -33,15 +33,16 @@ pub struct TreeView {
 pub struct TreeSums {
     /// The kernel's figures.
     pub totals: Totals,
-    /// Resident heap bytes that hold nothing live. Of a child those on pages of its own: what it shares is
-    /// in the master's. `None` when nothing was walked.
+    /// Resident heap bytes that hold nothing live. For a child only those on pages of its own: what
+    /// it shares counts in the master. `None` if nothing was walked.
     pub fragmentation_bytes: Option<u64>,
-    /// The PSS of processes in whose heaps nobody has looked, for which [`Self::fragmentation_bytes`] has nothing.
+    /// The PSS of processes whose heaps were not walked, which [`Self::fragmentation_bytes`] does
+    /// not include.
     pub not_walked_bytes: u64,
-    /// What children have copied since they were forked, at most; `None` where no parent could be compared
-    /// with.
+    /// What children have copied since they were forked, at most; `None` if no child could be
+    /// compared with its parent.
     pub copied_bytes: Option<u64>,
-    /// The most that one of them still shares with its parent.
+    /// The most that one child still shares with its parent.
     pub most_shared_bytes: u64,
 }
 
@@ -74,13 +75,14 @@ impl TreeView {
         }
     }
 
-    /// The process with the most fragmentation on pages of its own; where that is little in all of them, the one that
-    /// grows fastest, or else the one with the most copies, where these are more. Of several the largest.
+    /// The process with the most fragmentation on its own pages; if that is small in all of them,
+    /// the one that grows fastest, or else the one with the most copies, if these are more. Among
+    /// several the largest.
     pub fn worst(&self) -> Option<&ProcessRow> {
         self.worst_by().map(|(row, ..)| row)
     }
 
-    /// The same with its bytes, and of what they are.
+    /// The same, with its bytes and the criterion.
     fn worst_by(&self) -> Option<(&ProcessRow, u64, Worst)> {
         let most = |bytes: &dyn Fn(&ProcessRow) -> Option<u64>| {
             let rows = self.processes.rows.iter();
@@ -108,7 +110,7 @@ impl TreeView {
         Some((worst, free, Worst::Fragmentation))
     }
 
-    /// The process whose RSS grows fastest, with its bytes a second.
+    /// The process whose RSS grows fastest, and its growth in bytes per second.
     fn fastest(&self) -> Option<(&ProcessRow, f64)> {
         let growing = self.growing();
         growing.max_by(|a, b| a.1.total_cmp(&b.1))
@@ -120,7 +122,7 @@ impl TreeView {
         growing.filter_map(|row| Some((row, row.growth?)))
     }
 
-    /// How RSS grows where nobody has read what holds it.
+    /// The growth of RSS, if objects were not read to see what holds it.
     fn rss_growth_sentence(&self) -> Option<String> {
         let (row, most) = self.fastest()?;
         let sum: f64 = self.growing().map(|(_, rate)| rate).sum();
@@ -134,12 +136,12 @@ impl TreeView {
         ))
     }
 
-    /// What counts in [`TreeSums::fragmentation_bytes`] of a process.
+    /// What a process contributes to [`TreeSums::fragmentation_bytes`].
     pub fn own_fragmentation(&self, row: &ProcessRow) -> Option<u64> {
         own_fragmentation(row, row.process.id.pid == self.master)
     }
 
-    /// What it comes to, a sentence each; the first is the verdict.
+    /// The conclusions, one sentence each; the first is the verdict.
     pub fn verdict(&self) -> Vec<String> {
         let sums = self.sums();
         let growth = self
@@ -227,7 +229,7 @@ impl TreeView {
         }
     }
 
-    /// What the processes' first findings are, with how many have each; the most frequent first.
+    /// The processes' first findings and how many have each, the most frequent first.
     fn first_findings(&self) -> Vec<String> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for walk in self
@@ -259,7 +261,7 @@ fn brief(process: &ProcessSample) -> String {
     }
 }
 
-/// Free bytes that count once in a tree: of the master all, of others those on pages of their own.
+/// Free bytes that count once in a tree: all of the master's, and others' on pages of their own.
 pub(super) fn own_fragmentation(row: &ProcessRow, is_master: bool) -> Option<u64> {
     let walk = row.walk.as_ref()?;
     let free = walk.fragmentation_bytes?;

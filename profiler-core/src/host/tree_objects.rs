@@ -18,12 +18,13 @@ use crate::worth::{is_named_for_gaining, is_named_for_holding};
 /// Names in sentences at most.
 const MAX_NAMED: usize = 3;
 
-/// What was read of the objects of a tree's processes.
+/// Data about the objects of a tree's processes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TreeObjects {
-    /// Those that were read, in that order, each with its objects and, where they were read twice, their growth.
+    /// The processes read, in that order, each with its objects and, if they were read twice, their
+    /// growth.
     pub read: Vec<ReadProcess>,
-    /// Those that were to be read and were not, with why.
+    /// Processes that should have been read and were not, and why.
     pub not_read: Vec<(i32, String)>,
 }
 
@@ -36,56 +37,60 @@ pub struct ReadProcess {
     pub report: Arc<FragReport>,
 }
 
-/// What a name holds in the processes of a tree, or several that share it.
+/// What a name, or several that share it, hold in the processes of a tree.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TreeHolder {
-    /// The name, and others that hold the same. Foreign text.
+    /// The name, and others that hold the same. Untrusted text.
     pub names: Vec<String>,
     /// Whether it is a name in the program, rather than a place where references were found.
     pub is_name: bool,
-    /// Type of what it refers to, where most is held by it.
+    /// Type of what it refers to, in the process where it holds most.
     pub type_name: Option<String>,
-    /// From the name to where most of its bytes spread out there, as [`crate::objects::Holder::steps`] has them.
+    /// The path from the name to where most of its bytes spread out in that process, as in
+    /// [`crate::objects::Holder::steps`].
     pub steps: Vec<String>,
     /// The type of what grows there, or of most items.
     pub item_type: Option<String>,
-    /// The children that were read in which it is one of those that hold most…
+    /// The number of children read in which it is one of the largest holders…
     pub children: usize,
-    /// …the least that it holds in one of them, with what its `mmap` objects map…
+    /// …the least that it holds in one of them, including memory mapped by its `mmap` objects…
     pub least_bytes: u64,
     /// …and the most.
     pub most_bytes: u64,
-    /// What it holds in the master; `None` where it is none of those that hold most there, or that was not read.
+    /// What it holds in the master; `None` if it is not one of the largest holders there, or the
+    /// master was not read.
     pub master_bytes: Option<u64>,
-    /// What it holds in all of them, what is on pages that they share once.
+    /// What it holds in all of them, with shared pages counted once.
     pub bytes: u64,
-    /// The most that one of them has of it on pages that another process maps as well; `None` where that is not
-    /// known of all, and then counts in each.
+    /// The most bytes that it has in one process on pages that another process also maps. `None` if
+    /// that is not known for all; then shared pages count in each.
     pub shared_bytes: Option<u64>,
-    /// In how many processes it gains bytes.
+    /// The number of processes in which it gains bytes.
     pub growing: usize,
-    /// What its blocks gain in all of them, in bytes a second; `None` where nothing was read twice.
+    /// The gain of its blocks in all processes, in bytes per second; `None` if no objects were read
+    /// twice.
     pub growth: Option<f64>,
-    /// The least and the most of that in one of them in which it gains.
+    /// The smallest and the largest gain in a process in which it gains.
     pub growth_range: Option<(f64, f64)>,
-    /// Items that it gains in all of them a second, as far as that is known.
+    /// Items gained per second in all processes, as far as known.
     pub items_growth: Option<f64>,
 }
 
-/// What grows in the processes of a tree that were read twice.
+/// Growth in the processes of a tree that were read twice.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct TreeGrowth {
     /// Processes whose objects were read twice.
     pub compared: usize,
     /// Of those, the ones that grow by the rule of the verdict.
     pub growing: usize,
-    /// What these gain together, in bytes a second.
+    /// Their total gain, in bytes per second.
     pub bytes_per_second: f64,
     /// Of that, live blocks of the heaps.
     pub live_bytes_per_second: f64,
     /// The longest time between two readings, in ns.
     pub elapsed_ns: u64,
-    /// Of those that are not said to grow, what memory gained of which two looks do not show whether it goes on.
+    /// Processes not reported as growing whose memory gained something for which two observations
+    /// do not show whether it continues.
     pub unclear: usize,
 }
 
@@ -114,8 +119,8 @@ impl TreeView {
             .collect()
     }
 
-    /// What names hold in the processes that were read, the most bytes first; where objects were read twice, what gains
-    /// most before.
+    /// What names hold in the processes read, the most bytes first; if objects were read twice, the
+    /// largest gain first.
     pub fn holders(&self) -> Vec<TreeHolder> {
         let Some(objects) = &self.objects else {
             return Vec::new();
@@ -126,7 +131,8 @@ impl TreeView {
         }
         let mut all: Vec<TreeHolder> = all.into_values().map(Gathered::sum).collect();
         let elapsed_ns = objects.growth().elapsed_ns;
-        // What gains next to nothing is sorted by what it holds, as in the tables of one process.
+        // Names that gain next to nothing are sorted by what they hold, as in the tables of one
+        // process.
         let rank = |of: &TreeHolder| ranked(of.growth.unwrap_or(0.0), elapsed_ns);
         all.sort_by(|a, b| {
             rank(b)
@@ -137,7 +143,7 @@ impl TreeView {
         all
     }
 
-    /// Which processes' objects were read, in a sentence; `None` where none was to be.
+    /// A sentence about which processes' objects were read; `None` if none were requested.
     pub fn about_reading(&self) -> Option<String> {
         let objects = self.objects.as_ref()?;
         let of_master = objects.read.iter().any(|read| read.id.pid == self.master);
@@ -174,7 +180,7 @@ impl TreeView {
         Some(text)
     }
 
-    /// What grows, in the processes that were read twice; `None` where none was.
+    /// What grows in the processes that were read twice; `None` if there are none.
     pub(super) fn growth_sentence(&self) -> Option<String> {
         let growth = self.objects.as_ref()?.growth();
         let seconds = growth.elapsed_ns as f64 / 1e9;
@@ -219,7 +225,7 @@ impl TreeView {
         })
     }
 
-    /// Who holds most, a sentence each.
+    /// The largest holders, one sentence each.
     pub(super) fn held_sentences(&self) -> Vec<String> {
         let Some(objects) = &self.objects else {
             return Vec::new();
@@ -243,7 +249,7 @@ impl TreeView {
 }
 
 impl TreeObjects {
-    /// What grows in those that were read twice.
+    /// Growth in the processes that were read twice.
     pub fn growth(&self) -> TreeGrowth {
         let mut all = TreeGrowth::default();
         for read in &self.read {
@@ -261,7 +267,7 @@ impl TreeObjects {
         all
     }
 
-    /// The process that was read and grows fastest, and by how many bytes a second; `None` where none grows.
+    /// The fastest growing process among those read, in bytes per second; `None` if none grows.
     pub fn fastest(&self) -> Option<(ProcessId, f64)> {
         let rates = self
             .read

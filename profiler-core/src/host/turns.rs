@@ -8,14 +8,15 @@ const LEAST_WEIGHT: f64 = (1 << 20) as f64;
 /// memory must be known before the kernel kills it.
 const NEAR_LIMIT: f64 = 8.0;
 
-/// How much a process weighs against others, in bytes, by what is resident and the growth of that in bytes a second.
+/// The weight of a process, in bytes, from its resident bytes and their growth in bytes per second.
 pub(super) fn weight(rss_bytes: u64, growth: Option<f64>) -> f64 {
     rss_bytes as f64 + growth.unwrap_or(0.0).max(0.0) * AHEAD_SECONDS
 }
 
-/// How urgent the walk of a process is: the largest is the next. Those that were never walked come first,
-/// the largest and the fastest growing of them before the others; then each in turn, by its weight and
-/// by the time since its last walk. One that could not be walked waits behind those that were not tried.
+/// How urgent the walk of a process is: the largest value is next. Processes that were never walked
+/// come first, the largest and fastest growing before the others. Then each gets its turn by its
+/// weight and the time since its last walk. A process that could not be walked comes after those
+/// that were not tried.
 pub(super) fn urgency(turn: &Turn) -> (bool, u64) {
     let weight = weight(turn.rss_bytes, turn.growth);
     let weight = weight.max(LEAST_WEIGHT) * if turn.is_near_limit { NEAR_LIMIT } else { 1.0 };
@@ -25,16 +26,16 @@ pub(super) fn urgency(turn: &Turn) -> (bool, u64) {
     }
 }
 
-/// What a process waits with for its walk.
+/// What decides a process's turn.
 pub(super) struct Turn {
     pub(super) rss_bytes: u64,
     /// In bytes a second.
     pub(super) growth: Option<f64>,
-    /// How long ago it was walked; `None` when it was not yet.
+    /// Time since its last walk; `None` if it was not walked yet.
     pub(super) walk_age_ns: Option<u64>,
     /// Whether its memory control group is near its limit.
     pub(super) is_near_limit: bool,
-    /// Whether a walk was tried in vain since.
+    /// Whether a walk has been tried and failed since.
     pub(super) was_tried: bool,
 }
 
@@ -59,11 +60,11 @@ mod tests {
         assert!(at(100 << 20, minute, true) > far);
         assert!(at(20 << 20, minute, true) > far);
         assert!(at(5 << 20, minute, true) < far);
-        // After a while it is the turn of the others, too.
+        // After a while, the others get their turn.
         assert!(
             at(100 << 20, Some(10_000_000_000), true) < at(100 << 20, Some(90_000_000_000), false)
         );
-        // Who was never walked still comes first.
+        // A process that was never walked still comes first.
         assert!(at(1 << 20, None, false) > at(1 << 30, minute, true));
     }
 }

@@ -9,12 +9,12 @@ use crate::residency::{MappingKind, ResidencyMap};
 
 /// `MALLOCX_ARENA_LIMIT`.
 pub(super) const MAX_ARENAS: usize = 4095;
-/// Blocks of one base: each is larger than the one before, by a size class at least.
+/// Blocks of one base: each is larger than the previous one by at least a size class.
 const MAX_BLOCKS: usize = 4096;
-/// Words of data that may be looked at as if they pointed to arena 0.
+/// Words of data that are tried as pointers to arena 0.
 const MAX_TRIES: usize = 1 << 20;
 
-/// An arena that was found: its index, and where it and its base are.
+/// A found arena: its index, and the addresses of it and of its base.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct ArenaPlace {
     pub(super) ind: u32,
@@ -22,9 +22,9 @@ pub(super) struct ArenaPlace {
     pub(super) base: u64,
 }
 
-/// Finds `arenas[]` (`src/jemalloc.c`): the place in the data where the words are null or point to
-/// arenas whose base has the index of the word. Of several (`a0` points to arena 0 too) the one
-/// with most arenas.
+/// Finds `arenas[]` (`src/jemalloc.c`): the place in the data where words are null or point to
+/// arenas whose base has the word's index. If there are several (`a0` points to arena 0 too), the
+/// one with most arenas.
 pub(super) fn find<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -56,7 +56,7 @@ pub(super) fn find<M: TargetMemory>(
 }
 
 /// The arenas of an array that begins at `at`, up to the first word that is neither null nor the
-/// arena of its index.
+/// arena with its index.
 fn array<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -81,7 +81,7 @@ fn array<M: TargetMemory>(
     found
 }
 
-/// The arena at `addr` if it has this index.
+/// The arena at `addr`, if it has this index.
 fn place<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -120,7 +120,7 @@ fn is_heap(residency: &ResidencyMap, addr: u64) -> bool {
         })
 }
 
-/// What an arena says of itself.
+/// An arena's own account.
 pub(super) struct State {
     pub(super) place: ArenaPlace,
     pub(super) mapped: u64,
@@ -137,7 +137,7 @@ pub(super) struct State {
     pub(super) curslabs: u64,
     /// First thread cache or descriptor.
     pub(super) tcaches: u64,
-    /// The slab that each bin serves from; null where it has none.
+    /// The slab that each bin serves from; null if it has none.
     pub(super) slabcur: Vec<u64>,
     pub(super) base_allocated: u64,
     pub(super) base_mapped: u64,
@@ -201,7 +201,7 @@ pub(super) fn state<M: TargetMemory>(memory: &M, layout: &Layout, place: ArenaPl
     }
 }
 
-/// The blocks of a base, each with its size and the next at its start (`base_block_s`).
+/// The blocks of a base; each begins with its size and a pointer to the next (`base_block_s`).
 fn blocks<M: TargetMemory>(memory: &M, first: u64) -> (Vec<AddrRange>, bool) {
     let mut found = Vec::new();
     let mut at = first;

@@ -16,7 +16,7 @@ pub(super) type Bitmap = [u64; BITMAP_WORDS];
 /// `e_slab_data`.
 const BITMAP: usize = 0x40;
 
-/// What an extent is used for.
+/// The use of an extent.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Use {
     /// Regions of `region` bytes each.
@@ -30,9 +30,9 @@ pub(super) enum Use {
     Large { offset: u64, usable: u64 },
     /// In no use, dirty: given back by decay only.
     Dirty,
-    /// In no use, purged lazily (`MADV_FREE`): the kernel takes it when it needs memory.
+    /// Unused, lazily purged (`MADV_FREE`): the kernel takes it when it needs memory.
     Muzzy,
-    /// In no use, its pages given back, its addresses kept.
+    /// Unused; its pages were returned, its addresses kept.
     Retained,
     /// Between two states.
     Moving,
@@ -44,7 +44,7 @@ pub(super) struct Extent {
     pub(super) range: AddrRange,
     pub(super) arena: u32,
     pub(super) used: Use,
-    /// Index of its size class; none of those for an extent in no use.
+    /// Index of its size class; not a valid one for an unused extent.
     pub(super) class: usize,
     /// Whether the huge-page allocator owns it (`opt.hpa`).
     pub(super) hpa: bool,
@@ -100,9 +100,9 @@ impl Extent {
     }
 }
 
-/// The page that every large extent has beside its block (`sz_large_pad`): 4096 bytes where
-/// `opt.cache_oblivious` is on, as it is by default, else none. Shown by any extent whose block
-/// cannot be otherwise.
+/// The padding page that every large extent has besides its block (`sz_large_pad`): 4096 bytes with
+/// `opt.cache_oblivious`, the default, else 0. Any extent whose size is only possible with padding
+/// shows it.
 pub(super) fn large_pad(extents: &[Extent]) -> u64 {
     let padded = extents.iter().any(|extent| match extent.used {
         Use::Large { offset, usable } if extent.class >= BINS => {
@@ -114,8 +114,9 @@ pub(super) fn large_pad(extents: &[Extent]) -> u64 {
 }
 
 impl Extent {
-    /// Settles how large a large block is: that of its size class or, since 5.3.1 (`sz.h`,
-    /// `opt.disable_large_size_classes`), whole pages up to it. Says whether that makes sense.
+    /// Determines the size of a large block: that of its size class or, since 5.3.1 (`sz.h`,
+    /// `opt.disable_large_size_classes`), whole pages up to it. Returns whether the result is
+    /// plausible.
     pub(super) fn settle(&mut self, pad: u64) -> bool {
         let Use::Large { offset, usable } = &mut self.used else {
             return true;

@@ -7,7 +7,7 @@
 /// One release's structures. All numbers are bytes from the start of the structure.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The versions it holds for begin so.
+    /// Prefixes of the versions for which it is valid.
     pub(super) versions: &'static [&'static str],
     pub(super) bits: Bits,
     pub(super) arena: ArenaLayout,
@@ -32,13 +32,13 @@ pub(super) struct Bits {
 /// `struct arena_s` (`arena_structs_b.h` to 5.2, `arena_structs.h` since 5.3).
 #[derive(Debug)]
 pub(super) struct ArenaLayout {
-    /// `sizeof`, with its bins as far as they are part of it.
+    /// `sizeof`, including bins that are part of it.
     pub(super) bytes: u64,
     /// `stats.mapped`, 5.3: `stats.pa_shard_stats.pac_stats.pac_mapped`.
     pub(super) mapped: u64,
     /// `stats.internal`.
     pub(super) internal: u64,
-    /// `stats.lstats`, and the size of one; `nmalloc` and `ndalloc` are its first words.
+    /// `stats.lstats`, and the size of one element; `nmalloc` and `ndalloc` are its first words.
     pub(super) lstats: (u64, u64),
     /// Head of the list of thread caches.
     pub(super) tcaches: u64,
@@ -51,11 +51,11 @@ pub(super) struct ArenaLayout {
     pub(super) bins: Bins,
     /// `base`, a pointer.
     pub(super) base: u64,
-    /// `ind`, where it has one (5.3).
+    /// `ind`, in releases that have it (5.3).
     pub(super) ind: Option<u64>,
 }
 
-/// Where the bins of an arena are.
+/// The location of an arena's bins.
 #[derive(Debug)]
 pub(super) enum Bins {
     /// One after another in or right after the arena.
@@ -73,8 +73,8 @@ pub(super) struct BinLayout {
     pub(super) slabcur: u64,
 }
 
-/// `struct base_s` (`base_structs.h` to 5.2, `base.h` since 5.3). `ind` is its first word; in 5.3
-/// that of `ehooks`. A block begins with `size` and `next`.
+/// `struct base_s` (`base_structs.h` up to 5.2, `base.h` since 5.3). Its first word is `ind`; in
+/// 5.3 it is that of `ehooks`. A block begins with `size` and `next`.
 #[derive(Debug)]
 pub(super) struct BaseLayout {
     pub(super) blocks: u64,
@@ -82,7 +82,8 @@ pub(super) struct BaseLayout {
     pub(super) mapped: u64,
 }
 
-/// How thread caches are found from an arena, and what a cache bin (`cache_bin_s`, 24 bytes) is.
+/// How thread caches are found from an arena, and the layout of a cache bin (`cache_bin_s`, 24
+/// bytes).
 #[derive(Debug)]
 pub(super) enum TcacheLayout {
     /// 5.0 (`tcache_structs.h`): the list links `tcache_t` at `link`; the bins are inside.
@@ -290,7 +291,7 @@ static LAYOUTS: [Layout; 6] = [
     },
 ];
 
-/// The layouts that may fit a version: its own, or all when the object does not name it.
+/// The layouts that may fit a version: its own, or all if the object does not name its version.
 pub(super) fn candidates(version: Option<&str>) -> impl Iterator<Item = &'static Layout> {
     LAYOUTS.iter().filter(move |layout| match version {
         Some(version) => layout.versions.iter().any(|v| version.starts_with(v)),

@@ -51,19 +51,19 @@ pub enum NotWalked {
     NoTree(String),
 }
 
-/// Writable data of an object that is looked at: a program may have much of its own.
+/// The most writable data of an object that is examined: a program may have much of its own.
 const MAX_DATA: u64 = 256 << 20;
 /// Extents read; each holds a page of addresses at least.
 const MAX_EXTENTS: usize = 1 << 26;
-/// Defects kept; a ruined heap has as many as extents.
+/// The number of defects kept; a badly damaged heap has as many as extents.
 const MAX_DEFECTS: usize = 64;
 
-/// Walks the jemalloc in `object`. `memory` reads only what is resident
-/// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
+/// Walks the jemalloc in `object`. `memory` reads only resident memory
+/// ([`crate::memory::ResidentMemory`]), as of the moment of `residency`.
 ///
 /// # Errors
-/// When the version is not known, or when the object's data shows no jemalloc in use. Damage inside
-/// the heap is not an error: it becomes [`HeapSnapshot::defects`].
+/// When the version is unknown, or the object's data shows no jemalloc in use. Damage inside the
+/// heap is not an error: it is reported in [`HeapSnapshot::defects`].
 pub fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -97,7 +97,7 @@ pub fn walk<M: TargetMemory>(
     Ok(Builder::new(heap, &states, notes, has_run).build(extents, cached))
 }
 
-/// An option's name, as `mallctl` has it, and its value.
+/// An option's name, as in `mallctl`, and its value.
 fn option<M: TargetMemory>(memory: &M, option: &OptionAt) -> Option<(String, String)> {
     let half = || memory.read_value::<u32>(option.addr).ok();
     let word = || memory.read_value::<u64>(option.addr).ok();
@@ -115,7 +115,8 @@ fn option<M: TargetMemory>(memory: &M, option: &OptionAt) -> Option<(String, Str
     Some((format!("opt.{}", option.name), value))
 }
 
-/// The object's data, ranges that touch as one piece, so that what lies across them is found.
+/// The object's data, with adjacent ranges joined, so that structures across their borders are
+/// found.
 fn read_data<M: TargetMemory>(memory: &M, ranges: &[AddrRange]) -> Vec<Bytes> {
     let mut sorted = ranges.to_vec();
     sorted.sort_unstable();
@@ -139,7 +140,8 @@ fn read_data<M: TargetMemory>(memory: &M, ranges: &[AddrRange]) -> Vec<Bytes> {
         .collect()
 }
 
-/// Finds the tree by the slabs that bins serve from. One that is just being made may not be in it.
+/// Finds the tree through the slabs that bins serve from. A slab that is just being made may not be
+/// in it yet.
 fn tree<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -217,7 +219,7 @@ fn extents<M: TargetMemory>(
     extents
 }
 
-/// What went wrong on the way, bounded in number.
+/// Defects found during the walk, bounded in number.
 #[derive(Debug, Default)]
 struct Notes {
     defects: Vec<Defect>,
@@ -248,7 +250,7 @@ impl Notes {
     }
 }
 
-/// How sure the walk is, by its checks.
+/// The confidence in a walk, by its checks.
 fn confidence(heap: &HeapSnapshot, caches_known: bool) -> Confidence {
     if heap.checks.iter().all(|check| check.holds()) && caches_known && heap.unreadable_bytes == 0 {
         Confidence::High

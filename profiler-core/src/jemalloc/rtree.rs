@@ -7,12 +7,12 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::residency::ResidencyMap;
 
-/// Words of data that may be looked at as if they were in the root.
+/// Words of data that are tried as elements of the root.
 const MAX_TRIES: usize = 1 << 22;
 /// Bytes of leaves read at a time.
 const PART: u64 = 1 << 20;
 
-/// The shape of the tree. It follows from the bits of a virtual address that the machine has on
+/// The shape of the tree. It follows from the number of virtual address bits of the machine on
 /// which jemalloc was configured (`LG_VADDR`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Shape {
@@ -20,7 +20,7 @@ pub(super) struct Shape {
     levels: &'static [u32],
     /// Bytes of one element of a leaf.
     element: u64,
-    /// Whether an element is one word with flags beside the pointer (`RTREE_LEAF_COMPACT`).
+    /// Whether an element is one word with flags next to the pointer (`RTREE_LEAF_COMPACT`).
     compact: bool,
 }
 
@@ -146,7 +146,7 @@ pub(super) struct Leaves {
 }
 
 impl Tree {
-    /// Goes through all leaves. `most` bounds the number of extents: no sane tree has more.
+    /// Visits all leaves. `most` bounds the number of extents: no valid tree has more.
     pub(super) fn extents<M: TargetMemory>(
         &self,
         memory: &M,
@@ -165,7 +165,7 @@ impl Tree {
             let mut end = RemoteAddr::default();
             for node in level {
                 let range = AddrRange::with_len(RemoteAddr::new(node), len);
-                // Nodes do not overlap, so that no byte is read twice, whatever the words are.
+                // Nodes do not overlap, so that no byte is read twice, whatever the words contain.
                 let Some(range) = range.filter(|range| range.start() >= end) else {
                     continue;
                 };

@@ -24,7 +24,7 @@ struct Totals {
     /// Live and cached regions, as `curregs` counts.
     regions: u64,
     large: (u64, u64),
-    /// Blocks smaller than a page with an extent of their own: sampled by the heap profiler.
+    /// Blocks smaller than a page with an extent of their own: sampled by jemalloc's heap profiler.
     promoted: u64,
     large_pad: u64,
     active: u64,
@@ -86,7 +86,7 @@ fn add(total: &mut (u64, u64), bytes: u64) {
     total.1 += bytes;
 }
 
-/// Whether the block is the next of the cached ones, which are ascending: then it is taken.
+/// Takes `block` from the ascending cached blocks if it is the next; returns whether it was.
 fn takes(cached: &mut Peekable<impl Iterator<Item = u64>>, block: u64) -> bool {
     while cached.next_if(|&before| before < block).is_some() {}
     cached.next_if_eq(&block).is_some()
@@ -97,7 +97,7 @@ pub(super) struct Builder<'a> {
     heap: HeapSnapshot,
     states: &'a [State],
     notes: Notes,
-    /// Whether the target ran while it was walked: what one part says is not of the moment of another then.
+    /// Whether the target ran during the walk: then its parts are from different moments.
     has_run: bool,
     /// By arena index, the place in `states` and `totals`.
     places: HashMap<u32, usize>,
@@ -142,7 +142,7 @@ impl<'a> Builder<'a> {
         self.heap
     }
 
-    /// Adds one extent; gives how many of the cached blocks it holds.
+    /// Adds one extent; returns how many of the cached blocks it contains.
     fn add(
         &mut self,
         place: usize,
@@ -214,8 +214,9 @@ impl<'a> Builder<'a> {
         });
     }
 
-    /// Adds the blocks of the arenas' bases, in which their metadata is. What an extent of the tree has,
-    /// or a block before, is not theirs: the tree is checked page by page, a base's list is not.
+    /// Adds the blocks of the arenas' bases, which contain their metadata. Bytes already claimed by
+    /// an extent of the tree, or by an earlier block, are left out: the tree is verified page by
+    /// page, a base's list is not.
     fn metadata(&mut self) {
         let mut blocks: Vec<_> = (0..)
             .zip(self.states)
@@ -242,8 +243,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Sorts the extents, and joins those of one arena that touch: a long run of slabs costs no more
-    /// than its spans.
+    /// Sorts the extents and joins adjacent ones of one arena, so that a long run of slabs costs
+    /// only its spans.
     fn join(&mut self) {
         self.heap.extents.sort_by_key(|extent| extent.range);
         self.heap.extents.dedup_by(|extent, last| {
@@ -261,7 +262,7 @@ impl<'a> Builder<'a> {
         });
     }
 
-    /// Writes the totals beside jemalloc's own.
+    /// Compares the totals with jemalloc's own.
     fn judge(&mut self, extents: &[Extent], cached: &Cached, stray: u64) {
         // Built without statistics, jemalloc counts nothing and links no caches.
         let has_stats = self.states.iter().any(|state| state.base_allocated != 0);
@@ -322,8 +323,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// A count of bytes as the target has it, kept to what an address space can hold, so that sums of
-/// damaged ones stay sums.
+/// A byte count from the target, limited to the size of an address space, so that sums of damaged
+/// counts do not overflow.
 fn bounded(bytes: u64) -> u64 {
     bytes.min(HEAP_END)
 }
@@ -350,8 +351,8 @@ fn arena(state: &State, totals: &Totals) -> Arena {
             (ArenaFigure::DirtyBytes, totals.dirty),
             (ArenaFigure::MuzzyBytes, totals.muzzy),
             (ArenaFigure::RetainedBytes, totals.retained),
-            // As `stats.metadata` counts: what the base gave out, and internal blocks, which are
-            // live blocks too.
+            // As counted by `stats.metadata`: what the base gave out, and internal blocks, which
+            // are also live blocks.
             (
                 ArenaFigure::MetadataBytes,
                 bounded(state.base_allocated) + bounded(state.internal),

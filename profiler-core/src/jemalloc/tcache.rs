@@ -9,15 +9,15 @@ use super::layout::TcacheLayout;
 use crate::allocator::jemalloc_classes::BINS;
 use crate::memory::TargetMemory;
 
-/// Caches followed per arena: no process has more threads (`PID_MAX_LIMIT` is 4 Mi).
+/// The most caches followed per arena: no process has more threads (`PID_MAX_LIMIT` is 4 Mi).
 const MAX_CACHES: usize = 1 << 20;
-/// Blocks of all caches together.
+/// The most blocks of all caches together.
 const MAX_BLOCKS: usize = 1 << 26;
 /// The largest number of entries in a bin's stack (`CACHE_BIN_NCACHED_MAX` of 5.3).
 const MAX_STACK: u64 = 1 << 13;
 /// Bytes of a cache bin, in all releases.
 const BIN: u64 = 24;
-/// Bins for large blocks that are looked at before 5.3: up to 8 MiB (`lg_tcache_max`), as in 5.3.
+/// Bins for large blocks that are read before 5.3: up to 8 MiB (`lg_tcache_max`), as in 5.3.
 const LARGE_BINS: u64 = 37;
 
 /// The cached blocks.
@@ -27,12 +27,11 @@ pub(super) struct Cached {
     pub(super) blocks: Vec<u64>,
     /// How many caches there are.
     pub(super) caches: usize,
-    /// Caches, bins or lists that could not be read or make no sense: what is in them counts as
-    /// live.
+    /// Caches, bins or lists that are unreadable or implausible: their blocks count as live.
     pub(super) broken: u64,
 }
 
-/// Gathers the caches of all arenas, given the first of each.
+/// Collects the caches of all arenas, given the first cache of each.
 pub(super) fn gather<M: TargetMemory>(
     memory: &M,
     layout: &TcacheLayout,
@@ -92,7 +91,7 @@ fn cache<M: TargetMemory>(
     }
 }
 
-/// Where the blocks of a bin are listed: the address of the first and how many.
+/// The list of a bin's blocks: the address of the first entry and the number of entries.
 type Stack = fn(&Bytes, u64) -> (u64, u64);
 
 /// To 5.2: `ncached` of them below `avail`. A bin that was emptied may say -1.

@@ -9,7 +9,7 @@ use profiler_common::PID_BITS;
 
 use crate::addr::RemoteAddr;
 
-/// Shards grow one at a time, so that growing never holds two copies of all blocks.
+/// Shards grow one at a time, so that growing never needs two copies of all blocks.
 const SHARDS: usize = 64;
 const TID_LOW_BITS: u32 = 17;
 const TID_HIGH_BITS: u32 = PID_BITS - TID_LOW_BITS;
@@ -19,11 +19,11 @@ const MAX_TIME: u64 = u64::MAX >> TID_HIGH_BITS;
 /// What is known of one live block.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct LiveBlock {
-    /// Its size in bytes, as its event gave it; at most 2^47 - 1.
+    /// Its size in bytes, as in its event; at most 2^47 - 1.
     pub bytes: u64,
     /// When it was allocated, in ns on the monotonic clock; at most 2^59 - 1 (18 years).
     pub time_ns: u64,
-    /// The thread that allocated it, as the kernel numbers it.
+    /// The thread that allocated it, by the kernel's thread id.
     pub tid: u32,
 }
 
@@ -56,11 +56,11 @@ impl Entry {
     }
 }
 
-/// Blocks allocated and not yet freed, as far as the events show. At most 64 bytes of memory a
-/// block, in all; never more blocks than the cap, and those turned away are counted.
+/// Blocks allocated and not yet freed, as far as the events show. It uses at most 64 bytes of
+/// memory per block and never keeps more blocks than the cap; rejected blocks are counted.
 pub struct LiveHeap {
     shards: Vec<HashTable<Entry>>,
-    /// Seeded anew for each heap: the target chooses the addresses.
+    /// Seeded randomly for each heap, because the target chooses the addresses.
     hasher: DefaultHashBuilder,
     blocks: u64,
     bytes: u64,
@@ -81,8 +81,8 @@ impl LiveHeap {
         }
     }
 
-    /// Notes that `block` lives at `addr`. Gives the block that was thought to live there: its free
-    /// was not seen.
+    /// Records that `block` lives at `addr`. Returns the block that was believed to live there: its
+    /// free was not seen.
     pub fn insert(&mut self, addr: RemoteAddr, block: LiveBlock) -> Option<LiveBlock> {
         let full = self.blocks >= self.max_blocks;
         let (hash, shard) = self.place(addr.get());
@@ -139,7 +139,7 @@ impl LiveHeap {
         self.bytes
     }
 
-    /// Blocks that were not taken in because of the cap, since the heap was made.
+    /// Blocks rejected because of the cap, since the heap was made.
     pub fn untracked(&self) -> u64 {
         self.untracked
     }

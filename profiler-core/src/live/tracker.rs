@@ -13,16 +13,16 @@ const HIGHEST: u64 = 1 << 47;
 const DIGITS: u8 = 3;
 const CLASS_DIGITS: u8 = 2;
 
-/// Adds up the events of all windows in which the probes were armed.
+/// Accumulates the events of all windows in which the probes were armed.
 ///
 /// While the probes are not armed, blocks are freed unseen. So the tracked blocks are dropped when
-/// a window closes, and a lifetime is known only where allocation and free lie in one window.
+/// a window closes, and a lifetime is known only if allocation and free are in one window.
 ///
-/// When a thread ends, glibc (2.26 and later) gives the blocks of its cache back by calling `free`
-/// on each, up to seven of a size. Those blocks were freed before, so these calls count as frees
-/// of older blocks.
+/// When a thread ends, glibc (2.26 and later) returns the blocks of its cache by calling `free` on
+/// each, up to seven per size. Those blocks were freed before, so these calls count as frees of
+/// older blocks.
 ///
-/// Events come in the order in which they happened, but their times may be slightly out of order:
+/// Events arrive in the order in which they happened, but their times may be slightly out of order:
 /// a free that seems to come before its allocation counts as a lifetime of 0 ns.
 pub struct Tracker {
     attached_at_ns: u64,
@@ -48,7 +48,7 @@ struct Totals {
 /// same rates.
 const LEAST_INTERVAL_NS: u64 = 500_000_000;
 
-/// The state at the last look, and the rates up to it.
+/// The state at the last call, and the rates up to it.
 #[derive(Default)]
 struct Interval {
     /// When they were made.
@@ -90,8 +90,8 @@ impl Tracker {
         self.opened_at_ns = Some(time_ns);
     }
 
-    /// From `time_ns` on the probes are not all armed. Push the window's events first: of later
-    /// ones allocations and frees are counted, but no block is tracked.
+    /// From `time_ns` on not all probes are armed. Push the window's events before the call: of
+    /// later ones, allocations and frees are counted, but no block is tracked.
     pub fn window_closed(&mut self, time_ns: u64) {
         if let Some(opened) = self.opened_at_ns.take() {
             self.closed_windows_ns += time_ns.saturating_sub(opened);
@@ -99,7 +99,7 @@ impl Tracker {
         self.heap.clear();
     }
 
-    /// Time with all probes armed until `now_ns`, in ns, and the bytes that were allocated in it.
+    /// Time with all probes armed until `now_ns`, in ns, and the bytes allocated during it.
     pub fn seen(&self, now_ns: u64) -> (u64, u64) {
         let open = self
             .opened_at_ns
@@ -107,7 +107,7 @@ impl Tracker {
         (self.closed_windows_ns + open, self.totals.alloc_bytes)
     }
 
-    /// Takes in one event. Null pointers (a failed allocation, `free(NULL)`) are no events.
+    /// Adds one event. Null pointers (a failed allocation, `free(NULL)`) are ignored.
     pub fn push(&mut self, event: &AllocEvent) {
         if event.addr.get() == 0 {
             return;
@@ -131,8 +131,8 @@ impl Tracker {
                 time_ns: event.time_ns,
                 tid: event.tid,
             };
-            // A block that was thought to live there was freed unseen: when is not known, so it
-            // is neither a free that was seen nor a lifetime.
+            // The block believed to live there was freed unseen at an unknown time, so it counts
+            // neither as a free nor as a lifetime.
             self.heap.insert(event.addr, block);
         }
     }
@@ -151,9 +151,9 @@ impl Tracker {
         class.lifetimes.saturating_record(lifetime);
     }
 
-    /// The sum so far, at `now_ns`. Rates are those since they were made last, at least half a second
-    /// ago, over the time armed in between; where there was none, the last known rates stay. `ended` is why the
-    /// probes ended by themselves, if they did.
+    /// The totals at `now_ns`. Rates are since they were last computed, at least half a second ago,
+    /// over the armed time in between; without armed time, the last known rates stay. `ended` is
+    /// why the probes ended by themselves, if they did.
     ///
     /// Frees of blocks that were not tracked, because of the cap, count as frees of older blocks.
     pub fn activity(

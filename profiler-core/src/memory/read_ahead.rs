@@ -3,15 +3,15 @@
 use super::{ReadError, TargetMemory};
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 
-/// Bytes that one bulk read asks for at most: what stays in a core's own cache until it is
-/// looked at.
+/// The size of the largest bulk read, in bytes: data that stays in a core's own cache until it is
+/// processed.
 pub const WINDOW_BYTES: u64 = 256 << 10;
 
 /// Reads ascending addresses in bulk into one reused buffer: what a walk over chunk headers needs.
 ///
-/// Bulk reads grow while their pages are looked at and shrink while most are not, so that the
-/// inside of large chunks is not read. One that fails (a swapped page in the window) is tried again
-/// up to where it failed, then for the asked page alone.
+/// Bulk reads grow while their pages are used and shrink while most are not, so that the inside of
+/// large chunks is not read. A read that fails (a swapped page in the window) is repeated up to
+/// where it failed, then for the requested page alone.
 pub struct ReadAhead<M> {
     memory: M,
     limit: RemoteAddr,
@@ -19,7 +19,7 @@ pub struct ReadAhead<M> {
     buffer: Vec<u8>,
     /// Bytes that the next read asks for.
     next_bytes: u64,
-    /// Times that the window was looked into.
+    /// How often the window was used.
     reads: u64,
     /// How often a window was read.
     windows: u64,
@@ -39,7 +39,7 @@ impl<M: TargetMemory> ReadAhead<M> {
         }
     }
 
-    /// How often it has read: what it gives between two reads is of one of them.
+    /// The number of bulk reads: everything returned between two of them comes from one.
     pub fn windows(&self) -> u64 {
         self.windows
     }
@@ -71,8 +71,8 @@ impl<M: TargetMemory> ReadAhead<M> {
         self.buffer.get(offset..)?.first_chunk::<N>().copied()
     }
 
-    /// How much to read for `addr`, by what the last read was good for. A page that is looked into
-    /// by itself costs as much as in bulk, or a little more.
+    /// Chooses how much to read for `addr` by how much of the last read was used. Reading a page by
+    /// itself costs as much as in bulk, or slightly more.
     fn adapt(&mut self, addr: RemoteAddr) {
         let pages = self.window.len() / PAGE_SIZE;
         let adjoins = addr.align_down(PAGE_SIZE) == self.window.end();

@@ -14,7 +14,7 @@ use crate::tables::{
 };
 use crate::units::Value;
 
-/// What is counted over the heap's pages for the figures. Bytes are of resident pages unless said.
+/// Sums over the heap's pages for the figures, in bytes of resident pages unless stated otherwise.
 #[derive(Copy, Clone, Debug, Default)]
 pub(crate) struct PageTotals {
     heap_bytes: u64,
@@ -33,7 +33,7 @@ impl PageTotals {
     pub(crate) fn page(&mut self, slice: &PageSlice) {
         let (pages, bytes) = (slice.pages(), slice.range.len());
         if slice.state.has_data() && slice.owner.allocator != Allocator::Pymalloc {
-            // Blocks that could not be read are in no packing, so their bytes are not either.
+            // Unreadable blocks are in no packing, so their bytes are left out too.
             self.malloc_bytes += bytes - pages * slice.tally.of(Use::Unknown);
         }
         if !slice.state.is_resident() {
@@ -89,14 +89,14 @@ fn large_free(sample: &Sample) -> Option<u64> {
     Some(large.map(resident).sum())
 }
 
-/// What the metrics of one sample are made from.
+/// The input of one sample's metrics.
 pub(crate) struct MetricInputs<'a> {
     pub(crate) sample: &'a Sample,
     pub(crate) figures: &'a PageTotals,
     pub(crate) ledger: &'a [LedgerRow],
     pub(crate) heaps: &'a [HeapReport],
     pub(crate) huge: &'a [HugeOccupancyRow],
-    /// What a trim would return, in bytes.
+    /// Bytes that a trim would return.
     pub(crate) trimmable: u64,
 }
 
@@ -125,7 +125,7 @@ impl MetricInputs<'_> {
             .sum()
     }
 
-    /// How many arenas malloc has; `None` where none of its heaps was walked.
+    /// The number of malloc's arenas; `None` if none of its heaps was walked.
     fn malloc_arenas(&self) -> Option<u64> {
         let counts = self.mallocs().map(|heap| heap.arenas.len() as u64);
         counts.reduce(|all, one| all + one)
@@ -158,8 +158,8 @@ impl MetricInputs<'_> {
         all.filter_map(|&id| self.metric(id)).collect()
     }
 
-    /// One metric; `None` where it is of a session and not of a sample. What a metric is worth stands here
-    /// alone, and the compiler names one that does not.
+    /// One metric; `None` if it belongs to a session and not to a sample. Every metric's value is
+    /// computed only here, and the compiler reports a missing one.
     fn metric(&self, id: MetricId) -> Option<Metric> {
         use MetricId as Id;
         let of = self.figures;
@@ -216,13 +216,13 @@ impl MetricInputs<'_> {
         !self.heaps.is_empty()
     }
 
-    /// What is known where a heap was walked.
+    /// A value that is known if a heap was walked.
     fn known(&self, value: u64) -> Option<Value> {
         self.is_walked().then_some(Value::Whole(value))
     }
 
-    /// What is known where it was walked in a live process: a core says of its pages only whether they are
-    /// there.
+    /// A value that is known if a heap of a live process was walked: a core only shows whether a
+    /// page exists.
     fn of_page_table(&self, value: u64) -> Option<Value> {
         self.known(value).filter(|_| !self.sample.kernel.is_core)
     }
@@ -231,7 +231,7 @@ impl MetricInputs<'_> {
         self.known(self.row(class).resident_bytes)
     }
 
-    /// The fewest whole pages of this size that hold what is live.
+    /// The smallest number of whole pages of this size that could hold the live bytes.
     fn floor(&self, page: u64) -> Option<Value> {
         self.known(self.figures.live_bytes.div_ceil(page) * page)
     }

@@ -16,14 +16,15 @@ struct Residency {
     trimmable: u64,
 }
 
-/// What is added up of a heap as a whole.
+/// Sums over a heap as a whole.
 #[derive(Copy, Clone, Debug, Default)]
 struct WholeHeap {
     large_resident: u64,
     untouched: NeverWritten,
 }
 
-/// Adds pages up by arena. Large blocks with mappings of their own belong to none, and are added up by heap.
+/// Sums pages by arena. Large blocks with mappings of their own belong to no arena and are summed
+/// by heap.
 pub(crate) struct ArenaResidency {
     arenas: Vec<Vec<Residency>>,
     heaps: Vec<WholeHeap>,
@@ -180,8 +181,8 @@ mod tests {
         }
     }
 
-    /// A block of ten pages in the main arena, of which three are in memory, and one of a hundred with a mapping of its
-    /// own, of which two are in memory and one in swap.
+    /// A block of ten pages in the main arena, three of them in memory, and one of a hundred pages
+    /// with a mapping of its own, two of them in memory and one in swap.
     fn sample() -> Sample {
         let (brk, large) = (pages(16, 10), pages(1024, 100));
         let mut heap = HeapSnapshot::new(Allocator::Glibc, "2.36");

@@ -6,8 +6,8 @@ use crate::heap::Allocator;
 use crate::metrics::pages::PageSlice;
 use crate::tables::HugeOccupancyRow;
 
-/// A huge page where pages have 4 KiB. It is what ranges are counted by on all kernels: those of larger pages have huge
-/// pages of more, which no heap fills.
+/// The size of a huge page with 4 KiB pages. Ranges of this size are counted on all kernels:
+/// kernels with larger pages have larger huge pages, which no heap fills.
 pub(crate) const HUGE_PAGE: u64 = 2 << 20;
 /// Nothing live, then tenths.
 const BUCKETS: usize = 11;
@@ -27,7 +27,7 @@ struct Bucket {
     huge: u64,
 }
 
-/// Adds pages up by the 2 MiB range they lie in.
+/// Sums pages by the 2 MiB range that contains them.
 #[derive(Default)]
 pub(crate) struct HugeRanges {
     open: Option<(u64, Allocator, Range)>,
@@ -62,7 +62,7 @@ impl HugeRanges {
         let Some((_, allocator, range)) = self.open.take() else {
             return;
         };
-        // The live share is of the whole range: what an aligned huge page there would hold.
+        // The live share of the whole range: what an aligned huge page there would contain.
         let tenth = (range.live * 10)
             .div_ceil(HUGE_PAGE)
             .min(BUCKETS as u64 - 1);

@@ -2,7 +2,7 @@
 
 use crate::units::{Unit, Value};
 
-/// What is declared of a metric.
+/// The declaration of a metric.
 struct Declaration {
     key: &'static str,
     unit: Unit,
@@ -20,7 +20,7 @@ macro_rules! metrics {
         }
 
         impl MetricId {
-            /// All of them, the most telling first; those over a session last.
+            /// All of them, the most informative first; those over a session last.
             pub const ALL: &'static [Self] = &[$(Self::$id,)*];
 
             const fn declaration(self) -> &'static Declaration {
@@ -135,7 +135,7 @@ impl MetricId {
         self.declaration().unit
     }
 
-    /// What people call it, in a few words.
+    /// Its name for people, in a few words.
     pub const fn label(self) -> &'static str {
         self.declaration().label
     }
@@ -151,12 +151,12 @@ impl MetricId {
 pub struct Metric {
     /// Which.
     pub id: MetricId,
-    /// Its value, a whole number where its unit has only these; `None` is unknown.
+    /// Its value, an integer if its unit has only integers; `None` means unknown.
     pub value: Option<Value>,
 }
 
 impl Metric {
-    /// Its value as people read it.
+    /// Its value as text for people.
     pub fn text(&self) -> String {
         match (self.value, self.id.unit()) {
             (None, _) => "unknown".into(),

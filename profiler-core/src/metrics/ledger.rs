@@ -16,7 +16,7 @@ pub(crate) struct Ledger<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    /// A ledger in which every page is what its mapping says, before heaps claim theirs.
+    /// A ledger in which every page belongs to its mapping's class, before heaps claim theirs.
     pub(crate) fn new(sample: &'a Sample) -> Self {
         let rows = LedgerClass::ALL.map(LedgerRow::empty);
         let heaps = sample.heaps.len();
@@ -35,8 +35,8 @@ impl<'a> Ledger<'a> {
         ledger
     }
 
-    /// Moves claimed pages from their mapping's class to what the heap says of each byte. Returns
-    /// how many bytes of them a trim would return.
+    /// Moves claimed pages from their mapping's class to the classes given by the heap for each
+    /// byte. Returns how many of these bytes a trim would return.
     pub(crate) fn page(&mut self, slice: &PageSlice) -> u64 {
         if !slice.state.is_resident() && !slice.state.is_swapped() {
             return 0;
@@ -70,7 +70,8 @@ impl<'a> Ledger<'a> {
         let trimmable = self.trimmable_in(slice);
         let free = tally.of(Use::Free) + tally.of(Use::Retained);
         let cached = tally.of(Use::Cached);
-        // A trim consolidates fastbin chunks, so that pages it returns may hold cached bytes too.
+        // A trim consolidates fastbin chunks, so pages that it returns may also contain cached
+        // bytes.
         let given_back = trimmable / page_bytes;
         self.add(
             LedgerClass::FreeTrimmable,
@@ -151,7 +152,7 @@ impl<'a> Ledger<'a> {
     }
 
     fn row(&mut self, class: LedgerClass) -> &mut LedgerRow {
-        // The rows stand in the order of the classes' numbers.
+        // The rows are in the order of the classes' numbers.
         &mut self.rows[class as usize]
     }
 

@@ -14,10 +14,10 @@ pub struct MallocResident {
     pub swapped_bytes: u64,
 }
 
-/// All private anonymous memory and `[heap]`, but for stacks, pymalloc's arenas (those of
-/// `heaps`, where they do not lie in malloc's memory anyway) and heaps that a library has for itself. What a program maps by itself, and the
-/// zero-initialised data of objects (0.3 MiB of CPython's), cannot be distinguished from an allocator's memory
-/// and is included. Shared memory is not.
+/// All private anonymous memory and `[heap]`, except stacks, pymalloc's arenas (those of `heaps`,
+/// unless they are in malloc's memory anyway) and heaps that a library has for itself. Memory that
+/// a program maps directly, and zero-initialised data of objects (0.3 MiB in CPython), cannot be
+/// distinguished from an allocator's memory and is included. Shared memory is not.
 pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> MallocResident {
     let extents = heaps.iter().flat_map(|heap| {
         let is_private = heap.library.is_some();
@@ -28,7 +28,7 @@ pub fn malloc_resident(residency: &ResidencyMap, heaps: &[HeapSnapshot]) -> Mall
     malloc_resident_but(residency, &arenas)
 }
 
-/// The same without what lies in these ranges.
+/// The same, without memory in these ranges.
 pub fn malloc_resident_but(residency: &ResidencyMap, left_out: &[AddrRange]) -> MallocResident {
     let mut left_out = left_out.to_vec();
     left_out.sort_unstable_by_key(|range| range.start());
@@ -43,7 +43,7 @@ pub fn malloc_resident_but(residency: &ResidencyMap, left_out: &[AddrRange]) -> 
         }
         for run in residency.runs_in(mapping.range) {
             let first = left_out.partition_point(|range| range.end() <= run.range.start());
-            // A hostile heap's arenas may overlap: no byte is taken off twice.
+            // A hostile heap's arenas may overlap: no byte is subtracted twice.
             let (mut outside, mut at) = (0, run.range.start());
             for part in left_out[first..]
                 .iter()

@@ -61,7 +61,7 @@ impl HeapMap {
             AddrRange::new(extent.range.start(), slice.range.end()).unwrap_or(extent.range);
     }
 
-    /// The stretches, by address; those with nothing resident or swapped are left out.
+    /// The map's extents by address, without those that have nothing resident or swapped.
     pub(crate) fn finish(self) -> Vec<MapExtent> {
         let holds = |e: &MapExtent| e.pages.iter().any(|page| page.state.has_data());
         self.extents.into_iter().filter(holds).collect()

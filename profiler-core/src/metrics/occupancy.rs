@@ -7,8 +7,9 @@ use crate::heap::Allocator;
 use crate::metrics::pages::PageSlice;
 use crate::tables::{OccupancyDeciles, OccupancyRow};
 
-/// Fewest and most live bytes of each bucket: empty pages and full pages apart. Of larger pages than these the bounds are
-/// as many times larger, so that a bucket is the same share of a page.
+/// The smallest and largest number of live bytes in each bucket; empty pages and full pages have
+/// their own. For larger pages the bounds scale with the page size, so that a bucket is the same
+/// share of a page.
 const BUCKETS: [(u32, u32); 13] = [
     (0, 0),
     (1, 64),

@@ -12,15 +12,15 @@ use crate::span::{SpanList, SpanState};
 use crate::tables::LedgerClass;
 use crate::units::Value;
 
-/// Where the heap begins: a multiple of all pages.
+/// The start of the heap: a multiple of all page sizes.
 const BASE: u64 = 0x10_0000;
 
 fn range(start: u64, len: u64) -> AddrRange {
     AddrRange::with_len(RemoteAddr::new(start), len).expect("a range")
 }
 
-/// Four resident pages of this size: a block of 64 bytes alone on the first, the second free, the third full, and on the
-/// fourth the top; of the free ones a trim returns none.
+/// Four resident pages of this size: a block of 64 bytes alone on the first, the second free, the
+/// third full, the top on the fourth. A trim returns none of the free ones.
 fn sample(page_size: PageSize) -> Sample {
     let page = page_size.bytes();
     let brk = range(BASE, 4 * page);
@@ -112,7 +112,7 @@ fn buckets_are_the_same_shares_of_larger_pages() {
             "{bounds:?}"
         );
         let pages: Vec<_> = rows.iter().map(|row| row.resident_pages).collect();
-        // The free one and the top's; that of the small block; the full one.
+        // The free page and the top's; the small block's; the full one.
         assert_eq!((pages[0], pages[1], pages[12]), (2, 1, 1), "{page}");
         assert_eq!(pages.iter().sum::<u64>(), 4);
         assert_eq!(report.occupancy_deciles[0].live_bytes[8], page);

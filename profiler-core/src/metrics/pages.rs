@@ -9,7 +9,7 @@ use crate::sample::Sample;
 use crate::size_class::SizeClass;
 use crate::span::{Span, SpanState, Spans};
 
-/// What a byte of a page is used for.
+/// The use of a byte of a page.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(usize)]
 pub(crate) enum Use {
@@ -73,7 +73,7 @@ impl Tally {
     }
 }
 
-/// Whose page it is: indexes into the sample's heaps and that heap's arenas.
+/// The owner of a page: indices into the sample's heaps and that heap's arenas.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Owner {
     pub(crate) heap: usize,
@@ -86,8 +86,8 @@ pub(crate) struct Owner {
     pub(crate) extent: AddrRange,
 }
 
-/// Consecutive pages with the same tally and state. More than one only where a single span covers
-/// them all.
+/// Consecutive pages with the same tally and state. There is more than one page only if a single
+/// span covers them all.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct PageSlice<'a> {
     /// Whole pages.
@@ -96,9 +96,9 @@ pub(crate) struct PageSlice<'a> {
     pub(crate) page_size: PageSize,
     /// Bytes by use, on each of them.
     pub(crate) tally: Tally,
-    /// What the kernel says of each.
+    /// The kernel's state of each page.
     pub(crate) state: PageState,
-    /// Whose they are; of the first claim where two share a page.
+    /// Their owner; that of the first claim if two claims share a page.
     pub(crate) owner: Owner,
     /// The size class of each live block that has a byte on the page, in address order.
     pub(crate) live_classes: &'a [SizeClass],
@@ -146,7 +146,7 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
             };
             let what = use_of(allocator, extent.kind, span.state);
             let class = (span.state == SpanState::Live).then(|| SizeClass::of(span.range.len()));
-            // Only a whole span begins with its header.
+            // Only a complete span begins with its header.
             let whole = span.range.start() == range.start();
             if what == Use::Live && extent.block_header_bytes > 0 && whole {
                 sweep.block_with_header(range, extent.block_header_bytes, class, owner);
@@ -154,7 +154,7 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
                 sweep.add(range, what, class, owner);
             }
         }
-        // What the spans do not reach of the extent is not known.
+        // The part of the extent that its spans do not reach is unknown.
         let end = extent.range.start().checked_add(extent.spans.bytes());
         let rest = end.and_then(|end| AddrRange::new(end, extent.range.end()));
         if let Some(rest) = rest.and_then(|rest| rest.intersect(&claim.range)) {
@@ -164,16 +164,16 @@ pub(crate) fn visit(sample: &Sample, emit: impl FnMut(&PageSlice)) {
     sweep.flush();
 }
 
-/// How far the spans of an extent were followed: inner heaps can cut it into many claims, and its
-/// spans are gone through once for all of them.
+/// How far the spans of an extent have been followed: inner heaps can cut the extent into many
+/// claims, and its spans are visited once for all of them.
 struct Cursor<'a> {
     extent: usize,
     spans: std::iter::Peekable<Spans<'a>>,
 }
 
 impl<'a> Cursor<'a> {
-    /// The spans that begin before the end of the claim and were not passed yet. One that goes on
-    /// beyond it comes again for the next claim.
+    /// The spans that begin before the end of the claim and were not passed yet. A span that
+    /// continues beyond it is returned again for the next claim.
     fn within<'c>(&'c mut self, claim: &Claim) -> impl Iterator<Item = Span> + use<'a, 'c> {
         let end = claim.range.end();
         let mut beyond = false;
@@ -241,8 +241,8 @@ impl<F: FnMut(&PageSlice)> Sweep<'_, F> {
         }
     }
 
-    /// Adds bytes that lie at or above all that was added before. `class` is the size class when
-    /// they are a live block's that its first page does not know of yet.
+    /// Adds bytes at or above all that was added before. `class` is the size class if the bytes
+    /// belong to a live block that was not yet counted on its first page.
     fn add(&mut self, range: AddrRange, what: Use, class: Option<SizeClass>, owner: Owner) {
         let page_bytes = self.page_size.bytes();
         let (mut at, mut len) = (range.start(), range.len());
@@ -338,8 +338,8 @@ impl<'a> Runs<'a> {
         }
     }
 
-    /// The state at the start of `range` (page-aligned, not empty) and where within `range` that
-    /// state or its mapping ends. Outside all mappings nothing is resident.
+    /// The state at the start of `range` (page-aligned, not empty), and where in `range` that state
+    /// or its mapping ends. Outside all mappings nothing is resident.
     fn stretch(&mut self, range: AddrRange) -> Option<(PageState, RemoteAddr)> {
         let runs = self.map.runs();
         while runs

@@ -18,19 +18,20 @@ pub(crate) struct Pins {
     tail: Tail,
 }
 
-/// What is pinned in one arena, in bytes of resident pages.
+/// Pinned memory in one arena, in bytes of resident pages.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct ArenaPins {
     /// Free bytes on pages that something not free keeps.
     pub(crate) pinned_free_bytes: u64,
-    /// Free bytes on pages up to the one of the highest live block of each heap that grows upwards.
+    /// Free bytes on pages up to and including the page of the highest live block, in each heap
+    /// that grows upwards.
     pub(crate) below_highest_live_bytes: u64,
-    /// Whole free pages that would join the top if the last blocks below it went.
+    /// Whole free pages that would join the top if the last blocks below it were freed.
     pub(crate) top_free_bytes: u64,
 }
 
 impl Pins {
-    /// Counts the pages of a slice, `trimmable` bytes of which a trim would return: nothing pins
+    /// Counts the pages of a slice. A trim would return `trimmable` bytes of it: nothing pins
     /// those.
     pub(crate) fn page(&mut self, slice: &PageSlice, trimmable: u64) {
         if !self.tail.covers(slice) {
@@ -51,8 +52,8 @@ impl Pins {
         self.tail.page(slice, free);
     }
 
-    /// Divides the free bytes of a page evenly among the live blocks on it. What nothing live holds
-    /// (a cached block, the top, a header) is no class's.
+    /// Divides the free bytes of a page evenly among its live blocks. Bytes held by something that
+    /// is not live (a cached block, the top, a header) belong to no class.
     fn share(&mut self, slice: &PageSlice, free: u64) {
         let blocks = slice.live_classes.len() as u64;
         if blocks == 0 {
@@ -87,20 +88,21 @@ impl Pins {
         row.map_or(0, |row| row[class.0 as usize])
     }
 
-    /// What is pinned in an arena.
+    /// Pinned memory in an arena.
     pub(crate) fn of_arena(&self, heap: usize, arena: u32) -> ArenaPins {
         let pins = self.by_arena.get(&(heap, arena));
         pins.copied().unwrap_or_default()
     }
 }
 
-/// The upper end of what has been seen of one extent that grows upwards.
+/// The upper end of the visited part of one extent that grows upwards.
 #[derive(Default)]
 struct Tail {
     owner: Option<Owner>,
     free_since_live: u64,
     below_live: u64,
-    /// The last slices, with in all at most a page's bytes in use: blocks of no more together count as a pin of the top.
+    /// The last slices, which contain at most a page's worth of bytes in use: only then do these
+    /// blocks count as pinning the top.
     last: VecDeque<TailSlice>,
     in_use: u64,
 }
@@ -120,7 +122,7 @@ impl Tail {
         }
     }
 
-    /// Whether the slice lies in the extent, an inner heap's arena included.
+    /// Whether the slice is in the extent, including the arenas of inner heaps.
     fn covers(&self, slice: &PageSlice) -> bool {
         self.owner
             .is_some_and(|owner| owner.extent.contains(slice.range.start()))
@@ -151,8 +153,8 @@ impl Tail {
         }
     }
 
-    /// Whole free pages below the last blocks, which are a page's worth at most. Free pages
-    /// above the last block are the top's own.
+    /// Whole free pages below the last blocks, which are at most a page's worth. Free pages above
+    /// the last block belong to the top itself.
     fn pinned_below_top(&self) -> u64 {
         let last_block = self.last.iter().rposition(|part| part.in_use > 0);
         let below = self.last.iter().take(last_block.map_or(0, |i| i + 1));

@@ -13,7 +13,7 @@ const MAX_WINDOW: u64 = 1 << 20;
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Keys {
     pub(super) keys: [u64; 2],
-    /// What stands for no next block.
+    /// The value that marks the end of a list.
     pub(super) null: u64,
 }
 
@@ -28,7 +28,7 @@ impl Keys {
 /// The blocks of one page.
 #[derive(Clone, Debug)]
 pub(super) struct Blocks {
-    /// Where its memory begins, what lies before the first block included.
+    /// Its memory, including the part before the first block.
     pub(super) area: Range<u64>,
     /// The first block.
     pub(super) start: u64,
@@ -38,7 +38,7 @@ pub(super) struct Blocks {
     pub(super) capacity: u64,
     /// Blocks that there is room for.
     pub(super) reserved: u64,
-    /// Blocks in use, by mimalloc's count: those that other threads freed are still in it.
+    /// Blocks in use by mimalloc's count, which still includes those freed by other threads.
     pub(super) used: u64,
     /// First blocks of the lists of free ones: `free`, `local_free`.
     pub(super) free: [u64; 2],
@@ -90,7 +90,7 @@ pub(super) struct Totals {
     pub(super) thread_freed: u64,
 }
 
-/// Why a list was not followed to its end.
+/// Why a list could not be followed to its end.
 enum Broken {
     Unreadable,
     Damaged,
@@ -103,14 +103,14 @@ pub(super) struct Walker<'a, M> {
     window: Range<u64>,
     bytes: Vec<u8>,
     marks: Vec<bool>,
-    /// Blocks in heaps' lists of what other threads freed, ascending.
+    /// Blocks in heaps' lists of blocks freed by other threads, ascending.
     delayed: Vec<u64>,
     pub(super) totals: Totals,
     /// Pages with damaged lists.
     pub(super) damaged: Vec<u64>,
 }
 
-/// How often a page is read again whose lists are of another moment than its header.
+/// How often a page is read again if its lists and its header are from different moments.
 const RENEWALS: u32 = 3;
 /// Damaged pages named at most.
 const MAX_DAMAGED: usize = 32;
@@ -132,10 +132,11 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
         }
     }
 
-    /// Appends the spans of a page, over all of its area, and says whether none of its blocks is live. The page must be
-    /// possible.
+    /// Appends the spans of a page over all of its area; returns whether none of its blocks is
+    /// live. The page must be plausible.
     ///
-    /// If the target has run since the page's header was read, so that its lists are others, the page is `renewed`.
+    /// If the target has run since the page's header was read, so that its lists have changed, the
+    /// page is `renewed`.
     pub(super) fn page(
         &mut self,
         page: &Blocks,
@@ -216,7 +217,7 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
         }
     }
 
-    /// Marks a list's blocks, and counts them. It ends: no block is marked twice.
+    /// Marks and counts a list's blocks. It terminates because no block is marked twice.
     fn follow(&mut self, page: &Blocks, head: u64) -> Result<u64, Broken> {
         let mut at = head;
         let mut count = 0;
@@ -263,7 +264,7 @@ impl<'a, M: TargetMemory> Walker<'a, M> {
     }
 }
 
-/// The blocks of a list that is no page's own: at most `most`, and whether the list ended.
+/// The blocks of a list that belongs to no page: at most `most`, and whether the list ended.
 pub(super) fn list<M: TargetMemory>(
     memory: &M,
     head: u64,

@@ -6,7 +6,7 @@ use crate::memory::TargetMemory;
 use crate::object::AllocatorObject;
 use crate::residency::ResidencyMap;
 
-/// Calls `see` with every word of the resident parts of `data`; ends when it returns true.
+/// Calls `see` with every word of the resident parts of `data`, until it returns true.
 pub(super) fn any_word<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,

@@ -32,7 +32,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// What is known of the target before the walk.
+/// What is known about the target before the walk.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Context<'a> {
     /// Mapped objects with an allocator in them.
@@ -41,7 +41,7 @@ pub struct Context<'a> {
     pub python: Option<(u8, u8)>,
 }
 
-/// Why nothing was walked. Residency and probes work all the same.
+/// Why nothing was walked. Residency and probes are not affected.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// No segment and no page map was recognised.
@@ -54,8 +54,8 @@ pub enum NotWalked {
 
 /// Walks all mimallocs in the target.
 ///
-/// `memory` reads only what is resident ([`crate::memory::ResidentMemory`]), and is of the moment
-/// of `residency`.
+/// `memory` reads only resident memory ([`crate::memory::ResidentMemory`]), as of the moment of
+/// `residency`.
 ///
 /// # Errors
 /// When there is nothing to walk, and why.
@@ -84,7 +84,7 @@ struct HeapNamer<'a> {
 }
 
 impl HeapNamer<'_> {
-    /// A heap with its version and settings; `layout` names the releases that have its layout.
+    /// A heap with its version and settings; `layout` names the releases with this layout.
     fn heap<M: TargetMemory>(
         &self,
         memory: &M,
@@ -92,7 +92,7 @@ impl HeapNamer<'_> {
         layout: &str,
     ) -> HeapSnapshot {
         let identity = object.map(|object| &object.identity);
-        // Where the object names its version, the layout adds how it was built.
+        // If the object states its version, the layout only adds how it was built.
         let mut version = match identity.and_then(|identity| identity.version.as_ref()) {
             Some(version) => match layout.split_once(',') {
                 Some((_, build)) => format!("{version},{build}"),
@@ -113,7 +113,7 @@ impl HeapNamer<'_> {
     }
 }
 
-/// Private anonymous memory, where segments lie.
+/// Private anonymous memory, which may contain segments.
 fn anonymous(mapping: &Mapping) -> bool {
     let kind = matches!(
         mapping.kind,
@@ -152,7 +152,7 @@ fn arena_of(arenas: &mut Vec<Arena>, kind: ArenaKind, owner: u64) -> u32 {
     index as u32
 }
 
-/// Sums up what was laid out: arenas, checks, confidence.
+/// Computes arenas, checks and confidence from what was laid out.
 fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, object_known: bool) {
     let totals = &walker.totals;
     let mut retained = vec![(0u64, 0u64); heap.arenas.len()];

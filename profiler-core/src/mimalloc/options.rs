@@ -24,7 +24,7 @@ pub(super) fn read<M: TargetMemory>(
     object: &AllocatorObject,
 ) -> Vec<(String, String)> {
     let mut options = Vec::new();
-    // The word before the name of the first option is its number, 0, and how it was set.
+    // The word before the first option's name contains its number, 0, and how it was set.
     let mut before = u64::MAX;
     any_word(memory, residency, &object.data, |at, word| {
         let set_and_number = std::mem::replace(&mut before, word);

@@ -91,7 +91,7 @@ pub(super) fn find<M: TargetMemory>(
     None
 }
 
-/// Writable private data of files with the zero-initialised part behind it.
+/// Writable private data of files, including the zero-initialised part after it.
 fn data_ranges(residency: &ResidencyMap) -> Vec<AddrRange> {
     let mut ranges = Vec::new();
     let mut end_of_data = None;
@@ -108,7 +108,7 @@ fn data_ranges(residency: &ResidencyMap) -> Vec<AddrRange> {
     ranges
 }
 
-/// The meta areas, ascending, and whether the list of them was whole. Where it is broken (an area
+/// The meta areas, ascending, and whether the list of them was complete. If it is broken (an area
 /// is swapped out), the others are found by their check word in anonymous memory.
 pub(super) fn areas<M: TargetMemory>(
     memory: &M,

@@ -11,23 +11,23 @@ use super::layout::{AREA, IN_BAND, MAPPED, META, SIZE_CLASSES, UNIT};
 /// `struct meta` of a group in use.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Group {
-    /// Where the meta lies.
+    /// The address of its meta.
     pub(super) meta: u64,
-    /// Where the group lies.
+    /// The address of the group.
     pub(super) mem: u64,
     /// Slots that are free: `avail_mask | freed_mask`.
     pub(super) free: u32,
     /// The number of the last slot.
     pub(super) last: u8,
-    /// False for one that musl made of unused bytes of its data at the start.
+    /// False if musl made it from unused bytes of its data at start.
     pub(super) freeable: bool,
     /// Its size class, or [`MAPPED`].
     pub(super) class: u8,
-    /// Bytes of its mapping; 0 for one inside another's slot, or in data.
+    /// Bytes of its mapping; 0 if it is inside another group's slot, or in data.
     pub(super) mapped: u64,
 }
 
-/// What a slot of `meta_area` holds.
+/// The contents of a slot of `meta_area`.
 pub(super) enum Slot {
     /// A group.
     Group(Group),
@@ -88,7 +88,7 @@ impl Group {
         }
     }
 
-    /// Its slots.
+    /// The number of its slots.
     pub(super) fn slots(&self) -> u64 {
         u64::from(self.last) + 1
     }
@@ -97,17 +97,17 @@ impl Group {
         UNIT.saturating_add(self.stride().saturating_mul(self.slots()))
     }
 
-    /// All its bytes.
+    /// The number of its bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.mapped.max(self.needed())
     }
 
-    /// Its addresses.
+    /// Its address range.
     pub(super) fn range(&self) -> Option<AddrRange> {
         AddrRange::with_len(RemoteAddr::new(self.mem), self.bytes())
     }
 
-    /// Whether it has a mapping of its own for one allocation.
+    /// Whether it is a mapping for a single allocation.
     pub(super) fn is_large(&self) -> bool {
         self.class == MAPPED
     }
@@ -129,8 +129,8 @@ pub(super) struct Layer<'a, M> {
 }
 
 impl<M: TargetMemory> Layer<'_, M> {
-    /// The spans of the group at `groups[*next]`, with those of groups inside its slots; `next` is
-    /// moved behind all of them. `groups` ascend.
+    /// Appends the spans of the group at `groups[*next]` and of groups inside its slots, and moves
+    /// `next` after all of them. `groups` ascend.
     pub(super) fn spans(&mut self, groups: &[Group], next: &mut usize, spans: &mut SpanList) {
         let Some(&group) = groups.get(*next) else {
             return;
@@ -167,7 +167,7 @@ impl<M: TargetMemory> Layer<'_, M> {
         spans.push(group.end() - at, SpanState::Metadata);
     }
 
-    /// Slots that were ever used: `active_idx + 1`. All where that cannot be read.
+    /// The number of slots that were ever used: `active_idx + 1`; all slots if that is unreadable.
     fn active_slots(&mut self, group: &Group) -> u32 {
         let header = self.memory.bytes::<16>(RemoteAddr::new(group.mem));
         let all = u32::from(group.last) + 1;
@@ -187,14 +187,14 @@ impl<M: TargetMemory> Layer<'_, M> {
         }
     }
 
-    /// The bytes that the program asked for, from the slot's header and its end; `None` where these
-    /// cannot be read or make no sense.
+    /// The bytes that the program requested, from the slot's header and its end; `None` if these
+    /// are unreadable or implausible.
     fn requested(&mut self, group: &Group, slot: u32, start: u64) -> Option<u64> {
         let end = start + group.stride() - IN_BAND;
         let mut user = start;
         let mut header = self.header(user)?;
         if header.info == 7 << 5 {
-            // The block begins further on in its slot.
+            // The block begins at an offset in its slot.
             user += UNIT * u64::from(header.offset);
             if user >= end {
                 return None;
@@ -223,7 +223,7 @@ impl<M: TargetMemory> Layer<'_, M> {
             info,
             offset: u16::from_le_bytes([low, high]),
         };
-        // A page that was never touched holds no header, though it reads as zeros.
+        // A page that was never touched contains no header, though it reads as zeros.
         let touched = [overflow, info, low, high] != [0; 4]
             || self.residency.run_at(addr)?.state.is_resident();
         touched.then_some(header)
@@ -239,7 +239,7 @@ struct Header {
     offset: u16,
 }
 
-/// Whether `group` can lie inside a slot.
+/// Whether `group` can be inside a slot.
 fn inside(group: &Group, start: u64, end: u64) -> bool {
     group.mapped == 0 && group.mem >= start && group.end() <= end
 }

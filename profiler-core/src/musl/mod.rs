@@ -21,17 +21,18 @@ use context::MallocContext;
 use group::{Group, Layer, Slot};
 use layout::{AREA, AREA_HEADER, META, METAS_PER_AREA, MMAP_THRESHOLD, SIZE_CLASSES};
 
-/// What must be known of the target besides its memory.
+/// What a walk needs to know about the target besides its memory.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// Where the kernel put 16 random bytes at the start: `AT_RANDOM` of the auxiliary vector.
+    /// The address of the 16 random bytes that the kernel placed at start: `AT_RANDOM` of the
+    /// auxiliary vector.
     pub at_random: Option<RemoteAddr>,
-    /// musl's version in numbers, `1.2.3`; empty when it is not known (a static program).
+    /// musl's version as `1.2.3`; empty if unknown (a static program).
     pub version: String,
 }
 
-/// Where mallocng's context lies, once it was found: the same place is looked at first. Where it does not
-/// prove to be there any more, it is looked for anew.
+/// The address of mallocng's context, once found: it is tried first. If the context is not verified
+/// there, it is searched for again.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
     context: Option<RemoteAddr>,
@@ -44,7 +45,7 @@ impl Roots {
     }
 }
 
-/// Why a heap was not walked. Residency and probes work all the same.
+/// Why a heap was not walked. Residency and probes are not affected.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// The kernel's random bytes are not known.
@@ -70,7 +71,7 @@ pub enum NotWalked {
 /// Defects kept at most.
 const MAX_DEFECTS: usize = 32;
 
-/// What slots say besides being live or not.
+/// Sums of what slots say besides being live or not.
 #[derive(Copy, Clone, Debug, Default)]
 struct Totals {
     /// Groups inside slots of others.
@@ -94,12 +95,12 @@ impl Totals {
     }
 }
 
-/// Walks the heap of the target's musl. `memory` reads only what is resident
-/// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
+/// Walks the heap of the target's musl. `memory` reads only resident memory
+/// ([`crate::memory::ResidentMemory`]), as of the moment of `residency`.
 ///
 /// # Errors
-/// When there is no mallocng to be found, and why. Damage inside the heap is not an error: it
-/// becomes [`HeapSnapshot::defects`].
+/// When no mallocng is found, and why. Damage inside the heap is not an error: it is reported in
+/// [`HeapSnapshot::defects`].
 pub fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -108,18 +109,18 @@ pub fn walk<M: TargetMemory>(
     walk_from(memory, residency, context, &mut Roots::default())
 }
 
-/// Finds where the context is, for a walk that comes later.
+/// Finds the context for a later walk.
 pub fn find_roots<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
     context: &Context,
     roots: &mut Roots,
 ) {
-    // What is not found is looked for by the walk.
+    // The walk looks for whatever is not found here.
     let _ = find(memory, residency, context, roots);
 }
 
-/// The context where it was before, or else wherever it is.
+/// The context at its previous address, or else wherever it is.
 fn find<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -141,7 +142,7 @@ fn find<M: TargetMemory>(
     Ok(found)
 }
 
-/// As [`walk`], beginning from what is known of the place, and noting what is found.
+/// As [`walk`], but starts from a known address and records the one found.
 ///
 /// # Errors
 /// As [`walk`].
@@ -167,7 +168,7 @@ pub fn walk_from<M: TargetMemory>(
         heap.extents.extend(area_extent(area));
     }
     heap.extents.sort_unstable_by_key(|e| e.range);
-    // Groups and areas that claim the same bytes: one of them is damaged.
+    // If groups and areas claim the same bytes, one of them is damaged.
     let mut end = RemoteAddr::default();
     let mut overlap = 0u64;
     heap.extents.retain(|extent| {
@@ -213,7 +214,7 @@ fn note(heap: &mut HeapSnapshot, addr: Option<u64>, what: &str) {
     }
 }
 
-/// What the meta areas hold.
+/// The contents of the meta areas.
 #[derive(Default)]
 struct Metas {
     /// Ascending by address.
@@ -251,7 +252,7 @@ impl Metas {
                 }
             }
         }
-        // Of two that begin at one address the outer one comes first.
+        // Of two groups that begin at one address the outer one comes first.
         metas
             .groups
             .sort_by_key(|g| (g.mem, std::cmp::Reverse(g.bytes())));
@@ -347,7 +348,7 @@ fn checks<M: TargetMemory>(
     memory: &M,
 ) -> Vec<CrossCheck> {
     let mut slots = [0u64; SIZE_CLASSES.len()];
-    // What musl made of unused bytes of its data is not counted in its usage.
+    // Groups that musl made from unused bytes of its data are not in its usage count.
     for group in metas.groups.iter().filter(|group| group.freeable) {
         if let Some(slots) = slots.get_mut(usize::from(group.class)) {
             *slots += group.slots();

@@ -11,14 +11,14 @@ use super::words::read_word;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 
-/// Attributes of an instance that are looked at.
+/// The most attributes of an instance that are examined.
 const MAX_ATTRIBUTES: u64 = 1 << 12;
-/// Classes whose `__slots__` are looked at: an instance's own and its bases.
+/// The most classes whose `__slots__` are examined: an instance's own and its bases.
 const MAX_BASES: usize = 64;
 /// `PyMemberDescrObject.d_member`, behind a qualified name from 3.3 on (`Include/cpython/descrobject.h`).
 const MEMBER: u64 = 40;
 const MEMBER_2: u64 = 32;
-/// `PyMemberDef.offset`: where in the object a slot is (`Include/structmember.h`).
+/// `PyMemberDef.offset`: the position of a slot in the object (`Include/structmember.h`).
 const MEMBER_OFFSET: u64 = 16;
 
 /// Finds names of attributes.
@@ -51,7 +51,8 @@ impl<M: TargetMemory> Attributes<'_, M> {
         self.name(key)
     }
 
-    /// The attribute that an object is of an instance whose values lie apart from their names.
+    /// The attribute under which an instance has an object, if its values are stored apart from
+    /// their names.
     pub(super) fn in_values(&self, of: &Type, at: u64, object: u64) -> Option<String> {
         if !of.facts.flags.has(Flags::MANAGED_DICT) {
             return None;
@@ -105,7 +106,8 @@ impl<M: TargetMemory> Attributes<'_, M> {
         None
     }
 
-    /// Where the slot is that an entry of a class describes; `None` where it is something else.
+    /// The offset of the slot described by an entry of a class; `None` if the entry is something
+    /// else.
     fn slot(&self, descriptor: u64) -> Option<u64> {
         let field = |at: u64, offset| read_word(self.memory, at.checked_add(offset)?);
         let name = field(field(descriptor, 8)?, TYPE_NAME)?;
@@ -119,7 +121,7 @@ impl<M: TargetMemory> Attributes<'_, M> {
         field(field(descriptor, member)?, MEMBER_OFFSET)
     }
 
-    /// An attribute's name; what no program could have written as one may be a value, and is not shown.
+    /// An attribute's name. A string that cannot be an identifier may be a value and is not shown.
     fn name(&self, key: u64) -> Option<String> {
         let name = str_name(self.memory, self.layout, key)?;
         let is_name = name.chars().all(|c| c == '_' || c.is_alphanumeric());

@@ -10,11 +10,11 @@ use crate::claims::claims;
 use crate::heap::HeapSnapshot;
 use crate::span::GRANULE;
 
-/// Neighbouring extents whose gap is no larger share a run, so that there are few runs to search.
+/// Adjacent extents with no larger gap share a run, so that there are few runs to search.
 const MAX_GAP: u64 = 4 << 20;
-/// Addresses of a run lie within this many bytes of its start: what an offset of 32 bits reaches.
+/// Addresses of a run are within this many bytes of its start: the reach of a 32-bit offset.
 const MAX_RUN: u64 = GRANULE << 32;
-/// Blocks at the most: numbers of 32 bits, of which the last stand for names and roots.
+/// The most blocks: they have 32-bit numbers, the last of which are reserved for names and roots.
 const MAX_BLOCKS: usize = u32::MAX as usize - (1 << 24);
 
 /// Neighbouring pages that hold blocks.
@@ -30,7 +30,7 @@ struct Run {
     page: usize,
 }
 
-/// A block of this many granules or more has its length apart.
+/// The length of a block of at least this many granules is stored separately.
 const LONG: u8 = u8::MAX;
 
 /// All live blocks, ascending by address and numbered from 0, in 5 bytes each: their starts and lengths in
@@ -38,18 +38,19 @@ const LONG: u8 = u8::MAX;
 #[derive(Debug, Default)]
 pub(super) struct BlockIndex {
     runs: Vec<Run>,
-    /// The number of the first block that begins in this page of a run or after it; one more entry
-    /// at a run's end.
+    /// The number of the first block that begins in this page of a run or after it, with one more
+    /// entry at a run's end.
     pages: Vec<u32>,
-    /// Where each block begins, in granules from its run's start.
+    /// The start of each block, in granules from its run's start.
     starts: Vec<u32>,
     /// How long each is, in granules, or [`LONG`].
     lens: Vec<u8>,
-    /// The granules of the long ones, of which there are few; longer than 32 GiB counts as that.
+    /// The lengths of long blocks in granules, of which there are few; a length over 32 GiB is
+    /// stored as 32 GiB.
     long: HashMap<u32, u32>,
-    /// Of which allocator the blocks are from this number on, to the next.
+    /// The allocator of the blocks from this number on, up to the next entry.
     owners: Vec<(u32, Allocator)>,
-    /// Blocks that there was no number for.
+    /// Blocks for which there was no number.
     left_out: u64,
 }
 
@@ -145,7 +146,7 @@ impl BlockIndex {
         self.starts.len()
     }
 
-    /// Blocks of the heaps that are not in it, because there are too many or they overlap.
+    /// Blocks of the heaps that are not in the index, because there are too many or they overlap.
     pub(super) fn left_out(&self) -> u64 {
         self.left_out
     }
@@ -189,7 +190,7 @@ impl BlockIndex {
         })
     }
 
-    /// The first block that begins at this address or after it.
+    /// The first block that begins at or after this address.
     pub(super) fn first_from(&self, addr: u64) -> u32 {
         let run = self.runs.partition_point(|run| run.end <= addr);
         let Some(of) = self.runs.get(run) else {
@@ -213,7 +214,7 @@ impl BlockIndex {
         on_it.map(|(block, _)| block)
     }
 
-    /// All blocks in order, each with the allocator that it is of.
+    /// All blocks in order, each with its allocator.
     pub(super) fn with_allocators(&self) -> impl Iterator<Item = (u32, Allocator)> + '_ {
         let ends = self.owners.iter().skip(1).map(|(first, _)| *first);
         let ends = ends.chain([self.len() as u32]);
@@ -238,7 +239,7 @@ impl BlockIndex {
                 .starts
                 .get(low..high)?
                 .partition_point(|&s| s <= granule);
-        // One that begins on an earlier page may reach here.
+        // A block that begins on an earlier page may extend to here.
         let block = after.checked_sub(1).filter(|&b| b >= run.first as usize)?;
         let into = offset - u64::from(self.starts[block]) * GRANULE;
         (into < self.bytes(block as u32)).then_some((block as u32, into))
@@ -251,7 +252,7 @@ mod tests {
     use crate::heap::{Extent, ExtentKind};
     use crate::span::SpanState;
 
-    /// Where an extent begins, the bytes of its blocks' headers, and its spans.
+    /// The start of an extent, the bytes of its blocks' headers, and its spans.
     type Parts<'a> = (u64, u64, &'a [(u64, SpanState)]);
 
     fn heap(allocator: Allocator, extents: &[Parts<'_>]) -> HeapSnapshot {

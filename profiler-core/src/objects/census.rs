@@ -16,7 +16,7 @@ pub use super::pins::{Copied, Dropped};
 pub struct Amount {
     /// How many.
     pub blocks: u64,
-    /// Their bytes, as the allocator counts them, without its headers.
+    /// Their bytes as counted by the allocator, without headers.
     pub bytes: u64,
 }
 
@@ -25,10 +25,10 @@ pub(super) const SHOWN: usize = 100;
 /// Of the others those that grow most, if there are two censuses.
 const SHOWN_GROWING: usize = 20;
 
-/// A process of which a larger share of the objects was replaced between two looks turns over faster than it is
-/// read.
+/// If a larger share of a process's objects was replaced between two reads, the process changes
+/// faster than it can be read.
 const UNSTEADY_SHARE: f64 = 0.03;
-/// Objects that are replaced in any program, of those that are looked at twice.
+/// Replaced objects, of those read twice, that are normal in any program.
 const LEAST_REPLACED: u64 = 16;
 
 impl Amount {
@@ -41,23 +41,24 @@ impl Amount {
 /// All objects of one type.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TypeRow {
-    /// The type with its module, `app.models.Order`; without one where it is built in. Foreign text.
+    /// The type with its module, `app.models.Order`; without a module if it is built in. Untrusted
+    /// text.
     pub name: String,
     /// Objects in memory, and the bytes of their blocks.
     pub objects: Amount,
-    /// Blocks that they have besides: items, tables, values, buffers.
+    /// Their other blocks: items, tables, values, buffers.
     pub storage: Amount,
-    /// Objects that the garbage collector tracks: those that `gc.get_objects()` gives.
+    /// Objects tracked by the garbage collector: those that `gc.get_objects()` returns.
     pub tracked: u64,
-    /// Items of all of them together, where they are containers: entries, or bytes of a `bytearray`.
+    /// The total number of items if they are containers: entries, or bytes of a `bytearray`.
     pub entries: u64,
-    /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
+    /// Free bytes on the resident pages of its blocks, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
-    /// Of a forked process: its share of the pages of which a write has made a copy since, divided evenly
-    /// among the live blocks of a page.
+    /// For a forked process: its share of the pages copied by writes since, divided evenly among
+    /// the live blocks of a page.
     pub copied_bytes: u64,
-    /// Blocks of its objects, and of what belongs to them, that no root was found for.
+    /// Blocks of its objects, and of what belongs to them, without a known root.
     pub unreached: Amount,
 }
 
@@ -66,7 +67,7 @@ pub struct TypeRow {
 pub struct NativeRow {
     /// Whose.
     pub allocator: Allocator,
-    /// Of which sizes.
+    /// Their sizes.
     pub class: SizeClass,
     /// The blocks that no object of Python's owns.
     pub native: Amount,
@@ -83,10 +84,11 @@ pub struct AllocatorShare {
     pub named: Amount,
 }
 
-/// What a package's modules have besides what is in the row of a holder: code, functions, classes, constants.
+/// What a package's modules hold besides what is in a holder's row: code, functions, classes,
+/// constants.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PackageRow {
-    /// The first part of its modules' names. Foreign text.
+    /// The first component of its modules' names. Untrusted text.
     pub name: String,
     /// That.
     pub unlisted: Amount,
@@ -117,35 +119,38 @@ pub struct Census {
     pub shares: Vec<AllocatorShare>,
     /// Objects that were others, or gone, when they were read a second time.
     pub changed: u64,
-    /// Objects that never change (numbers, strings, tuples) and were looked at twice: one block of sixteen.
+    /// Objects of immutable types (numbers, strings, tuples) that were read twice: one block in
+    /// sixteen.
     pub compared: u64,
-    /// Of those, the ones in whose place there was something else the second time.
+    /// Those of them in whose place there was something else the second time.
     pub replaced: u64,
-    /// What `tracemalloc` has for itself: of the native blocks. `None` where that is not known.
+    /// Native blocks that `tracemalloc` uses itself; `None` if unknown.
     pub tracing: Option<Amount>,
-    /// `mmap` objects, and the resident bytes that they map: outside of the heaps, so they are no part of [`Self::live`].
+    /// `mmap` objects, and the resident bytes that they map. These are outside the heaps, so they
+    /// are not part of [`Self::live`].
     pub mapped: Amount,
-    /// Who holds what, the most bytes first: more than reports have, see [`Self::shown`].
+    /// Holders, the most bytes first: more than reports have, see [`Self::shown`].
     pub holders: Vec<Holder>,
-    /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
-    /// there are none.
+    /// Memory on pages that were copied by writes since the process was forked; `None` if there are
+    /// none.
     pub copied: Option<Copied>,
     /// All that names in the program hold.
     pub held_by_names: Amount,
-    /// Of that, what is held by none of the holders that reports have: by many names, little by each, or by
-    /// modules and classes themselves.
+    /// The part of that held by none of the holders in reports: by many names, little by each, or
+    /// by modules and classes themselves.
     pub unlisted: Amount,
     /// Whose that is, the most bytes first.
     pub packages: Vec<PackageRow>,
-    /// What no root was found for.
+    /// Blocks without a known root.
     pub unreached: Amount,
     /// Of that, objects that refer to each other, as often as their reference counts say, with what only they
     /// hold: cycles that the garbage collector has not freed.
     pub cycles: Amount,
-    /// Of that, objects with higher reference counts, and what these hold: native code holds them, or what was made
-    /// anew before they were read.
+    /// The part of that in objects with higher reference counts, and what these hold: they are held
+    /// by native code, or by something created before they were read.
     pub held_unseen: Amount,
-    /// Which of the holders has most of what lives on each page, by address; pages are left out where that is none.
+    /// The holder with the most live bytes on each page, by address; pages without one are left
+    /// out.
     pub page_owners: Vec<PageOwner>,
     /// References that were followed.
     pub references: u64,
@@ -178,7 +183,8 @@ impl Census {
         all
     }
 
-    /// The name of the program whose `mmap` objects map most, and how much that is; `None` where it is less than `least`.
+    /// The program's name whose `mmap` objects map most, and the number of bytes; `None` if that is
+    /// less than `least`.
     pub fn mapper(&self, least: u64) -> Option<(&Holder, u64)> {
         let names = self.holders.iter().filter(|holder| holder.is_name);
         let mapped = names.filter_map(|holder| Some((holder, holder.mapped_bytes?)));
@@ -192,7 +198,7 @@ impl Census {
         self.replaced >= LEAST_REPLACED && self.replaced as f64 > share
     }
 
-    /// What that means, in two sentences; `None` where hardly anything was replaced.
+    /// What that means, in two sentences; `None` if hardly anything was replaced.
     pub fn unsteadiness(&self) -> Option<String> {
         self.is_unsteady().then(|| {
             format!(
@@ -227,28 +233,28 @@ pub enum NoCensus {
     /// No heap was walked.
     #[error("no heap was walked, so there are no blocks to look at")]
     NoBlocks,
-    /// The walk was given up before it had come to all blocks.
+    /// The walk was given up before all blocks were known.
     #[error("the time for the walk was over before all blocks were known")]
     PartOfBlocks,
-    /// What is mapped, or which pages are in memory, could not be read.
+    /// The mappings, or the states of pages, could not be read.
     #[error("the target's mappings or pages could not be read: {0}")]
     Unreadable(String),
     /// The time for reading them was over before all were read.
     #[error("reading them was given up after {}", nanoseconds(*after_ns))]
     OutOfTime {
-        /// How long it took by then, in ns.
+        /// The time taken until then, in ns.
         after_ns: u64,
     },
-    /// There is no room for it beside all else.
+    /// There is not enough memory for it.
     #[error(
         "reading them would take {} of memory, and this host or its control group can spare {}",
         bytes(*needs_bytes),
         bytes(*spare_bytes)
     )]
     NoRoom {
-        /// What it takes, in bytes.
+        /// The memory that it needs, in bytes.
         needs_bytes: u64,
-        /// What can be allocated without swapping, in bytes.
+        /// The memory that can be allocated without swapping, in bytes.
         spare_bytes: u64,
     },
 }

@@ -6,9 +6,10 @@ use super::layout::Layout;
 use super::words::{read_word, word};
 use crate::memory::TargetMemory;
 
-/// The blocks of the deque that begins with these bytes, from left to right, at most `limit` of them: where each
-/// is, and which of its words are items. The first has them from the deque's first item on, the last up to its
-/// last. Blocks that it keeps for later are left out: they hold what was there before.
+/// The blocks of the deque that begins with these bytes, from left to right, at most `limit`: the
+/// address of each block, and which of its words are items. The first block contains items from the
+/// deque's first one on, the last block up to its last. Spare blocks are left out, because they
+/// contain old data.
 pub(super) fn blocks<'m, M: TargetMemory>(
     memory: &'m M,
     layout: &Layout,
@@ -24,7 +25,7 @@ pub(super) fn blocks<'m, M: TargetMemory>(
     let blocks = std::iter::from_fn(move || {
         let at = next?;
         let from = place(if at == left { first } else { 0 });
-        // The allocator may give a block more words than it has.
+        // The allocator may make a block longer than requested.
         let end = match at == right {
             true => place(last) + 1,
             false => place(deque.block_items),

@@ -5,19 +5,19 @@ use super::words::{read_word, word, words};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 
-/// Bytes of a table that say where its entries are, at the most.
+/// The largest head of a table, in bytes, which gives the position of its entries.
 pub(super) const TABLE_HEAD: u64 = 40;
 /// Entries read at once.
 const BATCH: u64 = 2048;
 
-/// Where the entries of a table are.
+/// The position of a table's entries.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Table {
     /// Bytes from the table's start to the first entry.
     pub(super) entries: u64,
     /// Bytes of an entry.
     pub(super) size: u64,
-    /// The key in an entry; its value follows.
+    /// The offset of the key in an entry; its value follows.
     pub(super) key: u64,
     /// How many entries.
     pub(super) count: u64,
@@ -87,12 +87,12 @@ pub(super) struct DictParts {
     pub(super) table: u64,
     /// 2.7: the mask of the table.
     pub(super) mask: u64,
-    /// The array of values of one that shares its keys; 0 without.
+    /// The array of values, if it shares its keys; otherwise 0.
     pub(super) values: u64,
 }
 
 impl DictParts {
-    /// Those of the dictionary object with these bytes.
+    /// The parts of the dictionary object with these bytes.
     pub(super) fn of(layout: &Layout, object: &[u8]) -> Option<Self> {
         Some(match layout.dict {
             DictTable::Open => Self {
@@ -149,8 +149,8 @@ pub(super) fn entries<M: TargetMemory>(
     Some(found)
 }
 
-/// Where the value of this number is in an array of values (`PyDictValues`; from 3.13 on it has a head of
-/// four bytes, up to then what `ma_values` points to has only values behind it).
+/// The address of value number `number` in an array of values (`PyDictValues`; from 3.13 on it
+/// begins with a head of four bytes, before that `ma_values` points directly to the values).
 pub(super) fn values_at(layout: &Layout, values: u64, number: u64) -> Option<u64> {
     let head = if layout.version >= (3, 13) { 8 } else { 0 };
     values.checked_add(head + number * 8)

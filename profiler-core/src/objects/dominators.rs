@@ -5,24 +5,24 @@
 
 use super::graph::{Graph, NONE};
 
-/// The dominator tree of what is reached. Nodes are numbered anew, in the order of a depth-first search
-/// from an artificial root, which is 0.
+/// The dominator tree of everything reached. Nodes are renumbered in the order of a depth-first
+/// search from an artificial root, which is 0.
 #[derive(Debug)]
 pub(super) struct Dominators {
     /// The node of each number; [`NONE`] for the root.
     pub(super) node: Vec<u32>,
-    /// The number of each of the graph's nodes; [`NONE`] where it was not reached.
+    /// The number of each of the graph's nodes; [`NONE`] if it was not reached.
     pub(super) number: Vec<u32>,
     /// The number of each number's immediate dominator, which is smaller; 0 for the root.
     pub(super) dominator: Vec<u32>,
     /// The first number of each phase after the first.
     pub(super) phases: Vec<u32>,
-    /// Predecessors, by number and of the same phase; 0 stands for a root.
+    /// Predecessors by number, in the same phase; 0 represents a root.
     predecessors: Graph,
 }
 
 impl Dominators {
-    /// The tree below `phases` of roots. What one phase reaches, a later one does not.
+    /// The tree below `phases` of roots. Nodes reached in one phase are excluded from later ones.
     pub(super) fn of(graph: Graph, phases: &[Vec<u32>]) -> Self {
         let mut search = Search::new(&graph);
         for (nth, roots) in phases.iter().enumerate() {
@@ -39,7 +39,7 @@ impl Dominators {
             phases,
             ..
         } = search;
-        // It is not needed any more, and what follows takes as much.
+        // It is no longer needed, and what follows takes as much memory.
         drop(graph);
         Self {
             node,
@@ -50,7 +50,7 @@ impl Dominators {
         }
     }
 
-    /// Calls the nodes by other numbers. Those of [`Self::number`] stay.
+    /// Renames the nodes. Those of [`Self::number`] stay.
     pub(super) fn rename(&mut self, nodes: &[u32]) {
         for node in self.node.iter_mut().filter(|node| **node != NONE) {
             *node = nodes[*node as usize];
@@ -63,17 +63,17 @@ impl Dominators {
         self.phases.first().copied().unwrap_or(end)
     }
 
-    /// Numbers that refer to this one, of the same phase; 0 where it is a root.
+    /// The numbers that refer to this one, in the same phase; 0 if it is a root.
     pub(super) fn predecessors(&self, number: u32) -> &[u32] {
         self.predecessors.targets(number)
     }
 
-    /// What each number keeps in memory, of what each has itself: that, and that of all it dominates.
+    /// The weight that each number keeps in memory: its own and that of everything it dominates.
     pub(super) fn retained(&self, own: Vec<u64>) -> Vec<u64> {
         self.add_up(own, u64::saturating_add)
     }
 
-    /// The same of numbers of blocks.
+    /// The same for numbers of blocks.
     pub(super) fn retained_blocks(&self, own: Vec<u32>) -> Vec<u32> {
         self.add_up(own, u32::saturating_add)
     }
@@ -87,8 +87,8 @@ impl Dominators {
         sums
     }
 
-    /// Of each number the one that retains most of those that it immediately dominates; [`NONE`]
-    /// without.
+    /// For each number the heaviest of those that it immediately dominates; [`NONE`] if there is
+    /// none.
     pub(super) fn heaviest(&self, retained: &[u64]) -> Vec<u32> {
         let mut heaviest = vec![NONE; self.node.len()];
         for number in 1..self.node.len() {
@@ -106,7 +106,7 @@ struct Search<'g> {
     graph: &'g Graph,
     node: Vec<u32>,
     number: Vec<u32>,
-    /// The number from which each was reached first.
+    /// The number from which each was first reached.
     parent: Vec<u32>,
     phases: Vec<u32>,
     /// Numbers that the artificial root refers to, ascending within a phase.
@@ -155,7 +155,7 @@ impl<'g> Search<'g> {
                     }
                 }
             }
-            // One that an earlier phase reached is none of this one's.
+            // A node reached in an earlier phase does not belong to this one.
             let number = self.number[root as usize];
             if number >= first {
                 self.roots.push(number);
@@ -163,7 +163,7 @@ impl<'g> Search<'g> {
         }
     }
 
-    /// Who refers to each number, from within its phase.
+    /// The numbers that refer to each number within its phase.
     fn predecessors(&self) -> Graph {
         let count = self.node.len();
         let mut starts = vec![0u32; count + 1];
@@ -211,8 +211,8 @@ fn dominators(parent: Vec<u32>, predecessors: &Graph) -> Vec<u32> {
         label: semi.clone(),
         path: Vec::new(),
     };
-    // Lists of the numbers whose semidominator each is. A number is in one list until its dominator is
-    // known, so that the next in the list is kept in the dominator's place.
+    // Lists of the numbers that have each semidominator. A number is in one list until its
+    // dominator is known, so the dominator's slot stores the next in the list.
     let mut bucket = vec![NONE; count];
     let mut dominator = vec![0u32; count];
     for number in (1..count as u32).rev() {
@@ -247,18 +247,18 @@ fn dominators(parent: Vec<u32>, predecessors: &Graph) -> Vec<u32> {
     dominator
 }
 
-/// The forest of the search so far: numbers above a limit are linked to what they were reached from.
+/// The forest built so far: numbers above a limit are linked to their parents in the search.
 struct Forest {
-    /// The parent in the search, or one above it once the way there was compressed.
+    /// The parent in the search, or a further ancestor once the path was compressed.
     ancestor: Vec<u32>,
-    /// The number of the least semidominator on the way up to where it was compressed.
+    /// The number with the smallest semidominator on the compressed path.
     label: Vec<u32>,
     path: Vec<u32>,
 }
 
 impl Forest {
-    /// The number with the least semidominator on the way from `number` to its tree's root, where
-    /// numbers above `limit` are linked.
+    /// The number with the smallest semidominator on the path from `number` to its tree's root,
+    /// where numbers above `limit` are linked.
     fn evaluate(&mut self, number: u32, limit: u32, semi: &[u32]) -> u32 {
         if number <= limit {
             return self.label[number as usize];
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn what_two_share_belongs_to_what_is_above_both() {
-        // 0 -> 1, 0 -> 2, 1 -> 3, 2 -> 3, 3 -> 4, and 5 by itself.
+        // 0 -> 1, 0 -> 2, 1 -> 3, 2 -> 3, 3 -> 4, and 5 alone.
         let graph = graph(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 3)]);
         let tree = Dominators::of(graph.clone(), &[vec![0], vec![5]]);
         let above = |node: u32| {
@@ -365,7 +365,7 @@ mod tests {
                 if number == NONE {
                     continue;
                 }
-                // Strict dominators are those without which it is not reached.
+                // Strict dominators are the nodes without which it is not reached.
                 let strict: Vec<u32> = (0..12)
                     .filter(|&other| other != node && all[other as usize])
                     .filter(|&other| !reached(&graph, &roots, other)[node as usize])

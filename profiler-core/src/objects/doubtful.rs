@@ -10,17 +10,17 @@ use super::words::{Window, word};
 use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 
-/// What is known of the blocks.
+/// What is known about the blocks.
 pub(super) struct Doubtful<'a, M> {
     pub(super) source: &'a Source<'a, M>,
     pub(super) kinds: &'a [PackedKind],
     pub(super) types: &'a [Type],
     pub(super) names: &'a Names,
-    /// Tables that do not count among who refers to what is in them, ascending.
+    /// Tables whose references to their entries are not counted, ascending.
     pub(super) interned: &'a [u32],
 }
 
-/// Whether words of a block are references only as long as nothing else holds what they refer to.
+/// Whether words of a block are references only if nothing else holds what they refer to.
 pub(super) fn is(node: u32, kinds: &[PackedKind], types: &[Type]) -> bool {
     match kinds.get(node as usize).map(|kind| kind.get()) {
         Some(Kind::Native) => true,
@@ -32,18 +32,19 @@ pub(super) fn is(node: u32, kinds: &[PackedKind], types: &[Type]) -> bool {
     }
 }
 
-/// Leaves out words of native blocks that refer to what names hold without them, and to objects whose reference counts
-/// others account for: structures of Rust are moved with what was on the stack between their fields.
+/// Removes words of native blocks that refer to something that names hold without them, or to
+/// objects whose reference counts are explained by other referrers: structures of Rust are moved
+/// together with old stack contents in the padding between their fields.
 pub(super) fn drop<M: TargetMemory>(graph: &mut Graph, roots: &[u32], of: &Doubtful<'_, M>) {
     let is_doubtful = |node: u32| is(node, of.kinds, of.types);
-    // What Python's own data refers to is its own state, of interpreters and threads.
+    // What Python's own data refers to is the state of interpreters and threads.
     let mut states = Bits::new(graph.nodes());
     for &block in of.names.of_root(Root::Interpreter) {
         states.set(block);
     }
     let sure = graph.reached(roots, |node| !is_doubtful(node));
     let counts = |node: u32| {
-        // What lies on stacks and in free lists of Python's data may have been left there.
+        // References on stacks and in free lists of Python's data may be stale.
         let is_counted = match of.names.of_node(node) {
             Some((Name::Root(_), _)) => false,
             Some(_) => true,
@@ -58,8 +59,8 @@ pub(super) fn drop<M: TargetMemory>(graph: &mut Graph, roots: &[u32], of: &Doubt
 }
 
 impl<M: TargetMemory> Doubtful<'_, M> {
-    /// Of the objects that native blocks refer to and no name surely holds, those to which as many others refer as their
-    /// reference counts say.
+    /// Of the objects that native blocks refer to and no name certainly holds: those with as many
+    /// other referrers as their reference counts say.
     fn explained(&self, graph: &Graph, sure: &Bits, counts: impl Fn(u32) -> bool) -> Bits {
         let mut found = Bits::new(graph.nodes());
         let mut objects = Vec::new();
@@ -86,7 +87,7 @@ impl<M: TargetMemory> Doubtful<'_, M> {
         found
     }
 
-    /// Whether a block is a frame, or has one, whose stack may hold what was there before.
+    /// Whether a block is a frame, or contains one, whose stack may contain old values.
     fn has_stack(&self, block: u32) -> bool {
         match self.kinds.get(block as usize).map(|kind| kind.get()) {
             Some(Kind::Object { of, .. }) => {
@@ -102,7 +103,7 @@ impl<M: TargetMemory> Doubtful<'_, M> {
         matches!(kind, Some(Kind::Object { .. }))
     }
 
-    /// The reference count of an object, as it is now.
+    /// The current reference count of an object.
     fn count(&self, block: u32, window: &mut Window<'_, M>, end: RemoteAddr) -> Option<u64> {
         let Kind::Object { head, .. } = self.kinds[block as usize].get() else {
             return None;

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::graph::{Bits, Graph, NONE};
 
-/// What is heavier than this stays a node of its own, in bytes: the ways down to it are shown.
+/// Nodes heavier than this many bytes are not folded, because the paths to them are shown.
 const MAX_FOLDED: u64 = 16 << 10;
 /// Weights are kept in units of this many bytes.
 const UNIT: u64 = 8;
@@ -16,7 +16,7 @@ const SEVERAL: u32 = NONE - 1;
 /// Which nodes are folded, and into what.
 #[derive(Debug)]
 pub(super) struct Folded {
-    /// The only one that refers to each node, [`SEVERAL`] or [`NONE`].
+    /// The only referrer of each node, or [`SEVERAL`] or [`NONE`].
     only: Vec<u32>,
     folded: Bits,
     /// How many are left before each 64 nodes.
@@ -26,7 +26,7 @@ pub(super) struct Folded {
 /// How many each node has of something, most of them few.
 struct Counts {
     few: Vec<u8>,
-    /// What is beyond [`u8::MAX`].
+    /// Counts above [`u8::MAX`].
     more: HashMap<u32, u32>,
 }
 
@@ -66,8 +66,8 @@ impl Counts {
 }
 
 impl Folded {
-    /// Folds what is light and may be folded into the only one that refers to it, of those that are
-    /// reached from `roots` where it is itself.
+    /// Folds light nodes that may be folded into their only referrer, among the nodes reached from
+    /// `roots`, if the referrer is reached too.
     pub(super) fn of(
         graph: &Graph,
         roots: &[u32],
@@ -76,7 +76,7 @@ impl Folded {
     ) -> Self {
         let nodes = graph.nodes();
         let only = only_referrers(graph, roots);
-        // From below: a node's turn comes when all have had theirs that it alone refers to.
+        // Bottom-up: a node is processed after all nodes of which it is the only referrer.
         let mut pending = Counts::new(nodes);
         for from in only.iter().copied().filter(|from| *from < SEVERAL) {
             pending.add(from);
@@ -98,10 +98,10 @@ impl Folded {
                 if u64::from(sum) * UNIT <= MAX_FOLDED && may(node, into) {
                     folded.set(node);
                 }
-                // What is above something heavy is on the way down to it, and stays, too.
+                // A node above something heavy is on the path to it, so it stays too.
                 let above = &mut sums[into as usize];
                 *above = above.saturating_add(sum);
-                // One further on has its turn in the loop.
+                // A node further on is processed by the loop.
                 if pending.take(into) && into < first {
                     ready.push(into);
                 }
@@ -126,7 +126,7 @@ impl Folded {
         self.folded.has(node)
     }
 
-    /// What alone refers to a node, where one thing does.
+    /// The only referrer of a node, if there is exactly one.
     pub(super) fn only_referrer(&self, node: u32) -> Option<u32> {
         Some(self.only[node as usize]).filter(|only| *only < SEVERAL)
     }
@@ -145,8 +145,8 @@ impl Folded {
         nodes.filter(|node| !self.is_folded(*node)).collect()
     }
 
-    /// The node that this one is folded into at last, itself if it is not; and the one on the way that
-    /// is right below.
+    /// The node into which this one is finally folded, or itself if it is not folded; and the node
+    /// directly below that one on the path.
     #[inline]
     pub(super) fn within(&self, node: u32) -> (u32, u32) {
         let (mut at, mut below) = (node, node);
@@ -157,8 +157,8 @@ impl Folded {
         (at, below)
     }
 
-    /// The references between those of these that are left, by their places: those of folded nodes are
-    /// those of what they are folded into.
+    /// The references among the remaining nodes, by index: references of a folded node count as
+    /// those of the node it was folded into.
     pub(super) fn graph(&self, graph: &Graph, left: &[u32]) -> Graph {
         let nodes = left.len();
         let mut starts = vec![0u32; nodes + 1];
@@ -197,8 +197,8 @@ impl Folded {
     }
 }
 
-/// Of each node the only one that refers to it, [`NONE`] or [`SEVERAL`]; of what is reached from `roots`
-/// those alone count that are reached as well.
+/// The only referrer of each node, or [`NONE`] or [`SEVERAL`]. For a node reached from `roots`,
+/// only referrers that are reached too count.
 fn only_referrers(graph: &Graph, roots: &[u32]) -> Vec<u32> {
     let mut only = vec![NONE; graph.nodes()];
     let reached = graph.reached(roots, |_| true);
@@ -219,7 +219,7 @@ fn only_referrers(graph: &Graph, roots: &[u32]) -> Vec<u32> {
     only
 }
 
-/// In units. What is beyond the most that is folded may all be one.
+/// The weight in units. Weights above the largest that is folded need not be distinguished.
 fn units(bytes: u64) -> u16 {
     bytes.div_ceil(UNIT).min(u16::MAX.into()) as u16
 }

@@ -47,7 +47,7 @@ pub(super) fn references<M: TargetMemory + Sync>(
         blocks
     };
     let data = |of_python| {
-        // What lies right behind a file's data may be a heap as well as its `.bss`.
+        // Memory directly after a file's data may be a heap as well as its `.bss`.
         let data = data::words(source.memory, residency, of_python);
         let data = data.iter().flat_map(|part| part.outside(extents));
         resolved(&mut data.flatten().copied())

@@ -22,16 +22,16 @@ use crate::data;
 use crate::memory::TargetMemory;
 use crate::residency::{MappingKind, ResidencyMap};
 
-/// Bytes of stacks and chunks that are read at the most, each.
+/// The most bytes of stacks and of chunks that are read, each.
 const MAX_BYTES: u64 = 64 << 20;
-/// Threads and chunks at the most.
+/// The most threads and chunks.
 const MAX_CHUNKS: usize = 1 << 14;
-/// Frames at the most, and variables of one.
+/// The most frames, and the most variables of one frame.
 const MAX_FRAMES: usize = 1 << 16;
 const MAX_VARIABLES: u64 = 1 << 12;
 /// Native blocks of these sizes may be the state of a thread or of an interpreter.
 const STATE_BYTES: std::ops::Range<u64> = 128..1 << 20;
-/// `_PyStackChunk`: the one before, its size, how many words of it are used, then these.
+/// `_PyStackChunk`: the previous chunk, its size, the number of used words, then these.
 const CHUNK_HEAD: u64 = 24;
 
 /// A variable of a running function.
@@ -41,12 +41,12 @@ pub(super) struct Variable {
     code: u64,
     /// The dictionary of its globals.
     globals: u64,
-    /// Which of its variables.
+    /// The index of the variable.
     nth: u32,
 }
 
 impl Variable {
-    /// As people write it: `app.tasks.run(): orders`.
+    /// Its text: `app.tasks.run(): orders`.
     pub(super) fn text<M: TargetMemory>(&self, memory: &M, layout: &Layout) -> String {
         let text = |addr: Option<u64>| addr.and_then(|addr| str_name(memory, layout, addr));
         let field = |offset| read_word(memory, self.code.checked_add(offset)?);
@@ -74,21 +74,21 @@ pub(super) struct RunningFunctions {
     pub(super) words: Vec<u32>,
 }
 
-/// A generator or coroutine, or up to 3.10 the frame of one: what has its variables.
+/// A generator or coroutine, or up to 3.10 its frame: the object that holds its variables.
 #[derive(Debug)]
 pub(super) struct Suspended {
     pub(super) block: u32,
-    /// Where its variables are, in bytes from the object.
+    /// Its variables, in bytes from the object.
     pub(super) locals: Range<u64>,
     /// Its variables, with the block of each value.
     pub(super) variables: Vec<(Variable, u32)>,
 }
 
-/// Words of a generator before its frame, at the most (`PyGenObject.gi_iframe`).
+/// The most words of a generator before its frame (`PyGenObject.gi_iframe`).
 const MAX_BEFORE_FRAME: usize = 16;
-/// From the frame back to the byte that says whether it has ended (`gi_frame_state`).
+/// The distance from the frame back to the byte that says whether it has ended (`gi_frame_state`).
 const FRAME_STATE: usize = 5;
-/// `PyGenObject.gi_frame` up to 3.10: null where it has ended.
+/// `PyGenObject.gi_frame` up to 3.10: null if it has ended.
 const GENERATOR_FRAME: u64 = 16;
 
 /// The variables of generators and coroutines that have not ended.
@@ -146,7 +146,7 @@ pub(super) fn running<M: TargetMemory>(
     }
 }
 
-/// The words of all threads' stacks, as far as they are resident.
+/// The resident words of all threads' stacks.
 pub(super) fn stack_words<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<u64> {
     let mut all = Vec::new();
     let mut rest = MAX_BYTES;
@@ -187,8 +187,8 @@ impl<M: TargetMemory> Finder<'_, M> {
         object.is_some_and(|(_, of)| self.types[of as usize].facts.role == role)
     }
 
-    /// Takes the variables of a frame, whose words from the first variable on are `locals`, and says how many
-    /// it has.
+    /// Takes the variables of a frame, given its words from the first variable on as `locals`;
+    /// returns their number.
     fn take(
         &self,
         code: u64,
@@ -225,7 +225,7 @@ impl<M: TargetMemory> Finder<'_, M> {
                 self.is(code, Role::Code) && self.is(globals, Role::Dict)
             })
         })?;
-        // What is in one that has ended is of before.
+        // Values in a generator that has ended are stale.
         let layout = self.resolve.source.layout;
         if layout.has_ended(*bytes.get(frame - FRAME_STATE)?) {
             return None;
@@ -244,7 +244,8 @@ impl<M: TargetMemory> Finder<'_, M> {
         })
     }
 
-    /// The frame of a generator, which is an object of its own. One that runs has names of its own.
+    /// The frame of a generator, which is an object of its own. The variables of a running one have
+    /// names of their own.
     fn frame_of(
         &self,
         noted: &Noted,
@@ -273,7 +274,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         stacks.into_iter().collect()
     }
 
-    /// Takes the variables of a frame that is an object, and says where they begin in it and how many it has.
+    /// Takes the variables of a frame object; returns their offset in it and their number.
     fn take_object(
         &self,
         block: u32,
@@ -349,7 +350,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         running
     }
 
-    /// The used part of each chunk: where it begins and how many bytes it has.
+    /// The used part of each chunk: its start and its bytes.
     fn used_parts(&self) -> Vec<(u64, u64)> {
         let mut found: Vec<(u64, u64)> = Vec::new();
         let mut seen = HashSet::new();
@@ -359,7 +360,7 @@ impl<M: TargetMemory> Finder<'_, M> {
             }
             let data = chunk + CHUNK_HEAD;
             found.push((data, top.saturating_sub(data)));
-            // Chunks before it say themselves how much of them is used.
+            // Earlier chunks contain the number of their used words.
             let mut before = read_word(self.memory(), chunk);
             while let Some(chunk) = before.filter(|&chunk| chunk != 0 && found.len() < MAX_CHUNKS) {
                 let size = read_word(self.memory(), chunk.wrapping_add(8)).unwrap_or(0);
@@ -385,7 +386,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         has_size && read_word(self.memory(), chunk.wrapping_add(8)) == size
     }
 
-    /// Gives every three words in a row that may be a chunk, the top in it, and its limit.
+    /// Yields every three consecutive words that may be a chunk, the top in it, and its limit.
     fn each_state(&self, mut give: impl FnMut([u64; 3])) {
         let mut look = |words: &[u64]| {
             for three in words.windows(3) {

@@ -32,7 +32,7 @@ impl Bits {
         self.words().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Sets a bit, and says whether it was set before.
+    /// Sets a bit; returns whether it was set before.
     #[inline]
     pub(super) fn set(&mut self, node: u32) -> bool {
         let had = self.has(node);
@@ -44,10 +44,10 @@ impl Bits {
 /// References, node by node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Graph {
-    /// Where each node's targets begin; one more at the end.
+    /// The start of each node's targets, with one more entry at the end.
     starts: Vec<u32>,
     targets: Vec<u32>,
-    /// Edges that there was no number for.
+    /// Edges for which there was no number.
     left_out: u64,
 }
 
@@ -102,7 +102,7 @@ impl Graph {
         self.targets.truncate(kept);
     }
 
-    /// Adds these edges, which ascend by what they are from.
+    /// Adds these edges, sorted by source node.
     pub(super) fn insert(&mut self, edges: &[(u32, u32)]) {
         let room = (NONE as usize).saturating_sub(self.targets.len());
         let taken = edges.len().min(room);
@@ -110,7 +110,8 @@ impl Graph {
         let mut behind = self.targets.len();
         self.targets.reserve_exact(taken);
         self.targets.resize(behind + taken, 0);
-        // From the last node on, each node's targets move behind what is yet to be added before them.
+        // From the last node backwards, move each node's targets after those still to be inserted
+        // before them.
         let mut left = &edges[..taken];
         while let Some(&(from, _)) = left.last() {
             let own = left.partition_point(|edge| edge.0 < from);
@@ -152,7 +153,7 @@ impl Graph {
         referrers
     }
 
-    /// What is reached from these roots, over nodes that are to be `passed`.
+    /// The nodes reached from these roots, through nodes for which `passed` is true.
     pub(super) fn reached(&self, roots: &[u32], passed: impl Fn(u32) -> bool) -> Bits {
         let mut reached = Bits::new(self.nodes());
         let mut stack: Vec<u32> = Vec::new();

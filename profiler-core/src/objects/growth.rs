@@ -15,26 +15,27 @@ use crate::size_class::SizeClass;
 
 /// Growth of less than this between two censuses is what any program's memory does.
 const NOISE_BYTES: f64 = 64.0 * 1024.0;
-/// What gains less than this between two censuses is sorted by its size.
+/// Gains smaller than this between two censuses do not affect the sort order.
 const RANKED_BYTES: f64 = NOISE_BYTES / 16.0;
-/// So is growth by less than this share of what is live.
+/// Growth by less than this share of live memory also counts as noise.
 const NOISE_SHARE: f64 = 0.001;
 
-/// What is gained a second, or lost where it is below zero.
+/// A gain per second; negative for a loss.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Rate {
-    /// Blocks a second: of a type, objects without their storage.
+    /// Blocks per second: for a type, objects without their storage.
     pub blocks: f64,
-    /// Bytes a second: of a type, with its storage.
+    /// Bytes per second: for a type, including its storage.
     pub bytes: f64,
 }
 
-/// What a row of a census gains a second, as far as that is known: without a census before, nothing is.
+/// The gain per second of a census row, as far as known: without an earlier census nothing is
+/// known.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Gain {
     /// Bytes.
     pub bytes: Option<f64>,
-    /// Objects or blocks; of a holder, its items.
+    /// Objects or blocks; for a holder, its items.
     pub objects: Option<f64>,
 }
 
@@ -50,7 +51,7 @@ impl From<Option<Rate>> for Gain {
 /// Growth of one type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TypeGrowth {
-    /// The type, as [`TypeRow::name`] has it.
+    /// The type, as in [`TypeRow::name`].
     pub name: String,
     /// Its rate.
     pub rate: Rate,
@@ -61,7 +62,7 @@ pub struct TypeGrowth {
 pub struct NativeGrowth {
     /// Whose.
     pub allocator: Allocator,
-    /// Of which sizes.
+    /// Their sizes.
     pub class: SizeClass,
     /// Its rate.
     pub rate: Rate,
@@ -70,41 +71,42 @@ pub struct NativeGrowth {
 /// Growth of what a name holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HolderGrowth {
-    /// Its place in [`Census::holders`] of the later census.
+    /// Its index in [`Census::holders`] of the later census.
     pub holder: usize,
-    /// Bytes of blocks that it retains more a second. Of one that was not among the largest before it is the
-    /// least that it can be.
+    /// Growth of its retained block bytes per second. If it was not among the largest holders
+    /// before, this is the least possible value.
     pub bytes: f64,
-    /// Beside that, resident bytes that its `mmap` objects map more a second, by the same rule; `None` where they were not
-    /// recorded both times.
+    /// In addition, growth per second of the resident bytes mapped by its `mmap` objects, by the
+    /// same rule; `None` unless they were recorded both times.
     pub mapped_bytes: Option<f64>,
-    /// Whether it retains more blocks, or the place where its bytes spread out has more entries: else what it
-    /// has became larger, as a table does in one step.
+    /// Whether it retains more blocks, or the place where its bytes spread out has more entries.
+    /// Otherwise something it holds became larger, as a table does in one step.
     pub has_more: bool,
-    /// The place in [`Holder::branches`] of that which gains most of it; `None` where that is where the
+    /// The index in [`Holder::branches`] of the branch that gains most; `None` if that is where the
     /// path leads.
     pub branch: Option<usize>,
-    /// Objects of its items' type that the place gains a second which gains most; `None` where most were of
-    /// another type before.
+    /// Objects of its items' type gained per second by the place that gains most; `None` if most
+    /// items were of another type before.
     pub items: Option<f64>,
-    /// The same of its largest container, whatever gains most.
+    /// The same for its largest container, whichever gains most.
     pub at_largest: Option<f64>,
-    /// Whether it is what a running function has in hand: without a name in the program, as on its stacks, or in variables of
-    /// functions alone.
+    /// Whether it is temporary data of a running function: without a name in the program, as on the
+    /// function's stack, or only in variables of functions.
     pub is_passing: bool,
-    /// Whether it refers to the object that it did before, by the address.
+    /// Whether it refers to the same object as before, by the address.
     pub is_same: bool,
 }
 
 impl HolderGrowth {
-    /// Of blocks, and what `mmap` objects map, as far as that is known: what tables are ordered by.
+    /// Growth of blocks and, as far as known, of memory mapped by `mmap` objects: the sort key of
+    /// tables.
     pub fn held_bytes(&self) -> f64 {
         self.bytes + self.mapped_bytes.unwrap_or(0.0)
     }
 }
 
-/// What became larger in one step between two censuses: tables that were enlarged for what will be put into them,
-/// or a single block. That is no growth before it repeats.
+/// Something that became larger in one step between two censuses: tables enlarged in advance, or a
+/// single block. It is not growth until it repeats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GrowthStep {
     /// The type whose objects or storage that is; `None` for a native block.
@@ -122,36 +124,37 @@ pub struct Growth {
     pub live: Rate,
     /// Objects and their storage.
     pub typed: Rate,
-    /// What no root was found for: cycles that the garbage collector has not freed yet, and what native code
-    /// refers to, or has forgotten.
+    /// Blocks without a known root: cycles not yet freed by the garbage collector, and memory that
+    /// native code refers to, or has forgotten.
     pub unreached: Rate,
     /// Of that, cycles ([`Census::cycles`]).
     pub cycles: Rate,
-    /// Of that, what is held from where nothing was read ([`Census::held_unseen`]).
+    /// The part of that held from places that were not read ([`Census::held_unseen`]).
     pub held_unseen: Rate,
-    /// What is gained of that by the type that tells most: of those that are not built in the one that gains
-    /// most, or of all.
+    /// The growth of that in the most informative type: the type that is not built in and gains
+    /// most, else the type that gains most of all.
     pub most_unreached: Option<TypeGrowth>,
-    /// Types whose bytes changed, the most first.
+    /// Types whose bytes changed, the largest gain first.
     pub types: Vec<TypeGrowth>,
-    /// Native blocks whose bytes changed, the most first.
+    /// Native blocks whose bytes changed, the largest gain first.
     pub native: Vec<NativeGrowth>,
-    /// Holders whose bytes changed, the most first.
+    /// Holders whose bytes changed, the largest gain first.
     pub holders: Vec<HolderGrowth>,
-    /// Bytes a second that holders gained which [pass](HolderGrowth::is_passing); below 0 where they had more before.
+    /// Bytes per second gained by holders that [pass](HolderGrowth::is_passing); negative if they
+    /// had more before.
     pub passing_bytes: f64,
-    /// What became larger in one step, the most first.
+    /// What became larger in one step, the largest first.
     pub steps: Vec<GrowthStep>,
-    /// Bytes a second that all live blocks gained, but for those steps.
+    /// Bytes per second gained by all live blocks, without those steps.
     pub steady_bytes: f64,
-    /// Whether that is more than a program's memory grows by itself.
+    /// Whether that is more than a program's memory normally varies.
     pub is_growing: bool,
     /// Growth of live blocks by less than this between the two is what any program's memory does.
     pub noise_bytes: f64,
 }
 
 impl Growth {
-    /// What grew from one census to a later one of the same process; `None` where no time has passed
+    /// What grew from one census to a later one of the same process; `None` if no time passed
     /// between them.
     pub fn between(earlier: &Census, later: &Census) -> Option<Self> {
         let elapsed_ns = later.taken_at_ns.checked_sub(earlier.taken_at_ns)?;
@@ -188,7 +191,7 @@ impl Growth {
         })
     }
 
-    /// What became larger in one step by more than memory does by itself, the most first.
+    /// The largest one-step growth, if it exceeds normal variation.
     pub fn notable_step(&self) -> Option<&GrowthStep> {
         self.steps.first().filter(|step| step.bytes > NOISE_BYTES)
     }
@@ -198,12 +201,12 @@ impl Growth {
         self.elapsed_ns as f64 / 1e9
     }
 
-    /// By what a table is sorted in which growth is shown: what gains a little counts as what gains nothing.
+    /// The sort key of tables that show growth: a small gain counts as none.
     pub fn rank(&self, bytes_a_second: f64) -> u64 {
         ranked(bytes_a_second, self.elapsed_ns) as u64
     }
 
-    /// Bytes a second of a type; 0 where they did not change.
+    /// The growth of a type, per second; 0 if it did not change.
     pub fn of_type(&self, name: &str) -> Rate {
         let found = self.types.iter().find(|of| of.name == name);
         found.map(|of| of.rate).unwrap_or_default()
@@ -216,7 +219,7 @@ impl Growth {
         found.map(|of| of.rate).unwrap_or_default()
     }
 
-    /// What the holder at this place gains: no bytes where what it retains did not change.
+    /// The gain of the holder at this index: no bytes if its retained size did not change.
     pub fn gain_of_holder(&self, holder: usize) -> Gain {
         let of = self.of_holder(holder);
         Gain {
@@ -225,13 +228,13 @@ impl Growth {
         }
     }
 
-    /// Of a holder and its place, the branch that gains most of what it gains; `None` where that is where
-    /// its path leads.
+    /// The branch of a holder, given with its index, that gains most; `None` if that is where its
+    /// path leads.
     pub fn branch_of<'h>(&self, at: usize, holder: &'h Holder) -> Option<&'h Branch> {
         holder.branches.get(self.of_holder(at)?.branch?)
     }
 
-    /// Growth of the holder at this place; `None` where what it retains did not change.
+    /// Growth of the holder at this index; `None` if its retained size did not change.
     pub fn of_holder(&self, holder: usize) -> Option<&HolderGrowth> {
         self.holders.iter().find(|of| of.holder == holder)
     }
@@ -271,7 +274,7 @@ impl Clock {
     }
 }
 
-/// Pairs of what was and what is, by a key; what is on one side alone was, or is, nothing.
+/// Pairs of old and new amounts, by key; an amount missing on one side is zero there.
 fn pairs<K: Eq + std::hash::Hash + Copy>(
     before: impl Iterator<Item = (K, Amount)>,
     now: impl Iterator<Item = (K, Amount)>,
@@ -289,13 +292,13 @@ fn pairs<K: Eq + std::hash::Hash + Copy>(
 fn most_unreached(earlier: &Census, later: &Census, clock: Clock) -> Option<TypeGrowth> {
     let mut all = types_by(earlier, later, clock, |row| row.unreached);
     all.retain(|of| of.rate.bytes > 0.0);
-    // Those of modules have the name of theirs.
+    // Types of modules have the module's name in theirs.
     let own = all.iter().position(|of| of.name.contains('.'));
     let at = own.unwrap_or(0);
     (at < all.len()).then(|| all.swap_remove(at))
 }
 
-/// Types of which this changed, the most first.
+/// Types whose value changed, the largest gain first.
 fn types_by(
     earlier: &Census,
     later: &Census,
@@ -337,7 +340,7 @@ fn native(earlier: &Census, later: &Census, clock: Clock) -> Vec<NativeGrowth> {
 }
 
 fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> {
-    // What was not kept retained no more than the least that was.
+    // A holder that was not kept retained at most as much as the smallest that was.
     let unseen = match earlier.holders.last() {
         Some(least) if earlier.holders.len() >= SHOWN => least.held_bytes(),
         _ => 0,
@@ -386,7 +389,8 @@ fn has_more(was: &Holder, now: &Holder) -> bool {
     entries || now.retained_blocks > was.retained_blocks.saturating_add(1)
 }
 
-/// What became larger without more objects or entries: of each type, and of all single native blocks.
+/// What became larger without more objects or entries: for each type, and for all single native
+/// blocks.
 fn steps(earlier: &Census, later: &Census) -> Vec<GrowthStep> {
     let before: HashMap<&str, &TypeRow> =
         (earlier.types.iter().map(|row| (row.name.as_str(), row))).collect();
@@ -420,7 +424,7 @@ fn steps(earlier: &Census, later: &Census) -> Vec<GrowthStep> {
     steps
 }
 
-/// What blocks gained of which there is one more at the most.
+/// The gain of blocks whose number grew by at most one.
 fn stepped(was: Amount, now: Amount) -> f64 {
     match now.blocks <= was.blocks.saturating_add(1) {
         true => now.bytes.saturating_sub(was.bytes) as f64,
@@ -428,7 +432,8 @@ fn stepped(was: Amount, now: Amount) -> f64 {
     }
 }
 
-/// What the storage of containers gained beyond what their entries, or the number of its blocks, account for.
+/// The gain of containers' storage beyond what their entries, or the number of its blocks, account
+/// for.
 fn enlarged(was: &TypeRow, now: &TypeRow) -> f64 {
     if now.entries == 0 {
         return 0.0;
@@ -440,22 +445,23 @@ fn enlarged(was: &TypeRow, now: &TypeRow) -> f64 {
     (gained - entries.max(blocks) * now.storage.bytes as f64).max(0.0)
 }
 
-/// What the place where a holder's bytes spread out gains, if it has the same type of items as before.
-/// Lengths of containers are of when they were read, which is later than the walk.
+/// Items gained by the place where a holder's bytes spread out, if its items have the same type as
+/// before. Container lengths are from the time they were read, which is later than the walk.
 fn items(was: &Holder, now: &Holder, clock: Clock) -> Option<f64> {
     let same = now.item_type.is_some() && was.item_type == now.item_type;
     same.then(|| clock.gained(was.items, now.items))
 }
 
-/// The branch that gains at least half of the bytes that a holder gains a second, and how many items of its
-/// type.
+/// The branch that gains at least half of the bytes that a holder gains per second, and the number
+/// of items of its type.
 fn growing_branch(
     was: &Holder,
     now: &Holder,
     gained: f64,
     clock: Clock,
 ) -> Option<(usize, Option<f64>)> {
-    // What was not kept had no more than the least that was, and nothing where all were.
+    // A branch that was not kept had at most as much as the smallest that was, and nothing if all
+    // were kept.
     let unseen = match was.branches.last() {
         Some(least) if was.branches.len() >= MAX_BRANCHES => least.retained_bytes,
         _ => 0,
@@ -466,7 +472,7 @@ fn growing_branch(
     let gains = now.branches.iter().enumerate().filter_map(|(at, branch)| {
         let mut before = was.branches.iter();
         let before = before.find(|before| before.object == branch.object);
-        // Where most was before, there is no branch to compare with.
+        // If this was the largest place before, there is no branch to compare with.
         let was_largest = was.path.len() == branch.path.len()
             && was
                 .path

@@ -4,12 +4,12 @@ use super::pins::Dropped;
 use crate::addr::RemoteAddr;
 use crate::units::{bytes, count};
 
-/// What an object is to the function that has it.
+/// The role of an object for the function that holds it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Via {
     /// Its default arguments.
     Defaults,
-    /// Variables of the functions around it.
+    /// Variables of enclosing functions.
     Closure,
 }
 
@@ -17,7 +17,7 @@ impl Via {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Defaults, Self::Closure];
 
-    /// Its name, for people and in files.
+    /// Its name for people and in files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Defaults => "default arguments",
@@ -26,27 +26,29 @@ impl Via {
     }
 }
 
-/// One step on the way from a name to what is held.
+/// One step on the path from a name to what is held.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PathStep {
-    /// What the step before has it as, where that is no plain item.
+    /// The role in which the previous step holds it, if it is not a plain item.
     pub via: Option<Via>,
-    /// The attribute that the step before has it as, where that is an instance. Foreign text.
+    /// The attribute of the previous step that refers to it, if that is an instance. Untrusted
+    /// text.
     pub attribute: Option<String>,
     /// The type.
     pub type_name: String,
-    /// How many items it has, for containers.
+    /// The number of its items, for containers.
     pub length: Option<u64>,
     /// Whether that is a number of bytes.
     pub length_is_bytes: bool,
     /// How many objects of the type follow one another in this way, as in a linked list.
     pub times: u64,
-    /// The function whose results it has, of an `lru_cache`; the file that it maps, of an `mmap` object. Foreign text.
+    /// For an `lru_cache`, the function whose results it holds; for an `mmap` object, the file that
+    /// it maps. Untrusted text.
     pub subject: Option<String>,
 }
 
 impl PathStep {
-    /// As people read it: `closure: dict of 412.0k (3 in a row)`, `mmap.mmap of 1.0 MiB [orders.bin]`.
+    /// Its text: `closure: dict of 412.0k (3 in a row)`, `mmap.mmap of 1.0 MiB [orders.bin]`.
     pub fn text(&self) -> String {
         let via = self.via;
         let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
@@ -71,29 +73,29 @@ impl PathStep {
 /// Branches of one holder that are kept.
 pub(super) const MAX_BRANCHES: usize = 6;
 
-/// Another place below a holder where bytes spread out than that which its path leads to.
+/// A place below a holder where bytes spread out, other than the one its path leads to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Branch {
-    /// The object in which it leaves the path: by it, the same branch is found in another census.
+    /// The object in which it leaves the path; it identifies the same branch in another census.
     pub object: RemoteAddr,
     /// Bytes of blocks that would be freed with it.
     pub retained_bytes: u64,
-    /// From what the name refers to down to there.
+    /// The path from what the name refers to down to there.
     pub path: Vec<PathStep>,
-    /// The type of most of what is there.
+    /// The type of most items there.
     pub item_type: Option<String>,
     /// How many of that type are right there.
     pub items: u64,
 }
 
-/// What a name of a holder is.
+/// The kind of a holder's name.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum NameKind {
     /// A global of a module, or an attribute of a class.
     Entry,
     /// A variable of a function, which goes when that returns.
     Variable,
-    /// No name in the program: a place where references were found.
+    /// Not a name in the program, but a place where references were found.
     Place,
 }
 
@@ -110,7 +112,7 @@ impl NameKind {
         }
     }
 
-    /// Of a name in a file that has the text alone, as those of older versions have.
+    /// The kind of a name for which a file contains only the text, as files of older versions do.
     fn of_text(text: &str) -> Self {
         match text {
             _ if text.starts_with('(') => Self::Place,
@@ -120,60 +122,64 @@ impl NameKind {
     }
 }
 
-/// A name, or several that share what they hold, and what would go if they went.
+/// A name, or several that share what they hold, and what would be freed with it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Holder {
     /// The name: `app.tasks.SESSIONS`, `app.tasks.run(): rows`. Foreign text.
     pub name: String,
-    /// Other names that hold the same; what is shared is retained by none of them alone.
+    /// Other names that hold the same; none of them retains it alone.
     pub shared_with: Vec<String>,
-    /// What each of its names is, in the order of [`Self::names_as_shown`].
+    /// The kind of each of its names, in the order of [`Self::names_as_shown`].
     pub name_kinds: Vec<NameKind>,
     /// Whether it is a name in the program, rather than a place where references were found.
     pub is_name: bool,
-    /// Type of what it refers to; of [`Self::name`] where several names share something.
+    /// The type of what it refers to, or of what [`Self::name`] refers to if several names share
+    /// something.
     pub type_name: Option<String>,
-    /// Items of it, for containers.
+    /// The number of items in that, for containers.
     pub length: Option<u64>,
-    /// The object that it refers to, of [`Self::name`] where several names share something: by it, a variable is known to
-    /// refer to what it did in another census. `None` where that was not recorded.
+    /// The object that it refers to, or that [`Self::name`] refers to if several names share
+    /// something. It shows whether a variable refers to the same object in another census. `None`
+    /// if it was not recorded.
     pub object: Option<RemoteAddr>,
     /// Bytes of blocks that would be freed with it.
     pub retained_bytes: u64,
     /// Blocks that would be freed with it.
     pub retained_blocks: u64,
-    /// From what it refers to down to the container in which the bytes spread out.
+    /// The path from what it refers to down to the container in which the bytes spread out.
     pub path: Vec<PathStep>,
-    /// The type of most of what is there.
+    /// The type of most items there.
     pub item_type: Option<String>,
     /// How many of that type are right there, of those that were live at the walk.
     pub items: u64,
-    /// Free bytes on the resident pages where its blocks lie, divided evenly among the live blocks of a
+    /// Free bytes on the resident pages of its blocks, divided evenly among the live blocks of a
     /// page.
     pub pinned_free_bytes: u64,
-    /// What freeing it and trimming the allocator would return to the system; `None` where an allocator
-    /// serves whose rules are not known.
+    /// What freeing it and trimming the allocator would return to the system; `None` if the serving
+    /// allocator's rules are unknown.
     pub dropped: Option<Dropped>,
     /// Other places where its bytes spread out, the largest first.
     pub branches: Vec<Branch>,
-    /// Of the bytes that would be freed with it, those on pages that another process maps as well, as a forked worker
-    /// has them with its parent; `None` where that was not recorded.
+    /// The part of the bytes freed with it that is on pages also mapped by another process, such as
+    /// a forked worker's parent; `None` if it was not recorded.
     pub shared_bytes: Option<u64>,
-    /// Of the bytes that would be freed with it, those of other holders within it, which have rows of their own; `None`
-    /// where that was not recorded.
+    /// The part of the bytes freed with it that belongs to other holders inside it, which have
+    /// their own rows; `None` if it was not recorded.
     pub inner_bytes: Option<u64>,
-    /// Beside the bytes of blocks, resident ones that its `mmap` objects map, of files and of anonymous memory, outside of
-    /// all heaps; `None` where that was not recorded.
+    /// In addition to block bytes: resident bytes mapped by its `mmap` objects, of files and of
+    /// anonymous memory, outside all heaps; `None` if they were not recorded.
     pub mapped_bytes: Option<u64>,
-    /// Of these, those on pages that are mapped elsewhere as well; `None` where that was not recorded.
+    /// The part of these on pages that are also mapped elsewhere; `None` if it was not recorded.
     pub mapped_shared_bytes: Option<u64>,
-    /// Of these, those on pages that may stay in memory when the objects go: of files, of shared mappings, and those that
-    /// are mapped elsewhere as well; `None` where that was not recorded.
+    /// The part of these on pages that may stay in memory when the objects are freed: pages of
+    /// files, of shared mappings, and pages that are also mapped elsewhere; `None` if it was not
+    /// recorded.
     pub mapped_kept_bytes: Option<u64>,
 }
 
 impl Branch {
-    /// The steps from the name to where bytes spread out, and what is there: `dict of 412.0k`, `app.Session`.
+    /// The steps from the name to where bytes spread out, and the items there: `dict of 412.0k`,
+    /// `app.Session`.
     pub fn steps(&self) -> Vec<String> {
         steps(&self.path, self.item_type.as_ref())
     }
@@ -185,8 +191,7 @@ fn steps(path: &[PathStep], item_type: Option<&String>) -> Vec<String> {
 }
 
 impl Holder {
-    /// Its names, in an order of their own: which of those who share something comes first may change from one census
-    /// to the next.
+    /// Its names, sorted: the order of names that share something may differ between censuses.
     pub fn names(&self) -> Vec<&str> {
         let others = self.shared_with.iter();
         let mut names: Vec<&str> = others.chain([&self.name]).map(String::as_str).collect();
@@ -194,7 +199,7 @@ impl Holder {
         names
     }
 
-    /// Its names as they are shown, and what each is; one of which that is not given counts as an entry.
+    /// Its names as shown, and their kinds; a name without a kind counts as an entry.
     pub fn names_with_kinds(&self) -> impl Iterator<Item = (&str, NameKind)> {
         let names = std::iter::once(&self.name).chain(&self.shared_with);
         let kinds = self.name_kinds.iter().copied();
@@ -202,7 +207,7 @@ impl Holder {
         names.map(String::as_str).zip(kinds)
     }
 
-    /// With the kinds of its names, where what it was read from has none, or not one for each.
+    /// Adds the kinds of its names if its source has none, or not one for each.
     #[must_use]
     pub fn with_kinds(mut self) -> Self {
         if self.name_kinds.len() != 1 + self.shared_with.len() {
@@ -212,19 +217,19 @@ impl Holder {
         self
     }
 
-    /// Its names as they are shown, the first of them before the others.
+    /// Its names as shown, the first before the others.
     pub fn names_as_shown(&self) -> Vec<String> {
         let names = std::iter::once(&self.name).chain(&self.shared_with);
         names.cloned().collect()
     }
 
-    /// The steps from the name to where most of its bytes spread out, as [`Branch::steps`] has them.
+    /// The steps from the name to where most of its bytes spread out, as in [`Branch::steps`].
     pub fn steps(&self) -> Vec<String> {
         steps(&self.path, self.item_type.as_ref())
     }
 
-    /// What freeing it would return to the system, in a sentence; `None` where that is not known, and for
-    /// what no program can free.
+    /// A sentence about what freeing it would return to the system; `None` if unknown, and for what
+    /// no program can free.
     pub fn if_freed(&self) -> Option<String> {
         let unmapped = self.if_unmapped();
         match (self.blocks_if_freed(), unmapped) {
@@ -235,7 +240,7 @@ impl Holder {
         }
     }
 
-    /// The first of its names and what it is: `app.tasks.SESSIONS` (dict).
+    /// The first of its names and its type: `app.tasks.SESSIONS` (dict).
     pub fn titled(&self) -> String {
         match &self.type_name {
             Some(of) => format!("`{}` ({of})", self.name),
@@ -249,8 +254,8 @@ impl Holder {
         self.retained_bytes.saturating_add(mapped)
     }
 
-    /// What goes, or may stay, of what its `mmap` objects map; `None` where that is nothing, and for what no program can
-    /// free.
+    /// What is returned, or may stay, of the memory mapped by its `mmap` objects; `None` if there
+    /// is none, and for what no program can free.
     fn if_unmapped(&self) -> Option<String> {
         let mapped = self.mapped_bytes.filter(|_| self.is_name)?;
         let kept = self.mapped_kept_bytes.map(|kept| kept.min(mapped));
@@ -289,7 +294,7 @@ impl Holder {
             untouched,
         } = self.dropped.filter(|_| self.is_name)?;
         let untouched = untouched.bytes;
-        // A tenth of what it is said to hold is worth a sentence.
+        // A tenth of what it is said to hold is worth mentioning.
         let is_untouched = untouched > 0 && untouched >= retained / 10;
         let sentence = match (live, is_untouched) {
             (0, false) => {
@@ -332,7 +337,7 @@ mod tests {
         for lacking in [vec![], vec![NameKind::Entry]] {
             assert_eq!(of(lacking).with_kinds().name_kinds, derived);
         }
-        // What was recorded stays, whatever the text is.
+        // Recorded kinds are kept, whatever the text is.
         let recorded = vec![NameKind::Entry; 3];
         assert_eq!(of(recorded.clone()).with_kinds().name_kinds, recorded);
     }

@@ -15,7 +15,8 @@ use super::words::read_word;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 
-/// Entries of a dictionary that are looked at: in the table of interned strings each key is its own value.
+/// The most entries of a dictionary that are examined: in the table of interned strings each key is
+/// also its value.
 const LOOKED_AT: u64 = 1 << 10;
 /// Python has some hundred from the start on.
 const LEAST: usize = 64;
@@ -46,7 +47,7 @@ pub(super) fn interned<M: TargetMemory>(
             let of = resolve
                 .object(addr)
                 .map(|(_, of)| types[of as usize].facts.role);
-            // Some lie in Python's own file.
+            // Some of them are in Python's own file.
             of.is_none_or(|of| of == Role::Str || of == Role::Leaf)
         };
         if own.len() >= LEAST

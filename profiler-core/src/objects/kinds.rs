@@ -1,22 +1,22 @@
 //! What each live block is, in four bytes.
 
-/// What a live block holds.
+/// The contents of a live block.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
-    /// Nothing of Python's, as far as is known.
+    /// Nothing of Python's, as far as known.
     Native,
-    /// It could not be read.
+    /// The block is unreadable.
     Unreadable,
     /// A freed object that Python keeps for the next one of its kind.
     Spare,
     /// An object.
     Object {
-        /// Number of its type.
+        /// The number of its type.
         of: u32,
         /// Bytes before it in the block.
         head: u64,
     },
-    /// Memory that an object of this type has besides.
+    /// Additional memory of an object of this type.
     Storage {
         /// Number of the type.
         of: u32,
@@ -32,17 +32,17 @@ pub(super) enum Content {
     Bytes,
     /// Each word may be one, up to the limit that is kept for the block.
     Words,
-    /// The table of a dictionary from 3.6 on: its head says where its entries are.
+    /// The table of a dictionary from 3.6 on: its head gives the position of its entries.
     DictKeys,
-    /// Entries of three words, of which the first is a hash (2.7's dictionaries).
+    /// Entries of three words, the first of which is a hash (2.7's dictionaries).
     OpenTable,
-    /// Entries of two words: a key and a hash (sets; the other way round in 2.7).
+    /// Entries of two words: a key and a hash (sets; in reverse order in 2.7).
     SetTable,
-    /// Values of an instance of 3.11 or 3.12, behind a head whose last byte is its length.
+    /// Values of an instance of 3.11 or 3.12, after a head whose last byte is its length.
     Values,
     /// Items of a deque: words between limits that are kept for the block.
     DequeItems,
-    /// It was reached from an object over one of its words: each of its own may be a reference.
+    /// It was reached through a word of an object: each of its own words may be a reference.
     Reached,
 }
 
@@ -53,7 +53,7 @@ impl Content {
     }
 }
 
-/// A [`Kind`] in four bytes: three bits of what it is, three of its head or content, and the type.
+/// A [`Kind`] in four bytes: three bits for the kind, three for its head or content, and the type.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct PackedKind(u32);
 
@@ -104,7 +104,7 @@ impl PackedKind {
         }
     }
 
-    /// Whether nothing of Python's is known to be in it.
+    /// Whether it is not known to contain anything of Python's.
     pub(super) fn is_native(self) -> bool {
         self.0 & 7 == NATIVE
     }

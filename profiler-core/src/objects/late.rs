@@ -11,11 +11,12 @@ use super::types::{Role, Type};
 use super::words::read_word;
 use crate::memory::TargetMemory;
 
-/// Classes that are looked at for one base.
+/// The most classes examined for one base.
 const MAX_SUBCLASSES: u64 = 1 << 20;
 
-/// Of each class, what lies in the dictionaries of its bases' `__subclasses__` and goes with the class: the weak
-/// reference to it, and the number that is its key. Gives the class with each, ascending.
+/// For each class, the entries in its bases' `__subclasses__` dictionaries that are freed with the
+/// class: the weak reference to it, and the number that is its key. Returns the class with each,
+/// ascending.
 pub(super) fn of_classes<M: TargetMemory>(
     resolve: &Resolver<'_, M>,
     weak: &[Weak],
@@ -76,8 +77,9 @@ pub(super) fn of_classes<M: TargetMemory>(
     found
 }
 
-/// Gives things another owner, each as owner and thing, as often as the thing is referred to; of those that are
-/// referred to more often none. Only references from nodes of which `counts` is true are such.
+/// Assigns things to another owner, given as pairs of owner and thing, one pair for each reference
+/// to the thing. Things with more references than that keep their owners. Only references from
+/// nodes for which `counts` is true are counted.
 pub(super) fn give(graph: &mut Graph, mut owned: Vec<(u32, u32)>, counts: impl Fn(u32) -> bool) {
     let mut things: Vec<u32> = owned.iter().map(|(_, thing)| *thing).collect();
     things.sort_unstable();

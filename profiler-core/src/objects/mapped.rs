@@ -13,14 +13,15 @@ use crate::text::visible;
 /// Characters of a file's name that are kept.
 const MAX_NAME: usize = 64;
 
-/// Resident bytes of what an object maps.
+/// Resident bytes of the memory that an object maps.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct MappedBytes {
     /// All of them.
     pub(super) all: u64,
     /// On pages that are mapped elsewhere as well.
     pub(super) shared: u64,
-    /// On pages that may stay when the object goes: of files, of shared mappings, and those mapped elsewhere.
+    /// On pages that may stay when the object is freed: pages of files, of shared mappings, and
+    /// pages mapped elsewhere.
     pub(super) kept: u64,
 }
 
@@ -32,7 +33,7 @@ impl MappedBytes {
     }
 }
 
-/// What each of the objects has in memory.
+/// The mapped memory of each object.
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
     /// Blocks of the objects with the resident bytes that they map, ascending.
@@ -40,8 +41,8 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
-    /// Of the ranges that objects say they map. What an object says counts only where a mapping is that is no
-    /// heap's (`extents` ascend), and each address counts once.
+    /// Computed from the ranges that objects claim to map. A claim counts only where there is a
+    /// mapping that does not belong to a heap (`extents` ascend), and each address counts once.
     pub(super) fn of(
         ranges: &[(u32, AddrRange)],
         extents: &[AddrRange],
@@ -91,8 +92,9 @@ impl Mapped {
     }
 }
 
-/// Where a program's own mappings of one kind lie without a gap, ascending. Parts of what was mapped at once may have
-/// other rights, and are mappings of their own then; the kernel makes one of those that belong together.
+/// Contiguous areas of a program's own mappings of one kind, ascending. Parts of one mapping that
+/// have other permissions are separate mappings in the kernel's list; adjacent ones that belong
+/// together are merged there.
 fn areas(residency: &ResidencyMap) -> Vec<AddrRange> {
     let mut areas: Vec<AddrRange> = Vec::new();
     let mut before: Option<&Mapping> = None;
@@ -125,7 +127,7 @@ fn is_of_program(mapping: &Mapping) -> bool {
     )
 }
 
-/// Whether a range lies in one of these, which ascend.
+/// Whether a range is inside one of these, which ascend.
 fn is_within(range: AddrRange, areas: &[AddrRange]) -> bool {
     let at = areas.partition_point(|area| area.end() <= range.start());
     areas
@@ -163,7 +165,8 @@ fn resident_bytes(range: AddrRange, residency: &ResidencyMap) -> MappedBytes {
     sums
 }
 
-/// The file that an `mmap` object maps, without its folders; `None` where it maps none, or is none.
+/// The name, without directories, of the file that an `mmap` object maps; `None` if it maps no
+/// file, or is not such an object.
 pub(super) fn file_name<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -212,7 +215,7 @@ mod tests {
             let all = mapped.all().iter().map(|(block, of)| (*block, of.all));
             all.collect::<Vec<_>>()
         };
-        // Two that lie over each other, and what is no whole page.
+        // Two overlapping ranges, and an incomplete page.
         let both = [(7, range(0x10_0000, 0x4000)), (3, range(0x10_3000, 0x4fff))];
         assert_eq!(mapped(&both, &[]), [(3, 0x2000), (7, 0x2000)]);
         let heap = [range(0x10_1000, 0x1000)];

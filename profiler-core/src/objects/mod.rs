@@ -66,26 +66,26 @@ pub(crate) use self::growth::ranked;
 pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
 pub use self::names::Root;
 
-/// What is known of the target before.
+/// What is known about the target beforehand.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Context<'a> {
-    /// Python's major and minor version; `None` when the target is no Python process.
+    /// Python's major and minor version; `None` if the target is not a Python process.
     pub python: Option<(u8, u8)>,
-    /// What serves its objects.
+    /// The allocator of its objects.
     pub serves: PythonMalloc,
-    /// Whether the target stands still.
+    /// Whether the target is stopped.
     pub stopped: bool,
-    /// Pages of a forked target of which a write has made a copy since.
+    /// Pages of a forked target that were copied by writes since.
     pub copied: &'a [AddrRange],
 }
 
 /// Takes a census of the live blocks of these heaps, inner ones after outer ones.
 ///
-/// `memory` must refuse what is not resident (see [`crate::memory::ResidentMemory`]). It may be of a
-/// later moment than the heaps and `residency`; what has changed since is counted.
+/// `memory` must reject what is not resident (see [`crate::memory::ResidentMemory`]). It may be
+/// from a later moment than the heaps and `residency`; changes since are counted.
 ///
 /// # Errors
-/// When there is nothing to look at, and why.
+/// When there is nothing to examine, and why.
 pub fn census<M: TargetMemory + Sync>(
     memory: &M,
     residency: &ResidencyMap,
@@ -196,7 +196,7 @@ fn unknown(tracing: Option<Amount>, not_compared: Option<usize>) -> impl Iterato
     of_tracing.into_iter().chain(of_cycles)
 }
 
-/// What is not in the census, by how many blocks and references there was no number for.
+/// What the census lacks: the blocks and references for which there was no number.
 fn gaps(blocks: u64, references: u64) -> Vec<String> {
     let counts = [(blocks, "blocks"), (references, "references")];
     let left_out = counts.into_iter().filter(|(count, _)| *count > 0);
@@ -205,7 +205,7 @@ fn gaps(blocks: u64, references: u64) -> Vec<String> {
         .collect()
 }
 
-/// What is not known of a version whose layout is not.
+/// What is unknown for a version without a layout of its own.
 fn newer(layout: &Layout) -> Option<String> {
     let (major, minor) = layout.version;
     (layout.basis == LayoutBasis::Newest).then(|| {
@@ -221,7 +221,7 @@ fn all_types<M>(types: &Mutex<TypeTable<M>>) -> Vec<Type> {
     types.types.clone()
 }
 
-/// The ranges of all extents, ascending; those that overlap are one.
+/// The ranges of all extents, ascending; overlapping ones are merged.
 fn extents(heaps: &[HeapSnapshot]) -> Vec<AddrRange> {
     let extents = heaps.iter().flat_map(|heap| &heap.extents);
     let mut extents: Vec<AddrRange> = extents.map(|extent| extent.range).collect();

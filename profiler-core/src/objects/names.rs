@@ -22,16 +22,16 @@ use super::words::read_word;
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 
-/// Names at the most; a large program has a few hundred thousand.
+/// The most names; a large program has a few hundred thousand.
 const MAX_NAMES: usize = 1 << 22;
-/// Entries of a module that are looked at for its name.
+/// The most entries of a module that are searched for its name.
 pub(super) const NAME_ENTRIES: usize = 1 << 12;
 /// Characters of a module's file that are read.
 const MAX_FILE: usize = 1 << 10;
-/// Entries of one module or class, at the most.
+/// The most entries of one module or class.
 const MAX_ENTRIES: u64 = 1 << 18;
 
-/// What a name is.
+/// The kind of a name.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Name {
     /// A module's global or a class's attribute: the space, and the address of the key.
@@ -42,12 +42,12 @@ pub(super) enum Name {
     Suspended(Variable),
     /// The `threading.local` data of a thread.
     ThreadLocal,
-    /// What no name of the program holds, by where it was found.
+    /// A place where references were found that no name of the program holds.
     Root(Root),
 }
 
 impl Name {
-    /// What it is to a holder.
+    /// Its kind for a holder.
     pub(super) fn kind(self) -> NameKind {
         match self {
             Self::Entry { .. } => NameKind::Entry,
@@ -57,7 +57,7 @@ impl Name {
     }
 }
 
-/// Where references come from that have no name in the program.
+/// The origin of references that have no name in the program.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Root {
     /// The evaluation stacks of running functions.
@@ -73,7 +73,7 @@ pub enum Root {
 }
 
 impl Root {
-    /// All of them, in the order in which they are asked who holds what is left.
+    /// All of them, in the order in which they claim what is left.
     pub(super) const ALL: [Self; 5] = [
         Self::Frames,
         Self::Tracing,
@@ -99,9 +99,9 @@ impl Root {
 struct Space {
     name: String,
     is_class: bool,
-    /// Of a module, the file that it was loaded from.
+    /// For a module, the file that it was loaded from.
     file: Option<String>,
-    /// Its first name, and the one after its last.
+    /// The numbers of its first name, and of the one after its last.
     names: (u32, u32),
 }
 
@@ -111,13 +111,14 @@ pub(super) struct Names {
     spaces: Vec<Space>,
     /// The space whose names this block's table has.
     tables: HashMap<u32, u32>,
-    /// By the block of a generator: its first name, the one after its last, and where its variables are.
+    /// By the block of a generator: its first name, the one after its last, and the position of its
+    /// variables.
     suspended: HashMap<u32, (u32, u32, Range<u64>)>,
     /// Modules and classes, their dictionaries and tables, with the space of those that have names.
     blocks: HashMap<u32, Option<u32>>,
     /// Modules and classes alone.
     owners: Vec<u32>,
-    /// What is referred to from each place without names.
+    /// What each place without names refers to.
     roots: Vec<(Root, Vec<u32>)>,
     /// Each name with the block of its value; [`NONE`] for [`Name::Root`].
     names: Vec<(Name, u32)>,
@@ -126,8 +127,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Names in the modules that are loaded, and in the classes that are named in those, and so on. Other
-    /// classes and modules, made while the program runs, are objects of whoever holds them.
+    /// Names in the loaded modules, in the classes named there, and so on. Other classes and
+    /// modules, created while the program runs, are objects of whoever holds them.
     pub(super) fn find<M: TargetMemory + Sync>(
         resolve: &Resolver<'_, M>,
         noted: &[Noted],
@@ -214,7 +215,8 @@ impl Names {
         self.suspended.insert(of.block, names);
     }
 
-    /// Where a generator has its variables, in bytes from the object, and the nodes of their names.
+    /// The position of a generator's variables, in bytes from the object, and the nodes of their
+    /// names.
     pub(super) fn variables_of(&self, block: u32) -> Option<(Range<u64>, Range<u32>)> {
         let (first, end, locals) = self.suspended.get(&block)?;
         let node = self.first_node;
@@ -229,7 +231,7 @@ impl Names {
         })
     }
 
-    /// Adds the places where references without a name are found, with the blocks of each.
+    /// Adds the places where references without a name were found, with the blocks of each.
     pub(super) fn add_roots(&mut self, mut blocks: impl FnMut(Root) -> Vec<u32>) {
         for root in Root::ALL {
             self.names.push((Name::Root(root), NONE));
@@ -266,8 +268,8 @@ impl Names {
         (first..end).map(move |name| node + name)
     }
 
-    /// The outputs that an interactive session keeps: IPython's dictionary of them, `Out`, is first of the nodes;
-    /// the others are the names that it gives to each (`_`, `__`, `___`, `_7`, `_oh`).
+    /// The outputs that an interactive session keeps: the first node is IPython's dictionary of
+    /// them, `Out`; the others are the names that it gives to each (`_`, `__`, `___`, `_7`, `_oh`).
     pub(super) fn outputs<M: TargetMemory>(&self, memory: &M, layout: &Layout) -> Vec<u32> {
         let mut found = Vec::new();
         let mains = self.spaces.iter().filter(|of| of.name == "__main__");
@@ -295,7 +297,7 @@ impl Names {
         modules.map(|space| (space.name.clone(), space.file.clone()))
     }
 
-    /// Modules and classes: where all that has a name is reached from.
+    /// Modules and classes, from which everything with a name is reached.
     pub(super) fn owners(&self) -> &[u32] {
         &self.owners
     }
@@ -334,13 +336,13 @@ impl Names {
         &self.names
     }
 
-    /// The name that a node is, with the block of its value.
+    /// The name at a node, with the block of its value.
     pub(super) fn of_node(&self, node: u32) -> Option<(Name, u32)> {
         let at = node.checked_sub(self.first_node)?;
         self.names.get(at as usize).copied()
     }
 
-    /// A name as people write it.
+    /// The text of a name.
     pub(super) fn text<M: TargetMemory>(&self, memory: &M, layout: &Layout, name: Name) -> String {
         match name {
             Name::Entry { space, key } => {
@@ -355,7 +357,7 @@ impl Names {
     }
 }
 
-/// Whether a name of `__main__` is one of those that IPython has its outputs under.
+/// Whether a name of `__main__` is one under which IPython keeps its outputs.
 fn is_output(name: &str) -> bool {
     let number = name.strip_prefix('_');
     matches!(name, "Out" | "_oh" | "_" | "__" | "___")
@@ -367,7 +369,7 @@ struct PossibleSpace {
     /// The address of its dictionary.
     dict: u64,
     dict_block: u32,
-    /// The name of a class; a module's is in its dictionary.
+    /// The name of a class; a module's name is in its dictionary.
     class: Option<String>,
 }
 
@@ -405,8 +407,7 @@ fn possible_spaces<M: TargetMemory + Sync>(
         .collect()
 }
 
-/// The blocks of the modules that are in `sys.modules`, the last first; of all that there are where that is not
-/// found.
+/// The blocks of the modules in `sys.modules`, the last first; all modules if that is not found.
 fn loaded_modules<M: TargetMemory>(
     resolve: &Resolver<'_, M>,
     possible: &HashMap<u32, PossibleSpace>,
@@ -435,7 +436,7 @@ fn loaded_modules<M: TargetMemory>(
     blocks
 }
 
-/// What a module's dictionary calls it.
+/// The name in a module's dictionary.
 pub(super) fn module_name<M: TargetMemory>(
     memory: &M,
     layout: &Layout,
@@ -448,7 +449,7 @@ pub(super) fn module_name<M: TargetMemory>(
     )
 }
 
-/// The file that it says it was loaded from.
+/// The file that it claims to be loaded from.
 fn module_file<M: TargetMemory>(
     memory: &M,
     layout: &Layout,
@@ -465,7 +466,7 @@ fn own_entry<M: TargetMemory>(
     entries: &[(u64, u64)],
     name: &str,
 ) -> Option<u64> {
-    // It is among the first that a module gets, but in 2.7 tables are in no order.
+    // It is among the first entries that a module gets, but 2.7's tables are unordered.
     let mut first = entries.iter().take(NAME_ENTRIES);
     let (_, value) = first.find(|(key, _)| {
         let key = str_name(memory, layout, *key);

@@ -3,15 +3,15 @@
 /// No reported holder, or several that are not within one another.
 pub(super) const NOBODY: u16 = u16::MAX;
 
-/// Which of the reported holders is within which.
+/// Which reported holders are inside which others.
 pub(super) struct Nesting {
-    /// The holder around each; [`NOBODY`] without.
+    /// The holder around each; [`NOBODY`] if there is none.
     pub(super) around: Vec<u16>,
     depths: Vec<u16>,
 }
 
 impl Nesting {
-    /// `around` says who is around each, of whom none is within itself.
+    /// `around` gives the holder around each; none is inside itself.
     pub(super) fn of(around: Vec<u16>) -> Self {
         let depth = |mut of: u16| {
             let mut depth = 0;
@@ -37,7 +37,7 @@ impl Nesting {
         a
     }
 
-    /// Adds what each has to all who are around it.
+    /// Adds each holder's value to those of all holders around it.
     pub(super) fn add_up<T: Copy>(&self, of: &mut [T], add: impl Fn(&mut T, T)) {
         let mut inner_first: Vec<u16> = (0..self.around.len() as u16).collect();
         inner_first.sort_by_key(|&holder| std::cmp::Reverse(self.depths[usize::from(holder)]));

@@ -4,25 +4,25 @@ use super::nesting::NOBODY;
 use super::pins::parts;
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 
-/// Ranges at most: of a heap with more pages several are one.
+/// The most ranges: in a heap with more pages several pages are merged into one range.
 const MAX_RANGES: u64 = 1 << 18;
 
-/// Pages that are next to one another and on which the same holder has most of what lives there.
+/// Consecutive pages on which the same holder has the most live bytes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct PageOwner {
     /// Whole pages of 4096 bytes.
     pub range: AddrRange,
-    /// The innermost holder, by its place in [`Census::holders`](super::Census::holders).
+    /// The innermost holder, as an index into [`Census::holders`](super::Census::holders).
     pub holder: u32,
 }
 
 /// Adds up live bytes by holder, page by page.
 pub(super) struct PageTally {
-    /// Pages that are looked at as one.
+    /// The number of pages treated as one cell.
     pages_a_cell: u64,
-    /// The cell that is added up, by its number.
+    /// The current cell, by its number.
     cell: u64,
-    /// Live bytes on it by holder.
+    /// Live bytes in it by holder.
     here: Vec<(u16, u64)>,
     ranges: Vec<PageOwner>,
 }
@@ -38,7 +38,8 @@ impl PageTally {
         }
     }
 
-    /// Adds a live block of a holder's, or of [`NOBODY`]'s. Blocks of an extent come by address.
+    /// Adds a live block of a holder, or of [`NOBODY`]. Blocks of an extent are added by ascending
+    /// address.
     pub(super) fn add(&mut self, block: AddrRange, holder: u16) {
         for (page, bytes) in parts(block) {
             let cell = page / self.pages_a_cell;

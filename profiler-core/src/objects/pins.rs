@@ -17,14 +17,15 @@ use crate::heap::{Extent, ExtentKind, HeapSnapshot};
 use crate::residency::{NeverWritten, PageRun, PageState, ResidencyMap};
 use crate::span::SpanState;
 
-/// What a holder would give back.
+/// What freeing a holder's objects would return.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Dropped {
-    /// Bytes of its blocks on what would be returned.
+    /// Bytes of its blocks on pages that would be returned.
     pub live_bytes: u64,
-    /// What else is there: free bytes that its blocks pin, and headers.
+    /// Other bytes on those pages: free bytes that its blocks pin, and headers.
     pub unpinned_bytes: u64,
-    /// Bytes of its blocks on pages of its own that take neither memory nor swap: freeing them returns nothing.
+    /// Bytes of its blocks on pages that take neither memory nor swap: freeing them returns
+    /// nothing.
     pub untouched: NeverWritten,
 }
 
@@ -41,13 +42,13 @@ impl Dropped {
     }
 }
 
-/// The pages of a forked process of which a write has made a copy since.
+/// Pages of a forked process that were copied by writes since.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Copied {
     /// Bytes of those pages that hold a live block.
     pub bytes: u64,
-    /// Of those, on pages with an object that the garbage collector writes to when it looks for garbage:
-    /// what `gc.freeze()` before the fork would have kept shared at the most.
+    /// The part of these on pages with an object that the garbage collector writes to during a
+    /// collection: `gc.freeze()` before the fork would have kept at most this much shared.
     pub collector_bytes: u64,
 }
 
@@ -65,20 +66,21 @@ const EMPTY: u16 = u16::MAX - 1;
 pub(super) struct Pinned {
     /// Free bytes on resident pages that blocks of each type keep.
     pub(super) by_type: Vec<u64>,
-    /// The same of each holder.
+    /// The same for each holder.
     pub(super) by_holder: Vec<u64>,
-    /// What each holder would give back; `None` where an allocator serves whose rules are not known.
+    /// What freeing each holder's objects would return; `None` if the serving allocator's rules are
+    /// unknown.
     pub(super) dropped: Option<Vec<Dropped>>,
     /// Bytes of each holder's blocks on pages that another process maps as well.
     pub(super) shared: Vec<u64>,
     /// Resident bytes that `mmap` objects of each holder map.
     pub(super) mapped: Vec<MappedBytes>,
     pub(super) copied: CopiedTypes,
-    /// Who has most of what lives on each page.
+    /// The holder with the most live bytes on each page.
     pub(super) page_owners: Vec<PageOwner>,
 }
 
-/// Who has the blocks.
+/// The owners of the blocks.
 pub(super) struct Owners<'a> {
     pub(super) index: &'a BlockIndex,
     /// The innermost holder of each block, or [`NOBODY`].
@@ -94,7 +96,7 @@ pub(super) struct Owners<'a> {
 /// One page of an extent.
 #[derive(Copy, Clone)]
 struct Page {
-    /// Who has all that lives on it.
+    /// The owner of everything live on it.
     owner: u16,
     live: u16,
     free: u16,
@@ -146,12 +148,13 @@ impl Owners<'_> {
         pinned
     }
 
-    /// Bytes of each holder's blocks, with those of holders within it, on pages that another process maps as well.
+    /// Bytes of each holder's blocks, including holders inside it, on pages that another process
+    /// also maps.
     fn shared(&self, residency: &ResidencyMap) -> Vec<u64> {
         let mut shared = vec![0; self.nesting.around.len()];
         let of_several = |run: &&PageRun| run.state.is_resident() && run.state.is_shared();
         for run in residency.runs().iter().filter(of_several) {
-            // One that begins before the first page may lie on it, too.
+            // A block that begins before the first page may extend onto it.
             let first = self.index.first_from(run.range.start().get());
             let from = first.saturating_sub(1);
             let blocks = self.index.ranges(from..self.index.len() as u32);
@@ -168,7 +171,7 @@ impl Owners<'_> {
         shared
     }
 
-    /// What lies on these pages.
+    /// What is on these pages.
     fn copied(&self, ranges: &[AddrRange]) -> CopiedTypes {
         let mut copied = CopiedTypes {
             sums: Copied::default(),
@@ -196,7 +199,7 @@ impl Owners<'_> {
         copied
     }
 
-    /// The live blocks of an extent with their spans, as far as they are in the index.
+    /// The live blocks of an extent that are in the index, with their spans.
     fn live<'e>(
         &'e self,
         extent: &'e Extent,
@@ -341,12 +344,12 @@ fn is_resident(residency: &ResidencyMap, at: RemoteAddr) -> bool {
     run.is_some_and(|run| run.state.is_resident())
 }
 
-/// The pages of an extent, while it is gone through.
+/// The pages of an extent during the pass over it.
 struct Pages {
     /// The number of the first.
     first: u64,
     all: Vec<Page>,
-    /// Bytes before and behind a block that belong to it.
+    /// Bytes before and after a block that belong to it.
     margins: Margins,
 }
 
@@ -371,7 +374,7 @@ impl Pages {
         }
     }
 
-    /// What is not free keeps the pages that it lies on, for this owner.
+    /// A range that is not free keeps its pages, for this owner.
     fn keep(&mut self, range: AddrRange, owner: impl Fn(&Page) -> u16) {
         let from = range.start().get().saturating_sub(self.margins.before) / PAGE_SIZE;
         let to = (range.end().get() + self.margins.behind).div_ceil(PAGE_SIZE);
@@ -381,7 +384,7 @@ impl Pages {
         }
     }
 
-    /// Gives each page of a range, with the bytes of the range on it.
+    /// Calls `give` for each page of a range, with the number of the range's bytes on it.
     fn each(&mut self, range: AddrRange, give: impl Fn(&mut Page, u16)) {
         for (page, bytes) in parts(range) {
             if let Some(page) = self.all.get_mut((page - self.first) as usize) {

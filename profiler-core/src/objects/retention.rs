@@ -14,13 +14,13 @@ use super::types::Type;
 use super::{interpreter, late, tracing};
 use crate::memory::TargetMemory;
 
-/// Who holds what: the dominator tree of what is left when blocks are folded into what refers to them.
+/// Who holds what: the dominator tree of the blocks that remain after folding.
 pub(super) struct Retention {
     pub(super) folded: Folded,
     pub(super) tree: Dominators,
     /// References there were.
     pub(super) edges: u64,
-    /// References that there was no number for.
+    /// References for which there was no number.
     pub(super) left_out: u64,
 }
 
@@ -65,7 +65,7 @@ impl Retention {
             true => index.bytes(node).saturating_add(mapped.bytes(node)),
             false => 0,
         };
-        // What a name or a module refers to stays what it is, so that it can be shown.
+        // What a name or a module refers to is not folded, so that it can be shown.
         let may = |node: u32, into: u32| {
             node < blocks && into < blocks && !names.is_space(node) && !names.is_space(into)
         };
@@ -98,8 +98,8 @@ impl Retention {
     }
 }
 
-/// Adds a node for each name, and gives the roots of each phase: first all that has a name in the
-/// program, then one place after the other where references without a name were found.
+/// Adds a node for each name; returns the roots of each phase: first everything with a name in the
+/// program, then one by one the places where references without a name were found.
 fn add_names(graph: &mut Graph, names: &Names) -> Vec<Vec<u32>> {
     let mut named = names.owners().to_vec();
     let mut phases = Vec::new();
@@ -121,10 +121,11 @@ fn add_names(graph: &mut Graph, names: &Names) -> Vec<Vec<u32>> {
     phases
 }
 
-/// Bytes of a native block behind which others are looked for that belong to the same object.
+/// The size of a native block, in bytes, up to which its references are followed to others that
+/// belong to the same object.
 const MAX_PASSED: u64 = 64 << 10;
 
-/// Native blocks that are reached from an object, over others too, are its storage.
+/// Native blocks that are reached from an object, directly or through others, are its storage.
 fn own_reached(kinds: &mut [PackedKind], graph: &Graph, index: &BlockIndex) {
     let mut stack = Vec::new();
     for block in 0..kinds.len() as u32 {

@@ -74,7 +74,7 @@ pub(super) fn count(index: &BlockIndex, scanned: &Scanned, types: &[Type]) -> Ce
     census
 }
 
-/// Types of one name are one row: classes that were made anew, as by a reload.
+/// Merges the rows of types with the same name: classes that were recreated, as by a reload.
 fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut all: Vec<TypeRow> = Vec::new();
@@ -108,8 +108,8 @@ fn by_name(rows: Vec<TypeRow>) -> Vec<TypeRow> {
     all
 }
 
-/// Adds what blocks of each type pin, what was copied of them, and what nobody holds of them to the rows by
-/// their names.
+/// Adds to the rows, by name, what each type's blocks pin, what was copied of them, and what nobody
+/// holds of them.
 pub(super) fn add_by_type(rows: &mut [TypeRow], types: &[Type], all: &ByType) {
     let mut by_name: HashMap<&str, (u64, u64, Amount)> = HashMap::new();
     for (at, of) in types.iter().enumerate() {

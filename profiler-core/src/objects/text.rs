@@ -9,8 +9,8 @@ use crate::text::visible;
 /// Characters of a name that are kept.
 const MAX_NAME: usize = 128;
 
-/// The C string at `addr`, if it is a name: of 1 to 255 bytes, with nothing in it that no name has. Names that
-/// programs give may have anything in them; what would harm who reads it is escaped.
+/// The C string at `addr`, if it is a name: of 1 to 255 bytes, without characters that no name has.
+/// A program's own names may contain anything; characters that could harm a reader are escaped.
 pub(super) fn c_name<M: TargetMemory>(memory: &M, addr: u64, of_program: bool) -> Option<String> {
     const LONGEST: usize = 256;
     let mut bytes = [0; LONGEST];
@@ -32,12 +32,12 @@ pub(super) fn c_name<M: TargetMemory>(memory: &M, addr: u64, of_program: bool) -
     sound.then(|| cut(&visible(name).to_string()))
 }
 
-/// The text of the string object at `addr`, where that is a name; cut to a bounded length.
+/// The text of the string object at `addr`, if it is a name; cut to a bounded length.
 pub(super) fn str_name<M: TargetMemory>(memory: &M, layout: &Layout, addr: u64) -> Option<String> {
     str_text::<_, MAX_NAME>(memory, layout, addr)
 }
 
-/// The same of up to `MOST` characters.
+/// The same, up to `MOST` characters.
 pub(super) fn str_text<M: TargetMemory, const MOST: usize>(
     memory: &M,
     layout: &Layout,

@@ -29,7 +29,7 @@ const TABLE_BYTES: RangeInclusive<u64> = 64..=160;
 const TABLE_READ: usize = 64;
 /// Buckets that a table begins with.
 const FIRST_BUCKETS: u64 = 16;
-/// Buckets for each entry at the most: a table that has more than ten becomes smaller (`HASHTABLE_LOW`).
+/// The most buckets per entry: a table with more than ten per entry shrinks (`HASHTABLE_LOW`).
 const BUCKETS_AN_ENTRY: u64 = 16;
 /// Bytes of an entry's block.
 const ENTRY_BYTES: RangeInclusive<u64> = 24..=64;
@@ -37,22 +37,23 @@ const ENTRY_BYTES: RangeInclusive<u64> = 24..=64;
 const PIECE: usize = 1 << 20;
 /// `trace_t`: how many bytes are traced, and their traceback.
 const TRACE_BYTES: u64 = 16;
-/// Bytes that the debug hooks put behind a block at the most.
+/// The most bytes that the debug hooks add after a block.
 const DEBUG_TAIL: u64 = 16;
-/// Entries that are looked at to see what a table has.
+/// The most entries examined to determine what a table contains.
 const LOOKED_AT: usize = 256;
-/// Entries that lie no farther from one another are read at once.
+/// Entries that are at most this far apart are read together.
 const NEAR: u64 = 1 << 10;
-/// What one entry takes of the limit; a bucket takes 1.
+/// The cost of one entry within the limit; a bucket costs 1.
 const ENTRY_COST: u64 = BUCKETS_AN_ENTRY;
 
-/// Where a version has what.
+/// Offsets by version.
 #[derive(Copy, Clone)]
 struct TableLayout {
-    /// The number of buckets in a table, and that of entries.
+    /// The offsets of a table's number of buckets, and of its number of entries.
     buckets: u64,
     entries: u64,
-    /// Whether values are addresses: before 3.9 they lie in the entry behind a key, and the table has the bytes of both.
+    /// Whether values are pointers: before 3.9 they are in the entry after a key, and the table
+    /// stores the sizes of both.
     is_apart: bool,
 }
 
@@ -80,12 +81,12 @@ impl TableLayout {
 /// A table.
 #[derive(Copy, Clone)]
 struct Table {
-    /// Its block, and that of its buckets; `None` where they have been moved since the walk.
+    /// Its block, and that of its buckets; `None` if they have moved since the walk.
     block: u32,
     buckets: Option<u32>,
-    /// Where the buckets are.
+    /// The location of the buckets.
     place: AddrRange,
-    /// In an entry, where the value is, and how many bytes it has.
+    /// The offset of the value in an entry, and its size in bytes.
     value: u64,
     value_bytes: u64,
 }
@@ -97,7 +98,7 @@ impl Table {
     }
 }
 
-/// What a table has.
+/// The contents of a table.
 enum Content {
     Traces,
     /// The table of tracebacks has them as keys, and nothing else.
@@ -106,12 +107,12 @@ enum Content {
     Tables(Vec<Table>),
     /// Nothing of `tracemalloc`.
     Other,
-    /// Most of its entries were no blocks of the walk.
+    /// Most of its entries are not blocks of the walk.
     Unread,
 }
 
-/// The blocks of `tracemalloc`, ascending; none where it is off, and `None` where that is not known. `of_python` are those
-/// that Python's data refers to.
+/// The blocks of `tracemalloc`, ascending; empty if it is off, and `None` if that is unknown.
+/// `of_python` are the blocks that Python's data refers to.
 pub(super) fn blocks<M: TargetMemory>(
     source: &Source<'_, M>,
     kinds: &[PackedKind],
@@ -158,7 +159,8 @@ pub(super) fn blocks<M: TargetMemory>(
     read.then(|| all.filter(|block| finder.found.has(*block)).collect())
 }
 
-/// Leaves the blocks to the root alone that has them, and what they trace to others.
+/// Removes references so that only the root refers to these blocks, and the blocks they trace
+/// belong to others.
 pub(super) fn cut(graph: &mut Graph, blocks: &[u32], root: Option<u32>) {
     if blocks.is_empty() {
         return;
@@ -179,11 +181,11 @@ struct Finder<'a, M> {
     source: &'a Source<'a, M>,
     kinds: &'a [PackedKind],
     layout: TableLayout,
-    /// Addresses of buckets that were met: no two tables have the same.
+    /// Addresses of buckets already seen: no two tables share buckets.
     buckets: HashSet<u64>,
     /// Blocks that were found.
     found: Bits,
-    /// What is yet to be read at the most.
+    /// The remaining limit for reading.
     limit: u64,
 }
 
@@ -192,7 +194,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         self.source.index
     }
 
-    /// The native block that begins at an address, or behind what debug hooks put before it.
+    /// The native block that begins at an address, or the part of it after the debug hooks' header.
     fn native(&self, addr: u64) -> Option<u32> {
         let (block, into) = self.index().at(addr)?;
         let is_start = self.source.leads.contains(&into);
@@ -210,7 +212,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         left.is_some()
     }
 
-    /// The hash table in a block; `None` where none is, or an empty one.
+    /// The hash table in a block; `None` if there is none, or an empty one.
     fn table(&mut self, block: u32) -> Option<Table> {
         let range = self.index().range(block);
         if !self.kinds[block as usize].is_native() || !TABLE_BYTES.contains(&range.len()) {
@@ -254,7 +256,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         })
     }
 
-    /// The first entries of a table; fewer where it is not so far readable.
+    /// The first entries of a table; fewer if not all are readable.
     fn first_entries(&mut self, table: &Table) -> Vec<u64> {
         let mut heads = Vec::new();
         let mut piece = vec![0; PIECE >> 4];
@@ -272,7 +274,8 @@ impl<M: TargetMemory> Finder<'_, M> {
         heads
     }
 
-    /// What a table has, by its first entries: what most of them have. Tables in a table have none themselves.
+    /// What a table contains, by what most of its first entries are. Tables inside a table contain
+    /// no tables themselves.
     fn content(&mut self, table: &Table, may_have_tables: bool) -> Content {
         let heads = self.first_entries(table);
         let (mut traces, mut tracebacks, mut unread) = (0, 0, 0);
@@ -314,7 +317,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         }
     }
 
-    /// What the tables of a table have.
+    /// What the tables in a table contain.
     fn of_domains(&mut self, mut tables: Vec<Table>) -> Content {
         let mut is_unread = false;
         tables.retain(|table| {
@@ -329,7 +332,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         }
     }
 
-    /// Whether there is a trace in an entry: of as many bytes as that takes, with a traceback.
+    /// Whether an entry contains a trace: a block of the right size, with a traceback.
     fn is_trace(&self, table: &Table, entry: &[u8]) -> bool {
         let traceback = match self.layout.is_apart {
             true => word(entry, table.value).and_then(|trace| {
@@ -356,7 +359,8 @@ impl<M: TargetMemory> Finder<'_, M> {
         (self.index().bytes(block) < 2 * TRACE_BYTES + lead + tail).then_some(block)
     }
 
-    /// Takes a table's blocks and those of its entries to those found; whether all could be read.
+    /// Adds a table's blocks and those of its entries to those found; returns whether all could be
+    /// read.
     fn take_all(&mut self, table: &Table, content: &Content) -> bool {
         self.found.set(table.block);
         if let Some(buckets) = table.buckets {
@@ -385,7 +389,8 @@ impl<M: TargetMemory> Finder<'_, M> {
         true
     }
 
-    /// Whether this may be an entry that was not met yet. What is no block is newer than the walk.
+    /// Whether this may be an entry not yet seen. An address without a block is newer than the
+    /// walk.
     fn is_next(&mut self, entry: u64) -> bool {
         match self.native(entry) {
             Some(block) => {
@@ -395,7 +400,7 @@ impl<M: TargetMemory> Finder<'_, M> {
         }
     }
 
-    /// Takes what these entries, which ascend, have, and gives those behind them.
+    /// Takes what these entries, which ascend, contain; returns the entries after them.
     fn take(&mut self, table: &Table, content: &Content, entries: &[u64]) -> Vec<u64> {
         let mut next = Vec::new();
         let mut window = Window::new(self.source.memory);
@@ -410,7 +415,7 @@ impl<M: TargetMemory> Finder<'_, M> {
                 };
                 let at = |offset| word(entry, offset).unwrap_or(0);
                 next.extend(Some(at(0)).filter(|next| *next != 0));
-                // Keys of traces are addresses of what is traced.
+                // Keys of traces are the addresses of the traced blocks.
                 let of_it = match content {
                     Content::Traces if self.layout.is_apart => self.trace_block(at(table.value)),
                     Content::Tracebacks => self.native(at(KEY)),

@@ -11,7 +11,7 @@ use crate::data;
 use crate::memory::{PageCache, TargetMemory};
 use crate::residency::ResidencyMap;
 
-/// `tp_flags`, as far as they are looked at (`Include/object.h`).
+/// `tp_flags`, as far as they are used (`Include/object.h`).
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Flags(u64);
 
@@ -40,8 +40,8 @@ impl Flags {
     }
 }
 
-/// What an object's type makes it, of all that is read in a way of its own. A subclass is what its base
-/// is.
+/// The role of an object by its type, for all types that are read in a special way. A subclass has
+/// its base's role.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Role {
     /// No references: numbers, strings.
@@ -63,11 +63,11 @@ pub(super) enum Role {
     Function,
     Code,
     Frame,
-    /// A generator or coroutine: from 3.11 on its frame is in it.
+    /// A generator or coroutine: from 3.11 on it contains its frame.
     Generator,
     /// `weakref.ref` and proxies.
     WeakRef,
-    /// What keeps the dictionary of a `threading.local` in its thread.
+    /// The object that keeps the dictionary of a `threading.local` in its thread.
     LocalDummy,
     /// `mmap.mmap`, which maps memory outside of the heaps.
     Mmap,
@@ -80,13 +80,13 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// Whether the length of such an object is a number of bytes, and not of items.
+    /// Whether the length of such an object is in bytes and not in items.
     pub(super) fn length_is_bytes(self) -> bool {
         matches!(self, Self::ByteArray | Self::Mmap)
     }
 }
 
-/// Names of types that C declares, and what they are.
+/// Names of types declared in C, and their roles.
 const BY_NAME: [(&str, Role); 26] = [
     ("set", Role::Set),
     ("frozenset", Role::Set),
@@ -116,7 +116,7 @@ const BY_NAME: [(&str, Role); 26] = [
     ("complex", Role::Leaf),
 ];
 
-/// What is needed of a type for each of its objects.
+/// What is needed about a type for each of its objects.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct TypeFacts {
     /// Its number.
@@ -129,7 +129,7 @@ pub(super) struct TypeFacts {
     pub(super) basic_size: u64,
     /// Bytes that each object has at least: strings most often lack the end of `PyUnicodeObject`.
     pub(super) least_size: u64,
-    /// Whether its objects have fields alone: no items, and no values behind them.
+    /// Whether its objects only have fields: no items, and no values after them.
     pub(super) one_size: bool,
     /// `tp_weaklistoffset`; 0 without.
     pub(super) weak_list: u64,
@@ -140,10 +140,10 @@ pub(super) struct TypeFacts {
 pub(super) struct Type {
     /// Its address.
     pub(super) addr: u64,
-    /// As people write it, `app.models.Order` or `dict`.
+    /// Its name, `app.models.Order` or `dict`.
     pub(super) name: String,
     pub(super) facts: TypeFacts,
-    /// `tp_dict`; 0 where it has none of its own.
+    /// `tp_dict`; 0 if it has none of its own.
     pub(super) dict: u64,
 }
 
@@ -151,11 +151,11 @@ pub(super) struct Type {
 const TYPE_BYTES: usize = 376;
 /// Bases, and types of types, that are gone through.
 const MAX_DEPTH: u32 = 64;
-/// Types at the most; a program has some thousands.
+/// The most types; a program has some thousands.
 pub(super) const MAX_TYPES: usize = 1 << 20;
-/// Addresses kept of which it is known that no type is there.
+/// The most addresses cached as having no type.
 const MAX_REFUSED: usize = 1 << 17;
-/// Entries of a class's dictionary before `__module__`, at the most.
+/// The most entries of a class's dictionary before `__module__`.
 const MAX_ENTRIES: u64 = 4096;
 
 /// All types that were met.
@@ -170,8 +170,8 @@ pub(super) struct TypeTable<M> {
 }
 
 impl<M: TargetMemory> TypeTable<M> {
-    /// A table that knows none yet but `PyType_Type`; `None` where that is not found: the word that
-    /// its own address follows behind eight bytes, of a type named "type".
+    /// A table that contains only `PyType_Type`; `None` if that is not found: a word followed,
+    /// after eight bytes, by the word's own address, in a type named "type".
     pub(super) fn find(memory: M, residency: &ResidencyMap, layout: &Layout) -> Option<Self> {
         let root = [true, false].into_iter().find_map(|of_python| {
             let data = data::words(&memory, residency, of_python);
@@ -232,7 +232,7 @@ impl<M: TargetMemory> TypeTable<M> {
         if !sound || self.types.len() >= MAX_TYPES {
             return None;
         }
-        // While it is being decided upon it is none, so that a circle of types ends.
+        // While it is being checked it counts as none, so that a cycle of types ends.
         self.by_addr.insert(addr, None);
         if of != self.root && !self.at_depth(of, depth + 1)?.flags.has(Flags::TYPE) {
             return None;
@@ -274,7 +274,7 @@ impl<M: TargetMemory> TypeTable<M> {
         Some(facts)
     }
 
-    /// The name of a class with the module that its dictionary names.
+    /// The name of a class, including the module named in its dictionary.
     fn full_name(&self, c_name: &str, dict: u64) -> String {
         let entries = dict::entries(&self.memory, &self.layout, dict, MAX_ENTRIES);
         let module = entries.into_iter().flatten().find_map(|(key, value)| {
@@ -290,7 +290,7 @@ impl<M: TargetMemory> TypeTable<M> {
     }
 }
 
-/// What the flags make a type, or its base.
+/// The role of a type by its flags, or that of its base.
 fn by_flags(flags: Flags, base: Option<Role>) -> Role {
     let heap = flags.has(Flags::HEAP);
     let of_flag = [

@@ -44,7 +44,8 @@ impl<'m, M: TargetMemory> Window<'m, M> {
         }
     }
 
-    /// The bytes of `range`, which is no longer than a window. Reads on up to `end`, as far as that can be read.
+    /// The bytes of `range`, which is at most a window long. Reads ahead up to `end`, as far as
+    /// memory is readable.
     pub(super) fn bytes(&mut self, range: AddrRange, end: RemoteAddr) -> Result<&[u8], ReadError> {
         if !self.range.encloses(&range) {
             self.fill(range, end)?;
@@ -70,7 +71,7 @@ impl<'m, M: TargetMemory> Window<'m, M> {
                 Err(_) if end == range.end() => {
                     return Err(ReadError::Unmapped(start));
                 }
-                // What lies behind must not keep this from being read.
+                // Memory after the range must not prevent it from being read.
                 Err(ReadError::Swapped(at) | ReadError::Unmapped(at))
                     if at >= range.end() && at < end =>
                 {

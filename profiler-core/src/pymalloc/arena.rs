@@ -22,7 +22,7 @@ pub(super) struct Totals {
     pub(super) pools_used: u64,
     /// Of those, the ones whose blocks add up.
     pub(super) pools_sound: u64,
-    /// Of those in use, the ones in which a block is being taken or freed.
+    /// The pools in use in which a block is being taken or freed.
     pub(super) pools_in_change: u64,
     /// Pools not in use, never-used ones included.
     pub(super) pools_free: u64,
@@ -99,7 +99,7 @@ impl std::ops::AddAssign for Totals {
     }
 }
 
-/// Times that a pool is read before it counts as damaged: its owner may be at work in it.
+/// How often a pool is read before it counts as damaged: its owner may be changing it.
 const POOL_TRIES: u32 = 3;
 
 /// Walks arenas one after another, with buffers that are reused.
@@ -125,7 +125,7 @@ impl<M: TargetMemory> Walker<M> {
         }
     }
 
-    /// The arena's range and its spans.
+    /// The arena's range and spans.
     pub(super) fn walk(
         &mut self,
         object: &ArenaObject,
@@ -158,7 +158,7 @@ impl<M: TargetMemory> Walker<M> {
         for (&addr, header) in addrs.iter().zip(&headers) {
             let read = header.map(|header| self.pool(addr, &header, object.index));
             match read.unwrap_or(Read::Unreadable) {
-                // A pool with no block in use is free, whatever its header still says.
+                // A pool without a block in use is free, whatever its header says.
                 Read::Free => {
                     totals.pools_free += 1;
                     totals.pools_carved_free += 1;
@@ -232,8 +232,8 @@ impl<M: TargetMemory> Walker<M> {
         Read::Damaged
     }
 
-    /// Reads the bytes of a pool: first as they are, for that they add up says that they are of one moment; then as the
-    /// target stands.
+    /// Reads the bytes of a pool: first without a stop, since consistency shows that they are from
+    /// one moment; later while the target is stopped.
     fn read(&mut self, addr: RemoteAddr, attempt: u32) -> Result<(), ReadError> {
         self.bytes.resize(self.of.pool as usize, 0);
         match attempt {
@@ -269,7 +269,7 @@ impl<M: TargetMemory> Walker<M> {
     }
 }
 
-/// What a pool is.
+/// The state of a pool.
 enum Read {
     Free,
     Used(Pool, Count),

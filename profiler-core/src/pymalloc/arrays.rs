@@ -16,15 +16,15 @@ const OBJECT: u64 = 48;
 const FIRST_ARENAS: u64 = 16;
 /// Arenas that an array is trusted to have at most: 64 GiB in small ones.
 const MAX_ARENAS: u64 = 1 << 18;
-/// Interpreters with their own arenas looked for at most.
+/// The most interpreters with their own arenas that are looked for.
 const MAX_ARRAYS: usize = 256;
 /// Places of states that are tried at most.
 const MAX_STATES: usize = 4096;
 /// Arenas that an array is asked for first.
 const SAMPLES: usize = 8;
-/// Agreeing arenas that an array must show, unless it has fewer in use.
+/// The number of matching arenas that identify an array, unless it has fewer in use.
 const VOTES: usize = 4;
-/// Times that an arena was got, at most, for its count to be trusted.
+/// The largest credible number of arena allocations.
 const MAX_TIMES: u64 = 1 << 48;
 
 /// An `arena_object` that is in use.
@@ -32,13 +32,13 @@ const MAX_TIMES: u64 = 1 << 48;
 pub(super) struct ArenaObject {
     /// Its index in the array.
     pub(super) index: u32,
-    /// Where the arena begins.
+    /// The start of the arena.
     pub(super) address: RemoteAddr,
     /// The next pool never used.
     pub(super) pool_address: RemoteAddr,
     /// Free pools, never-used ones included.
     pub(super) free_pools: u64,
-    /// Pools in all.
+    /// The total number of pools.
     pub(super) total_pools: u64,
 }
 
@@ -56,13 +56,13 @@ pub(super) struct Account {
 /// An array of arenas.
 #[derive(Clone, Debug)]
 pub(super) struct Array {
-    /// Where it is.
+    /// Its address.
     pub(super) base: RemoteAddr,
     /// Its arenas in use.
     pub(super) arenas: Vec<ArenaObject>,
-    /// What its interpreter's state counts, where that was found.
+    /// The counts in its interpreter's state, if that was found.
     pub(super) account: Option<Account>,
-    /// Where the pointer to it is.
+    /// The address of the pointer to it.
     pub(super) place: RemoteAddr,
     /// How far behind a file's data that is.
     behind_file: u64,
@@ -76,13 +76,13 @@ impl Array {
     }
 }
 
-/// The arrays of arenas that the pools belong to, the main interpreter's first. What they explain
-/// is taken out of `candidates`.
+/// The arrays of arenas that the pools belong to, the main interpreter's first. The pools they
+/// explain are removed from `candidates`.
 ///
-/// From 3.12 on, an interpreter's lists of pools (`usedpools`) and the pointer to its array lie in
-/// one structure (`struct _obmalloc_state`), so pools lead to it. Before, the pointer lies in the
-/// writable data of Python (`arenas`), so the words there are tried. One is right when the entries
-/// at the indexes that pools name hold those pools' arenas.
+/// From 3.12 on, an interpreter's lists of pools (`usedpools`) and the pointer to its array are in
+/// one structure (`struct _obmalloc_state`), so pools lead to it. Before that the pointer is in the
+/// writable data of Python (`arenas`), so the words there are tried. A word is the pointer if the
+/// entries at the indices named by pools contain those pools' arenas.
 pub(super) fn arrays<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -91,7 +91,7 @@ pub(super) fn arrays<M: TargetMemory>(
 ) -> Vec<Array> {
     let mut arrays: Vec<Array> = Vec::new();
     by_lists(memory, residency, of, candidates, &mut arrays);
-    // Candidates lie close together, and entries of one array even more so.
+    // Candidates are close together, and entries of one array even more so.
     let memory = PageCache::new(memory);
     for of_python in [true, false] {
         // Without a pool nothing would show which array is right.
@@ -100,7 +100,8 @@ pub(super) fn arrays<M: TargetMemory>(
             false => break,
         };
         let words = || data.iter().flat_map(Words::with_counts);
-        // The right one has the array's length beside it, if compilers did nothing unforeseen.
+        // The right word has the array's length next to it, unless the compiler did something
+        // unexpected.
         let likely = words().filter(|(.., counts)| counts.iter().copied().any(is_length));
         for words in [
             &mut likely.into_iter() as &mut dyn Iterator<Item = _>,
@@ -116,13 +117,13 @@ pub(super) fn arrays<M: TargetMemory>(
     arrays
 }
 
-/// The main interpreter's state is in the data of Python or its `.bss`, the others' in a heap, which may
-/// follow a file's data too.
+/// The main interpreter's state is in Python's data or `.bss`, the others' in a heap, which may
+/// also follow a file's data.
 pub(super) fn in_order(arrays: &mut [Array]) {
     arrays.sort_by_key(|array| array.behind_file);
 }
 
-/// Adds the arrays to which the lists lead that the pools are in.
+/// Adds the arrays found through the lists that the pools are in.
 pub(super) fn by_lists<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -137,8 +138,8 @@ pub(super) fn by_lists<M: TargetMemory>(
     try_all(&memory, residency, of, places, candidates, arrays);
 }
 
-/// The arrays to which the pointers at these places lead, as far as they are still arrays of arenas.
-/// Their pools say so: each names its arena.
+/// The arrays that the pointers at these addresses lead to, as far as they are still arrays of
+/// arenas, which their pools confirm: each pool names its arena.
 pub(super) fn at<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -166,7 +167,8 @@ pub(super) fn at<M: TargetMemory>(
     known.collect()
 }
 
-/// Whether the first pools of arenas are theirs by what the pools say: one at least, and none is another's.
+/// Whether the first pools of arenas confirm that they belong to them: at least one does, and none
+/// belongs to another arena.
 fn are_confirmed<M: TargetMemory>(memory: &M, of: Geometry, arenas: &[ArenaObject]) -> bool {
     let used = arenas.iter().filter_map(|arena| {
         let first = arena.address.align_up(of.pool)?;
@@ -185,7 +187,7 @@ fn are_confirmed<M: TargetMemory>(memory: &M, of: Geometry, arenas: &[ArenaObjec
     !agreeing.is_empty() && others.is_empty()
 }
 
-/// Tries each place where a pointer to an array may be.
+/// Tries each address that may contain a pointer to an array.
 fn try_all<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -202,7 +204,8 @@ fn try_all<M: TargetMemory>(
         let Ok(base) = memory.read_value::<u64>(place).map(RemoteAddr::new) else {
             continue;
         };
-        // Words beside the pointer may point to the array too: its place shows which is right.
+        // Words next to the pointer may also point to the array: the address of the right one has
+        // the length beside it.
         let length = length(memory, place);
         if !may_be_array(residency, base) || !tried.insert((base, length)) {
             continue;
@@ -222,8 +225,8 @@ fn try_all<M: TargetMemory>(
     }
 }
 
-/// Where the words are that may point to an array of arenas: to malloc'd memory, so not into the
-/// pools themselves.
+/// The words that may point to an array of arenas, which is in malloc'd memory and therefore not in
+/// the pools themselves.
 fn pointers(
     residency: &ResidencyMap,
     of: Geometry,
@@ -257,8 +260,9 @@ fn may_be_array(residency: &ResidencyMap, base: RemoteAddr) -> bool {
         })
 }
 
-/// `maxarenas`, which follows the pointer to the array in the source, or precedes it where the
-/// compiler lays out variables backwards; link-time optimisation may put another between.
+/// `maxarenas`, which follows the pointer to the array in the source, or precedes it if the
+/// compiler lays out variables backwards; link-time optimisation may put another variable in
+/// between.
 fn length<M: TargetMemory>(memory: &M, place: RemoteAddr) -> Option<u64> {
     let places = [
         place.checked_add(8),
@@ -278,8 +282,8 @@ fn is_length(count: u32) -> bool {
 }
 
 /// pymalloc's counts, which come some words after the pointer to the array in the source, or before
-/// it where the compiler lays out variables backwards; from 3.8 on `nfp2lasta` is between, if not
-/// for link-time optimisation.
+/// it if the compiler lays out variables backwards. From 3.8 on `nfp2lasta` is in between, unless
+/// link-time optimisation moved it.
 fn account<M: TargetMemory>(memory: &M, of: Geometry, place: RemoteAddr) -> Option<Account> {
     let fingers = (of.arena / of.pool + 1) * 8;
     let word = |at: Option<RemoteAddr>| memory.read_value::<u64>(at?).ok();
@@ -321,8 +325,8 @@ fn try_array<M: TargetMemory>(
         let range = of.range(arena.address)?;
         (range.contains(low) && range.contains(high)).then_some(())
     };
-    // A few first, from all over: most words are not the array. Where forged pools outnumber the
-    // real ones, the array is known by its own shape.
+    // First a few from all over: most words are not the array. If forged pools outnumber the real
+    // ones, the array is recognised by its own shape.
     let step = pools.len().div_ceil(SAMPLES);
     let mut few = pools.iter().step_by(step);
     if !few.any(|(key, ends)| agrees(key, ends).is_some()) && !begins_like_array(memory, of, base) {
@@ -363,7 +367,7 @@ fn begins_like_array<M: TargetMemory>(memory: &M, of: Geometry, base: RemoteAddr
     fits && arenas > 0
 }
 
-/// An arena of this array as it is by now; `None` where it is none any more.
+/// The current state of an arena of this array; `None` if it no longer is one.
 pub(super) fn renewed<M: TargetMemory>(
     memory: &M,
     of: Geometry,
@@ -377,8 +381,8 @@ pub(super) fn renewed<M: TargetMemory>(
     (now.address == then.address).then_some(now)
 }
 
-/// The entry at `index`, when it is an arena in use that makes sense. Arenas from `mmap` begin on a
-/// page; those from malloc anywhere.
+/// The entry at `index`, if it is a plausible arena in use. Arenas from `mmap` begin on a page,
+/// those from malloc anywhere.
 fn object<M: TargetMemory>(
     memory: &M,
     of: Geometry,

@@ -37,7 +37,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// The entry whose words these begin with, when all its functions can be executed.
+    /// The entry that these words begin with, if all its functions are in executable memory.
     fn parse(words: &[u64], residency: &ResidencyMap) -> Option<Self> {
         let &[context, malloc, calloc, realloc, free] = words.first_chunk()?;
         let functions = [malloc, calloc, realloc, free];
@@ -64,7 +64,8 @@ impl Entry {
 /// The table of the debug hooks.
 struct DebugTable {
     at: RemoteAddr,
-    /// Below the hooks of raw, mem and obj; before hooks are set, what the build has by default.
+    /// The allocators below the debug hooks of raw, mem and obj; before hooks are set, the build's
+    /// defaults.
     below: [Entry; 3],
 }
 
@@ -75,7 +76,7 @@ impl DebugTable {
         places.find_map(|(at, word, next)| Self::parse(residency, at, word, next))
     }
 
-    /// The table at this place, if it is one.
+    /// The table at this address, if there is one.
     fn read<M: TargetMemory>(memory: &M, residency: &ResidencyMap, at: RemoteAddr) -> Option<Self> {
         let bytes: [u8; 3 * DEBUG as usize] = memory.read_value(at).ok()?;
         let words = bytes.as_chunks().0.iter().copied().map(u64::from_le_bytes);
@@ -102,7 +103,7 @@ impl DebugTable {
 
 /// Which allocator serves the objects of a Python of this version.
 ///
-/// `memory` must refuse what is not resident (see [`crate::memory::ResidentMemory`]).
+/// `memory` must reject what is not resident (see [`crate::memory::ResidentMemory`]).
 pub fn objects_allocator<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -111,8 +112,8 @@ pub fn objects_allocator<M: TargetMemory>(
     objects_allocator_from(memory, residency, python, &mut Roots::default())
 }
 
-/// The same, beginning from where the tables were found before. Where they are not there any more, all
-/// data are searched, and what is found is noted in `roots`.
+/// The same, but starts where the tables were found before. If they are no longer there, all data
+/// is searched, and what is found is recorded in `roots`.
 pub fn objects_allocator_from<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -149,7 +150,7 @@ pub fn objects_allocator_from<M: TargetMemory>(
     PythonMalloc::Unknown
 }
 
-/// From 3.12 on, the three domains' own entries lie before the debug hooks' table.
+/// From 3.12 on, the three domains' own entries are before the debug hooks' table.
 fn by_table<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -171,9 +172,9 @@ fn by_table<M: TargetMemory>(
 /// Where the tables of a Python were found.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
-    /// That of the debug hooks.
+    /// The debug hooks' table.
     debug: RemoteAddr,
-    /// Up to 3.11: the entries of domains, and what they said.
+    /// Up to 3.11: the entries of domains, and their conclusion.
     entries: Vec<RemoteAddr>,
     serving: Option<PythonMalloc>,
 }
@@ -188,11 +189,11 @@ impl Tables {
     }
 }
 
-/// What entries are looked for up to 3.11, which are variables that lie near the table in an order that is
-/// the compiler's, and what was found of them.
+/// The entries looked for up to 3.11, which are variables near the table in an order chosen by the
+/// compiler, and what was found.
 struct Entries {
     default: [Functions; 3],
-    /// The context of an entry below which are the debug hooks of objects.
+    /// The context of an entry with the debug hooks of objects below it.
     hook: u64,
     of_raw: u32,
     of_objects: u32,
@@ -216,8 +217,8 @@ impl Entries {
         })
     }
 
-    /// Counts an entry, if these words are one that is looked for; whether they are. What serves objects is
-    /// given where it alone says so.
+    /// Counts an entry if these words are one that is looked for; returns whether they are, and the
+    /// allocator of objects if this entry alone determines it.
     fn count(
         &mut self,
         residency: &ResidencyMap,
@@ -236,8 +237,8 @@ impl Entries {
         (is_raw || is_objects, None)
     }
 
-    /// What serves objects, when all are counted. mem and obj are served alike, or raw too; fewer
-    /// entries, and someone has set one of their own.
+    /// The allocator of objects when all entries are counted. mem and obj have the same allocator,
+    /// or raw too; if there are fewer entries, the program has set an allocator of its own.
     fn serving(&self) -> Option<PythonMalloc> {
         let [raw, _, objects] = self.default;
         match (raw == objects, self.of_raw, self.of_objects) {
@@ -248,7 +249,7 @@ impl Entries {
     }
 }
 
-/// Up to 3.11, entries are recognised by what they hold. Notes where they are.
+/// Up to 3.11, entries are recognised by their contents. Records their addresses.
 fn by_search<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -277,7 +278,7 @@ fn by_search<M: TargetMemory>(
     known.serving
 }
 
-/// What the entries say that were found before; `None` unless it is what they said then.
+/// The conclusion from entries found before; `None` unless it is the same as then.
 fn at_entries<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -304,8 +305,8 @@ fn at_entries<M: TargetMemory>(
     serving.filter(|_| serving == known.serving)
 }
 
-/// The functions below all hooks of a domain, and whether debug hooks are among those. `None`
-/// where someone's own allocator ends the way down.
+/// The functions below all hooks of a domain, and whether debug hooks are among these. `None` if a
+/// custom allocator ends the chain.
 fn innermost<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,

@@ -29,20 +29,20 @@ use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 use crate::span::SpanList;
 
-/// What is known of the target before the walk.
+/// What is known about the target before the walk.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Context {
-    /// Python's major and minor version; `None` when the target is no Python process.
+    /// Python's major and minor version; `None` if the target is not a Python process.
     pub python: Option<(u8, u8)>,
-    /// What serves its objects, see [`objects_allocator`]: where that is another allocator, pools
-    /// are looked for by the version alone.
+    /// The allocator of its objects, see [`objects_allocator`]: if it is not pymalloc, pools are
+    /// looked for by the version alone.
     pub serves: PythonMalloc,
 }
 
 /// Why nothing was walked.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
-    /// The target is no Python process.
+    /// The target is not a Python process.
     #[error("the target is not a Python process")]
     NotPython,
     /// No pool was found.
@@ -97,7 +97,7 @@ impl Geometry {
 
 /// Walks all arenas of all interpreters in the target.
 ///
-/// `memory` must refuse what is not resident (see [`crate::memory::ResidentMemory`]).
+/// `memory` must reject what is not resident (see [`crate::memory::ResidentMemory`]).
 ///
 /// # Errors
 /// When there is nothing to walk, and why.
@@ -109,7 +109,7 @@ pub fn walk<M: TargetMemory + Sync>(
     walk_from(memory, residency, context, &mut Roots::default())
 }
 
-/// As [`walk`], beginning from what is known of the places, and noting what is found.
+/// As [`walk`], but starts from known addresses and records those found.
 ///
 /// # Errors
 /// As [`walk`].
@@ -132,7 +132,7 @@ pub fn walk_from<M: TargetMemory + Sync>(
         .flat_map(|(of, array)| array.arenas.iter().map(move |object| (of, object)))
         .collect();
     objects.sort_by_key(|(_, object)| object.address);
-    // Arenas never overlap; entries that claim so are damaged, and the first is walked.
+    // Arenas never overlap. If entries claim that, one is damaged, and the first is walked.
     objects.dedup_by(|(_, next), (_, before)| {
         next.address.get() < before.address.get() + geometry.arena
     });
@@ -157,12 +157,12 @@ pub fn walk_from<M: TargetMemory + Sync>(
         .map(|(id, (array, totals))| totals.report(id as u32, array, geometry))
         .collect();
     heap.checks = checks(&found.arrays, &totals);
-    // Before 3.12 there is one heap, and where its own count says that all its arenas are known, the
-    // rest is other data that looks like pools by chance.
+    // Before 3.12 there is one heap, and if its own count confirms that all its arenas are known,
+    // the rest is other data that looks like pools by chance.
     let counted = |check: &CrossCheck| check.name == ARENA_COUNT && check.holds();
     let complete = python < (3, 12) && heap.checks.iter().any(counted);
     if found.outside > 0 && !complete && memory.epoch() > 0 {
-        // They may be of arenas that are newer than what was read of the arrays.
+        // They may belong to arenas newer than the arrays that were read.
         memory.note_changed(found.outside as u64 * geometry.pool);
     } else if found.outside > 0 && !complete {
         let places = found.outside;
@@ -183,11 +183,11 @@ fn confidence(heap: &HeapSnapshot) -> Confidence {
     }
 }
 
-/// Arenas that are worth a thread of their own.
+/// The number of arenas from which on a separate thread is worthwhile.
 const ARENAS_A_THREAD: usize = 16;
 
-/// Walks the arenas, with the interpreter of each, on several cores: in parts, the totals of each
-/// interpreter beside it.
+/// Walks the arenas, each given with its interpreter, on several cores: returns parts, and the
+/// totals of each interpreter.
 fn walk_arenas<M: TargetMemory + Sync>(
     memory: &M,
     found: &FoundArenas,
@@ -222,14 +222,14 @@ fn walk_arenas<M: TargetMemory + Sync>(
     parallel::each(parts.map(|part| &objects[part]), walk_part)
 }
 
-/// How often an arena is walked, at most, until it was walked as it stood at one moment.
+/// How often an arena is walked again until the walk is from one moment.
 const ARENA_TRIES: u32 = 4;
 
-/// What was found of one arena: what could not be read or is damaged, its totals, its range and its spans.
+/// The result for one arena: unreadable and damaged parts, its totals, its range and its spans.
 type WalkedArena = (HeapSnapshot, arena::Totals, (AddrRange, SpanList));
 
-/// Walks an arena within one moment; `None` where it is none any more, because the target has run since the
-/// arrays were read.
+/// Walks an arena within one moment; `None` if it no longer is one, because the target has run
+/// since the arrays were read.
 fn walk_arena<M: TargetMemory>(
     walker: &mut arena::Walker<&M>,
     memory: &M,
@@ -253,17 +253,19 @@ fn walk_arena<M: TargetMemory>(
     }
 }
 
-/// Whether an arena is gone and its object not yet reset: `insert_to_freepool` unmaps an arena
-/// whose pools are all free before it forgets its address and counts it off (`Objects/obmalloc.c`).
+/// Whether an arena is gone but its object was not reset yet: `insert_to_freepool` unmaps an arena
+/// whose pools are all free before it clears its address and decrements the count
+/// (`Objects/obmalloc.c`).
 fn is_given_back(object: &ArenaObject, residency: &ResidencyMap) -> bool {
     object.free_pools == object.total_pools && residency.mapping_at(object.address).is_none()
 }
 
-/// Distinguishes what a thread was stopped in the midst of from damage.
+/// Distinguishes half-finished operations of stopped threads from damage.
 ///
-/// Whoever allocates holds the interpreter's lock, so one step of one thread may be half done in each
-/// interpreter: a block being taken or freed, a pool that `nfreepools` counts no more or not yet, an
-/// arena being given back. Several are damage, unless the target has run in between, `ran` times.
+/// A thread that allocates holds the interpreter's lock, so in each interpreter one step of one
+/// thread may be half finished: a block being taken or freed, a pool that `nfreepools` no longer
+/// counts or does not count yet, an arena being returned. Several are damage, unless the target has
+/// run in between, `ran` times.
 fn judge_in_change(totals: &mut [arena::Totals], heap: &mut HeapSnapshot, ran: u64) {
     let mut damaged = 0;
     for of in totals {

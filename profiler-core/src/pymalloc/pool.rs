@@ -2,11 +2,11 @@
 
 use crate::addr::RemoteAddr;
 
-/// Bytes of a pool's header, blocks begin after it (`POOL_OVERHEAD`).
+/// Bytes of a pool's header; blocks begin after it (`POOL_OVERHEAD`).
 pub(super) const HEADER: u64 = 48;
 /// The largest block, in bytes (`SMALL_REQUEST_THRESHOLD`).
 const LARGEST_BLOCK: u64 = 512;
-/// Where a pool's links are in its header.
+/// The offset of a pool's links in its header.
 const LINKS_AT: u64 = 16;
 /// Bytes of a list's two links in `usedpools`.
 const LINK_PAIR: u64 = 16;
@@ -14,17 +14,17 @@ const LINK_PAIR: u64 = 16;
 /// A pool's header that makes sense (`struct pool_header`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Pool {
-    /// Where the pool is.
+    /// The pool's address.
     pub(super) addr: RemoteAddr,
     /// Blocks in the program's hands.
     pub(super) count: u64,
     /// First of the freed blocks, as an offset into the pool; 0 when there is none.
     pub(super) first_free: u64,
-    /// Index of its arena.
+    /// The index of its arena.
     pub(super) arena: u32,
     /// Bytes of each block.
     pub(super) block: u64,
-    /// Where the next block would be carved, as an offset.
+    /// The offset at which the next block would be carved.
     pub(super) next_offset: u64,
     /// Its size class, from 0.
     class: u64,
@@ -50,7 +50,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Pool {
-    /// Reads the header of a pool in use. `None` where it is none: the geometry is recognised by
+    /// Reads the header of a pool in use. `None` if it is not one: the geometry is recognised by
     /// `maxnextoffset == pool size - block size`.
     pub(super) fn parse(
         addr: RemoteAddr,
@@ -100,10 +100,11 @@ impl Pool {
         (self.size - HEADER) / self.block
     }
 
-    /// Where `usedpools` would begin if a link leads to the head of the list and not to a pool.
+    /// The start of `usedpools` if a link leads to the head of the list and not to a pool.
     ///
-    /// A list's head is no pool: its address is that of the pair of links in `usedpools` less the
-    /// bytes of a pool's header before its own links, so that both have the links in one place.
+    /// A list's head is not a pool: its address is that of the pair of links in `usedpools` minus
+    /// the bytes that precede the links in a pool's header, so that links are at the same offset in
+    /// both.
     pub(super) fn list_heads(&self) -> [Option<RemoteAddr>; 2] {
         self.links.map(|link| {
             let before = LINK_PAIR * self.class;
@@ -118,8 +119,8 @@ impl Pool {
         LARGEST_BLOCK / alignment * LINK_PAIR
     }
 
-    /// Whether a thread was stopped while it carved the next block: `pymalloc_pool_extend` makes it
-    /// the first free one before it counts it among those carved.
+    /// Whether a thread was stopped while carving the next block: `pymalloc_pool_extend` makes it
+    /// the first free block before counting it as carved.
     fn is_being_carved(&self) -> bool {
         self.first_free == self.next_offset && self.next_offset + self.block <= self.size
     }
@@ -130,8 +131,8 @@ impl Pool {
             && (offset - HEADER).is_multiple_of(self.block)
     }
 
-    /// Which blocks are in the program's hands, from the pool's bytes: one bool a block. `None`
-    /// when the list of freed blocks leads astray, or the header counts other blocks than it.
+    /// Which blocks are in use by the program, from the pool's bytes: one bool per block. `None` if
+    /// the list of freed blocks is invalid, or the header's count differs.
     pub(super) fn live(&self, bytes: &[u8], live: &mut Vec<bool>) -> Option<Count> {
         let capacity = self.capacity();
         let carved = (self.next_offset - HEADER) / self.block;
@@ -171,8 +172,8 @@ impl Pool {
 pub(super) enum Count {
     /// They make up all blocks carved.
     Agrees,
-    /// They are as a thread leaves them that is stopped in between: `pymalloc_alloc` and
-    /// `pymalloc_free` change the count (`ref.count`) and the list (`freeblock`) one after the
-    /// other, so that they differ by one block, and carving takes two steps, too.
+    /// The state left by a thread that was stopped in between: `pymalloc_alloc` and `pymalloc_free`
+    /// change the count (`ref.count`) and the list (`freeblock`) one after the other, so that they
+    /// differ by one block; carving also takes two steps.
     InChange,
 }

@@ -9,8 +9,8 @@ use crate::pymalloc::{ARENA_SIZES, Geometry, NotWalked};
 use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
-/// Where pymalloc's structures lie, as far as that was found before: the same places are looked at first.
-/// What does not prove to be there any more is looked for anew.
+/// Addresses of pymalloc's structures, as far as they were found before: these are tried first. A
+/// structure that is not verified there is searched for again.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
     pub(super) tables: Root<Tables>,
@@ -18,7 +18,7 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Whether all of it was found.
+    /// Whether all were found.
     pub fn are_known(&self) -> bool {
         matches!(
             (&self.tables, &self.arenas),
@@ -27,15 +27,15 @@ impl Roots {
     }
 }
 
-/// Where something is.
+/// The known location of something.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Root<T> {
-    /// Not looked for yet.
+    /// Not searched for yet.
     #[default]
     Unknown,
-    /// There it was.
+    /// It was found here.
     Known(T),
-    /// It was looked for a moment ago, and nowhere.
+    /// It was searched for a moment ago and not found.
     Nowhere,
 }
 
@@ -46,7 +46,7 @@ impl<T> From<Option<T>> for Root<T> {
 }
 
 impl<T> Root<T> {
-    /// Where it was, to be looked at again.
+    /// Its previous location, to be checked again.
     pub(super) fn take(&mut self) -> Option<T> {
         match std::mem::take(self) {
             Self::Known(place) => Some(place),
@@ -64,7 +64,7 @@ impl<T> Root<T> {
 struct KnownArenas {
     geometry: Geometry,
     place: Where,
-    /// Where the pointers to the arrays of arenas are, the main interpreter's first.
+    /// The addresses of the pointers to the arrays of arenas, the main interpreter's first.
     pointers: Vec<RemoteAddr>,
 }
 
@@ -78,8 +78,8 @@ pub(super) struct FoundArenas {
     pub(super) outside: usize,
 }
 
-/// Finds where everything is, for a walk that comes right after: what is nowhere is not looked for again
-/// then, unless it is to be expected. Gives what serves Python's objects.
+/// Finds all locations for a walk that follows immediately: what is not found is not searched for
+/// again then, unless it should exist. Returns the allocator of Python's objects.
 pub fn find_roots<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -92,7 +92,7 @@ pub fn find_roots<M: TargetMemory>(
     };
     let serves = objects_allocator_from(memory, residency, python, roots);
     let arenas = find_from(memory, residency, python, serves, roots);
-    // A search that was given up says nothing of where they are.
+    // A search that was given up says nothing about where they are.
     if memory.is_out_of_time() {
         return serves;
     }
@@ -105,7 +105,7 @@ pub fn find_roots<M: TargetMemory>(
     serves
 }
 
-/// Finds the arenas where they were before, or else wherever they are, and notes where.
+/// Finds the arenas at their previous locations, or else wherever they are, and records these.
 pub(super) fn find_from<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -139,7 +139,8 @@ fn known_arenas<M: TargetMemory>(
 ) -> Option<FoundArenas> {
     let (geometry, place) = (known.geometry, known.place);
     let mut arrays = arrays::at(memory, residency, geometry, &known.pointers);
-    // Before 3.12 there is one heap; later an interpreter may have begun that has its own.
+    // Before 3.12 there is one heap; later a new interpreter with a heap of its own may have
+    // started.
     let counts_all = |array: &Array| {
         let count = array.account.map(|account| account.current);
         count == Some(array.arenas.len() as u64)
@@ -213,7 +214,7 @@ fn arenas<M: TargetMemory>(
     place: Where,
     mut candidates: FoundPools,
 ) -> Option<FoundArenas> {
-    // One array of arenas for each interpreter that has its own (3.12 on), most have one.
+    // One array of arenas per interpreter that has its own (from 3.12 on); most processes have one.
     let arrays = arrays::arrays(memory, residency, geometry, &mut candidates);
     (!arrays.is_empty()).then_some(FoundArenas {
         geometry,

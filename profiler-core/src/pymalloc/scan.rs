@@ -13,13 +13,13 @@ const BATCH: usize = 4096;
 const STRETCH: u64 = 256 << 10;
 /// Places of allocator states that are kept at most.
 const MAX_STATES: usize = 1 << 16;
-/// Sizes of pools that are looked for, in bytes.
+/// The pool sizes looked for, in bytes.
 const POOL_SIZES: [u64; 5] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
 
 /// Where pools may be looked for.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Where {
-    /// Anonymous mappings, where arenas come from unless an embedder decides otherwise.
+    /// Anonymous mappings, where arenas are unless an embedder decides otherwise.
     Mapped,
     /// The brk area: arenas from malloc.
     Brk,
@@ -36,14 +36,15 @@ impl Where {
     }
 }
 
-/// What looks like pools in use. Pages of other data may be among them; whoever looks for the
-/// arenas leaves those out.
+/// What looks like pools in use. Pages of other data may be among them; the search for arenas
+/// leaves those out.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FoundPools {
-    /// The lowest and the highest pool by arena index and stretch of memory: an index that two
-    /// interpreters use is distinguished by where the pools are.
+    /// The lowest and the highest pool by arena index and area of memory: an index used by two
+    /// interpreters is distinguished by the pools' locations.
     pub(super) pools: BTreeMap<(u32, u64), (RemoteAddr, RemoteAddr)>,
-    /// Where the pools' lists have their heads (`usedpools`), with the number of pools that say so.
+    /// Addresses of the heads of the pools' lists (`usedpools`), with the number of pools that lead
+    /// to each.
     states: BTreeMap<RemoteAddr, u32>,
 }
 
@@ -60,7 +61,7 @@ impl FoundPools {
         }
     }
 
-    /// Forgets the pools that lie in one of these ranges, which ascend and do not overlap.
+    /// Removes the pools in one of these ranges, which ascend and do not overlap.
     pub(super) fn forget(&mut self, arenas: &[AddrRange]) {
         let known = |addr: RemoteAddr| {
             let after = arenas.partition_point(|arena| arena.end() <= addr);
@@ -70,7 +71,7 @@ impl FoundPools {
             .retain(|_, (low, high)| !(known(*low) && known(*high)));
     }
 
-    /// Where the heads of lists lie, those that most pools name first.
+    /// Addresses of the lists' heads, those named by most pools first.
     pub(super) fn states(&self) -> Vec<RemoteAddr> {
         let mut states: Vec<_> = self.states.iter().collect();
         states.sort_by_key(|&(_, &votes)| std::cmp::Reverse(votes));
@@ -78,8 +79,8 @@ impl FoundPools {
     }
 }
 
-/// Looks at every place in resident memory where a pool of this size may begin, but for those in
-/// `known`, which ascend and do not overlap.
+/// Checks every address in resident memory where a pool of this size may begin, except in `known`,
+/// which ascend and do not overlap.
 pub(super) fn pools<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -102,7 +103,7 @@ pub(super) fn pools<M: TargetMemory>(
     candidates
 }
 
-/// The sizes that pools may have by their headers, the one of most pools first.
+/// The possible pool sizes according to headers, that of most pools first.
 pub(super) fn pool_sizes<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -126,7 +127,7 @@ pub(super) fn pool_sizes<M: TargetMemory>(
     voted.map(|&(_, size)| size).collect()
 }
 
-/// Every multiple of `step` in resident memory, but for what is known.
+/// Every multiple of `step` in resident memory, except what is known.
 struct Places<'a> {
     residency: &'a ResidencyMap,
     place: Where,
@@ -135,7 +136,7 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// Gives what is at each of them.
+    /// Yields the bytes at each of them.
     fn headers<M: TargetMemory>(
         &self,
         memory: &M,

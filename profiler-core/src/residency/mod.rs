@@ -15,7 +15,7 @@ pub struct PageRun {
     pub state: PageState,
 }
 
-/// What a mapping is, as `/proc/PID/maps` names it.
+/// The kind of a mapping, as named in `/proc/PID/maps`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum MappingKind {
     /// `[heap]`: the brk area.
@@ -39,7 +39,7 @@ pub enum MappingKind {
 pub struct Mapping {
     /// Its addresses.
     pub range: AddrRange,
-    /// What it is.
+    /// Its kind.
     pub kind: MappingKind,
     /// Readable.
     pub read: bool,
@@ -49,18 +49,19 @@ pub struct Mapping {
     pub execute: bool,
     /// Shared (`s`) rather than private (`p`).
     pub shared: bool,
-    /// Of a file that lies in memory (tmpfs): its pages are shared memory.
+    /// Whether its file is in memory (tmpfs): then its pages are shared memory.
     pub is_tmpfs: bool,
     /// Offset into the file, in bytes.
     pub offset: u64,
     /// Inode, 0 when there is none.
     pub inode: u64,
-    /// Device that the inode is of: its major number in the upper half, its minor one in the lower.
+    /// The device of the inode: its major number in the upper half, its minor number in the lower.
     pub device: u64,
 }
 
 impl Mapping {
-    /// A private mapping that can be read and written, from the beginning of its file if it is of one.
+    /// A private mapping that can be read and written, from the beginning of its file if it has
+    /// one.
     pub const fn private(range: AddrRange, kind: MappingKind) -> Self {
         Self {
             range,
@@ -79,7 +80,7 @@ impl Mapping {
 
 /// All mappings of a target and the state of their pages.
 ///
-/// Runs are kept only for pages that are not [`PageState::ABSENT`], so that a vast sparse mapping
+/// Runs are kept only for pages that are not [`PageState::ABSENT`], so that a large sparse mapping
 /// costs nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResidencyMap {
@@ -120,13 +121,13 @@ impl ResidencyMap {
         }
     }
 
-    /// The same, with the states of pages read from there.
+    /// The same, with page states read from this source.
     #[must_use]
     pub fn of_account(self, account: PageAccount) -> Self {
         Self { account, ..self }
     }
 
-    /// The same, of a kernel whose pages have this size.
+    /// The same, for a kernel with this page size.
     #[must_use]
     pub fn of_pages(self, page_size: PageSize) -> Self {
         Self { page_size, ..self }
@@ -137,7 +138,7 @@ impl ResidencyMap {
         self.page_size
     }
 
-    /// The same, of a program for that machine.
+    /// The same, for a program for that machine.
     #[must_use]
     pub fn of_machine(self, machine: Machine) -> Self {
         Self { machine, ..self }
@@ -148,7 +149,7 @@ impl ResidencyMap {
         self.machine
     }
 
-    /// What the states of its pages were read from.
+    /// The source of the page states.
     pub const fn account(&self) -> PageAccount {
         self.account
     }
@@ -190,7 +191,7 @@ impl ResidencyMap {
         self.mappings.get(i).filter(|m| m.range.contains(addr))
     }
 
-    /// The run that holds `addr`, absent pages included and cut at the mapping's end; `None` where
+    /// The run that contains `addr`, including absent pages and cut at the mapping's end; `None` if
     /// nothing is mapped.
     pub fn run_at(&self, addr: RemoteAddr) -> Option<PageRun> {
         let mapping = self.mapping_at(addr)?;
@@ -213,7 +214,7 @@ impl ResidencyMap {
         }
     }
 
-    /// The runs that are not absent inside `range`, cut to it.
+    /// The runs inside `range` that are not absent, cut to it.
     pub fn runs_in(&self, range: AddrRange) -> impl Iterator<Item = PageRun> + '_ {
         let first = self
             .runs
@@ -259,8 +260,8 @@ impl ResidencyMap {
         runs.map(|run| run.range.len()).sum()
     }
 
-    /// Marks the pages of these ranges, ascending and of whole pages, as [blank](PageState::BLANK)
-    /// where they are present.
+    /// Marks the present pages of these ranges as [blank](PageState::BLANK). The ranges ascend and
+    /// consist of whole pages.
     pub fn mark_blank(&mut self, ranges: &[AddrRange]) {
         let mut all = Self::default();
         let mut ranges = ranges.iter().peekable();
@@ -297,7 +298,7 @@ impl ResidencyMap {
         self.runs = all.runs;
     }
 
-    /// Marks the mapping that holds `stack_pointer` as a thread's stack when it is anonymous.
+    /// Marks the mapping that contains `stack_pointer` as a thread's stack if it is anonymous.
     pub fn mark_stack(&mut self, stack_pointer: RemoteAddr) {
         let i = self
             .mappings

@@ -1,6 +1,6 @@
 //! What the kernel says of one page, and whether it was ever written to.
 
-/// What the kernel says of a page, as bits.
+/// The kernel's state of a page, as bits.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
 pub struct PageState(u8);
 
@@ -11,8 +11,9 @@ impl PageState {
     pub const PRESENT: Self = Self(1);
     /// In swap (bit 62).
     pub const SWAPPED: Self = Self(2);
-    /// The kernel's shared zero page, small or huge: present to the page table, not counted in RSS. With
-    /// [`Self::SHARED`] it is that or a page of a relative's: the kernel did not show which.
+    /// The kernel's shared zero page, small or huge: present in the page table, not counted in RSS.
+    /// With [`Self::SHARED`] it is either that or a page shared with a relative: the kernel did not
+    /// show which.
     pub const ZERO: Self = Self(4);
     /// Part of a transparent or explicit huge page.
     pub const HUGE: Self = Self(8);
@@ -22,8 +23,8 @@ impl PageState {
     pub const SHARED: Self = Self(32);
     /// In memory and yet no part of RSS: explicit huge pages (hugetlb) and memory of devices.
     pub const UNCOUNTED: Self = Self(64);
-    /// Part of a huge page, in memory, and nothing but zeros: most likely the program never wrote it,
-    /// and it is resident because the huge page is. Only pages of live blocks are looked at.
+    /// Part of a huge page, in memory, and all zeros: most likely the program never wrote it, and
+    /// it is resident because the huge page is. Only pages of live blocks are checked.
     pub const BLANK: Self = Self(128);
 
     /// Both sets of bits.
@@ -37,7 +38,7 @@ impl PageState {
         self.0
     }
 
-    /// The state of these bits; those that have no meaning are left out.
+    /// The state with these bits; unknown bits are dropped.
     pub const fn from_bits(bits: u8) -> Self {
         let known = Self::PRESENT.0
             | Self::SWAPPED.0
@@ -69,7 +70,7 @@ impl PageState {
         self.has(Self::SWAPPED)
     }
 
-    /// Whether there is data of the process on it: it is resident, or in swap.
+    /// Whether it contains data of the process: it is resident, or in swap.
     pub const fn has_data(self) -> bool {
         self.is_resident() || self.is_swapped()
     }
@@ -105,7 +106,8 @@ impl PageState {
     }
 }
 
-/// Whether a program has written to a page since it was mapped, or since the program last gave it back.
+/// Whether a program has written to a page since it was mapped, or since the program last returned
+/// it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Written {
     /// There is memory or swap for it.
@@ -116,14 +118,14 @@ pub enum Written {
     Unknown,
 }
 
-/// What the states of pages were read from.
+/// The source of page states.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum PageAccount {
     /// The page tables of a process.
     #[default]
     PageTables,
-    /// A core file, which has none. A hole in it may have been a page of zeros, and a page of zeros in it may never
-    /// have been touched.
+    /// A core file, which has no page tables. A hole in it may have been a page of zeros, and a
+    /// page of zeros in it may never have been touched.
     Core,
 }
 
@@ -133,9 +135,10 @@ impl PageAccount {
         match self {
             Self::Core => Written::Unknown,
             Self::PageTables if state.has_data() => Written::Yes,
-            // An explicit huge page is memory from the first look at it, though no part of RSS.
+            // An explicit huge page takes memory from the first access, though it is not part of
+            // RSS.
             Self::PageTables if state.is_uncounted() && state.is_huge() => Written::Yes,
-            // Of a device, or one of which the kernel did not show what it is.
+            // A device's page, or a page whose kind the kernel did not show.
             Self::PageTables if state.is_uncounted() => Written::Unknown,
             Self::PageTables if state.is_zero() && state.is_shared() => Written::Unknown,
             Self::PageTables => Written::Never,
@@ -146,9 +149,9 @@ impl PageAccount {
 /// Bytes that were never written to, added up page by page.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct NeverWritten {
-    /// Those of which that is known.
+    /// Bytes known never to have been written to.
     pub bytes: u64,
-    /// Those of which it is not known.
+    /// Bytes for which it is unknown.
     pub unknown_bytes: u64,
 }
 
@@ -162,7 +165,7 @@ impl NeverWritten {
         }
     }
 
-    /// Adds what another sum has.
+    /// Adds another sum.
     pub const fn merge(&mut self, other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.unknown_bytes = self.unknown_bytes.saturating_add(other.unknown_bytes);
@@ -177,7 +180,7 @@ impl NeverWritten {
         }
     }
 
-    /// The bytes; `None` where of any it is not known.
+    /// The bytes; `None` if any are unknown.
     pub fn known(self) -> Option<u64> {
         (self.unknown_bytes == 0).then_some(self.bytes)
     }

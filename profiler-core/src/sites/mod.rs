@@ -22,12 +22,12 @@ pub use self::rows::{Direction, SiteRow, StackStep};
 pub use self::table::{Allocation, SiteTable};
 pub use self::walk::{Found, Lookup};
 
-/// What a function is written in.
+/// The language of a function.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub enum Language {
     /// Python.
     Python,
-    /// What is compiled to the processor's instructions: C, C++, Rust and others.
+    /// Compiled to machine code: C, C++, Rust and others.
     Native,
 }
 
@@ -44,15 +44,16 @@ impl Language {
     }
 }
 
-/// A function of a stack, and where in it the thread was. Names are cleaned of what is harmful to show.
+/// A function in a stack, and the thread's position in it. Names are cleaned of characters that are
+/// harmful to show.
 #[derive(Clone, Debug, Eq, PartialEq, Hash)]
 pub struct Frame {
-    /// What it is written in.
+    /// Its language.
     pub language: Language,
-    /// Its name, from Python 3.11 on with the classes and functions that it is in. That of a native one which no symbol
-    /// names is the name of its file, and where in it the code is.
+    /// Its name, from Python 3.11 on including enclosing classes and functions. For a native
+    /// function without a symbol, the name of its file and the offset of the code in it.
     pub function: Arc<str>,
-    /// The file that it is written in, or whose code it is; empty when not known.
+    /// The file that contains its source or its code; empty if unknown.
     pub file: Arc<str>,
     /// The number of the line, the first being 1.
     pub line: Option<u32>,
@@ -75,27 +76,27 @@ impl Frame {
 pub struct Estimate {
     /// The sum.
     pub value: f64,
-    /// The variance of it.
+    /// Its variance.
     pub variance: f64,
 }
 
 impl Estimate {
-    /// Its standard error: of three such sums two are no further than this from the truth.
+    /// Its standard error: about two of three such sums are within this distance of the true value.
     pub fn error(&self) -> f64 {
         self.variance.max(0.0).sqrt()
     }
 
-    /// It as a whole number.
+    /// Its value as an integer.
     pub fn rounded(&self) -> u64 {
         self.value.max(0.0).round() as u64
     }
 
-    /// Its error as a whole number.
+    /// Its error as an integer.
     pub fn rounded_error(&self) -> u64 {
         self.error().round() as u64
     }
 
-    /// What one allocation adds that was sampled with the probability `p`.
+    /// The contribution of one allocation sampled with the probability `p`.
     fn of_one(amount: f64, p: f64) -> Self {
         Self {
             value: amount / p,
@@ -114,15 +115,16 @@ impl Estimate {
     }
 }
 
-/// Ages of blocks are told apart by these, in seconds; older ones are one more kind.
+/// The bounds, in seconds, of the ages of blocks that are distinguished; older blocks form one more
+/// class.
 pub const AGES: [u64; 5] = [1, 10, 60, 600, 3600];
 
-/// What holds for the native functions of all stacks.
+/// Sampling figures for the native functions of all stacks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NativeSampling {
-    /// Samples of which the top of the native stack was copied.
+    /// Samples with a copy of the top of the native stack.
     pub copied: u64,
-    /// Samples of which it was not, as the ring buffer had no room or the stack could not be read.
+    /// Samples without one, because the ring buffer was full or the stack was unreadable.
     pub not_copied: u64,
     /// Processor time that fragscope took to find the functions, in ns: not the target's.
     pub unwinding_ns: u64,
@@ -130,23 +132,24 @@ pub struct NativeSampling {
     pub unread_files: Vec<String>,
 }
 
-/// What a walk found of the blocks of a site.
+/// What a walk found of a site's blocks.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct AtWalk {
-    /// Bytes of blocks that were allocated in the windows before the walk and are live in it, and were not
-    /// seen being freed until they were looked up.
+    /// Bytes of blocks that were allocated in the windows before the walk, are live in it, and were
+    /// not seen being freed before they were looked up.
     pub bytes: Estimate,
     /// How many those are.
     pub blocks: Estimate,
-    /// Free bytes on resident pages that those blocks lie on, too: of each page a block has an even share
-    /// among all live blocks there.
+    /// Free bytes on the resident pages of those blocks: each block gets an even share among all
+    /// live blocks of a page.
     pub pinned_free_bytes: Estimate,
-    /// Of the bytes those of blocks that were no older than each of [`AGES`], and older than the one
-    /// before; then those that were older.
+    /// The bytes by age: of blocks up to each of [`AGES`] and older than the previous one, then of
+    /// older blocks.
     pub by_age: [f64; AGES.len() + 1],
 }
 
-/// How the target's memory grew at a site, as the kernel was asked for it since the probes were first armed.
+/// Growth of the target's memory at a site, by its requests to the kernel since the probes were
+/// first armed.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct SiteGrowth {
     /// Calls and page faults that were sampled.
@@ -177,10 +180,10 @@ impl SiteGrowth {
     }
 }
 
-/// What holds for the growth of all sites.
+/// Sampling figures for the growth of all sites.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct GrowthSampling {
-    /// For how long it was watched, in ns.
+    /// How long growth was watched, in ns.
     pub watched_ns: u64,
     /// Mean bytes between two points of the sample at the last look.
     pub mean_bytes: u64,
@@ -190,13 +193,13 @@ pub struct GrowthSampling {
     pub returned_bytes: u64,
     /// Bytes of pages that were touched first.
     pub touched_bytes: u64,
-    /// What of it could not be watched, and why.
+    /// What could not be watched, and why.
     pub missing: Vec<String>,
     /// Whether some of that would have been watched with a larger budget for probes.
     pub is_over_budget: bool,
 }
 
-/// What is known of a site, or of several together.
+/// Figures of a site, or sums over several.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct SiteFigures {
     /// Allocations that were sampled.
@@ -209,16 +212,17 @@ pub struct SiteFigures {
     pub live_bytes: Estimate,
     /// How many those are.
     pub live_blocks: Estimate,
-    /// What the last walk found; nothing where [`Sites::walk`] is `None`.
+    /// What the last walk found; empty if [`Sites::walk`] is `None`.
     pub at_walk: AtWalk,
-    /// Allocations that were sampled before the last walk: where there are none, it says nothing of the site.
+    /// Allocations sampled before the last walk: if there are none, the walk says nothing about the
+    /// site.
     pub samples_before_walk: u64,
-    /// How memory grew there; nothing where [`Sites::growth`] is `None`.
+    /// Growth of memory there; empty if [`Sites::growth`] is `None`.
     pub growth: SiteGrowth,
 }
 
 impl SiteFigures {
-    /// Adds those of another site.
+    /// Adds another site's figures.
     pub fn add(&mut self, other: &Self) {
         self.samples = self.samples.saturating_add(other.samples);
         self.bytes.add(other.bytes);
@@ -232,73 +236,74 @@ impl SiteFigures {
     }
 }
 
-/// What was allocated at one place.
+/// Allocations at one place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Site {
     /// Its stack: indices into [`Sites::frames`], the innermost function first.
     pub stack: Arc<[u32]>,
     /// Why the stack ends where it does.
     pub end: StackEnd,
-    /// What is known of it.
+    /// Its figures.
     pub figures: SiteFigures,
 }
 
-/// The walk that sampled blocks were looked up in.
+/// The walk in which sampled blocks were looked up.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct SitesWalk {
-    /// When it was, in ns since 1970-01-01 UTC.
+    /// Its time, in ns since 1970-01-01 UTC.
     pub taken_at_ns: u64,
     /// Sampled blocks that were not seen being freed before it.
     pub looked_up: u64,
     /// Of those the ones that are live blocks of their size.
     pub found: u64,
-    /// Of those the ones that lie where nothing could be read, which are in no sum.
+    /// Those of them in unreadable memory, which are in no sum.
     pub unreadable: u64,
 }
 
-/// What glibc's mmap threshold has grown to by itself, and who raised it.
+/// The value that glibc's mmap threshold has adapted to, and what raised it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MmapThreshold {
     /// The threshold at the last walk.
     pub bytes: u64,
-    /// The stack of the sampled block that was the first of just this size to be freed, and why that stack
-    /// ends; `None` where none was seen.
+    /// The stack of the first sampled block of exactly this size that was freed, and why that stack
+    /// ends; `None` if none was seen.
     pub raised_by: Option<(Arc<[u32]>, StackEnd)>,
 }
 
-/// Where allocations come from, as far as the probes were armed.
+/// The origins of allocations, as far as the probes were armed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sites {
     /// All of them, the most bytes first.
     pub sites: Vec<Site>,
-    /// Every function with its line that is in a stack.
+    /// Every function and line that is in a stack.
     pub frames: Vec<Frame>,
     /// Allocations that were sampled.
     pub samples: u64,
-    /// Sampled allocations for which the ring buffer had no room: missing in all sums.
+    /// Sampled allocations lost because the ring buffer was full: missing in all sums.
     pub samples_lost: u64,
     /// Mean bytes between two points of the sample at the last look.
     pub mean_bytes: u64,
     /// Wall time that taking samples took from the target, in ns.
     pub sampling_ns: u64,
-    /// Time in which allocations were seen, in ns.
+    /// Time during which allocations were seen, in ns.
     pub armed_ns: u64,
     /// Bytes of all allocations that were seen, counted rather than estimated.
     pub counted_bytes: u64,
-    /// Whether every free since the first window was seen, so that what is not freed lives: there was
-    /// one window without a gap, and no event was lost.
+    /// Whether every free since the first window was seen, so that everything not freed is live:
+    /// there was one window without a gap, and no event was lost.
     pub frees_complete: bool,
     /// Samples whose stack is not kept apart, because there are too many different ones.
     pub stacks_left_out: u64,
     /// Why there are no stacks, if there are none.
     pub no_stacks: Option<String>,
-    /// The walk that the sampled blocks were looked up in, if there was one since the first was sampled.
+    /// The walk in which the sampled blocks were looked up, if there was one since the first was
+    /// sampled.
     pub walk: Option<SitesWalk>,
-    /// The mmap threshold at that walk, where it has grown.
+    /// The mmap threshold at that walk, if it has adapted.
     pub mmap_threshold: Option<MmapThreshold>,
-    /// Growth of the target's memory; `None` where it was not watched.
+    /// Growth of the target's memory; `None` if it was not watched.
     pub growth: Option<GrowthSampling>,
-    /// What holds for native functions; `None` where stacks have none.
+    /// Sampling figures for native functions; `None` if stacks have none.
     pub native: Option<NativeSampling>,
 }
 
@@ -308,13 +313,13 @@ impl Sites {
         self.frames_of(&site.stack)
     }
 
-    /// The frames of a stack in its order.
+    /// The frames of a stack, in its order.
     pub fn frames_of<'s>(&'s self, stack: &'s [u32]) -> impl DoubleEndedIterator<Item = &'s Frame> {
         let numbers = stack.iter();
         numbers.filter_map(|number| self.frames.get(*number as usize))
     }
 
-    /// The figures of all sites together.
+    /// The sums over all sites.
     pub fn total(&self) -> SiteFigures {
         let mut total = SiteFigures::default();
         self.sites.iter().for_each(|site| total.add(&site.figures));
@@ -332,7 +337,7 @@ impl Sites {
     }
 }
 
-/// Why a stack ends where it does, in files and for people; `None` for a whole one.
+/// Why a stack ends where it does, in files and for people; `None` for a complete one.
 pub const fn end_name(end: StackEnd) -> Option<&'static str> {
     match end {
         StackEnd::Whole => None,

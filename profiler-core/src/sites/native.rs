@@ -9,53 +9,54 @@ use std::sync::Arc;
 
 use super::{Frame, Language};
 
-/// What a native function is to a stack.
+/// The role of a native function in a stack.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub enum NativeRole {
-    /// It is one of the program's, or of a library's.
+    /// Any other function of the program or of a library.
     Other,
-    /// It allocates for whoever calls it: malloc, `operator new`, Python's ways to malloc.
+    /// It allocates for its caller: malloc, `operator new`, Python's functions that lead to malloc.
     Allocates,
     /// It runs Python functions.
     RunsPython,
-    /// It calls that which runs Python functions.
+    /// It calls the function that runs Python functions.
     CallsPython,
 }
 
 /// A native function of a stack.
 #[derive(Clone, Debug, Eq, PartialEq, Hash)]
 pub struct NativeFrame {
-    /// As it is shown.
+    /// The frame as it is shown.
     pub frame: Frame,
-    /// What it is.
+    /// Its role.
     pub role: NativeRole,
-    /// Whether its name is known, rather than its place alone.
+    /// Whether its name is known, and not only its address.
     pub is_named: bool,
 }
 
 /// Why the native functions of a stack end where they do.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub enum NativeEnd {
-    /// At the outermost one, or at one that runs Python functions.
+    /// At the outermost function, or at one that runs Python functions.
     Whole,
-    /// The stack goes on beyond what was copied of it.
+    /// The stack continues beyond the copied part.
     Cut,
-    /// The code is in no mapped file: it was made while the program ran.
+    /// The code is in no mapped file: it was generated at run time.
     NoFile,
-    /// A function whose return is probed was called there: the kernel has put an address of its own in the place of the
-    /// caller's.
+    /// A function whose return is probed was called there: the kernel has replaced the return
+    /// address with one of its own.
     ProbedReturn,
-    /// Other code was there by the time that it was looked at.
+    /// Other code was there by the time it was examined.
     Replaced,
     /// The file of the code is being read.
     BeingRead,
-    /// A handler of a signal was called there, and the file does not say how the function that it interrupted is found.
+    /// A signal handler was called there, and the file does not say how to find the function that
+    /// it interrupted.
     Signal,
     /// The file of the code cannot be read, or is another one by now.
     UnreadFile,
-    /// The file says nothing of how its callers are found at this place.
+    /// The file does not say how to find callers at this place.
     NoTable,
-    /// What the file or the stack says leads nowhere.
+    /// The data in the file or the stack is invalid.
     Damaged,
     /// The ring buffer had no room for the copy.
     NoRoom,
@@ -64,7 +65,7 @@ pub enum NativeEnd {
 }
 
 impl NativeEnd {
-    /// What stands for the functions that are missing; `None` where none are.
+    /// The label for the missing functions; `None` if none are missing.
     const fn label(self) -> Option<&'static str> {
         match self {
             Self::Whole => None,
@@ -83,7 +84,8 @@ impl NativeEnd {
     }
 }
 
-/// Stands for functions between the native ones and Python's where no function was found that runs those.
+/// The label for functions between the native ones and Python's if no function that runs the latter
+/// was found.
 const NO_LOOP: &str = "(native stack without Python's loop)";
 
 impl NativeRole {
@@ -95,7 +97,8 @@ impl NativeRole {
             "_PyFunction_Vectorcall",
             "PyEval_EvalCode",
         ];
-        /// `operator new` in all its forms, Rust's own, and what is between Python's objects and malloc.
+        /// `operator new` in all its forms, Rust's allocation functions, and the functions between
+        /// Python's objects and malloc.
         const ALLOCATE: [&str; 14] = [
             "_Znw",
             "_Zna",
@@ -114,7 +117,7 @@ impl NativeRole {
         ];
         // The compiler splits functions, and names the parts with a point after the name.
         let whole = symbol.split('.').next().unwrap_or_default();
-        // Where Python's loop is one function for each instruction, which call each other last.
+        // In builds where Python's loop is one function per instruction, connected by tail calls.
         if whole == "_PyEval_EvalFrameDefault" || whole.starts_with("_TAIL_CALL_") {
             return Self::RunsPython;
         }
@@ -140,8 +143,8 @@ impl Frame {
     }
 }
 
-/// The functions of a stack, the innermost first: the native ones as far as they are certain, then Python's.
-/// `native` has them innermost first, and need not go on after one that runs Python functions.
+/// The functions of a stack, the innermost first: the native ones as far as they are certain, then
+/// Python's. `native` has the innermost first and may end at one that runs Python functions.
 pub fn with_native(native: Vec<NativeFrame>, end: NativeEnd, python: Vec<Frame>) -> Vec<Frame> {
     let is_boundary =
         |of: &NativeFrame| matches!(of.role, NativeRole::RunsPython | NativeRole::CallsPython);
@@ -151,7 +154,8 @@ pub fn with_native(native: Vec<NativeFrame>, end: NativeEnd, python: Vec<Frame>)
     };
     let mut shown: Vec<NativeFrame> = native;
     if let Some(boundary) = boundary {
-        // In a file without all symbols a part of the loop may have none. It is what its caller calls.
+        // In a file without all symbols a part of the loop may have no name. It is the function
+        // called by the caller of the loop.
         let is_unnamed_part = shown[boundary].role == NativeRole::CallsPython
             && boundary
                 .checked_sub(1)

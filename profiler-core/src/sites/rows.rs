@@ -4,12 +4,12 @@ use hashbrown::HashMap;
 
 use super::{Frame, Language, Site, SiteFigures, Sites, StackEnd, end_name};
 
-/// From which end stacks are gone through.
+/// The end from which stacks are traversed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Direction {
-    /// From the function that allocates to those that called it.
+    /// From the allocating function to its callers.
     Outwards,
-    /// From the outermost function to those that it called.
+    /// From the outermost function to its callees.
     Inwards,
 }
 
@@ -18,22 +18,23 @@ pub enum Direction {
 pub enum StackStep {
     /// A function, by its index in [`Sites::frames`].
     Function(u32),
-    /// A native function that allocates, and the innermost Python function, from which it was called, each by its
-    /// index: the same native functions allocate for all of Python's, so that a name alone says little.
+    /// A native function that allocates, and the innermost Python function that called it, both by
+    /// index: the same native functions allocate for all Python functions, so the name alone says
+    /// little.
     Called {
         /// The native one.
         function: u32,
         /// Python's.
         from: u32,
     },
-    /// Where functions are missing, or where there are none, and why.
+    /// A place where functions are missing, or where there are none, and why.
     Rest(StackEnd),
 }
 
-/// A function or a place in a tree of stacks, with what all sites there come to.
+/// A function or place in a tree of stacks, with the sums over all sites there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteRow {
-    /// Which it is.
+    /// The function or place.
     pub step: StackStep,
     /// The sums.
     pub figures: SiteFigures,
@@ -48,7 +49,7 @@ pub struct SiteRow {
 }
 
 impl SiteRow {
-    /// Whether a walk has looked at something of it: not where all was sampled after the last one.
+    /// Whether a walk has covered any of it: not if everything was sampled after the last one.
     pub fn is_known_of_walk(&self) -> bool {
         let of = &self.figures;
         let is_looked_at = of.samples_before_walk > 0 || of.at_walk.blocks.value > 0.0;
@@ -57,12 +58,12 @@ impl SiteRow {
 }
 
 impl Frame {
-    /// The function, and where it is.
+    /// The function and its position.
     pub fn label(&self) -> String {
         self.label_with(&self.file)
     }
 
-    /// The same with the end of a long path alone: the file, and the directory that it is in.
+    /// The same with only the end of a long path: the file and its directory.
     pub fn short_label(&self) -> String {
         let mut slashes = self.file.rmatch_indices('/');
         let from = slashes.nth(1).map_or(0, |(at, _)| at + 1);
@@ -79,7 +80,7 @@ impl Frame {
 }
 
 impl StackStep {
-    /// It as numbers.
+    /// The step as numbers, for sorting.
     fn key(self) -> (u32, u32, u32) {
         match self {
             Self::Rest(end) => (0, end as u32, 0),
@@ -88,7 +89,7 @@ impl StackStep {
         }
     }
 
-    /// What stands for it where there is no function.
+    /// Its label if there is no function.
     fn rest_label(end: StackEnd) -> String {
         match (end, end_name(end)) {
             (StackEnd::NoThreadState, _) | (_, None) => "(no Python function)".to_owned(),
@@ -98,7 +99,7 @@ impl StackStep {
 }
 
 impl Site {
-    /// The step at this depth of its stack, from 0 on. `sites` are those that it is one of.
+    /// The step at this depth of its stack, from 0 on. `sites` contains this site.
     pub fn step(&self, sites: &Sites, direction: Direction, depth: usize) -> Option<StackStep> {
         let functions = self.stack.len();
         // A thread without a state in Python has no functions of Python's that could be missing, nor has a program
@@ -120,7 +121,7 @@ impl Site {
         }
     }
 
-    /// All steps of its stack. `sites` are those that it is one of.
+    /// All steps of its stack. `sites` contains this site.
     pub fn steps<'s>(
         &'s self,
         sites: &'s Sites,
@@ -131,8 +132,8 @@ impl Site {
 }
 
 impl Sites {
-    /// The step from which a stack is opened at the innermost end: where that is a native function, with the Python
-    /// function that it was called from. `None` for a stack without functions.
+    /// The first step at the innermost end of a stack: a native function is combined with the
+    /// Python function that called it. `None` for a stack without functions.
     pub fn innermost(&self, stack: &[u32]) -> Option<StackStep> {
         let function = *stack.first()?;
         let language = |number: &u32| Some(self.frames.get(*number as usize)?.language);
@@ -166,12 +167,12 @@ impl Sites {
         }
     }
 
-    /// A step as people read it.
+    /// The text of a step.
     pub fn label(&self, step: StackStep) -> String {
         self.label_by(step, Frame::label)
     }
 
-    /// The same where there is little room.
+    /// The same where there is little space.
     pub fn short_label(&self, step: StackStep) -> String {
         self.label_by(step, Frame::short_label)
     }
@@ -187,7 +188,7 @@ impl Sites {
         }
     }
 
-    /// The rows of all sites, each of its own, in their order.
+    /// The rows of all sites, one for each, in their order.
     pub fn all_rows(&self) -> impl Iterator<Item = (&Site, SiteRow)> {
         let whole = self.bytes().value;
         self.sites.iter().map(move |site| {
@@ -209,7 +210,7 @@ impl Sites {
         }
     }
 
-    /// The steps at this depth of those sites, the most bytes first; shares are of all sites.
+    /// The steps at this depth of those sites, the most bytes first; shares refer to all sites.
     pub fn rows(&self, direction: Direction, depth: usize, of: &[&Site]) -> Vec<SiteRow> {
         let whole = self.bytes().value;
         let mut places: HashMap<(u32, u32, u32), usize> = HashMap::new();
@@ -231,8 +232,8 @@ impl Sites {
         rows
     }
 
-    /// The sums by innermost function and line, native ones by the Python function that they were called from besides;
-    /// the most bytes first.
+    /// The sums by innermost function and line, native functions also by the Python function that
+    /// called them; the most bytes first.
     pub fn by_innermost(&self) -> Vec<SiteRow> {
         let all: Vec<&Site> = self.sites.iter().collect();
         self.rows(Direction::Outwards, 0, &all)

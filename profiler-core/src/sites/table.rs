@@ -15,21 +15,22 @@ const MAX_SITES: usize = 1 << 16;
 const MAX_FRAMES: usize = 1 << 18;
 /// Sampled blocks that are followed until they are freed.
 const MAX_BLOCKS: usize = 1 << 20;
-/// Sizes of blocks with a mapping of their own that are kept apart: all up to the largest threshold.
+/// Sizes of blocks with a mapping of their own that are tracked separately: all up to the largest
+/// threshold.
 const MAX_RAISERS: usize = 1 << 13;
 
 /// A sampled allocation.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Allocation {
-    /// Where the block is.
+    /// The block's address.
     pub block: RemoteAddr,
     /// Its bytes.
     pub bytes: u64,
-    /// Whether those are what the allocator gave, rather than what was requested.
+    /// Whether those are the usable bytes, rather than the requested ones.
     pub is_usable_size: bool,
-    /// Mean bytes between two points of the sample that it is of.
+    /// Mean bytes between two points of the sample that it belongs to.
     pub mean_bytes: u64,
-    /// When it was, on the clock of the events, in ns.
+    /// Its time on the events' clock, in ns.
     pub at_ns: u64,
 }
 
@@ -41,7 +42,7 @@ pub struct SiteTable {
     pub(super) sites: Vec<Site>,
     site_numbers: HashMap<(Arc<[u32]>, u32), usize>,
     pub(super) blocks: HashMap<RemoteAddr, Sampled>,
-    /// What was freed since a walk was begun, and when; `None` while there is no walk.
+    /// Blocks freed since a walk began, with the times; `None` if there is no walk.
     pub(super) departed: Option<Vec<(Sampled, u64)>>,
     /// How often each site had been sampled when a walk was begun; `None` while there is none.
     pub(super) before_walk: Option<Vec<u64>>,
@@ -49,9 +50,10 @@ pub struct SiteTable {
     stacks_left_out: u64,
     untracked: u64,
     pub(super) walk: Option<SitesWalk>,
-    /// glibc's mmap threshold at that walk, where it has grown by itself.
+    /// glibc's mmap threshold at that walk, if it has adapted.
     pub(super) mmap_threshold: Option<u64>,
-    /// By what freeing a block with a mapping of its own raises that threshold to: whose block was the first.
+    /// For each value to which freeing a block raises that threshold: the site of the first such
+    /// block.
     pub(super) raisers: HashMap<u64, usize>,
 }
 
@@ -78,7 +80,7 @@ impl Sampled {
         Estimate::of_one(1.0, self.p)
     }
 
-    /// What freeing it raises glibc's mmap threshold to, if it does.
+    /// The value to which freeing it raises glibc's mmap threshold, if it does.
     pub(super) fn raises_threshold_to(&self) -> Option<u64> {
         let usable = self
             .allocation
@@ -89,7 +91,7 @@ impl Sampled {
 }
 
 impl SiteTable {
-    /// Takes in a sampled allocation with its stack, the innermost function first.
+    /// Adds a sampled allocation with its stack, the innermost function first.
     pub fn sampled(&mut self, allocation: Allocation, stack: Vec<Frame>, end: StackEnd) {
         let (bytes, mean_bytes) = (allocation.bytes, allocation.mean_bytes);
         if bytes == 0 || mean_bytes == 0 {
@@ -116,7 +118,7 @@ impl SiteTable {
         self.blocks.insert(allocation.block, sampled);
     }
 
-    /// Takes in growth that was sampled, with its stack.
+    /// Adds sampled growth with its stack.
     pub fn grew(
         &mut self,
         kind: GrowthKind,
@@ -135,8 +137,8 @@ impl SiteTable {
         growth.of_kind(kind).add(of_one);
     }
 
-    /// What was at this address is no more since `at_ns`, on the clock of the events: it is freed, or another
-    /// block is there.
+    /// The block at this address ceased to exist at `at_ns`, on the events' clock: it was freed, or
+    /// another block is there.
     pub fn gone(&mut self, block: RemoteAddr, at_ns: u64) {
         if self.blocks.is_empty() {
             return;

@@ -10,10 +10,10 @@ use crate::sample::Sample;
 use crate::span::SpanState;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// By how much a usable size that the allocator gave may differ from what a walk finds: the headers of
-/// blocks with a mapping of their own.
+/// By how much a usable size given by the allocator may differ from what a walk finds: the headers
+/// of blocks with a mapping of their own.
 const HEADER: u64 = 16;
-/// What an allocator may give beyond what was requested, at the least.
+/// At least this many bytes beyond the requested size are accepted.
 const LEAST_SPARE: u64 = 64;
 
 /// Sampled blocks, to be looked up in a walk.
@@ -26,29 +26,30 @@ pub struct Lookup {
     before: Vec<u64>,
 }
 
-/// What a walk says of them.
+/// The results of a walk for them.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     walk: SitesWalk,
-    /// What was found, and the number of its site.
+    /// What was found, with the number of the site.
     blocks: Vec<(usize, AtWalk)>,
     /// How often each site had been sampled when the walk began.
     before: Vec<u64>,
-    /// glibc's mmap threshold, where it has grown by itself.
+    /// glibc's mmap threshold, if it has adapted.
     mmap_threshold: Option<u64>,
-    /// A block that was freed unseen and raised it to that.
+    /// A block whose free was not seen and that raised it to that value.
     raiser: Option<Sampled>,
 }
 
 impl SiteTable {
-    /// A walk is begun: from now on blocks that are freed are kept for [`Self::lookup`].
+    /// A walk begins: from now on freed blocks are kept for [`Self::lookup`].
     pub fn walk_begins(&mut self) {
         self.departed = Some(Vec::new());
         self.before_walk = Some(self.samples_by_site());
     }
 
-    /// The sampled blocks that lived at this moment of a walk, on the clock of the events, as far as their frees
-    /// were seen, also those that were freed since. Nothing is looked up while the table is held.
+    /// The sampled blocks that were live at this moment of a walk, on the events' clock, as far as
+    /// their frees were seen, including blocks freed since. Nothing is looked up while the table is
+    /// locked.
     pub fn lookup(&mut self, at_ns: u64) -> Lookup {
         let departed = self.departed.take().unwrap_or_default().into_iter();
         let departed = departed.filter(|(_, freed_ns)| *freed_ns >= at_ns);
@@ -71,7 +72,7 @@ impl SiteTable {
         sites.map(|site| site.figures.samples).collect()
     }
 
-    /// Takes in what a walk says, instead of what the one before did.
+    /// Replaces the results of the previous walk with these.
     pub fn walked(&mut self, found: Found) {
         for site in &mut self.sites {
             site.figures.at_walk = AtWalk::default();
@@ -114,7 +115,7 @@ impl Sampled {
         }
     }
 
-    /// What it stands for, with `pinned` free bytes as its share.
+    /// What it represents, with `pinned` free bytes as its share.
     fn at_walk(&self, at_ns: u64, pinned: u64) -> AtWalk {
         let of = |amount: u64| Estimate::of_one(amount as f64, self.p);
         let bytes = of(self.allocation.bytes);
@@ -229,7 +230,7 @@ impl Lookup {
     }
 }
 
-/// glibc's mmap threshold, where it has grown by itself.
+/// glibc's mmap threshold, if it has adapted.
 fn grown_threshold(heap: &HeapSnapshot) -> Option<u64> {
     let settings = heap.settings.iter();
     let settings = settings.map(|(name, value)| (name.as_str(), value.as_str()));
@@ -240,7 +241,7 @@ fn grown_threshold(heap: &HeapSnapshot) -> Option<u64> {
         .filter(|_| is_glibc)
 }
 
-/// The first page of a span and, where that is another one, the last: those between it has for itself.
+/// The first page of a span and, if different, the last: the pages in between belong to it alone.
 fn edges(span: AddrRange) -> impl Iterator<Item = u64> {
     let first = span.start().page();
     let last = span.end().get().saturating_sub(1) / PAGE_SIZE;
@@ -249,7 +250,7 @@ fn edges(span: AddrRange) -> impl Iterator<Item = u64> {
         .flatten()
 }
 
-/// The resident ones of the pages that those blocks share with others, with what else lies there.
+/// The resident pages that those blocks share with others, and the other contents of these pages.
 fn pages(live: &[(&Sampled, AddrRange)], extent: &Extent, residency: &ResidencyMap) -> Vec<Page> {
     let mut numbers: Vec<u64> = live.iter().flat_map(|(_, span)| edges(*span)).collect();
     numbers.sort_unstable();

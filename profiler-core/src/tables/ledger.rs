@@ -35,7 +35,7 @@ pub enum LedgerClass {
     SharedMemory,
     /// Anonymous memory that no walked allocator claims.
     OtherAnonymous,
-    /// What nothing above explains.
+    /// Memory that no other class explains.
     Unknown,
 }
 
@@ -84,7 +84,7 @@ impl LedgerClass {
         }
     }
 
-    /// What it is in a sentence that says that it grows.
+    /// Its name in a sentence that says that it grows.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Live | Self::PymallocLive | Self::InternalSlop => "memory in live blocks",
@@ -105,7 +105,7 @@ impl LedgerClass {
         }
     }
 
-    /// What the class is a part of.
+    /// The part of the ledger that the class belongs to.
     pub const fn part(self) -> LedgerPart {
         match self {
             Self::Live | Self::InternalSlop | Self::PymallocLive | Self::LargeMapped => {
@@ -127,7 +127,7 @@ impl LedgerClass {
         }
     }
 
-    /// One line of help: what the bytes are.
+    /// One line of help about the bytes.
     pub const fn help(self) -> &'static str {
         match self {
             Self::Live => "blocks that the program holds from malloc",
@@ -162,7 +162,7 @@ pub enum LedgerPart {
     Fragmentation,
     /// Heaps that libraries have for themselves.
     Libraries,
-    /// What is neither.
+    /// None of these.
     Rest,
 }
 
@@ -175,7 +175,7 @@ impl LedgerPart {
         Self::Rest,
     ];
 
-    /// As it stands in a sentence, after an amount.
+    /// Its name in a sentence, after an amount.
     pub const fn words(self) -> &'static str {
         match self {
             Self::InUse => "in use",

@@ -18,7 +18,7 @@ use crate::units;
 pub struct SizeClassRow {
     /// Whose.
     pub allocator: Allocator,
-    /// Which; `class.upper_bytes()` is its largest size.
+    /// The size class; `class.upper_bytes()` is its largest size.
     pub class: SizeClass,
     /// Blocks in the program's hands.
     pub live_blocks: u64,
@@ -28,12 +28,12 @@ pub struct SizeClassRow {
     pub free_blocks: u64,
     /// Their bytes.
     pub free_bytes: u64,
-    /// Free bytes on the resident pages of its live blocks, divided evenly among the live blocks
-    /// of a page.
+    /// Free bytes on the resident pages of its live blocks, divided evenly among the live blocks of
+    /// a page.
     pub pinned_free_bytes: u64,
 }
 
-/// Pages of one allocator's extents whose live bytes lie in `min_bytes..=max_bytes`.
+/// Pages of one allocator's extents with `min_bytes..=max_bytes` live bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct OccupancyRow {
     /// Whose pages.
@@ -62,7 +62,7 @@ pub struct OccupancyDeciles {
 /// more than `max_percent` − 10 and up to `max_percent` (0: nothing live).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct HugeOccupancyRow {
-    /// Whose; of the first page where several share a range.
+    /// The allocator; that of the first page if several share a range.
     pub allocator: Allocator,
     /// Most live bytes, in percent of 2 MiB.
     pub max_percent: u32,
@@ -81,7 +81,7 @@ pub struct MapPage {
     pub live_bytes: u16,
     /// Bytes that are cached, top, metadata or retained.
     pub other_bytes: u16,
-    /// What the kernel says of it.
+    /// The kernel's state of it.
     pub state: PageState,
 }
 
@@ -98,18 +98,18 @@ pub struct MapExtent {
     pub pages: Vec<MapPage>,
 }
 
-/// A setting in force, or something else that the allocator keeps beside its settings.
+/// A setting in force, or another value that the allocator keeps with its settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Setting {
-    /// As the allocator names it.
+    /// The allocator's name for it.
     pub name: String,
     /// Its value.
     pub value: String,
-    /// What it is in this release when nobody changes it, where that is known.
+    /// Its default in this release, if known.
     pub default: Option<String>,
     /// Whether it is an amount of bytes.
     pub is_bytes: bool,
-    /// Whether nobody set it: it was counted.
+    /// Whether it is a counter, which nobody sets.
     pub is_counter: bool,
 }
 
@@ -121,7 +121,7 @@ impl Setting {
             .is_some_and(|default| *default != self.value)
     }
 
-    /// Name and value as people read them, bytes by their unit, with the default when it differs.
+    /// Name and value as text, bytes with their unit, with the default if it differs.
     pub fn text(&self) -> String {
         let value = self.value_text();
         match self.default.as_ref().filter(|_| self.is_changed()) {
@@ -130,12 +130,12 @@ impl Setting {
         }
     }
 
-    /// Its value as people read it.
+    /// Its value as text.
     pub fn value_text(&self) -> String {
         self.in_unit(&self.value)
     }
 
-    /// Its default as people read it, where that is known.
+    /// Its default as text, if known.
     pub fn default_text(&self) -> Option<String> {
         self.default.as_deref().map(|default| self.in_unit(default))
     }
@@ -153,7 +153,7 @@ impl Setting {
 pub struct HeapReport {
     /// Whose.
     pub allocator: Allocator,
-    /// Its version; empty when not known.
+    /// Its version; empty if unknown.
     pub version: String,
     /// The path of the library that has it for itself; `None` for one that serves malloc or Python.
     pub library: Option<String>,
@@ -171,15 +171,15 @@ pub struct HeapReport {
     pub mapped_large_bytes: u64,
     /// Their number.
     pub mapped_large_blocks: u64,
-    /// What of these mappings is in memory.
+    /// The part of these mappings that is in memory.
     pub mapped_large_resident_bytes: u64,
-    /// Bytes of all live blocks, the large ones among them, on pages that are neither in memory nor in swap:
-    /// asked for and never written to, or given back by the program itself. They take no memory. `None` where that is
-    /// not known of all of them, as in a core file.
+    /// Bytes of all live blocks, including large ones, on pages that are neither in memory nor in
+    /// swap: requested and never written to, or returned by the program itself. They take no
+    /// memory. `None` if that is not known for all, as in a core file.
     pub untouched_bytes: Option<u64>,
     /// Settings in force.
     pub settings: Vec<Setting>,
-    /// What the target's environment asked for.
+    /// Settings requested by the target's environment.
     pub requested: Vec<RequestedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
@@ -188,8 +188,8 @@ pub struct HeapReport {
 }
 
 impl HeapReport {
-    /// The allocator with its version, and the library that it is inside of, e.g. `mimalloc 3.4.1 in
-    /// libarrow.so.2400`.
+    /// The allocator with its version and, if it is inside a library, the library, e.g. `mimalloc
+    /// 3.4.1 in libarrow.so.2400`.
     pub fn title(&self) -> String {
         let mut title = self.allocator.name().to_owned();
         if !self.version.is_empty() {
@@ -201,7 +201,7 @@ impl HeapReport {
         title
     }
 
-    /// The file's name of its library.
+    /// The file name of its library.
     pub fn library_name(&self) -> Option<&str> {
         self.library.as_deref()?.rsplit('/').next()
     }
@@ -211,12 +211,12 @@ impl HeapReport {
         self.allocator.serves_malloc(self.library.as_deref())
     }
 
-    /// Its arenas but the main one, where it is glibc's.
+    /// All its arenas except the main one, if it is glibc's.
     pub fn thread_arenas(&self) -> impl Iterator<Item = &ArenaReport> {
         self.arenas.iter().filter(|of| of.arena.id != 0)
     }
 
-    /// Bytes of all its live blocks in memory, the large mapped ones among them.
+    /// Bytes of all its live blocks in memory, including large mapped ones.
     pub fn live_resident_bytes(&self) -> u64 {
         let arenas = self.arenas.iter().map(|of| of.live_resident_bytes);
         arenas.fold(self.mapped_large_resident_bytes, u64::saturating_add)
@@ -243,16 +243,16 @@ pub struct ArenaReport {
     pub resident_bytes: u64,
     /// Bytes of its extents in swap.
     pub swapped_bytes: u64,
-    /// Bytes of its live blocks in memory: of what was asked for, blocks may never have been written to.
+    /// Bytes of its live blocks in memory: requested memory may never have been written to.
     pub live_resident_bytes: u64,
     /// Bytes that a trim would return from it.
     pub trimmable_bytes: u64,
     /// Free bytes on resident pages that something not free keeps.
     pub pinned_free_bytes: u64,
-    /// Free bytes on resident pages up to the one of the highest live block, in heaps that grow
+    /// Free bytes on resident pages up to the page of the highest live block, in heaps that grow
     /// upwards (brk and glibc's thread heaps).
     pub below_highest_live_bytes: u64,
-    /// Whole free resident pages that would join the top, were it not for a page's worth of
+    /// Whole free resident pages that would join the top if it were not for a page's worth of
     /// blocks above them.
     pub top_pinned_bytes: u64,
 }
@@ -269,15 +269,15 @@ impl Packing {
     pub const ALLOCATOR: Allocator = Allocator::Jemalloc;
 }
 
-/// The live blocks packed into jemalloc's size classes and slabs: a lower bound on what they
-/// would take there, not a prediction.
+/// The live blocks packed into jemalloc's size classes and slabs: a lower bound on what they would
+/// take there, not a prediction.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Packing {
     /// Pages that slabs filled to the brim would take, and the touched pages of blocks of more than
     /// a page, in bytes.
     pub packed_bytes: u64,
-    /// Resident and swapped bytes of the pages where they lie now, with all free and cached memory
-    /// around; bytes whose use could not be determined are left out.
+    /// Resident and swapped bytes of the pages that contain them now, including all free and cached
+    /// memory around them; bytes of unknown use are left out.
     pub present_bytes: u64,
     /// Live blocks packed.
     pub blocks: u64,

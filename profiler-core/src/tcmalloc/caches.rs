@@ -9,15 +9,15 @@ use crate::memory::{PageCache, TargetMemory};
 
 use super::layout::{CLASSES, Class, Statics};
 
-/// `sizeof(ThreadCache)`, and where its parts lie behind the free lists.
+/// `sizeof(ThreadCache)`, and the offsets of its parts after the free lists.
 const THREAD_CACHE: usize = 4160;
 const FREE_LIST: usize = 32;
 const SIZE: usize = FREE_LIST * CLASSES;
 const NEXT: usize = 4144;
 const PREV: usize = 4152;
-/// Tries to read a thread's cache, at most.
+/// The most attempts to read thread caches.
 const MAX_CACHE_READS: usize = 1 << 14;
-/// Blocks of one list, and of all, at most.
+/// The most blocks of one list, and of all lists.
 const MAX_LIST: u64 = 1 << 20;
 const MAX_BLOCKS: usize = 1 << 24;
 
@@ -30,7 +30,7 @@ pub(super) struct CachedBlock {
     pub(super) transfer: bool,
 }
 
-/// What all caches hold.
+/// The contents of all caches.
 #[derive(Default)]
 pub(super) struct Caches {
     /// Ascending by address, none twice.
@@ -66,8 +66,8 @@ impl ThreadCache {
     }
 }
 
-/// `thread_heaps_`: the longest whole list of threads' caches that begins at one of the pointers. (A
-/// pointer to a cache that was given back, in its allocator's list of free ones, leads nowhere.)
+/// `thread_heaps_`: the longest complete list of thread caches that begins at one of the pointers.
+/// (A pointer to a cache that was freed, in its allocator's free list, leads nowhere.)
 fn thread_caches<M: TargetMemory>(memory: &M, statics: &Statics) -> Vec<ThreadCache> {
     let pointers: BTreeSet<u64> = statics.pointers.iter().copied().collect();
     let mut longest = Vec::new();
@@ -118,7 +118,7 @@ impl Caches {
         caches
     }
 
-    /// Takes in a list of `length` blocks of a class.
+    /// Adds a list of `length` blocks of a class.
     fn follow<M: TargetMemory>(
         &mut self,
         memory: &M,

@@ -65,7 +65,7 @@ pub(super) struct Stats {
 
 /// All that a walk starts from.
 pub(super) struct Statics {
-    /// Where the page heap lies.
+    /// The address of the page heap.
     pub(super) addr: RemoteAddr,
     /// First page and address of each leaf of the page map, ascending by page.
     pub(super) leaves: Vec<(u64, u64)>,
@@ -151,7 +151,7 @@ impl Data {
         (classes.last()?.size == MAX_SIZE).then_some(classes)
     }
 
-    /// `size_class_` of the first of `Static::central_cache_`: each list has its number.
+    /// `size_class_` of the first of `Static::central_cache_`: each list contains its index.
     fn central_lists(&self, count: usize) -> Option<usize> {
         let mut places = (0..self.bytes.len()).step_by(8);
         places.find(|at| {

@@ -24,7 +24,7 @@ use spans::{PageSpan, Spans, Use};
 /// Releases whose layout is known.
 const KNOWN: [&str; 1] = ["2.10"];
 
-/// Why a heap was not walked. Residency and probes work all the same.
+/// Why a heap was not walked. Residency and probes are not affected.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// A release of unknown layout.
@@ -38,12 +38,12 @@ pub enum NotWalked {
     NoPageHeap(String),
 }
 
-/// Walks the heap of the tcmalloc in `object`. `memory` reads only what is resident
-/// ([`crate::memory::ResidentMemory`]), and is of the moment of `residency`.
+/// Walks the heap of the tcmalloc in `object`. `memory` reads only resident memory
+/// ([`crate::memory::ResidentMemory`]), as of the moment of `residency`.
 ///
 /// # Errors
-/// When there is no tcmalloc of a known layout, and why. Damage inside the heap is not an error: it
-/// becomes [`HeapSnapshot::defects`].
+/// When there is no tcmalloc with a known layout, and why. Damage inside the heap is not an error:
+/// it is reported in [`HeapSnapshot::defects`].
 pub fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -85,7 +85,7 @@ pub fn walk<M: TargetMemory>(
     Ok(heap)
 }
 
-/// What is damaged, each kind counted.
+/// The damage found, with a count for each kind.
 fn defects(spans: &Spans, caches: &Caches, totals: &Totals) -> Vec<Defect> {
     let placed = totals.thread.0 + totals.transfer.0;
     let lost = caches.blocks.len() as u64 - placed;
@@ -218,7 +218,7 @@ impl<M: TargetMemory> Layer<'_, M> {
             *state = SpanState::Free;
             free += 1;
             let next = self.memory.read_value::<u64>(RemoteAddr::new(at));
-            // An address of no block ends the list, and differs from its true end.
+            // An address without a block ends the list, but differs from its proper end.
             at = next.unwrap_or(u64::MAX);
         }
         self.totals.damaged += u64::from(at != 0 || free + span.refcount != count);

@@ -11,7 +11,7 @@ use super::layout::{LEAF_LENGTH, PAGE, Statics};
 /// Bytes read at once.
 const WINDOW: u64 = 64 << 10;
 
-/// What a span is used for: `location` and `sizeclass`.
+/// The use of a span: `location` and `sizeclass`.
 #[derive(Copy, Clone, Eq, PartialEq)]
 pub(super) enum Use {
     /// One block of the program.
@@ -31,9 +31,9 @@ pub(super) enum Use {
 pub(super) struct PageSpan {
     pub(super) range: AddrRange,
     pub(super) used: Use,
-    /// The first block of its list of free ones.
+    /// The first block of its free list.
     pub(super) objects: u64,
-    /// Blocks of it that are not in that list.
+    /// Blocks that are not in that list.
     pub(super) refcount: u64,
 }
 
@@ -57,7 +57,7 @@ impl Spans {
         let cached = PageCache::new(memory);
         let mut found = Self::default();
         let mut bytes = Vec::new();
-        // Of leaves that overlap, one is no leaf: each byte is read once.
+        // If leaves overlap, one is not a leaf: each byte is read only once.
         let mut by_addr = statics.leaves.clone();
         by_addr.sort_unstable_by_key(|(_, leaf)| *leaf);
         let all = by_addr.len();
@@ -102,8 +102,8 @@ impl Spans {
         found
     }
 
-    /// Takes in what the page map has for a page. Inside a span it may be out of date, but at its
-    /// first and last page it is the span.
+    /// Processes the page map's entry for a page. Inside a span an entry may be stale, but at the
+    /// span's first and last page it is valid.
     fn entry<M: TargetMemory>(
         &mut self,
         memory: &M,

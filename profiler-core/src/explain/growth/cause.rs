@@ -10,7 +10,8 @@ use crate::worth::{MOST, is_named_for_gaining};
 
 /// Modules created at run time are mentioned from this number on.
 const LEAST_MODULES: f64 = 16.0;
-/// Two names that gain more than this share of everything together gain the same bytes.
+/// Two names whose gains sum to more than this multiple of everything gained share some of the
+/// bytes.
 const BOTH: f64 = 1.2;
 
 /// What makes live blocks grow: a name that gains, else a type, else native blocks.
@@ -25,7 +26,8 @@ pub(super) fn cause(census: &Census, growth: &Growth, growing: &Growing) -> Stri
     if let Some(text) = of_native().or_else(|| of_names(census, growth, growing)) {
         return text;
     }
-    // Of a table that moved between a walk and its reading items may seem to be of nobody: who gains them comes first.
+    // Items of a table that moved between a walk and its reading may appear to have no holder, so
+    // names that gain them come first.
     if growing.unreached >= growing.live * MOST {
         return of_nobody(census, growth);
     }
@@ -41,7 +43,7 @@ pub(super) fn cause(census: &Census, growth: &Growth, growing: &Growing) -> Stri
     }
 }
 
-/// Modules that are made while the program runs: each is a name of its own, and holds little.
+/// Modules created while the program runs: each is a name of its own and holds little.
 fn more_modules(growth: &Growth) -> Option<String> {
     let modules = growth.of_type("module").blocks;
     let gained = modules * growth.seconds();
@@ -58,7 +60,7 @@ fn more_modules(growth: &Growth) -> Option<String> {
 
 /// Native blocks of one size that become more.
 fn of_native_blocks(growth: &Growth, growing: &Growing) -> Option<String> {
-    // What does not become more blocks becomes larger.
+    // If the number of blocks does not grow, the blocks become larger.
     let is_more = |of: &&NativeGrowth| {
         let is_freed = growing.unowned > 0.0 && of.allocator == Allocator::Pymalloc;
         // One more is a block that moved to a larger class.
@@ -76,12 +78,13 @@ fn of_native_blocks(growth: &Growth, growing: &Growing) -> Option<String> {
     ))
 }
 
-/// The type of which most objects came.
+/// The type that gained most objects.
 fn most_objects(growth: &Growth) -> Option<&TypeGrowth> {
     growth.types.iter().find(|of| of.rate.blocks >= 1.0)
 }
 
-/// Whether what a holder gains counts: what running functions have in hand does only where all memory shows it.
+/// Whether a holder's gain counts: data held by running functions counts only if all memory shows
+/// the gain.
 fn counts(of: &HolderGrowth, growing: &Growing) -> bool {
     growing.counts_passing || !of.is_passing
 }
@@ -92,7 +95,7 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
     let grown = grown.filter(|of| of.has_more || growing.in_steps);
     let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
     let mut grown: Vec<_> = grown.collect();
-    // What stays comes before what may only be in hand.
+    // What stays comes before what may only be temporary.
     grown.sort_by_key(|(of, _)| of.is_passing);
     let by_bytes = |(of, _): &&(&HolderGrowth, _)| is_named_for_gaining(of.bytes, growing.live);
     let by_items = || {
@@ -122,8 +125,8 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
     Some(format!("{}{second}: {what}", said(of, holder)))
 }
 
-/// What grows of a process whose threads become more. What one of them has is little, and how much all have is not known,
-/// because names that hold little are not kept.
+/// The cause of growth of a process with an increasing number of threads. Each thread's part is
+/// small, and the sum is unknown, because names that hold little are not kept.
 fn of_threads(grown: &[(&HolderGrowth, &Holder)]) -> String {
     let mut variables: Vec<(&Holder, usize)> = Vec::new();
     let passing = |(of, holder): &&(&HolderGrowth, &Holder)| of.is_passing && holder.is_name;
@@ -142,7 +145,7 @@ fn of_threads(grown: &[(&HolderGrowth, &Holder)]) -> String {
     format!("threads become more, and with them what their functions have in hand{has}")
 }
 
-/// Who is named for gaining as well, and has nothing of that with the first.
+/// A second holder that is named too, provided that its gain is not part of the first one's.
 fn second_of<'a>(
     grown: &[(&'a HolderGrowth, &'a Holder)],
     (first, of_first): (&HolderGrowth, &Holder),
@@ -160,8 +163,8 @@ fn second_of<'a>(
     others.find(is_second).copied()
 }
 
-/// Whether it gains most of the objects of the type of which most came. Of one whose table has moved since its walk
-/// bytes are missing, but not that it has more of these.
+/// Whether it gains most of the objects of the type that gained most. A holder whose table moved
+/// since the walk lacks the bytes, but its number of items is known.
 fn has_most_objects(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> bool {
     most_objects(growth).is_some_and(|more| {
         let place = Place::of(of, holder, growth);
@@ -170,7 +173,7 @@ fn has_most_objects(of: &HolderGrowth, holder: &Holder, growth: &Growth) -> bool
     })
 }
 
-/// One object that becomes larger, which is no more objects.
+/// One object that becomes larger without more objects being added.
 fn of_one_that_becomes_larger(
     census: &Census,
     growth: &Growth,
@@ -206,7 +209,8 @@ fn of_types(census: &Census, growth: &Growth, growing: &Growing) -> String {
     }
 }
 
-/// Variables of a function that runs in many threads have one name, and each little: who gains most together.
+/// A function that runs in many threads has the same variable name in each, each holding little:
+/// the name that gains most in total.
 pub(super) fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Option<String> {
     let mut sums: Vec<(&Holder, f64, usize)> = Vec::new();
     for (of, holder) in grown.iter().filter(|(_, holder)| holder.is_name) {
@@ -221,7 +225,7 @@ pub(super) fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Opti
     let most = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
     let (holder, bytes, many) =
         most.filter(|(_, bytes, many)| is_named_for_gaining(*bytes, live) && *many > 1)?;
-    // Those of a function that calls itself may be within one another.
+    // The variables of a recursive function may be nested in one another.
     let gained = rate(bytes.min(live));
     Some(format!(
         "{}, in {} threads or objects, gains {gained} a second: more of these, or more in each",
@@ -230,7 +234,7 @@ pub(super) fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Opti
     ))
 }
 
-/// What grows where most of it is of what no root was found for.
+/// The sentence for growth that is mostly in blocks without a known root.
 fn of_nobody(census: &Census, growth: &Growth) -> String {
     let unreached = growth.unreached;
     if !gains_unreached(growth) && !census.exact {

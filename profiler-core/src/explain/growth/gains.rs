@@ -9,8 +9,8 @@ const MAX_BYTES_OF_ONE: f64 = 16.0 * 1024.0;
 /// A name's gain is reported from this many bytes on even if live blocks as a whole do not grow.
 const LEAST_GAIN: f64 = 64.0 * 1024.0;
 
-/// Whether what no root was found for gains many blocks: a large object that is made anew is another by the time
-/// that objects are read.
+/// Whether many blocks without a known root were gained: a large object that is recreated has
+/// become another one by the time objects are read.
 pub(super) fn gains_unreached(growth: &Growth) -> bool {
     let of = growth.unreached;
     of.blocks * growth.seconds() >= LEAST_ITEMS && of.bytes <= of.blocks * MAX_BYTES_OF_ONE
@@ -28,7 +28,7 @@ pub(super) fn gains_items(
     of_names.any(|(of, _)| counted(of))
 }
 
-/// Names that gain at least this rate, and objects, the most first.
+/// Names that gain at least this rate, and objects; the largest gain first.
 fn gain_items<'a>(
     growth: &'a Growth,
     census: &'a Census,
@@ -39,7 +39,7 @@ fn gain_items<'a>(
     grown.filter(|(of, holder)| {
         let gained = match of.items {
             Some(rate) => rate * growth.seconds(),
-            // Of one that had fewer than to be listed before, all may be new.
+            // If the holder was too small to be listed before, all its items may be new.
             None if of.has_more => holder.items as f64,
             None => 0.0,
         };
@@ -47,19 +47,21 @@ fn gain_items<'a>(
     })
 }
 
-/// The name that gains most objects though live blocks as a whole do not grow, which may be because what running functions
-/// have in hand became less, or because it is little of what is live; `None` where none gains enough.
+/// The name that gains most objects even though live blocks as a whole do not grow, either because
+/// data held by running functions shrank meanwhile or because the gain is a small part of live
+/// memory. `None` if no name gains enough.
 pub(super) fn unhidden_gain<'a>(
     growth: &'a Growth,
     census: &'a Census,
 ) -> Option<(&'a HolderGrowth, &'a Holder)> {
-    // A table that was enlarged is no more objects.
+    // An enlarged table does not mean more objects.
     let stepped = growth.notable_step().map_or(0.0, |step| step.bytes);
     let least = (LEAST_GAIN + stepped) / growth.seconds();
-    // What all live blocks gained as well is judged with them, unless that is too little to be judged.
+    // A gain that is part of the gain of all live blocks is judged with them, unless that is too
+    // small to be judged.
     let whole = growth.steady_bytes - growth.passing_bytes.max(0.0);
     let is_little = whole * growth.seconds() <= growth.noise_bytes;
-    // What was not listed before may have been there all the same.
+    // A holder that was not listed before may still have existed.
     let is_known = |of: &HolderGrowth| (!of.is_passing || of.is_same) && of.items.is_some();
     gain_items(growth, census, least)
         .find(|(of, _)| is_known(of) && (is_little || of.bytes > whole))

@@ -8,60 +8,68 @@ use crate::objects::{Census, Growth};
 use crate::report::FragReport;
 use crate::worth::MOST;
 
-/// Live blocks grow in free memory where all memory gained less than this share of what they gained.
+/// Live blocks grow into free memory if all memory gained less than this share of their gain.
 const REUSED: f64 = 0.25;
 /// Free memory that became more by less than this, and nothing else that did, comes and goes.
 const FREE_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
-/// What was asked for is hardly written to where memory gained less than this share of it.
+/// Requested memory counts as hardly written to if memory gained less than this share of it.
 const HARDLY: f64 = 0.05;
-/// What live blocks gain by so little of what is live, and other memory does not show, may be a full cache at two moments,
+/// A gain of live blocks by at most this share, if other memory does not show it, may be a full
+/// cache at two moments,
 const FLUCTUATION: f64 = 0.02;
-/// and is no more than that.
+/// but only up to this many bytes.
 const MAX_FLUCTUATION: f64 = 2.0 * 1024.0 * 1024.0;
-/// The share of what no root was found for that decides what it is.
+/// If this share of the blocks without a known root is of one kind, all of them are treated as that
+/// kind.
 pub(super) const NEARLY_ALL: f64 = 0.8;
-/// A rest of less than this share of all that was gained goes unsaid.
+/// Remaining growth below this share of the total is not mentioned.
 const SAID: f64 = 0.2;
 
-/// What grows of a process, in bytes a second, and what became larger without growing.
+/// What grows in a process, in bytes per second, and what became larger without growing.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub(super) struct Growing {
-    /// Live blocks; 0 where they do not grow.
+    /// Live blocks; 0 if they do not grow.
     pub(super) live: f64,
-    /// Blocks of pymalloc that no object owned when objects were read, beside others that did: what was freed between
-    /// the walk and that, as in a burst.
+    /// Blocks of pymalloc that no object owned when objects were read, while other blocks had
+    /// owners: they were freed between the walk and the reading, as in a burst.
     pub(super) unowned: f64,
     /// Whether that is of blocks that become larger again and again.
     pub(super) in_steps: bool,
     /// Whether all memory grows much less, or not at all.
     pub(super) is_reused: bool,
-    /// Whether what live blocks gained was asked for and hardly written to, so that it takes no memory.
+    /// Whether live blocks gained memory that was requested but hardly written to, so that it takes
+    /// no memory.
     pub(super) is_untouched: bool,
-    /// All other memory; 0 where it does not grow.
+    /// All other memory; 0 if it does not grow.
     pub(super) rest: f64,
-    /// Bytes that live blocks gained, too few to tell growth from what a full cache changes by.
+    /// Bytes that live blocks gained, too few to distinguish growth from the fluctuation of a full
+    /// cache.
     pub(super) fluctuation: f64,
-    /// Whether what running functions have in hand is part of that growth, because all memory shows that it stays.
+    /// Whether data held by running functions counts as part of the growth, because all memory
+    /// shows that it stays.
     pub(super) counts_passing: bool,
-    /// Whether threads became more, so that it is part of that growth, too.
+    /// Whether threads were added, so that their functions' data counts as part of the growth too.
     pub(super) has_more_threads: bool,
-    /// Of what no root was found for, what can be relied upon.
+    /// The reliable part of the growth of blocks without a known root.
     pub(super) unreached: f64,
-    /// The same that cannot, where it is many blocks.
+    /// The unreliable part of it, if it is many blocks.
     pub(super) unsure: f64,
     /// Bytes that memory gained once.
     pub(super) once: f64,
-    /// Bytes that memory gained beside live blocks between two looks, without a third that shows whether that goes on.
+    /// Bytes that memory gained outside live blocks between two observations, without a third to
+    /// show whether that continues.
     pub(super) unclear: f64,
 }
 
 impl Growing {
-    /// By what live blocks gained, and all memory in the same time, where that is known; the census is the later one.
+    /// From the gains of live blocks and, if known, of all memory in the same time; the census is
+    /// the later one.
     pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
         let steady = growth.steady_bytes * growth.seconds();
         let has_more_threads = memory.is_some_and(gains_threads);
         let counts_passing = has_more_threads || memory.is_some_and(|memory| shows(memory, steady));
-        // Of a target that ran on something may have been on its way from one place to the next when either was read.
+        // In a target that ran on, something may have been moving from one place to another while
+        // either was read.
         let cycles = growth.cycles.bytes >= growth.unreached.bytes * NEARLY_ALL;
         let unreached = match census.exact || counts_passing || cycles && !census.is_unsteady() {
             true => growth.unreached.bytes,
@@ -80,7 +88,7 @@ impl Growing {
             false => growth.passing_bytes + growth.unreached.bytes - unreached,
         };
         let all = Self::of_all(growth, passing, memory);
-        // In the walk's own stop nothing is freed before it is read.
+        // Within the walk's own stop nothing is freed before it is read.
         let unowned = if census.exact { 0.0 } else { unowned(growth) };
         let live = all.live - unowned;
         let gained = live * growth.seconds();
@@ -88,7 +96,8 @@ impl Growing {
         let is_little = gained < MAX_FLUCTUATION.min(census.live.bytes as f64 * FLUCTUATION)
             && !(unreached > 0.0 && gains_unreached(growth))
             && !gains_items(growth, census, live * MOST, counts_passing);
-        // Large blocks that were gone when objects were read: a burst, or what is made anew.
+        // Large blocks that were gone when objects were read: a burst, or objects that are
+        // recreated.
         let is_burst = !census.exact && unreached >= live * MOST && !gains_unreached(growth);
         let is_little =
             (is_little || is_burst) && memory.is_some_and(|memory| !shows(memory, gained));
@@ -110,7 +119,7 @@ impl Growing {
     fn of_all(growth: &Growth, passing: f64, memory: Option<&MemoryGrowth>) -> Self {
         let seconds = growth.seconds();
         let swapped_in = memory.map_or(0.0, |memory| memory.swapped_in_bytes);
-        // What came back from swap was there before, and could not be read.
+        // Memory that was swapped in existed before but could not be read.
         let gained = (growth.steady_bytes - passing) * seconds - swapped_in;
         let live = if gained > growth.noise_bytes {
             gained
@@ -132,7 +141,7 @@ impl Growing {
             };
         }
         let Some(halves) = memory.halves else {
-            // Blocks that became larger are said to have.
+            // Blocks that became larger are reported separately.
             let stepped = (growth.live.bytes - growth.steady_bytes).max(0.0) * seconds;
             let unclear = Some(rest - stepped).filter(|rest| *rest >= memory.least_bytes);
             return Self {
@@ -203,25 +212,26 @@ fn is_untouched(live: f64, memory: &MemoryGrowth) -> bool {
         && memory.live_bytes.is_some_and(touched)
 }
 
-/// By how much a process grows, in bytes a second, as the verdict has it.
+/// How fast a process grows, in bytes per second, as stated in the verdict.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct GrowsBy {
-    /// Live blocks; 0 where they do not grow.
+    /// Live blocks; 0 if they do not grow.
     pub live: f64,
-    /// All other memory; 0 where it does not grow.
+    /// All other memory; 0 if it does not grow.
     pub rest: f64,
-    /// Whether memory, or a name, gained something of which two looks do not show whether it goes on.
+    /// Whether memory, or a name, gained something for which two observations do not show whether
+    /// it continues.
     pub is_unclear: bool,
 }
 
 impl GrowsBy {
-    /// All of it.
+    /// The sum.
     pub fn bytes_per_second(&self) -> f64 {
         self.live + self.rest
     }
 }
 
-/// The growth that the verdict of a report speaks of; `None` where objects were not read twice.
+/// The growth stated in a report's verdict; `None` if objects were not read twice.
 pub(in crate::explain) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
     let (census, growth) = (report.objects.as_deref()?, report.growth.as_ref()?);
     let growing = Growing::of(growth, report.memory_growth.as_ref(), census);
@@ -238,8 +248,8 @@ pub(in crate::explain) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
     })
 }
 
-/// Whether what memory gained beside live blocks may be of a moment: a little free memory, or work that is in hand and took
-/// more than memory gained, as free memory was used again.
+/// Whether the gain of memory outside live blocks may be temporary: a little free memory, or work
+/// in progress that took more than memory gained because free memory was reused.
 fn is_moment(growth: &Growth, in_hand: f64, rest: f64, memory: &MemoryGrowth) -> bool {
     let free = memory.heap_bytes.unwrap_or(0.0) - growth.live.bytes.max(0.0) * growth.seconds();
     let is_little_free = rest < FREE_BYTES && free >= rest * MOST;
@@ -247,8 +257,8 @@ fn is_moment(growth: &Growth, in_hand: f64, rest: f64, memory: &MemoryGrowth) ->
     is_little_free || is_in_hand
 }
 
-/// What pymalloc's blocks that no object owns gained a second, where objects gained something too: nearly all that
-/// Python has there are objects.
+/// The gain, per second, of pymalloc blocks without an owning object, if objects gained something
+/// too: nearly all pymalloc blocks are objects.
 fn unowned(growth: &Growth) -> f64 {
     if growth.typed.bytes * growth.seconds() <= growth.noise_bytes {
         return 0.0;

@@ -43,7 +43,8 @@ pub(super) fn live_grows(
     }
 }
 
-/// What grows besides what live blocks do: threads, and memory as a whole where that is clearly more.
+/// What grows in addition to live blocks: threads, and memory as a whole if its growth is clearly
+/// larger.
 fn about_more(report: &FragReport, growing: &Growing) -> String {
     let memory = report.memory_growth.as_ref();
     let beside = memory.and_then(|memory| beside(memory, growing.live));
@@ -62,7 +63,7 @@ fn about_more(report: &FragReport, growing: &Growing) -> String {
     threads + &beside
 }
 
-/// Of one that asks for more and more and writes to next to nothing of it.
+/// For a process that requests more and more memory and writes to hardly any of it.
 fn untouched_grows(
     report: &FragReport,
     census: &Census,
@@ -80,7 +81,7 @@ fn untouched_grows(
     )
 }
 
-/// Of one whose other memory grows, and live blocks beside it or not.
+/// For a process whose other memory grows, whether or not live blocks grow too.
 pub(super) fn rest_grows(
     report: &FragReport,
     census: &Census,

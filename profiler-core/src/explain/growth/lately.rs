@@ -4,7 +4,8 @@ use super::words::rate;
 use crate::report::{FragReport, ToCome};
 use crate::trend::{Grows, Trend};
 
-/// What grows by the kernel's counts and the walks, before anybody knows whose it is; `None` where nothing does.
+/// Growth by the kernel's counts and the walks, before its holder is known; `None` if nothing
+/// grows.
 pub(super) fn lately(report: &FragReport, trend: &Trend) -> Option<String> {
     let grows = trend.grows?;
     let speed = format!("Growing {}/s", rate(trend.rss.bytes_per_second));

@@ -7,15 +7,16 @@ use crate::report::FragReport;
 use crate::tables::{LedgerClass, LedgerPart};
 use crate::trend::Point;
 
-/// What goes on gains at least this share, in each half of the time, of what it would at a steady rate.
+/// Growth continues if each half of the interval gained at least this share of what a steady rate
+/// gives.
 const STEADY: f64 = 0.25;
-/// Memory that gained at least this share of what live blocks gained shows when these did.
+/// A gain of live blocks shows in memory if memory gained at least this share of it.
 pub(super) const SAME: f64 = 0.8;
 /// Rates that differ by more than this share of the smaller one are two.
 const DIFFERENT: f64 = 0.15;
 /// When at least this many threads were added, data held by their functions is work piling up,
 const MORE_THREADS: u32 = 16;
-/// where they are this share of those there were.
+/// provided that they are at least this share of the earlier number.
 const MORE_THREADS_SHARE: f64 = 0.2;
 
 /// Whether a gain of `live` bytes in live blocks shows in memory: memory gained about as much, and
@@ -24,8 +25,9 @@ pub(super) fn shows(memory: &MemoryGrowth, live: f64) -> bool {
     live >= memory.least_bytes && memory.bytes >= live * SAME && memory.bytes > memory.fell_bytes
 }
 
-/// What of the bytes that live blocks gained takes memory and stays: less than these where a block was copied just when
-/// it was looked at, or where buffers have room at their end that was not written to yet.
+/// The part of live blocks' gain that takes memory and stays. It is smaller than the gain if a
+/// block was being copied at the time of an observation, or if buffers have unwritten space at
+/// their end.
 pub(super) fn lasting_of(memory: &MemoryGrowth, live: f64) -> f64 {
     let differs = |bytes: f64| bytes >= memory.least_bytes && live > bytes * (1.0 + DIFFERENT);
     let lasting = memory
@@ -38,8 +40,7 @@ pub(super) fn lasting_of(memory: &MemoryGrowth, live: f64) -> f64 {
     lasting.or(written).unwrap_or(live)
 }
 
-/// Whether so many threads were added that the data in their functions is not just work in
-/// progress.
+/// Whether enough threads were added that the data in their functions is not just work in progress.
 pub(super) fn gains_threads(memory: &MemoryGrowth) -> bool {
     let more = memory.more_threads();
     memory.threads.is_some_and(|(before, _)| {
@@ -47,7 +48,8 @@ pub(super) fn gains_threads(memory: &MemoryGrowth) -> bool {
     })
 }
 
-/// Bytes a second that all memory gained, where that goes on and is clearly more than live blocks gain.
+/// Bytes per second that all memory gained, if that continues and is clearly more than live blocks
+/// gain.
 pub(super) fn beside(memory: &MemoryGrowth, live: f64) -> Option<f64> {
     let gained = memory.lasting_bytes()?;
     let live = live * memory.seconds();
@@ -61,7 +63,8 @@ pub(super) fn beside(memory: &MemoryGrowth, live: f64) -> Option<f64> {
     (is_more && goes_on(beside_live, rest)).then_some(gained / memory.seconds())
 }
 
-/// How memory changed from an earlier report to a later one; `None` of cores, and where no time has passed between them.
+/// How memory changed from an earlier report to a later one; `None` for cores, and if no time
+/// passed between them.
 pub(in crate::explain) fn memory_between(
     earlier: &FragReport,
     later: &FragReport,
@@ -91,7 +94,7 @@ pub(in crate::explain) fn memory_between(
         .collect();
     classes.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
     let mut growth = MemoryGrowth::of_counts(&Point::of(earlier), &Point::of(later))?;
-    // What a walk had no time for is in another class than it was.
+    // Memory that a walk had no time for is in another class than before.
     let reports = [earlier, later];
     if reports
         .iter()

@@ -23,7 +23,7 @@ pub(crate) use self::words::LEAK;
 use self::words::rate;
 use crate::report::FragReport;
 
-/// The first sentences of the verdict, where two censuses were taken.
+/// The first sentences of the verdict, if two censuses were taken.
 pub(crate) fn answer(report: &FragReport) -> Option<String> {
     let lately = || lately(report, report.trend.as_ref()?);
     let (Some(census), Some(growth)) = (report.objects.as_deref(), &report.growth) else {
@@ -44,7 +44,8 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
     } else if growing.unclear > 0.0 {
         String::new()
     } else {
-        // What is known of two walks is of the same time as a single look; a session has gone on since then.
+        // What two walks show covers the same time as a single observation; a session has continued
+        // since.
         let since = lately().filter(|_| memory.classes.is_empty());
         since.unwrap_or_else(|| still(report, census, growth, &growing))
     };

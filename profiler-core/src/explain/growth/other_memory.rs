@@ -7,7 +7,7 @@ use crate::objects::{Census, Growth};
 use crate::tables::LedgerClass;
 use crate::worth::{MOST, is_named_for_gaining};
 
-/// What lies outside of the walked heaps, where only counts of it are known.
+/// Memory outside the walked heaps, if only its total is known.
 const OUTSIDE: &str = "memory outside of the walked heaps";
 /// Blocks that did not become more.
 const LARGER: &str = "memory in single blocks that become larger";
@@ -15,7 +15,7 @@ const LARGER: &str = "memory in single blocks that become larger";
 /// Blocks that may be gone when a function returns.
 const IN_HAND: &str = "what running functions have in hand";
 
-/// Whether a part is of blocks that did not become more, of which one name may have most.
+/// Whether a part is in blocks whose number did not grow, most of which may belong to one name.
 pub(super) fn is_in_single_blocks(words: &str) -> bool {
     words.starts_with(LARGER) || words.starts_with(IN_HAND)
 }
@@ -31,7 +31,7 @@ pub(super) fn larger(census: &Census, growth: &Growth, rest: f64) -> String {
     })
 }
 
-/// Who has the `mmap` objects that map at least half of what other memory gains a second.
+/// The name whose `mmap` objects map at least half of what other memory gains per second.
 pub(super) fn mapper(census: &Census, growth: &Growth, rest: f64) -> String {
     let grown = growth.holders.iter();
     let mapped = grown.filter_map(|of| Some((of.mapped_bytes?, census.holders.get(of.holder)?)));
@@ -77,7 +77,7 @@ pub(super) fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -
     )
 }
 
-/// Kinds of memory outside of live blocks that gained a share of what all of that did, the most first.
+/// Kinds of memory outside live blocks that gained a share of the total, the largest first.
 pub(super) fn rest(
     growth: &Growth,
     growing: &Growing,
@@ -85,7 +85,7 @@ pub(super) fn rest(
 ) -> Vec<(&'static str, f64)> {
     let seconds = memory.seconds();
     let all = growing.rest * seconds + growing.unclear;
-    // What came back from swap was in its class before, but blocks could not be read there.
+    // Memory that was swapped in was in its class before, but its blocks could not be read.
     let live = (growth.live.bytes * seconds - memory.swapped_in_bytes).max(growing.live * seconds);
     let mut parts: Vec<(&'static str, f64)> = match memory.classes.is_empty() {
         true => {

@@ -11,8 +11,8 @@ use crate::worth::{MOST, is_named_for_holding};
 /// Objects of at least this many bytes each count as large.
 const LARGE: f64 = 64.0 * 1024.0;
 
-/// Of a process in which a name gains objects and live blocks as a whole do not grow, as what running functions have in
-/// hand varies by more.
+/// For a process in which a name gains objects while live blocks as a whole do not grow, because
+/// data held by running functions varies by more.
 fn gaining(census: &Census, growth: &Growth) -> Option<String> {
     let (of, holder) = unhidden_gain(growth, census)?;
     Some(format!(
@@ -25,8 +25,8 @@ fn gaining(census: &Census, growth: &Growth) -> Option<String> {
     ))
 }
 
-/// Of a process in which a name has one object more, or a few, which are large: that is no table that was enlarged.
-/// `once` are the bytes that memory gained in one step, if it did.
+/// For a process in which a name has one or a few more objects that are large, which is not an
+/// enlarged table. `once` is the number of bytes that memory gained in one step, if it did.
 pub(super) fn added(census: &Census, growth: &Growth, once: f64) -> Option<String> {
     let step = growth.notable_step();
     let gained = step.map_or(once, |step| step.bytes);
@@ -52,7 +52,7 @@ pub(super) fn added(census: &Census, growth: &Growth, once: f64) -> Option<Strin
     ))
 }
 
-/// Of a process in which more is reached from no name than before, which was read while it ran on.
+/// For a process read while it ran, in which more blocks than before are reached from no name.
 fn unsure(growth: &Growth, growing: &Growing) -> Option<String> {
     (growing.unsure > 0.0).then(|| {
         format!(
@@ -111,12 +111,12 @@ pub(super) fn still(
     }
 }
 
-/// What became larger once, where that is worth a sentence.
+/// What became larger once, if that is worth a sentence.
 fn step(census: &Census, growth: &Growth) -> String {
     let Some(step) = growth.notable_step() else {
         return String::new();
     };
-    // Whose that is, where one holder gained most of it and has no more of anything.
+    // The holder of it, if one holder gained most of it without gaining items.
     let least = step.bytes * MOST;
     let is_whose = |of: &&HolderGrowth| of.bytes * growth.seconds() >= least && !of.has_more;
     let whose = growth.holders.iter().find(is_whose);
@@ -135,9 +135,9 @@ fn step(census: &Census, growth: &Growth) -> String {
     format!(" {what}, as when a table is enlarged; only a longer look shows whether that repeats.")
 }
 
-/// Who holds most of a heap that does not grow.
+/// The main holder in a heap that does not grow.
 pub(super) fn held(census: &Census) -> String {
-    // What was never written to takes no memory.
+    // Memory that was never written to takes no space.
     let touched = |holder: &Holder| {
         let untouched = holder.dropped.map_or(0, |dropped| dropped.untouched.bytes);
         holder.retained_bytes.saturating_sub(untouched)

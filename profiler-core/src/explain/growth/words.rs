@@ -6,7 +6,7 @@ use crate::report::FragReport;
 use crate::units::{bytes, count, percent};
 use crate::worth::MUCH_FREE;
 
-/// What a name that gains may be.
+/// Possible reasons why a name gains.
 pub(crate) const LEAK: &str = "a leak, or a cache without a bound or not yet full";
 
 /// How much of a fragmented process is fragmentation.
@@ -18,10 +18,10 @@ pub(super) fn fragmented(report: &FragReport) -> Option<String> {
     })
 }
 
-/// Where a holder grows.
+/// The place at which a holder grows.
 pub(super) struct Place<'a> {
     pub(super) item_type: Option<&'a str>,
-    /// Where that is not what its path leads to.
+    /// The branch, if that is not what the holder's path leads to.
     branch: Option<&'a Branch>,
 }
 
@@ -42,8 +42,9 @@ impl<'a> Place<'a> {
     }
 }
 
-/// What a holder gains in a second, and in which container where that is not its largest. Of bytes it is no more than
-/// `most`, what everything gains: that a block was copied just when one of the looks was made is no growth of who has it.
+/// A holder's gain per second, and the container that gains if it is not the largest. Bytes are
+/// limited to `most`, the total gain: a block that was being copied during an observation is not
+/// growth of its holder.
 pub(super) fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth, most: f64) -> String {
     let place = Place::of(of, holder, growth);
     let item = place.item_type;

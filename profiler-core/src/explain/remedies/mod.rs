@@ -12,8 +12,8 @@ use crate::remedy::Remedy;
 use crate::tuning;
 
 impl Remedy {
-    /// What to do about a mechanism where `serving` serves malloc, or, where the mechanism is one
-    /// allocator's own, in that allocator.
+    /// The remedy for a mechanism if `serving` serves malloc or, for a mechanism of one allocator,
+    /// in that allocator.
     pub fn of(mechanism: Mechanism, serving: Option<Allocator>) -> &'static Self {
         let fitting = |wanted: fn(&RemedyRow, Option<Allocator>) -> bool| {
             let mut rows = REMEDIES.iter().filter(|row| row.mechanism == mechanism);
@@ -24,7 +24,7 @@ impl Remedy {
             .unwrap_or(&NONE)
     }
 
-    /// The same where a candidate was played for it: the advice is of what was played.
+    /// The remedy that a candidate was replayed for, so that the advice matches the replay.
     pub(crate) fn as_played(&'static self, candidate: &CandidateName) -> &'static Self {
         match candidate {
             CandidateName::Tuning(played) if **played == tuning::ONE_ARENA => &ONE_ARENA,
@@ -35,12 +35,12 @@ impl Remedy {
         }
     }
 
-    /// What to do about a mechanism whatever serves malloc, short of another allocator's settings.
+    /// The remedy for a mechanism with any allocator, without allocator-specific settings.
     pub fn general(mechanism: Mechanism) -> &'static Self {
         Self::of(mechanism, None)
     }
 
-    /// What to do about the heap of a library, by its file's name.
+    /// The remedy for the heap of a library, by the library's file name.
     pub(crate) fn of_library(library: &str, allocator: Allocator) -> &'static Self {
         let mut rows = OF_LIBRARIES.iter();
         let row = rows.find(|row| {
@@ -151,7 +151,7 @@ mod tests {
     fn settings_are_those_of_the_allocator_that_serves_malloc() {
         for row in REMEDIES {
             for step in row.remedy.steps {
-                // What the loader finds where the target runs is known to predictions alone.
+                // Only predictions know what the loader finds where the target runs.
                 if let Step::Tune(tuning) = step {
                     assert!(row.allocators.contains(&tuning.allocator), "{row:?}");
                 }

@@ -5,11 +5,11 @@ use crate::mechanism::Mechanism;
 use crate::remedy::{Remedy, Step};
 use crate::tuning;
 
-/// A remedy with what it is for.
+/// A remedy and its mechanism.
 #[derive(Debug)]
 pub(super) struct RemedyRow {
     pub(super) mechanism: Mechanism,
-    /// The allocators that must serve malloc; empty when it does not depend on that.
+    /// The allocators that must serve malloc; empty if any may.
     pub(super) allocators: &'static [Allocator],
     pub(super) remedy: Remedy,
 }
@@ -17,7 +17,7 @@ pub(super) struct RemedyRow {
 /// What to do about the heap that a library has for itself.
 #[derive(Debug)]
 pub(super) struct LibraryRow {
-    /// How the name of its file begins; empty for any.
+    /// Prefix of its file name; empty for any.
     pub(super) library: &'static str,
     pub(super) allocator: Option<Allocator>,
     pub(super) remedy: Remedy,
@@ -74,7 +74,7 @@ pub(super) const POLARS: Remedy = Remedy {
     sentences: "{0} has it purge as soon as pages are free, at some cost in page faults.",
 };
 
-/// All remedies. Of those for one mechanism the one that names the serving allocator is taken, else
+/// All remedies. Of those for one mechanism, the one that names the serving allocator is used, else
 /// the one that names none.
 pub(super) const REMEDIES: &[RemedyRow] = &[
     RemedyRow {
@@ -206,7 +206,7 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
                 Step::Practice("max-tasks-per-child"),
                 Step::Practice("max-requests"),
             ],
-            // PYTHONMALLOC=malloc took more on some programs: it is no remedy.
+            // PYTHONMALLOC=malloc took more memory with some programs, so it is not a remedy.
             sentences: "Preloading an allocator does not change pymalloc. New objects reuse the room; it \
                 is returned when the objects that lie among it are freed, or the process ends (Celery: {0}, gunicorn: {1}).",
         },
@@ -292,10 +292,10 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
     },
 ];
 
-/// What there is to say where no row is for the allocator: settings of another one are no remedy.
+/// The remedy for allocators without a row: another allocator's settings would not help.
 const SHARED_ARENAS: &str = "{0} makes threads share arenas. It can also cost memory where their \
                              lifetimes mix, so compare peaks before and after.";
-/// What replaces the row of the same mechanism where one arena was predicted to need least.
+/// Replaces the row of the same mechanism if one arena was predicted to need least.
 pub(super) static ONE_ARENA: Remedy = Remedy {
     steps: &[Step::Tune(&tuning::ONE_ARENA)],
     sentences: SHARED_ARENAS,
@@ -306,22 +306,23 @@ pub(super) const NONE: Remedy = Remedy {
     sentences: "No setting of this allocator is known to change that.",
 };
 
-/// Instead of the remedy for [`Mechanism::MostlyLive`], once it is known what the blocks are.
+/// Replaces the remedy for [`Mechanism::MostlyLive`] once objects were read.
 pub(crate) static OBJECTS_WERE_READ: Remedy = Remedy {
     steps: &[],
     sentences: "No allocator changes that. Python's objects, which were read as well, say which names hold \
         them.",
 };
 
-/// Instead of the remedy for [`Mechanism::NotTheHeap`], where a name of the program has what maps most of it.
+/// Replaces the remedy for [`Mechanism::NotTheHeap`] if a name of the program holds most of the
+/// mapped memory.
 pub(crate) static NAMED_MAPPING: Remedy = Remedy {
     steps: &[],
     sentences: "An allocator changes little: close() of these objects unmaps that. Private memory goes with it; \
         pages of files and of shared memory stay while the file or another process has them.",
 };
 
-/// Instead of jemalloc's remedy for [`Mechanism::Untrimmed`] in a forked process, which has lost the thread that
-/// would purge while it is idle.
+/// Replaces jemalloc's remedy for [`Mechanism::Untrimmed`] in a forked process, which has lost the
+/// thread that would purge while it is idle.
 pub(crate) static NO_DECAY: Remedy = Remedy {
     steps: &[Step::Tune(&tuning::JEMALLOC_NO_DECAY)],
     sentences: "They wait for their decay, and jemalloc's background thread, which purges while a process is \

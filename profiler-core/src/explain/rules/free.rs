@@ -14,7 +14,7 @@ use crate::tables::{ArenaReport, LedgerClass};
 use crate::units::{bytes, count};
 
 pub(super) fn pinned_pages(report: &FragReport) -> Option<Finding> {
-    // What only cached blocks or the top keep on their pages is not pinned for good.
+    // Pages kept only by cached blocks or by the top are not pinned permanently.
     let rows = report.size_classes.iter();
     let of_malloc = rows.filter(|row| row.allocator != Allocator::Pymalloc);
     let pinned: u64 = of_malloc.map(|row| row.pinned_free_bytes).sum();
@@ -126,7 +126,7 @@ pub(super) fn sparse_pools(report: &FragReport) -> Option<Finding> {
     })
 }
 
-/// pymalloc's pools: in use, and in all.
+/// pymalloc's pools: in use, and in total.
 fn pools(report: &FragReport) -> Option<(u64, u64)> {
     let mut heaps = report.heaps.iter();
     let heap = heaps.find(|heap| heap.allocator == Allocator::Pymalloc)?;
@@ -139,8 +139,8 @@ fn pools(report: &FragReport) -> Option<(u64, u64)> {
     Some((sum(ArenaFigure::PoolsUsed), sum(ArenaFigure::PoolsTotal)))
 }
 
-/// The heap of a library that keeps the most free memory. What its own purge returns is known where the
-/// walker knows it (mimalloc 3).
+/// The library heap that keeps most free memory. The effect of its own purge is known if the walker
+/// determines it (mimalloc 3).
 pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
     let heaps = report.heaps.iter().filter(|heap| heap.library.is_some());
     let sums = heaps.map(|heap| {
@@ -160,7 +160,7 @@ pub(super) fn private_heap(report: &FragReport) -> Option<Finding> {
     let purge = remedies::give_back(Some(heap.allocator));
     let returned = match purged {
         0 => String::new(),
-        // What a thread has for itself only it gives back.
+        // Only the thread itself can return memory that is private to it.
         _ if heap.allocator == Allocator::Mimalloc => format!(
             "; {purge} would return up to {}, called by the thread that has used most of it",
             bytes(purged)

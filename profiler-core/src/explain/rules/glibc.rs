@@ -33,7 +33,7 @@ pub(super) fn arena_sprawl(report: &FragReport) -> Option<Finding> {
         ],
         prediction: None,
         remedy: Remedy::of(Mechanism::ArenaSprawl, Some(Allocator::Glibc)),
-        // That they are idle is exact; that sharing would help is not.
+        // It is certain that they are idle, but not that sharing would help.
         confidence: walk_confidence(report).min(Confidence::Medium),
     })
 }
@@ -59,7 +59,7 @@ pub(super) fn pinned_top(report: &FragReport) -> Option<Finding> {
     })
 }
 
-/// What glibc's mmap threshold has grown to by itself, if it has.
+/// The value that glibc's mmap threshold has adapted to, if it has.
 pub(in crate::explain) fn grown_mmap_threshold(report: &FragReport) -> Option<u64> {
     grown(report, GlibcSetting::MmapThreshold)
 }
@@ -112,7 +112,7 @@ pub(super) fn kept_top(report: &FragReport) -> Option<Finding> {
     })
 }
 
-/// A threshold of glibc's that has grown by itself.
+/// A threshold of glibc that has adapted.
 fn grown(report: &FragReport, threshold: GlibcSetting) -> Option<u64> {
     threshold.grown(|wanted| {
         let heaps = report.heaps.iter();

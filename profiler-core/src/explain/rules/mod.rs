@@ -34,7 +34,7 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
         whole::not_the_heap,
     ];
     if report.heaps.is_empty() || report.malloc_not_walked().is_some() {
-        // What Python's own pools show holds all the same.
+        // What Python's own pools show is valid anyway.
         let pools = free::sparse_pools(report);
         return [not_sure(report)].into_iter().chain(pools).collect();
     }
@@ -45,9 +45,9 @@ pub(crate) fn findings(report: &FragReport) -> Vec<Finding> {
     findings
 }
 
-/// The bytes by which a finding is ranked: what its remedy most likely returns, which is what is known, or the middle of
-/// what was predicted, or half of what it takes where nothing was. What no allocator returns, and only the program or
-/// its end, counts with all that it takes, as Python's own pools do.
+/// The bytes by which a finding is ranked: what its remedy most likely returns. That is the known
+/// figure, else the middle of the prediction, else half of the finding's bytes. Memory that no
+/// allocator returns, only the program itself or its end, counts in full, as Python's own pools do.
 fn rank_bytes(finding: &Finding) -> u64 {
     if finding.mechanism == Mechanism::PinnedPages && finding.bytes == Some(0) {
         return finding.held_bytes;
@@ -61,17 +61,17 @@ fn rank_bytes(finding: &Finding) -> u64 {
     known.or_else(middle).unwrap_or(finding.held_bytes / 2)
 }
 
-/// Whether a saving of `saved` bytes is worth being reported.
+/// Whether a saving of `saved` bytes is worth reporting.
 pub(crate) fn is_notable(report: &FragReport, saved: u64) -> bool {
     saved >= worth::OF_RSS.least(report.kernel.rss_bytes)
 }
 
-/// The allocator that serves malloc; `None` when its heap was not walked.
+/// The allocator that serves malloc; `None` if its heap was not walked.
 pub(crate) fn serving(report: &FragReport) -> Option<Allocator> {
     report.serving().map(|heap| heap.allocator)
 }
 
-/// A metric as it is, as evidence.
+/// A metric, unchanged, as evidence.
 fn of_metric(report: &FragReport, id: MetricId) -> Evidence {
     Evidence {
         id: EvidenceId::Metric(id),
@@ -99,7 +99,7 @@ fn not_sure(report: &FragReport) -> Finding {
         .map(|defect| defect.what.as_str())
         .collect();
     let mut claim = not_walked(report);
-    // It begins a sentence here.
+    // Here it begins a sentence.
     if let Some(first) = claim.get_mut(..1) {
         first.make_ascii_uppercase();
     }

@@ -60,7 +60,8 @@ pub(super) fn add_holders<'a>(
             continue;
         };
         here.bytes = here.bytes.saturating_add(holder.held_bytes());
-        // Of what mmap objects map, pages that are mapped elsewhere as well are shared, as those of blocks are.
+        // Pages of mmap objects that are also mapped elsewhere count as shared, as pages of blocks
+        // do.
         let of_mapped = match holder.mapped_bytes {
             None | Some(0) => Some(0),
             Some(_) => holder.mapped_shared_bytes,
@@ -85,7 +86,7 @@ impl Gathered<'_> {
         let each = || self.each.iter().map(|(_, here)| here);
         let of_children = || each().filter(|here| !here.is_master);
         let all = each().map(|here| here.bytes).fold(0, u64::saturating_add);
-        // The same pages in several of them: the largest part has, as far as is known, all that others have.
+        // The same pages in several processes: the largest part is assumed to contain the others'.
         let shared: Option<Vec<u64>> = each().map(|here| here.shared).collect();
         let shared_all = shared.as_ref().map_or(0, |shared| shared.iter().sum());
         let shared_bytes = shared.map(|shared| shared.into_iter().max().unwrap_or(0));
@@ -116,7 +117,7 @@ impl Gathered<'_> {
 }
 
 impl TreeHolder {
-    /// The first of its names and what it is: `app.tasks.SESSIONS` (dict).
+    /// The first of its names and its type: `app.tasks.SESSIONS` (dict).
     pub fn titled(&self) -> String {
         let name = self.names.first().map_or("", String::as_str);
         match &self.type_name {
@@ -125,7 +126,7 @@ impl TreeHolder {
         }
     }
 
-    /// What it holds in the children and in the master, as people read it: `18.0 to 22.0 MiB each`.
+    /// What it holds in the children and in the master, as text: `18.0 to 22.0 MiB each`.
     pub fn each(&self) -> String {
         let (least, most) = (bytes(self.least_bytes), bytes(self.most_bytes));
         match (self.children, least == most) {

@@ -9,7 +9,7 @@ pub(super) const SLICES: u64 = SEGMENT / SLICE;
 /// `xblock_size` of a block whose size only its slices give.
 pub(super) const HUGE_BLOCK: u64 = 2 << 30;
 
-/// `mi_segment_t`: where its fields are.
+/// Offsets of the fields of `mi_segment_t`.
 #[derive(Debug)]
 pub(super) struct SegmentLayout {
     pub(super) used: usize,
@@ -23,10 +23,10 @@ pub(super) struct SegmentLayout {
     pub(super) slices: usize,
 }
 
-/// Where the first block of a page is.
+/// The position of a page's first block.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Start {
-    /// The page says it, here.
+    /// The page has it in a field at this offset.
     Field(usize),
     /// 384 bytes into its memory for blocks up to 1 KiB.
     Fixed,
@@ -34,29 +34,29 @@ pub(super) enum Start {
     Blocks,
 }
 
-/// A layout: what it is called, and where everything is.
+/// A layout: its name and all offsets.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The releases that have it, and the build where it is a special one.
+    /// The releases with this layout, and the build if it is a special one.
     pub(super) name: &'static str,
     /// The first and the last of these releases.
     pub(super) releases: ([u32; 3], [u32; 3]),
     pub(super) segment: &'static SegmentLayout,
     /// Bytes of `mi_page_t`.
     pub(super) page: usize,
-    /// `used` and its bytes.
+    /// The offset of `used` and its size in bytes.
     pub(super) used: (usize, usize),
-    /// `block_size` or `xblock_size`, and its bytes.
+    /// The offset of `block_size` or `xblock_size`, and its size in bytes.
     pub(super) block_size: (usize, usize),
     pub(super) local_free: usize,
-    /// The page's keys, where lists are encoded.
+    /// The page's keys, in builds that encode lists.
     pub(super) keys: Option<usize>,
     pub(super) thread_free: usize,
     pub(super) heap: usize,
     pub(super) start: Start,
     /// `thread_delayed_free` of `mi_heap_t`.
     pub(super) heap_delayed: usize,
-    /// Its keys.
+    /// The heap's keys.
     pub(super) heap_keys: usize,
 }
 
@@ -138,8 +138,8 @@ const NEW_PAGE_SECURE: Layout = Layout {
     ..NEW_PAGE
 };
 
-/// All that are known. CPython 3.13 has 2.1.2, with three more words in each page where there is no
-/// GIL.
+/// All known layouts. CPython 3.13 contains 2.1.2, with three more words in each page in builds
+/// without the GIL.
 pub(super) static LAYOUTS: [Layout; 10] = [
     OLD_PAGE,
     Layout {

@@ -21,12 +21,12 @@ use super::{HeapNamer, anonymous, arena_of, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
 
-/// Different mimallocs in one process looked for at most.
+/// The most different mimallocs looked for in one process.
 const MAX_HEAPS: usize = 8;
-/// Blocks in all heaps' delayed lists at most.
+/// The most blocks in all heaps' delayed lists.
 const MAX_DELAYED: usize = 1 << 24;
 
-/// The header of what may be a segment.
+/// The header of a possible segment.
 struct Header {
     addr: u64,
     bytes: Vec<u8>,
@@ -54,7 +54,7 @@ pub(super) fn walk<M: TargetMemory>(
     heaps
 }
 
-/// Reads what may be a header wherever a segment can begin.
+/// Reads possible headers wherever a segment can begin.
 fn headers<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<Header> {
     let mut headers = Vec::new();
     for mapping in residency.mappings().iter().filter(|m| anonymous(m)) {
@@ -83,8 +83,8 @@ fn headers<M: TargetMemory>(memory: &M, residency: &ResidencyMap) -> Vec<Header>
     headers
 }
 
-/// The key and the layout that explain the most pages; of layouts that explain as many, that of a
-/// release which an object says it is of.
+/// The key and the layout that explain most pages. If several layouts explain as many, that of a
+/// release which an object claims to be.
 fn best(headers: &[Header], objects: &[AllocatorObject]) -> Option<(u64, &'static Layout)> {
     let fits = |layout: &Layout| {
         let mut versions = objects
@@ -172,8 +172,8 @@ fn heap<M: TargetMemory>(
     heap
 }
 
-/// The segments with their ranges, ascending. A segment that was given back may have been carved
-/// anew, and what looks like one inside another is that one's data.
+/// The segments with their ranges, ascending. A segment that was returned may have been reused, and
+/// what looks like a segment inside another is data of that one.
 fn placed<'s, 'h>(
     segments: &'s [Segment<'h>],
     residency: &ResidencyMap,
@@ -226,7 +226,7 @@ fn placed<'s, 'h>(
     all
 }
 
-/// The spans of a segment. Returns its pages in use.
+/// Appends the spans of a segment. Returns the number of its pages in use.
 fn lay<M: TargetMemory>(
     segment: &Segment<'_>,
     range: AddrRange,
@@ -274,7 +274,7 @@ fn lay<M: TargetMemory>(
     used
 }
 
-/// Blocks that other threads freed and that lie in a heap's list, and whether all lists ended.
+/// Blocks freed by other threads that are in a heap's list, and whether all lists ended.
 fn delayed<M: TargetMemory>(
     memory: &M,
     layout: &Layout,

@@ -7,26 +7,26 @@ use crate::mimalloc::number;
 
 use super::layout::{HUGE_BLOCK, Layout, SEGMENT, SLICE, SLICES, Start};
 
-/// Bytes of a header at most. The page behind it is a guard in secure builds.
+/// The largest header, in bytes. The page after it is a guard page in secure builds.
 pub(super) const HEADER: usize = 60 << 10;
 
 /// A segment under one layout.
 pub(super) struct Segment<'a> {
     pub(super) addr: u64,
     pub(super) layout: &'static Layout,
-    /// Its cookie with its address taken out: the same for all segments of one mimalloc.
+    /// Its cookie with its address removed: the same for all segments of one mimalloc.
     pub(super) key: u64,
-    /// All its slices.
+    /// The number of all its slices.
     pub(super) slices: u64,
-    /// Slices that its header takes.
+    /// The number of slices occupied by its header.
     info: u64,
-    /// Slices that its header describes.
+    /// The number of slices described by its header.
     entries: u64,
-    /// Whether it has one block only.
+    /// Whether it contains only one block.
     pub(super) huge: bool,
     /// Pages in use.
     pub(super) used: u64,
-    /// The owner, 0 when it was abandoned or given back to its arena.
+    /// The owner; 0 if it was abandoned or returned to its arena.
     pub(super) thread: u64,
     bytes: &'a [u8],
 }
@@ -35,15 +35,15 @@ pub(super) struct Segment<'a> {
 pub(super) enum Part {
     /// Never used, or free again.
     Unused(u64),
-    /// A page, with its heap.
+    /// A page, and its heap's address.
     Page(Blocks, u64),
     /// A page of this many bytes whose header no mimalloc could have written.
     Damaged(u64),
 }
 
 impl<'a> Segment<'a> {
-    /// Reads the header of a segment at `addr`, when it is one of this layout. `bytes` may end
-    /// early; then pages are not to be asked for.
+    /// Reads the header of a segment at `addr`, if it is one with this layout. `bytes` may end
+    /// early; then pages must not be requested.
     pub(super) fn parse(addr: u64, bytes: &'a [u8], layout: &'static Layout) -> Option<Self> {
         let of = layout.segment;
         let word = |at| number(bytes, at, 8);
@@ -72,7 +72,7 @@ impl<'a> Segment<'a> {
         sound.then_some(segment)
     }
 
-    /// Its addresses.
+    /// Its address range.
     pub(super) fn range(&self) -> Option<AddrRange> {
         AddrRange::with_len(RemoteAddr::new(self.addr), self.slices * SLICE)
     }
@@ -82,16 +82,16 @@ impl<'a> Segment<'a> {
         self.info * SLICE
     }
 
-    /// Whether it was given back to where it came from, its header being still there.
+    /// Whether it was returned to where it came from while its header still exists.
     pub(super) fn is_freed(&self) -> bool {
         self.used == 0 && self.thread == 0
     }
 
-    /// What follows the header, in order, up to its end; `None` when the slices do not add up.
+    /// The parts after the header, in order; `None` if the slices do not add up.
     pub(super) fn parts(&self) -> Option<Vec<Part>> {
         let mut parts = Vec::new();
         let mut slice = self.info;
-        // Only a huge segment's page goes on behind the last entry.
+        // Only a huge segment's page continues after the last entry.
         while slice < self.entries {
             let at = self.layout.segment.slices + slice as usize * self.layout.page;
             let page = self.bytes.get(at..at + self.layout.page)?;
@@ -153,7 +153,7 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// A page as it is by now, if it still has the same memory.
+    /// The current state of a page, if it still has the same memory.
     pub(super) fn renewed<M: TargetMemory>(&self, memory: &M, page: &Blocks) -> Option<Blocks> {
         let slice = page.area.start.checked_sub(self.addr)? / SLICE;
         let count = (page.area.end - page.area.start) / SLICE;
@@ -183,7 +183,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Addresses in `range` where a segment can begin.
+/// The addresses in `range` where a segment can begin.
 pub(super) fn places(range: AddrRange) -> impl Iterator<Item = RemoteAddr> {
     let first = range.start().align_up(SEGMENT);
     std::iter::successors(first, |at| at.checked_add(SEGMENT))

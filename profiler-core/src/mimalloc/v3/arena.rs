@@ -22,7 +22,7 @@ const MAX_SLICES: u64 = 1 << 24;
 pub(super) struct Arena {
     addr: u64,
     pub(super) slices: u64,
-    /// Slices that its own data takes.
+    /// The number of slices occupied by its own data.
     pub(super) info: u64,
     bytes: [u8; ARENA],
 }
@@ -30,7 +30,7 @@ pub(super) struct Arena {
 impl Arena {
     pub(super) fn read<M: TargetMemory>(memory: &M, addr: u64) -> Option<Self> {
         let bytes: [u8; ARENA] = memory.read_value(RemoteAddr::new(addr)).ok()?;
-        // `slice_count` and `info_slices`; from 3.4 on they are behind the arena's number.
+        // `slice_count` and `info_slices`; from 3.4 on they are after the arena's number.
         [32, 40].into_iter().find_map(|at| {
             let (slices, info) = (number(&bytes, at, 8), number(&bytes, at + 8, 8));
             let sound = info > 0 && info < slices && slices <= MAX_SLICES;
@@ -44,13 +44,13 @@ impl Arena {
         })
     }
 
-    /// Where it ends.
+    /// Its end.
     pub(super) fn end(&self) -> Option<u64> {
         self.addr.checked_add(self.slices * SLICE)
     }
 
-    /// The slices that begin a page: the arena's bitmap `pages`. Its place differs by release, so it
-    /// is recognised by its bits: of all bitmaps it agrees best with the pages that are `known`.
+    /// The slices that begin a page: the arena's bitmap `pages`. Its offset differs by release, so
+    /// it is recognised by its bits: of all bitmaps it agrees best with the pages that are `known`.
     pub(super) fn pages<M: TargetMemory>(
         &self,
         memory: &M,
@@ -68,7 +68,7 @@ impl Arena {
         best.filter(|(score, _)| *score > 0).map(|(_, bits)| bits)
     }
 
-    /// The numbers of the bits that are set in the bitmap at `at`, when it is one.
+    /// The indices of the bits set in the bitmap at `at`, if it is one.
     fn bits<M: TargetMemory>(&self, memory: &M, at: u64) -> Option<BTreeSet<u64>> {
         let chunks: u64 = memory.read_value(RemoteAddr::new(at)).ok()?;
         if chunks != self.slices.div_ceil(CHUNK_BITS) {
@@ -86,7 +86,7 @@ impl Arena {
 }
 
 /// How many bytes from `slice` on are mimalloc's own data in this arena: a `mi_meta_page_t`
-/// (`src/arena-meta.c`), which has a link and where its memory is from.
+/// (`src/arena-meta.c`), which contains a link and the origin of its memory.
 pub(super) fn own_bytes<M: TargetMemory>(memory: &M, arena: u64, slice: u64) -> Option<u64> {
     let bytes: [u8; 8 + MEMID] = memory.read_value(RemoteAddr::new(slice)).ok()?;
     match Memory::parse(bytes.get(8..)?)? {

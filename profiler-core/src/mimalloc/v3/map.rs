@@ -15,12 +15,12 @@ use super::page::{LAYOUTS, Layout, PAGE, Page, SLICE};
 const PART: u64 = 8192;
 /// Address space that a part is about.
 const SPAN: u64 = PART * SLICE;
-/// Parts looked at, at most: 2 TiB of address space with private memory in it.
+/// The most parts examined: 2 TiB of address space with private memory in it.
 const MAX_PARTS: usize = 4096;
 /// Entries tried, at most, until one is a page's.
 const MAX_TRIES: usize = 1024;
 
-/// The numbers of the parts that may have pages: of address space with private memory in it.
+/// The indices of the parts that may have pages: those whose address space contains private memory.
 fn numbers(residency: &ResidencyMap) -> BTreeSet<u64> {
     let mut numbers = BTreeSet::new();
     for mapping in residency.mappings().iter().filter(|m| anonymous(m)) {
@@ -39,7 +39,7 @@ fn numbers(residency: &ResidencyMap) -> BTreeSet<u64> {
 
 /// The map of a mimalloc 3.x.
 pub(super) struct Map {
-    /// Its parts, by number: their addresses.
+    /// Its parts: their indices and addresses.
     parts: Vec<(u64, RemoteAddr)>,
 }
 
@@ -67,7 +67,7 @@ impl Map {
         found
     }
 
-    /// The map at `addr`, when the first page of it is one.
+    /// The map at `addr`, if its first page is one.
     fn at<M: TargetMemory>(
         memory: &M,
         residency: &ResidencyMap,
@@ -89,7 +89,7 @@ impl Map {
             parts.push((number, part));
         }
         let map = Self { parts };
-        // Entries of freed pages can be left, so the first may be wrong.
+        // Entries of freed pages may remain, so the first one may be stale.
         let mut entries = map.entries(memory).take(MAX_TRIES);
         let is_page = entries.any(|(slice, page)| {
             let bytes = memory.read_value::<[u8; PAGE]>(RemoteAddr::new(page));
@@ -112,14 +112,14 @@ impl Map {
         })
     }
 
-    /// The pages in it that can be recognised, the layout that explains most of them, and how many there
-    /// are in all.
+    /// The pages in it that can be recognised, the layout that explains most of them, and the total
+    /// number of pages.
     pub(super) fn pages<M: TargetMemory>(
         &self,
         memory: &M,
         residency: &ResidencyMap,
     ) -> (Vec<Page>, &'static Layout, u64) {
-        // Each page with its first slice; what was freed and unmapped can be left in the map.
+        // Each page with its first slice; pages that were freed and unmapped may remain in the map.
         let mut first = BTreeMap::new();
         for (slice, page) in self.entries(memory) {
             if residency.mapping_at(RemoteAddr::new(page)).is_some() {
@@ -149,7 +149,7 @@ impl Map {
     }
 }
 
-/// The entries of a part; those that cannot be read are 0.
+/// The entries of a part; unreadable ones are 0.
 fn read_part<M: TargetMemory>(memory: &M, part: RemoteAddr) -> Vec<u64> {
     let mut bytes = vec![0; 8 * PART as usize];
     if memory.read(part, &mut bytes).is_err() {

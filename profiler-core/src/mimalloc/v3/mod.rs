@@ -20,7 +20,7 @@ use arena::Arena;
 use map::Map;
 use page::{Memory, Page, SLICE};
 
-/// Walks the mimalloc in `object`, when it is one of this kind.
+/// Walks the mimalloc in `object`, if it is 3.x.
 pub(super) fn walk<M: TargetMemory>(
     memory: &M,
     residency: &ResidencyMap,
@@ -34,7 +34,7 @@ pub(super) fn walk<M: TargetMemory>(
     let mut end = RemoteAddr::default();
     let mut owners = Vec::new();
     let mut empty = Vec::new();
-    // What the arenas say, where each of them says it.
+    // The arenas' own counts, as long as all of them have one.
     let mut expected = Some(0);
     for (start, pages) in by_memory(&pages) {
         let group = Group::of(memory, start, pages);
@@ -86,7 +86,7 @@ pub(super) fn walk<M: TargetMemory>(
     Some(heap)
 }
 
-/// Pages by the memory that they lie in, an arena's together, ascending.
+/// Pages grouped by the memory that contains them, the pages of an arena together, ascending.
 fn by_memory(pages: &[Page]) -> Vec<(u64, Vec<&Page>)> {
     let mut arenas: BTreeMap<u64, Vec<&Page>> = BTreeMap::new();
     let mut all = Vec::new();
@@ -107,10 +107,10 @@ struct Group<'p> {
     /// Ascending, those in use.
     pages: Vec<&'p Page>,
     is_arena: bool,
-    /// What the arena says of itself.
+    /// The arena's own account.
     arena: Option<Arena>,
     range: Option<AddrRange>,
-    /// How many pages are in use; `None` where the arena does not say.
+    /// The number of pages in use; `None` if the arena does not say.
     in_use: Option<u64>,
 }
 
@@ -143,9 +143,10 @@ impl<'p> Group<'p> {
     }
 }
 
-/// What `mi_collect(true)` would return of the arenas: their free slices (`mi_arenas_try_purge` in
-/// `src/arena.c`), unless purging is switched off, and pages without a live block of the thread that calls it. Those of
-/// other threads stay: it is called by the one that has most of them.
+/// What `mi_collect(true)` would return from the arenas: their free slices (`mi_arenas_try_purge`
+/// in `src/arena.c`), unless purging is switched off, and pages without a live block that belong to
+/// the calling thread. Pages of other threads stay: the caller is assumed to be the thread that
+/// owns most of them.
 fn purged(
     heap: &HeapSnapshot,
     residency: &ResidencyMap,
@@ -192,9 +193,9 @@ fn range_of(memory: &Memory) -> Option<AddrRange> {
     AddrRange::new(RemoteAddr::new(range.start), RemoteAddr::new(range.end))
 }
 
-/// Keeps the pages of an arena that are in use: the page map of some releases (3.0.1) has pages besides that
-/// were freed, which the arena knows. Returns its addresses, by its own word or else up to its last page, what
-/// it says of itself, and how many pages it says are in use.
+/// Keeps the pages of an arena that are in use: the page map of some releases (3.0.1) also contains
+/// freed pages, which the arena knows. Returns its address range (by its own account, or else up to
+/// its last page), its account, and how many pages it says are in use.
 fn in_use<M: TargetMemory>(
     memory: &M,
     start: u64,
@@ -227,12 +228,12 @@ struct Layer<'l, 'm, M> {
     spans: SpanList,
     /// Pages of an arena without a live block, and whose they are.
     empty: &'l mut Vec<(u64, AddrRange)>,
-    /// Where the next span begins.
+    /// The start of the next span.
     at: u64,
 }
 
 impl<M: TargetMemory> Layer<'_, '_, M> {
-    /// The pages of a group and what lies between them, up to `end`.
+    /// Appends the pages of a group and the memory between them, up to `end`.
     fn lay_out(&mut self, group: &Group<'_>, end: u64, heap: &mut HeapSnapshot) {
         if let Some(arena) = &group.arena {
             let info = arena.info * SLICE;
@@ -257,7 +258,7 @@ impl<M: TargetMemory> Layer<'_, '_, M> {
         self.unused(group.start, end);
     }
 
-    /// What no page has, up to `end`: pages of mimalloc's own data, and slices that are free.
+    /// Appends memory without a page, up to `end`: mimalloc's own data, and free slices.
     fn unused(&mut self, arena: u64, end: u64) {
         let gap = AddrRange::new(RemoteAddr::new(self.at), RemoteAddr::new(end));
         let residency = self.residency;

@@ -3,18 +3,19 @@
 use crate::mimalloc::blocks::{Blocks, Keys};
 use crate::mimalloc::number;
 
-/// Bytes of a slice (`MI_ARENA_SLICE_SIZE`), to which pages are aligned.
+/// Bytes of a slice (`MI_ARENA_SLICE_SIZE`), which is the alignment of pages.
 pub(super) const SLICE: u64 = 64 << 10;
 /// Bytes read of a page's description: enough for every layout.
 pub(super) const PAGE: usize = 136;
 /// `MI_MEM_OS`, `MI_MEM_OS_HUGE`, `MI_MEM_OS_REMAP`.
 const FROM_OS: std::ops::RangeInclusive<u32> = 4..=6;
-/// What of `xthread_id` is no thread (`MI_PAGE_FLAG_MASK`, `MI_THREADID_ABANDONED_MAPPED`).
+/// The bits of `xthread_id` that are not the thread (`MI_PAGE_FLAG_MASK`,
+/// `MI_THREADID_ABANDONED_MAPPED`).
 const FLAGS: u64 = 7;
 /// `MI_MEM_ARENA`.
 const FROM_ARENA: u32 = 7;
 
-/// Where the first block is.
+/// The position of the first block.
 #[derive(Copy, Clone, Debug)]
 enum Start {
     /// Its address, at 48.
@@ -23,15 +24,15 @@ enum Start {
     Words,
 }
 
-/// Where the fields are that differ.
+/// Offsets of the fields that differ.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The releases that have it.
+    /// The releases with this layout.
     pub(super) name: &'static str,
     start: Start,
-    /// The page's keys, where lists are encoded.
+    /// The page's keys, in builds that encode lists.
     keys: Option<usize>,
-    /// `memid`: where its memory is from.
+    /// `memid`: the origin of its memory.
     memid: usize,
 }
 
@@ -68,7 +69,7 @@ pub(super) static LAYOUTS: [Layout; 5] = [
     },
 ];
 
-/// Where memory is from (`mi_memid_t`).
+/// The origin of memory (`mi_memid_t`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Memory {
     /// Slices of the arena at this address.
@@ -96,7 +97,7 @@ impl Memory {
         memory.range().map(|_| memory)
     }
 
-    /// Its addresses.
+    /// Its address range.
     pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
         let (start, len) = match *self {
             Self::Arena {
@@ -117,12 +118,12 @@ impl Memory {
 pub(super) struct Page {
     pub(super) blocks: Blocks,
     pub(super) memory: Memory,
-    /// The thread that it belongs to; `None` where that has ended.
+    /// The thread that owns it; `None` if that has ended.
     pub(super) owner: Option<u64>,
 }
 
 impl Page {
-    /// The page described at `addr`, when it is one that mimalloc can have.
+    /// The page described at `addr`, if it is plausible.
     pub(super) fn parse(addr: u64, bytes: &[u8; PAGE], layout: &Layout) -> Option<Self> {
         let word = |at| number(bytes, at, 8);
         let memory = Memory::parse(bytes.get(layout.memid..)?)?;
@@ -145,7 +146,8 @@ impl Page {
                 null: addr,
             }),
         };
-        // `xthread_id`; the lowest bits are flags, of which one says that a thread has left it.
+        // `xthread_id`; the lowest bits are flags, one of which means that a thread has abandoned
+        // it.
         let owner = Some(word(0) & !FLAGS).filter(|owner| *owner != 0);
         let sound = blocks.reserved > 0 && blocks.is_possible();
         sound.then_some(Self {

@@ -25,7 +25,8 @@ use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 use crate::parallel;
 
-/// Bytes of native blocks that are looked at: what has references to Python's objects is smaller.
+/// The largest native block that is examined, in bytes: blocks that refer to Python objects are
+/// smaller.
 const MAX_NATIVE: u64 = 1 << 20;
 /// References into native blocks that one thread keeps.
 const MAX_INSIDE: usize = 1 << 20;
@@ -33,9 +34,10 @@ const MAX_INSIDE: usize = 1 << 20;
 /// What a pointer refers to.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Reference {
-    /// The object in this block, or its beginning where it holds none.
+    /// The object in this block, or the beginning of a block without an object.
     To(u32),
-    /// A place within this native block: hash tables and counted pointers of native code are referred to so.
+    /// A place inside this native block: hash tables and reference-counted pointers of native code
+    /// are referred to in this way.
     Inside(u32),
 }
 
@@ -110,17 +112,18 @@ pub(super) struct References {
     pub(super) graph: Graph,
     /// Objects that were others, or none, when they were read again.
     pub(super) changed: u64,
-    /// Of the objects that never change and were looked at twice, those that were others the second time.
+    /// Objects of immutable types that were read twice and differed the second time.
     pub(super) replaced: u64,
-    /// Containers whose storage is no block of the walk.
+    /// Containers whose storage is not in any walked block.
     pub(super) moved: u64,
     /// Weak references, ascending by block.
     pub(super) weak: Vec<Weak>,
-    /// References into native blocks, behind their beginnings: from which block into which.
+    /// References into native blocks, after their beginnings: the referring and the referenced
+    /// block.
     pub(super) inside: Vec<(u32, u32)>,
-    /// References into native blocks for which there was no room.
+    /// References into native blocks that were left out for lack of space.
     pub(super) left_out: u64,
-    /// What goes with a class though something else refers to it, each behind its class.
+    /// What belongs to a class although something else refers to it, each with its class.
     pub(super) of_classes: Vec<(u32, u32)>,
     /// Whether the blocks of `tracemalloc` are known, if there are any.
     pub(super) is_tracing_known: bool,
@@ -130,7 +133,7 @@ pub(super) struct References {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Weak {
     pub(super) block: u32,
-    /// The block of what it refers to.
+    /// The block of the referent.
     pub(super) referent: u32,
     /// Whether something is called when that goes.
     pub(super) calls_back: bool,
@@ -167,8 +170,8 @@ pub(super) fn references_of<M: TargetMemory + Sync>(
     all
 }
 
-/// By the number of each type its block, if it is a class that its objects hold: one that is no module's, nor
-/// another class's of one, which would be held anyhow.
+/// The block of each type that is a class kept alive by its objects, by the type's number: a class
+/// that is neither a module's nor an entry of such a class, which would be held anyway.
 fn classes<M>(resolve: &Resolver<'_, M>, types: &[Type], names: &Names) -> Vec<u32> {
     let class = |of: &Type| {
         let block = resolve.target(of.addr);
@@ -186,9 +189,9 @@ struct Pass<'a, M> {
     names: &'a Names,
     /// Classes that their objects hold, by the numbers of types, or [`NONE`].
     classes: &'a [u32],
-    /// The one in hand.
+    /// The current block.
     block: u32,
-    /// Of the block in hand.
+    /// The targets of the current block.
     targets: Vec<u32>,
     /// Of storage that has moved.
     piece: Vec<u8>,
@@ -196,7 +199,7 @@ struct Pass<'a, M> {
 }
 
 impl<'a, M: TargetMemory + Sync> Pass<'a, M> {
-    /// One that has read nothing yet.
+    /// A pass that has not read anything yet.
     fn new(
         resolve: &'a Resolver<'a, M>,
         scanned: &'a Scanned,
@@ -244,7 +247,7 @@ impl<'a, M: TargetMemory + Sync> Pass<'a, M> {
                 range,
                 end,
             };
-            // Of one that cannot be read to its end, what was found before counts.
+            // If a block cannot be read to its end, what was found before counts.
             let _ = self.read(block, &mut reader);
             give(self, block, &mut reader);
         }
@@ -273,7 +276,7 @@ impl<'a, M: TargetMemory + Sync> Pass<'a, M> {
             .extend(self.resolve.within(addr, MAX_VALUES_HEAD));
     }
 
-    /// Reads the references of a block; `None` where it cannot be read.
+    /// Reads the references of a block; `None` if it is unreadable.
     fn read(&mut self, block: u32, reader: &mut Reader<'_, '_, M>) -> Option<()> {
         let len = reader.range.len();
         match self.scanned.kinds[block as usize].get() {
@@ -319,8 +322,8 @@ impl<'a, M: TargetMemory + Sync> Pass<'a, M> {
         }
     }
 
-    /// Which words of a dictionary's entry of three are references: the key, and the value where that is
-    /// not referred to by a name. Names are taken as references at once.
+    /// Which words of a dictionary's three-word entry are references: the key, and the value unless
+    /// a name refers to it. Names are added as references at once.
     fn taken_of_entry(&mut self, block: u32) -> Range<usize> {
         match self.names.space(block) {
             Some(space) => {
@@ -343,7 +346,7 @@ impl<'a, M: TargetMemory + Sync> Pass<'a, M> {
             fits.then_some((lead, table))
         });
         let Some((lead, table)) = table else {
-            // Changed meanwhile: it holds nothing that could be read as entries.
+            // It changed meanwhile: it contains nothing that can be read as entries.
             self.found.changed += 1;
             return Some(());
         };

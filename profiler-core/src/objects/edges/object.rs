@@ -13,9 +13,9 @@ use crate::objects::scan::{COMPARED, EXAMINED_BYTES, print_of};
 use crate::objects::types::{Flags, Role, Type, TypeFacts};
 use crate::objects::words::word;
 
-/// Where an object's own fields begin, behind `ob_refcnt` and `ob_type`.
+/// The offset of an object's own fields, after `ob_refcnt` and `ob_type`.
 const FIELDS: u64 = 16;
-/// Where a small table is in a set, from 3.6 on and in 2.7, and how many words it has.
+/// The offset of a set's small table and its number of words, from 3.6 on and in 2.7.
 const SET_SMALL_TABLE: (u64, u64) = (64, 16);
 const SET_SMALL_TABLE_2: (u64, u64) = (56, 16);
 /// A weak reference's referent, its hash, and the list of its other weak references.
@@ -28,12 +28,12 @@ struct ObjectInBlock<'t> {
     facts: &'t TypeFacts,
     /// Bytes before it.
     head: u64,
-    /// Bytes that may hold references: with its items, where its type has some.
+    /// Bytes that may contain references, including items if its type has some.
     len: u64,
 }
 
 impl<M: TargetMemory + Sync> Pass<'_, M> {
-    /// Takes the references of an object; `None` where it cannot be read.
+    /// Takes the references of an object; `None` if it is unreadable.
     pub(super) fn object(
         &mut self,
         block: u32,
@@ -51,8 +51,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }
         let whole = reader.range.len() - head;
         let fixed = facts.basic_size.min(whole);
-        // Behind the fields of a type whose objects are all of one size is nothing but what was there
-        // before.
+        // If all objects of a type have one size, only old data follows the fields.
         let len = if facts.one_size { fixed } else { whole };
         let first = reader.bytes(head, fixed.min(PIECE))?;
         if word(first, 8) != Some(of.addr) {
@@ -82,7 +81,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         Some(())
     }
 
-    /// Notes whom a weak reference does not keep.
+    /// Records the object that a weak reference does not keep alive.
     fn weak_reference(&mut self, block: u32, first: &[u8]) {
         let (referent, callback) = (word(first, WEAK[0]), word(first, WEAK_CALLBACK));
         let referent = referent.and_then(|addr| self.resolve.object(addr));
@@ -93,8 +92,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }));
     }
 
-    /// Takes the references in the fields and the items of an object, by its role: `fixed` bytes of fields, `size`
-    /// items, and of a dictionary the address of its values.
+    /// Takes the references in an object's fields and items, by its role: `fixed` bytes of fields,
+    /// `size` items, and for a dictionary the address of its values.
     #[inline]
     fn parts(
         &mut self,
@@ -129,10 +128,10 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
             }
             Role::Set => self.set(object, reader)?,
             Role::WeakRef => self.fields(reader, object, WEAK_CALLBACK..len, &WEAK)?,
-            // Behind its fields are the descriptions of its slots, which refer to text, and what was there
-            // before.
+            // After its fields are the descriptions of its slots, which refer to text, and old
+            // data.
             Role::Type => self.fields(reader, object, FIELDS..fixed, &[TYPE_WEAK_LIST])?,
-            // Its dictionary, where it has one, is behind its items.
+            // Its dictionary, if it has one, is after its items.
             Role::Tuple => {
                 let items = size.saturating_mul(8).saturating_add(fixed);
                 self.fields(reader, object, FIELDS..items.min(len), &[])?;
@@ -150,7 +149,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         Some(())
     }
 
-    /// Takes what lies before the `PyGC_Head` of an instance: its values, or its dictionary.
+    /// Takes what is before the `PyGC_Head` of an instance: its values, or its dictionary.
     fn before_head(&mut self, head: u64, reader: &mut Reader<'_, '_, M>) -> Option<()> {
         let [values, dict] = [32, 24].map(|before| head - before);
         let values = word(reader.bytes(values, 8)?, 0)?;
@@ -168,7 +167,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         Some(())
     }
 
-    /// A dictionary of 2.7, with the small table in it.
+    /// A dictionary of 2.7, with the small table inside.
     fn open_dict(
         &mut self,
         object: ObjectInBlock<'_>,
@@ -184,7 +183,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
-    /// A set, with the small table in it.
+    /// A set, with the small table inside.
     fn set(&mut self, object: ObjectInBlock<'_>, reader: &mut Reader<'_, '_, M>) -> Option<()> {
         let (table, words) = match self.resolve.source.layout.dict {
             DictTable::Open => SET_SMALL_TABLE_2,
@@ -209,7 +208,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         };
         self.fields(reader, object, FIELDS..locals.start.min(object.len), &[])?;
         self.fields(reader, object, locals.end..object.len, &[])?;
-        // What a variable has may lie on the stack besides, for as long as it is worked with.
+        // A variable's value may also be on the stack while it is in use.
         let value = |node| self.names.of_node(node).map(|(_, value)| value);
         let values: Vec<u32> = nodes.clone().filter_map(value).collect();
         self.targets.retain(|target| !values.contains(target));
@@ -217,7 +216,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         Some(())
     }
 
-    /// Takes the words of an object as references, but for its list of weak references and those
+    /// Takes the words of an object as references, except its list of weak references and the words
     /// at `except`.
     fn fields(
         &mut self,
@@ -242,7 +241,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         })
     }
 
-    /// Checks whether a block holds the object that it held in the first pass.
+    /// Checks whether a block still contains the object found in the first pass.
     fn compare(
         &mut self,
         block: u32,

@@ -6,14 +6,14 @@ use crate::addr::{AddrRange, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::objects::words::{Window, words};
 
-/// Bytes that are looked at in one piece; a multiple of all sizes of entries.
+/// Bytes that are read in one piece; a multiple of all entry sizes.
 pub(super) const PIECE: u64 = 48 << 12;
 
 /// Reads one block.
 pub(super) struct Reader<'w, 'm, M> {
     pub(super) window: &'w mut Window<'m, M>,
     pub(super) range: AddrRange,
-    /// Where the last block ends.
+    /// The end of the last block.
     pub(super) end: RemoteAddr,
 }
 

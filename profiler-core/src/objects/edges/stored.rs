@@ -13,24 +13,24 @@ use crate::objects::scan::{LARGE, Source};
 use crate::objects::types::Role;
 use crate::objects::words::{word, words};
 
-/// Bytes of a list, dictionary or set that say where its storage is, at the most.
+/// The largest part of a list, dictionary or set, in bytes, that gives the position of its storage.
 const STORED_HEAD: usize = 56;
-/// How often a large table is read that is another's when it has been read.
+/// How often a large table is read again if it turns out to belong to another object after reading.
 const TRIES: usize = 4;
 /// Words that are read of the storage of one container.
 const MAX_STORAGE: u64 = 1 << 28;
 
-/// Where a list, dictionary or set has its items.
+/// The position of the items of a list, dictionary or set.
 #[derive(Copy, Clone)]
 pub(in crate::objects) struct Stored {
     at: u64,
-    /// Words of it; a dictionary's table says that itself.
+    /// Its number of words; a dictionary's table says that itself.
     words: u64,
     content: Content,
 }
 
 impl Stored {
-    /// Of the object that begins with these bytes; `None` without storage of its own.
+    /// The storage of the object that begins with these bytes; `None` if it has none of its own.
     pub(in crate::objects) fn of(layout: &Layout, role: Role, object: &[u8]) -> Option<Self> {
         let (at, words, content) = match role {
             Role::List => (
@@ -53,7 +53,7 @@ impl Stored {
         (at != 0 && words != 0).then_some(Self { at, words, content })
     }
 
-    /// What it consists of, as it is now; `None` where its head cannot be read.
+    /// Its current contents; `None` if its head is unreadable.
     pub(in crate::objects) fn entries<M: TargetMemory>(
         &self,
         source: &Source<'_, M>,
@@ -103,18 +103,18 @@ pub(in crate::objects) struct Entries {
     pub(in crate::objects) taken: Range<usize>,
 }
 
-/// Where the storage of an object is, as it is read.
+/// Where the storage of an object is, at the time of reading.
 enum StoragePlace {
-    /// In a block that is read by itself, or in the object.
+    /// In a block that is read separately, or in the object.
     Elsewhere,
-    /// In one that is read with its owner.
+    /// In a block that is read with its owner.
     Large,
-    /// In none of the walk, or in one that was something else when blocks were looked at first.
+    /// In no block of the walk, or in one that was something else in the first pass.
     Moved,
 }
 
 impl<M: TargetMemory + Sync> Pass<'_, M> {
-    /// Whether a block is a container's storage that is read when its owner is.
+    /// Whether a block is a container's storage that is read together with its owner.
     pub(super) fn is_read_with_owner(&self, block: u32, bytes: u64) -> bool {
         if bytes < LARGE || self.names.space(block).is_some() {
             return false;
@@ -131,13 +131,14 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         )
     }
 
-    /// Whether storage is to be read with its owner: it is large, or was not such storage when blocks were
-    /// looked at first, because it has been moved since.
+    /// Whether storage is read together with its owner: it is large, or the first pass did not see
+    /// it as storage because it has moved since.
     fn place_of(&self, owner: u32, stored: &Stored) -> StoragePlace {
         let Some((block, _)) = self.resolve.source.index.at(stored.at) else {
             return StoragePlace::Moved;
         };
-        // Names were taken of those of a namespace, and small tables of sets are in the set.
+        // The values of a namespace were taken as names, and small tables of sets are inside the
+        // set.
         if block == owner || self.names.space(block).is_some() {
             return StoragePlace::Elsewhere;
         }
@@ -153,8 +154,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         }
     }
 
-    /// Takes the storage that an object's own words say it has, if that is read with it. While it is read
-    /// the object may get another: then that is read.
+    /// Takes the storage that an object's own words point to, if that is read together with it. The
+    /// object may get new storage during the reading: then that is read.
     pub(super) fn own_storage(
         &mut self,
         owner: u32,
@@ -190,8 +191,8 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         self.known_storage(owner);
     }
 
-    /// Takes the blocks that were a container's storage when blocks were looked at first, though it may have
-    /// another by now: among the blocks of the walk, its bytes are there.
+    /// Takes the blocks that were a container's storage in the first pass, even if it has other
+    /// storage now: their bytes are among the blocks of the walk.
     pub(super) fn known_storage(&mut self, owner: u32) {
         let storage = &self.scanned.storage;
         let first = storage.partition_point(|(of, _)| *of < owner);
@@ -199,7 +200,7 @@ impl<M: TargetMemory + Sync> Pass<'_, M> {
         self.targets.extend(own.map(|(_, storage)| *storage));
     }
 
-    /// Takes the references in storage; `None` where it cannot be read to the end.
+    /// Takes the references in storage; `None` if it cannot be read to the end.
     fn storage(&mut self, stored: &Stored) -> Option<()> {
         let entries = stored.entries(self.resolve.source)?;
         let all_words = entries.count.saturating_mul(entries.stride);

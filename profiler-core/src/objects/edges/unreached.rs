@@ -15,7 +15,8 @@ use crate::objects::scan::Scanned;
 use crate::objects::types::Type;
 use crate::objects::words::word;
 
-/// Blocks without a root that are looked at; where there are more, it is not known what they are.
+/// The most blocks without a root that are examined; if there are more, it is unknown what they
+/// are.
 const MAX_UNREACHED: usize = 1 << 22;
 
 /// Which of the blocks without a root are what.
@@ -27,18 +28,19 @@ pub(in crate::objects) struct Unreached {
     pub(in crate::objects) held: Amount,
 }
 
-/// How often an object is referred to, from where.
+/// How often an object is referred to, and from where.
 #[derive(Copy, Clone, Default)]
 struct Referred {
-    /// By its own count; `None` of what is no object any more, or none.
+    /// By its own count; `None` if it is no longer an object, or never was.
     count: Option<u64>,
     found: u64,
-    /// Of these, from objects and what belongs to them: a counted pointer of native code may be forgotten itself.
+    /// Those of them from objects and what belongs to them: a counted pointer of native code may
+    /// itself be forgotten.
     by_objects: u64,
 }
 
-/// Reads these blocks, which ascend, once more, and compares reference counts with the references among them; `None`
-/// where they are too many.
+/// Reads these blocks, which ascend, again, and compares reference counts with the references among
+/// them; `None` if there are too many.
 pub(in crate::objects) fn unreached<M: TargetMemory + Sync>(
     resolve: &Resolver<'_, M>,
     scanned: &Scanned,
@@ -97,7 +99,7 @@ fn among<M: TargetMemory + Sync>(pass: &mut Pass<'_, M>, blocks: &[u32]) -> (Gra
             let layout = pass.resolve.source.layout;
             referred[at].count = count.and_then(|count| layout.reference_count(count));
         }
-        // Names of a generator's variables stand between it and their values.
+        // Names of a generator's variables are between the generator and their values.
         let value = |target: u32| match pass.names.of_node(target) {
             Some((_, value)) => value,
             None => target,

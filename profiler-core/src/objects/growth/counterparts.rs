@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use crate::objects::census::{Holder, NameKind};
 
-/// For each of the holders the one that it was, if it was there.
+/// For each holder, the same holder in the earlier census, if it was there.
 pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<Option<&'a Holder>> {
     // Variables of a function that runs in several threads have one name: the largest with the largest.
     let mut before: HashMap<Vec<&str>, Vec<usize>> = HashMap::new();
@@ -23,7 +23,8 @@ pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<O
             left[at].take()
         })
         .collect();
-    // What the program names for good is a better sign than a variable, which may refer to something else by now.
+    // A permanent name in the program is stronger evidence than a variable, which may refer to
+    // something else by now.
     for is_sign in [is_lasting, |_: NameKind| true] {
         for (holder, found) in later.iter().zip(&mut found) {
             if found.is_none() {
@@ -34,12 +35,12 @@ pub(super) fn counterparts<'a>(earlier: &'a [Holder], later: &[Holder]) -> Vec<O
     found
 }
 
-/// Whether a name is no variable of a function.
+/// Whether a name is not a variable of a function.
 pub(super) fn is_lasting(kind: NameKind) -> bool {
     kind != NameKind::Variable
 }
 
-/// Of those left that have one of its names the one that holds as much, nearly.
+/// Of the remaining holders with one of its names, the one whose size is closest.
 fn take_nearest<'a>(
     left: &mut [Option<&'a Holder>],
     holder: &Holder,

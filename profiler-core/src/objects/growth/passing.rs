@@ -5,8 +5,8 @@ use super::counterparts::{counterparts, is_lasting};
 use crate::objects::census::Holder;
 use crate::objects::names::Root;
 
-/// Whether a holder is what a running function has in hand: without a name in the program, as on its stacks, or in variables
-/// of functions alone.
+/// Whether a holder is temporary data of a running function: without a name in the program, as on
+/// the function's stack, or only in variables of functions.
 pub(super) fn is_passing(holder: &Holder) -> bool {
     match holder.is_name {
         true => !holder.names_with_kinds().any(|(_, kind)| is_lasting(kind)),
@@ -14,15 +14,15 @@ pub(super) fn is_passing(holder: &Holder) -> bool {
     }
 }
 
-/// Whether it refers to the object that it did before, by the address: of what is made and freed all the time another one
-/// may have got it.
+/// Whether it refers to the same object as before, by the address. For objects that are constantly
+/// created and freed, another one may have that address by now.
 pub(super) fn is_same(was: &Holder, now: &Holder) -> bool {
     now.object.is_some() && was.object == now.object
 }
 
-/// Bytes that running functions have in hand in the later census more than in the earlier one.
+/// How many more bytes running functions hold in the later census than in the earlier one.
 pub(super) fn gained(earlier: &[Holder], later: &[Holder]) -> f64 {
-    // What other holders within it have is theirs.
+    // Memory of other holders inside it belongs to those.
     let own = |of: &Holder| {
         of.retained_bytes
             .saturating_sub(of.inner_bytes.unwrap_or(0)) as f64

@@ -10,22 +10,22 @@ use crate::memory::TargetMemory;
 use crate::objects::holder::{Branch, MAX_BRANCHES};
 use crate::objects::kinds::{Content, Kind};
 
-/// What holds less than this is no branch, in bytes.
+/// The smallest branch, in bytes.
 const LEAST_BRANCH: u64 = 16 << 10;
-/// Nodes of a way from which branches are looked for, and those of a branch.
+/// The most nodes of a path that are searched for branches, and the most nodes of a branch.
 const MAX_WAY: usize = 256;
-/// Branches of all holders together.
+/// The most branches of all holders together.
 const MAX_ALL: usize = 2000;
 
 /// A branch, and where it leads.
 pub(super) struct BranchWay {
-    /// The place of its holder among the candidates.
+    /// The index of its holder among the candidates.
     pub(super) holder: usize,
     /// From the holder down to where its bytes spread out.
     pub(super) way: Vec<u32>,
     /// The last of them.
     pub(super) end: u32,
-    /// The step in which it leaves the way to the largest.
+    /// The step at which it leaves the path to the largest place.
     from: usize,
 }
 
@@ -49,7 +49,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             if !is_block || retained.of_blocks(number) < LEAST_BRANCH {
                 continue;
             }
-            // What is in a block of a deque is the deque's.
+            // The contents of a deque's block belong to the deque.
             let mut above = self.tree.dominator[number as usize];
             if self.is_deque_block(number) {
                 continue;
@@ -95,7 +95,8 @@ impl<M: TargetMemory> Holders<'_, M> {
             && matches!(self.kind(number), Some(Kind::Storage { content: of, .. }) if of == content)
     }
 
-    /// A branch as it is reported, with the type and number of its items; `None` where no object is on it.
+    /// A branch as it is reported, with the type and number of its items; `None` if there is no
+    /// object on it.
     pub(super) fn branch(
         &self,
         of: &BranchWay,

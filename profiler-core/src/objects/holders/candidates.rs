@@ -11,46 +11,47 @@ use crate::memory::TargetMemory;
 use crate::objects::census::SHOWN;
 use crate::objects::graph::NONE;
 
-/// Holders that a census keeps at the most, so that those of them that grow are found among all.
+/// The most holders that a census keeps, so that growing ones are found among all of them.
 const KEPT: usize = 1000;
 /// Beyond the largest, those that hold less than this are not kept, in bytes.
 const LEAST_KEPT: u64 = 16 << 10;
-/// Names that are looked at for them, and sets of names that share something.
+/// The most names examined for that, and the most sets of names that share something.
 const CANDIDATES: usize = 2 * KEPT;
-/// Things that generators' variables share with others that are looked at.
+/// The most things examined that generators' variables share with others.
 const OF_GENERATORS: usize = 800;
-/// Names within another that are reported instead of it, where they have nearly all of it.
+/// The most inner names that are reported instead of an outer one if together they have nearly all
+/// of it.
 const FEW: usize = 8;
 /// Nodes that are gone through in search of them, of each thing shared.
 const MAX_SEARCHED: usize = 20_000;
 
-/// A candidate: what is retained, below which number, and under which names.
+/// A candidate: the retained size, below which number, and under which names.
 pub(super) struct Candidate {
     /// Of blocks, and those that `mmap` objects map.
     pub(super) bytes: u64,
     /// Of these, the ones that `mmap` objects map.
     pub(super) mapped: u64,
     pub(super) blocks: u64,
-    /// The number of what is held: that of a name's value, or of what several share.
+    /// The number of what is held: a name's value, or what several names share.
     pub(super) number: u32,
     /// Numbers of names.
     pub(super) names: Vec<u32>,
-    /// The numbers of all that is retained with what is below it: the name's own, or of each thing
-    /// shared.
+    /// The numbers of everything retained, including what is below them: the name's own, or one for
+    /// each shared thing.
     pub(super) tops: Vec<u32>,
-    /// The group of what is shared, which has its numbers.
+    /// The group of what is shared, which has the numbers of its names.
     pub(super) group: Option<u32>,
-    /// Of its bytes of blocks those that other candidates within it have.
+    /// The part of its block bytes that belongs to other candidates inside it.
     pub(super) inner: u64,
 }
 
 impl Candidate {
-    /// Its bytes of blocks.
+    /// Its block bytes.
     pub(super) fn of_blocks(&self) -> u64 {
         self.bytes.saturating_sub(self.mapped)
     }
 
-    /// Whether it is many things, of which none has half of the bytes.
+    /// Whether it is many things, none of which has half of the bytes.
     pub(super) fn is_of_many(&self, retained: &[u64]) -> bool {
         self.group.is_some() && retained[self.number as usize] < self.bytes / 2
     }
@@ -78,8 +79,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         self.without_outer(all, sharing, retained)
     }
 
-    /// Those of which a few names within have not nearly all: a frame's variable that is a coroutine says less than the
-    /// coroutine's own variables do. Of the others it is known how much of them is in other rows.
+    /// The candidates without those of which a few inner names have nearly all: a frame's variable
+    /// that is a coroutine says less than the coroutine's own variables. For the others, determines
+    /// how much of them is in other rows.
     fn without_outer(
         &self,
         mut all: Vec<Candidate>,
@@ -90,7 +92,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         for (at, candidate) in all.iter().enumerate() {
             at_top.extend(candidate.tops.iter().map(|top| (*top, at)));
         }
-        // What several names share has no number of its own, but each thing of it has.
+        // Memory that several names share has no number of its own, but each thing in it has.
         let groups = (0..).zip(&all);
         let groups: HashMap<u32, usize> = groups
             .filter_map(|(at, candidate)| Some((candidate.group?, at)))
@@ -134,7 +136,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         None
     }
 
-    /// What each name alone retains. Where another name below it has nearly all of it, that one is
+    /// What each name alone retains. If another name below it has nearly all of it, that one is
     /// reported.
     fn named(&self, retained: &Retained) -> Vec<Candidate> {
         let tree = self.tree;
@@ -162,7 +164,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         numbers.retain(|number| !outer.contains(number));
         let candidates = numbers.into_iter().map(|number| {
             let value = self.names.of_node(tree.node[number as usize]);
-            // A place without a name has no value, and one that is folded none of its own.
+            // A place without a name has no value, and a folded value has no number of its own.
             let value = value.filter(|(_, value)| *value != NONE && !self.folded.is_folded(*value));
             let value = value.map(|(_, value)| self.number(value));
             let below =
@@ -181,9 +183,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         candidates.collect()
     }
 
-    /// What several names share: all that is right below modules and classes without being one, or a
-    /// name, and what generators' variables share with others. Things that the same names share are one
-    /// candidate.
+    /// What several names share: everything directly below modules and classes that is neither one
+    /// of these nor a name, and what generators' variables share with others. Things shared by the
+    /// same names are one candidate.
     fn shared(&self, retained: &Retained, sharing: &Sharing) -> Vec<Candidate> {
         let groups = (0u32..).zip(&sharing.groups);
         // What none has, modules and classes have by themselves.
@@ -206,7 +208,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         all
     }
 
-    /// What generators' variables share with others, which lies anywhere.
+    /// What generators' variables share with others, which may be anywhere.
     fn of_generators(&self, retained: &Retained, sharing: &Sharing) -> Vec<Candidate> {
         let tree = self.tree;
         let shared = self.names.suspended_values().filter_map(|(node, value)| {
@@ -260,8 +262,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         all
     }
 
-    /// Names, and things that names share, that have nearly all that they hold in something below that other
-    /// names share: that is reported instead.
+    /// Names, and things shared by names, nearly all of whose memory is in something below that
+    /// other names share: that is reported instead.
     fn around_shared(&self, shared: &[Candidate], retained: &[u64]) -> HashSet<u32> {
         let blocks = self.kinds.len() as u32;
         let numbers: HashSet<u32> = shared.iter().map(|candidate| candidate.number).collect();
@@ -283,7 +285,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         outer
     }
 
-    /// Numbers of the names from which something is reached without another name between.
+    /// The numbers of the names from which something is reached with no other name in between.
     fn sharers(&self, number: u32) -> Vec<u32> {
         let blocks = self.kinds.len() as u32;
         let mut seen: HashSet<u32> = HashSet::new();

@@ -20,24 +20,25 @@ use crate::objects::layout::{LRU_RESULT, SIZE};
 use crate::objects::types::Role;
 use crate::objects::words::{read_word, word, words};
 
-/// Items of one container that are looked at, at the most: of one that has more, in chunks that are spread
+/// The most items of one container that are examined; of a larger one, chunks that are spread
 /// evenly over it.
 const MAX_LOOKED_AT: u64 = 1 << 16;
-/// Results of one `lru_cache` that are looked at, the first of them: each is read by itself.
+/// The most results of one `lru_cache` that are examined, from the first on: each takes a separate
+/// read.
 const MAX_RESULTS: u64 = 256;
 /// Entries that are read at once.
 const CHUNK: u64 = 512;
-/// Blocks of a deque that are looked at, from its left end on.
+/// The most blocks of a deque that are examined, from its left end on.
 const MAX_BLOCKS: usize = 1 << 10;
-/// Bytes of a container that say where its items are, at the most.
+/// The largest head of a container, in bytes, that gives the position of its items.
 const HEAD: usize = 64;
-/// Those of a dictionary from 3.6 on.
+/// The same for a dictionary from 3.6 on.
 const DICT_HEAD: usize = 48;
 
-/// Items that were looked at.
+/// The items examined.
 #[derive(Default)]
 struct Tally {
-    /// All of them, whatever they are.
+    /// The number of all, whatever their types.
     all: u64,
     by_type: HashMap<u32, u64>,
     /// Whether there are others.
@@ -61,8 +62,9 @@ impl Tally {
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Of the end of each way, [`NONE`] where there is none, the type of its items, and how many of those it has: of containers as they say
-    /// themselves, of others of what is right below.
+    /// For the end of each path ([`NONE`] if it has none): the type of its items, and the number of
+    /// items of that type. For containers these are their actual items, for others the objects
+    /// directly below.
     pub(super) fn items<'w>(
         &self,
         ways: impl Iterator<Item = (&'w [u32], u32)>,
@@ -83,8 +85,8 @@ impl<M: TargetMemory> Holders<'_, M> {
             .collect()
     }
 
-    /// Of each of these numbers, the type of most of what is right below it, by bytes, and how many of that
-    /// there are.
+    /// For each of these numbers, the type with most bytes directly below it, and the number of its
+    /// objects.
     fn types_below(
         &self,
         ends: impl Iterator<Item = u32>,
@@ -124,8 +126,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         all.collect()
     }
 
-    /// Of what is many things that the same names share, the type of most of them, by bytes, and how many
-    /// of that there are; by the places of the candidates.
+    /// For many things that are shared by the same names, the type with most bytes and the number
+    /// of its objects, by the index of the candidate.
     pub(super) fn types_of_many(
         &self,
         all: &[Candidate],
@@ -152,9 +154,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         all.collect()
     }
 
-    /// The type of most items of the list, tuple, dictionary, set or deque that a number is, and how many of
-    /// that it has; `None` of anything else, and where that cannot be read. Of a dictionary its values count,
-    /// or its keys where its values are not in the heap, as `None` and `True`.
+    /// The type of most items of a list, tuple, dictionary, set or deque, and the number of its
+    /// items; `None` for anything else, and if it is unreadable. For a dictionary the values count,
+    /// or its keys if its values are not in the heap, such as `None` and `True`.
     fn items_of_container(&self, number: u32) -> Option<(u32, u64)> {
         let (of, addr) = self.object(number)?;
         if of.facts.role == Role::LruCache {
@@ -204,7 +206,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         tallies.flatten().next()
     }
 
-    /// The type of most results of an `lru_cache`, and how many of that it has.
+    /// The type of most results of an `lru_cache`, and the number of these.
     fn items_of_cache(&self, addr: u64) -> Option<(u32, u64)> {
         let (memory, layout) = (self.source.memory, self.source.layout);
         let mut head = [0; HEAD];
@@ -272,7 +274,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     }
 }
 
-/// The type that has most bytes, and how many there are of it.
+/// The type with most bytes, and the number of its objects.
 fn heaviest(of: &HashMap<u32, Amount>) -> Option<(u32, u64)> {
     let most = of.iter().max_by_key(|(of, sum)| (sum.bytes, **of));
     most.map(|(of, sum)| (*of, sum.blocks))

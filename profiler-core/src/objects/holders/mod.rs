@@ -34,7 +34,7 @@ use crate::residency::ResidencyMap;
 
 /// Nodes that a way down, or up to the next name, is followed over.
 const MAX_STEPS: usize = 1 << 20;
-/// Who shares what a name holds, where that is no name: a field of a module or class, as a class's bases.
+/// A sharer that has no name: a field of a module or class, such as a class's bases.
 const WITHOUT_NAME: &str = "(a place without a name)";
 
 /// What holders are made from.
@@ -54,7 +54,7 @@ pub(super) struct Holders<'a, M> {
     pub(super) origins: Origins,
 }
 
-/// What is known of blocks by the numbers of their types.
+/// Sums over blocks, by the number of their types.
 pub(super) struct ByType {
     /// Free bytes that blocks pin.
     pub(super) pinned: Vec<u64>,
@@ -63,12 +63,13 @@ pub(super) struct ByType {
     pub(super) unreached: Vec<Amount>,
 }
 
-/// What each number of the tree keeps in memory: itself, and all that it dominates.
+/// What each number of the tree keeps in memory: itself and everything it dominates.
 struct Retained {
-    /// Bytes of blocks, and those that `mmap` objects map: what decides who is shown, and in which order.
+    /// Bytes of blocks and of memory mapped by `mmap` objects: these decide who is shown, and in
+    /// which order.
     bytes: Vec<u64>,
     blocks: Vec<u32>,
-    /// Of the bytes the pages that `mmap` objects map; empty where there are no such objects.
+    /// Those of the bytes that `mmap` objects map, in pages; empty if there are no such objects.
     mapped_pages: Vec<u32>,
 }
 
@@ -86,7 +87,7 @@ impl Retained {
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Fills in what each holder retains, and gives what is known of each type.
+    /// Fills in what each holder retains; returns the sums for each type.
     pub(super) fn report(&self, census: &mut Census) -> ByType {
         let mut unreached = vec![Amount::default(); self.types.len()];
         let retained = self.retained(census, &mut unreached);
@@ -108,7 +109,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
                 pinned_free_bytes: pinned.by_holder[at],
-                // What goes with it beyond what it retains, as weak references do, is none of it.
+                // Memory freed with it beyond what it retains, such as weak references, is not
+                // included.
                 shared_bytes: Some(pinned.shared[at].min(candidate.of_blocks())),
                 inner_bytes: Some(candidate.inner),
                 mapped_bytes: Some(candidate.mapped),
@@ -133,10 +135,10 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// What each number retains; the census gets what names hold of it, and what nobody does.
+    /// What each number retains; the census gets what names hold, and what is held by none.
     fn retained(&self, census: &mut Census, unreached: &mut [Amount]) -> Retained {
         let numbers = self.tree.node.len();
-        // Bytes and numbers of what is folded into each.
+        // The bytes and the number of blocks folded into each.
         let (mut bytes, mut blocks) = (vec![0; numbers], vec![0u32; numbers]);
         for block in 0..self.kinds.len() as u32 {
             let own = self.source.index.bytes(block);
@@ -178,19 +180,21 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// A holder, but for what its blocks pin: its way down, and the type and number of its items.
+    /// A holder without what its blocks pin: its path, and the type and number of its items.
     fn holder(&self, candidate: &Candidate, way: &[u32], item: Option<(u32, u64)>) -> Holder {
         let names = candidate.names.iter();
         let names = names.map(|name| (*name, self.kind_of_name(*name), self.name_text(*name)));
         let mut names: Vec<(u32, NameKind, String)> = names.collect();
-        // The program's own say more than those of libraries, and than the variables of what runs it.
-        // Of these, what has just that says more than what it lies deep below.
+        // The program's own names are preferred to those of libraries and to variables of the code
+        // that runs the program. Among these, a name that refers directly to the thing is preferred
+        // to one from which it is far.
         let has_it = |name: u32| {
             let (_, value) = self.names.of_node(self.tree.node[name as usize])?;
             let is_block = (value as usize) < self.kinds.len();
             (is_block && self.number(value) == candidate.number).then_some(())
         };
-        // A variable is gone when its function returns: where neither has just that, what lasts says more.
+        // A variable is gone when its function returns, so if neither name refers to it directly,
+        // the permanent one is preferred.
         names.sort_by_key(|(at, kind, name)| {
             (
                 self.origins.rank(name, *kind),
@@ -199,7 +203,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             )
         });
         let first = way.iter().find_map(|number| self.object(*number));
-        // What several names share may lie deep below what the first of them has.
+        // What several names share may be far below what the first of them refers to.
         let value = names.first().and_then(|(name, ..)| self.value(*name));
         let (mut name_kinds, names): (Vec<NameKind>, Vec<String>) = names
             .into_iter()
@@ -250,7 +254,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     /// What the blocks of each candidate, and of each type, pin.
     fn pinned(&self, all: &[Candidate], sharing: &Sharing, census: &mut Census) -> Pinned {
         let tree = self.tree;
-        // The innermost candidate that has each number, and who is around each candidate.
+        // The innermost candidate for each number, and the candidate around each candidate.
         let mut owner = vec![NOBODY; tree.node.len()];
         let mut around: Vec<Option<u16>> = vec![None; all.len()];
         let tops: HashMap<u32, u16> = (0u16..)
@@ -268,7 +272,8 @@ impl<M: TargetMemory> Holders<'_, M> {
             let of_group = thing.and_then(|(_, group)| of_groups.get(&group));
             owner[number] = match of_group.or_else(|| tops.get(&(number as u32))) {
                 Some(&at) => {
-                    // Of several things shared the first decides: so none is around itself.
+                    // If several things are shared, the first decides, so that none is around
+                    // itself.
                     around[usize::from(at)].get_or_insert(above);
                     at
                 }
@@ -309,9 +314,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// Weak references that call something back are taken out of the set or dictionary where they are when what they
-    /// refer to goes (`WeakSet`, `WeakValueDictionary`): in pages they count as freed with that, where a table alone
-    /// has them.
+    /// A weak reference with a callback is removed from its set or dictionary when its referent is
+    /// freed (`WeakSet`, `WeakValueDictionary`). So it counts as freed with the referent when
+    /// computing returned pages, if only such a table holds it.
     fn give_weak(&self, holders: &mut [u16]) {
         let freed = self
             .weak
@@ -398,7 +403,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// What a name is; a number that is none is a place.
+    /// The kind of a name; a number that is not a name is a place.
     fn kind_of_name(&self, number: u32) -> NameKind {
         let name = self.names.of_node(self.tree.node[number as usize]);
         name.map_or(NameKind::Place, |(name, _)| name.kind())

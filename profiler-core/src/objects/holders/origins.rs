@@ -4,7 +4,8 @@ use hashbrown::HashMap;
 
 use super::super::holder::NameKind;
 
-/// Packages that run the functions of a program: that their own functions' variables refer to something, too, says little.
+/// Packages that run a program's functions: it says little that variables of their own functions
+/// also refer to something.
 const RUNNERS: [&str; 14] = [
     "asyncio",
     "billiard",
@@ -22,7 +23,7 @@ const RUNNERS: [&str; 14] = [
     "wsgiref",
 ];
 
-/// Where a module's code is from; the program's own comes first.
+/// The origin of a module's code; the program's own comes first.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(in crate::objects) enum Origin {
     /// The program's own.
@@ -33,12 +34,12 @@ pub(in crate::objects) enum Origin {
     Python,
     /// Variables of the functions that run a program's own.
     Runner,
-    /// No name of a module: a place where references were found.
+    /// Not a name of a module, but a place where references were found.
     Place,
 }
 
 impl Origin {
-    /// Of the module with this file; without one it is built in.
+    /// The origin of the module with this file; a module without one is built in.
     fn of_file(file: Option<&str>) -> Self {
         let Some(file) = file else {
             return Self::Python;
@@ -66,7 +67,7 @@ impl Origin {
     }
 }
 
-/// Where the code of each module is from.
+/// The origin of each module's code.
 #[derive(Debug, Default)]
 pub(in crate::objects) struct Origins(HashMap<String, Origin>);
 
@@ -85,7 +86,7 @@ impl Origins {
         Self(all)
     }
 
-    /// Whose a name as people write it is: that of the innermost module that it begins with.
+    /// The origin of a name as shown: that of the innermost module that it begins with.
     pub(super) fn rank(&self, name: &str, kind: NameKind) -> Origin {
         let package = name.split('.').next().unwrap_or("");
         match kind {

@@ -14,8 +14,8 @@ use crate::objects::graph::NONE;
 const MAX_PACKAGES: usize = 100;
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Adds up what names hold and none of the holders that reports have: `owners` has the innermost
-    /// holder of each block, and `around` who is around each.
+    /// Sums memory that names hold but none of the holders in reports: `owners` is the innermost
+    /// holder of each block, `around` the holder around each holder.
     pub(super) fn unlisted(
         &self,
         owners: &[u16],
@@ -65,7 +65,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         census.packages.truncate(MAX_PACKAGES);
     }
 
-    /// The module or class that has what a number is, or the nearest of several.
+    /// The module or class that holds a number, or the nearest of several.
     fn space_of(&self, number: u32, sharing: &Sharing) -> Option<u32> {
         let mut top = sharing.zone[number as usize];
         if let Some(group) = sharing.group_of(top) {

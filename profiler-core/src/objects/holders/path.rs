@@ -12,11 +12,13 @@ use crate::objects::words::read_word;
 
 /// Steps of a path that are reported.
 const MAX_PATH: usize = 12;
-/// Objects of a way whose attributes are looked up; those behind are counted in a row.
+/// The most objects of a path whose attributes are looked up; later ones are counted as
+/// repetitions.
 const MAX_LOOKED_UP: usize = 256;
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// The numbers from one down to where what is retained spreads out, `most` of them, and the last of them.
+    /// The numbers from one down to where its retained memory spreads out, at most `most`, and the
+    /// last of them.
     pub(super) fn way_down(
         &self,
         number: u32,
@@ -41,7 +43,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     pub(super) fn path(&self, way: &[u32]) -> Vec<PathStep> {
         let mut path: Vec<PathStep> = Vec::new();
         let mut before: Option<(&Type, u64)> = None;
-        // The dictionary of an instance, which is no step of its own.
+        // The dictionary of an instance, which is not a separate step.
         let mut own_dict = None;
         for (nth, number) in way.iter().enumerate() {
             let Some((of, addr)) = self.object(*number) else {
@@ -119,7 +121,7 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// What an object is to a function.
+    /// The role of an object for a function.
     fn via(&self, before: &Type, at: u64, addr: u64) -> Option<Via> {
         let function = &self.source.layout.function;
         let fields = [

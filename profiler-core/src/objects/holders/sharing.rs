@@ -11,30 +11,32 @@ use crate::memory::TargetMemory;
 use crate::objects::graph::{Graph, NONE};
 use crate::objects::names::Name;
 
-/// Names that are given of those who share something, the nearest.
+/// The most sharers that are named, the nearest ones.
 pub(super) const MAX_SHARERS: usize = 8;
-/// Sets of names that are told apart.
+/// The most distinct sets of names.
 const MAX_SETS: usize = 1 << 20;
 /// References between things that are shared that are gone through.
 const MAX_LINKS: usize = 1 << 26;
-/// Steps beyond which one is as far as another.
+/// Distances from this number of steps on are not distinguished.
 const FAR: u8 = u8::MAX;
 
-/// Variables of calls of the same function, which have the same name: the first of them, and one for all others.
+/// Variables of calls of the same function, which have the same name: the first of them, and one
+/// for all others.
 ///
-/// Ten thousand tasks that wait are ten thousand calls. If each call's variable were a name of its own, each task would be
-/// shared by other names than the next one, and none would hold more than that task.
+/// Ten thousand waiting tasks are ten thousand calls. If each call's variable were a name of its
+/// own, each task would be shared by other names than the next, and none would hold more than one
+/// task.
 #[derive(Debug, Default)]
 pub(super) struct Alike(HashMap<u32, u32>);
 
 impl Alike {
-    /// The number that stands for a name's.
+    /// The number that represents a name.
     pub(super) fn of(&self, name: u32) -> u32 {
         self.0.get(&name).copied().unwrap_or(name)
     }
 }
 
-/// A name from which something is reached, by how far it is.
+/// A name from which something is reached, and its distance.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 struct Sharer {
     steps: u8,
@@ -42,7 +44,7 @@ struct Sharer {
     name: u32,
 }
 
-/// Sets of sharers, each once; that of number 0 is empty.
+/// Sets of sharers, each stored once; set 0 is empty.
 struct Sets {
     all: Vec<Vec<Sharer>>,
     with: HashMap<(u32, Sharer), u32>,
@@ -58,7 +60,8 @@ impl Sets {
         }
     }
 
-    /// The set with one more in it: of a name that it has the nearest, and of all the nearest.
+    /// The set with one more sharer: of each name the nearest is kept, and of all names the
+    /// nearest.
     fn with(&mut self, set: u32, sharer: Sharer) -> u32 {
         if let Some(&known) = self.with.get(&(set, sharer)) {
             return known;
@@ -91,7 +94,7 @@ impl Sets {
     }
 }
 
-/// All that the same names share.
+/// Everything shared by the same names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Group {
     /// Numbers of the names, the nearest first.
@@ -107,7 +110,7 @@ pub(super) struct Group {
 
 /// Which names share what.
 pub(super) struct Sharing {
-    /// Of each number what it is below: a name, a module or class, or a thing that is shared.
+    /// What each number is below: a name, a module or class, or a shared thing.
     pub(super) zone: Vec<u32>,
     /// Numbers of the things that are right below a module or class without being a name, ascending.
     things: Vec<u32>,
@@ -131,7 +134,7 @@ impl Sharing {
     }
 }
 
-/// The tree as sharers are looked for in it.
+/// The tree, prepared for the search of sharers.
 struct Zones {
     zone: Vec<u32>,
     /// Steps from what a number is below.
@@ -140,8 +143,8 @@ struct Zones {
 }
 
 impl<M: TargetMemory> Holders<'_, M> {
-    /// Who shares what: a pass over all references to what no name alone holds, and then over those between
-    /// such things.
+    /// Determines who shares what: a pass over all references to things that no single name holds,
+    /// then one over the references among such things.
     pub(super) fn sharing(&self, retained: &Retained) -> Sharing {
         let zones = self.zones();
         let mut sets = Sets::new();
@@ -216,8 +219,8 @@ impl<M: TargetMemory> Holders<'_, M> {
         }
     }
 
-    /// The set of the names that refer to each thing without another thing between, and the references
-    /// between things; no references where there are none.
+    /// The set of the names that refer to each thing with no other thing in between, and the
+    /// references among things; no references if there are no things.
     fn direct_sharers(
         &self,
         zones: &Zones,
@@ -296,7 +299,7 @@ impl Links {
     }
 }
 
-/// Names who share a thing share what it refers to: the nearest first.
+/// Names that share a thing share what it refers to: the nearest first.
 fn spread(sets: &mut Sets, of_set: &mut [u32], links: &Links) {
     let mut waiting: Vec<Vec<(u32, u32)>> = vec![Vec::new(); usize::from(FAR) + 1];
     let give = |waiting: &mut Vec<Vec<(u32, u32)>>, thing: u32, sharer: Sharer| {
@@ -311,7 +314,7 @@ fn spread(sets: &mut Sets, of_set: &mut [u32], links: &Links) {
         }
     }
     for steps in 0..=FAR {
-        // What is far gives to what is as far, too.
+        // At the largest distance, names also spread to things at the same distance.
         while !waiting[usize::from(steps)].is_empty() {
             for (thing, name) in std::mem::take(&mut waiting[usize::from(steps)]) {
                 let sharer = Sharer { steps, name };
@@ -326,14 +329,15 @@ fn spread(sets: &mut Sets, of_set: &mut [u32], links: &Links) {
     }
 }
 
-/// The names under which an interactive session has its outputs: that of all, and those of each.
+/// The names under which an interactive session keeps its outputs: the one for all, and those for
+/// each.
 struct Outputs {
     names: Vec<u32>,
 }
 
 impl Outputs {
-    /// The names by which a thing is put together with others, ascending: of an output that no name of the
-    /// program's has besides, the one of all.
+    /// The names by which a thing is grouped with others, ascending: for an output without a name
+    /// in the program itself, the name for all outputs.
     fn key(&self, names: &[u32]) -> Vec<u32> {
         if let Some(all) = self.names.first()
             && names.len() > 1
@@ -347,7 +351,7 @@ impl Outputs {
         key
     }
 
-    /// The names of a group, more of them, with the one of all outputs first.
+    /// Adds names to a group's names; the name for all outputs comes first.
     fn join(&self, names: &mut Vec<u32>, more: &[u32]) {
         for name in more {
             if !names.contains(name) {
@@ -360,7 +364,7 @@ impl Outputs {
     }
 }
 
-/// Things of the same names together, with the group of each.
+/// Groups things with the same names; returns the group of each.
 fn grouped(
     things: &[u32],
     of_set: &[u32],
@@ -403,7 +407,7 @@ fn grouped(
         sum.blocks += blocks;
         if sum.largest == 0 || (bytes, Reverse(thing)) > (sum.largest_bytes, Reverse(sum.largest)) {
             (sum.largest, sum.largest_bytes) = (thing, bytes);
-            // How far it is from a name to the largest says more than how far it is to any other.
+            // The distance from a name to the largest thing counts, not its distance to the others.
             let nearest = &sets.all[set as usize];
             let place = |name: &u32| nearest.iter().position(|of| of.name == *name);
             let is_of_outputs = sum.names.first() == outputs.names.first();

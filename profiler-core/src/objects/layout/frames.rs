@@ -2,7 +2,7 @@
 
 use super::NEWEST;
 
-/// Where a frame's code and variables are.
+/// The position of a frame's code and variables.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(in crate::objects) enum FrameLayout {
     /// Up to 3.10 an object: `f_code`, and variables in the last words of its fixed part.
@@ -25,7 +25,7 @@ pub(in crate::objects) enum FrameLayout {
     Unknown,
 }
 
-/// Where a code object keeps what it is and its variables.
+/// Offsets in a code object of its description and its variables.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(in crate::objects) struct CodeLayout {
     /// The number of variables, 4 bytes.
@@ -34,7 +34,7 @@ pub(in crate::objects) struct CodeLayout {
     pub(in crate::objects) names: u64,
     /// The function's name.
     pub(in crate::objects) name: u64,
-    /// The name with the classes and functions that it is in; since 3.11.
+    /// The name including enclosing classes and functions; since 3.11.
     pub(in crate::objects) qualified_name: Option<u64>,
     /// The file.
     pub(in crate::objects) file: u64,
@@ -42,11 +42,11 @@ pub(in crate::objects) struct CodeLayout {
     pub(in crate::objects) first_line: u64,
     /// The table of lines, `bytes`.
     pub(in crate::objects) lines: u64,
-    /// What its instructions are, where they lie in the object itself; since 3.11.
+    /// The instructions, if they are in the object itself; since 3.11.
     pub(in crate::objects) instructions: Option<u64>,
 }
 
-/// How a table of lines is written, and what a frame says of where it is.
+/// The format of the line table, and how a frame stores its position.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(in crate::objects) enum LineTable {
     /// Up to 3.9: `co_lnotab`, by `f_lasti`, in bytes.
@@ -57,23 +57,23 @@ pub(in crate::objects) enum LineTable {
     Locations,
 }
 
-/// Where threads and their frames are (`Include/cpython/pystate.h`, `frameobject.h`,
+/// Offsets of threads and their frames (`Include/cpython/pystate.h`, `frameobject.h`,
 /// `internal/pycore_runtime.h`, `pycore_interp.h`, `pycore_frame.h`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(in crate::objects) struct ThreadLayout {
     /// The first interpreter, in `_PyRuntime`.
     pub(in crate::objects) interpreters: u64,
-    /// In an interpreter: the next one, and its first thread.
+    /// In an interpreter: the next interpreter, and its first thread.
     pub(in crate::objects) next_interpreter: u64,
     pub(in crate::objects) threads: u64,
-    /// In a thread: the next one, what `pthread_self` gives there, its interpreter, and its innermost
-    /// frame or what holds that.
+    /// In a thread: the next thread, its `pthread_self`, its interpreter, and its innermost frame
+    /// or the structure that holds the frame.
     pub(in crate::objects) next_thread: u64,
     pub(in crate::objects) id: u64,
     pub(in crate::objects) frame: u64,
-    /// In what holds the innermost frame: that.
+    /// In the structure that holds the innermost frame: the frame.
     pub(in crate::objects) holder_frame: Option<u64>,
-    /// In a frame: its code, the one that called it, where it is, and whose it is.
+    /// In a frame: its code, its caller, its position, and its owner.
     pub(in crate::objects) code: u64,
     pub(in crate::objects) previous: u64,
     pub(in crate::objects) place: u64,
@@ -83,12 +83,13 @@ pub(in crate::objects) struct ThreadLayout {
 
 /// `PyThreadState.interp` up to 3.7.
 pub(in crate::objects) const THREAD_INTERPRETER: u64 = 16;
-/// The least owner of a frame that is none of a function: a run of the interpreter's loop, since 3.12
-/// (`FRAME_OWNED_BY_CSTACK`; from 3.14 on `FRAME_OWNED_BY_INTERPRETER`, which in 3.14 the other follows).
+/// The smallest owner value of a frame that does not belong to a function but to a run of the
+/// interpreter's loop, since 3.12 (`FRAME_OWNED_BY_CSTACK`; from 3.14 on
+/// `FRAME_OWNED_BY_INTERPRETER`, and in 3.14 the former has the value after it).
 pub(in crate::objects) const OWNED_BY_INTERPRETER: u8 = 3;
 
 impl ThreadLayout {
-    /// That of a version; `None` where it is not known.
+    /// The layout of a version; `None` if it is unknown.
     pub(in crate::objects) fn of(version: (u8, u8)) -> Option<Self> {
         if !((3, 6)..=NEWEST).contains(&version) {
             return None;
@@ -185,8 +186,9 @@ impl FrameLayout {
     }
 }
 
-/// Where `_Py_DebugOffsets` of a version has what is read of it (`Include/internal/pycore_runtime.h`, from
-/// 3.14 on `pycore_debug_offsets.h`), in bytes from `_PyRuntime`. What is the same in all is in the code.
+/// Offsets in `_Py_DebugOffsets` of what is read from it, by version
+/// (`Include/internal/pycore_runtime.h`, from 3.14 on `pycore_debug_offsets.h`), in bytes from
+/// `_PyRuntime`. Offsets that are the same in all versions are in the code.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(in crate::objects) struct Published {
     /// `thread_state`.
@@ -202,7 +204,7 @@ pub(in crate::objects) struct Published {
 }
 
 impl Published {
-    /// Those of a version from 3.13 on; `None` of one before, and where it is not known.
+    /// The offsets of a version from 3.13 on; `None` for earlier and unknown versions.
     pub(in crate::objects) fn of(version: (u8, u8)) -> Option<Self> {
         let of = |next_thread, id, previous, file, instructions| Self {
             next_thread,

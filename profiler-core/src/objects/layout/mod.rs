@@ -19,8 +19,8 @@ pub enum LayoutBasis {
     /// Of the target's own version.
     #[default]
     Exact,
-    /// Of the newest version that is known, for a target that is newer: types that contradict it are
-    /// not named.
+    /// The layout of the newest known version, for a target that is newer: types that contradict it
+    /// are not named.
     Newest,
 }
 
@@ -37,22 +37,22 @@ impl LayoutBasis {
     }
 }
 
-/// What lies before the `PyGC_Head` of an instance of a Python class.
+/// What is before the `PyGC_Head` of an instance of a Python class.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum PreHeader {
     /// Nothing.
     None,
     /// 3.11: the values at -32, the dictionary at -24.
     ValuesAndDict,
-    /// 3.12: a weak list at -32; at -24 the dictionary, or the values with a bit set.
+    /// 3.12: a weak list at -32; at -24 the dictionary, or the values with a tag bit.
     WeakListAndTagged,
     /// From 3.13 on: a weak list at -32, the dictionary at -24; values behind the object itself.
     WeakListAndDict,
 }
 
 impl PreHeader {
-    /// What these two words, 32 and 24 bytes before an instance, refer to: the block of its values, and
-    /// its dictionary.
+    /// What these two words, 32 and 24 bytes before an instance, refer to: the block of its values,
+    /// and its dictionary.
     pub(super) fn refers_to(self, at_32: u64, at_24: u64) -> (Option<u64>, Option<u64>) {
         match self {
             Self::None => (None, None),
@@ -66,7 +66,7 @@ impl PreHeader {
 /// How a dictionary's table begins.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum DictTable {
-    /// 2.7: an open table of hash, key and value, in the dictionary itself while it is small.
+    /// 2.7: an open table of hash, key and value; a small one is in the dictionary itself.
     Open,
     /// 3.6 to 3.10: a word of size at 8.
     Sized,
@@ -74,7 +74,7 @@ pub(super) enum DictTable {
     Logarithmic,
 }
 
-/// Where a function keeps what it holds.
+/// Offsets of what a function holds.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct FunctionLayout {
     pub(super) defaults: u64,
@@ -86,12 +86,13 @@ pub(super) struct FunctionLayout {
     pub(super) module: Option<u64>,
 }
 
-/// Where strings keep their characters.
+/// The position of a string's characters.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum StrLayout {
     /// 2.7: bytes at 36; `unicode` has a second buffer at 24.
     Bytes,
-    /// From 3.3 on: sizes of `PyASCIIObject` and `PyCompactUnicodeObject`, behind which they are.
+    /// From 3.3 on: sizes of `PyASCIIObject` and `PyCompactUnicodeObject`, which the characters
+    /// follow.
     Compact {
         /// `sizeof(PyASCIIObject)`.
         ascii: u64,
@@ -100,7 +101,7 @@ pub(super) enum StrLayout {
     },
 }
 
-/// Where a deque has its items (`Modules/_collectionsmodule.c`).
+/// The position of a deque's items (`Modules/_collectionsmodule.c`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct DequeLayout {
     /// `leftblock`, which `rightblock`, `leftindex` and `rightindex` follow.
@@ -132,7 +133,7 @@ pub(super) struct Layout {
 pub(super) const LIST_ITEMS: u64 = 24;
 /// `PyVarObject.ob_size` in all versions, and the length of strings from 3.3 on.
 pub(super) const SIZE: u64 = 16;
-/// Where the small table is in a dictionary of 2.7 (`ma_smalltable`), and how many words it has.
+/// The offset of the small table in a dictionary of 2.7 (`ma_smalltable`), and its number of words.
 pub(super) const OPEN_SMALL_TABLE: (u64, u64) = (56, 24);
 /// `sizeof(PyDictObject)` in 2.7, whose last member that is.
 pub(super) const OPEN_DICT_BYTES: u64 = OPEN_SMALL_TABLE.0 + OPEN_SMALL_TABLE.1 * 8;
@@ -247,7 +248,7 @@ impl Layout {
         })
     }
 
-    /// Bytes before an instance of a type with these flags, in its block.
+    /// Bytes in a block before an instance of a type with these flags.
     pub(super) fn head(&self, flags: Flags) -> u64 {
         let gc = if flags.has(Flags::HAVE_GC) {
             self.gc_head
@@ -264,7 +265,7 @@ impl Layout {
         gc + if pre { 16 } else { 0 }
     }
 
-    /// Whether an object of a type with these flags has its values behind it.
+    /// Whether the values of an object of a type with these flags follow it.
     pub(super) fn has_values_behind(&self, flags: Flags) -> bool {
         self.pre_header == PreHeader::WeakListAndDict && flags.has(Flags::INLINE_VALUES)
     }
@@ -281,7 +282,7 @@ impl Layout {
     /// Whether the words of a `PyGC_Head` say that the collector tracks the object.
     pub(super) fn is_tracked(&self, gc_head: &[u64]) -> bool {
         match (self.version, gc_head) {
-            // `_gc_next` is null while it does not (`Include/internal/pycore_gc.h`).
+            // `_gc_next` is null while it is not tracked (`Include/internal/pycore_gc.h`).
             (version, [next, ..]) if version >= (3, 8) => *next != 0,
             // `gc_refs` is -2 then, from 3.4 on above a bit (`Modules/gcmodule.c`).
             (version, [_, _, refs, ..]) => {
@@ -292,7 +293,7 @@ impl Layout {
         }
     }
 
-    /// Where deques have their items.
+    /// The position of deques' items.
     pub(super) fn deque(&self) -> DequeLayout {
         match self.dict {
             DictTable::Open => DequeLayout {
@@ -315,7 +316,7 @@ impl Layout {
         if self.version >= (3, 0) { 32 } else { 40 }
     }
 
-    /// Where a container of this kind has the number of its items.
+    /// The offset of the number of items in a container of this kind.
     pub(super) fn length(&self, role: Role) -> Option<u64> {
         match role {
             Role::List | Role::Tuple | Role::ByteArray | Role::Array => Some(SIZE),
@@ -351,10 +352,11 @@ impl Layout {
         if self.version >= (3, 14) { 32 } else { 24 }
     }
 
-    /// The reference count in the first word of an object; `None` where that is none: addresses are larger, and
-    /// immortal objects' counts smaller (`_Py_IMMORTAL_REFCNT`, `UINT_MAX` at the most). Since 3.14 the
-    /// lower half of the word is the count, 16 bits above it are zero (`ob_overflow`), and of the
-    /// 16 flags above those up to five have a meaning (`Include/object.h`).
+    /// The reference count in the first word of an object; `None` if it cannot be one: addresses
+    /// are larger, and the counts of immortal objects are smaller (`_Py_IMMORTAL_REFCNT`, at most
+    /// `UINT_MAX`). Since 3.14 the count is the lower half of the word, the 16 bits above it are
+    /// zero (`ob_overflow`), and at most five of the 16 flags above those have a meaning
+    /// (`Include/object.h`).
     pub(super) fn reference_count(&self, word: u64) -> Option<u64> {
         const MAX: u64 = 1 << 40;
         const FLAGS: u64 = 0xff << 48;
@@ -369,8 +371,9 @@ impl Layout {
         (count < most).then_some(count)
     }
 
-    /// What a word of a frame refers to. Since 3.14 its lowest bits say whether the frame counts among those
-    /// who refer to the object, and 3 there is a number (`Include/internal/pycore_stackref.h`).
+    /// What a word of a frame refers to. Since 3.14 its lowest bits say whether the frame's
+    /// reference is counted in the object, and 3 there marks a number
+    /// (`Include/internal/pycore_stackref.h`).
     #[inline]
     pub(super) fn stack_reference(&self, word: u64) -> u64 {
         match self.version >= (3, 14) && word & 3 == 1 {

@@ -15,15 +15,15 @@ use crate::objects::layout::{
 use crate::objects::types::{Role, TypeFacts};
 use crate::objects::words::word;
 
-/// Bytes before the values of instances in their block, at the most: their order and number
-/// (`new_values`, `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks'.
+/// The most bytes before an instance's values in their block: their order and number (`new_values`,
+/// `Objects/dictobject.c` of 3.11 and 3.12), and the debug hooks' header.
 pub(in crate::objects) const MAX_VALUES_HEAD: u64 = 64;
-/// Bytes for each item of the table of a dictionary, of which two thirds are in use when it grows: an entry
+/// Bytes per item of a dictionary's table, two thirds of which are in use when it grows: an entry
 /// and one and a half indices (`Objects/dictobject.c`, `USABLE_FRACTION`).
 const DICT_ITEM: u64 = 30;
-/// The same for a set's table, of which three fifths are (`Objects/setobject.c`, `set_add_entry`).
+/// The same for a set's table, three fifths of which are (`Objects/setobject.c`, `set_add_entry`).
 const SET_ITEM: u64 = 27;
-/// Blocks of a deque at the most.
+/// The most blocks of a deque.
 const MAX_DEQUE_BLOCKS: usize = 1 << 20;
 /// All words of a block.
 pub(super) const ALL: Words = 0..u32::MAX;
@@ -43,23 +43,24 @@ pub(super) struct Claim {
     pub(super) block: u32,
     pub(super) owner: Owner,
     pub(super) content: Content,
-    /// Words that hold references; the block's end is the limit where there are fewer.
+    /// Words that contain references; the end of the block is the limit if it comes earlier.
     pub(super) words: Words,
 }
 
-/// A container whose storage lies in no block of the walk.
+/// A container whose storage is not in any walked block.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Moved {
     pub(super) owner: Owner,
-    /// Bytes of storage that is full with what it has, about: what it had before it grew.
+    /// The approximate size, in bytes, of the storage that its present items fill: its storage
+    /// before it grew.
     pub(super) outgrown: u64,
 }
 
-/// A part of a block in words, up to the block's end at the most.
+/// A part of a block in words, at most up to the block's end.
 pub(in crate::objects) type Words = Range<u32>;
 
 impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
-    /// Claims the storage of an object that lies in `own`, with its fields.
+    /// Claims the storage of an object that is in `own`, with its fields.
     pub(super) fn claim_storage(
         &mut self,
         owner: Owner,
@@ -156,7 +157,7 @@ impl<M: TargetMemory + Sync> Scan<'_, '_, M> {
         }
     }
 
-    /// The buffers of a string that are not behind it: legacy data, and UTF-8.
+    /// The buffers of a string that do not follow it: legacy data, and UTF-8.
     fn claim_buffers(&mut self, owner: Owner, fields: &[u8]) {
         let places = match self.source.layout.str {
             StrLayout::Bytes => vec![24],

@@ -19,28 +19,28 @@ use crate::addr::{AddrRange, HEAP_END, RemoteAddr};
 use crate::memory::TargetMemory;
 use crate::parallel;
 
-/// Bytes of a block that are looked at: the head of an object and its first fields.
+/// Bytes of a block that are examined: the head of an object and its first fields.
 pub(super) const EXAMINED_BYTES: u64 = 160;
 /// In 2.7 numbers are made in blocks of malloc's, of a link and then as many of them as there is room for in
 /// 1000 bytes (`PyIntBlock` and `PyFloatBlock`, `Objects/intobject.c` and `floatobject.c`).
 const NUMBER_BLOCK: u64 = 992;
 /// The link, and the bytes of a number.
 const NUMBERS: (u64, u64) = (8, 24);
-/// Types that a thread keeps at hand, and addresses of which it knows that none is there.
+/// The size of a thread's caches of types, and of addresses known to have no type.
 const KEPT_TYPES: usize = 1 << 15;
 /// One block in this many is read twice, to check whether its contents changed.
 pub(super) const COMPARED: u32 = 16;
-/// Storage of more bytes is read with its owner: it moves when it grows, and an owner that was read long
-/// before or after would not refer to it any more.
+/// Larger storage, in bytes, is read together with its owner: it moves when it grows, and an owner
+/// read much earlier or later would no longer refer to it.
 pub(super) const LARGE: u64 = 64 << 10;
-/// What is farther in size from what a container has outgrown was not its own.
+/// A block whose size differs from the outgrown size by a larger factor was not the container's.
 const MAX_RATIO: f64 = 2.0;
-/// Items of one container that are counted at the most.
+/// The most items counted in one container.
 const MAX_ENTRIES: u64 = 1 << 36;
 /// Bytes that the hooks of `PYTHONMALLOC=debug` put before each block (`Objects/obmalloc.c`).
 pub(super) const DEBUG_HEAD: u64 = 16;
 
-/// An object that is looked into later on.
+/// An object that is examined later.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Noted {
     pub(super) block: u32,
@@ -52,42 +52,42 @@ pub(super) struct Noted {
 /// What the first pass found.
 #[derive(Debug, Default)]
 pub(super) struct Scanned {
-    /// What each block is.
+    /// The kind of each block.
     pub(super) kinds: Vec<PackedKind>,
-    /// Blocks of which only these words are references, ascending.
+    /// Blocks in which only these words are references, ascending.
     pub(super) limits: Vec<(u32, Words)>,
     /// Containers with the large storage that each had, and deques with their blocks, ascending.
     pub(super) storage: Vec<(u32, u32)>,
-    /// Modules, frames and the like, ascending by block.
+    /// Modules, frames and similar objects, ascending by block.
     pub(super) noted: Vec<Noted>,
-    /// Of each type what was counted.
+    /// The counts of each type.
     pub(super) counts: Vec<Counts>,
-    /// What was in some of the objects that never change, ascending by block.
+    /// Fingerprints of some immutable objects, ascending by block.
     pub(super) prints: Vec<(u32, u64)>,
     /// What `mmap` objects say that they map, ascending by block.
     pub(super) mapped: Vec<(u32, AddrRange)>,
 }
 
-/// What is counted of the objects of a type besides their bytes.
+/// Counts of a type's objects besides their bytes.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Counts {
     /// Objects that the garbage collector tracks.
     pub(super) tracked: u64,
-    /// Items of all of them together.
+    /// The total number of their items.
     pub(super) entries: u64,
 }
 
-/// What all threads of a pass share.
+/// Data shared by all threads of a pass.
 pub(super) struct Source<'a, M> {
     pub(super) memory: &'a M,
     pub(super) layout: &'a Layout,
     pub(super) index: &'a BlockIndex,
-    /// Bytes that may lie before what was asked for in a block: none, or those of the debug hooks.
+    /// Bytes that may precede the requested part of a block: none, or the debug hooks' header.
     pub(super) leads: &'a [u64],
 }
 
-/// What is in an object that never changes, of those that do not: where it is another one later, there is another
-/// object. Hashes and other encodings are left out, which are made when they are wanted.
+/// A fingerprint of the contents of an immutable object: if it differs later, another object is
+/// there. Hashes and other encodings are left out, because they are computed on demand.
 pub(super) fn print_of(layout: &Layout, facts: &TypeFacts, fields: &[u8]) -> Option<u64> {
     let places: &[u64] = match (facts.role, layout.str) {
         (Role::Leaf, _) if facts.flags.has(Flags::BYTES) => &[SIZE, 40, 48],
@@ -111,7 +111,7 @@ pub(super) fn print_of(layout: &Layout, facts: &TypeFacts, fields: &[u8]) -> Opt
     }))
 }
 
-/// Blocks that are worth a thread of their own.
+/// The number of blocks from which on a separate thread is worthwhile.
 const BLOCKS_A_THREAD: usize = 1 << 16;
 
 /// Numbers of blocks in parts, one for each thread.
@@ -153,8 +153,8 @@ pub(super) fn scan<M: TargetMemory + Sync>(
         }
         for claim in part.claims {
             let kind = &mut scanned.kinds[claim.block as usize];
-            // What holds an object is no storage; the first owner has it. What is like a freed object may be
-            // what was there before: deques and lists do not clear their blocks.
+            // A block that contains an object is not storage; the first owner gets it. What looks
+            // like a freed object may be old data: deques and lists do not clear their blocks.
             if kind.is_native() || kind.get() == Kind::Spare {
                 let (of, content) = (claim.owner.of, claim.content);
                 *kind = PackedKind::of(Kind::Storage { of, content });
@@ -175,8 +175,9 @@ pub(super) fn scan<M: TargetMemory + Sync>(
 }
 
 impl Scanned {
-    /// Gives containers whose storage has moved since the walk the blocks that it was in. Nothing says which
-    /// those were: each takes what cannot be read any more and is nearest in size to what it has outgrown.
+    /// Assigns the old blocks to containers whose storage has moved since the walk. Nothing says
+    /// which blocks those were: each container gets the block that has become unreadable and whose
+    /// size is nearest to the outgrown size.
     fn give_former(&mut self, mut moved: Vec<Moved>, index: &BlockIndex) {
         if moved.is_empty() {
             return;
@@ -294,8 +295,8 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         }
     }
 
-    /// Whether a word that may be a reference count is the address of an object: those of a program that is
-    /// not relocated, and of its `brk`, are small.
+    /// Whether a word that may be a reference count is the address of an object: addresses of a
+    /// program that is not relocated, and of its `brk`, are small.
     fn is_object(&mut self, word: u64) -> bool {
         const SMALL_ADDRESSES: Range<u64> = 0x1_0000..1 << 30;
         SMALL_ADDRESSES.contains(&word)
@@ -303,7 +304,8 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
             && read_word(self.source.memory, word + 8).is_some_and(|of| self.type_at(of).is_some())
     }
 
-    /// Whether a block has the size of those that 2.7 has its numbers in; malloc may give 16 bytes more.
+    /// Whether a block has the size of the blocks in which 2.7 keeps its numbers; malloc may add 16
+    /// bytes.
     fn may_have_numbers(&self, range: AddrRange) -> bool {
         let sizes = NUMBER_BLOCK..=NUMBER_BLOCK + 24;
         self.source.layout.dict == DictTable::Open && sizes.contains(&range.len())
@@ -322,7 +324,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
 
     #[inline]
     fn type_at(&mut self, addr: u64) -> Option<TypeFacts> {
-        // Most words behind a small one are no addresses.
+        // Most words after a small one are not addresses.
         if !addr.is_multiple_of(8) || !(1 << 16..HEAP_END).contains(&addr) {
             return None;
         }
@@ -338,7 +340,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         found
     }
 
-    /// Takes an object into account: what it has besides, and whether it is looked into later.
+    /// Processes an object: its storage, and whether it is examined later.
     fn take(&mut self, block: u32, range: AddrRange, bytes: &[u8], head: u64, facts: &TypeFacts) {
         let layout = self.source.layout;
         let object = range.start().get() + head;
@@ -376,7 +378,7 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         }
     }
 
-    /// Whether the collector tracks an object, and shows it.
+    /// Whether the collector tracks an object and reports it.
     fn is_tracked(&self, bytes: &[u8], head: u64, facts: &TypeFacts) -> bool {
         if !facts.flags.has(Flags::HAVE_GC) {
             return false;
@@ -385,13 +387,13 @@ impl<'a, 'm, M: TargetMemory + Sync> Scan<'a, 'm, M> {
         let gc = head.saturating_sub(layout.gc_head);
         let gc_head: [u64; 4] =
             std::array::from_fn(|at| word(bytes, gc + at as u64 * 8).unwrap_or(0));
-        // The collector moves immortal objects to a generation that it shows to nobody.
+        // The collector moves immortal objects to a generation that it does not report.
         let count = word(bytes, head).unwrap_or(0);
         let shown = layout.version < (3, 12) || count as i32 >= 0;
         shown && layout.is_tracked(&gc_head)
     }
 
-    /// What is counted of a type.
+    /// The counts of a type.
     #[inline]
     fn counts(&mut self, id: u32) -> &mut Counts {
         let id = id as usize;

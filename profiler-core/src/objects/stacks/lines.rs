@@ -5,7 +5,7 @@ use crate::objects::layout::LineTable;
 /// Bytes of an instruction from 3.6 on.
 const INSTRUCTION: u64 = 2;
 
-/// The line of the instruction at `offset`, in bytes from the first one; `None` where there is none.
+/// The line of the instruction at `offset`, in bytes from the first one; `None` if it has no line.
 pub(super) fn line_of(table: LineTable, bytes: &[u8], first: u32, offset: u64) -> Option<u32> {
     match table {
         LineTable::Increments => increments(bytes, first, offset),
@@ -27,7 +27,7 @@ fn increments(bytes: &[u8], first: u32, offset: u64) -> Option<u32> {
     u32::try_from(line).ok()
 }
 
-/// Ranges of bytes, each with how many lines further it is; -128 is a range of no line.
+/// Ranges of bytes, each with its line increment; -128 marks a range without a line.
 fn ranges(bytes: &[u8], first: u32, offset: u64) -> Option<u32> {
     let (mut end, mut line) = (0, i64::from(first));
     for [bytes, lines] in bytes.as_chunks::<2>().0 {
@@ -43,8 +43,7 @@ fn ranges(bytes: &[u8], first: u32, offset: u64) -> Option<u32> {
     None
 }
 
-/// Ranges of instructions, each with a form in which its line is written
-/// (`Objects/locations.md`).
+/// Ranges of instructions, each with a code for the format of its line (`Objects/locations.md`).
 fn locations(bytes: &[u8], first: u32, offset: u64) -> Option<u32> {
     let (mut end, mut line) = (0, i64::from(first));
     let mut rest = bytes.iter().copied().peekable();
@@ -59,13 +58,13 @@ fn locations(bytes: &[u8], first: u32, offset: u64) -> Option<u32> {
         if offset < end {
             return u32::try_from(line).ok().filter(|_| form != 15);
         }
-        // The other bytes of an entry: only its first has the highest bit.
+        // The remaining bytes of an entry: only its first has the highest bit set.
         while rest.next_if(|byte| byte & 0x80 == 0).is_some() {}
     }
     None
 }
 
-/// A number in pieces of six bits, the lowest first, whose lowest bit is its sign.
+/// A number in groups of six bits, the lowest first, whose lowest bit is its sign.
 fn signed(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
     let (mut value, mut shift) = (0, 0);
     loop {

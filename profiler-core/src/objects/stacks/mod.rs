@@ -24,7 +24,7 @@ use crate::text::visible;
 /// Code objects that are remembered, and bytes of their tables of lines.
 const MAX_CODES: usize = 1 << 16;
 const MAX_TABLES: usize = 64 << 20;
-/// Bytes of one table of lines: of a function of a million lines.
+/// The largest line table that is read, in bytes: that of a function with a million lines.
 const MAX_TABLE: u64 = 4 << 20;
 /// Characters of a function's name, and of a file's.
 const MAX_FUNCTION: usize = 256;
@@ -35,7 +35,7 @@ const CODE_BYTES: usize = 256;
 const TYPE: u64 = 8;
 const BYTES_ITEMS: u64 = 32;
 
-/// The stacks of one running CPython. It remembers what code objects are.
+/// The stacks of one running CPython. It caches what code objects are.
 #[derive(Debug)]
 pub struct PythonStacks {
     layout: Layout,
@@ -43,8 +43,8 @@ pub struct PythonStacks {
     code_type: u64,
     codes: HashMap<u64, Code>,
     table_bytes: usize,
-    /// Counts up when code objects are to be looked at again: they may be freed, and others be where they
-    /// were.
+    /// Incremented when code objects must be checked again: they may have been freed, and others
+    /// may be at their addresses.
     epoch: u64,
     /// Strings that functions share.
     names: HashMap<Box<str>, Arc<str>>,
@@ -53,7 +53,7 @@ pub struct PythonStacks {
 /// A code object.
 #[derive(Debug)]
 struct Code {
-    /// What it was read from.
+    /// The fields it was read from.
     fields: Fields,
     epoch: u64,
     function: Arc<str>,
@@ -61,7 +61,7 @@ struct Code {
     table: Box<[u8]>,
 }
 
-/// The fields of a code object that say what it is.
+/// The fields that identify a code object.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 struct Fields {
     name: u64,
@@ -71,7 +71,7 @@ struct Fields {
 }
 
 impl PythonStacks {
-    /// Of a Python of this version with these symbols.
+    /// For a Python of this version with these symbols.
     ///
     /// # Errors
     /// When its stacks cannot be read, and why.
@@ -105,7 +105,7 @@ impl PythonStacks {
         self.threads.frames(head, pointer)
     }
 
-    /// What is remembered of code objects is compared with them once more when they are met again.
+    /// Cached code objects are compared again when they are next met.
     pub fn look_again(&mut self) {
         self.epoch += 1;
     }
@@ -148,7 +148,8 @@ impl PythonStacks {
         self.codes.get(&at)
     }
 
-    /// The fields of the code object at an address, and where its name is that is shown; `None` where none is.
+    /// The fields of the code object at an address, and the address of the name to show; `None` if
+    /// there is none.
     fn fields<M: TargetMemory>(&self, memory: &M, at: u64) -> Option<(Fields, u64)> {
         let CodeLayout {
             name,
@@ -222,7 +223,7 @@ impl PythonStacks {
 }
 
 impl Code {
-    /// The line that a frame of it is at.
+    /// The current line of a frame of this code.
     fn line(&self, table: LineTable, raw: &RawFrame, instructions: Option<u64>) -> Option<u32> {
         let offset = match (table, instructions) {
             // Before the first instruction it is -1.

@@ -10,14 +10,14 @@ use crate::objects::layout::{
 };
 use crate::objects::words::read_word;
 
-/// Interpreters, and threads of all of them, at the most.
+/// The most interpreters, and the most threads of all of them.
 const MAX_INTERPRETERS: usize = 64;
 const MAX_THREADS: usize = 4096;
 
 /// How `_Py_DebugOffsets` begins (`Include/internal/pycore_runtime.h`).
 const PUBLISHED: u64 = u64::from_le_bytes(*b"xdebugpy");
 
-/// Where a Python's own data are in the target, by its symbols.
+/// Addresses of a Python's own data in the target, from its symbols.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct PythonSymbols {
     /// `_PyRuntime`; since 3.7.
@@ -31,13 +31,13 @@ pub struct PythonSymbols {
 /// Why stacks of Python's functions cannot be read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NoStacks {
-    /// Its version has no layout.
+    /// There is no layout for its version.
     #[error("where CPython {0}.{1} keeps its frames is not known")]
     UnknownVersion(u8, u8),
-    /// Its symbols are not to be found.
+    /// Its symbols cannot be found.
     #[error("the Python of the target exports none of the symbols that lead to its threads")]
     NoSymbols,
-    /// Its runtime cannot be read, or says what cannot be.
+    /// Its runtime is unreadable or implausible.
     #[error("the target's Python does not say where it keeps its threads")]
     Damaged,
     /// Built without the GIL.
@@ -52,10 +52,10 @@ pub(super) struct Threads {
     symbols: PythonSymbols,
 }
 
-/// By what the kernel knows a thread, and Python's own state of it is found.
+/// How the kernel identifies a thread, and how Python's own state of it is found.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ThreadPointer {
-    /// Where the kernel's `task_struct` has the thread pointer.
+    /// The offset of the thread pointer in the kernel's `task_struct`.
     pub in_task: u32,
     /// How many bytes before that is what `pthread_self` gives.
     pub self_before: u32,
@@ -64,15 +64,16 @@ pub struct ThreadPointer {
 /// The threads that a Python has.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ThreadList {
-    /// Where the first interpreter has the address of its newest thread's state; 0 when not known.
+    /// The address at which the first interpreter stores the address of its newest thread's state;
+    /// 0 if unknown.
     pub head: u64,
     /// What `pthread_self` gives in each thread, and the thread's state.
     pub states: Vec<(u64, u64)>,
 }
 
 impl Threads {
-    /// Of the Python of a version with these symbols. From 3.13 on its runtime publishes most offsets,
-    /// those of code objects too.
+    /// For the Python of a version with these symbols. From 3.13 on its runtime publishes most
+    /// offsets, including those of code objects.
     pub(super) fn find<M: TargetMemory>(
         memory: &M,
         version: (u8, u8),
