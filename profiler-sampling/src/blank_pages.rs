@@ -12,17 +12,18 @@ use profiler_core::residency::{Mapping, MappingKind, PageState, ResidencyMap};
 use profiler_core::span::SpanState;
 use profiler_target::{ReadTime, Target};
 
-/// Live blocks in huge pages of fewer bytes are not looked at.
+/// Heaps with fewer bytes of live blocks in huge pages are not examined.
 const LEAST_BYTES: u64 = 4 << 20;
 /// No more is read, in bytes: some 0.3 s.
 const MAX_BYTES: u64 = 1 << 30;
 /// Read at a time, in bytes.
 const PIECE: u64 = 2 << 20;
-/// What a page holds that nobody wrote.
+/// The contents of a page that nobody wrote.
 const ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
 
-/// Pages of live blocks that lie in huge pages and hold nothing but zeros, ascending. The target runs on: which
-/// pages are there is determined anew before each piece is read, so that reading brings none into memory.
+/// Pages of live blocks that are in huge pages and contain only zeros, ascending. The target runs
+/// meanwhile, so the present pages are determined again before each piece is read: reading brings
+/// no page into memory.
 pub(crate) fn find(
     target: &Target,
     heaps: &[HeapSnapshot],
@@ -52,7 +53,7 @@ pub(crate) fn find(
         let memory = ResidentMemory::new(target.memory(), &now);
         for run in now.runs_in(piece).filter(|run| is_own_huge(run.state)) {
             buffer.resize(run.range.len() as usize, 0);
-            // What is unmapped meanwhile is not looked at.
+            // Memory that was unmapped meanwhile is skipped.
             if memory.read(run.range.start(), &mut buffer).is_ok() {
                 blank.extend(zeros(run.range.start(), &buffer));
             }
@@ -100,7 +101,7 @@ fn live_in_huge_pages(heaps: &[HeapSnapshot], residency: &ResidencyMap) -> Vec<A
         .map(|run| run.range)
         .collect();
     all.sort_unstable();
-    // A heap inside another's block lies in both.
+    // A heap inside another heap's block is in both.
     let mut end = None;
     all.retain(|range| {
         let is_apart = end.is_none_or(|end| end <= range.start());

@@ -15,7 +15,7 @@ use profiler_target::{LiveMemory, Process, ReadTime, Target};
 use super::file_pages::WithFiles;
 use super::objects::{WalkedTarget, census};
 
-/// Bytes that are copied before the clock is looked at again.
+/// Bytes copied between checks of the clock.
 const PIECE: usize = 1 << 20;
 /// Copying prolongs a stop by at most this long.
 const LONGEST_COPY: Duration = Duration::from_millis(20);
@@ -24,12 +24,12 @@ const MOST_COPIED: u64 = 48 << 20;
 /// A process with this much resident memory has more than `MOST_COPIED` on writable pages.
 const MOST_RESIDENT: u64 = 256 << 20;
 
-/// The pages of a target that it can write to, as they were while it stood still.
+/// The writable pages of a target, as they were while it was stopped.
 #[derive(Debug)]
 pub struct CopiedMemory {
     residency: ResidencyMap,
     python_malloc: Option<PythonMalloc>,
-    /// Where each copied range begins in `bytes`; ranges ascend and do not touch one another.
+    /// The start of each copied range in `bytes`; ranges ascend and are not adjacent.
     parts: Vec<(AddrRange, usize)>,
     bytes: Vec<u8>,
 }
@@ -41,7 +41,7 @@ pub struct CopySpace {
 }
 
 impl CopySpace {
-    /// Room for what this target has in memory, if that is little enough to be copied.
+    /// Space for the resident memory of this target, if that is small enough to be copied.
     pub fn for_target(target: &Target) -> Self {
         let count = target.quick_count().unwrap_or_default();
         let all = match count.rss_bytes <= MOST_RESIDENT {
@@ -61,10 +61,10 @@ impl CopySpace {
 }
 
 impl CopiedMemory {
-    /// Copies what may hold objects of a target that stands still, in one stop that lasts for `max_stop` at most; `None` where
-    /// that would take too long, and of one that runs.
+    /// Copies memory that may hold objects of a stopped target, in one stop of at most `max_stop`;
+    /// `None` if that would take too long, and if the target runs.
     pub fn of(walked: &WalkedTarget<'_>, max_stop: Duration, space: &CopySpace) -> Option<Self> {
-        // The stop is to end before its limit does.
+        // The stop must end before its limit.
         let left = (max_stop / 4 * 3).checked_sub(walked.age())?;
         if !walked.stopped || walked.python_malloc.is_none() {
             return None;
@@ -103,7 +103,7 @@ impl CopiedMemory {
     /// The census of the target whose sample was taken in the stop in which this was copied.
     ///
     /// # Errors
-    /// When there is nothing to look at.
+    /// When there is nothing to examine.
     pub(crate) fn census(
         &self,
         target: &Target,
@@ -142,7 +142,7 @@ impl CopiedMemory {
     }
 }
 
-/// Ranges with data on pages that the target can write to and that it shares with nobody but relatives.
+/// Ranges with data on pages that the target can write to and shares at most with relatives.
 fn parts(residency: &ResidencyMap) -> Vec<AddrRange> {
     let mut parts: Vec<AddrRange> = Vec::new();
     let writable = residency.mappings().iter();
@@ -160,7 +160,7 @@ fn parts(residency: &ResidencyMap) -> Vec<AddrRange> {
     parts
 }
 
-/// What was copied, and beside it what the target cannot write to, which is as it was.
+/// The copy, together with memory that the target cannot write to and that is therefore unchanged.
 struct CopyAndLive<'c> {
     copy: &'c CopiedMemory,
     live: LiveMemory,

@@ -22,10 +22,10 @@ use super::walks;
 /// At most this many missing files are named.
 const NAMED_FILES: usize = 3;
 
-/// Why there is no sample of a core file.
+/// Why a core file could not be sampled.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreSampleError {
-    /// It is not one that can be read.
+    /// It is not a readable core.
     #[error(transparent)]
     Open(#[from] CoreError),
     /// Reading it failed later.
@@ -36,9 +36,9 @@ pub enum CoreSampleError {
 /// The sample of a core file, and how whole the file is.
 #[derive(Debug)]
 pub struct CoreSample {
-    /// What it holds.
+    /// The sample.
     pub sample: Sample,
-    /// Bytes that are missing at its end.
+    /// Bytes missing at the end of the core.
     pub missing_bytes: u64,
     max_walk: Option<Duration>,
     core: CoreFile,
@@ -48,7 +48,7 @@ impl CoreSample {
     /// Takes the census of the objects in it.
     ///
     /// # Errors
-    /// When there is nothing to look at.
+    /// When there is nothing to examine.
     pub fn census(&self) -> Result<Census, NoCensus> {
         let sample = &self.sample;
         let time = core_time(self.max_walk, sample.residency.resident_bytes());
@@ -66,11 +66,11 @@ impl CoreSample {
     }
 }
 
-/// Reads the core at `path`, of the program `exe` where it is not in its old place, for at most `max_walk`; then for as
-/// long again its objects, if they are wanted.
+/// Reads the core at `path` for at most `max_walk`, with the program `exe` if that is no longer at
+/// its old path; then, if requested, its objects for at most the same time.
 ///
 /// # Errors
-/// What [`CoreFile::open`] refuses, and reading that fails later.
+/// The errors of [`CoreFile::open`], and later read errors.
 pub fn sample_of_core(
     path: &Path,
     exe: Option<&Path>,

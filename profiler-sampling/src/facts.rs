@@ -17,26 +17,26 @@ use super::roots::{Roots, locked};
 /// What walks must know of a target.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// Its C library; `None` when it is linked statically.
+    /// Its C library; `None` if it is statically linked.
     pub(crate) libc: Option<Libc>,
     /// The writable mappings of its C library, `.bss` included.
     pub(crate) libc_data: Vec<AddrRange>,
-    /// What its environment asks of glibc's malloc.
+    /// Settings of glibc's malloc in its environment.
     pub(crate) malloc_environment: Vec<String>,
-    /// Where the kernel's random bytes lie (`AT_RANDOM`).
+    /// The address of the kernel's random bytes (`AT_RANDOM`).
     pub(crate) at_random: Option<RemoteAddr>,
     /// Python's major and minor version.
     pub(crate) python: Option<(u8, u8)>,
-    /// What its environment asks of Python's allocators.
+    /// Settings of Python's allocators in its environment.
     pub(crate) python_malloc_setting: Option<String>,
-    /// What its memory says of them: [`Facts::read_python_tables`].
+    /// The allocator of Python's objects according to its memory: [`Facts::read_python_tables`].
     pub(crate) python_malloc: Option<PythonMalloc>,
-    /// Allocators other than its C library's and Python's, in whichever object holds them.
+    /// Allocators other than its C library's and Python's, in any object.
     pub(crate) allocators: Vec<AllocatorObject>,
 }
 
 impl Facts {
-    /// Those of a process, live or in a core file, which has these mappings.
+    /// The facts of a process, live or in a core file, with these mappings.
     ///
     /// # Errors
     /// When the target has exited, or the kernel does not permit reading its auxiliary vector.
@@ -50,7 +50,7 @@ impl Facts {
         Ok(of_its_start.with_files(process, mappings))
     }
 
-    /// The same of the same process when it has these mappings.
+    /// The same facts of the process after its mappings have changed.
     pub(crate) fn with_files(self, process: &impl Process, mappings: &[Mapping]) -> Self {
         let libc_data = process.libc_data_ranges_in(mappings);
         Self {
@@ -63,7 +63,7 @@ impl Facts {
         }
     }
 
-    /// Finds in the target's memory what serves Python's objects.
+    /// Determines the allocator of Python's objects from the target's memory.
     pub(crate) fn read_python_tables<M: TargetMemory>(
         &mut self,
         memory: &M,
@@ -74,7 +74,7 @@ impl Facts {
         self.python_malloc = self
             .python
             .map(|python| pymalloc::objects_allocator_from(memory, residency, python, &mut roots));
-        // CPython has a mimalloc in it from 3.13 on that most programs never use.
+        // From 3.13 on CPython contains a mimalloc that most programs never use.
         let role = match self.python_malloc {
             Some(PythonMalloc::Mimalloc | PythonMalloc::MimallocDebug) => Role::Private,
             _ => Role::Unused,
@@ -89,7 +89,7 @@ impl Facts {
         }
     }
 
-    /// What serves Python's objects, when the walks are done: pools in use are pymalloc's.
+    /// The allocator of Python's objects after the walks: pools in use mean pymalloc.
     pub(crate) fn python_malloc(&self, heaps: &[HeapSnapshot]) -> Option<PythonMalloc> {
         let walked = heaps
             .iter()

@@ -11,14 +11,14 @@ use profiler_target::{Process, Target};
 /// Bytes that are read of a file at a time.
 const PIECE: u64 = 64 << 10;
 
-/// Memory of a target together with what its untouched pages of mapped files would hold: reading them in the
-/// target would put them into its memory, so that they are read from the files. The names of types are
-/// on such pages, where nobody has printed one.
+/// A target's memory together with the file contents of untouched pages. Reading such pages in the
+/// target would bring them into its memory, so they are read from the mapped files. Type names that
+/// were never printed are on such pages.
 pub(crate) struct WithFiles<'a, M> {
     target: &'a Target,
     residency: &'a ResidencyMap,
     memory: M,
-    /// Pieces of files by the address at which they would be; `None` where they cannot be read.
+    /// Pieces of files by the address at which they would be; `None` if unreadable.
     pieces: Mutex<HashMap<u64, Option<Vec<u8>>>>,
 }
 
@@ -33,7 +33,7 @@ impl<'a, M: TargetMemory> WithFiles<'a, M> {
         }
     }
 
-    /// The mapping of a file in which this address is on a page that the target has not touched.
+    /// The file mapping that contains this address, if the page was not touched by the target.
     fn untouched(&self, addr: RemoteAddr) -> Option<&Mapping> {
         let mapping = self.residency.mapping_at(addr)?;
         let is_file = matches!(mapping.kind, MappingKind::File(_));

@@ -7,36 +7,36 @@ use profiler_core::completeness::{EndedEarly, Slices as SlicesSeen};
 use profiler_core::threads::Thread;
 use profiler_target::{LiveMemory, RunsOn, SliceTally, Slices, Stopped, Target};
 
-/// What holds it.
+/// How a target is held.
 pub(crate) enum Holding {
-    /// Nothing: it runs.
+    /// Not at all: it runs.
     Running,
-    /// One stop, and who runs on with its memory.
+    /// By one stop; and the process, if any, that shares its memory and keeps running.
     Stop(Stopped, RunsOn),
     /// One stop after the other.
     Slices(Arc<Slices>),
 }
 
-/// What came of that.
+/// The outcome.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Held {
-    /// For how long it stood still in all; `None` if it was not held.
+    /// How long it was stopped in total; `None` if it was not held.
     pub(crate) stood: Option<Duration>,
-    /// For how long was waited for it to run in between.
+    /// How long was waited for it to run in between.
     pub(crate) waited: Duration,
-    /// Where there was more than one stop.
+    /// The slices, if there was more than one stop.
     pub(crate) slices: Option<SlicesSeen>,
-    /// Why it ran on before the walk was done, if it did.
+    /// Why it was resumed before the walk was done, if it was.
     pub(crate) ended_early: Option<EndedEarly>,
 }
 
 impl Holding {
-    /// Whether it stands still, now and then at least.
+    /// Whether it is stopped, at least repeatedly.
     pub(crate) fn is_stopped(&self) -> bool {
         !matches!(self, Self::Running)
     }
 
-    /// The process that has its memory and runs on, if there is one.
+    /// The process that shares its memory and keeps running, if there is one.
     pub(crate) fn runs_on(&self) -> Option<i32> {
         match self {
             Self::Stop(_, RunsOn::Process(pid)) => Some(*pid),
@@ -44,7 +44,7 @@ impl Holding {
         }
     }
 
-    /// Its threads with their registers, when it stands still.
+    /// Its threads with their registers, if it is stopped.
     pub(crate) fn threads(&self) -> Vec<Thread> {
         match self {
             Self::Running => Vec::new(),
@@ -53,7 +53,7 @@ impl Holding {
         }
     }
 
-    /// Its memory, by the fastest way there is.
+    /// Its memory, read in the fastest possible way.
     pub(crate) fn memory(&self, target: &Target) -> LiveMemory {
         match self {
             Self::Running => target.memory(),
@@ -62,7 +62,7 @@ impl Holding {
         }
     }
 
-    /// Since when it has stood still.
+    /// When it was stopped.
     pub(crate) fn since(&self) -> Option<Instant> {
         match self {
             Self::Running => None,
@@ -71,7 +71,7 @@ impl Holding {
         }
     }
 
-    /// Lets it run on.
+    /// Resumes it.
     pub(crate) fn end(self) -> Held {
         match self {
             Self::Running => Held::default(),
@@ -96,7 +96,7 @@ impl Holding {
     }
 }
 
-/// What slices there were, where what was walked is not of one moment.
+/// The slices, if the walk is not from one moment.
 fn seen(tally: &SliceTally) -> Option<SlicesSeen> {
     tally.has_run.then_some(SlicesSeen {
         number: tally.slices,

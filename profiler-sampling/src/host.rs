@@ -16,21 +16,21 @@ use super::schedule::{STOP_PART_OF_BUDGET, WalkSchedule};
 
 /// Processes that are listed at most.
 const MAX_LISTED: usize = 65_536;
-/// Processes that are shown at most; of more, those with the lower numbers.
+/// The most processes that are shown, those with the lowest pids.
 const MAX_SHOWN: usize = 4096;
-/// A process that was no Python is looked into again after this long: it may load one.
+/// A process that was not a Python is inspected again after this long, because it may load one.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// One that could not be walked is tried again after this long.
+/// A process that could not be walked is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// At most 1/N of a session's time may be spent waiting for file systems that do not answer.
 const WAITING_PART: u32 = 10;
 /// Full counts of processes that are known take this part of what looks may take: the most is for walks.
 const COUNTS_PART: f64 = 0.4;
-/// What took less was no such waiting.
+/// A shorter time does not count as waiting.
 const NO_WAIT: Duration = Duration::from_secs(1);
-/// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
+/// Files kept open for a held process: its directory, its memory, its pidfd, and a spare one.
 const FILES_HELD: u64 = 4;
-/// Processes that are held between their walks at most, so that what was learned of their files stays.
+/// The most processes held between their walks, so that what is known of their files is kept.
 const MAX_HELD: u64 = 512;
 
 /// How a host is sampled.
@@ -38,7 +38,7 @@ const MAX_HELD: u64 = 512;
 pub struct HostOptions {
     /// Whether other processes than Python's are shown, too.
     pub all: bool,
-    /// Only this process and those that descend from it.
+    /// Only this process and its descendants.
     pub tree_of: Option<i32>,
     /// A process is walked no more often than this.
     pub interval: Duration,
@@ -55,16 +55,16 @@ pub enum NotWalked {
     /// It cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It cannot be read any more.
+    /// It is no longer readable.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// It is not watched, or not any more.
+    /// It is not watched, or no longer.
     #[error("the process has exited")]
     Unknown,
 }
 
 impl NotWalked {
-    /// Whether the process is there no more, which is no news in a list.
+    /// Whether the process no longer exists, which need not be reported in a list.
     pub fn is_gone(&self) -> bool {
         match self {
             Self::Unknown
@@ -77,19 +77,19 @@ impl NotWalked {
     }
 }
 
-/// What is known of a process.
+/// State of a process.
 #[derive(Debug)]
 struct WatchedProcess {
     kind: Kind,
     schedule: WalkSchedule,
     sampler: Option<Sampler>,
-    /// When it was walked last.
+    /// The time of its last walk.
     walked: Option<Instant>,
-    /// What the kernel counted last in full: `smaps_rollup` goes through all of its page table.
+    /// The last full count by the kernel: `smaps_rollup` goes through the entire page table.
     counted: Option<Counted>,
     /// Whether that was at this look.
     is_counted_now: bool,
-    /// Whether it maps files for which the kernel does not answer itself, when it was looked into.
+    /// Whether it mapped files that the kernel does not serve itself when it was inspected.
     is_served: bool,
 }
 
@@ -98,7 +98,7 @@ struct WatchedProcess {
 struct Counted {
     memory: Memory,
     at: Instant,
-    /// Processor time that it took.
+    /// Processor time of the count.
     took: Duration,
 }
 
@@ -108,14 +108,16 @@ enum Kind {
     Other {
         looked: Instant,
     },
-    /// It cannot be looked into.
+    /// It cannot be inspected.
     Closed(String),
-    /// It could not be looked into, which may change: fragscope has too many files open, for one.
+    /// It could not be inspected, but that may change: for example, fragscope has too many files
+    /// open.
     Failed {
         why: String,
         looked: Instant,
     },
-    /// It is looked into later: for its files somebody answers who may keep everybody waiting, and others' did.
+    /// It is inspected later: its files have a server that may not answer, and other processes'
+    /// servers did not.
     Deferred,
 }
 
@@ -129,8 +131,8 @@ impl WatchedProcess {
         self.is_counted_now = self.counted.is_some();
     }
 
-    /// Its memory: what was counted in full at this look, else what is quickly read, with what was counted last.
-    /// `None` when it has ended.
+    /// Its memory: the full count of this interval, else the quickly readable part combined with
+    /// the last full count. `None` if it has ended.
     fn memory(&mut self, listed: &Listed) -> Option<Memory> {
         let counted = self.counted?.memory;
         if std::mem::take(&mut self.is_counted_now) {
@@ -155,14 +157,14 @@ pub struct HostSampler {
     /// When the next walk of any process may begin.
     budget: WalkSchedule,
     began: (Instant, Duration),
-    /// Until then nobody is waited for again.
+    /// Until then no further waiting is allowed.
     waits_from: Instant,
     cost: Cost,
     most_held: usize,
 }
 
 impl HostSampler {
-    /// Nothing was looked at yet.
+    /// A sampler that has not observed anything yet.
     pub fn new(options: HostOptions) -> Self {
         let now = Instant::now();
         let files = most_open_files().unwrap_or(256) / 2 / FILES_HELD;
@@ -178,7 +180,7 @@ impl HostSampler {
         }
     }
 
-    /// What it took so far.
+    /// The cost so far.
     pub fn cost(&self) -> Cost {
         Cost {
             elapsed_ns: self.began.0.elapsed().as_nanos() as u64,
@@ -187,7 +189,7 @@ impl HostSampler {
         }
     }
 
-    /// What the kernel counts of every process. What is gone is forgotten.
+    /// Reads the kernel's counts of every process. Processes that are gone are dropped.
     ///
     /// # Errors
     /// When there is no `/proc`.
@@ -255,7 +257,7 @@ impl HostSampler {
                  others' did not"
             )
         });
-        // Looking goes on at each interval; walks have at least half of the budget.
+        // Observations continue at each interval; walks get at least half of the budget.
         let took = own_cpu().saturating_sub(cpu);
         self.budget.spent(Instant::now(), took.min(half));
         Ok(HostSample {
@@ -284,7 +286,7 @@ impl HostSampler {
         counted.sort_by_key(|(_, of)| of.at);
         let mut left = Some(time);
         let due = counted.into_iter().take_while(|(_, of)| {
-            // One at the least, whatever it costs.
+            // At least one, whatever it costs.
             let is_left = left.is_some();
             left = left.and_then(|left| left.checked_sub(of.took));
             is_left
@@ -292,8 +294,9 @@ impl HostSampler {
         due.map(|(id, _)| id).collect()
     }
 
-    /// How much longer walks wait because what was done so far, looks and the first identification included, took more
-    /// than the budget: at most as long as they wait anyway, so that they go on meanwhile.
+    /// Delays walks further because the work so far, including observations and the first
+    /// identification, took more than the budget: at most by their normal wait, so that walks
+    /// continue meanwhile.
     fn pay_back(&mut self, now: Instant) {
         let Some(share) = self
             .options
@@ -325,8 +328,8 @@ impl HostSampler {
         }
     }
 
-    /// What a process is, by the one rule that says what Python is, and whether it maps files for which the kernel does not
-    /// answer itself.
+    /// The kind of a process, by the one rule that identifies Python, and whether it maps files
+    /// that the kernel does not serve itself.
     fn kind(&mut self, listed: &Listed, now: Instant) -> (Kind, bool) {
         let target = match Target::open(listed.id.pid) {
             Ok(target) => target,
@@ -337,7 +340,7 @@ impl HostSampler {
                 let why = error.to_string();
                 return (Kind::Failed { why, looked: now }, false);
             }
-            // It has ended, or is of a kind that cannot be looked into: no Python that could be walked.
+            // It has ended, or it cannot be inspected at all: not a Python that could be walked.
             Err(_) => return (Kind::Other { looked: now }, false),
         };
         target.waits_once();
@@ -365,7 +368,8 @@ impl HostSampler {
         (kind, is_served)
     }
 
-    /// Takes note of what was done since `began` with a process, which may have been waiting for its files.
+    /// Records the time spent on a process since `began`, which may have been spent waiting for its
+    /// files.
     fn has_waited(&mut self, is_served: bool, began: Instant) {
         let took = began.elapsed();
         if is_served && took >= NO_WAIT {
@@ -373,17 +377,18 @@ impl HostSampler {
         }
     }
 
-    /// The share of one core that it may take; `None` is without limit.
+    /// The share of one core that it may take; `None` means no limit.
     pub fn budget(&self) -> Option<f64> {
         self.options.budget
     }
 
-    /// Whether a process maps files for which the kernel does not answer itself: others are to be walked before it.
+    /// Whether a process maps files that the kernel does not serve itself: other processes are
+    /// walked before it.
     pub fn is_served(&self, id: ProcessId) -> bool {
         self.known.get(&id).is_some_and(|known| known.is_served)
     }
 
-    /// How long it is until the budget of the host allows a walk.
+    /// Time until the host's budget allows a walk.
     pub fn until_walk(&self) -> Duration {
         self.budget.until_due(Instant::now())
     }
@@ -397,14 +402,14 @@ impl HostSampler {
         })
     }
 
-    /// Notes that a process was stopped by somebody else on our behalf until now.
+    /// Records that a process was stopped on our behalf by other code until now.
     pub fn was_stopped(&mut self, id: ProcessId, stop: Duration) {
         if let Some(known) = self.known.get_mut(&id) {
             known.schedule.walked(Instant::now(), stop, stop);
         }
     }
 
-    /// Walks a process, whatever its schedule says.
+    /// Walks a process regardless of its schedule.
     ///
     /// # Errors
     /// Why it was not walked; it is not due again for a while.
@@ -433,24 +438,24 @@ impl HostSampler {
                 Duration::ZERO
             }
         };
-        // It may map others since it was looked into.
+        // It may map other files than when it was inspected.
         if began.elapsed() >= NO_WAIT
             && let Some(sampler) = &known.sampler
-            // Of one that has ended meanwhile it does not matter.
+            // If it has ended meanwhile, that does not matter.
             && let Ok(is_served) = sampler.target().maps_served_files()
         {
             known.is_served = is_served;
         }
         let is_served = known.is_served;
         self.has_waited(is_served, began);
-        // Whatever of the two is the more, the other is within its share then.
+        // The larger of the two counts; then the other is within its share too.
         self.budget.spent(now, took.max(stop));
         self.pay_back(now);
         self.hold_fewer();
         taken
     }
 
-    /// Lets go of what was walked the longest ago, where too many are held.
+    /// Releases the process walked longest ago if too many are held.
     fn hold_fewer(&mut self) {
         let held = self.known.values().filter(|known| known.sampler.is_some());
         if held.count() <= self.most_held {
@@ -466,8 +471,8 @@ impl HostSampler {
     }
 }
 
-/// The process with this number and those that descend from it. One that is older than its parent descends
-/// from an earlier process of that number.
+/// The process with this pid and its descendants. A process that is older than its parent descends
+/// from an earlier process with the parent's pid.
 fn tree_of(master: i32, mut processes: Vec<Listed>) -> Vec<Listed> {
     let family = processes.iter().map(|one| (one.id, one.parent));
     let tree = descendants(master, family);
@@ -476,8 +481,9 @@ fn tree_of(master: i32, mut processes: Vec<Listed>) -> Vec<Listed> {
     processes
 }
 
-/// The numbers in the tree below this one, itself included, among processes with their parents in any order:
-/// neither numbers, which begin anew, nor the clock, which has 100 ticks a second, order parents before children.
+/// The pids in the tree below this process, including itself, from processes and their parents in
+/// any order: neither pids, which wrap around, nor the clock, which has 100 ticks per second, order
+/// parents before children.
 fn descendants(master: i32, family: impl Iterator<Item = (ProcessId, i32)>) -> BTreeSet<i32> {
     let mut children: BTreeMap<i32, Vec<ProcessId>> = BTreeMap::new();
     let mut began_ticks = 0;
@@ -500,7 +506,7 @@ fn descendants(master: i32, family: impl Iterator<Item = (ProcessId, i32)>) -> B
     tree
 }
 
-/// Walks a process, which is opened unless it is held.
+/// Walks a process, opening it unless it is held.
 fn take(
     known: &mut WatchedProcess,
     id: ProcessId,
@@ -514,7 +520,7 @@ fn take(
             sampler
         }
     };
-    // The number may have been given anew between listing and opening.
+    // The pid may have been reused between listing and opening.
     if sampler.target().began_ticks()? != id.began_ticks {
         return Err(NotWalked::Unknown);
     }
@@ -522,7 +528,7 @@ fn take(
     Ok(sampler.take(sampling)?)
 }
 
-/// What is read of a process; `None` when it ended meanwhile.
+/// The data of a process; `None` if it ended meanwhile.
 fn sample(
     listed: &Listed,
     known: &mut WatchedProcess,
@@ -556,7 +562,8 @@ mod tests {
             began_ticks,
             ..ProcessId::default()
         };
-        // The numbers began anew within the tick 70: 40, 30 and 20 are the child, grandchild and so on of 50.
+        // The pids wrapped around within tick 70: 40, 30 and 20 are the child, grandchild and
+        // great-grandchild of 50.
         let mut family = vec![
             (id(1, 0), 0),
             (id(20, 70), 30),

@@ -2,7 +2,7 @@
 
 use profiler_target::Reads;
 
-/// What was read of a target while it stood still, in all stops so far.
+/// What was read of a target during all stops so far.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct InStops {
     /// Stops.
@@ -11,12 +11,12 @@ pub struct InStops {
     pub memory_reads: u64,
     /// Bytes that these gave.
     pub memory_bytes: u64,
-    /// Mapped files that were looked into.
+    /// Mapped files that were inspected.
     pub files: u64,
 }
 
 impl InStops {
-    /// Counts a stop, between these two states of what was read.
+    /// Counts a stop, given the totals before and after it.
     pub(crate) fn add(&mut self, before: Reads, after: Reads) {
         self.stops += 1;
         self.memory_reads += after.memory_calls - before.memory_calls;

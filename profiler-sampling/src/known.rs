@@ -17,21 +17,21 @@ use super::facts::Facts;
 use super::roots::{Roots, locked};
 use super::walkers::{self, Input};
 
-/// What is known of a target that has certain files mapped.
+/// Facts of a target, valid for certain mapped files.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownFacts {
-    /// Of its mappings, as [`signature`] has it.
+    /// The [`signature`] of its mappings.
     signature: u64,
     pub(crate) facts: Facts,
 }
 
 impl KnownFacts {
-    /// Whether they are those of a target with these mappings.
+    /// Whether these facts are valid for these mappings.
     pub(crate) fn is_of(&self, mappings: &[Mapping]) -> bool {
         signature(mappings) == self.signature
     }
 
-    /// Makes them those of a target that has these mappings by now.
+    /// Updates the facts for the target's present mappings.
     pub(crate) fn renew(&mut self, target: &Target, mappings: &[Mapping]) {
         self.signature = signature(mappings);
         let before = std::mem::take(&mut self.facts);
@@ -39,9 +39,9 @@ impl KnownFacts {
     }
 }
 
-/// What distinguishes the mappings of files, and the anonymous ones behind them (`.bss`, where programs have
-/// variables), from others: which file, and where. Nobody can choose mappings so that others look like them,
-/// because the key is drawn anew for each run of fragscope.
+/// A hash of the mappings of files and of the anonymous mappings after them (`.bss`, which contains
+/// programs' variables): which file, and where. Nobody can choose mappings to get the same hash,
+/// because the key is random in each run of fragscope.
 fn signature(mappings: &[Mapping]) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let mut hasher = KEY.build_hasher();
@@ -60,7 +60,7 @@ fn signature(mappings: &[Mapping]) -> u64 {
     hasher.finish()
 }
 
-/// What is known of one target.
+/// What is known about one target.
 #[derive(Debug, Default)]
 pub(crate) struct KnownTarget {
     facts: Mutex<Option<KnownFacts>>,
@@ -68,7 +68,7 @@ pub(crate) struct KnownTarget {
 }
 
 impl KnownTarget {
-    /// Inspects the target while it runs: reads files that are new, and finds roots that are not known.
+    /// Inspects the target while it runs: reads new files, and finds unknown roots.
     pub(crate) fn inspect(
         &self,
         target: &Target,
@@ -146,7 +146,7 @@ for line in sys.stdin:
             .collect()
     }
 
-    /// Where a target maps its mimalloc from.
+    /// The file from which a target maps its mimalloc.
     fn mimalloc(mappings: &[Mapping]) -> PathBuf {
         let paths = mappings.iter().filter_map(|mapping| match &mapping.kind {
             MappingKind::File(path) => Some(path),
@@ -198,7 +198,7 @@ for line in sys.stdin:
         let mimalloc = mimalloc(&other.mappings().expect("alive"));
         fs::remove_file(&path).expect("ours");
         fs::copy(mimalloc, &path).expect("a copy");
-        // By another name, or the loader would give the one that it has.
+        // Under another name, because otherwise the loader would return the one it has.
         let again = folder.path().join(".").join("library-0.so");
         assert_eq!(child.ask(&format!("{}", again.display())), "LOADED");
         let mappings = target.mappings().expect("alive");

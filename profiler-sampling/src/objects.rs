@@ -16,23 +16,23 @@ use profiler_target::{LiveMemory, Process, ReadTime, Target};
 use super::file_pages::WithFiles;
 use super::options::SamplingOptions;
 
-/// A target as it was just walked, while it still stands if it was stopped.
+/// A target immediately after its walk, still stopped if it was stopped.
 #[derive(Debug)]
 pub struct WalkedTarget<'a> {
     pub(crate) target: &'a Target,
     pub(crate) memory: LiveMemory,
     pub(crate) options: SamplingOptions,
-    /// Its pages, as they are to be read.
+    /// Its pages, as they should be read.
     pub(crate) residency: &'a ResidencyMap,
     pub(crate) heaps: &'a [HeapSnapshot],
     pub(crate) python_malloc: Option<PythonMalloc>,
     pub(crate) stopped: bool,
-    /// When it stood still, or the walk of one that runs on began.
+    /// When it was stopped, or for a running target, when the walk began.
     pub(crate) since: Instant,
 }
 
 impl WalkedTarget<'_> {
-    /// How long ago the walk's moment is: since then it has stood still, if it was stopped.
+    /// Time since the walk's moment: since then it has been stopped, if it was stopped at all.
     pub fn age(&self) -> Duration {
         self.since.elapsed()
     }
@@ -40,7 +40,7 @@ impl WalkedTarget<'_> {
     /// Takes the census of its objects.
     ///
     /// # Errors
-    /// When there is nothing to look at.
+    /// When there is nothing to examine.
     pub fn census(&self) -> Result<Census, NoCensus> {
         let python = self.target.python_version().map_err(unreadable)?;
         let time = self.options.objects_time(self.target);
@@ -58,20 +58,20 @@ impl WalkedTarget<'_> {
     }
 }
 
-/// What is mapped, or which pages there are, could not be read.
+/// The mappings or the states of pages could not be read.
 pub(crate) fn unreadable(error: io::Error) -> NoCensus {
     NoCensus::Unreadable(error.to_string())
 }
 
-/// The census of a target that was walked before and has run on since: blocks are those of the walk, and
-/// their content is that of now.
+/// The census of a target that was walked before and has run since: the blocks are the walk's,
+/// their contents are the present ones.
 pub(crate) fn census_since(
     target: &Target,
     sample: &Sample,
     time: &ReadTime,
 ) -> Result<Census, NoCensus> {
     let mappings = target.mappings().map_err(unreadable)?;
-    // Pages may have been given back or swapped out meanwhile.
+    // Pages may have been returned or swapped out meanwhile.
     let mut residency = target.residency(&mappings).map_err(unreadable)?;
     let walked = sample.residency.mappings().iter();
     for stack in walked.filter(|mapping| mapping.kind == MappingKind::Stack) {
@@ -102,8 +102,8 @@ pub(crate) fn census_since(
     Ok(census)
 }
 
-/// Memory of a target that runs on: what is not mapped where it was when reading began is looked for among the
-/// pages of now. Swapped pages are left alone in either case.
+/// The memory of a running target: addresses that were not mapped when reading began are looked up
+/// in the present pages. Swapped pages are never read.
 struct MovingMemory<'t> {
     target: &'t Target,
     time: &'t ReadTime,
@@ -122,14 +122,14 @@ struct Renewed {
     near: Option<(Instant, ResidencyMap)>,
     /// What looking for those took.
     near_took: Duration,
-    /// Why they could not be looked up: what was not found then may be there.
+    /// Why they could not be looked up: memory that was not found may exist.
     trouble: Option<io::Error>,
 }
 
-/// Pages are not looked up again before they are so old, nor before a quarter of the time since the
+/// Pages are looked up again only when they are this old and a quarter of the time since the
 /// beginning has passed.
 const RENEWED_AFTER: Duration = Duration::from_millis(20);
-/// Bytes behind an address whose pages are looked up with its own.
+/// Bytes after an address whose pages are looked up with its own.
 const NEAR: u64 = 32 << 20;
 
 impl MovingMemory<'_> {
@@ -137,8 +137,8 @@ impl MovingMemory<'_> {
         self.target.memory().in_time(self.time)
     }
 
-    /// Reads what is on one of the pages of now. Any word may have been taken for an address, so that they
-    /// are not looked up for each.
+    /// Reads from the present pages. Any word may have been mistaken for an address, so pages are
+    /// not looked up for each.
     fn read_of_now(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         let patience = RENEWED_AFTER.max(self.began.elapsed() / 4);
@@ -167,14 +167,14 @@ impl MovingMemory<'_> {
         self.target.residency(&mappings)
     }
 
-    /// Why pages could not be looked up, if so.
+    /// Why pages could not be looked up, if they could not.
     fn trouble(&self) -> Option<io::Error> {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         renewed.trouble.take()
     }
 }
 
-/// Whether all of a range lies on pages with data that were in memory.
+/// Whether all of a range is on pages with data that were in memory.
 fn is_present(residency: &ResidencyMap, range: AddrRange) -> bool {
     let mut at = range.start();
     while at < range.end() {
@@ -240,7 +240,7 @@ pub(crate) fn census<M: TargetMemory + Sync>(
     let began = Instant::now();
     let census = objects::census(memory, residency, heaps, context);
     if time.was_met() {
-        // What it has is a part of the objects, and nobody knows of which.
+        // The result is a part of the objects, and it is unknown which part.
         return Err(NoCensus::OutOfTime {
             after_ns: time.longest().as_nanos() as u64,
         });

@@ -28,28 +28,28 @@ pub(crate) struct ObservedMemory {
 }
 
 impl ObservedMemory {
-    /// The pages as they are to be read.
+    /// The pages as they should be read.
     pub(crate) fn to_read(&self) -> &ResidencyMap {
         self.brought_back.as_ref().unwrap_or(&self.residency)
     }
 }
 
-/// Reads a target's memory once, while it stands still.
+/// Reads a target's memory once, while it is stopped.
 pub(crate) struct Observer<'a> {
     pub(crate) target: &'a Target,
     pub(crate) roots: &'a Roots,
-    /// Its threads with their registers, when it stands still.
+    /// Its threads with their registers, if it is stopped.
     pub(crate) threads: &'a [Thread],
     pub(crate) memory: LiveMemory,
     /// The time for the walk.
     pub(crate) time: &'a ReadTime,
     pub(crate) swap_in: bool,
-    /// Whether to give up when a thread stands inside malloc, or files are to be looked into.
+    /// Whether to give up if a thread is inside malloc, or files must be inspected.
     pub(crate) may_give_up: bool,
 }
 
 impl Observer<'_> {
-    /// The state of all pages, the kernel's count, then the heaps; `None` when a thread stands
+    /// Reads the state of all pages, the kernel's counts, then the heaps; `None` if a thread is
     /// inside malloc or unknown files are mapped, and [`Self::may_give_up`].
     pub(crate) fn observe(
         &self,
@@ -64,14 +64,14 @@ impl Observer<'_> {
             known.renew(self.target, &mappings);
         }
         let facts = &mut known.facts;
-        // Where it need not be known which pages there are, the stop is shorter.
+        // The stop is shorter if the page states are not needed for that.
         let looks_up_pages = self.memory.looks_up_pages();
         if looks_up_pages && self.is_busy(facts, &ResidencyMap::default()) {
             return Ok(None);
         }
         thread::scope(|scope| {
-            // The kernel's count is a pass of its own over the page table, so it gets its own
-            // thread; but it counts before anything is brought back.
+            // The kernel's count is a separate pass over the page table, so it gets its own thread;
+            // but it counts before anything is swapped in.
             let counted = self.swap_in.then(|| self.target.kernel_count());
             let counting = counted
                 .is_none()
@@ -109,7 +109,7 @@ impl Observer<'_> {
         })
     }
 
-    /// Whether a thread stands inside malloc, and the walk is given up for it.
+    /// Whether a thread is inside malloc, so that the walk is given up.
     fn is_busy(&self, facts: &Facts, residency: &ResidencyMap) -> bool {
         let memory = ResidentMemory::new(&self.memory, residency);
         self.may_give_up && walkers::locked_arenas(&memory, facts, self.roots) > 0

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use profiler_target::{RUNS_BETWEEN, ReadTime, Target};
 
-/// How long a stop lasts at most in which all is read, unless the user says otherwise.
+/// The default limit of a stop in which everything is read.
 pub const LONGEST_WHOLE_STOP: Duration = Duration::from_secs(2);
-/// The same of one of several stops.
+/// The default limit of one of several stops.
 pub const LONGEST_SLICE: Duration = Duration::from_millis(20);
 
 /// A walk ends at most this long after its stop unless the user sets a limit: tens of times the
@@ -14,31 +14,32 @@ pub const LONGEST_SLICE: Duration = Duration::from_millis(20);
 const WALK: Duration = Duration::from_secs(10);
 /// Time added to `WALK` for each GiB of resident memory.
 const WALK_A_GIB: Duration = Duration::from_secs(2);
-/// The same for each GiB that is brought back from swap, page by page from a slow disk.
+/// The same for each GiB that is swapped in, page by page from a slow disk.
 const SWAP_A_GIB: Duration = Duration::from_secs(60);
-/// The same of reading objects, which may run at the lowest priority.
+/// The same for reading objects, which may run at the lowest priority.
 const OBJECTS: Duration = Duration::from_secs(60);
 const OBJECTS_A_GIB: Duration = Duration::from_secs(60);
 
 /// How a live process is sampled.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct SamplingOptions {
-    /// All its threads are stopped while its heap is walked; else the walk may see it half changed.
+    /// Whether all threads are stopped while the heap is walked; otherwise the walk may see
+    /// inconsistent data.
     pub stop: bool,
     /// Swapped pages are brought back to be read; else they are left in swap.
     pub swap_in: bool,
     /// How long a stop lasts at most.
     pub max_stop: Duration,
-    /// What is not read by then is read in further stops, between which the target runs for longer than it
-    /// stood; else it is read while the target runs on.
+    /// Whether the rest is read in further stops, between which the target runs for longer than it
+    /// was stopped; otherwise it is read while the target runs.
     pub slices: bool,
-    /// How long a walk lasts at most, with all its stops, and reading the objects of one: what is not read by then is
-    /// unknown. `None` leaves it to what is resident.
+    /// The time limit of a walk with all its stops, and of reading its objects: the rest is then
+    /// unknown. `None` derives it from the resident memory.
     pub max_walk: Option<Duration>,
 }
 
 impl SamplingOptions {
-    /// The same, for what only a walk of one moment is good for.
+    /// The same, for uses that need a walk of one moment.
     pub fn in_one_stop(self) -> Self {
         match self.slices {
             true => Self {
@@ -58,7 +59,7 @@ impl SamplingOptions {
             usual += SWAP_A_GIB.mul_f64(gib(count.swap_bytes));
         }
         ReadTime::from_now(self.max_walk.unwrap_or(match self.slices {
-            // It runs between them for most of the time.
+            // Between the slices it runs most of the time.
             true => usual * (1 + RUNS_BETWEEN),
             false => self.max_stop.saturating_add(usual),
         }))
@@ -73,7 +74,7 @@ impl SamplingOptions {
     }
 }
 
-/// The time for reading a core, which may lie on a slow disk.
+/// The time limit for reading a core, which may be on a slow disk.
 pub(crate) fn core_time(max_walk: Option<Duration>, resident_bytes: u64) -> ReadTime {
     let usual = OBJECTS + OBJECTS_A_GIB.mul_f64(gib(resident_bytes));
     ReadTime::from_now(max_walk.unwrap_or(usual))

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use profiler_core::{glibc, musl, pymalloc};
 
-/// Where allocators have their roots, as far as that was found. Each walker notes what it finds.
+/// The known locations of allocators' roots. Each walker records what it finds.
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
     pub(crate) glibc: Mutex<glibc::Roots>,
@@ -12,7 +12,7 @@ pub(crate) struct Roots {
     pub(crate) pymalloc: Mutex<pymalloc::Roots>,
 }
 
-/// What a thread that panicked had is as good as before: roots are compared with the memory again.
+/// The data of a thread that panicked is as good as before: roots are verified in memory again.
 pub(crate) fn locked<T>(roots: &Mutex<T>) -> MutexGuard<'_, T> {
     roots.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,13 +27,13 @@ use super::observer::{ObservedMemory, Observer};
 use super::options::SamplingOptions;
 use super::roots::locked;
 
-/// How often a target is stopped, at most, until no thread stands inside malloc with an arena's
-/// lock held. Each stop but the last ends once that is known, before anything is walked. One that fails is the
-/// last: what keeps a thread from stopping lasts longer than what malloc does.
+/// How often a target is stopped, at most, until no thread is inside malloc with an arena's lock
+/// held. Each stop but the last ends as soon as that is known, before anything is walked. A failed
+/// stop is the last: whatever keeps a thread from stopping lasts longer than malloc's operations.
 const STOP_TRIES: u32 = 8;
-/// The same of the first slice: in others a thread may stand inside malloc, too.
+/// The same for the first slice: during others a thread may be inside malloc too.
 const BUSY_TRIES_IN_SLICES: u32 = 4;
-/// How long a target runs before it is stopped again: what malloc does under a lock takes less.
+/// How long a target runs before it is stopped again: malloc's operations under a lock take less.
 const RUN_BETWEEN_STOPS: Duration = Duration::from_millis(1);
 /// How often the first slice of a walk is tried.
 const SLICE_TRIES: u32 = 5;
@@ -63,7 +63,7 @@ impl Sampler {
         })
     }
 
-    /// What was read of the target while it stood still, so far.
+    /// What was read of the target during stops so far.
     pub fn read_in_stops(&self) -> InStops {
         *locked(&self.spent)
     }
@@ -73,16 +73,17 @@ impl Sampler {
         &self.target
     }
 
-    /// Takes one sample. A target that cannot be stopped (traced by another program, a thread in
-    /// an uninterruptible wait) is walked while it runs, and the sample says so.
+    /// Takes one sample. A target that cannot be stopped (traced by another program, a thread in an
+    /// uninterruptible wait) is walked while it runs, and the sample says so.
     ///
     /// # Errors
-    /// When `/proc` of the target cannot be read: it is gone, or permission was lost.
+    /// When the target's `/proc` cannot be read: it is gone, or permission was lost.
     pub fn take(&self, options: SamplingOptions) -> io::Result<Sample> {
         self.take_at(options, |_| ()).map(|(sample, ())| sample)
     }
 
-    /// Takes one sample, and a copy of what may hold Python's objects where the stop has time for that.
+    /// Takes one sample, and a copy of the memory that may hold Python objects if the stop has time
+    /// for that.
     ///
     /// # Errors
     /// As [`Sampler::take`].
@@ -100,11 +101,11 @@ impl Sampler {
         })
     }
 
-    /// Takes the census of the objects in the blocks that a sample has, while the target runs on: of what was copied in
-    /// the stop of that sample if anything was, else of what they hold now.
+    /// Takes the census of the objects in a sample's blocks while the target runs: of the copy made
+    /// in the sample's stop if there is one, else of the blocks' present contents.
     ///
     /// # Errors
-    /// When there is nothing to look at.
+    /// When there is nothing to examine.
     pub fn census(
         &self,
         sample: &Sample,
@@ -122,8 +123,8 @@ impl Sampler {
         }
     }
 
-    /// Takes one sample, and calls `mark` while the target still stands as it was walked: what it
-    /// gives belongs to that moment. A target that runs on is marked after its walk.
+    /// Takes one sample, and calls `mark` while the target is still stopped as it was walked: its
+    /// result belongs to that moment. For a running target, `mark` is called after its walk.
     ///
     /// # Errors
     /// As [`Sampler::take`].
@@ -193,7 +194,7 @@ impl Sampler {
         if quality.is_cut {
             out_of_time(time.longest(), &mut sample.completeness);
         }
-        // What is read while the target runs on counts as part of the walk for the budget.
+        // Reading while the target runs counts as part of the walk for the budget.
         sample.completeness.walk_ns += began.elapsed().as_nanos() as u64;
         Ok((sample, marked))
     }
@@ -207,7 +208,8 @@ impl Sampler {
     ) -> io::Result<Attempt<M>> {
         let mut completeness = Completeness::default();
         let mappings = self.target.mappings()?;
-        // What is searched for its roots can be made to take any time; the walk looks for those that were not found by then.
+        // The search for roots can be made to take arbitrarily long; the walk looks for those not
+        // found by then.
         let mut known = self.known.inspect(&self.target, &mappings, &time.half())?;
         let names = self.target.names();
         drop(mappings);
@@ -215,7 +217,8 @@ impl Sampler {
         let began = Instant::now();
         let (holding, held_before) = self.hold(options, tries, &mut completeness);
         if let Some(pid) = holding.runs_on() {
-            // One that is about to execute another program (`vfork`) is gone soon; of others each stop is in vain.
+            // A child that is about to execute another program (`vfork`) is gone soon; with other
+            // sharers every stop fails.
             if tries.shared_with.replace(pid).is_none() {
                 tries.left = tries.left.min(1);
             }
@@ -236,7 +239,7 @@ impl Sampler {
             may_give_up: holding.is_stopped() && tries.left > 0,
         };
         let observation = observer.observe(&mut known, &mut completeness);
-        // Of one that was killed or executed another program meanwhile a part was observed.
+        // If the target was killed or executed another program meanwhile, only a part was observed.
         self.target.check()?;
         let facts = &known.facts;
         let marked = match &observation {
@@ -257,7 +260,7 @@ impl Sampler {
         }
         drop(observer);
         let held = holding.end();
-        // While it runs between slices, nothing is done.
+        // Time in which it ran between slices is idle.
         let walk = began.elapsed().saturating_sub(held.waited);
         completeness.walk_ns = walk.as_nanos() as u64;
         let stop = held.stood.unwrap_or_default() + held_before;
@@ -277,8 +280,8 @@ impl Sampler {
         Ok(Attempt::Sample(Box::new(sample), marked))
     }
 
-    /// Stops the target when that is wanted and was not tried in vain before. Where it cannot be, the time
-    /// for which some of its threads stood still all the same is given.
+    /// Stops the target if requested and unless it failed before. If it cannot be stopped, returns
+    /// the time for which some of its threads were stopped.
     fn hold(
         &self,
         options: SamplingOptions,
@@ -309,8 +312,8 @@ impl Sampler {
         (Holding::Running, held)
     }
 
-    /// Stops the target, and gives the time for which threads stood in vain. A slice is short, and on a busy host
-    /// threads may need longer to come to a stop: that is tried again.
+    /// Stops the target; returns the time for which threads were stopped in vain. A slice is short,
+    /// and on a busy host threads may take longer to stop: then it is tried again.
     fn stop(&self, options: SamplingOptions) -> (Result<Stopped, StopError>, Duration) {
         let mut in_vain = Duration::ZERO;
         let mut tries = if options.slices { SLICE_TRIES } else { 1 };
@@ -330,7 +333,7 @@ impl Sampler {
         }
     }
 
-    /// The sample of what was observed.
+    /// The sample made from an observation.
     fn sample(
         &self,
         observation: ObservedMemory,
@@ -372,7 +375,7 @@ fn has_small_pages() -> bool {
     page_size().bytes() == PAGE_SIZE
 }
 
-/// A target that was stopped ran on before it was walked.
+/// Records that a stopped target was resumed before it was walked.
 fn ended_early(why: EndedEarly, completeness: &mut Completeness) {
     let after_ns = completeness.stop_ns;
     completeness.stand_still = StandStill::Released(Released { why, after_ns });
@@ -393,14 +396,14 @@ pub(crate) fn out_of_time(longest: Duration, completeness: &mut Completeness) {
     )));
 }
 
-/// How often a target is still looked at in one walk, and how.
+/// How often a target is still observed in one walk, and how.
 struct Tries {
     left: u32,
-    /// Whether it is stopped for each.
+    /// Whether it is stopped each time.
     are_stops: bool,
-    /// Why it is not, although it was to be.
+    /// Why it is not stopped although it should be.
     why_running: Option<String>,
-    /// The process that had its memory and ran on in one of them.
+    /// The process that shared its memory and kept running in one attempt.
     shared_with: Option<i32>,
 }
 
@@ -436,8 +439,8 @@ impl Tries {
         is_left
     }
 
-    /// This one and all further ones are of the running target: the next stop would fail as this one has, and
-    /// until it does, all threads but one stand still in vain.
+    /// This and all further attempts observe the running target: the next stop would fail as this
+    /// one has, after stopping all threads but one in vain.
     fn run_on(&mut self, error: &StopError) {
         self.are_stops = false;
         // This one is among them.
@@ -449,18 +452,18 @@ impl Tries {
 /// How good an attempt was: the less, the better.
 #[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Quality {
-    /// Whether time ended it, so that what it did not read cannot contradict it.
+    /// Whether the time limit ended it, so that what it did not read does not contradict it.
     is_cut: bool,
-    /// How far it is from the allocators' own accounts.
+    /// Its difference from the allocators' own accounts.
     discrepancy: u64,
 }
 
-/// What one attempt gave.
+/// The result of one attempt.
 enum Attempt<M> {
-    /// A sample, and the mark of its moment.
+    /// A sample, and the mark made at its moment.
     Sample(Box<Sample>, M),
-    /// A thread stood inside malloc, files are mapped that were not when they were looked into, or another process has its
-    /// memory and ran on.
+    /// A thread was inside malloc, files are mapped that were not inspected, or another process
+    /// shares its memory and keeps running.
     Busy { stop_ns: u64 },
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// The part of the budget that may go into stops; the rest is for probes.
 pub const STOP_PART_OF_BUDGET: f64 = 0.2;
 
-/// Share of wall time that a walk without a stop may run: it costs the target nothing but memory
-/// bandwidth, and the host this much of one core.
+/// Share of wall time that a walk without a stop may run: it costs the target only memory
+/// bandwidth, and the host this share of one core.
 const UNSTOPPED_SHARE: f64 = 0.25;
 
 /// RSS that has changed by this share since the last walk…
@@ -20,15 +20,16 @@ pub struct WalkSchedule {
     interval: Duration,
     stop_share: Option<f64>,
     next: Instant,
-    /// When it may be brought forward to: stops then take the whole budget for a moment.
+    /// The earliest time to which it may be brought forward: stops then take the whole budget for a
+    /// while.
     earliest: Instant,
-    /// Whether the next walk is one that was brought forward.
+    /// Whether the next walk was brought forward.
     is_early: bool,
 }
 
 impl WalkSchedule {
-    /// Walks at most once every `interval`, and so that stops take at most `stop_share` of the
-    /// time (`None`: no limit). The first walk is due at once.
+    /// Walks at most once per `interval`, and so that stops take at most `stop_share` of the time
+    /// (`None`: no limit). The first walk is due at once.
     pub fn new(interval: Duration, stop_share: Option<f64>, now: Instant) -> Self {
         Self {
             interval,
@@ -49,7 +50,7 @@ impl WalkSchedule {
         now >= self.next || self.is_early && now >= self.earliest
     }
 
-    /// How long it is until a walk is due, unless it is brought forward.
+    /// Time until a walk is due, unless it is brought forward.
     pub fn until_due(&self, now: Instant) -> Duration {
         self.next.saturating_duration_since(now)
     }
@@ -59,9 +60,9 @@ impl WalkSchedule {
         self.next = now;
     }
 
-    /// Brings the next walk forward if RSS has become another since the last one: to where stops take the
-    /// whole budget and not their part of it. What that costs is made up for by a longer wait after it, so
-    /// that in the long run they take no more than their part.
+    /// Brings the next walk forward if RSS has changed since the last one: to the time at which
+    /// stops use the whole budget instead of their part. A longer wait after it makes up for that,
+    /// so that in the long run they stay within their part.
     pub fn rss_changed(&mut self, at_walk: u64, now: u64) {
         let change = now.abs_diff(at_walk);
         self.is_early = change >= CHANGED_BYTES && change as f64 > at_walk as f64 * CHANGED_SHARE;
@@ -73,22 +74,22 @@ impl WalkSchedule {
         self.earliest = self.earliest.max(then);
     }
 
-    /// Notes that `cost` was spent until `now` of what the share is of, for all that is walked: the next
-    /// walk waits until that is no more than the share.
+    /// Records that `cost` was spent until `now`, for everything that is walked: the next walk
+    /// waits until that is within the share.
     pub fn spent(&mut self, now: Instant, cost: Duration) {
         let share = self.stop_share.filter(|&share| share > 0.0 && share < 1.0);
         let pause = share.map_or(Duration::ZERO, |share| cost.mul_f64((1.0 - share) / share));
-        // What was not waited for yet is still owed.
+        // Waiting time that has not passed yet is still owed.
         self.not_before(self.next.max(now) + pause);
     }
 
-    /// Notes that a walk that ended `now` held the target for `stop` and took `walk` in all.
+    /// Records that a walk that ended `now` held the target for `stop` and took `walk` in total.
     pub fn walked(&mut self, now: Instant, stop: Duration, walk: Duration) {
         let pause = |cost: Duration, share: f64| cost.mul_f64((1.0 - share) / share);
         let least = self.interval.max(pause(walk, UNSTOPPED_SHARE));
         let share = self.stop_share.filter(|&share| share > 0.0);
         let pause = share.map_or(Duration::ZERO, |share| pause(stop, share));
-        // What was not waited for yet.
+        // Waiting time that has not passed yet.
         let owed = match self.is_early {
             true => self.next.saturating_duration_since(now),
             false => Duration::ZERO,
@@ -147,7 +148,7 @@ mod tests {
         budget.spent(start, Duration::from_millis(50));
         assert!(!budget.due(start + Duration::from_millis(949)));
         assert!(budget.due(start + Duration::from_millis(950)));
-        // Two that came before it was due are paid for one after the other.
+        // Two costs before it was due are paid for one after the other.
         budget.spent(start, Duration::from_millis(50));
         assert!(!budget.due(start + second));
         assert!(budget.due(start + second * 2));

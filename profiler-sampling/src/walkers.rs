@@ -19,18 +19,18 @@ use profiler_target::{Libc, reading_ahead};
 use super::facts::Facts;
 use super::roots::{Roots, locked};
 
-/// What a walk reads.
+/// The input of a walk.
 #[derive(Debug)]
 pub(crate) struct Input<'a, M> {
-    /// The target's memory: only what is resident, and of the moment of `residency`.
+    /// The target's resident memory, as of the moment of `residency`.
     pub(crate) memory: &'a M,
     /// Its pages.
     pub(crate) residency: &'a ResidencyMap,
-    /// What is known of it.
+    /// Its facts.
     pub(crate) facts: &'a Facts,
-    /// Where its allocators have their roots, as far as that is known.
+    /// The known locations of its allocators' roots.
     pub(crate) roots: &'a Roots,
-    /// Its threads; empty when it was not stopped.
+    /// Its threads; empty if it was not stopped.
     pub(crate) threads: &'a [Thread],
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum NotWalked {
     Tcmalloc(#[from] tcmalloc::NotWalked),
     #[error(transparent)]
     Pymalloc(#[from] pymalloc::NotWalked),
-    /// A walker whose layouts are those of x86-64 with pages of 4 KiB.
+    /// The walker's layouts are for x86-64 with 4 KiB pages.
     #[error(
         "{allocator} is walked on x86-64 with pages of 4 KiB only, and this is {machine} with pages of {}",
         bytes(*.page_bytes)
@@ -63,13 +63,14 @@ pub(crate) enum NotWalked {
     #[error("{reason}, and the allocator of Python's objects could not be determined{}", hint(.setting))]
     PythonUnknown {
         reason: pymalloc::NotWalked,
-        /// What the environment says of it.
+        /// What the environment sets for it.
         setting: Option<String>,
     },
 }
 
-/// Whether an allocator's layouts are known there. glibc's and pymalloc's depend on neither the machine nor the kernel's
-/// pages, beyond what their walkers take into account; of the others that was neither read nor run.
+/// Whether an allocator's layouts are known on this machine. glibc's and pymalloc's depend on the
+/// machine and the page size only as far as their walkers take into account; the other allocators
+/// were neither studied nor run there.
 fn check_machine(allocator: Allocator, residency: &ResidencyMap) -> Result<(), NotWalked> {
     let (machine, page_size) = (residency.machine(), residency.page_size());
     let is_usual = machine == Machine::X86_64 && page_size == PageSize::default();
@@ -84,7 +85,7 @@ fn check_machine(allocator: Allocator, residency: &ResidencyMap) -> Result<(), N
     }
 }
 
-/// What a setting in the environment is worth.
+/// The environment's setting as a hint.
 fn hint(setting: &Option<String>) -> String {
     setting.as_ref().map_or_else(String::new, |setting| {
         format!("; its environment has {setting}, which is only a hint")
@@ -93,10 +94,10 @@ fn hint(setting: &Option<String>) -> String {
 
 /// How the heaps of one allocator are found and walked.
 pub(crate) struct Walker<M> {
-    /// Of which allocator.
+    /// The allocator.
     pub(crate) kind: Allocator,
     start: Start<M>,
-    /// How its roots are found before a stop; `None` where a walk finds them quickly.
+    /// The search for its roots before a stop; `None` if a walk finds them quickly.
     roots: Option<RootSearch<M>>,
 }
 
@@ -107,10 +108,10 @@ struct RootSearch<M> {
     find: FindRoots<M>,
 }
 
-/// Notes the roots that it finds in [`Input::roots`].
+/// Records the roots that it finds in [`Input::roots`].
 pub(crate) type FindRoots<M> = fn(&Input<'_, M>);
 
-/// The searches for roots of allocators that a target uses, as far as they are not known.
+/// The searches for unknown roots of allocators that a target uses.
 pub(crate) fn missing_roots<M: TargetMemory + Sync>(
     facts: &Facts,
     roots: &Roots,
@@ -120,11 +121,11 @@ pub(crate) fn missing_roots<M: TargetMemory + Sync>(
     missing.map(|search| search.find).collect()
 }
 
-/// From where a walker starts.
+/// Where a walker starts.
 enum Start<M> {
-    /// From what it finds itself, once.
+    /// At something that it finds itself, once.
     Anywhere {
-        /// Whether the target is known to use its heaps; `None` where it has none.
+        /// Whether the target is known to use its heaps; `None` if it has none.
         expected: fn(&Facts) -> Option<bool>,
         walk: fn(&Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked>,
     },
@@ -132,11 +133,11 @@ enum Start<M> {
     Objects(fn(&Input<'_, M>, &AllocatorObject) -> Result<HeapSnapshot, NotWalked>),
 }
 
-/// One walk that is to be done.
+/// One planned walk.
 pub(crate) struct Planned<'f, M> {
-    /// Of which allocator the heaps are.
+    /// The allocator of the heaps.
     pub(crate) kind: Allocator,
-    /// Whether the target is known to use them, so that a failure is worth a word.
+    /// Whether the target is known to use them, so that a failure must be reported.
     pub(crate) expected: bool,
     from: Source<'f, M>,
 }
@@ -150,14 +151,14 @@ enum Source<'f, M> {
 }
 
 impl<M> Planned<'_, M> {
-    /// Does it.
+    /// Does the walk.
     pub(crate) fn walk(&self, input: &Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked> {
         check_machine(self.kind, input.residency)?;
         match self.from {
             Source::Anywhere(walk) => walk(input),
             Source::Object(walk, object) => {
                 let mut heap = walk(input, object)?;
-                // The library's name where that has it for itself.
+                // The library's name, if the library has it for itself.
                 heap.library = object.identity.private_library();
                 Ok(vec![heap])
             }
@@ -166,7 +167,7 @@ impl<M> Planned<'_, M> {
 }
 
 impl<M: TargetMemory + Sync> Walker<M> {
-    /// What it is to walk of a target of which these are the facts.
+    /// The walks to do for a target with these facts.
     pub(crate) fn plan<'f>(&self, facts: &'f Facts) -> Vec<Planned<'f, M>> {
         let kind = self.kind;
         let planned = |expected, from| Planned {
@@ -193,7 +194,7 @@ impl<M: TargetMemory + Sync> Walker<M> {
         Self {
             kind: Allocator::Glibc,
             start: Start::Anywhere {
-                // Where another allocator serves the whole program, glibc's may never be used, and
+                // If another allocator serves the whole program, glibc's may never be used, and
                 // then has no heap to walk.
                 expected: |facts| {
                     let libc = facts.libc_of(Allocator::Glibc);
@@ -223,7 +224,7 @@ impl<M: TargetMemory + Sync> Walker<M> {
         Self {
             kind: Allocator::Musl,
             start: Start::Anywhere {
-                // A static program of musl's shows no C library, but its heap is identified by its
+                // A static musl program shows no C library, but its heap is identified by its
                 // secret.
                 expected: |facts| {
                     let is_musl = facts.libc_of(Allocator::Musl).is_some();
@@ -319,7 +320,7 @@ impl<M: TargetMemory + Sync> Walker<M> {
     ];
 }
 
-/// How many of glibc's arenas a thread stands inside of.
+/// The number of glibc's arenas that a thread is inside of.
 pub(crate) fn locked_arenas<M: TargetMemory>(memory: &M, facts: &Facts, roots: &Roots) -> u32 {
     let context = glibc_context(facts, &[]);
     glibc::locked_arenas(memory, &context, &mut locked(&roots.glibc))
@@ -344,14 +345,14 @@ pub(crate) fn glibc_context<'a>(facts: &'a Facts, threads: &'a [Thread]) -> glib
     }
 }
 
-/// Whether the target is known to allocate from it. A library that has an allocator for itself may have a
-/// switch for it, or never be called; where it does use it and it cannot be walked, its memory is among
-/// what no walked allocator claims.
+/// Whether the target is known to allocate from it. A library with an allocator of its own may have
+/// a switch for it, or never be called; if it does use the allocator and it cannot be walked, its
+/// memory counts as claimed by no walked allocator.
 fn is_expected(identity: &AllocatorIdentity) -> bool {
     identity.serves_malloc() || identity.role == Role::Private && identity.in_python
 }
 
-/// Why pymalloc is not walked, where that is not by the target's own choice.
+/// Why pymalloc is not walked, unless it is the target's own choice.
 fn without_pymalloc(facts: &Facts, reason: pymalloc::NotWalked) -> NotWalked {
     match facts.python_malloc {
         Some(PythonMalloc::Unknown) => NotWalked::PythonUnknown {

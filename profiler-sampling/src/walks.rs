@@ -12,12 +12,11 @@ use super::walkers::{Input, Walker};
 /// A total of a running program may differ from its own count by 1/N of the larger one, as it
 /// changes during the walk.
 const NEAR_PART: u64 = 50;
-/// The same of what there is few of.
+/// The same for small totals, as a number.
 const NEAR_NUMBER: u64 = 16;
 
-/// Walks all heaps there are, side by side; the result has outer allocators before inner ones. What
-/// could not be walked and was to be expected, and what the walkers say of themselves, goes into
-/// `completeness`.
+/// Walks all heaps in parallel; the result has outer allocators before inner ones. Walks that
+/// should have worked and failed, and the walkers' own notes, are added to `completeness`.
 pub(crate) fn heaps<M: TargetMemory + Sync>(
     input: &Input<'_, M>,
     completeness: &mut Completeness,
@@ -37,7 +36,8 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
             match walking.end() {
                 Ok(found) => heaps.extend(found),
                 Err(reason) if expected => {
-                    // What was not read is not there, and what the walker makes of that is no reason.
+                    // After the time limit, reads fail, and what the walker concludes from that is
+                    // not the reason.
                     let what = match input.memory.is_out_of_time() {
                         true => format!("{kind} was not walked: the time for the walk was over"),
                         false => format!("{kind} was not walked: {reason}"),
@@ -56,8 +56,9 @@ pub(crate) fn heaps<M: TargetMemory + Sync>(
     heaps
 }
 
-/// A heap that was walked while the target ran now and then is not damaged where it contradicts itself, or nobody
-/// knows it; and that it agrees with the allocator's own account says less. Gives the bytes that contradict.
+/// A heap that was walked while the target sometimes ran is not damaged where it is inconsistent,
+/// or it is unknown whether it is; and agreement with the allocator's own account is weaker
+/// evidence. Returns the inconsistent bytes.
 fn of_several_moments(heap: &mut HeapSnapshot) -> u64 {
     let has_changed = |defect: &Defect| defect.addr.is_some() && !defect.unreadable;
     let changed = heap.defects.iter().filter(|defect| has_changed(defect));
@@ -71,13 +72,13 @@ fn of_several_moments(heap: &mut HeapSnapshot) -> u64 {
     bytes
 }
 
-/// Whether a walk of several moments agrees with the account of one of them, as far as it can.
+/// Whether a walk of several moments agrees with the account of one moment as well as possible.
 fn nearly_holds(check: &CrossCheck) -> bool {
     let off = check.expected.abs_diff(check.found);
     off <= check.expected.max(check.found) / NEAR_PART || off <= NEAR_NUMBER
 }
 
-/// Sums up what the walkers said of themselves.
+/// Summarises the walkers' own notes.
 fn judge(completeness: &mut Completeness, heaps: &[HeapSnapshot]) {
     // A library's own heap says nothing of how sure malloc's is.
     let shared = heaps.iter().filter(|heap| heap.library.is_none());

@@ -14,7 +14,8 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     max_walk: None,
 };
 
-/// A program whose request handler has thousands of objects in hand that are others a moment later, beside what it keeps.
+/// A program whose request handler holds thousands of objects that are replaced a moment later, in
+/// addition to those it keeps.
 const BUSY: &str = "
 import json, threading
 class Session:
@@ -58,7 +59,7 @@ fn what_was_copied_is_read_as_it_was_while_the_target_runs_on() {
     let holder = sessions(&census);
     assert_eq!((holder.items, holder.length), (5000, Some(5000)));
     assert_eq!(holder.item_type.as_deref(), Some("__main__.Session"));
-    // The same walk, with what its blocks hold by now.
+    // The same walk, with the present contents of its blocks.
     let now = sampler.census(&sample, None, OPTIONS).expect("a census");
     assert!(!now.exact && now.live == census.live);
     assert!(now.replaced > 0, "of {}", now.compared);

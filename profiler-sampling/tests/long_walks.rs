@@ -15,8 +15,8 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     max_walk: Some(Duration::from_millis(500)),
 };
 
-/// Each page begins like a chunk that malloc got by a mapping of its own and that is longer than there is room for, and one
-/// that malloc counts has no header: where each may have been moved to is looked at on all pages behind it.
+/// Each page begins like an mmapped chunk that is longer than its space, and one chunk counted by
+/// malloc has no header: the possible new places of each are searched on all pages after it.
 const MADE_UP_CHUNKS: &str = "
 import ctypes, mmap, struct, sys
 libc = ctypes.CDLL(None)
@@ -30,7 +30,7 @@ print('READY', flush=True)
 sys.stdin.read()
 ";
 
-/// Far longer than any walk of it may take, and far less than the walk of made-up chunks would.
+/// Far longer than a walk of it may take, and far less than the walk of made-up chunks would.
 const ENOUGH: Duration = Duration::from_secs(20);
 
 #[test]
@@ -46,7 +46,7 @@ fn a_heap_that_takes_long_to_walk_is_walked_for_as_long_as_it_may_be() {
         assert_eq!(seen.out_of_time_ns, Some(500_000_000), "{seen:?}");
         let mut said = seen.defects.iter().map(|defect| defect.what.as_str());
         assert!(said.any(|what| what.starts_with("the walk ended after 500")));
-        // What was walked before is there.
+        // What was walked before is in the sample.
         let glibc = sample
             .heaps
             .iter()
@@ -75,7 +75,7 @@ fn nothing_is_read_when_there_is_no_time() {
     };
     let sample = sampler.take(none).expect("alive");
     assert_eq!(sample.completeness.out_of_time_ns, Some(0));
-    // That nothing was there to be read is no reason.
+    // Missing data after the time limit is not a reason.
     for defect in &sample.completeness.defects {
         assert!(!defect.what.contains("not found"), "{defect:?}");
     }
@@ -88,7 +88,7 @@ fn nothing_is_read_when_there_is_no_time() {
         ..OPTIONS
     };
     assert!(sampler.census(&whole, None, usual).is_ok());
-    // What the search for roots could not reach is looked for again.
+    // What the search for roots could not reach is searched for again.
     let again = sampler.take(usual).expect("alive");
     assert!(
         again

@@ -14,7 +14,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     max_walk: None,
 };
 
-/// Containers of which each gets another table, or other items, by what is added when it is asked to.
+/// Containers that each get another table, or other items, when more is added on request.
 const GROWING: &str = "
 import sys
 class Item:

@@ -43,7 +43,7 @@ print('READY', flush=True)
 input()
 ";
 
-/// The program that allocates and frees all the time, with this in its environment.
+/// The program that allocates and frees all the time, with these environment variables.
 fn churning(environment: &[(&str, &str)]) -> Child {
     let folder = compiled("churning");
     let mut command = Command::new(folder.path().join("churning"));
@@ -51,7 +51,7 @@ fn churning(environment: &[(&str, &str)]) -> Child {
     Child::run(command).keep(folder)
 }
 
-/// What the program says that it has, blocks and bytes, and for how long it did not run at most.
+/// The program's own account: blocks, bytes, and the longest time it did not run.
 fn own_account(child: &mut Child) -> (u64, u64, Duration) {
     let answer = child.ask("");
     let mut numbers = answer
@@ -72,7 +72,7 @@ fn live(heap: &HeapSnapshot) -> u64 {
     heap.total(|arena| arena.live_bytes)
 }
 
-/// A walk in slices, on a host that is quiet enough to stop the target for it.
+/// A walk in slices, on a host quiet enough to stop the target for it.
 fn in_slices(sampler: &Sampler) -> Sample {
     eventually("a walk in slices", || {
         let sample = sampler.take(SLICES).expect("alive");
@@ -186,8 +186,8 @@ fn a_target_stands_for_no_longer_than_a_slice_and_runs_in_between() {
         assert!(took >= stood + ran, "{took:?} for {stood:?}");
         pauses.push((pause, longest, undisturbed));
     }
-    // The host may keep any one of them from running; it does not always. Who waited for a stop to end waits for the
-    // processor then.
+    // The host may delay any of them, but does not always. A thread that waited for the end of a
+    // stop then waits for the processor.
     let slack = pauses.iter().map(|(.., undisturbed)| *undisturbed).max();
     let limit = LONGEST_SLICE + 2 * slack.unwrap_or_default() + Duration::from_millis(5);
     let least = pauses.iter().map(|(pause, ..)| *pause).min();
@@ -229,7 +229,7 @@ fn a_target_that_ends_between_slices_is_gone() {
 fn a_small_target_is_one_slice_and_exact() {
     let child = Child::python("print('READY', flush=True); input()");
     let sampler = Sampler::open(child.pid()).expect("our own child");
-    // A host that is busy may not read it in time.
+    // A busy host may not read it in time.
     eventually("a walk in one slice", || {
         let sample = sampler.take(SLICES).expect("alive");
         let seen = &sample.completeness;

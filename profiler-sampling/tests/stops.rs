@@ -22,7 +22,7 @@ const OPTIONS: SamplingOptions = SamplingOptions {
     max_walk: None,
 };
 
-/// Loads the libraries that it is asked to.
+/// Loads libraries on request.
 const LOADER: &str = "
 import ctypes, sys
 print('READY', flush=True)
@@ -44,7 +44,7 @@ fn line(paths: &[PathBuf]) -> String {
     paths.collect::<Vec<_>>().join(" ")
 }
 
-/// What a walk reads in its stop, when one came before it.
+/// What a second walk reads in its stop.
 fn second_walk(sampler: &Sampler) -> (Sample, InStops) {
     sampler.take(OPTIONS).expect("alive");
     let before = sampler.read_in_stops();
@@ -86,7 +86,7 @@ fn mappings_of_files_add_no_reads_to_a_stop() {
     assert!(mappings(&many) >= mappings(&few) + 4 * LIBRARIES);
     assert_eq!((of_few.files, of_many.files), (0, 0));
     let more = of_many.memory_reads.saturating_sub(of_few.memory_reads) as usize;
-    // The heaps hold what the loader knows of each library: some pages in all.
+    // The heaps contain the loader's data about each library: some pages in total.
     assert!(more <= LIBRARIES / 3, "{of_few:?} {of_many:?}");
     assert!(of_few.memory_reads <= 1000, "{of_few:?}");
 }
@@ -113,7 +113,7 @@ while True:
     for _ in 0..20 {
         let sample = sampler.take(OPTIONS).expect("alive");
         assert_whole(&sample);
-        // Both are of the one moment in which it stood.
+        // Both are from the single moment of the stop.
         assert_eq!(sample.residency.resident_bytes(), sample.kernel.rss_bytes);
     }
 }
@@ -213,7 +213,7 @@ fn a_target_that_cannot_be_stopped_is_asked_to_once_a_walk() {
     let defects = &sample.completeness.defects;
     let is_said = |defect: &&Defect| defect.what.contains("(state D) did not stop");
     assert_eq!(defects.iter().filter(is_said).count(), 1, "{defects:?}");
-    // Whatever it is walked again for.
+    // Whatever the reason for which it is walked again.
     let damaged = |heap: &HeapSnapshot| !heap.defects.is_empty();
     assert!(sample.heaps.iter().any(damaged), "{:?}", sample.heaps);
     assert_eq!(child.ask("how often was it interrupted?"), "1");

@@ -24,7 +24,7 @@ pub struct Ahead<'s, M> {
     helpers: usize,
 }
 
-/// What the walk and its helpers share.
+/// State shared by the walk and its helpers.
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
@@ -41,7 +41,7 @@ struct State {
 
 struct Slot {
     window: AddrRange,
-    /// The memory's when reading it began.
+    /// The memory's epoch when the read began.
     epoch: u64,
     content: Content,
 }
@@ -64,7 +64,7 @@ pub fn reading_ahead<M: TargetMemory + Sync, R>(
     thread::scope(|scope| {
         // However the walk ends, the helpers end with it.
         let over = Over(&shared);
-        // Those that there is no thread for are done without.
+        // If a helper's thread cannot be started, the walk does without it.
         let begin = |_: &usize| {
             let thread = thread::Builder::new();
             thread.spawn_scoped(scope, || shared.help(memory)).is_ok()
@@ -100,7 +100,7 @@ impl Shared {
         woken.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a helper does until the walk is over.
+    /// The loop of a helper until the walk is over.
     fn help<M: TargetMemory>(&self, memory: &M) {
         let mut state = self.lock();
         while !state.is_over {
@@ -141,7 +141,7 @@ impl Shared {
     }
 }
 
-/// Reads a window of the memory, which need not stand still for it.
+/// Reads a window of the memory, without waiting for a stop.
 fn read_window<M: TargetMemory>(
     memory: &M,
     window: AddrRange,
@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    /// Drops what lies before `wanted`, and all when the walk has gone elsewhere.
+    /// Drops what is before `wanted`, and everything if the walk has moved elsewhere.
     fn go_to(&mut self, wanted: AddrRange, reach: u64) {
         let is_elsewhere = |slot: &Slot| {
             let ahead = slot.window.start().offset_from(wanted.start());
@@ -208,7 +208,7 @@ impl<M: TargetMemory> Ahead<'_, M> {
                 return None;
             }
             match &mut first.content {
-                // What stands there by now is another.
+                // Its contents have changed since.
                 Content::Read(_) if first.epoch != self.memory.epoch() => {
                     state.drop_first();
                     return None;
@@ -292,7 +292,8 @@ mod tests {
 
     const BASE: u64 = 1 << 32;
 
-    /// Words that say where they are, with a hole of a page in the middle and one word astray.
+    /// Words that contain their own address, with a hole of a page in the middle and one wrong
+    /// word.
     fn image(len: u64) -> MemoryImage {
         let words = |range: std::ops::Range<u64>| {
             let words = range.step_by(8).flat_map(u64::to_le_bytes);
@@ -320,7 +321,7 @@ mod tests {
             reading_ahead(&image, |ahead| {
                 let limit = RemoteAddr::new(BASE + LEN);
                 let mut words = ReadAhead::new(ahead, limit);
-                // Twice, so that the walk goes back to memory that it has left.
+                // Twice, so that the walk returns to memory that it has left.
                 for _ in 0..2 {
                     let mut at = BASE + from;
                     while at < BASE + LEN {

@@ -22,13 +22,13 @@ pub(super) struct Held {
     defines_malloc: bool,
     /// Options of the jemalloc in it.
     options: Vec<jemalloc_options::Found>,
-    /// An address of the file's own at the start of its first page.
+    /// The address, in the file's own addresses, of the start of its first page.
     first: u64,
     /// Bytes of zero-initialised data after the file's own pages.
     bss_bytes: u64,
 }
 
-/// The allocators in the objects that `process` maps so.
+/// The allocators in the objects that `process` maps in this way.
 pub(super) fn find<P: Process + ?Sized>(process: &P, mappings: &[Mapping]) -> Vec<AllocatorObject> {
     let executed = executed(mappings);
     let known = &process.files().known;
@@ -83,9 +83,10 @@ pub(super) fn serving<P: Process + ?Sized>(
     serving.map(|serving| serving.title()).or_else(named)
 }
 
-/// The object that malloc calls of `process` are bound to: the first in load order that defines it. So a
-/// preloaded allocator comes before the C library, and one that was loaded later with `dlopen` does not, whatever
-/// it exports. `None` where the order is not known: then each that exports malloc may be it.
+/// The object that malloc calls of `process` are bound to: the first in load order that defines
+/// malloc. So a preloaded allocator takes precedence over the C library, and one loaded later with
+/// `dlopen` does not, whatever it exports. `None` if the order is unknown: then any object that
+/// exports malloc may be it.
 fn first_with_malloc<P: Process + ?Sized>(
     process: &P,
     mappings: &[Mapping],
@@ -109,7 +110,7 @@ fn first_with_malloc<P: Process + ?Sized>(
     })
 }
 
-/// The allocator behind the malloc of the file at `path`, which a target maps as `mapped` and takes
+/// The allocator behind the malloc of the file at `path`, which a target maps as `mapped` and gets
 /// its malloc from.
 pub(super) fn serving_malloc(reader: &Reader, mapped: &str, path: FilePath) -> AllocatorIdentity {
     let file = reader.open(mapped, path);
@@ -140,15 +141,16 @@ impl Held {
         }
     }
 
-    /// The allocators in it, where it is this file, may be Python, and malloc calls are bound to the object `first`.
+    /// The allocators in it, if it is this file; `first` is the object that malloc calls are bound
+    /// to.
     fn identities(
         &self,
         file: &FileId,
         in_python: bool,
         first: Option<&FileId>,
     ) -> impl Iterator<Item = AllocatorIdentity> {
-        // By the name of malloc it can serve the whole program; a copy with a prefix, inside a library, or
-        // behind another, serves only who asks for it by other means.
+        // Only under the name malloc can it serve the whole program; a copy with a prefix, inside a
+        // library, or after another one only serves code that requests it explicitly.
         let is_first = first.is_none_or(|first| first == file);
         let role = match self.defines_malloc && is_first {
             true => Role::ServesMalloc,
@@ -166,7 +168,7 @@ impl Held {
     }
 }
 
-/// The options of a jemalloc where the target maps its file.
+/// The options of a jemalloc, at the addresses where the target maps its file.
 fn options(mappings: &[Mapping], file: &FileId, found: &Held) -> Vec<OptionAt> {
     let first = mappings.iter().find(|m| m.offset == 0 && file.is_of(m));
     let Some(bias) = first.map(|m| m.range.start().get().wrapping_sub(found.first)) else {

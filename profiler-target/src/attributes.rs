@@ -7,15 +7,16 @@ use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Device and inode of what lies at `path`, as the kernel has them in memory (`AT_STATX_DONT_SYNC`, which FUSE and NFS heed).
-/// For links of `/proc/PID` alone, on whose way no file system has to look for a name: `exe` and `root`.
+/// Device and inode of the file at `path`, as the kernel has them in memory (`AT_STATX_DONT_SYNC`,
+/// which FUSE and NFS respect). Only for links of `/proc/PID` whose resolution needs no file system
+/// to look up a name: `exe` and `root`.
 ///
 /// # Errors
-/// When the link leads nowhere, or is not permitted to be followed.
+/// When the link is broken, or must not be followed.
 pub(super) fn file_behind(path: &Path) -> io::Result<(u64, u64)> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut about = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path ends with a zero, and what is filled in has the size that the kernel knows it by.
+    // SAFETY: the path ends with a zero, and the buffer has the size that the kernel expects.
     let asked = unsafe {
         libc::statx(
             libc::AT_FDCWD,

@@ -1,9 +1,9 @@
 //! The auxiliary vector (`include/uapi/linux/auxvec.h`): pairs of words that the kernel passes to a
 //! program at its start.
 
-/// Where 16 random bytes lie that the kernel drew.
+/// The address of 16 random bytes drawn by the kernel.
 pub const AT_RANDOM: u64 = 25;
-/// Where the program's headers lie in its memory.
+/// The address of the program headers in memory.
 pub const AT_PHDR: u64 = 3;
 /// Bytes of one of them.
 pub const AT_PHENT: u64 = 4;
@@ -25,7 +25,8 @@ pub fn auxv_value(auxv: &[u8], key: u64) -> Option<u64> {
 /// Bytes of an entry of the program headers of a 32-bit program, and of a 64-bit one (`Elf32_Phdr`, `Elf64_Phdr`).
 const PHENT: (u64, u64) = (32, 56);
 
-/// Whether it is that of a 64-bit program; the words of a 32-bit one have 32 bits. `None` where there is none yet.
+/// Whether it belongs to a 64-bit program; the words of a 32-bit program have 32 bits. `None` if
+/// there is none yet.
 pub(crate) fn is_of_64_bit(auxv: &[u8]) -> Option<bool> {
     let (words, _) = auxv.as_chunks::<4>();
     let (pairs, _) = words.as_chunks::<2>();

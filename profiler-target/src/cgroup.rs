@@ -12,30 +12,32 @@ pub(super) const UNIFIED: &str = "";
 /// A group that a process is in, in the hierarchy of one controller.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Group {
-    /// The one of those asked for.
+    /// The controller, one of those requested.
     pub(super) controller: &'static str,
-    /// Where the hierarchy is mounted.
+    /// The mount point of the hierarchy.
     pub(super) mount: PathBuf,
-    /// What of the hierarchy is mounted there: `/` is all of it.
+    /// The part of the hierarchy that is mounted there: `/` is all of it.
     mounted: String,
     /// The group's path within the hierarchy.
     pub(super) path: String,
 }
 
 impl Group {
-    /// Whether the whole hierarchy can be seen, and this group is below its root.
+    /// Whether the whole hierarchy is visible, and this group is below its root.
     pub(super) fn is_below_root(&self) -> bool {
         self.mounted == "/" && self.path != "/"
     }
 
-    /// The folders of this group and of those above it, as far as they are mounted: what limits any
-    /// of them limits the process.
+    /// The directories of this group and of those above it, as far as they are mounted: a limit on
+    /// any of them limits the process.
     pub(super) fn folders(&self) -> Vec<PathBuf> {
-        // A container may see its group's place in the host's hierarchy, of which it has but a part.
+        // A container may see its group's path in the host's hierarchy, only a part of which is
+        // mounted there.
         let below = self.path.strip_prefix(self.mounted.trim_end_matches('/'));
         let below = below.unwrap_or_default().trim_start_matches('/');
-        // From a namespace of control groups those of others are shown by the way up from where that begins
-        // (cgroup_namespaces(7)), which only a mount from as far up can be gone.
+        // In a cgroup namespace, groups of other namespaces are shown as paths that go up from the
+        // namespace's root (cgroup_namespaces(7)), which can only be followed in a mount from that
+        // level.
         let climbs = |path: &str| path.split('/').any(|step| step == "..");
         if climbs(below) || below.is_empty() && climbs(&self.path) && self.path != self.mounted {
             return Vec::new();
@@ -54,14 +56,14 @@ pub(super) fn own(controllers: &[&'static str]) -> Vec<Group> {
     listed(controllers, &list)
 }
 
-/// The groups of the process whose `cgroup` file this is, as far as we see them mounted.
+/// The groups of the process whose `cgroup` file this is, as far as they are mounted for us.
 fn listed(controllers: &[&'static str], list: &str) -> Vec<Group> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     groups(controllers, list, &mounts)
 }
 
-/// Whether a group that the process behind `dir` is in is frozen, as far as that can be seen: no thread of
-/// it runs.
+/// Whether a group of the process behind `dir` is frozen, as far as that is visible: then none of
+/// its threads runs.
 pub(super) fn is_frozen(dir: &ProcDir) -> bool {
     let list = dir.text("cgroup").unwrap_or_default();
     let groups = listed(&["freezer", UNIFIED], &list);
@@ -69,10 +71,10 @@ pub(super) fn is_frozen(dir: &ProcDir) -> bool {
     folders.any(|folder| is_frozen_in(&folder) == Some(true))
 }
 
-/// Whether the group of this folder is frozen; `None` where it has no freezer that can be read. In the first version
-/// a group is that, too, while not all of its processes are yet (`FREEZING`, `freezer_state_strs` in
-/// `kernel/cgroup/legacy_freezer.c`): it may stay so for as long as one of them waits in the kernel, and the others
-/// do not run.
+/// Whether the group in this directory is frozen; `None` if it has no readable freezer. In cgroup
+/// v1 a group also counts as frozen while not all of its processes are yet (`FREEZING`,
+/// `freezer_state_strs` in `kernel/cgroup/legacy_freezer.c`): it may stay so as long as one of them
+/// waits in the kernel, and the others do not run.
 fn is_frozen_in(folder: &Path) -> Option<bool> {
     let text = |name| fs::read_to_string(folder.join(name)).ok();
     if let Some(state) = text("freezer.state") {
@@ -83,7 +85,8 @@ fn is_frozen_in(folder: &Path) -> Option<bool> {
     events.lines().find_map(frozen)
 }
 
-/// The groups of a process in the hierarchies of these controllers, by its `cgroup` file and our `mountinfo`.
+/// The groups of a process in these controllers' hierarchies, from its `cgroup` file and our
+/// `mountinfo`.
 pub(super) fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {
     let of_line = |line: &str| {
         // `number:controllers:path` (cgroups(7)).
@@ -102,7 +105,7 @@ pub(super) fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> V
     own.lines().filter_map(of_line).collect()
 }
 
-/// What of the controller's hierarchy is mounted by this line of `mountinfo`, and where.
+/// The part of the controller's hierarchy mounted by this line of `mountinfo`, and its mount point.
 fn mount_of<'a>(controller: &str, line: &'a str) -> Option<(&'a str, &'a str)> {
     // `id parent device root mount-point options [optional...] - type source super-options` (proc(5)).
     let (mount, file_system) = line.split_once(" - ")?;
@@ -117,8 +120,8 @@ fn mount_of<'a>(controller: &str, line: &'a str) -> Option<(&'a str, &'a str)> {
     is_it.then_some(place)
 }
 
-/// The group of this process that lets the fewest more threads and processes run, and how many it lets run in
-/// all and how many more (`pids.max` and `pids.current`).
+/// The group of this process that leaves space for the fewest more threads and processes, its
+/// limit, and how many more it allows (`pids.max` and `pids.current`).
 pub(super) fn processes() -> Option<(PathBuf, u64, u64)> {
     let groups = own(&["pids", UNIFIED]);
     let limited = groups.iter().flat_map(Group::folders).filter_map(|folder| {
@@ -132,7 +135,7 @@ pub(super) fn processes() -> Option<(PathBuf, u64, u64)> {
     limited.min_by_key(|(_, _, left)| *left)
 }
 
-/// Bytes that the groups of this process still let it have; `None` where none has a limit.
+/// Bytes that the groups of this process still allow it; `None` if none has a limit.
 pub(super) fn memory_left() -> Option<u64> {
     let groups = own(&["memory", UNIFIED]);
     let folders = groups.iter().flat_map(Group::folders);
@@ -143,9 +146,10 @@ pub(super) fn memory_left() -> Option<u64> {
 pub(super) struct Files {
     pub(super) limit: &'static str,
     pub(super) usage: &'static str,
-    /// Where processes that were ended for want of memory are counted.
+    /// The file that counts processes killed for lack of memory.
     pub(super) events: &'static str,
-    /// Pages of files in `memory.stat`, which the kernel takes back before it refuses.
+    /// The fields of `memory.stat` for pages of files, which the kernel reclaims before it refuses
+    /// memory.
     cache: [&'static str; 2],
 }
 
@@ -164,8 +168,8 @@ pub(super) const VERSIONS: [Files; 2] = [
     },
 ];
 
-/// Bytes that the group of this folder still lets its processes have, at least: where its pages of files are not
-/// counted, none of them can be taken back. `None` without a limit (`max`).
+/// Bytes that the group in this directory still allows its processes, at least: if its pages of
+/// files are not counted, none count as reclaimable. `None` without a limit (`max`).
 pub(super) fn left_in(folder: &Path) -> Option<u64> {
     let number = |name| -> Option<u64> {
         let text = fs::read_to_string(folder.join(name)).ok()?;

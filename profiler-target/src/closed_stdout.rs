@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// What the C library calls before `main`, and so before the runtime looks at the streams.
+/// Called by the C library before `main`, and so before the runtime checks the streams.
 #[used]
 // SAFETY: the section holds addresses of functions with the C calling convention, and this is one.
 #[unsafe(link_section = ".init_array")]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::host::{self, Capability, TO_PROBE};
 
-/// What stands in the way.
+/// The reason for a denial.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Denial {
     /// Another user's process.
@@ -24,9 +24,9 @@ pub enum Denial {
     /// Some capabilities are lacking, as in most containers.
     #[error("fragscope runs as {caller} but without {}", names(lacking))]
     MissingCapability {
-        /// Who runs fragscope.
+        /// The user who runs fragscope.
         caller: Caller,
-        /// What is lacking.
+        /// The missing capabilities.
         lacking: Vec<Capability>,
     },
     /// Our capabilities hold in a user namespace only (`user_namespaces(7)`).
@@ -45,7 +45,7 @@ pub enum Denial {
     /// program, an executable that cannot be read).
     #[error("it is not dumpable, so that only root may look at it")]
     NotDumpable,
-    /// All that is known grants it, and still it is refused.
+    /// Everything known permits it, and still it is refused.
     #[error(
         "the kernel refuses it in spite of {}: a {forbids} forbids it",
         names(in_spite_of)
@@ -53,24 +53,24 @@ pub enum Denial {
     Refused {
         /// What should have been enough.
         in_spite_of: &'static [Capability],
-        /// What may be behind it.
+        /// The possible cause.
         forbids: Cow<'static, str>,
     },
 }
 
-/// Who runs fragscope.
+/// The user who runs fragscope.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Caller {
     /// Root.
     Root,
-    /// A user, who has some capabilities.
+    /// A user with some capabilities.
     WithCapabilities,
     /// A user without any.
     User(u32),
 }
 
 impl Caller {
-    /// Who that is now.
+    /// The current user.
     pub fn get() -> Self {
         match host::user() {
             0 => Self::Root,
@@ -107,7 +107,7 @@ impl Denial {
         }
     }
 
-    /// Why the kernel refuses looking, although it should not.
+    /// Why the kernel refuses an inspection although it should not.
     pub(super) fn of_inspection() -> Self {
         match host::is_real_root_namespace() {
             true => Self::Refused {

@@ -7,26 +7,26 @@ use std::thread::{self, JoinHandle};
 use super::Denial;
 use super::proc_dir::{Gone, MemoryShared};
 
-/// Of what kind an error is. Sentences of errors say what is wrong; what to do about it, and with which
-/// code a command ends, follows from the kind.
+/// The kind of an error. The error's message says what is wrong; what to do about it, and the exit
+/// code of the command, follow from the kind.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ErrorKind {
     /// It is not permitted.
     NotPermitted {
         /// What was tried.
         action: Action,
-        /// What stands in the way.
+        /// The reason.
         denial: Denial,
     },
     /// `/proc` is not mounted.
     NoProc,
-    /// `/proc` is that of another PID namespace.
+    /// `/proc` belongs to another PID namespace.
     ForeignProc,
     /// `/sys` is not mounted.
     NoSysfs,
-    /// There is no process of the number given.
+    /// There is no process with the given pid.
     NoSuchProcess,
-    /// The number given is that of a thread.
+    /// The given pid is that of a thread.
     IsThread {
         /// The process that it belongs to.
         pid: u64,
@@ -41,16 +41,16 @@ pub enum ErrorKind {
     UnsupportedKernel,
     /// Nothing of this target can be probed.
     TargetNotProbeable,
-    /// A program whose malloc can be found by symbols alone, and it has none.
+    /// Malloc of this program can only be found by symbols, and it has none.
     NoSymbols,
     /// Breakpoints may have been left in a process.
     BreakpointsLeft {
         /// The process.
         pid: i32,
     },
-    /// The file that serves the target's malloc is larger than what is read of one.
+    /// The file that serves the target's malloc exceeds the limit of bytes read from one file.
     ObjectTooLarge,
-    /// A saved session has no objects of Python's, which are to be compared.
+    /// A saved session does not contain the Python objects to be compared.
     NoObjects,
     /// This host cannot probe anything.
     HostNotProbeable,
@@ -58,7 +58,7 @@ pub enum ErrorKind {
     Busy,
     /// A signal, or the end of the session, came before it was done.
     Interrupted,
-    /// The command was given what it cannot use.
+    /// The command's arguments are not usable.
     Usage,
     /// No more files may be opened.
     TooManyFiles,
@@ -66,19 +66,19 @@ pub enum ErrorKind {
     TooManyProcesses,
     /// A file cannot be written at its place.
     Output(OutputProblem),
-    /// The ending of a file that is to be written is not that of a known format.
+    /// The extension of an output file is not that of a known format.
     UnknownEnding,
-    /// A file that was to be read as a core is none, or not as it is.
+    /// A file that should be a core is not one, or not a usable one.
     Core(CoreProblem),
-    /// A saved session, where a recording was to be read.
+    /// A saved session was given instead of a recording.
     IsSession,
-    /// A recording, where a saved session was to be read.
+    /// A recording was given instead of a saved session.
     IsRecording,
-    /// A recording of memray's in which allocations are added up.
+    /// A memray recording with aggregated allocations.
     Aggregated,
-    /// A file has or comes to more than is read.
+    /// A file exceeds a limit, itself or unpacked.
     Limit(Limit),
-    /// An allocator is not to be had.
+    /// An allocator is not available.
     Allocator(AllocatorProblem),
     /// There is no directory that only the user, or root, can write to.
     NoRuntimeDir {
@@ -89,9 +89,9 @@ pub enum ErrorKind {
     NoScreen,
     /// The file with the settings for pushing profiles cannot be used.
     PushSettings,
-    /// Nobody can be served at an address.
+    /// An address cannot be used for serving.
     Listen(ListenProblem),
-    /// A file that is to be read cannot be opened.
+    /// An input file cannot be opened.
     Input(InputProblem),
     /// A program cannot be started.
     Program(ProgramProblem),
@@ -99,10 +99,10 @@ pub enum ErrorKind {
     Other,
 }
 
-/// Why nobody can be served at an address.
+/// Why an address cannot be used for serving.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum ListenProblem {
-    /// Somebody else listens there.
+    /// Something else listens there.
     InUse {
         /// The port.
         port: u16,
@@ -111,13 +111,13 @@ pub enum ListenProblem {
     Denied,
     /// The address is none of this host.
     NotHere,
-    /// Others than this host would reach it, which was not asked for.
+    /// It would be reachable from other hosts, which was not requested.
     Remote,
     /// The file with the certificate and the passwords cannot be used.
     WebConfig,
 }
 
-/// What may not be permitted.
+/// An action that may not be permitted.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Inspecting a process: reading its memory, and stopping it.
@@ -126,43 +126,43 @@ pub enum Action {
     Probe,
 }
 
-/// What is wrong with the place of a file that is to be written.
+/// The problem with the place of an output file.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum OutputProblem {
-    /// Its folder is missing.
+    /// Its directory is missing.
     NoFolder,
-    /// It is not one for files.
+    /// It is not a place for files.
     Unfit,
     /// It is a link, or behind one that another user may have put there.
     Link,
-    /// It stands for what a process has open.
+    /// It represents an open descriptor of a process.
     Descriptor,
-    /// Somebody else's file lies there.
+    /// Another user's file is there.
     Foreign,
-    /// Others can change what lies in a folder that is to be fragscope's own.
+    /// Others can change the contents of a directory that should belong to fragscope alone.
     SharedFolder,
     /// Another process writes there.
     InUse,
     /// It was given twice.
     NamedTwice,
-    /// There is no room.
+    /// The disk is full.
     NoSpace,
     /// The file would exceed a size limit.
     TooLarge,
     /// The user who runs fragscope may not write there.
     Denied,
-    /// Somebody else removed or replaced the file meanwhile.
+    /// Another process removed or replaced the file meanwhile.
     Replaced,
     /// The folder for temporary files takes none, or has no room.
     Temporary,
 }
 
-/// Why a file that is to be read cannot be opened.
+/// Why an input file cannot be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum InputProblem {
     /// There is none at this path.
     Missing,
-    /// It is a folder.
+    /// It is a directory.
     Folder,
     /// The user who runs fragscope may not read it.
     Denied,
@@ -173,57 +173,57 @@ pub enum InputProblem {
 pub enum ProgramProblem {
     /// There is none of this name.
     Missing,
-    /// It is there, and what it is run by is not: the interpreter of a script, or the dynamic loader.
+    /// It exists, but what runs it does not: the interpreter of a script, or the dynamic loader.
     NoInterpreter,
-    /// Its file may not be executed.
+    /// Its file is not executable.
     NotExecutable,
-    /// A folder in which it may be may not be searched.
+    /// A directory on the search path cannot be searched.
     Unsearchable,
-    /// Its file is not that of a program.
+    /// Its file is not a program.
     NotAProgram,
 }
 
-/// What is read of a file up to a limit.
+/// What is limited when reading a file.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Limit {
-    /// What a recording or a saved session comes to.
+    /// The unpacked size of a recording or a saved session.
     Size,
-    /// The memory for tables of it.
+    /// The memory for its tables.
     Memory,
     /// A mapped file or a shared object.
     File,
 }
 
-/// Why an allocator is not to be had.
+/// Why an allocator is not available.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum AllocatorProblem {
-    /// Its name is not known.
+    /// Its name is unknown.
     UnknownName,
     /// The dynamic loader does not find its file.
     NotFound,
     /// This host does not have it.
     NotInstalled {
-        /// Debian's package that it is in.
+        /// The Debian package that contains it.
         package: &'static str,
     },
-    /// Only a recording names its file, and the user did not allow to load that.
+    /// Only a recording names its file, and the user did not permit loading that.
     OnlyRecorded,
 }
 
-/// What is wrong with a file that was to be read as a core.
+/// The problem with a file that should be a core.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum CoreProblem {
     /// It is something else.
     NotACore,
-    /// It is packed.
+    /// It is compressed.
     Packed(Packer),
-    /// It is of a machine that is not understood.
+    /// It is from an unsupported machine.
     Foreign,
     /// Part of it is missing or damaged.
     Damaged,
-    /// It has no memory in which a heap could be.
+    /// It has no memory that could contain a heap.
     NoMemory,
-    /// The program that was named with it is not the one that ran.
+    /// The given program is not the one that ran.
     OtherProgram,
 }
 
@@ -254,7 +254,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of an error of the system's, met when a file was opened that is to be read.
+    /// The kind of a system error when opening an input file.
     pub fn of_input(error: &io::Error) -> Self {
         Self::Input(match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => InputProblem::Missing,
@@ -264,7 +264,7 @@ impl ErrorKind {
         })
     }
 
-    /// The kind by what caused an error, where nothing else is known of it.
+    /// The kind by an error's causes, if nothing else is known about it.
     pub fn of_causes(error: &(dyn Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| (*error).source());
         causes
@@ -281,15 +281,15 @@ impl ErrorKind {
 struct NotStarted;
 
 impl NotStarted {
-    /// Whether an error of IO says this, if only by its number (`fork(2)`, `pthread_create(3)`).
+    /// Whether an I/O error says this, if only by its number (`fork(2)`, `pthread_create(3)`).
     fn is_in(error: &io::Error) -> bool {
         let is_named = error.get_ref().is_some_and(|inner| inner.is::<Self>());
         is_named || error.raw_os_error() == Some(libc::EAGAIN)
     }
 }
 
-/// An error with which a thread or a process did not start, in words that say so where its number alone would
-/// not: "Resource temporarily unavailable".
+/// The error of starting a thread or a process, with a message that says so, because the number
+/// alone does not: "Resource temporarily unavailable".
 pub fn not_started(error: io::Error) -> io::Error {
     match NotStarted::is_in(&error) {
         true => io::Error::other(NotStarted),
@@ -297,10 +297,10 @@ pub fn not_started(error: io::Error) -> io::Error {
     }
 }
 
-/// Starts a thread of this name.
+/// Starts a thread with this name.
 ///
 /// # Errors
-/// When no more may run, by [`not_started`], or there is no memory for it.
+/// When no more threads may run, as in [`not_started`], or there is no memory for it.
 pub fn start_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,

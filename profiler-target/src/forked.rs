@@ -31,11 +31,12 @@ use super::{file_reader, guard};
 
 /// How long the end of those that were killed is waited for: they need milliseconds, and a processor.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
-/// The same of those that wait in the kernel where no signal reaches them: most do so for an instant.
+/// The same for processes that wait in the kernel where no signal reaches them: most do so only for
+/// an instant.
 const UNREACHABLE_WITHIN: Duration = Duration::from_millis(100);
 const STEP: Duration = Duration::from_millis(1);
 
-/// A process that was forked off, and of whose end nobody may have taken note.
+/// A forked process whose end may not have been collected.
 #[derive(Debug)]
 struct Forked {
     pid: Pid,
@@ -60,7 +61,7 @@ fn table() -> MutexGuard<'static, Table> {
 }
 
 impl Table {
-    /// Takes note of those that have ended.
+    /// Collects those that have ended.
     fn reap(&mut self) {
         self.all.retain(|one| {
             let is_alive = one.handle.is_alive();
@@ -77,13 +78,14 @@ pub(super) fn is_over() -> bool {
     table().is_over
 }
 
-/// Forks a process that does `life` and nothing else, and ends with it. It can do what the head of this file
-/// allows, shows what fragscope shows, and has all of its descriptors, until it is set apart.
+/// Forks a process that only runs `life` and ends with it. It may do what this module's
+/// documentation allows, looks like fragscope in `/proc`, and has all of its descriptors, until it
+/// is isolated.
 ///
 /// # Errors
-/// When the kernel gives no process or no descriptor, and when fragscope is about to exit.
+/// When the kernel provides no process or no descriptor, and when fragscope is about to exit.
 pub(super) fn fork_off(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
-    // Held until it is in the table. The process has a copy of the lock, and does not take it.
+    // Held until it is in the table. The child has a copy of the lock and does not take it.
     let mut table = table();
     if table.is_over {
         return Err(io::Error::other("fragscope is ending"));
@@ -98,7 +100,7 @@ pub(super) fn fork_off(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
 }
 
 fn forked(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
-    // No signal reaches it, from its first instant: none is meant for it.
+    // From its first instant no signal reaches it: none is meant for it.
     let mut before = SigSet::empty();
     pthread_sigmask(
         SigmaskHow::SIG_SETMASK,
@@ -106,7 +108,7 @@ fn forked(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
         Some(&mut before),
     )?;
     silence_panics();
-    // SAFETY: the child has one thread, and does what the head of this file allows.
+    // SAFETY: the child has one thread, and does what this module's documentation allows.
     let forked = unsafe { fork() };
     if let Ok(ForkResult::Child) = forked {
         IS_FORKED.store(true, Ordering::SeqCst);
@@ -133,12 +135,12 @@ fn forked(life: impl FnOnce()) -> io::Result<(Pid, PidFd)> {
 /// Whether this process was forked off.
 static IS_FORKED: AtomicBool = AtomicBool::new(false);
 
-/// Keeps the hooks that are set by now from running in such processes; those that are set later see to it by
-/// themselves. The process itself cannot replace them: that
-/// takes a lock, too, which a thread that panics holds.
+/// Keeps the panic hooks installed so far from running in such processes; hooks installed later
+/// must do that themselves. The process cannot replace them itself: that takes a lock, which a
+/// panicking thread holds.
 fn silence_panics() {
     static DONE: Once = Once::new();
-    // Where this thread panics, hooks cannot be changed.
+    // While this thread panics, hooks cannot be changed.
     if thread::panicking() {
         return;
     }
@@ -154,21 +156,22 @@ fn silence_panics() {
 
 /// Ends a child that was just forked, holds nothing yet, and cannot be followed.
 fn discard(child: Pid) {
-    // It waits for the first request, so that the number is its own.
+    // It waits for its first request, so the pid is still its own.
     let _ = kill(child, Signal::SIGKILL);
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }
 
-/// Ends all that was forked off, for a process that is about to exit while threads of it still use some: they
-/// would end by themselves, but not those that somebody suspended, and leave a zombie each where nobody reaps
-/// orphans. Waits for guards for as long as `limit`, kills those that may be then, and gives the
-/// numbers of those that still run. What cannot end, as it waits in the kernel, is not waited for.
+/// Ends all forked processes, for a process that is about to exit while threads still use some.
+/// They would end by themselves, except those that somebody suspended, and each would remain a
+/// zombie where nobody reaps orphans. Waits for guards for up to `limit`, then kills those that may
+/// be killed, and returns the pids of those that still run. Processes blocked in the kernel are not
+/// waited for.
 pub fn end_forked(limit: Duration) -> Vec<i32> {
     table().is_over = true;
     file_reader::kill_all();
     let left = guard::end_all(limit);
     await_ends(&left);
-    // What ended while nobody looked: a player's own process whose parent has ended.
+    // Ended while nobody was waiting: a player's own process whose parent has ended.
     reap_adopted(|_| false);
     left
 }
@@ -193,7 +196,7 @@ fn await_ends(left: &[i32]) {
     }
 }
 
-/// Whether a process waits where no signal reaches it (`D`, proc(5)), or its state cannot be read.
+/// Whether a process waits where no signal reaches it (`D`, proc(5)), or its state is unreadable.
 fn is_unreachable(pid: Pid) -> bool {
     Stat::of(pid.as_raw()).is_none_or(|stat| stat.state == 'D')
 }

@@ -13,11 +13,11 @@ const NONE_FOR: Duration = Duration::from_millis(10);
 /// one at any moment.
 const ANY_FOR: Duration = Duration::from_secs(60);
 
-/// What was found last, and when.
+/// The last answer and its time.
 static FOUND: RwLock<Option<(Instant, bool)>> = RwLock::new(None);
 
-/// Whether any process may answer for files: whoever has a file of FUSE can map it where others read. Where the kernel
-/// does not say, it may be.
+/// Whether any process may be serving files: the owner of a FUSE file can map it where others read.
+/// True if the kernel does not say.
 pub(crate) fn may_be_mounted() -> bool {
     let found = *FOUND.read().unwrap_or_else(PoisonError::into_inner);
     if let Some((at, any)) = found
@@ -30,7 +30,8 @@ pub(crate) fn may_be_mounted() -> bool {
     any
 }
 
-/// Whether the kernel knows of FUSE, or does not say: its module is loaded when somebody first opens `/dev/fuse`.
+/// Whether the kernel knows FUSE, or does not say: its module is loaded when `/dev/fuse` is first
+/// opened.
 fn is_registered() -> bool {
     let known = fs::read_to_string("/proc/filesystems");
     known.map_or(true, |known| {
@@ -38,11 +39,11 @@ fn is_registered() -> bool {
     })
 }
 
-/// The kernel has a directory for each connection to a process that answers, of all namespaces, in its file system
-/// `fusectl` (`fs/fuse/control.c`).
+/// In its file system `fusectl` (`fs/fuse/control.c`) the kernel has a directory for each
+/// connection to a serving process, for all namespaces.
 fn has_connections() -> bool {
     static CONTROL: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    // None where fragscope may mount nothing, and before Linux 5.2.
+    // None if fragscope may not mount anything, and before Linux 5.2.
     let Some(control) = CONTROL.get_or_init(|| mounted_nowhere().ok()) else {
         return true;
     };

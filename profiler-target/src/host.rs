@@ -37,7 +37,7 @@ pub fn available_bytes() -> u64 {
     cgroup::memory_left().map_or(of_host, |left| left.min(of_host))
 }
 
-/// The processor time of this process so far, all of its threads together.
+/// The processor time of this process so far, over all its threads.
 pub fn own_cpu() -> Duration {
     let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
     time.map_or(Duration::ZERO, Duration::from)
@@ -50,37 +50,37 @@ pub fn own_resident() -> Option<u64> {
     pages.checked_mul(procfs::page_size())
 }
 
-/// Gives the thread that calls this, and those that it starts, the lowest priority: all else that wants a
-/// processor comes first.
+/// Gives the calling thread, and threads that it starts, the lowest priority: everything else that
+/// wants a processor comes first.
 pub fn give_way() {
     const LOWEST: libc::c_int = 19;
     // SAFETY: takes numbers. On Linux 0 is the calling thread, and lowering is always permitted.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
 }
 
-/// When memory runs out, of the host or of a control group that fragscope shares with its target, the kernel ends
-/// fragscope and not the target, though that is larger: the largest score is chosen (`oom_badness`,
-/// mm/oom_kill.c). Processes that are started from now on inherit it.
+/// Makes the kernel kill fragscope rather than its larger target when memory runs out, on the host
+/// or in a control group that they share: the process with the largest score is chosen
+/// (`oom_badness`, mm/oom_kill.c). Processes started from now on inherit the score.
 pub fn offer_to_oom_killer() {
     if let Ok(before) = std::fs::read_to_string(OOM_SCORE) {
-        // The first is the one from before.
+        // Keeps the original score.
         let _ = SCORE_BEFORE.set(before);
     }
-    // Raising it is always permitted; where /proc is not writable, sizes decide.
+    // Raising the score is always permitted; if /proc is not writable, sizes decide.
     let _ = std::fs::write(OOM_SCORE, "1000");
 }
 
-/// The score of the process that reads or writes it.
+/// The OOM score adjustment of the process that reads or writes it.
 pub(super) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
-/// That of fragscope before it offered itself.
+/// fragscope's score before it was raised.
 static SCORE_BEFORE: OnceLock<String> = OnceLock::new();
 
-/// The score that fragscope was started with, if it has another now.
+/// The score with which fragscope was started, if it has changed.
 pub(super) fn score_before() -> Option<&'static str> {
     SCORE_BEFORE.get().map(|score| score.trim())
 }
 
-/// Whether fragscope may open next to no other file, by its own limit or the host's.
+/// Whether fragscope can open hardly any more files, by its own limit or the host's.
 pub fn is_short_of_files() -> bool {
     let open = |_| File::open("/dev/null");
     let error = (0..FEW_FILES)
@@ -91,20 +91,21 @@ pub fn is_short_of_files() -> bool {
     matches!(number, Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// A look at a process takes as many: what it is held by, its memory, and files read on the way.
+/// The number of files needed to inspect a process: its handles, its memory, and files read on the
+/// way.
 const FEW_FILES: u32 = 8;
 
 /// The capabilities that fragscope has a use for (`include/uapi/linux/capability.h`).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Capability {
-    /// Reading files of other users, of which `/proc/PID/mem` is one; so does the next.
+    /// Reading files of other users, including `/proc/PID/mem`; so does the next.
     DacOverride = 1,
     /// Reading files of other users.
     DacReadSearch = 2,
     /// Reading and stopping processes of other users.
     SysPtrace = 19,
-    /// Stands for the two below on kernels before 5.8; shows page frame numbers.
+    /// Includes the two below on kernels before 5.8; shows page frame numbers.
     SysAdmin = 21,
     /// Uprobes and perf events.
     Perfmon = 38,
@@ -112,7 +113,7 @@ pub enum Capability {
     Bpf = 39,
 }
 
-/// What probing needs beside the right to look at the target.
+/// What probing needs in addition to permission to inspect the target.
 pub const TO_PROBE: &[Capability] = &[Capability::Bpf, Capability::Perfmon];
 
 impl Capability {
@@ -133,7 +134,7 @@ impl Capability {
         self.is_in("CapEff")
     }
 
-    /// Whether we may do what it allows, be it by another one that includes it.
+    /// Whether we may do what it permits, also through another capability that includes it.
     pub fn is_granted(self) -> bool {
         let wider = match self {
             Self::DacReadSearch => Some(Self::DacOverride),
@@ -157,7 +158,7 @@ pub fn reads_files_of_others() -> bool {
     Capability::DacReadSearch.is_granted()
 }
 
-/// Those of the capabilities that we have not, and none that includes them.
+/// The capabilities that we lack, without any that includes them.
 pub fn lacking(needed: &[Capability]) -> Vec<Capability> {
     let all = needed.iter().copied();
     all.filter(|one| !one.is_granted()).collect()
@@ -175,7 +176,7 @@ pub fn held() -> Vec<Capability> {
     all.into_iter().filter(|one| one.is_held()).collect()
 }
 
-/// Why capabilities that were given to fragscope's file (`setcap`) are not in effect, if that is so.
+/// Why capabilities given to fragscope's file (`setcap`) are not in effect, if that is the case.
 pub fn withheld() -> Option<&'static str> {
     if Capability::SysPtrace.is_held() {
         return None;
@@ -193,7 +194,7 @@ pub fn withheld() -> Option<&'static str> {
     )
 }
 
-/// Whether our own file has capabilities of its own (`capabilities(7)`, "File capabilities").
+/// Whether our own file has capabilities (`capabilities(7)`, "File capabilities").
 fn has_file_capabilities() -> bool {
     let (file, name) = (c"/proc/self/exe", c"security.capability");
     // SAFETY: both are strings that end with NUL; with a size of 0 nothing is written.
@@ -206,9 +207,10 @@ pub fn has_proc() -> bool {
     Path::new("/proc/self/status").exists()
 }
 
-/// Whether `/proc` is that of another PID namespace than ours: what it says of a number is of another process.
+/// Whether `/proc` belongs to another PID namespace than ours: then its entry for a pid is about
+/// another process.
 pub fn has_foreign_proc() -> bool {
-    // It is the number of who looks, in the namespace that was mounted.
+    // It is the reader's pid in the namespace of the mount.
     let own = fs::read_link("/proc/self");
     own.is_ok_and(|own| own.as_os_str() != std::process::id().to_string().as_str())
 }
@@ -240,7 +242,7 @@ pub fn limit_of_processes() -> String {
 /// How many files we may have open at a time (`RLIMIT_NOFILE`).
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn most_open_files() -> io::Result<u64> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
@@ -261,10 +263,10 @@ pub fn ptrace_scope() -> Option<u32> {
     number("/proc/sys/kernel/yama/ptrace_scope")
 }
 
-/// The security modules of this kernel that may forbid one process to look at another, by their names;
-/// `None` where they cannot be known.
+/// The names of this kernel's security modules that may forbid one process to inspect another;
+/// `None` if they cannot be determined.
 pub fn security_modules() -> Option<Vec<String>> {
-    // By those rules that every kernel has Denial finds out what is lacking, and Yama by its setting.
+    // Denial checks the rules common to all kernels, and Yama's setting.
     let others = |name: &str| !matches!(name, "" | "capability" | "yama");
     let listed = word("/sys/kernel/security/lsm").unwrap_or_default();
     let mut all: Vec<String> = listed.split(',').map(str::to_owned).collect();
@@ -275,7 +277,7 @@ pub fn security_modules() -> Option<Vec<String>> {
     (!all.is_empty()).then_some(all)
 }
 
-/// The same by `lsm_list_modules(2)`, since Linux 6.8: for where no securityfs is mounted.
+/// The same with `lsm_list_modules(2)`, since Linux 6.8, in case no securityfs is mounted.
 fn loaded_modules() -> Vec<&'static str> {
     /// `include/uapi/linux/lsm.h`: the first is 100.
     const NAMES: [&str; 14] = [
@@ -323,12 +325,12 @@ pub fn has_btf() -> bool {
     Path::new("/sys/kernel/btf/vmlinux").exists()
 }
 
-/// Whether the kernel has uprobes, as the perf event source that stands for them.
+/// Whether the kernel has uprobes, which appear as a perf event source.
 pub fn has_uprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/uprobe/type").exists()
 }
 
-/// Whether `/sys` is mounted at all, which it is not in some containers.
+/// Whether `/sys` is mounted, which it is not in some containers.
 pub fn has_sysfs() -> bool {
     Path::new("/sys/bus").exists()
 }
@@ -338,14 +340,14 @@ pub fn lockdown() -> Option<String> {
     bracketed(&text("/sys/kernel/security/lockdown"))
 }
 
-/// The choice in force among those that the kernel lists, such as `never [always]`.
+/// The active one of the choices listed by the kernel, such as `never [always]`.
 fn bracketed(choices: &str) -> Option<String> {
     let (_, rest) = choices.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
 }
 
-/// Whether we live in the host's first pid namespace (`PROC_PID_INIT_INO` in
-/// `include/linux/proc_ns.h`), from which all processes are seen.
+/// Whether we are in the host's initial pid namespace (`PROC_PID_INIT_INO` in
+/// `include/linux/proc_ns.h`), in which all processes are visible.
 pub fn sees_all_processes() -> bool {
     namespace("pid") == Some(0xEFFF_FFFC)
 }
@@ -370,8 +372,8 @@ pub fn hides_processes() -> bool {
     })
 }
 
-/// When the kernel makes huge pages of its own accord: `always`, `madvise` or `never`. `None` where
-/// it never does.
+/// When the kernel creates huge pages by itself: `always`, `madvise` or `never`. `None` if it does
+/// not support that.
 pub fn transparent_huge_pages() -> Option<String> {
     bracketed(&text("/sys/kernel/mm/transparent_hugepage/enabled"))
 }
@@ -387,14 +389,15 @@ pub fn kernel_version() -> Option<(u32, u32)> {
 pub fn has_seccomp() -> bool {
     seccomp_filters().is_some() || {
         let (mode, none) = (libc::SECCOMP_MODE_FILTER, 0);
-        // SAFETY: no filter: refused as a bad address where there are filters, else as unknown.
+        // SAFETY: a null filter: rejected as a bad address if filters are supported, else as
+        // unknown.
         let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, none) };
         nix::errno::Errno::result(set) == Err(nix::errno::Errno::EFAULT)
     }
 }
 
-/// How many filters of system calls this process runs behind; before Linux 5.9, 1 where there are any. `None` in a kernel
-/// without them (`fs/proc/array.c`).
+/// The number of system call filters that apply to this process; before Linux 5.9, 1 if there are
+/// any. `None` for a kernel without them (`fs/proc/array.c`).
 pub fn seccomp_filters() -> Option<u64> {
     let status = text("/proc/self/status");
     let mode = || field(&status, "Seccomp");

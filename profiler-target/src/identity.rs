@@ -21,11 +21,11 @@ const MAX_BSS_BYTES: u64 = 1 << 20;
 pub struct Libc {
     /// Its path as the target sees it.
     pub path: String,
-    /// Which one, by its allocator.
+    /// Which C library, by its allocator.
     pub kind: Allocator,
-    /// Its version as it writes it, e.g. `2.36` or `1.2.3`; empty when it could not be read.
+    /// Its version as it states it, e.g. `2.36` or `1.2.3`; empty if unreadable.
     pub version: String,
-    /// How many bytes it keeps of each thread; `None` where it does not say.
+    /// The number of bytes it keeps for each thread; `None` if it does not say.
     pub thread_bytes: Option<u32>,
 }
 
@@ -36,11 +36,11 @@ pub struct Python {
     pub path: String,
     /// Major and minor.
     pub version: (u8, u8),
-    /// The version in full where it could be read, e.g. `3.11.2`, else `3.11`.
+    /// The full version if it could be read, e.g. `3.11.2`, else `3.11`.
     pub full_version: String,
 }
 
-/// What is learned once: it does not change while the program runs.
+/// Facts determined once, because they do not change while the program runs.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     libc: OnceLock<Libc>,
@@ -114,7 +114,7 @@ impl Libc {
         }
     }
 
-    /// Its release, major and minor, when it is glibc.
+    /// Its release, major and minor, if it is glibc.
     pub fn glibc_release(&self) -> Option<(u32, u32)> {
         (self.kind == Allocator::Glibc).then(|| two_numbers(&self.version))?
     }
@@ -152,8 +152,8 @@ pub(super) fn python_in(file: &ElfFile, path: &str, is_program: bool) -> Option<
     if named.is_none() && !is_program {
         return None;
     }
-    // Every CPython exports it, so that extension modules can call it; a launcher that only
-    // loads libpython does not. A program with all of Python in it may export nothing.
+    // Every CPython exports it, so that extension modules can call it; a launcher that only loads
+    // libpython does not. A program that contains all of Python may export nothing.
     if !(file.exports("Py_GetVersion") || is_program && reads_hash_seed(file)) {
         return None;
     }
@@ -194,7 +194,7 @@ pub(super) fn python_in(file: &ElfFile, path: &str, is_program: bool) -> Option<
     })
 }
 
-/// Where the data of a Python in the file that is mapped as `path` are.
+/// The addresses of the data of the Python in the file mapped as `path`.
 pub(super) fn symbols<P: Process + ?Sized>(
     process: &P,
     mappings: &[Mapping],
@@ -258,8 +258,8 @@ fn two_numbers(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Whether there is the string that names compiled modules, such as `cpython-311` (`Python/sysmodule.c`,
-/// `sys.implementation.cache_tag`, since 3.3).
+/// Whether it contains the suffix of compiled modules' names, such as `cpython-311`
+/// (`Python/sysmodule.c`, `sys.implementation.cache_tag`, since 3.3).
 fn has_cache_tag(data: &[&[u8]], (major, minor): (u8, u8)) -> bool {
     let tag = format!("cpython-{major}{minor}");
     let named = |text: &str| (text == tag).then_some(());
@@ -267,7 +267,7 @@ fn has_cache_tag(data: &[&[u8]], (major, minor): (u8, u8)) -> bool {
         .any(|part| strings(part, named).next().is_some())
 }
 
-/// Whether it looks up `PYTHONHASHSEED`, as every CPython since 2.7 and 3.2 does when it starts.
+/// Whether it looks up `PYTHONHASHSEED`, as every CPython since 2.7 and 3.2 does at start.
 fn reads_hash_seed(file: &ElfFile) -> bool {
     let named = |text: &str| text.ends_with("PYTHONHASHSEED").then_some(());
     file.read_only_data()
@@ -291,9 +291,9 @@ fn python_numbers(text: &str) -> Option<(u8, u8)> {
     Some((major.parse().ok()?, rest[..end].parse().ok()?))
 }
 
-/// What can be `PY_VERSION` (`Include/patchlevel.h`) in a string: `3.8.20`, `3.9.0rc1`, `3.7.3+`. It
-/// is looked for at the end, because linkers keep a string that ends another one only as that end,
-/// such as that of `PREFIX`.
+/// A possible `PY_VERSION` (`Include/patchlevel.h`) in a string: `3.8.20`, `3.9.0rc1`, `3.7.3+`. It
+/// is looked for at the end, because linkers merge a string that is the end of another one, such as
+/// that of `PREFIX`.
 fn python_string(text: &str) -> Option<&str> {
     let text = text.rsplit(['/', '-']).next()?;
     let (major, rest) = text.split_once('.')?;
@@ -304,7 +304,7 @@ fn python_string(text: &str) -> Option<&str> {
     let suffix = micro[digits..].trim_end_matches('+');
     let known_suffix =
         ["", "a", "b", "rc", "c"].contains(&suffix.trim_end_matches(|c: char| c.is_ascii_digit()));
-    // Other libraries inside the same file have versions too: sqlite's are 3.3x and 3.4x.
+    // Other libraries inside the same file also have versions: sqlite's are 3.3x and 3.4x.
     let known_minor = match major {
         "2" => minor == "7",
         "3" => minor

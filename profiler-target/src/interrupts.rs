@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static WAS_SENT: AtomicBool = AtomicBool::new(false);
 
-/// From now on it is noted. Other handlers of the signal that are registered later by signal-hook's
-/// registry, as tokio's are, find it noted.
+/// Begins to record the origin of SIGINT. Handlers registered later in signal-hook's registry, as
+/// tokio's are, find it recorded.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel rejects it.
 pub fn watch() -> io::Result<()> {
     static BEGUN: OnceLock<()> = OnceLock::new();
     if BEGUN.get().is_some() {
         return Ok(());
     }
     let note = |about: &libc::siginfo_t| {
-        // `SI_USER` and what is below are of processes (sigaction(2)).
+        // `SI_USER` and smaller codes come from processes (sigaction(2)).
         WAS_SENT.store(about.si_code <= libc::SI_USER, Ordering::SeqCst);
     };
     // SAFETY: the action stores a word and does nothing else.
     unsafe { signal_hook_registry::register_sigaction(libc::SIGINT, note) }?;
-    // Another thread that came here at the same time has the same done twice.
+    // If another thread does this at the same time, it is harmlessly done twice.
     BEGUN.get_or_init(|| ());
     Ok(())
 }

@@ -11,7 +11,7 @@ use object::{Object, ObjectSegment, SegmentFlags};
 use profiler_core::object::OptionKind;
 
 /// The options that are shown, with their types (`src/jemalloc.c` and others); those that a release
-/// has not are passed over.
+/// lacks are skipped.
 const OPTIONS: [(&str, OptionKind); 17] = [
     ("abort_conf", OptionKind::Bool),
     ("background_thread", OptionKind::Bool),
@@ -45,26 +45,26 @@ const NODE: u64 = 40;
 const NAME: u64 = 8;
 const CHILDREN: u64 = 16;
 const CTL: u64 = 32;
-/// Nodes looked at on either side of the first that is found; 5.3.1 has 80.
+/// The most nodes examined on either side of the first that is found; 5.3.1 has 80.
 const MAX_NODES: u64 = 256;
-/// Instructions looked at in one function; Debian's 5.3.0 needs 8.
+/// The most instructions examined in one function; Debian's 5.3.0 needs 8.
 const MAX_INSTRUCTIONS: usize = 32;
 /// Bytes of them.
 const MAX_CODE: u64 = 256;
-/// Pointers in the data of a program that are looked at.
+/// The most pointers in a program's data that are examined.
 const MAX_POINTERS: usize = 4 << 20;
 
-/// An option: its name, the address of its variable in the file's own addresses, its type.
+/// An option: its name, the address of its variable in the file's own address space, its type.
 pub(super) type Found = (&'static str, u64, OptionKind);
 
-/// The options of the jemalloc in `elf`; none when it is built unlike what is known.
+/// The options of the jemalloc in `elf`; empty if its build differs from the known ones.
 pub(super) fn find<'d>(elf: &impl Object<'d>) -> Vec<Found> {
     File::of(elf)
         .and_then(|file| file.options())
         .unwrap_or_default()
 }
 
-/// What is looked into: segments with their bytes, and the words that the loader will relocate.
+/// The searched data: segments with their bytes, and the words that the loader will relocate.
 struct File<'d> {
     segments: Vec<Segment<'d>>,
     relocated: HashMap<u64, u64>,
@@ -121,7 +121,7 @@ impl<'d> File<'d> {
 
     /// The node with this name, which only one has.
     fn node(&self, name: &str) -> Option<u64> {
-        // It may be the end of a longer string: linkers keep only one of the two.
+        // It may be the end of a longer string: linkers merge the two.
         let text = [name.as_bytes(), b"\0"].concat();
         let names: Vec<u64> = self
             .segments
@@ -168,8 +168,8 @@ impl<'d> File<'d> {
         (read == size).then_some((*name, addr, *kind))
     }
 
-    /// The first variable that a function reads, and how many bytes: directly, or through a register
-    /// that got its address.
+    /// The first variable that a function reads, and the number of bytes: directly, or through a
+    /// register that contains its address.
     fn first_read(&self, function: u64) -> Option<(u64, usize)> {
         let code = self.bytes(function, MAX_CODE)?;
         let mut held: Vec<(Register, u64)> = Vec::new();
@@ -209,7 +209,7 @@ impl<'d> File<'d> {
         })
     }
 
-    /// Up to `most` bytes of the file at an address of its own.
+    /// Up to `most` bytes at an address in the file's own address space.
     fn bytes(&self, addr: u64, most: u64) -> Option<&'d [u8]> {
         self.segments.iter().find_map(|segment| {
             let at = usize::try_from(addr.checked_sub(segment.addr)?).ok()?;
@@ -218,7 +218,7 @@ impl<'d> File<'d> {
         })
     }
 
-    /// A word as it is once the file is loaded at address 0.
+    /// A word's value when the file is loaded at address 0.
     fn word(&self, addr: u64) -> Option<u64> {
         if let Some(to) = self.relocated.get(&addr) {
             return Some(*to);

@@ -15,16 +15,16 @@ use super::identity::{self, Python};
 /// Files whose facts are kept for all processes at most. Each takes some hundred bytes.
 const MAX_SHARED: usize = 4096;
 
-/// What an ELF file was found to be.
+/// Facts about an ELF file.
 #[derive(Debug, Default)]
 pub(super) struct FileFacts {
-    /// Allocators in it, but for C libraries' and Python's own.
+    /// Allocators in it, except those of C libraries and Python's own.
     pub(super) held: Held,
-    /// The C library that it is, and its version.
+    /// If it is a C library: which one, and its version.
     pub(super) libc: Option<(Allocator, Option<String>)>,
-    /// How many bytes it keeps of a thread, where it is a C library that says so.
+    /// The number of bytes kept per thread, if it is a C library that says so.
     pub(super) thread_bytes: Option<u32>,
-    /// The Python that is in it.
+    /// The Python in it.
     pub(super) python: Option<Python>,
 }
 
@@ -47,17 +47,17 @@ impl FileFacts {
     }
 }
 
-/// A mapped file: while it is mapped, no other has its device and inode.
+/// A mapped file: while it is mapped, no other file has its device and inode.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct FileId {
-    /// Where it is mapped from.
+    /// The path it is mapped from.
     pub(super) path: String,
     device: u64,
     inode: u64,
 }
 
 impl FileId {
-    /// The file of a mapping, if it is of one.
+    /// The file of a mapping, if it has one.
     pub(super) fn of(mapping: &Mapping) -> Option<Self> {
         let MappingKind::File(path) = &mapping.kind else {
             return None;
@@ -69,14 +69,14 @@ impl FileId {
         })
     }
 
-    /// Whether a mapping is of it.
+    /// Whether a mapping belongs to it.
     pub(super) fn is_of(&self, mapping: &Mapping) -> bool {
         let is_path = matches!(&mapping.kind, MappingKind::File(path) if *path == self.path);
         is_path && (self.device, self.inode) == (mapping.device, mapping.inode)
     }
 }
 
-/// The files that code is executed from, each with its first mapping as code.
+/// The files mapped as code, each with its first executable mapping.
 pub(super) fn executed(mappings: &[Mapping]) -> BTreeMap<FileId, &Mapping> {
     let mut files = BTreeMap::new();
     for mapping in mappings.iter().filter(|mapping| mapping.execute) {
@@ -87,7 +87,7 @@ pub(super) fn executed(mappings: &[Mapping]) -> BTreeMap<FileId, &Mapping> {
     files
 }
 
-/// The files of one process; `None` where one could not be read.
+/// The files of one process; `None` if a file could not be read.
 #[derive(Debug, Default)]
 pub(super) struct KnownFiles(Mutex<BTreeMap<FileId, Option<Arc<FileFacts>>>>);
 
@@ -96,7 +96,7 @@ impl KnownFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the file of a mapping of `process` is, which is read unless that is known.
+    /// The facts about the file of a mapping of `process`, which is read unless they are known.
     pub(super) fn facts<P: Process + ?Sized>(
         &self,
         process: &P,
@@ -110,7 +110,7 @@ impl KnownFiles {
         let is_program = process.is_program(&file.path);
         let reader = &process.files().reader;
         let facts = reader.examine(&file.path, process.file_of(mapping), is_program);
-        // What is beyond the reader's limit has nothing to be remembered.
+        // Files beyond the reader's limit need not be remembered.
         if known.len() < MAX_FILES {
             known.insert(file.clone(), facts.clone());
         }
@@ -131,10 +131,12 @@ impl KnownFiles {
     }
 }
 
-/// A file as it was, where it is mapped from, and whether it is the program of who maps it.
+/// A version of a file, the path it is mapped from, and whether it is the program of the process
+/// that maps it.
 type Key = (Version, String, bool);
 
-/// What is known of files that any process maps, the longest unused given up for new ones.
+/// What is known about files mapped by any process; the least recently used are replaced by new
+/// ones.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     files: BTreeMap<Key, (Arc<FileFacts>, u64)>,
@@ -147,12 +149,12 @@ static SHARED: Mutex<Shared> = Mutex::new(Shared {
 });
 
 impl Shared {
-    /// The one of this process.
+    /// The cache of this process.
     pub(super) fn lock() -> MutexGuard<'static, Self> {
         SHARED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a file.
+    /// What is known about a file.
     pub(super) fn get(&mut self, key: &Key) -> Option<Arc<FileFacts>> {
         self.uses += 1;
         let (facts, used) = self.files.get_mut(key)?;
@@ -160,7 +162,7 @@ impl Shared {
         Some(Arc::clone(facts))
     }
 
-    /// Notes what a file is.
+    /// Records the facts about a file.
     pub(super) fn insert(&mut self, key: Key, facts: Arc<FileFacts>) {
         self.uses += 1;
         if self.files.len() >= MAX_SHARED && !self.files.contains_key(&key) {
@@ -181,7 +183,7 @@ mod tests {
     use super::super::elf::Source;
     use super::*;
 
-    /// The facts of the file that a target maps from a path with this in it.
+    /// The facts about the file that a target maps from a path containing `name`.
     fn facts_of(target: &Target, name: &str) -> Arc<FileFacts> {
         let mappings = target.mappings().expect("alive");
         let executed = executed(&mappings);

@@ -24,21 +24,21 @@ const MAX_OBJECTS: usize = 16_384;
 /// Why there is no chain.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ChainError {
-    /// The program asks for no loader (`PT_INTERP`), so none keeps a list for it.
+    /// The program requests no loader (`PT_INTERP`), so no loader keeps a list for it.
     #[error("the program is statically linked, or is itself the loader")]
     Static,
     /// The loader has not filled in its list (yet), or it is damaged.
     #[error("the loader's list of objects is damaged or not there yet")]
     Damaged,
-    /// It could not be read.
+    /// It is unreadable.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
-/// The program's image in memory, as its auxiliary vector gives it.
+/// The program's image in memory, according to its auxiliary vector.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ProgramHeaders {
-    /// Where its program headers lie.
+    /// The address of its program headers.
     pub headers: RemoteAddr,
     count: u64,
 }
@@ -56,11 +56,11 @@ impl ProgramHeaders {
         })
     }
 
-    /// All loaded objects in load order, the program first: where their dynamic sections lie, each an address
-    /// inside of its object's mappings.
+    /// All loaded objects in load order, the program first: the addresses of their dynamic
+    /// sections, each inside its object's mappings.
     ///
     /// # Errors
-    /// When there is no such list, or it is damaged or cannot be read.
+    /// When there is no such list, or it is damaged or unreadable.
     pub fn chain<M: TargetMemory>(&self, memory: &M) -> Result<Vec<RemoteAddr>, ChainError> {
         let debug = self.debug_pointer(memory)?;
         let mut at = word(memory, debug, 8)?;
@@ -104,7 +104,7 @@ impl ProgramHeaders {
         Err(ChainError::Static)
     }
 
-    /// Address of the program's dynamic section, when a loader works on it.
+    /// The address of the program's dynamic section, if a loader processes it.
     fn dynamic<M: TargetMemory>(&self, memory: &M) -> Result<Option<RemoteAddr>, ChainError> {
         let mut bias = 0;
         let mut dynamic = None;
@@ -124,7 +124,8 @@ impl ProgramHeaders {
     }
 }
 
-/// The list of the program of this auxiliary vector; `None` where there is none, or the loader is at work on it.
+/// The list of the program with this auxiliary vector; `None` if there is none, or the loader is
+/// changing it.
 pub(super) fn chain<M: TargetMemory>(auxv: &[u8], memory: &M) -> Option<Vec<RemoteAddr>> {
     let program = ProgramHeaders::from_auxv(auxv)?;
     let chain = program.chain(memory).ok()?;

@@ -12,8 +12,8 @@ use super::tmpfs::Device;
 /// it go to a few millions.
 const MAX_MAPPINGS: usize = 4 << 20;
 
-/// The mappings in the text of a `maps` file, ascending. Lines that are no mapping are left out.
-/// Whether their files lie in memory is not in it.
+/// The mappings in the text of a `maps` file, ascending. Lines that are not mappings are left out.
+/// It does not say whether files are in memory.
 pub(super) fn parse(text: &str) -> Vec<Mapping> {
     let lines = text.lines().take(MAX_MAPPINGS);
     lines.filter_map(parse_line).collect()
@@ -24,8 +24,8 @@ pub(super) fn device(mapping: &Mapping) -> Device {
     ((mapping.device >> 32) as u32, mapping.device as u32)
 }
 
-/// One line, as `fs/proc/task_mmu.c`, `show_map_vma`, prints it:
-/// `start-end perms offset major:minor inode   name`.
+/// One line, as printed by `show_map_vma` in `fs/proc/task_mmu.c`: `start-end perms offset
+/// major:minor inode   name`.
 pub(super) fn parse_line(line: &str) -> Option<Mapping> {
     let mut rest = line;
     let mut word = || {
@@ -69,7 +69,7 @@ fn parse_range(word: &str) -> Option<AddrRange> {
     AddrRange::new(address(start)?, address(end)?)
 }
 
-/// What a mapping is, by its name as the kernel prints it.
+/// The kind of a mapping, by its name as printed by the kernel.
 pub(super) fn kind(name: &str, shared: bool) -> MappingKind {
     if let Some(special) = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
         return match special.split_once(':') {
@@ -81,7 +81,7 @@ pub(super) fn kind(name: &str, shared: bool) -> MappingKind {
         };
     }
     let path = name.strip_suffix(" (deleted)").unwrap_or(name);
-    // A private mapping of these has no pages but its own: plain anonymous memory.
+    // A private mapping of these only has pages of its own: plain anonymous memory.
     let anonymous = matches!(path, "" | "/dev/zero" | "/anon_hugepage");
     match path {
         _ if anonymous && !shared => MappingKind::Anonymous,

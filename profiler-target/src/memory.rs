@@ -32,12 +32,12 @@ use super::pagemap::for_pages;
 use super::slices::Slices;
 use super::stop::StopState;
 
-/// Pieces that the kernel takes in one call at most (`UIO_MAXIOV`).
+/// The most pieces that the kernel accepts in one call (`UIO_MAXIOV`).
 const MAX_PIECES: usize = 1024;
 /// Bytes brought back from swap at once.
 const BRING_BACK_BYTES: usize = 1 << 20;
 
-/// System calls that read a target's memory, and what they gave.
+/// System calls that read a target's memory, and the bytes they returned.
 #[derive(Debug, Default)]
 struct Counted {
     calls: AtomicU64,
@@ -51,22 +51,22 @@ impl Counted {
     }
 }
 
-/// What may be read of the pages of a file.
+/// Which pages of a file may be read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Answers {
     /// Those that are in memory: the kernel reads others for itself.
     Always,
-    /// Those that are the process's own copies: others may be taken back by another host at any time, and reading them
-    /// waits for it then.
+    /// Only those that are the process's own copies: another host may revoke the others at any
+    /// time, and reading them then waits for that host.
     UnlessCopied,
     /// None: a process of any user's can take back all of them, also copies (by cutting off the file).
     Never,
 }
 
-/// The mappings of files and of shared memory, ascending, as they were when they were last looked at.
+/// The mappings of files and of shared memory, ascending, as of the last look.
 type MappedFiles = Vec<(AddrRange, Answers)>;
 
-/// Those of the files that are mapped in this range; they are always known of a process that is there.
+/// The files mapped in this range; for an existing process they are always known.
 fn files_within(
     known: Option<&[(AddrRange, Answers)]>,
     range: AddrRange,
@@ -77,27 +77,29 @@ fn files_within(
     Ok(touched.take_while(move |(file, _)| file.start() < range.end()))
 }
 
-/// Memory of a live process, as far as reading it changes nothing and waits for nobody. Of a process that runs each page
-/// is looked up before it is read: only those are that are in memory. While it stands still, the caller knows which are:
-/// wrap it in a [`profiler_core::memory::ResidentMemory`], for speed in either case.
+/// Memory of a live process, as far as reading it changes nothing and cannot block. In a running
+/// process, each page is looked up before it is read, and only present pages are read. While the
+/// process is stopped, the caller knows which pages are present; for speed, wrap this in a
+/// [`profiler_core::memory::ResidentMemory`] in either case.
 ///
-/// Reading another page through `/proc/PID/mem` would have the kernel fetch it: from swap, or from a file system that
-/// may never answer, which no signal ends (`filemap_fault` in `mm/filemap.c` may not give up the lock of the address space
-/// here). A process that runs may put another file at an address between the look and the reading: so another process reads
-/// its memory then, which is left behind where it does not come back.
+/// Reading another page through `/proc/PID/mem` would make the kernel fetch it: from swap, or from
+/// a file system that may never answer, which no signal interrupts (`filemap_fault` in
+/// `mm/filemap.c` may not give up the lock of the address space here). A running process may map
+/// another file at an address between the look and the read. So then a helper process reads its
+/// memory, and is abandoned if it does not come back.
 ///
 /// It belongs to the address space that the target had when it was opened: after an exit or an
 /// exec, or when another process has the pid, every read fails with [`ReadError::Gone`].
 #[derive(Clone, Debug)]
 pub struct LiveMemory {
     mem: Arc<File>,
-    /// None where the kernel has none: then nothing is read of a process that runs.
+    /// None if the kernel has none: then nothing is read of a running process.
     pagemap: Option<Arc<File>>,
     files: Arc<RwLock<Option<MappedFiles>>>,
     counted: Arc<Counted>,
-    /// The process to read unshared pages of by `process_vm_readv`, and its stop.
+    /// The process whose unshared pages are read with `process_vm_readv`, and its stop.
     stopped: Option<(Pid, StopState)>,
-    /// The process, when it is stopped again and again while it is read.
+    /// The process, if it is stopped repeatedly while it is read.
     slices: Option<(Pid, Arc<Slices>)>,
     /// When nothing more is read.
     time: Option<ReadTime>,
@@ -119,7 +121,7 @@ impl LiveMemory {
         }
     }
 
-    /// The same, read only as long as there is time.
+    /// The same, readable only within a time limit.
     pub fn in_time(self, time: &ReadTime) -> Self {
         Self {
             time: Some(time.clone()),
@@ -127,14 +129,14 @@ impl LiveMemory {
         }
     }
 
-    /// How many system calls have read it so far, and how many bytes they gave.
+    /// The number of system calls that have read it so far, and of the bytes they returned.
     pub fn counted(&self) -> (u64, u64) {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (of(&self.counted.calls), of(&self.counted.bytes))
     }
 
-    /// The same of a process that is stopped for as long as this is used, and that KSM has merged no
-    /// pages of.
+    /// The same for a process that is stopped as long as this is used, and of which KSM has merged
+    /// no pages.
     pub(super) fn while_stopped(&self, pid: i32, stop: StopState) -> Self {
         Self {
             stopped: Some((Pid::from_raw(pid), stop)),
@@ -142,7 +144,7 @@ impl LiveMemory {
         }
     }
 
-    /// The same of a process that is read in slices.
+    /// The same for a process that is read in slices.
     pub(super) fn in_slices(&self, pid: i32, slices: Arc<Slices>) -> Self {
         Self {
             stopped: None,
@@ -151,13 +153,13 @@ impl LiveMemory {
         }
     }
 
-    /// From now on these are the files that the process maps, for this and all that were made of it.
+    /// Sets the files that the process maps, for this and everything derived from it.
     pub(super) fn files_are(&self, files: MappedFiles) {
         let mut known = self.files.write().unwrap_or_else(PoisonError::into_inner);
         *known = Some(files);
     }
 
-    /// Whether anybody said what files it maps.
+    /// Whether the mapped files were set.
     pub(super) fn knows_files(&self) -> bool {
         let known = self.files.read().unwrap_or_else(PoisonError::into_inner);
         known.is_some()
@@ -184,7 +186,7 @@ impl LiveMemory {
         for_pages(pagemap, range, |page, entry| {
             let is_readable = match of_file(page) {
                 Some((_, Answers::Always)) => true,
-                // One that is mapped since the last look is of a file that nobody has looked at.
+                // A file mapped since the last look was not examined.
                 _ => !entry.is_file(),
             };
             match entry {
@@ -195,7 +197,7 @@ impl LiveMemory {
         })
     }
 
-    /// Reads swapped pages, by which they come back.
+    /// Reads swapped pages, which swaps them in.
     pub(super) fn bring_back(&self, range: AddrRange) {
         let is_served = |files: &MappedFiles| {
             let mut all = files.iter();
@@ -272,13 +274,15 @@ impl LiveMemory {
         }
     }
 
-    /// Whether a page that was looked up may be of a file that nobody answers for when it is read.
+    /// Whether a page that was looked up may belong to a file that is no longer answered for when
+    /// it is read.
     fn may_wait(&self) -> bool {
         self.while_it_stands().is_none() && fuse::may_be_mounted()
     }
 }
 
-/// What a read of `/proc/PID/mem` at `at` means: how many bytes came, none where it is to be repeated.
+/// Interprets a read of `/proc/PID/mem` at `at`: the number of bytes, or none if it must be
+/// repeated.
 fn what_came(at: RemoteAddr, read: Result<usize, Errno>) -> Result<usize, ReadError> {
     match read {
         // The address space is gone (`mem_rw` in `fs/proc/base.c`).
@@ -363,7 +367,7 @@ impl TargetMemory for LiveMemory {
 
     fn read_unshared(&self, addr: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let Some(pid) = self.while_it_stands() else {
-            // In slices, it is looked up which pages are unshared.
+            // In slices, unshared pages are looked up.
             return self.read(addr, buf);
         };
         self.check_time()?;
@@ -373,7 +377,7 @@ impl TargetMemory for LiveMemory {
             len: buf.len(),
         };
         let read = self.read_pieces(pid, buf, &[whole]).unwrap_or(0);
-        // What it does not read, the other way reads, or says why not.
+        // What this call does not read is read the other way, or that reports why not.
         match (addr.checked_add(read as u64), buf.get_mut(read..)) {
             (Some(rest), Some(left)) if !left.is_empty() => self.read(rest, left),
             _ => Ok(()),
@@ -398,7 +402,7 @@ impl TargetMemory for LiveMemory {
         });
         let pieces: Vec<_> = pieces.collect();
         let mut buffer = vec![0; N * pieces.len().min(MAX_PIECES)];
-        // Where one may not be read, each is looked at by itself.
+        // If one of them must not be read, each is examined separately.
         let may_all = addrs.iter().all(|addr| self.check(*addr, N).is_ok());
         let stands = || self.while_it_stands().filter(|_| !self.is_out_of_time());
         while out.len() < addrs.len() {
@@ -409,7 +413,8 @@ impl TargetMemory for LiveMemory {
             };
             let whole = buffer[..*read.as_ref().unwrap_or(&0)].as_chunks::<N>().0;
             out.extend(whole.iter().map(|&piece| Some(piece)));
-            // What it does not read, the other way may: the piece that it met, or all.
+            // What this call does not read may be readable the other way: the failing piece, or
+            // all.
             let one_by_one = match read {
                 Ok(_) | Err(Errno::EFAULT) if whole.len() < wanted.len() => 1,
                 Ok(_) | Err(Errno::EFAULT) => 0,

@@ -18,7 +18,8 @@ const NO_LIMIT: u64 = 1 << 60;
 /// The flag of a process that is ending (`include/linux/sched.h`).
 const PF_EXITING: u32 = 0x4;
 
-/// The memory control groups of processes at one moment, each read once however many are in it.
+/// The memory control groups of processes at one moment; each is read once, however many processes
+/// are in it.
 #[derive(Debug)]
 pub struct MemoryGroups {
     mounts: String,
@@ -27,7 +28,7 @@ pub struct MemoryGroups {
 }
 
 impl MemoryGroups {
-    /// Those of this moment, none of which was read yet.
+    /// Groups as of now, none of which was read yet.
     pub fn now() -> Self {
         Self {
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
@@ -35,7 +36,7 @@ impl MemoryGroups {
         }
     }
 
-    /// The one of the process with this number; `None` where there is none, or it cannot be read.
+    /// The group of the process with this pid; `None` if there is none, or it is unreadable.
     pub fn of(&mut self, pid: i32) -> Option<Arc<MemoryGroup>> {
         let own = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
         let own = String::from_utf8_lossy(&own).into_owned();
@@ -46,7 +47,7 @@ impl MemoryGroups {
     }
 }
 
-/// What the kernel ends for want of memory in the memory control group of one process.
+/// Processes that the kernel kills for lack of memory in the memory control group of one process.
 #[derive(Debug)]
 pub struct MemoryKills {
     pid: i32,
@@ -65,24 +66,24 @@ struct CountedGroup {
 }
 
 impl MemoryKills {
-    /// Those from now on, in the group that this process is in, as far as they can be counted.
+    /// Counts kills from now on in the group of this process, as far as they are counted.
     pub fn of(pid: i32) -> Self {
         let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let counted = CountedGroup::of(&own);
         Self { pid, own, counted }
     }
 
-    /// Goes on with the group that the process is in now, if it was put into another one.
+    /// Continues with the present group of the process, if it was moved to another one.
     pub fn follow(&mut self) {
         let now = fs::read_to_string(format!("/proc/{}/cgroup", self.pid));
-        // Of a process that is ending, the first version says that it is in the root (`proc_cgroup_show`,
-        // kernel/cgroup/cgroup.c): it is asked whether it ends after that was read.
+        // For an ending process, cgroup v1 reports the root group (`proc_cgroup_show`,
+        // kernel/cgroup/cgroup.c): so it is checked afterwards whether the process is ending.
         if now.is_ok_and(|now| now != self.own) && !is_ending(self.pid) {
             *self = Self::of(self.pid);
         }
     }
 
-    /// Counts from now on, unless the process is about to end: it may be one of those that were counted.
+    /// Counts from now on, unless the process is about to end: it may be one of those counted.
     pub fn renew(&mut self) {
         if let Some(counted) = &mut self.counted
             && let Some(now) = kills(&counted.counter)
@@ -98,7 +99,8 @@ impl MemoryKills {
         Some(self.counted.as_ref()?.now(&self.own))
     }
 
-    /// The group as it is now, if the kernel ended processes of it, and how many.
+    /// The present state of the group, and the number of its processes killed by the kernel, if any
+    /// were.
     pub fn group(&self) -> Option<(MemoryGroup, u64)> {
         let counted = self.counted.as_ref()?;
         let more = kills(&counted.counter)?.checked_sub(counted.before)?;
@@ -125,7 +127,7 @@ impl CountedGroup {
 }
 
 impl CountedGroup {
-    /// The group as it is now, or was before it was removed.
+    /// The present state of the group, or the last one before it was removed.
     fn now(&self, own: &str) -> MemoryGroup {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let now = read(own, &mounts).filter(|now| now.current_bytes.is_some());
@@ -139,7 +141,7 @@ fn is_ending(pid: i32) -> bool {
     stat.map_or(true, |stat| stat.flags & PF_EXITING != 0)
 }
 
-/// Whether a process has ended, or has been told to by a signal that it cannot refuse.
+/// Whether a process has ended, or will, because of a signal that it cannot refuse.
 fn is_to_end(pid: i32) -> bool {
     let status = Process::new(pid).and_then(|process| process.status());
     let is_killed = status.map_or(true, |status| {
@@ -173,7 +175,7 @@ fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
         ))
     };
     let read = groups.iter().find_map(|group| Some((group, of(group)?)));
-    // The root has no account of its own; its path is worth knowing all the same.
+    // The root group has no account of its own, but its path is worth knowing.
     let (group, (current_bytes, max_bytes, left_bytes)) =
         read.or_else(|| Some((groups.first()?, (None, None, None))))?;
     Some(MemoryGroup {
@@ -184,8 +186,8 @@ fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
     })
 }
 
-/// The account of the memory control group that limits the process with this number; `None` where it cannot be
-/// read, or is the root, which has none.
+/// The account of the memory control group that limits the process with this pid; `None` if it is
+/// unreadable, or is the root, which has none.
 pub fn group_account(pid: i32) -> Option<GroupAccount> {
     let own = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -203,7 +205,7 @@ fn account(own: &str, mounts: &str) -> Option<GroupAccount> {
                 let limit = number(folder, |files| files.limit)?;
                 (limit < NO_LIMIT).then_some(limit)
             };
-            // Of equal limits that of the process's own group is the one that it meets.
+            // Among equal limits, that of the process's own group is reached first.
             let limited = folders.iter().filter(|folder| limit(folder).is_some());
             let folder = limited.min_by_key(|folder| limit(folder));
             let folder = folder.or(folders.first())?;
@@ -228,7 +230,8 @@ fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<Gro
         count.trim().parse().ok()
     };
     let of_file = |name| read(name)?.trim().parse::<u64>().ok();
-    // `Documentation/admin-guide/cgroup-v1/memory.rst`: with `total_` of the groups below, too.
+    // `Documentation/admin-guide/cgroup-v1/memory.rst`: with `total_` the groups below are
+    // included.
     let is_first = counted("total_rss").is_some();
     let either = |first: &str, second: &str| counted([second, first][usize::from(is_first)]);
     let shmem_bytes = either("total_shmem", "shmem");
@@ -264,7 +267,8 @@ fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<Gro
     })
 }
 
-/// The number in the file that one of the versions has; `None` for `max` and where there is none.
+/// The number in the file of the mounted cgroup version; `None` for `max` and if there is no such
+/// file.
 fn number(folder: &Path, name: fn(&cgroup::Files) -> &'static str) -> Option<u64> {
     let read = |files| fs::read_to_string(folder.join(name(files))).ok();
     VERSIONS.iter().find_map(read)?.trim().parse().ok()
@@ -334,7 +338,7 @@ mod tests {
         };
         let read = account("0::/pod/worker\n", &mounts("cgroup2"));
         assert_eq!(read, Some(expected.clone()));
-        // Without a limit anywhere it is its own.
+        // Without any limit it is the process's own group.
         put("memory.max", "max");
         let read = account("0::/pod/worker\n", &mounts("cgroup2")).expect("an account");
         assert_eq!(
@@ -396,7 +400,7 @@ mod tests {
         let read = super::read("0::/job/worker\n", &mounts).expect("a group");
         assert_eq!((read.max_bytes, read.left_bytes), (None, None));
         assert!(!read.is_near_limit());
-        // A group that went meanwhile.
+        // A group that was removed meanwhile.
         let gone = super::read("0::/gone\n", &mounts).expect("its path");
         assert_eq!((gone.path.as_str(), gone.current_bytes), ("/gone", None));
     }

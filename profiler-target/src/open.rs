@@ -26,10 +26,10 @@ pub enum OpenError {
         /// The number given.
         pid: i32,
     },
-    /// It went while it was opened.
+    /// It ended or changed while it was opened.
     #[error(transparent)]
     Gone(#[from] Gone),
-    /// The number is that of a thread.
+    /// The pid is that of a thread.
     #[error("{tid} is a thread of process {pid}")]
     NotAProcess {
         /// The number given.
@@ -37,7 +37,7 @@ pub enum OpenError {
         /// The process that it belongs to.
         pid: u64,
     },
-    /// It is a thread of the kernel's.
+    /// It is a kernel thread.
     #[error(
         "process {pid} ({}) is a kernel thread and has no memory of its own to profile",
         visible(comm)
@@ -61,7 +61,7 @@ pub enum OpenError {
         /// Its parent's pid.
         parent: i32,
     },
-    /// Its first thread has ended while others run on: the kernel shows its memory no more.
+    /// Its first thread has ended while others run: the kernel no longer shows its memory.
     #[error(
         "the first thread of process {pid} ({}) has ended while others run on: the kernel shows \
          neither mappings nor memory of such a process",
@@ -78,7 +78,7 @@ pub enum OpenError {
     NotPermitted {
         /// The number given.
         pid: i32,
-        /// What stands in the way.
+        /// The reason.
         denial: Denial,
     },
     /// There is no `/proc`.
@@ -109,11 +109,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchProcess { .. } => ErrorKind::NoSuchProcess,
-            // What it lacks, only a new process has.
+            // What it lacks, only a new process can have.
             Self::Gone(_) | Self::Zombie { .. } | Self::NoFirstThread { .. } => {
                 ErrorKind::TargetGone
             }
@@ -142,7 +142,7 @@ pub(super) fn open(pid: i32) -> Result<(ProcDir, File), OpenError> {
         Some(libc::ENOSYS) => OpenError::OldKernel,
         _ => OpenError::Io { pid, source: error },
     })?;
-    // All may read these two, but for hidepid.
+    // Anybody may read these two, unless hidepid is set.
     let seen = Process::new(pid).map_err(io_error).and_then(|dir| {
         let dir = ProcDir::new(dir, pidfd.clone());
         Ok((dir.stat()?, dir))
@@ -177,8 +177,8 @@ fn thread_of(tid: i32) -> OpenError {
     }
 }
 
-/// `mem` is opened under the same rule as ptrace attaches by
-/// (`PTRACE_MODE_ATTACH`), `auxv` under the milder one for looking (`PTRACE_MODE_READ`).
+/// Opening `mem` requires the same permission as attaching with ptrace (`PTRACE_MODE_ATTACH`),
+/// `auxv` the weaker one for reading (`PTRACE_MODE_READ`).
 fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     let pid = dir.pid();
     let error = match dir.file("mem") {
@@ -196,7 +196,7 @@ fn open_memory(dir: &ProcDir) -> Result<File, OpenError> {
     let scope = ptrace_scope().unwrap_or(0);
     let is_root = user == 0;
     let is_ours = owner == Some(u64::from(user));
-    // `mem` is a file of its owner's alone: whoever may attach may not read it for that reason yet.
+    // `mem` is only accessible to its owner: permission to attach does not suffice to read it.
     let unreadable = !is_ours && !host::reads_files_of_others();
     let denial = if Capability::SysPtrace.is_held() {
         match scope {
@@ -236,7 +236,7 @@ fn denied(pid: i32, denial: Denial) -> OpenError {
 /// During `execve` a process has no auxiliary vector, for less than this long.
 const EXECUTED_WITHIN: Duration = Duration::from_millis(20);
 
-/// By the kernel's own account of the program, for which no file is read.
+/// By the kernel's own account of the program, which needs no file to be read.
 fn check_64_bit(dir: &ProcDir) -> Result<(), OpenError> {
     let began = Instant::now();
     loop {

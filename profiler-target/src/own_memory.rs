@@ -6,13 +6,14 @@ use nix::sys::resource::{Resource, getrlimit};
 /// one per thread. With this much address space there is no need to save any.
 const ROOM_BYTES: u64 = 16 << 30;
 
-/// Has all threads share one arena of malloc where addresses are short. A thread that can have none of its own else
-/// asks the kernel for one at each allocation, which makes all that it does many times slower.
+/// Makes all threads share one malloc arena if address space is short. Otherwise a thread that
+/// cannot get its own arena asks the kernel for one at each allocation, which makes it many times
+/// slower.
 pub fn share_arena_where_addresses_are_short() {
     let is_short = getrlimit(Resource::RLIMIT_AS).is_ok_and(|(limit, _)| limit < ROOM_BYTES);
     #[cfg(target_env = "gnu")]
     if is_short {
-        // SAFETY: it changes a setting of malloc's.
+        // SAFETY: it changes a malloc setting.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
     // Others have no arenas.
@@ -20,10 +21,11 @@ pub fn share_arena_where_addresses_are_short() {
     let _ = is_short;
 }
 
-/// Gives what fragscope's malloc keeps without need back to the kernel: after the walk of a large heap, that is most of its own.
+/// Returns free memory of fragscope's malloc to the kernel: after the walk of a large heap, that is
+/// most of its memory.
 pub fn give_back_free_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number, and changes nothing that anybody can see.
+    // SAFETY: it takes a number and has no visible effect.
     unsafe {
         libc::malloc_trim(0);
     }

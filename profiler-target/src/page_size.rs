@@ -3,7 +3,7 @@
 use nix::unistd::{SysconfVar, sysconf};
 use profiler_core::addr::PageSize;
 
-/// The size of the running kernel's pages: that of every live target.
+/// The page size of the running kernel, which applies to every live target.
 pub fn page_size() -> PageSize {
     let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());

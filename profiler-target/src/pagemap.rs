@@ -18,7 +18,7 @@ const EXCLUSIVE: u64 = 1 << 56;
 const GUARD: u64 = 1 << 58;
 /// Bit 61: page cache or shared memory.
 const FILE: u64 = 1 << 61;
-/// Bit 62: swapped, or on its way to another place.
+/// Bit 62: swapped, or being migrated.
 const SWAPPED: u64 = 1 << 62;
 /// Bit 63: present.
 const PRESENT: u64 = 1 << 63;
@@ -51,7 +51,7 @@ impl Entry {
         self.0 & EXCLUSIVE != 0
     }
 
-    /// The page frame's number, where the kernel shows it.
+    /// The page frame number, if the kernel shows it.
     pub(super) fn frame(self) -> Option<u64> {
         let frame = self.0 & FRAME;
         (self.is_present() && frame != 0).then_some(frame)
@@ -61,7 +61,7 @@ impl Entry {
 /// Entries read by one call: 64 KiB.
 const ENTRIES: usize = 8192;
 
-/// `/proc/PID/pagemap`, with the one bounded buffer that all its entries are read into.
+/// `/proc/PID/pagemap`, with the one bounded buffer into which all its entries are read.
 pub(super) struct Pagemap {
     file: File,
     words: Vec<u64>,
@@ -104,10 +104,11 @@ impl Pagemap {
     }
 }
 
-/// Entries that are looked up at once.
+/// Entries that are looked up at a time.
 const FEW: usize = 64;
 
-/// Calls `each` with the entry of every page that `range` touches, in order, until it gives an error.
+/// Calls `each` with the entry of every page that overlaps `range`, in order, until it returns an
+/// error.
 pub(super) fn for_pages(
     pagemap: &File,
     range: AddrRange,
@@ -186,7 +187,7 @@ const PAGEMAP_SCAN: libc::c_ulong = nix::request_code_readwrite!(b'f', 16, size_
 const REGIONS: usize = 8192;
 
 /// Calls `each` with every region of `range` that has present or swapped pages, in order; pages
-/// never populated cost nothing. `Err` with `ENOTTY` when the kernel has no such ioctl (before 6.7).
+/// never populated cost nothing. `Err` with `ENOTTY` if the kernel lacks this ioctl (before 6.7).
 pub(super) fn scan(
     pagemap: &File,
     range: AddrRange,
@@ -206,8 +207,8 @@ pub(super) fn scan(
             return_mask: SCAN_FILE | SCAN_PRESENT | SCAN_SWAPPED | SCAN_ZERO | SCAN_HUGE,
             ..ScanArg::default()
         };
-        // SAFETY: `arg` has the layout and size that it states, and `vec` points at `vec_len`
-        // regions that live across the call. PM_SCAN_WP_MATCHING is not set: nothing is changed.
+        // SAFETY: `arg` has the layout and size that it states, and `vec` points to `vec_len`
+        // regions that live across the call. PM_SCAN_WP_MATCHING is not set, so nothing is changed.
         let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
         if found < 0 {
             return Err(io::Error::last_os_error());
@@ -225,7 +226,7 @@ pub(super) fn scan(
 
 /// A page of our own that was read and never written: the kernel maps its zero page there.
 pub(super) struct ZeroPage {
-    /// What was mapped for it.
+    /// The mapping that contains it.
     mapped: *mut libc::c_void,
     mapped_bytes: usize,
     /// The page, within that.
@@ -241,13 +242,13 @@ impl ZeroPage {
         Some(zero)
     }
 
-    /// A huge one, where the kernel gives huge pages to who asks for them.
+    /// A huge one, if the kernel gives huge pages on request.
     pub(super) fn map_huge() -> Option<Self> {
         let huge = page_size().huge_bytes() as usize;
         let mut zero = Self::reserve(2 * huge)?;
         let start = zero.mapped.addr();
         zero.page = zero.mapped.map_addr(|_| start.next_multiple_of(huge));
-        // SAFETY: the huge page lies within what was mapped, which is twice as large.
+        // SAFETY: the huge page is inside the mapping, which is twice as large.
         unsafe { libc::madvise(zero.page, huge, libc::MADV_HUGEPAGE) };
         // SAFETY: as above; it is readable, and a volatile read is not optimised away.
         unsafe { zero.page.cast::<u8>().read_volatile() };
@@ -273,7 +274,7 @@ impl ZeroPage {
         })
     }
 
-    /// Its first page of the kernel's.
+    /// Its first kernel page.
     pub(super) fn range(&self) -> Option<AddrRange> {
         AddrRange::with_len(
             RemoteAddr::new(self.page.addr() as u64),

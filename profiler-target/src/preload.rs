@@ -22,7 +22,7 @@ const FIRST_LINE_BYTES: u64 = 256;
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 
-/// Why nothing is preloaded into the program that this command starts; `None` when its file gives no
+/// Why nothing is preloaded into the program started by this command; `None` if its file gives no
 /// reason.
 pub fn not_preloaded(command: &OsStr) -> Option<String> {
     let mut path = find(command)?;
@@ -78,15 +78,15 @@ pub fn not_preloaded(command: &OsStr) -> Option<String> {
 /// AddressSanitizer as a library, of GCC and of Clang.
 const ADDRESS_SANITIZER: [&str; 2] = ["libasan.so", "libclang_rt.asan"];
 
-/// Whether the program that this command names ends at once where anything is preloaded into it: that is what
-/// AddressSanitizer's library does, which wants to be the first.
+/// Whether the program named by this command exits at once if anything is preloaded into it:
+/// AddressSanitizer's library does that, because it must be loaded first.
 pub fn wants_to_be_first(command: &OsStr) -> bool {
-    // Whoever starts it waits for its file system all the same.
+    // Starting it would wait for its file system anyway.
     let source = find(command).and_then(|path| Source::open(&path, FILE_LIMIT).ok());
     source.is_some_and(|source| asks_for(&source, &ADDRESS_SANITIZER))
 }
 
-/// The file that is executed, as `execvp` finds it.
+/// The file that would be executed, found like `execvp` does.
 fn find(command: &OsStr) -> Option<PathBuf> {
     if command.as_bytes().contains(&b'/') {
         return Some(command.into());
@@ -96,7 +96,7 @@ fn find(command: &OsStr) -> Option<PathBuf> {
     found.find(|path| path.is_file())
 }
 
-/// The interpreter of a script: what `env` would start, if it is that.
+/// The interpreter of a script; for `env`, the program that it would start.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     path.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let mut line = Vec::new();
@@ -126,7 +126,7 @@ fn has_capabilities(path: &Path) -> bool {
         return false;
     };
     let name = c"security.capability";
-    // SAFETY: two strings with their zeros; with no room given, only the length is asked for.
+    // SAFETY: two strings with terminating zeros; with size 0, only the length is returned.
     unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 

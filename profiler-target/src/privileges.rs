@@ -9,19 +9,19 @@ use nix::unistd::{Gid, Uid, getgid, getuid, setfsgid, setfsuid, setresgid, setre
 
 use super::error_kind::not_started;
 
-/// Whether this process has privileges that its caller has not, by its file's capabilities or owner
-/// (`AT_SECURE`): then the caller's environment decides nothing.
+/// Whether this process has privileges that its caller lacks, by its file's capabilities or owner
+/// (`AT_SECURE`): then the caller's environment must not decide anything.
 pub fn has_borrowed_privileges() -> bool {
     // SAFETY: takes a number.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Gives up for good what this process may do and its caller may not: files that the caller names are opened
-/// with the caller's rights alone. To be called before there are other threads, whose capabilities are
-/// their own.
+/// Permanently drops privileges that this process has and its caller lacks: files that the caller
+/// names are opened with the caller's rights alone. Must be called before other threads exist,
+/// because each thread has its own capabilities.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel rejects it.
 pub fn give_up_borrowed_privileges() -> io::Result<()> {
     if !has_borrowed_privileges() {
         return Ok(());
@@ -32,11 +32,12 @@ pub fn give_up_borrowed_privileges() -> io::Result<()> {
     drop_capabilities()
 }
 
-/// Does something with the caller's rights alone, where this process has privileges that its caller has not
-/// and still needs them: on a thread without them. For files that the caller names beside a process.
+/// Does something with the caller's rights alone, if this process has privileges that its caller
+/// lacks and still needs them: on a thread without these privileges. For files that the caller
+/// names in addition to a process.
 ///
 /// # Errors
-/// When there can be no such thread, or the kernel refuses.
+/// When the thread cannot be started, or the kernel rejects the change.
 pub fn as_caller<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     if !has_borrowed_privileges() {
         return Ok(work());
@@ -68,7 +69,7 @@ const CAPABILITIES_OF_THIS_THREAD: CapabilityHeader = CapabilityHeader {
     pid: 0,
 };
 
-/// By what the kernel decides which files a thread may open.
+/// The credentials by which the kernel decides which files a thread may open.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Rights {
     capabilities: [u32; 6],
@@ -99,11 +100,11 @@ impl Rights {
     }
 }
 
-/// Gives up all capabilities of this thread. Root's come back when it executes, but for no new privileges.
-/// Allocates nothing and takes no lock: it may be called between fork and exec.
+/// Drops all capabilities of this thread. Root would regain them at exec, unless no_new_privs is
+/// set. Allocates nothing and takes no lock, so it may be called between fork and exec.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel rejects it.
 pub fn drop_capabilities() -> io::Result<()> {
     let header = CAPABILITIES_OF_THIS_THREAD;
     let none = [0u32; 6];

@@ -18,7 +18,7 @@ use procfs::process::Process;
 /// The longest `/proc` file that is read whole: the maps of 65,530 mappings with the longest paths.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
 
-/// The target ended, or became another program: what was to be read of it is not there any more.
+/// The target ended or executed another program: what was to be read of it no longer exists.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Gone {
     /// It has exited.
@@ -30,7 +30,7 @@ pub enum Gone {
 }
 
 impl Gone {
-    /// What an error of IO says of the target, when it says that it is gone.
+    /// What an I/O error says about the target, if it says that the target is gone.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -42,7 +42,7 @@ impl From<Gone> for io::Error {
     }
 }
 
-/// A target is not read while a process runs that has its memory.
+/// A target is not read while a process that shares its memory runs.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "the target was not walked: process {0} has the same memory and does not stop with it, so that it could put a file that \
@@ -51,7 +51,7 @@ impl From<Gone> for io::Error {
 pub struct MemoryShared(pub i32);
 
 impl MemoryShared {
-    /// What an error of IO says of it, when it says that.
+    /// What an I/O error says about this, if it does.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -63,7 +63,7 @@ impl From<MemoryShared> for io::Error {
     }
 }
 
-/// procfs's error as one of IO, its kind kept.
+/// A procfs error as an I/O error of the same kind.
 pub(super) fn io_error(error: ProcError) -> io::Error {
     match error {
         ProcError::PermissionDenied(_) => io::ErrorKind::PermissionDenied.into(),
@@ -73,23 +73,24 @@ pub(super) fn io_error(error: ProcError) -> io::Error {
     }
 }
 
-/// The numbers of all processes.
+/// The pids of all processes.
 pub(super) fn all_pids() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// Whether a number is that of a thread of the kernel's, which has a process's memory while it works for it (vhost and
-/// io_uring of older kernels) and maps nothing: it has no program (`get_task_exe_file` in `kernel/fork.c`).
+/// Whether a pid is that of a kernel thread. Such a thread has a process's memory while working for
+/// it (vhost and io_uring of older kernels) and maps nothing: it has no program
+/// (`get_task_exe_file` in `kernel/fork.c`).
 pub(super) fn is_of_kernel(pid: i32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe"))
         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Whether two threads have the same memory (`kcmp(2)`).
+/// Whether two threads share their memory (`kcmp(2)`).
 ///
 /// # Errors
-/// When one of them is gone or may not be looked at, and where the kernel has no `kcmp`.
+/// When one of them is gone or may not be inspected, and if the kernel has no `kcmp`.
 pub(super) fn have_same_memory(one: i32, other: i32) -> io::Result<bool> {
     // `include/uapi/linux/kcmp.h`.
     const KCMP_VM: libc::c_int = 1;
@@ -101,28 +102,28 @@ pub(super) fn have_same_memory(one: i32, other: i32) -> io::Result<bool> {
     }
 }
 
-/// A handle on the very process: it never names another one that got the same number.
+/// A handle of exactly this process: it never refers to another one with the same pid.
 #[derive(Clone, Debug)]
 pub(super) struct PidFd(Arc<OwnedFd>);
 
 impl PidFd {
-    /// Opens the process with this number, which must be that of its main thread.
+    /// Opens the process with this pid, which must be that of its main thread.
     pub(super) fn open(pid: i32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes two integers and touches no memory of ours.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel just gave us this descriptor, and nobody else knows of it.
+        // SAFETY: the kernel just gave us this descriptor, and no other code knows about it.
         Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd as i32) })))
     }
 
-    /// Whether the process has not exited. While it has not, its number belongs to it.
+    /// Whether the process has not exited. Until it has, its pid belongs to it.
     pub(super) fn is_alive(&self) -> bool {
         !self.ends_within(Duration::ZERO)
     }
 
-    /// Waits for the process to exit, for at most this long; whether it has.
+    /// Waits for the process to exit, for at most this long; returns whether it has.
     pub(super) fn ends_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
@@ -148,9 +149,9 @@ impl PidFd {
         }
     }
 
-    /// Takes note of the end of a child of this process that has ended, so that no zombie stays.
-    /// Whoever reaps all children may have been quicker; its number is not asked for, which may be
-    /// another's by now.
+    /// Collects the end of a child that has ended, so that no zombie stays. Code that reaps all
+    /// children may have done it before; the pid is not used, because it may have been reused by
+    /// now.
     pub(super) fn reap(&self) {
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         while waitid(Id::PIDFd(self.0.as_fd()), ended) == Err(Errno::EINTR) {}
@@ -169,7 +170,7 @@ impl ProcDir {
         Self { dir, pidfd }
     }
 
-    /// The directory of the process behind `pidfd`, whose number is `pid`, opened anew.
+    /// The directory of the process behind `pidfd`, whose pid is `pid`, opened again.
     pub(super) fn of(pid: i32, pidfd: PidFd) -> io::Result<Self> {
         let dir = Process::new(pid).map_err(io_error)?;
         if !pidfd.is_alive() {
@@ -191,14 +192,14 @@ impl ProcDir {
         self.dir.stat().map_err(|error| self.why(io_error(error)))
     }
 
-    /// The ids of its threads, by their names in `task` alone: nothing of any of them is opened.
+    /// The ids of its threads, only from the names in `task`: none of their files is opened.
     pub(super) fn tids(&self) -> io::Result<Vec<i32>> {
         let why = |error: Errno| self.why(error.into());
         let mut tasks = Dir::from_fd(self.file("task")?.into()).map_err(why)?;
         let mut tids = Vec::new();
         for task in tasks.iter() {
             let task = task.map_err(why)?;
-            // Beside them there are the folder itself and the one above.
+            // Skips the directory itself and its parent.
             tids.extend(
                 task.file_name()
                     .to_str()
@@ -211,7 +212,7 @@ impl ProcDir {
 
     /// Whether this is the number of a thread of the process, dead or not, in one call.
     pub(super) fn has_thread(&self, tid: i32) -> bool {
-        // SAFETY: takes numbers. No signal is sent by 0.
+        // SAFETY: takes numbers. Signal 0 sends nothing.
         let found = unsafe { libc::syscall(libc::SYS_tgkill, self.pid(), tid, 0) };
         found == 0 || Errno::last() != Errno::ESRCH
     }
@@ -231,14 +232,14 @@ impl ProcDir {
         Ok(bytes)
     }
 
-    /// A file's text. Names that the target chose need not be UTF-8: what is not is replaced.
+    /// A file's text. Names chosen by the target need not be UTF-8: invalid parts are replaced.
     pub(super) fn text(&self, name: &str) -> io::Result<String> {
         Ok(String::from_utf8_lossy(&self.bytes(name)?).into_owned())
     }
 
     /// The error, or that the process has exited, when that is why.
     pub(super) fn why(&self, error: io::Error) -> io::Error {
-        // One that is exiting has no memory and no program any more, some time before it is dead.
+        // An exiting process loses its memory and program some time before it is dead.
         let is_missing = error.kind() == io::ErrorKind::NotFound;
         let is_exiting = || is_missing && std::fs::read_link(self.path("exe")).is_err();
         let is_gone = error.raw_os_error() == Some(libc::ESRCH) || is_exiting();
@@ -249,12 +250,12 @@ impl ProcDir {
         }
     }
 
-    /// A path in the directory. Whoever uses it asks [`PidFd::is_alive`] afterwards.
+    /// A path in the directory. Callers must check [`PidFd::is_alive`] after using it.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.pid()))
     }
 
-    /// Whether KSM may have merged pages of it: unless the kernel says that there are none.
+    /// Whether KSM may have merged pages of it: true unless the kernel says that there are none.
     pub(super) fn has_merged_pages(&self) -> bool {
         // Linux 6.1 and later; an older kernel's KSM is off for all, or not to be trusted.
         let merged = self.text("ksm_merging_pages").ok();
@@ -270,7 +271,7 @@ impl ProcDir {
     }
 }
 
-/// The number after `name:` in a file like `status` or `smaps_rollup`, with its unit (kB) left out.
+/// The number after `name:` in a file like `status` or `smaps_rollup`, without its unit (kB).
 pub(super) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -308,7 +309,7 @@ mod tests {
         assert!(!dir.has_thread(getppid().as_raw()), "of another process");
         drop(go_on);
         other.join().expect("it ends");
-        // It is gone soon after it was joined.
+        // It disappears soon after it was joined.
         while dir.has_thread(other_tid) {
             thread::yield_now();
         }

@@ -17,47 +17,47 @@ use super::elf::{FileError, FilePath, Reader, Source, UnreadFiles};
 use super::identity::{self, Identity, Libc, Python};
 use super::known_files::KnownFiles;
 
-/// A process to look into: a live one ([`Target`](super::Target)) or what a core file holds of one
+/// A process to inspect: a live one ([`Target`](super::Target)) or one in a core file
 /// ([`CoreFile`](super::CoreFile)).
 pub trait Process {
-    /// Its mappings, ascending, as far as they are known.
+    /// Its mappings, ascending, as far as known.
     ///
     /// # Errors
     /// When it has exited.
     fn mappings(&self) -> io::Result<Vec<Mapping>>;
 
-    /// Its auxiliary vector, as the kernel filled it in at its start.
+    /// Its auxiliary vector, as filled in by the kernel at its start.
     ///
     /// # Errors
     /// When it has exited, or when the kernel does not permit it.
     fn auxv(&self) -> io::Result<Vec<u8>>;
 
-    /// Where the dynamic sections of its objects lie, in the order in which the loader loaded them, the program
-    /// first; empty where the loader has no list (a static program), or none yet, or it cannot be read.
+    /// The addresses of its objects' dynamic sections in load order, the program first; empty if
+    /// the loader has no list (a static program), or none yet, or it is unreadable.
     fn load_order(&self) -> Vec<RemoteAddr>;
 
-    /// Its number, its names and how many threads it has; nothing of what its files say.
+    /// Its pid, its names and its number of threads; nothing from its files.
     fn names(&self) -> sample::Target;
 
-    /// The entries of its environment that begin so and are not empty, in a bounded number and cut to a
-    /// bounded length. A core holds none that could be trusted to be those of its start.
+    /// The non-empty entries of its environment with this prefix, limited in number and length.
+    /// Empty for a core, because its entries could not be trusted to be those of its start.
     fn environment(&self, begin: &str) -> Vec<String>;
 
-    /// Where the file behind one of its mappings can be opened, which may be nowhere. Others may map another
-    /// file by the same path.
+    /// Where the file behind one of its mappings can be opened, if anywhere. Other processes may
+    /// map another file under the same path.
     fn file_of(&self, mapping: &Mapping) -> FilePath;
 
     /// Whether this mapped file is its program.
     fn is_program(&self, mapped: &str) -> bool;
 
-    /// Read-only data of a mapped file as far as it is in memory, for when the file itself is not to
-    /// be had.
+    /// The part of a mapped file's read-only data that is in memory, in case the file itself is not
+    /// available.
     fn read_only_memory(&self, mapped: &str) -> Vec<Vec<u8>>;
 
     /// What was read of its files so far.
     fn files(&self) -> &Files;
 
-    /// Who it is, in words.
+    /// Its identity, as text.
     ///
     /// # Errors
     /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
@@ -65,7 +65,7 @@ pub trait Process {
         Ok(self.identify(self.names(), &self.mappings()?))
     }
 
-    /// Its names with what its files say, when it has these mappings.
+    /// Its names and what its files say, given these mappings.
     fn identify(&self, names: sample::Target, mappings: &[Mapping]) -> sample::Target {
         let identity = &self.files().identity;
         let python = identity.python(self, mappings);
@@ -77,7 +77,7 @@ pub trait Process {
         }
     }
 
-    /// Its C library; `None` when it is linked statically.
+    /// Its C library; `None` if it is statically linked.
     ///
     /// # Errors
     /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
@@ -88,8 +88,9 @@ pub trait Process {
         }
     }
 
-    /// How many bytes before a thread's pointer that is what `pthread_self` gives: none on x86-64; on aarch64 what the C
-    /// library keeps of a thread (`THREAD_SELF` in glibc's `sysdeps/aarch64/nptl/tls.h`), `None` where it does not say.
+    /// The distance, in bytes, from the result of `pthread_self` up to the thread pointer: 0 on
+    /// x86-64; on aarch64 the size of the C library's data for a thread (`THREAD_SELF` in glibc's
+    /// `sysdeps/aarch64/nptl/tls.h`), `None` if the library does not say.
     ///
     /// # Errors
     /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
@@ -100,7 +101,7 @@ pub trait Process {
         }
     }
 
-    /// The C library of one that has these mappings.
+    /// Its C library, given these mappings.
     fn libc_in(&self, mappings: &[Mapping]) -> Option<&Libc> {
         self.files().identity.libc(self, mappings)
     }
@@ -113,13 +114,13 @@ pub trait Process {
         Ok(self.libc_data_ranges_in(&self.mappings()?))
     }
 
-    /// The same of one that has these mappings.
+    /// The same, given these mappings.
     fn libc_data_ranges_in(&self, mappings: &[Mapping]) -> Vec<AddrRange> {
         let libc = self.libc_in(mappings);
         libc.map_or_else(Vec::new, |libc| identity::libc_data(mappings, &libc.path))
     }
 
-    /// Its Python; `None` when it runs none, or none yet.
+    /// Its Python; `None` if it runs none, or none yet.
     ///
     /// # Errors
     /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
@@ -130,12 +131,13 @@ pub trait Process {
         }
     }
 
-    /// The Python of one that has these mappings.
+    /// Its Python, given these mappings.
     fn python_in(&self, mappings: &[Mapping]) -> Option<&Python> {
         self.files().identity.python(self, mappings)
     }
 
-    /// Where its Python's own data are, by the symbols of the file that Python is in; none without Python.
+    /// The addresses of its Python's own data, from the symbols of Python's file; empty without
+    /// Python.
     ///
     /// # Errors
     /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
@@ -155,7 +157,7 @@ pub trait Process {
         Ok(self.python()?.map(|python| python.version))
     }
 
-    /// Every allocator besides its C library's and Python's own that a mapped object holds.
+    /// Every allocator in a mapped object, except its C library's and Python's own.
     ///
     /// # Errors
     /// When its mappings cannot be read: it has exited, or the kernel does not permit it.
@@ -163,33 +165,33 @@ pub trait Process {
         Ok(self.allocator_objects_in(&self.mappings()?))
     }
 
-    /// The same of one that has these mappings.
+    /// The same, given these mappings.
     fn allocator_objects_in(&self, mappings: &[Mapping]) -> Vec<AllocatorObject> {
         allocators::find(self, mappings)
     }
 
-    /// Whether all files are known that these mappings are of, so that nothing is to be read to know what
-    /// they are.
+    /// Whether all files of these mappings are known, so that none need be read to identify them.
     fn knows_files_of(&self, mappings: &[Mapping]) -> bool {
         self.files().known.has_all(mappings)
     }
 
-    /// Where the kernel's random bytes lie (`AT_RANDOM`).
+    /// The address of the kernel's random bytes (`AT_RANDOM`).
     ///
     /// # Errors
-    /// When its auxiliary vector cannot be read.
+    /// When its auxiliary vector is unreadable.
     fn at_random(&self) -> io::Result<Option<RemoteAddr>> {
         Ok(auxv_value(&self.auxv()?, AT_RANDOM).map(RemoteAddr::new))
     }
 
-    /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a
-    /// program may set it for its children only, or have it ignored (`-E`, `-I`).
+    /// Settings of Python's allocators in its environment, e.g. `PYTHONMALLOC=malloc`. This is only
+    /// a hint: a program may set the variable for its children only, or have it ignored (`-E`,
+    /// `-I`).
     fn python_malloc_setting(&self) -> Option<String> {
         let set = |name| self.environment(name).into_iter().next();
         set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE="))
     }
 
-    /// What its environment asks of glibc's malloc, as the program was started with it: `NAME=VALUE`.
+    /// Settings of glibc's malloc in its initial environment: `NAME=VALUE`.
     fn malloc_environment(&self) -> Vec<String> {
         let variables = Allocator::Glibc.row().variables.iter();
         let all = variables.flat_map(|name| self.environment(name));
@@ -201,7 +203,7 @@ pub trait Process {
         all.filter(is_glibcs).collect()
     }
 
-    /// What its environment asks of any allocator, as it was started: names and values.
+    /// Settings of any allocator in its initial environment: names and values.
     fn allocator_environment(&self) -> Vec<(String, String)> {
         let preload = format!("{PRELOAD}=");
         let of_allocators =
@@ -212,14 +214,14 @@ pub trait Process {
         owned.collect()
     }
 
-    /// What was not looked into of its files because there was too much of it.
+    /// The parts of its files that were not read because of limits.
     fn unread_files(&self) -> Option<UnreadFiles> {
         self.files().reader.unread()
     }
 }
 
-/// What the mapped files of a process hold, as far as they were read: they do not change while they
-/// are mapped.
+/// What is known about the mapped files of a process. It stays valid, because the files do not
+/// change while they are mapped.
 #[derive(Debug, Default)]
 pub struct Files {
     pub(super) identity: Identity,
@@ -228,11 +230,11 @@ pub struct Files {
 }
 
 impl Files {
-    /// What `read` finds in a file that the process maps as `mapped`, within the limits of bytes, time and
-    /// number that all of its files share.
+    /// The result of `read` for a file that the process maps as `mapped`, within the limits of
+    /// bytes, time and number shared by all its files.
     ///
     /// # Errors
-    /// When it cannot be opened, is no regular file, or was cut off by a limit.
+    /// When it cannot be opened, is not a regular file, or exceeds a limit.
     pub fn read<T: Send + 'static>(
         &self,
         mapped: &str,
@@ -242,7 +244,8 @@ impl Files {
         self.reader.read(mapped, path, read)
     }
 
-    /// The allocator behind the malloc of a file that the process maps as `mapped` and takes its malloc from.
+    /// The allocator behind the malloc of a file that the process maps as `mapped` and gets its
+    /// malloc from.
     pub fn malloc_in(&self, mapped: &str, path: FilePath) -> AllocatorIdentity {
         serving_malloc(&self.reader, mapped, path)
     }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 /// `PIDFD_SIGNAL_PROCESS_GROUP` (`include/uapi/linux/pidfd.h`, since 6.9).
 const TO_THE_GROUP: libc::c_uint = 1 << 2;
 
-/// A group, whoever gets its number later.
+/// A process group, even if its id is reused later.
 #[derive(Debug)]
 pub struct ProcessGroup {
     leader: Pid,
@@ -18,7 +18,7 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// That of the process with this number, which leads it and has not been waited for.
+    /// The group led by the process with this pid, which has not been waited for.
     ///
     /// # Errors
     /// When there is no such process.
@@ -26,18 +26,18 @@ impl ProcessGroup {
         // SAFETY: takes two numbers, and touches no memory of ours.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, leader.as_raw(), 0) };
         let fd = Errno::result(fd)?;
-        // SAFETY: the kernel just gave us this descriptor, and nobody else knows of it.
+        // SAFETY: the kernel just gave us this descriptor, and no other code knows about it.
         let handle = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         Ok(Self { leader, handle })
     }
 
-    /// The number of its leader, and its own.
+    /// The pid of its leader, which is also the group's id.
     pub fn leader(&self) -> Pid {
         self.leader
     }
 
-    /// Sends a signal to all of its processes, also when its leader has ended. Before Linux 6.9 that is by its number, which
-    /// the kernel gives to nobody else while one of them is there, and long after.
+    /// Sends a signal to all its processes, even if its leader has ended. Before Linux 6.9 this
+    /// uses the id, which the kernel does not reuse while one of them exists, and long after.
     pub fn send(&self, signal: Signal) {
         let (fd, none) = (self.handle.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
         let (call, signal_number) = (libc::SYS_pidfd_send_signal, signal as libc::c_int);
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(shell.wait().expect("ours").signal(), Some(9));
         group.send(Signal::SIGKILL);
         let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        // Whoever adopted it may take its time to wait for it.
+        // Its new parent may take its time to wait for it.
         while !state().is_empty() && !state().contains(") Z ") {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

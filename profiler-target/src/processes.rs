@@ -20,27 +20,27 @@ const MAX_CMDLINE_BYTES: u64 = 4096;
 /// The longest `/proc` file of a process that is read here, in bytes.
 const MAX_TEXT_BYTES: u64 = 64 << 10;
 
-/// A process that was there when it was listed.
+/// A process that existed when it was listed.
 #[derive(Clone, Debug)]
 pub struct Listed {
     /// Which one.
     pub id: ProcessId,
-    /// Its parent's number.
+    /// Its parent's pid.
     pub parent: i32,
-    /// The kernel's name for it: any text.
+    /// The kernel's name for it; untrusted text.
     pub comm: String,
 }
 
 /// The processes that are there.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Those of user space that have memory, by their numbers.
+    /// The processes of user space that have memory, by pid.
     pub processes: Vec<Listed>,
     /// How many more there were.
     pub left_out: u64,
 }
 
-/// Lists at most `most` processes. One that ends meanwhile is left out, as if it had ended before.
+/// Lists at most `most` processes. A process that ends meanwhile is left out.
 ///
 /// # Errors
 /// When there is no `/proc`.
@@ -59,7 +59,7 @@ pub fn list(most: usize) -> io::Result<Listing> {
 }
 
 impl Listed {
-    /// The process with this number; `None` when there is none, or none that has memory of its own.
+    /// The process with this pid; `None` if there is none, or none with memory of its own.
     pub fn of(pid: i32) -> Option<Self> {
         let stat = Stat::of(pid)?;
         if matches!(stat.state, 'Z' | 'X') || stat.flags & PF_KTHREAD != 0 {
@@ -68,7 +68,7 @@ impl Listed {
         let program = match file_behind(format!("/proc/{pid}/exe").as_ref()) {
             Ok(exe) => exe,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (0, 0),
-            // It is exiting, and has no program any more.
+            // It is exiting and no longer has a program.
             Err(_) => return None,
         };
         Some(Self {
@@ -82,15 +82,15 @@ impl Listed {
         })
     }
 
-    /// Whether its number still belongs to it.
+    /// Whether its pid still belongs to it.
     pub fn is_there(&self) -> bool {
         Stat::of(self.id.pid).is_some_and(|stat| {
             stat.began_ticks == self.id.began_ticks && !matches!(stat.state, 'Z' | 'X')
         })
     }
 
-    /// The kernel's account of its memory: `smaps_rollup`, which walks its page table, or where that is
-    /// not readable `status`, which knows neither PSS nor USS. `None` when it has ended.
+    /// The kernel's account of its memory: `smaps_rollup`, which walks its page table, or if that
+    /// is unreadable `status`, which has neither PSS nor USS. `None` if it has ended.
     pub fn memory(&self) -> Option<Memory> {
         let rollup = self.text("smaps_rollup");
         rollup
@@ -98,20 +98,20 @@ impl Listed {
             .or_else(|| of_status(&self.text("status")?))
     }
 
-    /// What of it costs next to nothing: `status`, without PSS and USS, whose RSS may lag by some hundred KiB. `None` when
-    /// it has ended.
+    /// The part of it that is nearly free to read: `status`, without PSS and USS, whose RSS may lag
+    /// by some hundred KiB. `None` if it has ended.
     pub fn quick_memory(&self) -> Option<Memory> {
         of_status(&self.text("status")?)
     }
 
-    /// For how long it has run, in nanoseconds.
+    /// Its running time, in ns.
     pub fn age_ns(&self) -> Option<u64> {
         let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
         let age = now.checked_sub(time_of_ticks(self.id.began_ticks))?;
         u64::try_from(age.as_nanos()).ok()
     }
 
-    /// Its command line, cut to 4 KiB; empty where it has none.
+    /// Its command line, cut to 4 KiB; empty if it has none.
     pub fn cmdline(&self) -> Vec<String> {
         words(&self.read("cmdline", MAX_CMDLINE_BYTES).unwrap_or_default())
     }
@@ -143,7 +143,7 @@ fn of_rollup(rollup: &str) -> Option<Memory> {
     Some(Memory {
         rss_bytes: bytes("Rss")?,
         pss_bytes: bytes("Pss"),
-        // Huge pages of hugetlbfs are in no RSS, and in no USS that is compared with it.
+        // hugetlbfs pages are not part of RSS, nor of a USS that is compared with it.
         uss_bytes: private[0].and_then(|clean| clean.checked_add(private[1]?)),
         swap_bytes: bytes("Swap"),
     })
@@ -212,7 +212,7 @@ mod tests {
             (memory.rss_bytes, memory.swap_bytes, memory.pss_bytes),
             (7 << 10, Some(0), None)
         );
-        // A kernel thread, or one that is exiting.
+        // A kernel thread, or an exiting process.
         assert_eq!(of_status("Name:\tx\n"), None);
     }
 }

@@ -18,7 +18,7 @@ use super::pagemap::{
 };
 use super::proc_dir::{ProcDir, field};
 
-/// How pages are looked up.
+/// The source for looking up pages.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum PageSource {
     /// `PAGEMAP_SCAN`, and the pagemap for sharing: kernel 6.7 and later.
@@ -28,7 +28,7 @@ pub enum PageSource {
 }
 
 impl PageSource {
-    /// The better one that this kernel has.
+    /// The best source in this kernel.
     pub fn of_this_kernel() -> Self {
         let page = page_size().bytes();
         let nothing = AddrRange::with_len(RemoteAddr::new(page), page);
@@ -74,14 +74,17 @@ pub(super) fn read(
     }
 }
 
-/// Pages of the smallest size that are looked up in the pagemap whatever the process has, and besides twice as many as it has in memory or
-/// in swap. Address space costs nothing: 90 TiB would be 190 GB of entries.
+/// The number of smallest-size pages that are looked up in the pagemap for any process, in addition
+/// to twice the number that it has in memory or swap. Address space costs nothing: 90 TiB would be
+/// 190 GB of entries.
 const ALWAYS_PAGES: u64 = (64 << 30) / PAGE_SIZE;
-/// Mappings of fewer pages are looked up, whatever `smaps` says and besides all limits: there are 65,530 of them at most.
+/// Mappings with fewer pages are looked up regardless of `smaps` and of all limits: there are at
+/// most 65,530 of them.
 const LARGE_PAGES: u64 = (8 << 20) / PAGE_SIZE;
 
-/// The mappings that can be looked up page by page in a bounded time, and where those begin that need no look, as they
-/// have no pages. The largest are left out: what is on their pages is unknown, and is not taken for zeros.
+/// The mappings that can be looked up page by page in bounded time, and the starts of those that
+/// need no lookup because they have no pages. The largest are left out: the contents of their pages
+/// are unknown, and are not assumed to be zeros.
 fn within_limit(
     dir: &ProcDir,
     mappings: &[Mapping],
@@ -102,7 +105,7 @@ fn within_limit(
         .sum::<u64>();
     let mut left = ALWAYS_PAGES + 2 * (has_kib << 10) / PAGE_SIZE;
     let mut empty = empty_mappings(&dir.text("smaps")?);
-    // The zero pages count as nothing there: small mappings are looked up, to know of those.
+    // `smaps` does not count zero pages: small mappings are looked up, to find those.
     let large = mappings.iter().filter(|m| pages(m) >= LARGE_PAGES);
     let large: HashSet<RemoteAddr> = large.map(|mapping| mapping.range.start()).collect();
     empty.retain(|start| large.contains(start));
@@ -120,7 +123,7 @@ fn within_limit(
     Ok((kept, empty))
 }
 
-/// Where the mappings begin that have no page in memory or in swap, by `smaps`.
+/// The starts of mappings without a page in memory or swap, according to `smaps`.
 fn empty_mappings(smaps: &str) -> HashSet<RemoteAddr> {
     let mut empty = HashSet::new();
     let mut current = None;
@@ -168,16 +171,17 @@ fn hugetlb_ranges(dir: &ProcDir) -> io::Result<Vec<AddrRange>> {
 /// The frames of the kernel's zero pages, as far as they are shown.
 #[derive(Copy, Clone, Debug, Default)]
 struct ZeroFrames {
-    /// That of the small one; `None` where frames are hidden (no `CAP_SYS_ADMIN`).
+    /// That of the small one; `None` if frames are hidden (no `CAP_SYS_ADMIN`).
     small: Option<u64>,
-    /// The first of the huge one; `None` where there is none, too.
+    /// The first frame of the huge one; also `None` if there is none.
     huge: Option<u64>,
 }
 
 impl ZeroFrames {
     fn find() -> Self {
         let small = zero_frame(ZeroPage::map().as_ref());
-        // Where the kernel is set to use none (`use_zero_page`), each range has ordinary memory of its own.
+        // If the kernel is configured not to use it (`use_zero_page`), each range has ordinary
+        // memory of its own.
         let pages = [ZeroPage::map_huge(), ZeroPage::map_huge()];
         let [huge, other] = pages.each_ref().map(|page| zero_frame(page.as_ref()));
         Self {
@@ -187,7 +191,7 @@ impl ZeroFrames {
         }
     }
 
-    /// Whether this is one of them; `None` where frames are hidden.
+    /// Whether this is one of them; `None` if frames are hidden.
     fn has(self, frame: Option<u64>) -> Option<bool> {
         let (frame, small) = (frame?, self.small?);
         let of_huge = self
@@ -233,8 +237,8 @@ impl Runs {
     }
 }
 
-/// Fewer pages than this between two regions, or in one that needs no look, are read along: a
-/// longer read costs less than another call.
+/// Gaps of fewer pages than this between two regions, or in one that needs no lookup, are read as
+/// well: a longer read costs less than another call.
 const READ_ALONG_BYTES: u64 = 512 * PAGE_SIZE;
 /// Inaccessible mappings of at least this many bytes count as reservations.
 const RESERVATION_BYTES: u64 = 1 << 30;
@@ -244,9 +248,9 @@ const MAX_PARTS: usize = 4096;
 /// A part of a mapping that the scan found populated.
 struct Part {
     range: AddrRange,
-    /// What holds for all its pages.
+    /// The state common to all its pages.
     common: PageState,
-    /// Whether each page is to be looked up for the rest.
+    /// Whether each page must be looked up for the rest.
     look_up: bool,
 }
 
@@ -280,7 +284,7 @@ fn by_scan(pagemap: File, mappings: &[Mapping], runs: Runs) -> io::Result<Reside
     Ok(parts.runs.finish())
 }
 
-/// What the scan alone shows of a region within one mapping.
+/// What the scan alone shows about a region within one mapping.
 fn part(mapping: &Mapping, range: AddrRange, categories: u64, hugetlb: bool) -> Part {
     let has = |category| categories & category != 0;
     let known = if hugetlb {
@@ -338,7 +342,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Turns what was gathered into runs.
+    /// Turns the collected parts into runs.
     fn look_up(&mut self) -> io::Result<()> {
         let (runs, zeros) = (&mut self.runs, self.zeros);
         let is_wanted = |part: &&Part| part.look_up;
@@ -403,9 +407,9 @@ fn by_pagemap(
     Ok(runs.finish())
 }
 
-/// Address space that is set aside and allows no access: sanitizers and wasm engines reserve terabytes,
-/// and asking for each page of it would take seconds. Pages that it holds all the same end up in the
-/// ledger's `unknown`.
+/// Address space that is reserved and inaccessible: sanitizers and wasm engines reserve terabytes,
+/// and looking up each page would take seconds. Pages that it does contain end up in the ledger's
+/// `unknown`.
 fn is_reservation(mapping: &Mapping) -> bool {
     let no_access = !mapping.read && !mapping.write && !mapping.execute;
     no_access && mapping.range.len() >= RESERVATION_BYTES
@@ -415,7 +419,7 @@ fn page_at(addr: RemoteAddr) -> AddrRange {
     AddrRange::with_len(addr, page_size().bytes()).unwrap_or_default()
 }
 
-/// `mappings` without `[vsyscall]`, which lies in the kernel's half and has no pages.
+/// `mappings` without `[vsyscall]`, which is in the kernel's half and has no pages.
 fn user_mappings(mappings: &[Mapping]) -> &[Mapping] {
     &mappings[..mappings.partition_point(|m| m.range.end() <= USER_END)]
 }
@@ -424,7 +428,7 @@ fn is_special(mapping: &Mapping) -> bool {
     matches!(mapping.kind, MappingKind::Special(_))
 }
 
-/// An entry of which the zero page is already ruled out.
+/// The state of an entry that is not the zero page.
 fn private_state(entry: Entry) -> PageState {
     if entry.is_present() {
         match (entry.is_file(), entry.is_exclusive()) {
@@ -442,9 +446,9 @@ fn private_state(entry: Entry) -> PageState {
     }
 }
 
-/// An entry with nothing else known. Neither exclusive nor of a file, it is the zero page or shared
-/// with a relative: distinguished by its frame where the kernel shows it, and either of both
-/// where it does not.
+/// The state of an entry without further information. An entry that is neither exclusive nor of a
+/// file is either the zero page or shared with a relative: distinguished by its frame if the kernel
+/// shows that, otherwise undetermined.
 fn pagemap_state(entry: Entry, mapping: &Mapping, zeros: ZeroFrames) -> PageState {
     let (state, is_zero) = (private_state(entry), zeros.has(entry.frame()));
     if is_zero == Some(true) {

@@ -8,11 +8,11 @@ use super::proc_dir::{all_pids, have_same_memory, is_of_kernel};
 use super::start_thread;
 use super::stop::Stopped;
 
-/// Who has the memory of a process that is stopped, and is not stopped with it: by `clone(2)` with `CLONE_VM` and without
-/// `CLONE_THREAD` a process can share it with others.
+/// Processes that share the memory of a stopped process and are not stopped with it: with
+/// `clone(2)`, `CLONE_VM` and without `CLONE_THREAD` a process can share its memory with others.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum RunsOn {
-    /// Nobody: nothing changes.
+    /// None: nothing changes.
     Nobody,
     /// The process with this number, and maybe others.
     Process(i32),
@@ -20,14 +20,14 @@ pub enum RunsOn {
     Unknown,
 }
 
-/// Asking about all processes takes a microsecond each. One that executes a program while a file of it does not answer
-/// holds up whoever asks about it (`kcmp_lock` in `kernel/kcmp.c`).
+/// The time limit for checking all processes, each of which takes a microsecond. A process blocked
+/// in `execve` on a file that does not answer blocks the check (`kcmp_lock` in `kernel/kcmp.c`).
 const ASKED_FOR: Duration = Duration::from_millis(20);
 /// Whether a thread that asks is held up.
 static IS_HELD_UP: AtomicBool = AtomicBool::new(false);
 
 impl RunsOn {
-    /// Who has the memory of this process besides.
+    /// Finds the sharers of this process's memory.
     pub(super) fn with(pid: i32, stopped: &Stopped) -> Self {
         let mut threads = stopped
             .threads()
@@ -41,7 +41,7 @@ impl RunsOn {
         }
         let (answer, answered) = mpsc::channel();
         let asking = start_thread("shared-memory", move || {
-            // Nobody waits for a late answer.
+            // Nothing waits for a late answer.
             let _ = answer.send(Self::ask(pid, thread));
             IS_HELD_UP.store(false, Ordering::Relaxed);
         });
@@ -52,7 +52,7 @@ impl RunsOn {
         answer.unwrap_or(Self::Unknown)
     }
 
-    /// The same, by any thread of that process.
+    /// The same, given any thread of that process.
     fn ask(pid: i32, thread: i32) -> Self {
         let (Ok(true), Ok(all)) = (have_same_memory(thread, thread), all_pids()) else {
             return Self::Unknown;

@@ -38,17 +38,17 @@ const STOP_TRIES: u32 = 5;
 const READ_TRIES: u32 = 3;
 /// After this many slices it is checked whether slicing is worth it.
 const FIRST_SLICES: u32 = 16;
-/// Slices in which less than this part of the stop is left for reading are given up: the target would
-/// stand for longer in all than in one stop.
+/// If less than this part of the stopped time is left for reading, slicing is given up: the target
+/// would be stopped for longer in total than in one stop.
 const LEAST_USEFUL_PART: u32 = 5;
 /// No walk has more slices.
 const MAX_SLICES: u32 = 10_000;
 /// If nothing was read for this long that needs a stopped target, the target is resumed.
 const IDLE: Duration = Duration::from_micros(500);
-/// Pages whose entries are looked up at once: 2 MiB of addresses.
+/// Pages whose entries are looked up together: 2 MiB of addresses.
 const REGION_PAGES: u64 = 512;
 
-/// What a walk in slices came to.
+/// The outcome of a walk in slices.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct SliceTally {
     /// How often the target was stopped.
@@ -59,11 +59,11 @@ pub struct SliceTally {
     pub stood: Duration,
     /// How long was waited for it to run in between.
     pub waited: Duration,
-    /// Whether it ran before all was read.
+    /// Whether it ran before everything was read.
     pub has_run: bool,
     /// Why the rest was read while it ran, if it was.
     pub given_up: Option<EndedEarly>,
-    /// Bytes of what was read that contradicted what was read before.
+    /// Bytes read that contradicted what was read before.
     pub changed_bytes: u64,
     /// Bytes that were read while it ran.
     pub running_bytes: u64,
@@ -72,7 +72,7 @@ pub struct SliceTally {
 /// The entries of a region's pages.
 pub(super) type Region = Arc<[u64; REGION_PAGES as usize]>;
 
-/// A target that is stopped again and again while it is read.
+/// A target that is stopped repeatedly while it is read.
 #[derive(Debug)]
 pub struct Slices {
     dir: Arc<ProcDir>,
@@ -80,12 +80,12 @@ pub struct Slices {
     longest: Duration,
     /// When all this began.
     since: Instant,
-    /// When something was read last that needs the target to stand, in ns since then.
+    /// When something that needs a stopped target was last read, in ns since then.
     last_read_ns: AtomicU64,
     epoch: AtomicU64,
     changed_bytes: AtomicU64,
     running_bytes: AtomicU64,
-    /// Held by who reads, and alone by who ends a slice and begins the next.
+    /// Held by readers; held exclusively to end a slice and begin the next.
     slice: RwLock<Slice>,
 }
 
@@ -94,14 +94,14 @@ pub struct Slices {
 pub(super) struct Slice {
     /// `None` once the rest is read while it runs.
     stopped: Option<Stopped>,
-    /// When all its threads stood.
+    /// When all its threads had stopped.
     began: Option<Instant>,
     tally: SliceTally,
-    /// Before then it is not stopped again.
+    /// It is not stopped again before then.
     runs_until: Option<Instant>,
-    /// Of the time that it stood, what was left for reading.
+    /// The part of the stopped time that was left for reading.
     useful: Duration,
-    /// Whether pages of its own may be read by the faster way ([`super::memory`]).
+    /// Whether its unshared pages may be read in the faster way ([`super::memory`]).
     is_unmerged: bool,
     regions: Mutex<HashMap<u64, Region>>,
     /// `None` once the target has no memory any more.
@@ -131,7 +131,7 @@ impl Slices {
         }
     }
 
-    /// The threads as they stand in this slice.
+    /// The threads as they are stopped in this slice.
     pub fn threads(&self) -> Vec<Thread> {
         let slice = self.read_lock();
         let stopped = slice.stopped.as_ref();
@@ -153,7 +153,7 @@ impl Slices {
         self.running_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// When the slice that is under way began; now, where the rest is read while the target runs.
+    /// When the current slice began; now, if the rest is read while the target runs.
     pub fn since(&self) -> Instant {
         let slice = self.read_lock();
         slice
@@ -162,11 +162,12 @@ impl Slices {
             .map_or_else(Instant::now, Stopped::since)
     }
 
-    /// Lets the target run on for good.
+    /// Resumes the target permanently.
     pub fn end(&self) -> SliceTally {
         let mut slice = self.write_lock();
         let last = slice.end();
-        // What is not memory, such as the states of pages, may have been read after a slice that ended by itself.
+        // Data other than memory, such as page states, may have been read after a slice that ended
+        // early.
         let ended_early = last.is_some_and(|last| last.ended_early.is_some());
         SliceTally {
             has_run: self.epoch() > 0 || ended_early,
@@ -192,7 +193,7 @@ impl Slices {
                 let result = read(&slice);
                 let now = self.since.elapsed().as_nanos() as u64;
                 self.last_read_ns.fetch_max(now, Ordering::Relaxed);
-                // Half of it may be of a moment at which it ran.
+                // Half of it may be from a moment at which it ran.
                 if slice.stands() {
                     return result;
                 }
@@ -206,8 +207,8 @@ impl Slices {
         }
     }
 
-    /// Reads by `standing` if a slice is under way, else by `running`, for what may be read while the target
-    /// runs: it waits for no slice.
+    /// Reads with `standing` during a slice, else with `running`: for data that may be read while
+    /// the target runs. It does not wait for a slice.
     pub(super) fn read_now<T>(
         &self,
         standing: impl FnOnce(&Slice) -> T,
@@ -236,8 +237,8 @@ impl Slices {
         slice.is_ok_and(|slice| slice.has_time(self.longest)) && !self.is_idle()
     }
 
-    /// Whether the slice that is under way, which is not the first, is needed no more: the first reads as much as
-    /// it can, because what is read in one slice alone is exact.
+    /// Whether the current slice is no longer needed. The first slice reads as much as possible,
+    /// because data read within one slice is consistent.
     fn is_idle(&self) -> bool {
         let last = Duration::from_nanos(self.last_read_ns.load(Ordering::Relaxed));
         self.epoch() > 0 && self.since.elapsed().saturating_sub(last) > IDLE
@@ -282,7 +283,8 @@ impl Slices {
             slice.wait();
             let asked = Instant::now();
             match stop::stop(&self.dir, &self.guards, self.longest, self.longest) {
-                // What is known of a slice's pages would not be true of one with whom another process runs on.
+                // Page states kept for a slice would not be valid if another process shares the
+                // memory and keeps running.
                 Ok(stopped)
                     if !matches!(RunsOn::with(self.dir.pid(), &stopped), RunsOn::Process(_)) =>
                 {
@@ -303,7 +305,7 @@ impl Slices {
     /// Whether anything is mapped there.
     ///
     /// # Errors
-    /// [`ReadError::Gone`] where that is not known, as the target has no memory any more.
+    /// [`ReadError::Gone`] if that is unknown because the target no longer has memory.
     pub(super) fn is_mapped(&self, slice: &Slice, page: RemoteAddr) -> Result<bool, ReadError> {
         let mapped = slice.mapped.get_or_init(|| mapped_ranges(&self.dir));
         let mapped = mapped.as_ref().ok_or(ReadError::Gone)?;
@@ -312,7 +314,7 @@ impl Slices {
     }
 }
 
-/// What is mapped; `None` where that cannot be read, or is nothing, as of a process that is exiting.
+/// The mapped ranges; `None` if they are unreadable or empty, as for an exiting process.
 fn mapped_ranges(dir: &ProcDir) -> Option<Vec<AddrRange>> {
     let maps = dir.text("maps").ok()?;
     let mappings = maps.lines().filter_map(maps::parse_line);
@@ -321,14 +323,14 @@ fn mapped_ranges(dir: &ProcDir) -> Option<Vec<AddrRange>> {
 }
 
 impl Slice {
-    /// The target stands, from now on.
+    /// Records that the target is stopped from now on.
     fn begin(&mut self, stopped: Stopped, is_unmerged: bool) {
         self.began = Some(Instant::now());
         self.is_unmerged = is_unmerged;
         self.stopped = Some(stopped);
     }
 
-    /// Lets the target run, if it stands.
+    /// Resumes the target if it is stopped.
     fn end(&mut self) -> Option<StopOutcome> {
         let regions = self.regions.get_mut();
         regions.unwrap_or_else(PoisonError::into_inner).clear();
@@ -360,7 +362,7 @@ impl Slice {
         self.tally.waited += left;
     }
 
-    /// Whether the target stands, and may for a while.
+    /// Whether the target is stopped and may stay so for a while.
     fn has_time(&self, longest: Duration) -> bool {
         let stopped = self.stopped.as_ref();
         stopped.is_some_and(|stopped| {
@@ -368,25 +370,25 @@ impl Slice {
         })
     }
 
-    /// Whether nearly all of the time that the target stands goes into making it stand.
+    /// Whether nearly all of the stopped time is spent on stopping the target.
     fn is_futile(&self) -> bool {
         let tally = &self.tally;
         tally.slices >= MAX_SLICES
             || tally.slices >= FIRST_SLICES && self.useful * LEAST_USEFUL_PART < tally.stood
     }
 
-    /// Whether the target stands still.
+    /// Whether the target is stopped.
     pub(super) fn stands(&self) -> bool {
         let stopped = self.stopped.as_ref();
         stopped.is_some_and(|stopped| stopped.ended_early().is_none())
     }
 
-    /// Whether pages that nobody else maps may be pinned.
+    /// Whether pages that no other process maps may be pinned.
     pub(super) fn may_pin(&self) -> bool {
         self.is_unmerged && self.stands()
     }
 
-    /// The entries of the pages around `page`. While the target stands they are kept.
+    /// The entries of the pages around `page`. While the target is stopped they are kept.
     pub(super) fn region(&self, pagemap: &File, page: RemoteAddr) -> Result<Region, ReadError> {
         let key = region_of(page);
         let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -433,7 +435,7 @@ mod tests {
         let (dir, _memory) = open::open(child.id().cast_signed()).expect("opened");
         assert!(mapped_ranges(&dir).is_some());
         child.kill().expect("killed");
-        // It is not reaped, so that its files are there still, and empty.
+        // It is not reaped, so that its files still exist, empty.
         let began = Instant::now();
         while mapped_ranges(&dir).is_some() {
             assert!(

@@ -4,21 +4,22 @@
 use std::fs;
 use std::time::Duration;
 
-/// What `/proc/N/stat` says of a process or a thread (proc_pid_stat(5)).
+/// The contents of `/proc/N/stat` for a process or a thread (proc_pid_stat(5)).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stat {
-    /// Its name, of 15 bytes at the most. Foreign text.
+    /// Its name, at most 15 bytes. Untrusted text.
     pub name: String,
-    /// Its state, as `R`; `Z` and `X` of one that has ended.
+    /// Its state, such as `R`; `Z` and `X` if it has ended.
     pub state: char,
     pub(super) parent: i32,
     pub(super) session: i32,
     /// `PF_*` of `include/linux/sched.h`.
     pub(super) flags: u32,
     pub(super) began_ticks: u64,
-    /// 0 when we may not know it.
+    /// 0 if we may not know it.
     pub(super) stack: u64,
-    /// Where its arguments begin and end; 0 when we may not know it, and `None` where a kernel gives no such fields.
+    /// The start and end of its arguments; 0 if we may not know them, and `None` if the kernel has
+    /// no such fields.
     pub(super) arguments: Option<(usize, usize)>,
 }
 
@@ -32,7 +33,7 @@ impl Stat {
         Self::parse(&fs::read(path).ok()?)
     }
 
-    /// From what the file has.
+    /// Parses the file's contents.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         // The name in parentheses may hold any character.
@@ -59,7 +60,7 @@ impl Stat {
         })
     }
 
-    /// Whether it has ended: what is left of it is waited for, or goes at once.
+    /// Whether it has ended: it is a zombie, or disappears at once.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }

@@ -23,58 +23,60 @@ const MAX_MOUNTS: u64 = 16 << 20;
 /// The mount lists of one process are read for at most this long in total; a container's takes a
 /// millisecond.
 const READ_FOR: Duration = Duration::from_millis(200);
-/// The same, once reading long ones took `SLOW_FOR` of a minute: any user can have many processes with long ones.
+/// The same, after reading long lists took `SLOW_FOR` of a minute: any user can have many processes
+/// with long ones.
 const READ_BRIEFLY_FOR: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);
 /// Mounts change: the time for reading is granted again after this long, and nothing is cached for
 /// longer.
 const ANEW_AFTER: Duration = Duration::from_secs(10);
-/// Between two looks at which lists are to be closed.
+/// The interval of checks for lists to close.
 const CLOSED_EACH: Duration = Duration::from_secs(1);
-/// Devices of one process that are kept. A process can have a mapping of each of as many as it has mappings.
+/// The most devices of one process that are kept: each of its mappings can be on another device.
 const MAX_DEVICES: usize = 4096;
 
 /// What answers for a file system.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Memory,
-    /// The kernel, from disks or from other file systems. (A layer of an overlay may be served by others. Then it takes
-    /// the time that one takes.)
+    /// The kernel, from disks or from other file systems. (A layer of an overlay may be served by
+    /// others; then access takes as long as the layer does.)
     Kernel,
     /// Another host, or something else that only root can mount.
     Host,
-    /// A process, of any user's, or nobody knows who.
+    /// A process of any user, or unknown.
     Others,
 }
 
 impl Kind {
-    /// Whether it may keep whoever asks it waiting for ever.
+    /// Whether access may block for ever.
     pub(super) fn is_served(self) -> bool {
         matches!(self, Self::Host | Self::Others)
     }
 }
 
-/// The devices of a process's file systems, each looked up once for as long as nothing is mounted or unmounted where it
-/// was found: the kernel gives the number of one that is gone to the next.
+/// The devices of a process's file systems. Each is looked up once, as long as nothing is mounted
+/// or unmounted where it was found, because the kernel reuses the number of a device that is gone.
 ///
-/// That is known by keeping the lists open (`mounts_poll` in `fs/proc_namespace.c`). An open one keeps the process's mount
-/// namespace with all that is mounted in it, and its root directory (`mounts_open_common`), so that nobody can unmount what
-/// only a container that is gone had mounted. So none is open for long, nor once the process is gone ([`OPEN`]).
+/// Changes are detected by keeping the lists open (`mounts_poll` in `fs/proc_namespace.c`). An open
+/// list keeps the process's mount namespace with everything mounted in it, and its root directory
+/// (`mounts_open_common`), so that nobody can unmount what only a vanished container had mounted.
+/// So no list is open for long, nor after the process is gone ([`OPEN`]).
 #[derive(Debug, Default)]
 pub(super) struct Devices(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
     kinds: BTreeMap<Device, Kind>,
-    /// The lists of mounts that these were found in, as long as they are open.
+    /// The mount lists in which these were found, while they are open.
     lists: Vec<File>,
     /// The process.
     of: Option<PidFd>,
     /// For how long lists of mounts were read.
     spent: Duration,
-    /// Whether one was not read to its end, so that some devices were not looked for.
+    /// Whether a list was not read to its end, so that some devices were not looked for.
     is_cut: bool,
-    /// When reading began from nothing last, unless it is to begin so again.
+    /// When reading last began from scratch, unless it should do so again.
     began: Option<Instant>,
 }
 
@@ -83,7 +85,7 @@ impl Devices {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks up those of `devices` that are not known: in one reading of what is mounted, for all of them.
+    /// Looks up the unknown ones among `devices`, reading the mounts once for all of them.
     pub(super) fn learn(&self, dir: &ProcDir, devices: &BTreeSet<Device>) {
         let mut known = self.known();
         known.forget_if_changed();
@@ -125,7 +127,7 @@ impl Devices {
         }
     }
 
-    /// What answers for the files of a device; nobody knows who, where [`Self::learn`] was not told of it.
+    /// What serves the files of a device; unknown if [`Self::learn`] was not called for it.
     pub(super) fn kind(&self, device: Device) -> Kind {
         let known = self.known();
         known.without_looking(device).unwrap_or(Kind::Others)
@@ -137,7 +139,8 @@ impl Devices {
     }
 }
 
-/// Those whose lists are open, which a thread closes in time: who holds a process may not look at it again for hours.
+/// Processes whose lists are open. A thread closes these in time, because the owner may not look at
+/// the process again for hours.
 struct Open(Mutex<Vec<Weak<Mutex<Known>>>>);
 
 static OPEN: Open = Open(Mutex::new(Vec::new()));
@@ -147,14 +150,14 @@ impl Open {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has these closed in time; not where there can be no thread for it.
+    /// Ensures that these are closed in time; returns false if no thread is available for it.
     fn will_be_closed(&'static self, known: &Arc<Mutex<Known>>) -> bool {
         let known = Arc::downgrade(known);
         let mut all = self.all();
         if all.iter().any(|one| one.ptr_eq(&known)) {
             return true;
         }
-        // It ends when there are none.
+        // The thread ends when there are none.
         let is_running = !all.is_empty();
         let closer = || thread::Builder::new().name("mounts".into());
         if !is_running && closer().spawn(|| while self.close_some() {}).is_err() {
@@ -164,7 +167,7 @@ impl Open {
         true
     }
 
-    /// Waits, closes what is to be closed, and gives whether there are others.
+    /// Waits, closes what is due, and returns whether there are others.
     fn close_some(&self) -> bool {
         thread::sleep(CLOSED_EACH);
         let mut all = self.all();
@@ -175,7 +178,7 @@ impl Open {
             let mut known = match known.try_lock() {
                 Ok(known) => known,
                 Err(TryLockError::Poisoned(known)) => known.into_inner(),
-                // Whoever has it at this moment is looking.
+                // Its present holder is looking something up.
                 Err(TryLockError::WouldBlock) => return true,
             };
             if known.is_to_be_closed() {
@@ -187,7 +190,7 @@ impl Open {
     }
 }
 
-/// What reading the long lists of all processes took lately.
+/// The time that reading all processes' long lists took recently.
 struct Slow(Mutex<Option<(Instant, Duration)>>);
 
 static SLOW: Slow = Slow(Mutex::new(None));
@@ -215,8 +218,8 @@ impl Slow {
 }
 
 impl Known {
-    /// Forgets what was found in lists that have changed since, or long ago. (A file that was opened is not told of what was
-    /// mounted before.)
+    /// Drops what was found in lists that have changed since, or long ago. (A newly opened list
+    /// does not report earlier mounts.)
     fn forget_if_changed(&mut self) {
         let mut lists: Vec<PollFd<'_>> = (self.lists.iter())
             .map(|list| PollFd::new(list.as_fd(), PollFlags::POLLPRI))
@@ -247,7 +250,8 @@ impl Known {
         self.is_old() || self.of.as_ref().is_some_and(|process| !process.is_alive())
     }
 
-    /// Closes the lists. What was found is what it was until devices are looked up again, which begins from nothing.
+    /// Closes the lists. What was found stays valid until devices are looked up again, which begins
+    /// from scratch.
     fn close(&mut self) {
         self.lists.clear();
         self.began = None;
@@ -270,7 +274,8 @@ impl Known {
         }
     }
 
-    /// Takes those that it finds in a list of mounts from `unknown`, and gives whether it read enough of the list.
+    /// Removes the devices that it finds in a mount list from `unknown`, and returns whether it
+    /// read enough of the list.
     fn look_for(&mut self, unknown: &mut BTreeSet<Device>, list: &File, deadline: Instant) -> bool {
         let mut list = BufReader::with_capacity(64 << 10, list.take(MAX_MOUNTS));
         let mut line = Vec::new();
@@ -300,8 +305,8 @@ impl Known {
 /// The device of memory that is shared without a file system that is mounted: the first that the kernel gives.
 const KERNELS_OWN: Device = (0, 1);
 
-/// The device in a line of a `mountinfo` file, and what it is (`proc_pid_mountinfo(5)`):
-/// `id parent major:minor root mount options [field...] - type source options`.
+/// The device in a line of a `mountinfo` file, and its kind (`proc_pid_mountinfo(5)`): `id parent
+/// major:minor root mount options [field...] - type source options`.
 fn mount(line: &str) -> Option<(Device, Kind)> {
     let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
     let (_, kind) = line.split_once(" - ")?;
@@ -373,7 +378,7 @@ nonsense
         assert!(known.look_for(&mut wanted, &list(), later));
         assert_eq!(wanted, BTreeSet::from([(0, 99)]));
         assert_eq!(known.without_looking((0, 24)), Some(Kind::Memory));
-        // What was not asked for is not kept.
+        // Devices that were not requested are not kept.
         assert_eq!(known.kinds.len(), 2);
         let mut wanted = BTreeSet::from([(0, 40)]);
         assert!(!known.look_for(&mut wanted, &list(), Instant::now()));
@@ -418,7 +423,7 @@ nonsense
         mounts.wait().expect("it ends");
     }
 
-    /// A process of other mounts than ours, which runs until it is killed.
+    /// A process with other mounts than ours, which runs until it is killed.
     fn of_other_mounts() -> (KillOnDrop, ProcDir) {
         let child = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sleep", "infinity"])
@@ -451,7 +456,7 @@ nonsense
         assert_eq!(open_lists(&dir), 1, "it lives, and was just looked at");
         child.kill().expect("ours");
         child.wait().expect("ours");
-        // Nobody looks at it again.
+        // Nothing looks at it again.
         eventually("closed lists", || (open_lists(&dir) == 0).then_some(()));
         assert_eq!(devices.kind((0, 99)), Kind::Others);
     }

@@ -18,21 +18,21 @@ use super::stat::{Stat, time_of_ticks};
 /// At most this many generations are followed.
 const MAX_GENERATIONS: usize = 1024;
 
-/// All processes that descend from this one. Those whose parents end become children of this one
-/// instead of the host's first process, so that a daemon stays one of them.
+/// All descendants of this process. A process whose parent ends becomes a child of this process
+/// instead of the host's first process, so that a daemon remains in the tree.
 #[derive(Debug)]
 pub struct ProcessTree {
     own: i32,
-    /// Children that this process had before, with the times at which they began: whoever executed
-    /// fragscope left them, and neither they nor what descends from them is of the command.
+    /// Children that this process had before, with their start times: the program that executed
+    /// fragscope left them, and neither they nor their descendants belong to the command.
     strangers: Vec<(i32, u64)>,
-    /// The file number of the ring that what is recorded maps.
+    /// The inode of the ring that recorded programs map.
     ring: u64,
     /// The child that was started to be recorded.
     command: Option<i32>,
 }
 
-/// A process of the tree: this very one, and not a later one with the same number.
+/// A process of the tree: this one, and not a later one with the same pid.
 #[derive(Clone, Debug)]
 pub struct Member {
     pid: u32,
@@ -40,12 +40,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// Its number.
+    /// Its pid.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether it has not exited. While it has not, its number belongs to it.
+    /// Whether it has not exited. Until it has, its pid belongs to it.
     pub fn is_alive(&self) -> bool {
         self.pidfd.is_alive()
     }
@@ -67,8 +67,9 @@ impl ProcessTree {
         })
     }
 
-    /// This child is one of the tree, whatever program it is, and records into the ring with this
-    /// file number. Other children that run this process's own program are its helpers, and are not.
+    /// Adds this child to the tree, whatever program it runs; it records into the ring with this
+    /// inode. Other children that run this process's own program are its helpers and are not part
+    /// of the tree.
     pub fn add_command(&mut self, pid: u32, ring: u64) {
         self.command = i32::try_from(pid).ok();
         self.ring = ring;
@@ -79,14 +80,14 @@ impl ProcessTree {
         self.command == i32::try_from(pid).ok()
     }
 
-    /// The descendant with this number; `None` when there is none, or when it counts processes by
-    /// other numbers than this process does (a PID namespace of its own).
+    /// The descendant with this pid; `None` if there is none, or if it has its own PID namespace
+    /// and so other pids.
     pub fn member(&self, pid: u32) -> Option<Member> {
         let member = self.descendant(pid)?;
         is_of_our_namespace(member.pid as i32).then_some(member)
     }
 
-    /// The descendant with this number, whatever numbers it counts processes by.
+    /// The descendant with this pid, whatever its PID namespace.
     pub fn descendant(&self, pid: u32) -> Option<Member> {
         let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1)?;
         let mut line = Vec::new();
@@ -96,7 +97,7 @@ impl ProcessTree {
                 return None;
             }
             let pidfd = PidFd::open(at).ok()?;
-            // Read once the process is held: then its parent is the one that has this number.
+            // Read after the process is held: then its parent is the process that has this pid now.
             let parent = Stat::of(at)?.parent;
             line.push((at, parent, pidfd));
             at = parent;
@@ -110,7 +111,7 @@ impl ProcessTree {
         if !holds || is_other && !is_command {
             return None;
         }
-        // Nobody ended meanwhile, so that no number changed hands and all that was looked at was there.
+        // None ended meanwhile, so that no pid was reused and all that were examined existed.
         if !line.iter().all(|(_, _, pidfd)| pidfd.is_alive()) {
             return None;
         }
@@ -121,9 +122,9 @@ impl ProcessTree {
         })
     }
 
-    /// Whether the child, or the process that descends from it, is none of the command's. What the
-    /// children from before started becomes a child of this process when its parent ends: while
-    /// there were such children, only what maps the ring is of the command.
+    /// Whether the child, or its descendant, does not belong to the command. Processes started by
+    /// earlier children become children of this process when their parents end: while there were
+    /// such children, only processes that map the ring belong to the command.
     fn is_strange(&self, child: i32, pid: i32) -> bool {
         let began = |child| Stat::of(child).map(|stat| stat.began_ticks);
         let is_from_before = |(stranger, then): &(i32, u64)| {
@@ -147,8 +148,8 @@ impl ProcessTree {
         !began_later && process.is_some_and(|pid| self.member(pid).is_some())
     }
 
-    /// Takes note of the ends of adopted processes, so that none stays as a zombie. `child` was
-    /// started by this process, and its end is left to whoever started it.
+    /// Collects the ends of adopted processes, so that none stays a zombie. `child` was started by
+    /// this process, and its end is left to the code that started it.
     pub fn reap(&self, child: u32) {
         reap_adopted(|pid| pid == child as i32);
     }
@@ -165,19 +166,19 @@ pub fn has_exited(pid: u32) -> bool {
     }
 }
 
-/// What a thread of a process does at this moment.
+/// What a thread of a process is doing at this moment.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum ThreadState {
     /// It runs, or is stopped.
     Runs,
-    /// It waits in the kernel, as for a child of `vfork`, or for anything else.
+    /// It waits in the kernel, for a child of `vfork` or anything else.
     Waits,
-    /// It is on its way out of the kernel, or there is no such thread.
+    /// It is ending, or there is no such thread.
     Ends,
 }
 
 impl ThreadState {
-    /// That of this thread of a process.
+    /// The state of this thread of a process.
     pub fn of(pid: u32, tid: u32) -> Self {
         /// `include/linux/sched.h`.
         const PF_EXITING: u32 = 4;
@@ -193,13 +194,13 @@ impl ThreadState {
     }
 }
 
-/// The process that has this thread, or had it until just now.
+/// The process that has this thread, or had it a moment ago.
 pub fn process_of(tid: i32) -> Option<u32> {
     status_number(tid, "Tgid")
 }
 
-/// Takes note of the ends of children that this process did not start but adopted, whichever group they
-/// are in, so that none stays as a zombie. `is_own` says which ones somebody here waits for.
+/// Collects the ends of children that this process adopted but did not start, whichever group they
+/// are in, so that none stays a zombie. `is_own` says which children other code here waits for.
 pub fn reap_adopted(is_own: impl Fn(i32) -> bool) {
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     // Bounded: more of them are there the next time.
@@ -210,22 +211,23 @@ pub fn reap_adopted(is_own: impl Fn(i32) -> bool) {
             _ => return,
         };
         if is_own(pid.as_raw()) {
-            // The kernel names this one as long as nobody waits for it, and none behind it.
+            // The kernel reports this one as long as nobody waits for it, and none after it.
             let all = children_of(std::process::id()).into_iter();
             let adopted = all.map(|pid| pid as i32).filter(|pid| !is_own(*pid));
             return adopted.filter(|pid| has_ended(*pid)).for_each(|pid| {
                 let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
             });
         }
-        // Somebody else may have waited for it meanwhile.
+        // Other code may have waited for it meanwhile.
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
     }
 }
 
-/// Whether a child of this process has ended, and can be waited for without waiting. To wait for one in any
-/// other way takes a stop for an end where a thread of this process traces the child: the kernel gives a
-/// tracee's stops to all threads of its tracer, whatever they wait for (`wait_consider_task`, kernel/exit.c),
-/// and the thread that stopped it waits in vain. One that was waited for before has ended, too.
+/// Whether a child of this process has ended, so that waiting for it does not block. Any other way
+/// of waiting may mistake a stop for an end if a thread of this process traces the child: the
+/// kernel reports a tracee's stops to all threads of its tracer, whatever they wait for
+/// (`wait_consider_task`, kernel/exit.c), and the thread that stopped it waits in vain. A child
+/// that was already waited for counts as ended.
 pub fn has_ended(child: i32) -> bool {
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(Pid::from_raw(child)), ended) {
@@ -239,7 +241,7 @@ pub fn has_ended(child: i32) -> bool {
 pub struct Executed {
     pid: i32,
     began_ticks: u64,
-    /// Where its stack began: another place for each program that is executed.
+    /// The start address of its stack, which differs for each executed program.
     stack: u64,
     name: String,
 }
@@ -253,7 +255,7 @@ impl PartialEq for Executed {
 }
 
 impl Executed {
-    /// What the process with this number executes; `None` when it has ended.
+    /// The execution of the process with this pid; `None` if it has ended.
     pub fn of(pid: u32) -> Option<Self> {
         let pid = i32::try_from(pid).ok()?;
         let stat = Stat::of(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X'))?;
@@ -265,19 +267,19 @@ impl Executed {
         })
     }
 
-    /// Its name, as the kernel has it: any text.
+    /// Its name according to the kernel; untrusted text.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it maps the ring with this file number; `None` when it is ending.
+    /// Whether it maps the ring with this inode; `None` if it is ending.
     pub fn maps(&self, ring: u64) -> Option<bool> {
         let maps = maps(self.pid, ring)?;
         let is_same = Self::of(self.pid as u32).is_some_and(|now| now == *self);
         is_same.then_some(maps)
     }
 
-    /// Whether its addresses are limited (`ulimit -v`), as far as that is known.
+    /// Whether its address space is limited (`ulimit -v`), as far as known.
     pub fn has_limit_of_addresses(&self) -> bool {
         let limits = procfs::process::Process::new(self.pid).and_then(|process| process.limits());
         limits
@@ -285,8 +287,8 @@ impl Executed {
     }
 }
 
-/// Whether the process maps the ring with this file number: no when its memory is another user's, and
-/// `None` when it has none any more.
+/// Whether the process maps the ring with this inode: false if its memory belongs to another user,
+/// `None` if it no longer has any.
 fn maps(pid: i32, ring: u64) -> Option<bool> {
     let file = match fs::File::open(format!("/proc/{pid}/maps")) {
         Ok(file) => file,
@@ -301,7 +303,7 @@ fn maps(pid: i32, ring: u64) -> Option<bool> {
     }
     let ring = ring.to_string();
     Some(lines.map_while(Result::ok).any(|line| {
-        // The file number is the fifth field (proc(5)); only files in memory have such a name.
+        // The inode is the fifth field (proc(5)); only in-memory files have such a name.
         let line = String::from_utf8_lossy(&line);
         let mut fields = line.split_ascii_whitespace().skip(4);
         fields.next() == Some(&ring)
@@ -311,8 +313,9 @@ fn maps(pid: i32, ring: u64) -> Option<bool> {
     }))
 }
 
-/// Children of a process, as its threads have them (`/proc/PID/task/TID/children`, proc(5)): none where
-/// the kernel does not list them. Those of a `vfork` have not written anything of their own.
+/// The children of a process according to its threads (`/proc/PID/task/TID/children`, proc(5)):
+/// empty if the kernel does not list them. Children of a `vfork` have not written anything of their
+/// own.
 pub fn children_of(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = tasks.into_iter().flatten().flatten().take(MAX_TASKS);
@@ -326,11 +329,11 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     all.take(MAX_CHILDREN).collect()
 }
 
-/// Threads of a process whose children are looked at, and children of a process.
+/// The most threads of a process whose children are read, and the most children of a process.
 const MAX_TASKS: usize = 1024;
 const MAX_CHILDREN: usize = 256;
 
-/// The children of this process, with the times at which they began.
+/// The children of this process, with their start times.
 fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -345,21 +348,21 @@ fn children(own: i32) -> io::Result<Vec<(i32, u64)>> {
     Ok(all)
 }
 
-/// Whether the process runs the same program file as this one, or one that cannot be seen: it is
-/// exiting, and has no program any more, or is another user's.
+/// Whether the process runs the same program file as this one, or one that is not visible: it is
+/// exiting and no longer has a program, or it belongs to another user.
 fn may_be_own_program(pid: i32) -> bool {
     let file = |of: &str| file_behind(format!("/proc/{of}/exe").as_ref()).ok();
     let theirs = file(&pid.to_string());
     theirs.is_none() || theirs == file("self")
 }
 
-/// Whether the number is the one by which the process counts itself.
+/// Whether the pid is the one that the process itself sees.
 fn is_of_our_namespace(pid: i32) -> bool {
     counts_as_here(pid as u32).unwrap_or(true)
 }
 
-/// Whether the process with this number counts itself by it, and is in no PID namespace of its own; `None` when there
-/// is none.
+/// Whether the process with this pid sees the same pid itself, and is in no PID namespace of its own;
+/// `None` if it does not exist.
 pub fn counts_as_here(pid: u32) -> Option<bool> {
     let status = fs::read(format!("/proc/{pid}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);

@@ -9,7 +9,6 @@
 //! A running target adds entries whose blocks are not in the walk, and puts them before the older
 //! ones. Such entries are followed but not counted. Everything that is read is bounded by the
 //! number of blocks, whatever the tables claim.
-//! followed, and not counted. All that is read is bounded by the number of blocks, whatever tables claim.
 
 use std::ops::RangeInclusive;
 

@@ -19,7 +19,7 @@ pub enum CoreError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// It is something else.
@@ -27,17 +27,17 @@ pub enum CoreError {
     NotACore {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What it is instead.
         what: &'static str,
     },
-    /// It is packed.
+    /// It is compressed.
     #[error("{path} is not a core file but compressed by {by}", path = visible(.path.display()))]
     Packed {
         /// The file.
         path: PathBuf,
-        /// The name of what packed it.
+        /// The name of the compression program.
         by: &'static str,
-        /// What packed it.
+        /// The compression program.
         packer: Packer,
     },
     /// A core of a process that fragscope does not understand.
@@ -48,7 +48,7 @@ pub enum CoreError {
         /// Its kind.
         what: String,
     },
-    /// Its headers or notes are damaged or cut off.
+    /// Its headers or notes are damaged or truncated.
     #[error("{path} is damaged or cut off within its {what}", path = visible(.path.display()))]
     Damaged {
         /// The file.
@@ -64,7 +64,7 @@ pub enum CoreError {
         /// What there is too much of.
         what: &'static str,
     },
-    /// It holds no private memory.
+    /// It contains no private memory.
     #[error("{path} holds no anonymous memory, so no heap", path = visible(.path.display()))]
     NoMemory {
         /// The file.
@@ -88,7 +88,7 @@ impl CoreError {
         }
     }
 
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { error, .. } => ErrorKind::of_input(error),
@@ -103,7 +103,7 @@ impl CoreError {
     }
 }
 
-/// The machine that a core is of, where the file begins like that of one that is understood.
+/// The machine of a core, if the file begins like one that is supported.
 pub(super) fn check_kind(path: &Path, file: &File) -> Result<Machine, CoreError> {
     let not_a_core = |what| {
         let path = path.to_owned();

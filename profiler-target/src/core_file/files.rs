@@ -12,7 +12,7 @@ use super::notes::{MappedFile, Notes};
 use super::{CoreError, Segment};
 use crate::file_reader::open_foreign;
 
-/// Files looked for at most.
+/// The most files that are looked for.
 const MAX_FILES: usize = 4096;
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -27,8 +27,8 @@ pub(super) struct MappedFiles {
 }
 
 impl MappedFiles {
-    /// Looks for each file that was mapped. It is taken when it begins with the same page as in the
-    /// core; kernel and gcore write the first page of mapped ELF files for this purpose.
+    /// Looks for each file that was mapped. A file is used if it begins with the same page as in
+    /// the core; kernel and gcore write the first page of mapped ELF files for this purpose.
     pub(super) fn find(
         core: &File,
         segments: &[Segment],
@@ -81,17 +81,17 @@ impl MappedFiles {
         Ok(found)
     }
 
-    /// Where the file that was mapped under this path is.
+    /// The present path of the file that was mapped under this path.
     pub(super) fn path_of(&self, mapped: &str) -> Option<PathBuf> {
         self.paths.get(mapped).cloned()
     }
 
-    /// The programs and libraries that are not there or not the same.
+    /// The programs and libraries that are missing or have changed.
     pub(super) fn missing(&self) -> &[String] {
         &self.missing
     }
 
-    /// The file mapped at `addr`, the offset in it and the bytes mapped from there on.
+    /// The file mapped at `addr`, the offset in it and the number of bytes mapped from there on.
     pub(super) fn piece(&self, addr: RemoteAddr) -> Option<(&File, u64, u64)> {
         let next = self.parts.partition_point(|(m, _)| m.range.end() <= addr);
         let (mapped, file) = self.parts.get(next)?;
@@ -101,7 +101,7 @@ impl MappedFiles {
     }
 }
 
-/// The page at `addr`, when the core has it.
+/// The page at `addr`, if the core contains it.
 fn first_page(core: &File, segments: &[Segment], addr: RemoteAddr) -> Option<Box<[u8; PAGE]>> {
     let at = segments
         .binary_search_by_key(&addr, |s| s.range.start())

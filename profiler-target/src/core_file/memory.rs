@@ -10,10 +10,10 @@ use super::Segment;
 use super::files::MappedFiles;
 use crate::memory::ReadTime;
 
-/// More read-only data than this of one mapping is not looked at.
+/// The most read-only data of one mapping that is read.
 const MAX_PART_BYTES: u64 = 64 << 20;
 
-/// Memory of a core file, and of the files that were mapped where the core leaves them out.
+/// The memory in a core file, and in the mapped files for parts that the core leaves out.
 #[derive(Copy, Clone, Debug)]
 pub struct CoreMemory<'c> {
     file: &'c File,
@@ -33,7 +33,7 @@ impl<'c> CoreMemory<'c> {
         }
     }
 
-    /// The same, read only as long as there is time.
+    /// The same, readable only within a time limit.
     pub fn in_time(self, time: &'c ReadTime) -> Self {
         Self {
             time: Some(time),
@@ -49,7 +49,7 @@ impl<'c> CoreMemory<'c> {
         Some(bytes)
     }
 
-    /// The file, the offset in it and the bytes there from `addr` on.
+    /// The file, the offset in it and the number of bytes there from `addr` on.
     fn piece(&self, addr: RemoteAddr) -> Option<(&'c File, u64, u64)> {
         let next = self.segments.partition_point(|s| s.range.end() <= addr);
         let segment = self.segments.get(next).filter(|s| s.range.contains(addr));

@@ -43,14 +43,14 @@ const MAX_HEADER_BYTES: u64 = 192 << 20;
 /// More bytes than this are not read of the parts of one file whose content the core has.
 const MAX_FILE_PARTS_BYTES: u64 = 128 << 20;
 
-/// A part of the address space as the core has it.
+/// A part of the address space in the core.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 struct Segment {
     /// Its addresses, to the page.
     range: AddrRange,
-    /// Where its bytes begin in the file.
+    /// The offset of its bytes in the file.
     offset: u64,
-    /// Bytes that the core was to have of it.
+    /// The number of its bytes that the core should contain.
     planned: u64,
     /// Bytes that the file has.
     filled: u64,
@@ -73,10 +73,11 @@ pub struct CoreFile {
 }
 
 impl CoreFile {
-    /// Opens the core at `path`. `exe` is the program that ran, for when it is not where it was.
+    /// Opens the core at `path`. `exe` is the program that ran, in case it is no longer at its old
+    /// path.
     ///
     /// # Errors
-    /// When it cannot be read, is no core, or is one of another kind of machine.
+    /// When it cannot be read, is not a core, or is from an unsupported kind of machine.
     pub fn open(path: &Path, exe: Option<&Path>) -> Result<Self, CoreError> {
         let failed = |error| CoreError::Io {
             path: path.to_owned(),
@@ -118,7 +119,7 @@ impl CoreFile {
         self.taken_at_ns
     }
 
-    /// The path of its program, as it was mapped.
+    /// The path under which its program was mapped.
     pub fn program(&self) -> Option<&str> {
         self.notes.program()
     }
@@ -136,7 +137,7 @@ impl CoreFile {
     /// The state of its pages, as far as a core shows it.
     ///
     /// # Errors
-    /// When the file cannot be read any more.
+    /// When the file is no longer readable.
     pub fn pages(&self) -> io::Result<CorePages> {
         pages::read(&self.file, &self.segments, &self.mappings, &self.notes)
     }
@@ -245,7 +246,8 @@ fn headers(
     let mut segments: Vec<_> = loads.filter_map(|header| segment(header, len)).collect();
     segments.sort_by_key(|segment| segment.range.start());
     segments.dedup_by(|next, before| next.range.start() < before.range.end());
-    // No byte of the file is that of two segments: a small file is not a large memory.
+    // No byte of the file belongs to two segments, so that a small file cannot represent a large
+    // memory.
     let mut rest = len;
     for segment in &mut segments {
         segment.filled = segment.filled.min(rest / PAGE_SIZE * PAGE_SIZE);
@@ -273,8 +275,8 @@ fn headers(
     Ok((segments, notes))
 }
 
-/// Whether any bytes of the file are those of two of them: what is parsed for each would not be bounded by
-/// what is read.
+/// Whether any two of them share bytes of the file: then the work of parsing each would not be
+/// bounded by the size of the file.
 fn overlap(headers: &[&ProgramHeader64<LittleEndian>]) -> bool {
     let mut ranges: Vec<_> = headers.iter().map(|h| h.file_range(LittleEndian)).collect();
     ranges.sort_unstable();
@@ -294,7 +296,7 @@ fn segment(header: &ProgramHeader64<LittleEndian>, len: u64) -> Option<Segment> 
     }
     let offset = header.p_offset(LittleEndian);
     let planned = header.p_filesz(LittleEndian).min(memory);
-    // What is cut off within a page is lost with the page.
+    // A page that is cut off by the end of the file is lost.
     let there = len.saturating_sub(offset) / PAGE_SIZE * PAGE_SIZE;
     let flags = header.p_flags(LittleEndian);
     let has = |flag| (flags & flag).0 != 0;

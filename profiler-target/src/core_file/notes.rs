@@ -21,14 +21,14 @@ const NT_FILE: u32 = 0x4649_4c45;
 const STATUS_PID: usize = 32;
 /// `pr_reg` of `elf_prstatus`.
 const STATUS_REGISTERS: usize = 112;
-/// `NT_ARM_TLS`: the thread pointer of aarch64, in a note of its own behind the thread's others.
+/// `NT_ARM_TLS`: the thread pointer of aarch64, in a separate note after the thread's others.
 const NT_ARM_TLS: u32 = 0x401;
 
 /// Which of the registers are what, by their places.
 struct Places {
     instruction: usize,
     stack: usize,
-    /// The thread pointer, where it is one of them.
+    /// The thread pointer, if it is one of them.
     thread: Option<usize>,
 }
 
@@ -54,7 +54,7 @@ impl Places {
 const INFO_PID: usize = 24;
 const INFO_NAME: (usize, usize) = (40, 16);
 const INFO_ARGUMENTS: (usize, usize) = (56, 80);
-/// Threads kept at most: as many as there are numbers.
+/// The most threads kept: as many as there are thread ids.
 const MAX_THREADS: usize = 1 << PID_BITS;
 
 /// A part of a file that was mapped.
@@ -63,17 +63,18 @@ pub(super) struct MappedFile {
     pub(super) range: AddrRange,
     /// Offset into the file, in bytes.
     pub(super) offset: u64,
-    /// Its path as the kernel wrote it.
+    /// Its path as written by the kernel.
     pub(super) path: String,
 }
 
-/// What all notes hold.
+/// The contents of all notes.
 #[derive(Debug)]
 pub(super) struct Notes {
     pub(super) machine: Machine,
     pub(super) pid: i32,
     pub(super) comm: String,
-    /// The first 80 bytes of the command line, as one word: a core does not show where words end.
+    /// The first 80 bytes of the command line, as one word: a core does not show where arguments
+    /// end.
     pub(super) cmdline: Vec<String>,
     pub(super) threads: Vec<Thread>,
     pub(super) auxv: Vec<u8>,
@@ -101,7 +102,7 @@ impl Notes {
         bytes.and_then(PageSize::new).unwrap_or_default()
     }
 
-    /// Takes in one note; other owners' and unknown ones are passed over.
+    /// Processes one note; notes of other owners and unknown ones are skipped.
     pub(super) fn take(&mut self, kind: NoteType, owner: &[u8], content: &[u8]) {
         if kind.0 == NT_ARM_TLS && self.machine == Machine::Aarch64 {
             let of = self.threads.last_mut().zip(word(content, 0));
@@ -132,7 +133,7 @@ impl Notes {
         }
     }
 
-    /// The path of the program, as it was mapped.
+    /// The path under which the program was mapped.
     pub(super) fn program(&self) -> Option<&str> {
         let headers = RemoteAddr::new(auxv_value(&self.auxv, AT_PHDR)?);
         self.mapped_at(headers).map(|mapped| mapped.path.as_str())
@@ -155,7 +156,7 @@ fn int(bytes: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_le_bytes(*word))
 }
 
-/// A text that ends at a NUL or with its field.
+/// Text that ends at a NUL or at the end of its field.
 fn text(bytes: &[u8], (at, len): (usize, usize)) -> String {
     let field = bytes.get(at..at + len).unwrap_or_default();
     let end = field.iter().position(|&byte| byte == 0).unwrap_or(len);
@@ -190,7 +191,7 @@ fn mapped_files(note: &[u8]) -> Vec<MappedFile> {
     else {
         return Vec::new();
     };
-    // The entries are inside the note, so there are no more of them than it has bytes.
+    // The entries are inside the note, so there are at most as many as it has bytes.
     let mut mapped: Vec<_> = names
         .split(|&byte| byte == 0)
         .take(count as usize)
@@ -276,12 +277,12 @@ mod tests {
             status
         };
         let mut notes = Notes::of(Machine::Aarch64);
-        // Nobody's.
+        // It belongs to no thread.
         notes.take(NoteType(NT_ARM_TLS), b"LINUX", &5u64.to_le_bytes());
         for tid in [77, 78] {
             notes.take(NoteType(NT_PRSTATUS), b"CORE", &status(tid));
             let pointer = 0x7f00_0000 + tid as u64;
-            // Newer kernels have TPIDR2_EL0 behind it.
+            // Newer kernels append TPIDR2_EL0.
             let words = [pointer.to_le_bytes(), [0xff; 8]].concat();
             notes.take(NoteType(NT_ARM_TLS), b"LINUX", &words);
         }

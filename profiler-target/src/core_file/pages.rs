@@ -23,7 +23,7 @@ use crate::maps;
 /// The program break begins at most this far behind the program (`arch_randomize_brk` in
 /// `arch/x86/kernel/process.c`).
 const BRK_REACH: u64 = 1 << 30;
-/// Bytes looked at at once.
+/// Bytes examined at a time.
 const BUFFER_BYTES: u64 = 1 << 20;
 /// As many as the largest page has.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -34,10 +34,10 @@ const LEFT_OUT: PageState = PageState::PRESENT.with(PageState::UNCOUNTED);
 /// The state of all pages of a core.
 #[derive(Debug)]
 pub struct CorePages {
-    /// That of the pages that its mappings have.
+    /// The state of the pages of its mappings.
     pub residency: ResidencyMap,
-    /// Bytes of pages of zeros, which may never have been touched; 0 where the file has holes
-    /// for those.
+    /// Bytes of pages of zeros, which may never have been touched; 0 if the file has holes for
+    /// those.
     pub zero_bytes: u64,
 }
 
@@ -67,7 +67,8 @@ pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
             }
         })
         .collect();
-    // gcore writes no segment for what its filter leaves out: text, whose rights are known.
+    // gcore writes no segment for memory that its filter leaves out, which is text, whose
+    // permissions are known.
     for file in &notes.mapped {
         let next = segments.partition_point(|s| s.range.end() <= file.range.start());
         let is_free = segments
@@ -100,9 +101,9 @@ fn kind_of(path: &str, offset: u64) -> (MappingKind, bool, u64) {
     (kind, shared, offset)
 }
 
-/// Names the memory of brk, which a core does not: the first writable anonymous memory behind the
-/// program that does not adjoin it as `.bss` does; where nothing else follows (addresses not
-/// randomised), that which adjoins.
+/// Identifies the memory of brk, which a core does not name: the first writable anonymous memory
+/// after the program that is not adjacent to it, as `.bss` is. If there is no other (addresses are
+/// not randomised), the adjacent one.
 fn name_brk(mappings: &mut [Mapping], notes: &Notes) {
     let of_program = |m: &&super::notes::MappedFile| Some(&*m.path) == notes.program();
     let Some(program) = notes.mapped.iter().rfind(of_program) else {
@@ -174,7 +175,7 @@ pub(super) fn read(
             data_bytes += data.end - data.start;
             push(at(data.start), at(data.end), state);
         }
-        // What an anonymous mapping has beyond the core's plan was never touched.
+        // An anonymous mapping's memory beyond the core's plan was never touched.
         let is_anonymous = matches!(mapping.kind, MappingKind::Anonymous | MappingKind::Brk);
         let known = if is_anonymous {
             segment.planned
@@ -194,7 +195,7 @@ pub(super) fn read(
     })
 }
 
-/// The parts of a segment that are no holes, as offsets into it, to the page.
+/// The parts of a segment that are not holes, as offsets into it, to the page.
 fn data_extents(core: &File, segment: &Segment, page_size: PageSize) -> Vec<Range<u64>> {
     let page = page_size.bytes();
     let mut extents: Vec<Range<u64>> = Vec::new();
@@ -205,7 +206,7 @@ fn data_extents(core: &File, segment: &Segment, page_size: PageSize) -> Vec<Rang
             break;
         };
         let hole = seek(core, data, libc::SEEK_HOLE).map_or(end, |hole| hole.min(end));
-        // A file that changes meanwhile does not keep us here.
+        // A file that changes meanwhile does not cause an endless loop.
         let (first, next) = (data.max(at), hole.max(data + 1));
         let before = extents.last().map_or(0, |extent| extent.end);
         let start = ((first - segment.offset) / page * page).max(before);
@@ -232,8 +233,8 @@ fn zero_bytes(core: &File, segments: &[Segment], page_size: PageSize) -> io::Res
     Ok(zero)
 }
 
-/// Where data or a hole begins in the file at or after `offset`; `None` when there is none. File
-/// systems that know no holes say that all is data.
+/// The offset of data or a hole in the file at or after `offset`; `None` if there is none. File
+/// systems without holes report everything as data.
 fn seek(file: &File, offset: u64, whence: libc::c_int) -> Option<u64> {
     let from = libc::off_t::try_from(offset).ok()?;
     // SAFETY: the descriptor is open; its position, which this moves, is not used.

@@ -35,7 +35,7 @@ static WANTED: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let others = ["malloc", "Py_GetVersion", "Py_Version", THREAD_BYTES];
     others.into_iter().chain(allocator::functions()).collect()
 });
-/// Symbols whose addresses are asked for: of data of Python's.
+/// Symbols of Python's data whose addresses are looked up.
 const PLACES: [&str; 3] = ["_PyRuntime", "_PyThreadState_Current", "PyCode_Type"];
 /// Bytes kept of what a symbol names.
 const SYMBOL_BYTES: u64 = 16;
@@ -45,13 +45,13 @@ const ENDIAN: LittleEndian = LittleEndian;
 /// Something of each symbol that was found.
 type Named<T> = Vec<(&'static str, T)>;
 
-/// What is known of an ELF file.
+/// What is known about an ELF file.
 #[derive(Debug, Default)]
 pub(super) struct ElfFile {
     read_only: Vec<Vec<u8>>,
     /// The symbols of [`WANTED`] that it exports, with the first bytes of what they name.
     symbols: Named<Vec<u8>>,
-    /// The symbols of [`PLACES`] that it has, with what they name by addresses of the file's own.
+    /// The symbols of [`PLACES`] that it has, with their addresses in the file's own address space.
     places: Named<u64>,
     allocators: Vec<(Allocator, Option<String>)>,
     options: Vec<jemalloc_options::Found>,
@@ -68,13 +68,13 @@ impl ElfFile {
         Headers::of(source).map_or_else(Self::default, |headers| headers.file())
     }
 
-    /// Its read-only data: `.rodata` where sections are named, else every segment that is not
+    /// Its read-only data: `.rodata` if sections are named, else every segment that is not
     /// writable.
     pub(super) fn read_only_data(&self) -> Vec<&[u8]> {
         self.read_only.iter().map(Vec::as_slice).collect()
     }
 
-    /// What identifies allocators in it; `path` is where the target maps it from.
+    /// The data that identifies allocators in it; `path` is the path from which the target maps it.
     pub(super) fn contents<'f>(&'f self, path: &'f str) -> Contents<'f> {
         Contents {
             path,
@@ -83,7 +83,7 @@ impl ElfFile {
         }
     }
 
-    /// The allocators in it with their versions, but for C libraries' and Python's own.
+    /// The allocators in it with their versions, except those of C libraries and Python's own.
     pub(super) fn allocators(&self) -> &[(Allocator, Option<String>)] {
         &self.allocators
     }
@@ -104,28 +104,30 @@ impl ElfFile {
         bytes.first_chunk().copied().map(u32::from_le_bytes)
     }
 
-    /// What a symbol, one of [`PLACES`], names: an address of the file's own.
+    /// The address, in the file's own address space, of a symbol of [`PLACES`].
     pub(super) fn place(&self, name: &str) -> Option<u64> {
         let found = self.places.iter().find(|(found, _)| *found == name);
         found.map(|(_, place)| *place)
     }
 
-    /// Variables of the jemalloc in it that hold options, by addresses of the file's own.
+    /// Variables of the jemalloc in it that hold options, by addresses in the file's own address
+    /// space.
     pub(super) fn jemalloc_options(&self) -> Vec<jemalloc_options::Found> {
         self.options.clone()
     }
 
-    /// The address of its own at which the first page of the file belongs.
+    /// The address, in the file's own address space, of its first page.
     pub(super) fn first_addr(&self) -> u64 {
         self.first_addr
     }
 
-    /// Bytes of whole pages that its writable segments have in memory beyond those of the file.
+    /// Bytes of whole pages that its writable segments have in memory in addition to those in the
+    /// file.
     pub(super) fn bss_bytes(&self) -> u64 {
         self.bss_bytes
     }
 
-    /// Whether it asks for a dynamic loader.
+    /// Whether it requests a dynamic loader.
     pub(super) fn has_interpreter(&self) -> bool {
         self.has_interpreter
     }
@@ -231,8 +233,8 @@ impl<'s> Headers<'s> {
         (found, is_cut)
     }
 
-    /// The exported symbols that are wanted: first by the table that the loader binds by, then by
-    /// that of all symbols; and those whose addresses are.
+    /// The wanted exported symbols: first from the table used by the loader, then from the table of
+    /// all symbols; and those whose addresses are wanted.
     fn symbols(&self) -> (Named<Vec<u8>>, Named<u64>) {
         let (mut found, mut places) = (Named::new(), Named::new());
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
@@ -276,7 +278,7 @@ impl<'s> Headers<'s> {
         Some((table.data_as_array(ENDIAN, self.source).ok()?, names))
     }
 
-    /// The first bytes of the file at an address of its own.
+    /// The first bytes at an address in the file's own address space.
     fn bytes_at(&self, addr: u64) -> Vec<u8> {
         let piece = self.segments.iter().find_map(|segment| {
             let into = addr.checked_sub(segment.p_vaddr(ENDIAN))?;
@@ -320,7 +322,8 @@ fn bss_bytes(segment: &ProgramHeader64<LittleEndian>) -> Option<u64> {
     page_end(begin.checked_add(segment.p_memsz(ENDIAN))?)?.checked_sub(end_of_file)
 }
 
-/// Every whole NUL-ended string of printable ASCII in `data` for which `wanted` gives something.
+/// Every complete NUL-terminated string of printable ASCII in `data` for which `wanted` returns
+/// something.
 pub(super) fn strings<'d, T>(
     data: &'d [u8],
     wanted: impl Fn(&'d str) -> Option<T>,

@@ -4,21 +4,21 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Paths of ours to a mapped file. Which one leads to it is asked of the kernel only when it is opened,
-/// because that may take as long as the file's file system does.
+/// Possible paths of ours to a mapped file. Which one leads to it is determined only when it is
+/// opened, because that may block as long as the file's file system does.
 #[derive(Clone, Debug)]
 pub struct FilePath {
     /// The kernel's link to the very file of one mapping, which may not be followed.
     linked: Option<PathBuf>,
     named: PathBuf,
-    /// The device of its file system, where the kernel says so of the mapping.
+    /// The device of its file system, if the kernel reports it for the mapping.
     device: Option<u64>,
-    /// Whether a process or another host answers for it, who may not.
+    /// Whether a process or another host serves it, which may not answer.
     is_served: bool,
 }
 
 impl FilePath {
-    /// By a link of the kernel's where that may be followed, else by name.
+    /// Through a kernel link if that may be followed, else by name.
     pub(crate) fn linked(linked: PathBuf, named: PathBuf, device: Option<u64>) -> Self {
         Self {
             linked: Some(linked),
@@ -28,8 +28,8 @@ impl FilePath {
         }
     }
 
-    /// A process or another host answers for it, or not.
-    /// On a device that is asked no more once it did not answer.
+    /// Sets the device and whether a process or another host serves it. A device that did not
+    /// answer is not used again.
     pub(crate) fn on(self, device: u64) -> Self {
         let device = Some(device);
         Self { device, ..self }
@@ -39,7 +39,7 @@ impl FilePath {
         Self { is_served, ..self }
     }
 
-    /// Whether it is known that a process or another host answers for it.
+    /// Whether it is known to be served by a process or another host.
     pub(crate) fn is_served(&self) -> bool {
         self.is_served
     }
@@ -59,9 +59,9 @@ impl FilePath {
         &self.named
     }
 
-    /// The path by which it can be opened.
+    /// The path under which it can be opened.
     pub fn find(self) -> PathBuf {
-        // Whether the kernel follows it, without asking the file itself for anything.
+        // Whether the kernel follows it, without any request to the file itself.
         let is_shown = |path: &PathBuf| {
             let mut place = OpenOptions::new();
             place.read(true).custom_flags(libc::O_PATH);

@@ -16,12 +16,12 @@ use crate::file_reader::{self, NotOpened};
 use crate::known_files::{FileFacts, Shared};
 use crate::privileges::Rights;
 
-/// What is read of one file unless the user says otherwise: tables of symbols and text to search.
-/// An unstripped Python needs 12 MiB.
+/// The default limit of bytes read from one file: symbol tables and text to search. An unstripped
+/// Python needs 12 MiB.
 pub const FILE_LIMIT: u64 = 128 << 20;
 /// At most this many files of the full size are read per target.
 const FILES: u64 = 32;
-/// A file that is not read after this long, because its file system does not answer, is left.
+/// A file that is not read within this time, because its file system does not answer, is skipped.
 pub(crate) const FILE_TIME: Duration = Duration::from_secs(10);
 /// All files together.
 const ALL_TIME: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub fn file_limit() -> u64 {
     LIMIT.load(Ordering::Relaxed)
 }
 
-/// Reads the files of one target, and remembers what the limits kept it from.
+/// Reads the files of one target and records what the limits excluded.
 #[derive(Debug)]
 pub(crate) struct Reader {
     limit: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Reader {
 /// Why a mapped file was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It could not be opened, or is no regular file.
+    /// It could not be opened, or is not a regular file.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A limit was met.
@@ -69,7 +69,7 @@ pub enum FileError {
 /// What keeps a mapped file from being read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FileLimit {
-    /// It is larger than this many bytes, or all of the files are.
+    /// It is larger than this many bytes, or all files together are.
     #[error("more than {} would have to be read", units::bytes(*.0))]
     Bytes(u64),
     /// It was not read within this time.
@@ -93,7 +93,7 @@ pub enum FileLimit {
 }
 
 impl FileLimit {
-    /// Whether [`set_file_limit`] raises it.
+    /// Whether [`set_file_limit`] would raise it.
     pub fn is_of_bytes(self) -> bool {
         matches!(self, Self::Bytes(_) | Self::Spent)
     }
@@ -112,11 +112,11 @@ pub struct UnreadFiles {
 enum Examined {
     /// Before, for this process or another.
     Known(Arc<FileFacts>),
-    /// Now, and whether there is more read-only data in it than is searched.
+    /// It was read now; the flag says whether it has more read-only data than is searched.
     Read(Arc<FileFacts>, bool),
 }
 
-/// What may still be spent.
+/// The remaining limits.
 #[derive(Debug)]
 struct Rest {
     files: usize,
@@ -143,18 +143,19 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Once a file does not answer, no other is waited for for which the kernel does not answer itself.
+    /// After one file has not answered, no other file that the kernel does not serve itself is
+    /// waited for.
     pub(crate) fn waits_once(&self) {
         self.waits_once.store(true, Ordering::Relaxed);
     }
 
-    /// How often a file was looked into, or was to be.
+    /// How often a file was inspected, or should have been.
     pub(crate) fn looked(&self) -> u64 {
         self.looked.load(Ordering::Relaxed)
     }
 
-    /// What the ELF file at `path` says of itself, which the target maps as `mapped`; `None` when it
-    /// is none or could not be read. One that was read in part gives what it has.
+    /// The contents of the ELF file at `path`, which the target maps as `mapped`; `None` if it is
+    /// not one or is unreadable. A partly read file returns what was read.
     pub(crate) fn open(&self, mapped: &str, path: FilePath) -> Option<ElfFile> {
         let (file, cut) = self.look(mapped, path, ElfFile::read).ok()?;
         if file.is_cut && cut.is_none() {
@@ -163,8 +164,9 @@ impl Reader {
         Some(file)
     }
 
-    /// What the ELF file at `path` was found to be, which the target maps as `mapped`, or is found to be now;
-    /// `None` when it is none or could not be read. What was found once costs no more than opening the file.
+    /// The facts about the ELF file at `path`, which the target maps as `mapped`, from an earlier
+    /// inspection or a new one; `None` if it is not one or is unreadable. A known file costs no
+    /// more than opening it.
     pub(crate) fn examine(
         &self,
         mapped: &str,
@@ -203,8 +205,8 @@ impl Reader {
         }
     }
 
-    /// What `read` finds in the file at `path`, which the target maps as `mapped`. What the limits cut off
-    /// is an error here, because a table that was read in part hides what is in the rest.
+    /// The result of `read` for the file at `path`, which the target maps as `mapped`. Reaching a
+    /// limit is an error here, because a partly read table hides the rest.
     pub(crate) fn read<T: Send + 'static>(
         &self,
         mapped: &str,
@@ -217,7 +219,7 @@ impl Reader {
         }
     }
 
-    /// What `read` finds, and what kept it from reading more.
+    /// The result of `read`, and what kept it from reading more.
     fn look<T: Send + 'static>(
         &self,
         mapped: &str,
@@ -229,7 +231,7 @@ impl Reader {
             limit
         };
         self.looked.fetch_add(1, Ordering::Relaxed);
-        // One file at a time: what it may take is known when its turn comes.
+        // One file at a time: its limits are known when its turn comes.
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if rest.files == 0 {
             return Err(limited(FileLimit::Files(MAX_FILES)).into());
@@ -293,7 +295,7 @@ impl Reader {
         }
     }
 
-    /// What the limits kept from being read.
+    /// What the limits excluded.
     pub(crate) fn unread(&self) -> Option<UnreadFiles> {
         let unread = self.unread.lock().ok()?;
         if unread.is_empty() {
@@ -330,15 +332,15 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A thread that reads files.
 struct Worker {
     jobs: Sender<Job>,
-    /// It may read what the thread may read that started it.
+    /// Its rights: those of the thread that started it.
     rights: Rights,
 }
 
-/// One that has nothing to do.
+/// The idle worker, if there is one.
 static IDLE: Mutex<Option<Worker>> = Mutex::new(None);
 
 impl Worker {
-    /// One that may read what this thread may read.
+    /// A worker with the rights of this thread.
     fn idle_or_new() -> io::Result<Self> {
         let rights = Rights::of_this_thread();
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -346,20 +348,21 @@ impl Worker {
             return Ok(idle);
         }
         let (jobs, given) = channel::<Job>();
-        // It ends when nobody can give it anything any more.
+        // It ends when nothing can send it jobs any more.
         start_thread("file", move || given.into_iter().for_each(|job| job()))?;
         Ok(Self { jobs, rights })
     }
 
-    /// It has done its work.
+    /// Returns a worker that has done its work.
     fn put_back(self) {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         *idle = Some(self);
     }
 }
 
-/// What `work` gives before `deadline`: on a thread of its own, which is left to itself later, because a read
-/// may take long. Where none can be started it is done here, for as long as it takes.
+/// The result of `work` before `deadline`. It runs on a separate thread, which is abandoned at the
+/// deadline, because a read may block. If no thread can be started, it is done here, for as long as
+/// it takes.
 fn in_time<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce() -> T + Send + 'static,
@@ -369,10 +372,10 @@ fn in_time<T: Send + 'static>(
     };
     let (answer, answered) = sync_channel(1);
     let job = move || {
-        // Nobody waits for it any more when it took too long.
+        // Nothing waits for the result if it took too long.
         let _ = answer.send(work());
     };
-    // It waits for it.
+    // The worker is waiting for it.
     let _ = worker.jobs.send(Box::new(job));
     let found = answered.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
     worker.put_back();

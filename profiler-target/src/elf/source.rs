@@ -16,17 +16,17 @@ use object::read::{ReadCache, ReadRef};
 
 use crate::file_reader::{Asked, NotOpened, Opened};
 
-/// What a piece costs besides its bytes.
+/// The cost of a piece in addition to its bytes.
 const PIECE: u64 = 128;
 
 /// Opens the regular file at `path` for reading.
 ///
-/// What lies at a path of the target's may be anything: merely opening a device can do harm (a
-/// watchdog, a tape), and opening a pipe waits for its writer. So it is looked at first by a
-/// descriptor for its place alone.
+/// A target's path may lead to anything: merely opening a device can do harm (a watchdog, a tape),
+/// and opening a pipe waits for its writer. So it is first examined through a descriptor that only
+/// refers to its place.
 ///
 /// # Errors
-/// When it cannot be opened or is no regular file.
+/// When it cannot be opened or is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     open_checked(path, |about| match about.is_file() {
         true => Ok(()),
@@ -37,11 +37,11 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     })
 }
 
-/// Opens what lies at `path` for reading, if `may` gives nothing against it: until then it is not
-/// opened. A pipe is opened without waiting for its writer.
+/// Opens the file at `path` for reading if `may` has no objection; it is not opened before that. A
+/// pipe is opened without waiting for its writer.
 ///
 /// # Errors
-/// When it cannot be opened, or what `may` says.
+/// When it cannot be opened, or the objection of `may`.
 pub fn open_checked(
     path: &Path,
     may: impl FnOnce(&Metadata) -> io::Result<()>,
@@ -54,18 +54,18 @@ pub fn open_checked(
     if is_of_kernel(&place) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, OF_KERNEL));
     }
-    // The very file that was looked at. Whoever holds a lease on it is not waited for.
+    // The same file that was examined. A holder of a lease on it is not waited for.
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
 
-/// Why a file of procfs and its like is not read.
+/// Why a file of procfs or a similar file system is not read.
 const OF_KERNEL: &str = "it is one of the kernel's own files (procfs, sysfs, tracefs, debugfs)";
 
-/// Whether a file has no bytes of its own: those that look regular may take what others wait for with
-/// each read, or never end.
+/// Whether a file has no bytes of its own: files that look regular may consume data meant for
+/// others with each read, or never end.
 fn is_of_kernel(file: &File) -> bool {
     let kind = fstatfs(file).map(|about| about.filesystem_type());
     kind.is_ok_and(|kind| {
@@ -77,7 +77,7 @@ fn is_of_kernel(file: &File) -> bool {
 /// change of its times: file systems' clocks are coarse.
 const SETTLED_AFTER: u64 = 2;
 
-/// A file as it was at a moment.
+/// A version of a file.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Version {
     /// Device and inode.
@@ -88,7 +88,7 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// By what the file says.
+    /// From the file's metadata.
     pub(crate) fn of(about: &Metadata) -> Self {
         Self {
             file: (about.dev(), about.ino()),
@@ -99,8 +99,9 @@ impl Version {
     }
 }
 
-/// A file from which no more is read, and kept in memory, than a limit. A file can be larger than
-/// memory and its tables as large as it claims: a sparse file costs its maker nothing.
+/// A file of which at most a limited number of bytes is read and kept in memory. A file can be
+/// larger than memory and its tables as large as it claims: a sparse file costs its creator
+/// nothing.
 pub struct Source {
     content: Rc<Content>,
     cache: ReadCache<Cursor>,
@@ -114,21 +115,21 @@ impl Source {
     /// Opens the regular file at `path`, to read at most `limit` bytes of it.
     ///
     /// # Errors
-    /// When it cannot be opened or is no regular file.
+    /// When it cannot be opened or is not a regular file.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
         Self::of(open_regular(path)?, limit)
     }
 
-    /// The same of a file that is open.
+    /// The same for an open file.
     ///
     /// # Errors
-    /// When the kernel does not say what it is.
+    /// When the kernel does not return its metadata.
     pub fn of(file: File, limit: u64) -> io::Result<Self> {
         let about = Version::of(&file.metadata()?);
         Ok(Self::with(Content::here(about, file), limit))
     }
 
-    /// The same of one that a process of its own has opened.
+    /// The same for a file opened by a helper process.
     pub(crate) fn of_opened(opened: Opened, limit: u64) -> io::Result<Self> {
         match opened {
             Opened::Here(file) => Self::of(file, limit),
@@ -151,8 +152,8 @@ impl Source {
         }
     }
 
-    /// What distinguishes the file, as it is, from every other and from what it may be later; `None` where
-    /// it was written so lately that another change may not show.
+    /// What distinguishes the present file from every other and from its later versions; `None` if
+    /// it was written so recently that another change might not show.
     pub(crate) fn version(&self) -> Option<Version> {
         let about = &self.content.about;
         let changed = about.modified.0.max(about.changed.0);
@@ -176,9 +177,9 @@ impl Source {
         (self.limit - self.rest.get()).max(self.content.copied.get().unwrap_or(0))
     }
 
-    /// A piece of its own, which is not kept here.
+    /// A separate piece, which is not kept here.
     pub fn piece(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
-        // A file that ends before is not asked for what it has not.
+        // A file that ends earlier is not read beyond its end.
         let end = offset.checked_add(size);
         let end = end.filter(|end| *end <= self.content.about.bytes)?;
         self.charge(size, end).ok()?;
@@ -188,16 +189,16 @@ impl Source {
         Some(bytes)
     }
 
-    /// The same, up to the end of the file where that comes before.
+    /// The same, up to the end of the file if that comes first.
     pub fn piece_within(&self, offset: u64, most: u64) -> Option<Vec<u8>> {
         let len = self.content.about.bytes;
         self.piece(offset, most.min(len.checked_sub(offset)?))
     }
 
-    /// Takes `size` bytes off what may be read, the last of which ends at `end`.
+    /// Deducts `size` bytes, the last of which ends at `end`, from the limit.
     fn charge(&self, size: u64, end: u64) -> Result<(), ()> {
         let rest = self.rest.get().checked_sub(size.saturating_add(PIECE));
-        // Of a copy there is no more than the limit.
+        // A copy is at most as long as the limit.
         let is_beyond = self.content.is_copied() && end > self.limit;
         let rest = rest.filter(|_| !is_beyond);
         self.is_exceeded
@@ -207,12 +208,12 @@ impl Source {
     }
 }
 
-/// Where the bytes of a file are.
+/// The source of a file's bytes.
 struct Content {
     about: Version,
-    /// The file, or a copy, once it was asked for.
+    /// The file, or a copy, after it was requested.
     file: OnceCell<Option<File>>,
-    /// Who can be asked for a copy.
+    /// The helper that can make a copy.
     asked: Cell<Option<Asked>>,
     /// The most bytes of it to copy.
     limit: u64,
@@ -244,7 +245,7 @@ impl Content {
         }
     }
 
-    /// Whether what is read of it is a copy, or will be.
+    /// Whether what is read is a copy, or will be.
     fn is_copied(&self) -> bool {
         self.copied.get().is_some() || self.file.get().is_none()
     }

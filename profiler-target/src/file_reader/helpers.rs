@@ -26,7 +26,7 @@ const MAX_IDLE: usize = 4;
 pub(super) struct Helper {
     channel: UnixStream,
     pub(super) process: PidFd,
-    /// It may do what the thread may do that started it.
+    /// Its rights: those of the thread that started it.
     rights: Rights,
 }
 
@@ -35,8 +35,8 @@ pub(super) struct Helper {
 pub(super) struct Helpers {
     /// Those that have nothing to do.
     idle: Vec<Helper>,
-    /// All that were started and may not have ended: those that are busy, the idle ones, and
-    /// those that were killed and cannot end.
+    /// All helpers that were started and may not have ended: busy ones, idle ones, and killed ones
+    /// that cannot end.
     pub(super) started: Vec<PidFd>,
     /// Devices that did not answer, and when.
     silent: Vec<(u64, Instant)>,
@@ -54,7 +54,7 @@ pub(super) fn helpers() -> MutexGuard<'static, Helpers> {
 }
 
 impl Helpers {
-    /// Takes note of those that have ended.
+    /// Collects those that have ended.
     fn reap(&mut self) {
         self.started.retain(|process| {
             let is_alive = process.is_alive();
@@ -71,23 +71,23 @@ impl Helpers {
     }
 }
 
-/// Why there is no process.
+/// Why there is no helper.
 pub(super) enum NoHelper {
     /// Many do not answer.
     TooMany,
     /// The kernel gives none.
     NotStarted,
-    /// fragscope is about to exit, and would not, if it waited itself.
+    /// fragscope is about to exit, which waiting itself would prevent.
     IsOver,
 }
 
 impl Helper {
-    /// One that may open what this thread may, where fewer than `most` are busy.
+    /// A helper with the rights of this thread, if fewer than `most` are busy.
     pub(super) fn idle_or_new(most: usize) -> Result<Self, NoHelper> {
         let rights = Rights::of_this_thread();
         let mut helpers = helpers();
         helpers.reap();
-        // Idle ones that somebody ended are not among them.
+        // Idle helpers that somebody killed are excluded.
         let is_free = |one: &Helper| one.rights == rights && one.process.is_alive();
         let (mut free, others): (Vec<_>, _) = helpers.idle.drain(..).partition(is_free);
         others.into_iter().for_each(Self::end);
@@ -100,7 +100,8 @@ impl Helper {
         if busy >= most {
             return Err(NoHelper::TooMany);
         }
-        // The lock is held until the child is there: it has its own copy of it, and does not take it.
+        // The lock is held until the child exists: the child has its own copy of it and does not
+        // take it.
         let new = Self::start(rights).map_err(|_| match is_over() {
             true => NoHelper::IsOver,
             false => NoHelper::NotStarted,
@@ -123,9 +124,9 @@ impl Helper {
         })
     }
 
-    /// What it answers before `deadline`.
+    /// Its answer, if it comes before `deadline`.
     pub(super) fn ask(&mut self, request: &Request, deadline: Instant) -> io::Result<Answer> {
-        // In case that somebody suspended it.
+        // In case somebody suspended it.
         let _ = self.process.send(Signal::SIGCONT);
         request.send(&self.channel)?;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -135,7 +136,7 @@ impl Helper {
         Answer::receive(&self.channel)
     }
 
-    /// It has nothing to do any more.
+    /// Returns an idle helper.
     pub(super) fn put_back(self) {
         let mut helpers = helpers();
         if helpers.idle.len() < MAX_IDLE && !is_over() {
@@ -146,25 +147,26 @@ impl Helper {
         }
     }
 
-    /// It is not asked again, because a device did not answer it, or it has ended.
+    /// Stops using it, because a device did not answer it, or it has ended.
     pub(super) fn give_up(self, device: Option<u64>) {
         self.end();
         let silent = device.map(|device| (device, Instant::now()));
         helpers().silent.extend(silent);
     }
 
-    /// Ends it, without waiting for that.
+    /// Kills it, without waiting for its end.
     fn end(self) {
         kill(&self.process);
     }
 }
 
 fn kill(process: &PidFd) {
-    // One that is gone needs not.
+    // It may already be gone.
     let _ = process.send(Signal::SIGKILL);
 }
 
-/// Kills the processes that open files, for a process that is about to exit: those as well that a thread waits for.
+/// Kills all helpers, including those that a thread is waiting for. For a process that is about to
+/// exit.
 pub(crate) fn kill_all() {
     helpers().started.iter().for_each(kill);
 }

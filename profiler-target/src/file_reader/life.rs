@@ -21,7 +21,7 @@ pub(super) fn serve(channel: &UnixStream) {
     while let Ok(request) = Request::receive(channel) {
         let answer = match request {
             Request::Open(path) => {
-                // Closing it may take as long as reading it: here it keeps nobody.
+                // Closing a file may block as long as reading it: here that delays nobody.
                 kept = None;
                 match open_regular(&path.find()) {
                     Ok(file) if waits_without_end(&file) => keep(file, &mut kept),
@@ -42,9 +42,10 @@ pub(super) fn serve(channel: &UnixStream) {
     }
 }
 
-/// Whether a file's file system may wait for an answer whatever signal comes: FUSE once its server has the
-/// request (`request_wait_answer` in `fs/fuse/dev.c`), 9P while it takes one back (`p9_client_rpc`), and an overlay, of which
-/// any user can mount one over either. One that does not say what it is has a server that does not answer that.
+/// Whether a file's file system may wait for an answer regardless of signals: FUSE once its server
+/// has the request (`request_wait_answer` in `fs/fuse/dev.c`), 9P while it cancels one
+/// (`p9_client_rpc`), and an overlay, which any user can mount over either. If the file system does
+/// not report its type, its server does not even answer that.
 fn waits_without_end(file: &File) -> bool {
     match fstatfs(file).map(|about| about.filesystem_type()) {
         Ok(OVERLAYFS_SUPER_MAGIC) => fuse::may_be_mounted(),

@@ -17,11 +17,11 @@ use crate::proc_dir::PidFd;
 /// Why nothing was read.
 #[derive(Debug)]
 pub(crate) enum NotAnswered {
-    /// It takes too long. This process waits.
+    /// It takes too long. This helper is waiting.
     Waits(PidFd),
     /// Others take all that there is, or fragscope ends.
     TooMany,
-    /// There is no process to do it: who asks is to read by itself.
+    /// There is no helper: the caller must read itself.
     NoProcess,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum NotAnswered {
 pub(crate) struct PiecesRead {
     /// How many bytes came of each.
     pub read: Vec<Result<usize, Errno>>,
-    /// The bytes: each piece where it would be if all before it were whole.
+    /// The bytes: each piece at the position it would have if all previous pieces were complete.
     pub bytes: Vec<u8>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn read_memory(
     let memory = memory.try_clone().map_err(|_| NotAnswered::NoProcess)?;
     let deadline = Instant::now() + limit;
     let request = Request::Read { memory, pieces };
-    // One that somebody ended is replaced once.
+    // A helper that somebody killed is replaced once.
     for _ in 0..2 {
         let mut helper = match Helper::idle_or_new(MAX_AT_SERVED) {
             Ok(helper) => helper,
@@ -61,7 +61,7 @@ pub(crate) fn read_memory(
                 helper.give_up(None);
                 return Err(NotAnswered::Waits(waits));
             }
-            // One that ended, or one whose answer is none.
+            // It ended, or its answer is invalid.
             Ok(_) | Err(_) => helper.give_up(None),
         }
     }
@@ -81,7 +81,7 @@ mod tests {
     use crate::elf::FILE_TIME;
     use crate::forked::end_forked;
 
-    /// Maps the file that it is given, and prints where.
+    /// Maps a given file and prints the address.
     const MAPS: &str = "
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
@@ -110,7 +110,7 @@ sys.stdin.readline()
         assert!(waits.is_alive());
         let PiecesRead { read, bytes } = read(here, FILE_TIME).expect("another process reads");
         assert_eq!((&read[..], &bytes[..]), (&[Ok(4)][..], &b"here"[..]));
-        // Who ends does not wait for it, either.
+        // Ending does not wait for it either.
         assert_eq!(end_forked(Duration::ZERO), []);
     }
 }

@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::elf::{FilePath, Version};
 
-/// What is asked.
+/// A request.
 pub(super) enum Request {
     /// Open the regular file at a path.
     Open(FilePath),
@@ -33,7 +33,7 @@ pub(super) enum Request {
 #[derive(Copy, Clone, Debug, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Piece {
-    /// Where it begins.
+    /// Its start address.
     pub addr: u64,
     /// Bytes.
     pub len: u64,
@@ -42,37 +42,38 @@ pub(crate) struct Piece {
 /// What reading a piece gave: bytes, or less than zero the system's number of an error.
 pub(super) type PieceRead = i64;
 
-/// What is answered.
+/// An answer.
 pub(super) enum Answer {
     /// The file.
     Open {
         /// Open for reading.
         file: File,
     },
-    /// It is open there, and can be copied.
+    /// It is open in the helper, and can be copied.
     Kept {
-        /// What it is.
+        /// The file's version.
         about: Version,
     },
     /// A copy.
     Copied {
         /// A file in memory.
         file: File,
-        /// How many bytes it has.
+        /// Its length in bytes.
         bytes: u64,
     },
     /// The pieces.
     Read {
-        /// What each gave.
+        /// The result of each piece.
         read: Vec<PieceRead>,
-        /// As many bytes as were asked for in all, each piece where it would be if all before it were whole.
+        /// As many bytes as were requested in total, each piece at the position it would have if
+        /// all previous ones were complete.
         bytes: Vec<u8>,
     },
     /// Why not.
     Refused(io::Error),
 }
 
-/// What a request begins with, and what comes with a descriptor; the paths or the pieces follow.
+/// The head of a request, which is sent with a descriptor; the paths or the pieces follow.
 #[derive(Debug, Default, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 struct RequestHead {
@@ -86,7 +87,7 @@ struct RequestHead {
     named: u32,
 }
 
-/// What an answer begins with, and what comes with a descriptor; a text follows.
+/// The head of an answer, which is sent with a descriptor; a text follows.
 #[derive(Debug, Default, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
 struct AnswerHead {
@@ -112,11 +113,11 @@ const COPIED: u32 = 3;
 const REFUSED: u32 = 4;
 const READ: u32 = 5;
 
-/// Longer paths are none (`PATH_MAX` is 4096; those of a mapping may have a few words more).
+/// No path is longer (`PATH_MAX` is 4096; those of a mapping may have a few words more).
 const MAX_BYTES: usize = 1 << 16;
 /// Pieces of one request.
 pub(crate) const MAX_PIECES: usize = 1024;
-/// Bytes of all of them.
+/// The most bytes of all pieces.
 pub(crate) const MAX_READ_BYTES: usize = 1 << 20;
 
 impl Request {
@@ -139,7 +140,7 @@ impl Request {
                 return (&mut &*channel).write_all(pieces.as_bytes());
             }
         };
-        // Its folder is not ours for ever.
+        // Its directory may not remain ours.
         let named = match named.as_os_str().is_empty() {
             true => PathBuf::new(),
             false => std::path::absolute(named)?,
@@ -233,7 +234,7 @@ impl Answer {
         let (file, was_cut) = receive_head(channel, head.as_mut_bytes())?;
         let file = || match (file, was_cut) {
             (Some(file), _) => Ok(file),
-            // The kernel has no place for it among ours.
+            // The kernel had no free descriptor for it.
             (None, true) => Err(Errno::EMFILE.into()),
             (None, false) => Err(io::Error::from(io::ErrorKind::InvalidData)),
         };
@@ -270,7 +271,7 @@ impl Answer {
     }
 }
 
-/// Sends what a request or an answer begins with, and a file with it.
+/// Sends the head of a request or an answer, together with a file.
 fn send_head(channel: &UnixStream, head: &[u8], file: Option<&File>) -> io::Result<()> {
     let descriptors: Vec<RawFd> = file.iter().map(|file| file.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -289,7 +290,7 @@ fn send_head(channel: &UnixStream, head: &[u8], file: Option<&File>) -> io::Resu
     }
 }
 
-/// Receives what a request or an answer begins with: the file that comes with it, and whether one was lost.
+/// Receives the head of a request or an answer: the file sent with it, and whether one was lost.
 fn receive_head(channel: &UnixStream, head: &mut [u8]) -> io::Result<(Option<File>, bool)> {
     let whole = head.len();
     let mut space = cmsg_space!(RawFd);
@@ -306,7 +307,8 @@ fn receive_head(channel: &UnixStream, head: &mut [u8]) -> io::Result<(Option<Fil
     for message in got.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = message {
             for descriptor in descriptors {
-                // SAFETY: the kernel just gave us this descriptor, and nobody else knows of it.
+                // SAFETY: the kernel just gave us this descriptor, and no other code knows about
+                // it.
                 file = Some(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }));
             }
         }

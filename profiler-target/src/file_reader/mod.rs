@@ -28,7 +28,7 @@ pub(crate) use self::messages::{MAX_PIECES, MAX_READ_BYTES, Piece};
 use crate::attributes::file_behind;
 use crate::elf::{FILE_TIME, FileLimit, FilePath, Version, file_limit, open_regular};
 
-/// What it shows as.
+/// The helpers' process name.
 const NAME: &CStr = c"file-reader";
 /// At most this many helpers exist at a time, even if most of them do not answer. Each holds a copy
 /// of fragscope's memory as it was at the fork.
@@ -42,11 +42,11 @@ const SILENT_FOR: Duration = Duration::from_secs(60);
 /// Why a file was not opened.
 #[derive(Debug)]
 pub(crate) enum NotOpened {
-    /// It cannot be, or is not one to be read.
+    /// It cannot be opened, or must not be read.
     Refused(io::Error),
     /// Its file system did not answer within the time.
     Unanswered,
-    /// Its file system did not answer somebody else, not long ago.
+    /// Its file system recently did not answer another request.
     Silent,
     /// This many helpers, the limit, are waiting for file systems or processes that do not answer.
     TooMany(usize),
@@ -83,7 +83,7 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
     {
         return Err(NotOpened::Silent);
     }
-    // One that somebody ended is replaced once.
+    // A helper that somebody killed is replaced once.
     for _ in 0..2 {
         let most = most_for(path);
         let mut helper = match Helper::idle_or_new(most) {
@@ -113,7 +113,7 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
                 helper.give_up(path.device());
                 return Err(NotOpened::Unanswered);
             }
-            // One that ended, or one whose answer is none.
+            // It ended, or its answer is invalid.
             Ok(Answer::Copied { .. } | Answer::Read { .. }) | Err(_) => helper.give_up(None),
         }
     }
@@ -122,12 +122,12 @@ pub(crate) fn open(path: &FilePath, deadline: Instant) -> Result<Opened, NotOpen
 }
 
 impl Asked {
-    /// What the file is.
+    /// The file's version.
     pub(crate) fn about(&self) -> &Version {
         &self.about
     }
 
-    /// A copy of it in memory, of `limit` bytes at most, and its length.
+    /// A copy in memory of at most `limit` bytes, and its length.
     pub(crate) fn copy(mut self, limit: u64) -> Result<(File, u64), NotOpened> {
         match self.helper.ask(&Request::Copy(limit), self.deadline) {
             Ok(Answer::Copied { file, bytes }) => {
@@ -154,7 +154,7 @@ impl Asked {
         }
     }
 
-    /// It is not asked for one.
+    /// Gives up the file without a copy.
     pub(crate) fn forget(self) {
         self.helper.put_back();
     }
@@ -168,11 +168,11 @@ fn is_late(error: &io::Error) -> bool {
     )
 }
 
-/// Opens the regular file at a path that somebody else chose, or a copy of its first bytes
-/// ([`file_limit`]) where its file system may keep whoever reads it.
+/// Opens the regular file at an untrusted path, or a copy of its first bytes ([`file_limit`]) if
+/// its file system may block readers.
 ///
 /// # Errors
-/// When it cannot be opened, is no regular file, or its file system does not answer.
+/// When it cannot be opened, is not a regular file, or its file system does not answer.
 pub fn open_foreign(path: &FilePath) -> io::Result<File> {
     let opened = open(path, Instant::now() + FILE_TIME).and_then(|opened| match opened {
         Opened::Here(file) => Ok(file),
@@ -189,8 +189,8 @@ pub fn open_foreign(path: &FilePath) -> io::Result<File> {
     })
 }
 
-/// Whether there is a regular file at `path` below the root directory of a process, `/proc/PID/root`, as far as its file
-/// system answers.
+/// Whether there is a regular file at `path` below the root directory of a process,
+/// `/proc/PID/root`, as far as its file system answers.
 pub fn is_file_below(root: &Path, path: &Path) -> bool {
     let Ok((device, _)) = file_behind(root) else {
         return false;
@@ -254,7 +254,7 @@ mod tests {
         };
         assert!(matches!(open(true), Err(NotOpened::TooMany(MAX_AT_SERVED))));
         assert!(matches!(open(false), Ok(Opened::Here(_))));
-        // Beside an idle one as well.
+        // Even if there is an idle one.
         assert!(matches!(open(true), Err(NotOpened::TooMany(MAX_AT_SERVED))));
         assert_eq!(end_forked(Duration::ZERO), []);
     }

@@ -9,32 +9,33 @@ use super::super::cgroup::{self, Group, UNIFIED};
 use super::super::host::{OOM_SCORE, score_before};
 use super::super::stat::Stat;
 
-/// The cgroup hierarchies by which processes are frozen or killed together, or kept from running: a guard
-/// that gets no processor can end no stop.
+/// The cgroup hierarchies in which processes are frozen, killed or throttled together: a guard that
+/// gets no processor time cannot end a stop.
 const LEFT: [&str; 4] = [UNIFIED, "freezer", "memory", "cpu"];
 
-/// Gives this process a session, a name, a command line and, where it may, a cgroup of its own,
-/// and closes all descriptors but those to `keep`; the standard ones lead to `nowhere`.
+/// Gives this process its own session, name and command line, and where permitted its own cgroup,
+/// and closes all descriptors except those in `keep`; the standard ones lead to `nowhere`.
 ///
-/// What is refused is done without: a guard that is frozen together with fragscope is better than
+/// Whatever is refused is skipped: a guard that is frozen together with fragscope is better than
 /// none.
 pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     separate(name, keep, nowhere);
     for place in cgroups() {
-        // Refused without the privilege, or where the hierarchy does not take it.
+        // Fails without the privilege, or if the hierarchy does not accept it.
         let _ = fs::write(place, "0");
     }
-    // Whoever is short of memory must not end it before fragscope. The first is refused without privilege.
+    // When memory runs out, it must not be killed before fragscope. The lowest score is refused
+    // without privilege.
     if fs::write(OOM_SCORE, "-1000").is_err()
         && let Some(before) = score_before()
     {
         let _ = fs::write(OOM_SCORE, before);
     }
-    // No file system is kept busy by it.
+    // So that it does not keep a file system busy.
     let _ = std::env::set_current_dir("/");
 }
 
-/// The same without the cgroup, for one that need not run where fragscope does not.
+/// The same without the cgroup, for a process that need not run while fragscope does not.
 pub(crate) fn separate(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     #[expect(
         clippy::multiple_unsafe_ops_per_block,
@@ -52,13 +53,14 @@ pub(crate) fn separate(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     rename(name);
 }
 
-/// Closes all descriptors above the standard ones but these. It must not fail: fragscope's own end of
-/// the channel is among them, and while it is open the guard does not see its end.
+/// Closes all descriptors above the standard ones except these. It must not fail: fragscope's own
+/// end of the channel is among them, and while that is open the guard does not notice the end of
+/// the channel.
 fn close_others(keep: &[RawFd]) {
     if close_ranges(keep) {
         return;
     }
-    // Before Linux 5.9, or where a seccomp profile does not know the call.
+    // Before Linux 5.9, or if a seccomp profile rejects the call.
     let listed = fs::read_dir("/proc/self/fd");
     let listed = listed.map(|all| {
         all.flatten()
@@ -69,15 +71,15 @@ fn close_others(keep: &[RawFd]) {
         Err(_) => (0..MAX_DESCRIPTORS).collect(),
     };
     for fd in open.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
-        // SAFETY: closes a descriptor of which this process makes no use.
+        // SAFETY: closes a descriptor that this process does not use.
         unsafe { libc::close(fd) };
     }
 }
 
-/// How many descriptors fragscope may have open where that cannot be looked up.
+/// The most descriptors assumed open in fragscope if they cannot be listed.
 const MAX_DESCRIPTORS: RawFd = 65_536;
 
-/// The same by `close_range(2)`; whether the kernel has it.
+/// The same with `close_range(2)`; returns whether the kernel has it.
 fn close_ranges(keep: &[RawFd]) -> bool {
     let mut keep: Vec<u32> = keep
         .iter()
@@ -87,7 +89,7 @@ fn close_ranges(keep: &[RawFd]) -> bool {
     let mut from = 3;
     for fd in keep.into_iter().chain([u32::MAX]) {
         if fd > from {
-            // SAFETY: closes descriptors of which this process makes no use.
+            // SAFETY: closes descriptors that this process does not use.
             let closed = unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
             if closed != 0 {
                 return false;
@@ -98,8 +100,8 @@ fn close_ranges(keep: &[RawFd]) -> bool {
     true
 }
 
-/// Writes the name over the arguments that fragscope was started with, which a guard would share:
-/// whoever looks for a command line finds the one that he means.
+/// Writes the name over the arguments of fragscope, which a guard would share, so that a search for
+/// a command line finds the intended process.
 fn rename(name: &CStr) {
     let Some((start, end)) = Stat::read("/proc/self/stat").and_then(|stat| stat.arguments) else {
         return;
@@ -109,7 +111,7 @@ fn rename(name: &CStr) {
         return;
     }
     let name = name.to_bytes();
-    // SAFETY: the kernel says that the arguments lie here, in writable memory of this process's own;
+    // SAFETY: the kernel says that the arguments are here, in this process's own writable memory;
     // nothing in a guard reads them.
     let arguments = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, len) };
     arguments.fill(0);

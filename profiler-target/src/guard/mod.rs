@@ -38,23 +38,23 @@ use zerocopy::FromZeros;
 use super::forked::fork_off;
 use super::proc_dir::PidFd;
 
-/// How long the end of a guard is waited for. It takes milliseconds; one that somebody froze ends
-/// when it runs again.
+/// How long to wait for the end of a guard. It takes milliseconds; a frozen guard ends when it runs
+/// again.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// A guard that holds nothing moves its [`Deadline`] on as often as this.
+/// A guard that holds nothing renews its [`Deadline`] at this interval.
 pub const IDLE_CHECK: Duration = Duration::from_secs(2);
-/// One that does not, because somebody suspended it, is ended by the kernel after this.
+/// The kernel kills a guard that does not renew it for this long, because somebody suspended it.
 const LONGEST_IDLE: Duration = Duration::from_secs(10);
-/// How long that of one that was killed.
+/// How long to wait for the end of a killed guard.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Whether a guard holds what its death would leave in the target: written by the guard, read by
-/// fragscope before it kills it.
+/// Whether a guard holds something that its death would leave in the target. The guard writes it,
+/// and fragscope reads it before killing the guard.
 #[derive(Debug, FromZeros)]
 pub struct Needed(AtomicU32);
 
 impl Needed {
-    /// The guard says whether it is.
+    /// Sets whether the guard is needed.
     pub fn set(&self, needed: bool) {
         self.0.store(needed.into(), Ordering::SeqCst);
     }
@@ -68,29 +68,30 @@ impl Needed {
 #[derive(Clone, Debug)]
 struct Process {
     pid: Pid,
-    /// Its number may become another's once it was reaped, by this or by who reaps all children.
+    /// Its pid may be reused once it was reaped, by this code or by code that reaps all children.
     handle: PidFd,
     needed: Arc<Shared<Needed>>,
 }
 
 impl Process {
-    /// Lets it run on, when somebody suspended it.
+    /// Resumes it, in case somebody suspended it.
     fn wake(&self) {
-        // One that is gone needs not.
+        // It may already be gone.
         let _ = self.handle.send(Signal::SIGCONT);
     }
 
-    /// Ends it at once, unless it is needed; whether it has ended.
+    /// Kills it at once, unless it is needed; returns whether it has ended.
     fn kill(&self) -> bool {
         if self.needed.get() {
             return !self.handle.is_alive();
         }
-        // One that is gone needs not.
+        // It may already be gone.
         let _ = self.handle.send(Signal::SIGKILL);
         self.handle.ends_within(KILLED_WITHIN)
     }
 
-    /// Has it end, now that it was asked to: whether it has, by itself within `limit` or killed then.
+    /// Waits for its end, which was requested, up to `limit`, then kills it; returns whether it has
+    /// ended.
     fn end(&self, limit: Duration) -> bool {
         self.wake();
         let ended = self.handle.ends_within(limit) || self.kill();
@@ -100,7 +101,7 @@ impl Process {
         ended
     }
 
-    /// Whether one that was killed before has ended by now.
+    /// Whether a guard that was killed before has ended by now.
     fn reap_killed(&self) -> bool {
         let ended = !self.handle.is_alive();
         if ended {
@@ -110,7 +111,7 @@ impl Process {
     }
 }
 
-/// A guard that runs. Dropping it lets it give back what it holds and end.
+/// A running guard. Dropping it makes it release what it holds and end.
 #[derive(Debug)]
 pub struct Guard {
     channel: UnixStream,
@@ -119,12 +120,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard that shows as `name` (at most 15 bytes), keeps `descriptors` open besides the
-    /// standard ones' places, which lead nowhere, and runs `life` with its end of a channel. It must
-    /// end when reading from the channel gives the end of it.
+    /// Starts a guard with the process name `name` (at most 15 bytes). It keeps `descriptors` open,
+    /// replaces the standard ones with `/dev/null`, and runs `life` with its end of a channel.
+    /// `life` must return when reading from the channel reports its end.
     ///
     /// # Errors
-    /// When the kernel gives no process, no descriptor or no memory, and when fragscope is ending.
+    /// When the kernel provides no process, no descriptor or no memory, and when fragscope is
+    /// ending.
     pub fn start(
         name: &CStr,
         descriptors: &[RawFd],
@@ -137,10 +139,11 @@ impl Guard {
             .read(true)
             .write(true)
             .open("/dev/null")?;
-        // Held until it is among them: whoever ends them finds it.
+        // Held until the guard is in the list, so that whoever ends all guards finds it.
         let mut guards = running();
         let (pid, handle) = fork_off(|| {
-            // It closes fragscope's ends as well: while they were open here, their end would never come.
+            // It also closes fragscope's ends: while they were open here, their end would never be
+            // seen.
             let mut keep = vec![others.as_raw_fd()];
             keep.extend(descriptors);
             apart::set_apart(name, &keep, nowhere.as_raw_fd());
@@ -168,24 +171,24 @@ impl Guard {
         &mut self.channel
     }
 
-    /// Whether it has not been ended by somebody.
+    /// Whether it is still running, i.e. nobody has killed it.
     pub fn is_alive(&self) -> bool {
         self.process.handle.is_alive()
     }
 
-    /// Waits for its end, for at most this long; whether it has ended.
+    /// Waits for its end, for at most this long; returns whether it has ended.
     pub fn ends_within(&self, limit: Duration) -> bool {
         self.process.handle.ends_within(limit)
     }
 
-    /// Lets it run on, when somebody suspended it.
+    /// Resumes it, in case somebody suspended it.
     pub fn wake(&self) {
         self.process.wake();
     }
 
-    /// Ends it at once, unless it is [`Needed`]: what it traces runs on, what it has pinned goes.
-    /// Whether it has ended; if not, as somebody froze it, it ends when it runs again, and nobody waits for
-    /// it once more.
+    /// Kills it at once, unless it is [`Needed`]: what it traces is resumed, what it has pinned is
+    /// removed. Returns whether it has ended; if it was frozen, it ends when it runs again, and is
+    /// not waited for a second time.
     pub fn kill(&mut self) -> bool {
         self.was_killed = !self.process.needed.get();
         self.process.kill()
@@ -194,7 +197,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // One that is gone needs not.
+        // It may already be gone.
         let _ = self.channel.shutdown(Shutdown::Both);
         let ended = match self.was_killed {
             true => self.process.reap_killed(),
@@ -222,13 +225,13 @@ fn running() -> MutexGuard<'static, Vec<RunningGuard>> {
     GUARDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the guards that run. Waits for as long as `limit` for all of them, kills those that may be then,
-/// and gives the numbers of those that still run.
+/// Ends the running guards. Waits up to `limit` for all of them, then kills those that may be
+/// killed, and returns the pids of those that still run.
 pub(super) fn end_all(limit: Duration) -> Vec<i32> {
     let deadline = Instant::now() + limit;
     let mut all = std::mem::take(&mut *running());
     for guard in &all {
-        // One that is gone needs not.
+        // It may already be gone.
         let _ = guard.channel.shutdown(Shutdown::Both);
         guard.process.wake();
     }
@@ -250,16 +253,17 @@ pub fn is_suspended(state: RawFd) -> bool {
     at.and_then(|at| text.get(at + 2)) == Some(&b'T')
 }
 
-/// A timer that ends this process with SIGKILL, kept by the kernel: it needs neither a processor
-/// nor that the process is not suspended.
+/// A kernel timer that ends this process with SIGKILL: it works without processor time and while
+/// the process is suspended.
 #[derive(Debug)]
 pub struct Deadline(Timer);
 
 impl Deadline {
-    /// One that is not set.
+    /// A timer that is not set.
     ///
     /// # Errors
-    /// When the user has as many timers and signals as may wait, which is said, or there is no memory.
+    /// When the user has reached the limit of timers and pending signals, which the error says, or
+    /// there is no memory.
     pub fn new() -> io::Result<Self> {
         let kill = SigevNotify::SigevSignal {
             signal: Signal::SIGKILL,
@@ -278,7 +282,7 @@ impl Deadline {
     /// Sets it to `after` from now.
     ///
     /// # Errors
-    /// When the kernel refuses the time.
+    /// When the kernel rejects the time.
     pub fn set(&mut self, after: Duration) -> io::Result<()> {
         let after = Expiration::OneShot(TimeSpec::from_duration(after));
         Ok(self.0.set(after, TimerSetTimeFlags::empty())?)
@@ -289,15 +293,15 @@ impl Deadline {
     /// gone.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects it.
     pub fn set_idle(&mut self) -> io::Result<()> {
         self.set(LONGEST_IDLE)
     }
 
-    /// From now on it is not set.
+    /// Unsets it.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects it.
     pub fn unset(&mut self) -> io::Result<()> {
         // A time of zero is never (timer_settime(2)).
         self.set(Duration::ZERO)
@@ -308,7 +312,7 @@ impl Deadline {
 #[derive(Debug)]
 pub(super) struct Shared<T>(NonNull<T>);
 
-// SAFETY: it gives out nothing but shared references to its `T`.
+// SAFETY: it only gives out shared references to its `T`.
 unsafe impl<T: Sync> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Shared<T> {}
@@ -331,7 +335,7 @@ impl<T> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the mapping is aligned to a page, was zeroed, which is a value of the type, and
+        // SAFETY: the mapping is page-aligned, was zeroed, which is a valid value of the type, and
         // lives as long as self.
         unsafe { self.0.as_ref() }
     }
@@ -339,7 +343,7 @@ impl<T> Deref for Shared<T> {
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping made above, of which no reference is left.
+        // SAFETY: the mapping made above, to which no reference is left.
         let unmapped = unsafe { munmap(self.0.cast(), size_of::<T>()) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
@@ -354,7 +358,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_guard_waits_for_no_lock_of_another_thread() {
         static LOCK: Mutex<()> = Mutex::new(());
-        // As a screen's hook takes that of the standard output.
+        // As a screen's hook takes the lock of standard output.
         panic::set_hook(Box::new(|_| drop(LOCK.lock())));
         let held = LOCK.lock().expect("free");
         let panics = |_: UnixStream, _: &Needed| panic!("on purpose");

@@ -16,8 +16,9 @@ use crate::proc_dir::PidFd;
 /// Memory that did not answer is not read again for this long while its process runs.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
-/// When memory did not answer, and the process that waits for it: where it cannot be ended, the memory is not read again as
-/// long as it waits. It has the lock of the address space, and another one would wait for that.
+/// When memory did not answer, and the helper that waits for it. If the helper cannot be ended, the
+/// memory is not read again as long as it waits: it holds the lock of the address space, and
+/// another helper would wait for that.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Silent(Arc<Mutex<Option<(Instant, PidFd)>>>);
 
@@ -31,7 +32,7 @@ impl Silent {
 
     fn set(&self, waits: PidFd) {
         let mut before = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of several that read at a time, one has the lock, and is the one that cannot be ended.
+        // Of several simultaneous readers one holds the lock, and is the one that cannot be ended.
         if before.as_ref().is_none_or(|(_, waits)| !waits.is_alive()) {
             *before = Some((Instant::now(), waits));
         }
@@ -88,7 +89,7 @@ impl LiveMemory {
                 continue;
             }
             let Ok(PiecesRead { read, bytes }) = self.pieces_aside(pieces) else {
-                // One by one they are read, or it is found why not.
+                // They are read one by one, or it is determined why not.
                 out.extend(addrs.iter().zip(&may_be).map(|(&addr, &may_be)| {
                     let mut piece = [0; N];
                     let read = may_be.then(|| self.read_aside(addr, &mut piece).ok());

@@ -16,9 +16,9 @@ use crate::slices::{Region, Slice, Slices, entry_of, region_of};
 /// How a page is read at this moment.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Reading {
-    /// It was never written to, or was given back.
+    /// It was never written to, or was returned.
     Zeros,
-    /// By the faster way: nobody else maps it.
+    /// The faster way: no other process maps it.
     Unshared,
     Plain,
 }
@@ -29,12 +29,13 @@ struct Pages<'a> {
     slices: &'a Slices,
     slice: &'a Slice,
     may_pin: bool,
-    /// The entries that were looked at last.
+    /// The entries last looked up.
     region: Option<(u64, Region)>,
 }
 
 impl Pages<'_> {
-    /// How the bytes at `at` are read, and up to where, before `end`, others are read alike.
+    /// How the bytes at `at` are read, and up to where, before `end`, others are read in the same
+    /// way.
     fn alike(
         &mut self,
         files: &MappedFiles,
@@ -54,7 +55,7 @@ impl Pages<'_> {
         }
     }
 
-    /// How the page of `at` is read; `files` are those that it may be of.
+    /// How the page of `at` is read; `files` are the files it may belong to.
     fn reading(&mut self, files: &MappedFiles, at: RemoteAddr) -> Result<Reading, ReadError> {
         let entry = self.entry(at)?;
         if entry.is_swapped() {
@@ -70,7 +71,7 @@ impl Pages<'_> {
         let may_not_answer = match file {
             Some((_, Answers::Always)) => false,
             Some((_, Answers::Never)) => true,
-            // One that is mapped since the last look is of a file that nobody has looked at.
+            // A file mapped since the last look was not examined.
             Some((_, Answers::UnlessCopied)) | None => entry.is_file(),
         };
         if may_not_answer {
@@ -99,7 +100,7 @@ impl Pages<'_> {
 }
 
 impl LiveMemory {
-    /// Reads what is in memory, all of it within one slice. Pages without memory are zeros.
+    /// Reads present memory, all of it within one slice. Pages without memory are zeros.
     pub(super) fn read_in_slice(
         &self,
         of: &(Pid, Arc<Slices>),
@@ -114,7 +115,7 @@ impl LiveMemory {
         })
     }
 
-    /// Reads `range` while the target stands.
+    /// Reads `range` while the target is stopped.
     fn read_pages(
         &self,
         (pid, slices): &(Pid, Arc<Slices>),
@@ -139,7 +140,7 @@ impl LiveMemory {
         Ok(())
     }
 
-    /// Reads what is in memory, in the slice that is under way or while the target runs.
+    /// Reads present memory, in the current slice or while the target runs.
     pub(super) fn read_between_slices(
         &self,
         of: &(Pid, Arc<Slices>),
@@ -162,7 +163,7 @@ impl LiveMemory {
         )
     }
 
-    /// Reads pieces: each is of one slice, and as many as can be are of the same.
+    /// Reads pieces: each within one slice, and as many as possible within the same.
     pub(super) fn read_scattered_in_slices<const N: usize>(
         &self,
         of: &(Pid, Arc<Slices>),
@@ -178,7 +179,7 @@ impl LiveMemory {
             };
             let whole = buffer.as_chunks::<N>().0[..many].iter();
             out.extend(whole.map(|&piece| Some(piece)));
-            // What one of them stands in the way of is read one by one.
+            // If one of them prevents reading the rest together, they are read one by one.
             out.extend(addrs[many..].iter().map(|&addr| {
                 let mut piece = [0; N];
                 let read = self.check_time();
@@ -188,7 +189,8 @@ impl LiveMemory {
         }
     }
 
-    /// Reads pieces of `len` bytes in one slice, where all of them may be pinned; how many were.
+    /// Reads pieces of `len` bytes in one slice, if all of them may be pinned; returns how many
+    /// were read.
     fn read_pieces_in_slice(
         &self,
         (pid, slices): &(Pid, Arc<Slices>),
@@ -243,7 +245,7 @@ impl LiveMemory {
         Ok(files_within(known.as_deref(), range)?.copied().collect())
     }
 
-    /// Reads pages that nobody else maps, of a process that stands still.
+    /// Reads pages that no other process maps, of a stopped process.
     fn read_pinned(&self, pid: Pid, at: RemoteAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let whole = RemoteIoVec {
             base: at.get() as usize,

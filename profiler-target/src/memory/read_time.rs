@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Time in which memory is read, for all who read it together. How long a walk takes is up to the target otherwise:
-/// a heap can lead through the same pages again and again.
+/// The time limit for reading memory, shared by all who read it together. Otherwise the target
+/// would determine how long a walk takes: a heap can lead through the same pages again and again.
 #[derive(Clone, Debug)]
 pub struct ReadTime(Arc<Span>);
 
@@ -13,7 +13,7 @@ pub struct ReadTime(Arc<Span>);
 struct Span {
     began: Instant,
     longest: Duration,
-    /// Whether somebody wanted to read on when it was over.
+    /// Whether a reader wanted to continue after it was over.
     is_over: AtomicBool,
 }
 
@@ -27,15 +27,15 @@ impl ReadTime {
         }))
     }
 
-    /// Half of what is left of it, for what is done before what it is meant for.
+    /// Half of the remaining time, for work done before the main work.
     pub fn half(&self) -> Self {
         let left = self.0.longest.saturating_sub(self.0.began.elapsed());
         Self::from_now(left / 2)
     }
 
-    /// Whether it is over, asked by who is about to read.
+    /// Whether it is over; for a caller about to read.
     pub fn is_over(&self) -> bool {
-        // Once it was over, it stays so, for whoever asks.
+        // Once it was over, it stays so for every caller.
         if self.was_met() {
             return true;
         }
@@ -46,7 +46,7 @@ impl ReadTime {
         is_over
     }
 
-    /// Whether it is over, asked by who does not read on then.
+    /// Whether it is over; for a caller that will not read.
     pub fn has_passed(&self) -> bool {
         self.was_met() || self.0.began.elapsed() >= self.0.longest
     }
@@ -56,7 +56,7 @@ impl ReadTime {
         self.0.is_over.load(Ordering::Relaxed)
     }
 
-    /// How long it was.
+    /// The whole time limit.
     pub fn longest(&self) -> Duration {
         self.0.longest
     }

@@ -5,50 +5,50 @@ use std::time::Duration;
 
 use profiler_common::ring::Slot;
 
-/// One event as the recorder wrote it.
+/// One event as written by the recorder.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct RingEvent {
     /// Nanoseconds on the monotonic clock.
     pub time_ns: u64,
-    /// The block's address, or what the kind says.
+    /// The block's address, or a value that depends on the kind.
     pub addr: u64,
-    /// Bytes requested, or what the kind says.
+    /// Bytes requested, or a value that depends on the kind.
     pub size: u64,
     /// The thread's number.
     pub thread: u32,
     /// The process's number.
     pub process: u32,
-    /// The number of a `profiler_common::RecordKind`, when a recorder wrote it.
+    /// The number of a `profiler_common::RecordKind`, if a recorder wrote it.
     pub kind: u64,
-    /// The alignment as a power of two.
+    /// The alignment, as the exponent of a power of two.
     pub align: u8,
 }
 
-/// What the next slot holds.
+/// The contents of the next slot.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Next {
     /// An event.
     Event(RingEvent),
-    /// An event that this thread has begun to write, by the number that it gave.
+    /// An event that this thread has begun to write, by the thread number that it gave.
     Claimed {
         /// The thread's number, in its own namespace.
         thread: u32,
-        /// How long it has been waited for.
+        /// How long the reader has waited for it.
         waited: Duration,
-        /// Whether the one before it was given up.
+        /// Whether the previous one was given up.
         follows_abandoned: bool,
     },
-    /// No event, and one is lost: the slot says what no recorder writes.
+    /// No event, and one is lost: the slot contains something that no recorder writes.
     Damaged,
     /// No event: the slot was abandoned before.
     Nothing,
     /// Nothing yet.
     Empty,
-    /// What comes after a [mark](super::Marker::mark), and is held back.
+    /// Events after a [mark](super::Marker::mark), which are held back.
     Held,
 }
 
-/// What the slot holds now; others may write it at the same moment.
+/// The present contents of the slot; writers may be changing it.
 pub(super) fn read(slot: &Slot) -> RingEvent {
     let thread = slot.thread.load(Ordering::Relaxed);
     let kind = slot.kind.load(Ordering::Relaxed);

@@ -14,8 +14,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use profiler_common::ring::{Header, ReaderPage, SLOTS, SLOTS_AT, Slot, Turn};
 
-/// `F_SEAL_FUTURE_WRITE` (`include/uapi/linux/fcntl.h`, since 5.1): whoever has mapped it goes on writing,
-/// and nobody else can begin.
+/// `F_SEAL_FUTURE_WRITE` (`include/uapi/linux/fcntl.h`, since 5.1): existing mappings can still
+/// write, new ones cannot.
 pub(super) const NOBODY_ELSE_WRITES: SealFlag = SealFlag::from_bits_retain(0x0010);
 
 /// Creates an in-memory file of `bytes` bytes that begins with `magic`, maps it, and seals it.
@@ -27,8 +27,9 @@ pub(super) fn shared(
 ) -> io::Result<(File, Arc<Memory>)> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
-    // All of it now: else whoever writes there first pays, which is the program that is recorded, in a control
-    // group with a limit of its own. Want of memory is known here besides, before anything begins.
+    // Allocates all of it now. Otherwise the first writer of a page is charged for it: the recorded
+    // program, possibly in a control group with its own limit. Lack of memory is also noticed here,
+    // before anything begins.
     posix_fallocate(&file, 0, bytes as libc::off_t)?;
     file.write_all_at(&magic.to_ne_bytes(), 0)?;
     let memory = Arc::new(Memory::of(&file, bytes)?);
@@ -43,7 +44,7 @@ pub(super) struct Memory {
     bytes: usize,
 }
 
-// SAFETY: all that is read and written through it after it was made are atomics.
+// SAFETY: after its creation everything read and written through it is atomic.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
@@ -66,14 +67,14 @@ impl Memory {
     }
 
     pub(super) fn header(&self) -> &Header {
-        // SAFETY: the mapping holds a header and lives as long as self; fields that others write
+        // SAFETY: the mapping contains a header and lives as long as self; fields written by others
         // are atomics.
         unsafe { self.at.cast().as_ref() }
     }
 
     pub(super) fn reader_page(&self) -> &ReaderPage {
-        // SAFETY: the mapping holds a reader's page and lives as long as self; fields that others read
-        // are atomics.
+        // SAFETY: the mapping contains a reader's page and lives as long as self; fields read by
+        // others are atomics.
         unsafe { self.at.cast().as_ref() }
     }
 
@@ -94,7 +95,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping made above, of which no reference is left.
+        // SAFETY: the mapping made above, to which no reference is left.
         let unmapped = unsafe { munmap(self.at, self.bytes) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }

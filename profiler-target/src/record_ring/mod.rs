@@ -35,7 +35,7 @@ use self::memory::{Memory, NOBODY_ELSE_WRITES, shared};
 pub use self::reader::Marker;
 use self::reader::{MAX_HEAD_LAG, ReaderActivity, is_closed, send_heartbeats};
 
-/// A ring of which more slots than these were abandoned is of no use any more.
+/// A ring with more abandoned slots than this is no longer usable.
 const MAX_ABANDONED: usize = SLOTS as usize / 4;
 
 /// A live thread that does not finish its event for this long was suspended in the middle of it.
@@ -51,27 +51,27 @@ const FREE_WAIT_PER_EVENT: Duration = Duration::from_micros(20);
 const MAX_FREE_WAIT: Duration = Duration::from_millis(100);
 /// The position of the head is checked every this many events.
 const HEAD_CHECK_INTERVAL: u64 = 1 << 12;
-/// What a program writes of how many left the recording is believed up to here.
+/// Programs' own counts of processes that left the recording are believed up to this number.
 const MAX_LEFT: u32 = 10_000;
 /// In a sound ring the head is where it should be. A ring whose head was moved back more often is
 /// given up.
 const MAX_REPAIRS: u32 = 1000;
 
-/// The ring. While it lives, writers wait for it when it is full; when it is dropped, they go on
-/// without it.
+/// The ring. While it exists, writers wait for it when it is full; when it is dropped, they
+/// continue without it.
 #[derive(Debug)]
 pub struct RecordRing {
     memory: Arc<Memory>,
-    /// What writers believe: nobody else can write there.
+    /// What writers trust: nobody else can write there.
     reader: Arc<Memory>,
     /// Keep the names of both in `/proc/PID/fd` alive.
     file: File,
     reader_file: File,
     /// Since when the slot at the tail is seen to be claimed.
     waiting: Option<Instant>,
-    /// Whether that is nobody's fault.
+    /// Whether the delay is not the writer's fault.
     is_excused: bool,
-    /// How long claimed slots before it were waited for, but for what was free of charge.
+    /// Total waiting time for claimed slots before it, without free waiting time.
     waited: Duration,
     /// The part of the next wait that does not count.
     free_wait: Duration,
@@ -89,7 +89,7 @@ impl RecordRing {
     /// # Errors
     /// When the kernel refuses the memory or the thread.
     pub fn new() -> io::Result<Self> {
-        // A program that makes it shorter would end everybody who maps it.
+        // A program that shortened it would crash every process that maps it.
         let length = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         let (file, memory) = shared(c"fragscope-ring", RING_BYTES, RING_MAGIC, length)?;
         let seals = length | NOBODY_ELSE_WRITES;
@@ -119,12 +119,12 @@ impl RecordRing {
         })
     }
 
-    /// Where it and the reader's page are, for the recorder's environment, and what the reader is behind. A path leads to fragscope's
-    /// descriptor while it lives, and later to whoever got its number: so each file's own numbers come with
-    /// it.
+    /// Where the ring and the reader's page are, for the recorder's environment, and how the reader
+    /// is identified. A path leads to fragscope's descriptor while fragscope lives, and later to
+    /// whatever reuses its pid, so each file's own numbers are included.
     ///
     /// # Errors
-    /// When the kernel does not say the numbers.
+    /// When the kernel does not return the numbers.
     pub fn place(&self) -> io::Result<String> {
         let place = |file: &File| -> io::Result<String> {
             let (pid, fd) = (std::process::id(), file.as_raw_fd());
@@ -140,15 +140,15 @@ impl RecordRing {
         ))
     }
 
-    /// The number of its file, by which it is found among the mappings of a process.
+    /// The inode of its file, which identifies it among the mappings of a process.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When the kernel does not return it.
     pub fn file_number(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.ino())
     }
 
-    /// What marks moments of it.
+    /// A handle for marking moments in it.
     pub fn marker(&self) -> Marker {
         Marker {
             memory: Arc::clone(&self.memory),
@@ -161,19 +161,19 @@ impl RecordRing {
         self.activity.held_from.store(u64::MAX, Ordering::SeqCst);
     }
 
-    /// This process is to say when it ends, and to wait for the answer.
+    /// Makes this process announce its end and wait for the answer.
     pub fn await_ending(&self, process: u32) {
         let awaited = &self.reader.reader_page().awaited;
         awaited[ending_at(process)].store(process, Ordering::Release);
     }
 
-    /// A process that [ends](Self::await_ending), as it said by the number `asked`, is to wait until it is
-    /// [let go](Self::let_go).
+    /// Makes a process that [ends](Self::await_ending), announced with the number `asked`, wait
+    /// until it is [released](Self::let_go).
     pub fn hold(&self, process: u32, asked: u32) {
         self.answer(process, answer(process, asked, true));
     }
 
-    /// A process that ends, by the number that it gave, need not wait, or not any more.
+    /// An ending process, identified by the number that it gave, need not wait, or no longer.
     pub fn let_go(&self, process: u32, asked: u32) {
         self.answer(process, answer(process, asked, false));
     }
@@ -183,8 +183,8 @@ impl RecordRing {
         answers[ending_at(process)].store(answer, Ordering::Release);
     }
 
-    /// Whether this thread of a process has written one of the events that were claimed and not taken; `None` where there
-    /// are more of them than `most`.
+    /// Whether this thread of a process has written one of the events that were claimed and not yet
+    /// taken; `None` if there are more than `most` of them.
     pub fn writes_on(&self, process: u32, thread: u32, most: u64) -> Option<bool> {
         let (from, to) = (self.tail(), self.head());
         let is_of = |number| match self.memory.turn(number).state() {
@@ -198,14 +198,14 @@ impl RecordRing {
         (to.saturating_sub(from) <= most).then(|| (from..to).any(is_of))
     }
 
-    /// The number of the next event to be written: all before it were claimed before now.
+    /// The number of the next event to be written: all earlier ones were claimed before now.
     pub fn head(&self) -> u64 {
         self.marker().head()
     }
 
     /// The number of the next event to be taken.
     pub fn tail(&self) -> u64 {
-        // None but the reader moves it.
+        // Only the reader moves it.
         self.activity.tail.load(Ordering::Relaxed)
     }
 
@@ -225,17 +225,18 @@ impl RecordRing {
         let said = self.memory.header().given_up.load(Ordering::Relaxed);
         self.repairs >= MAX_REPAIRS
             || self.abandoned.len() > MAX_ABANDONED
-            // What no writer says counts as well.
+            // A value that no writer sets counts as damage too.
             || !matches!(said, 0 | READER_MISSED)
     }
 
-    /// How many processes say that they go on without the recording for this reason: as many as may be believed.
+    /// How many processes report that they continue without the recording for this reason, up to
+    /// the credible maximum.
     pub fn left(&self, why: Leaves) -> u32 {
         let said = self.memory.header().left[why as usize].load(Ordering::Relaxed);
         said.min(MAX_LEFT)
     }
 
-    /// Whether the reader does not come for events for 10 s, or did not when a writer gave it up and
+    /// Whether the reader has not come for events for 10 s, or had not when a writer gave it up and
     /// closed the ring.
     pub fn is_reader_absent(&self) -> bool {
         self.activity.is_absent.load(Ordering::Relaxed)
@@ -251,7 +252,8 @@ impl RecordRing {
     pub fn take(&mut self) -> Next {
         let tail = self.tail();
         let turn = self.memory.turn(tail);
-        // Asked after the slot was looked at: what is written there after a mark was not yet, or is held.
+        // Checked after the slot was read: an event written there after a mark was either not seen,
+        // or is held back.
         fence(Ordering::SeqCst);
         if tail >= self.activity.held_from.load(Ordering::SeqCst) {
             return Next::Held;
@@ -296,9 +298,10 @@ impl RecordRing {
         }
     }
 
-    /// Gives up the next event, whose writer is gone or does not come. Its slot is not used again.
+    /// Gives up the next event, whose writer is gone or does not finish. Its slot is not used
+    /// again.
     pub fn abandon(&mut self) {
-        // A whole one may have become of it meanwhile; it is lost like the others that are given up.
+        // It may have been completed meanwhile; it is lost like the others that are given up.
         self.set(Turn::ABANDONED);
         self.abandoned.insert(self.tail() % SLOTS);
         self.has_abandoned = true;
@@ -308,13 +311,13 @@ impl RecordRing {
         }
     }
 
-    /// The wait for the next event does not count: its writer's process is held still for a sample.
+    /// Does not count the wait for the next event: its writer's process is stopped for a sample.
     pub fn excuse_wait(&mut self) {
         self.is_excused = true;
     }
 
-    /// While nothing is claimed at the tail the head is there. One that is not makes writers seek
-    /// in vain.
+    /// While nothing is claimed at the tail, the head must be there. Otherwise writers search in
+    /// vain.
     fn repair_head(&mut self) {
         let (head, tail) = (&self.memory.header().head, self.tail());
         let said = head.load(Ordering::Acquire);
@@ -323,7 +326,8 @@ impl RecordRing {
         }
     }
 
-    /// While events come, the head is between the tail and its lap; beyond that, writers seek in vain.
+    /// While events arrive, the head must be between the tail and its lap. Beyond that, writers
+    /// search in vain.
     fn repair_head_ahead(&mut self) {
         let (head, tail) = (&self.memory.header().head, self.tail());
         let said = head.load(Ordering::Acquire);
@@ -332,10 +336,10 @@ impl RecordRing {
         }
     }
 
-    /// Puts the head to the tail, where it said this.
+    /// Moves the head to the tail if it still has this value.
     fn repair(&mut self, said: u64) {
         let head = &self.memory.header().head;
-        // A writer may have come meanwhile, who moved it on from there.
+        // A writer may have moved it on from there meanwhile.
         let _ = head.compare_exchange(said, self.tail(), Ordering::Release, Ordering::Relaxed);
         self.repairs += 1;
         if self.repairs >= MAX_REPAIRS {
@@ -354,7 +358,7 @@ impl RecordRing {
         self.activity.tail.store(self.tail() + 1, Ordering::Release);
     }
 
-    /// Each slot is waited for from its own beginning; what all took counts together.
+    /// Each slot's wait is measured from its own beginning; the total counts.
     fn end_wait(&mut self) {
         let Some(since) = self.waiting.take() else {
             return;
@@ -362,7 +366,7 @@ impl RecordRing {
         if std::mem::take(&mut self.is_excused) {
             return;
         }
-        // No longer than the reader would: it may have been suspended itself.
+        // At most as long as the reader would wait: the reader may have been suspended itself.
         let waited = since.elapsed().min(SUSPENDED_AFTER);
         let free_wait = std::mem::take(&mut self.free_wait);
         self.waited += waited.saturating_sub(free_wait);

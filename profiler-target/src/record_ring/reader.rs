@@ -11,10 +11,10 @@ use super::memory::Memory;
 
 /// How often writers see that the reader lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the reader may do something else than read, sampling a process among it, until it no longer
-/// counts as alive: writers that wait for it then go on without being recorded.
+/// How long the reader may do something other than reading, such as sampling a process, before it
+/// no longer counts as alive: waiting writers then continue without being recorded.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(10);
-/// So far behind the claimed slots the head may be: one for each thread that is about to move it.
+/// How far the head may be behind the claimed slots: one for each thread that is about to move it.
 pub(super) const MAX_HEAD_LAG: u64 = 4096;
 
 /// Marks moments of a ring, on another thread than the reader's.
@@ -25,14 +25,15 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// The number of the next event to be written: all before it were claimed before now. From this moment
-    /// on the reader takes none that is claimed later, until it [releases](super::RecordRing::release) them: what
-    /// stands still now, and writes on when it is let go, is seen as it was between the two.
+    /// The number of the next event to be written: all earlier ones were claimed before now. From
+    /// this moment on the reader takes none claimed later, until it
+    /// [releases](super::RecordRing::release) them: a process that is stopped now and resumed
+    /// afterwards is seen in its state between the two.
     pub fn mark(&self) -> u64 {
         self.activity
             .held_from
             .fetch_min(self.head(), Ordering::SeqCst);
-        // The reader may be taking one that was claimed meanwhile: it is before the mark, too.
+        // The reader may be taking an event that was claimed meanwhile: it is before the mark, too.
         fence(Ordering::SeqCst);
         self.head()
     }
@@ -49,7 +50,7 @@ impl Marker {
     }
 }
 
-/// What other threads know of the reader, and it of them.
+/// State shared between the reader and other threads.
 #[derive(Debug)]
 pub(super) struct ReaderActivity {
     /// The number of the next event to be taken.
@@ -75,8 +76,9 @@ impl ReaderActivity {
         }
     }
 
-    /// Whether it comes for events; `last` is how often it had, and since when it has not again. When the ring
-    /// is closed, why it was stays known when the reader comes back.
+    /// Whether it comes for events. `last` is its previous number of visits and the time since
+    /// which that has not changed. If the ring is closed, the reason is kept even if the reader
+    /// comes back.
     fn comes(&self, last: &mut (u64, Instant), now: Instant, is_closed: bool) -> bool {
         let visits = self.visits.load(Ordering::Relaxed);
         if visits != last.0 {
@@ -90,8 +92,8 @@ impl ReaderActivity {
     }
 }
 
-/// Shows writers that the reader lives, until it is over, and for as long as it comes for events: a
-/// reader that is held up, say by a file system that hangs, must not hold up a program for ever.
+/// Shows writers that the reader is alive, until it is over and only while it comes for events: a
+/// blocked reader, for example on a file system that hangs, must not block a program for ever.
 pub(super) fn send_heartbeats(ring: &Memory, page: &ReaderPage, reader: &ReaderActivity) {
     let mut last = (reader.visits.load(Ordering::Relaxed), Instant::now());
     while !reader.over.load(Ordering::Relaxed) {

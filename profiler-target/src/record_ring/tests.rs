@@ -40,7 +40,7 @@ fn what_is_written_after_a_mark_is_held_until_it_is_released() {
     assert_eq!(taken(&mut ring), Some(1));
     let visits = ring.activity.visits.load(Ordering::Relaxed);
     assert_eq!(ring.take(), Next::Held);
-    // Programs that wait meanwhile are not to wait for ever.
+    // Programs that wait meanwhile must not wait for ever.
     assert_eq!(ring.activity.visits.load(Ordering::Relaxed), visits);
     ring.release();
     assert_eq!(taken(&mut ring), Some(2));

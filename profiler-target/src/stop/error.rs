@@ -10,10 +10,10 @@ use super::GUARD_NAME;
 use crate::proc_dir::field;
 use crate::stat::Stat;
 
-/// Who that is, for people.
+/// Identifies the tracer for people.
 const OF_ANOTHER_SESSION: &str = " (the stop guard of another fragscope)";
 
-/// Why the target was not stopped. It runs on in every case.
+/// Why the target was not stopped. In every case it runs on.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     /// Another tracer holds it.
@@ -23,32 +23,32 @@ pub enum StopError {
         tracer: u64,
         /// Its name in parentheses, or empty.
         name: String,
-        /// The thread of the target that it holds, when it is the stop guard of another fragscope, which will
-        /// let go of it.
+        /// The thread of the target that it holds, if it is the stop guard of another fragscope,
+        /// which will release it.
         guarded: Option<i32>,
     },
     /// The kernel refused.
     #[error("the kernel does not permit stopping the target")]
     NotPermitted,
-    /// A thread did not come to a stop in time.
+    /// A thread did not stop in time.
     #[error(
         "thread {tid} of the target (state {state}) did not stop within {limit:?}: it is inside the kernel"
     )]
     TimedOut {
         /// The thread.
         tid: i32,
-        /// Its state as `/proc` has it, `D` for an uninterruptible wait.
+        /// Its state in `/proc`, `D` for an uninterruptible wait.
         state: char,
-        /// How long it was waited for.
+        /// How long was waited for it.
         limit: Duration,
     },
-    /// No thread of it runs.
+    /// None of its threads runs.
     #[error("the target is frozen with its control group, and stays so until somebody thaws that")]
     Frozen,
-    /// There is no guard to be had, and without one nobody would end the stop in time.
+    /// No guard could be started, and without one nothing would end the stop in time.
     #[error("no process can be started that would end the stop in time ({0})")]
     NoGuard(#[source] io::Error),
-    /// The guard did not answer, and nor did another one in its place.
+    /// Neither the guard nor its replacement answered.
     #[error("the process that holds it was ended by somebody, and the target runs")]
     GuardLost,
     /// fragscope cannot stop itself.
@@ -62,7 +62,7 @@ pub enum StopError {
     Io(#[from] io::Error),
 }
 
-/// Why the target cannot be read: an error of ours is not its end.
+/// Why the target is unreadable: an error of our own does not mean that it has ended.
 pub(super) fn gone(error: io::Error) -> StopError {
     let is_missing = error.kind() == io::ErrorKind::NotFound;
     match is_missing || error.raw_os_error() == Some(libc::ESRCH) {
@@ -71,7 +71,8 @@ pub(super) fn gone(error: io::Error) -> StopError {
     }
 }
 
-/// `TracerPid` of a thread of the target, if that is known, is the id of the tracing thread: its process is named.
+/// `TracerPid` of a thread of the target, if known, is the id of the tracing thread; its process is
+/// named.
 pub(crate) fn already_traced(thread: u64, tid: i32) -> StopError {
     let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
     let status = String::from_utf8_lossy(&status);
@@ -91,9 +92,9 @@ pub(crate) fn already_traced(thread: u64, tid: i32) -> StopError {
     }
 }
 
-/// Whether a process is the stop guard of another fragscope, by its name and what else a guard has: a session of
-/// its own, and our user or root. A program can have all of that, if it is run by one of these; then it is
-/// waited for in vain.
+/// Whether a process is the stop guard of another fragscope, by its name and the other properties
+/// of a guard: its own session, and our user or root. A program run by one of these users can have
+/// all of them; then waiting for it is useless.
 fn is_stop_guard(pid: u64, comm: &str, status: &str) -> bool {
     let session = i32::try_from(pid).ok().and_then(Stat::of);
     let session = session.and_then(|stat| u64::try_from(stat.session).ok());

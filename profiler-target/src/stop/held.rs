@@ -30,13 +30,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A byte that means go on, or done.
 const DONE: u8 = b'.';
 
-/// What a guard is asked for.
+/// A request to a guard.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Request {
-    /// The process to stop, by its number, which it has as long as it lives.
+    /// The pid of the process to stop, which it keeps as long as it lives.
     pid: u64,
-    /// When it began, in clock ticks, which distinguishes it from a later one of the same number.
+    /// Its start time in clock ticks, which distinguishes it from a later process with the same
+    /// pid.
     began_ticks: u64,
     /// All threads must have stopped within this many ns.
     limit_ns: u64,
@@ -44,15 +45,15 @@ struct Request {
     longest_ns: u64,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Answer {
     /// One of [`outcome`].
     outcome: u32,
-    /// A thread, or what the kernel said.
+    /// A thread, or the kernel's error.
     number: i32,
-    /// Whether the guard holds nothing after an error, and goes on; else it ends.
+    /// Whether the guard, holding nothing after an error, continues; otherwise it ends.
     goes_on: u64,
     /// A thread's state, as a character.
     state: u64,
@@ -71,7 +72,7 @@ mod outcome {
     pub(super) const FAILED: u32 = 6;
 }
 
-/// A thread that stands still.
+/// A stopped thread.
 #[derive(Copy, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Held {
@@ -92,12 +93,12 @@ pub(super) struct StopGuard {
 impl StopGuard {
     /// Starts one.
     pub(super) fn start() -> io::Result<Self> {
-        // It would end for want of one, and could not say so.
+        // Without a timer it would end and could not say why.
         drop(Deadline::new()?);
         let progress = Arc::new(Shared::zeroed()?);
         let own_state = File::open("/proc/self/stat")?;
         let for_guard = Arc::clone(&progress);
-        // It is never needed: its death lets the target run.
+        // It is never needed: its death resumes the target.
         let guard = Guard::start(GUARD_NAME, &[own_state.as_raw_fd()], |channel, _| {
             // What fails ends the guard, which fragscope sees.
             let _ = serve(channel, &for_guard, &own_state);
@@ -109,17 +110,17 @@ impl StopGuard {
         })
     }
 
-    /// Whether it is as if there had been no stop: it said so after the last one, which failed.
+    /// Whether it holds nothing, as it said after the last stop, which failed.
     pub(super) fn holds_nothing(&self) -> bool {
         self.holds_nothing
     }
 
-    /// Whether it has not been ended by somebody.
+    /// Whether it is still running, i.e. nobody has killed it.
     pub(super) fn is_alive(&self) -> bool {
         self.guard.is_alive()
     }
 
-    /// Ends it at once, and with it what it may hold: nobody waits for one that does not end by itself.
+    /// Kills it at once, releasing what it may hold: nothing waits for it to end by itself.
     pub(super) fn kill(&mut self) {
         self.guard.kill();
     }
@@ -129,8 +130,9 @@ impl StopGuard {
         Arc::clone(&self.progress)
     }
 
-    /// Stops the process behind `dir`. After an error the guard [holds nothing](Self::holds_nothing), or ends, and
-    /// with it what it may hold; the error is [`StopError::GuardLost`] when it was ended by somebody, or did not answer within `patience`.
+    /// Stops the process behind `dir`. After an error the guard [holds
+    /// nothing](Self::holds_nothing), or it ends and releases what it may hold. The error is
+    /// [`StopError::GuardLost`] if somebody killed it, or it did not answer within `patience`.
     pub(super) fn stop(
         &mut self,
         dir: &ProcDir,
@@ -147,7 +149,7 @@ impl StopGuard {
         self.holds_nothing = false;
         // Between two stops no timer ends a guard that somebody suspended.
         self.guard.wake();
-        // One that is suspended again holds nothing yet, or the kernel ends it.
+        // If it is suspended again, it holds nothing yet, or the kernel ends it.
         let channel = self.guard.channel();
         channel.set_read_timeout(Some(patience))?;
         channel.write_all(request.as_bytes()).map_err(lost)?;
@@ -183,7 +185,7 @@ impl StopGuard {
 
     /// Lets the target run on; an error when the guard is gone, and the target runs.
     pub(super) fn release(&mut self) -> io::Result<()> {
-        // One that somebody suspended would hold the target until the kernel ends it.
+        // A guard that somebody suspended would hold the target until the kernel ends it.
         self.guard.wake();
         let channel = self.guard.channel();
         channel.set_read_timeout(Some(GUARD_TIMEOUT))?;
@@ -215,11 +217,11 @@ fn serve(
     progress: &Progress,
     state_of_fragscope: &File,
 ) -> io::Result<()> {
-    // Only the end of this process deletes it, which lets go of all threads: whichever way it gets
-    // there, suspended in between or not, what it still holds then is not held for longer.
+    // Only the end of this process deletes the timer, and that releases all threads: whatever
+    // happens on the way there, including suspension, they are not held for longer.
     let mut deadline = ManuallyDrop::new(Deadline::new()?);
     let mut request = Request::new_zeroed();
-    // Its end is fragscope's.
+    // The channel ends when fragscope does.
     while channel.read_exact(request.as_mut_bytes()).is_ok() {
         let longest = Duration::from_nanos(request.longest_ns);
         let limit = Duration::from_nanos(request.limit_ns).min(longest);
@@ -261,7 +263,7 @@ fn serve(
         }
         deadline.unset()?;
         if !asked_for {
-            // It ran on before fragscope asked for it, which it still does.
+            // It was resumed before fragscope requested that; the request is still to come.
             channel.read_exact(&mut [0])?;
         }
         channel.write_all(&[DONE])?;
@@ -281,7 +283,7 @@ fn named(request: &Request) -> Result<ProcDir, StopError> {
     }
 }
 
-/// Reports what came of the stop, and whether this guard goes on.
+/// Reports the outcome of the stop, and whether this guard continues.
 fn answer(
     channel: &mut UnixStream,
     stopped: Result<Vec<Thread>, StopError>,
@@ -320,7 +322,7 @@ fn answer(
             answer.outcome = outcome::FAILED;
             answer.number = error.raw_os_error().unwrap_or(libc::EIO);
         }
-        // A guard has none, and does not look at groups.
+        // A guard has no guard itself, and does not check control groups.
         Err(StopError::GuardLost | StopError::Frozen) => answer.outcome = outcome::FAILED,
     }
     answer.threads = held.len() as u64;
@@ -328,11 +330,11 @@ fn answer(
     watch.write(channel, held.as_slice().as_bytes())
 }
 
-/// Holds the target until fragscope asks for its release, is gone or suspended, or until the deadline;
-/// whether it was asked for.
+/// Holds the target until fragscope requests its release, is gone or suspended, or until the
+/// deadline; returns whether it was requested.
 fn hold(channel: &mut UnixStream, watch: &Watch<'_>, progress: &Progress) -> bool {
     match watch.wait(channel, PollFlags::POLLIN) {
-        // The end of the channel lets it run, too.
+        // The end of the channel resumes it, too.
         Ok(()) => channel.read_exact(&mut [0]).is_ok(),
         Err(why) => {
             progress.end_early(why);
@@ -341,7 +343,7 @@ fn hold(channel: &mut UnixStream, watch: &Watch<'_>, progress: &Progress) -> boo
     }
 }
 
-/// What ends a stop although fragscope did not ask for it.
+/// What ends a stop without a request by fragscope.
 struct Watch<'a> {
     deadline: Instant,
     state_of_fragscope: &'a File,
@@ -366,8 +368,8 @@ impl Watch<'_> {
         }
     }
 
-    /// Writes all of `bytes`: those of ten thousand threads are more than the channel holds, and a fragscope
-    /// that is suspended does not read them.
+    /// Writes all of `bytes`: ten thousand threads are more than the channel holds, and a suspended
+    /// fragscope does not read them.
     fn write(&self, channel: &mut UnixStream, mut bytes: &[u8]) -> io::Result<()> {
         channel.set_nonblocking(true)?;
         while !bytes.is_empty() {
@@ -375,7 +377,7 @@ impl Watch<'_> {
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let ready = self.wait(channel, PollFlags::POLLOUT);
-                    // fragscope has no answer then, and stops the target anew when it runs again.
+                    // fragscope then has no answer, and stops the target again when it runs.
                     ready.map_err(|_| io::ErrorKind::TimedOut)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

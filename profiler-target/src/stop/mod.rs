@@ -33,36 +33,36 @@ use super::forked::is_over;
 use super::guard::Shared;
 use super::proc_dir::{ProcDir, field};
 
-/// How long the target may take to come to a stop. A running thread needs microseconds, and one that
-/// waits for a processor on a busy host longer.
+/// How long the target may take to stop. A running thread needs microseconds; one that waits for a
+/// processor on a busy host needs longer.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long a stop lasts at most, unless the caller says otherwise.
 pub const LONGEST_STOP: Duration = Duration::from_secs(5);
 
-/// After a stop has lasted as long as it may, the guard has this long to end it; then the kernel
-/// ends the guard, and with it the stop.
+/// After a stop has reached its time limit, the guard has this long to end it; then the kernel ends
+/// the guard, and with it the stop.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// How long the guard may take for what takes it microseconds, on a host that is very busy. All tries of
-/// one stop share it.
+/// How long the guard may take, on a very busy host, for work of microseconds. All attempts of one
+/// stop share it.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What of it a second guard has, when the first was lost.
+/// The part of it that is left for a second guard if the first was lost.
 const SECOND_GUARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What guards that stop targets show as: no name that whoever ends or suspends fragscope by name
-/// would meet.
+/// The process name of stop guards: a name that does not match when somebody kills or suspends
+/// fragscope by name.
 const GUARD_NAME: &CStr = c"stop-guard";
-/// Between two looks at a target that another fragscope holds.
+/// The interval of checks of a target that another fragscope holds.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// How a stop goes, written by the tracer.
 #[derive(Debug, FromZeros)]
 struct Progress {
-    /// Why it ended early, as [`EndedEarly`] has it plus 1; 0 while it has not.
+    /// Why it ended early, as [`EndedEarly`] plus 1; 0 while it has not.
     ended: AtomicU32,
-    /// How long the target stood still in all, in ns, once it runs.
+    /// How long the target was stopped in total, in ns, once it runs.
     held_ns: AtomicU64,
 }
 
@@ -72,7 +72,7 @@ impl Progress {
         self.held_ns.store(0, Ordering::SeqCst);
     }
 
-    /// The target is about to run on before anybody asked for it.
+    /// The target is about to be resumed without a request.
     fn end_early(&self, why: EndedEarly) {
         self.ended.store(why as u32 + 1, Ordering::SeqCst);
     }
@@ -86,22 +86,22 @@ impl Progress {
         }
     }
 
-    /// Whether the tracer let it run on.
+    /// Whether the tracer resumed it.
     fn has_resumed(&self) -> bool {
         self.held_ns.load(Ordering::SeqCst) != 0
     }
 
-    /// The target runs; it stood still for this long.
+    /// The target runs; it was stopped for this long.
     fn resumed(&self, held: Duration) {
         self.held_ns.store(held.as_nanos() as u64, Ordering::SeqCst);
     }
 }
 
-/// Whether a stop is over, for who reads the target's memory meanwhile.
+/// Whether a stop is over, for readers of the target's memory.
 #[derive(Clone, Debug)]
 pub(super) struct StopState {
     progress: Arc<Shared<Progress>>,
-    /// By then the kernel has ended it.
+    /// The kernel has ended it by then.
     until: Instant,
 }
 
@@ -112,7 +112,7 @@ impl StopState {
     }
 }
 
-/// The target standing still. It resumes when this is dropped.
+/// The stopped target. It is resumed when this is dropped.
 #[derive(Debug)]
 pub struct Stopped {
     threads: Vec<Thread>,
@@ -120,23 +120,23 @@ pub struct Stopped {
     state: StopState,
     /// `None` once it was released.
     holder: Option<Holder>,
-    /// Where the guard goes back to.
+    /// Where the guard is returned to.
     guards: Arc<StopGuards>,
 }
 
-/// Who traces.
+/// The tracer.
 #[derive(Debug)]
 enum Holder {
     Guard(StopGuard),
     Thread(StopThread),
 }
 
-/// What came of a stop, once the target runs again.
+/// The outcome of a stop, once the target runs again.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct StopOutcome {
-    /// How long it stood still.
+    /// How long it was stopped.
     pub held: Duration,
-    /// Why it ran on before it was to, if it did.
+    /// Why it was resumed early, if it was.
     pub ended_early: Option<EndedEarly>,
 }
 
@@ -146,7 +146,7 @@ impl Stopped {
         &self.threads
     }
 
-    /// Why the target runs again already, if it does.
+    /// Why the target is already running again, if it is.
     pub fn ended_early(&self) -> Option<EndedEarly> {
         let early = self.state.progress.ended_early();
         early.or_else(|| (Instant::now() >= self.state.until).then_some(EndedEarly::Overdue))
@@ -166,7 +166,7 @@ impl Stopped {
         self.release();
         let ended_early = self.ended_early();
         let held = match self.state.progress.held_ns.load(Ordering::SeqCst) {
-            // The tracer has ended, and did not measure it.
+            // The tracer has ended without measuring it.
             0 => self.since.elapsed().min(self.state.until - self.since),
             ns => Duration::from_nanos(ns),
         };
@@ -177,7 +177,7 @@ impl Stopped {
         match self.holder.take() {
             Some(Holder::Guard(mut guard)) => match guard.release() {
                 Ok(()) => self.guards.put_back(guard),
-                // It ended with the stop, as it does when a thread died meanwhile.
+                // It ended with the stop, as it does if a thread died meanwhile.
                 Err(_) if self.state.progress.has_resumed() => {}
                 Err(_) => self.state.progress.end_early(EndedEarly::Lost),
             },
@@ -193,12 +193,12 @@ impl Drop for Stopped {
     }
 }
 
-/// The guard that stops targets, kept between stops. A second stop at the same time has its own.
+/// The guard that stops targets, kept between stops. A simultaneous second stop has its own.
 #[derive(Debug, Default)]
 pub(super) struct StopGuards(Mutex<Option<StopGuard>>);
 
 impl StopGuards {
-    /// The one for all targets, for as long as there are some.
+    /// The guards for all targets, as long as there are targets.
     pub(super) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<StopGuards>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,9 +222,9 @@ impl StopGuards {
     }
 }
 
-/// Stops all threads, which must succeed within `limit`, for at most `longest`. It takes no longer than
-/// `limit`, [`GRACE`] and [`GUARD_TIMEOUT`] together, whatever becomes of guards; a guard that is killed and
-/// does not end, as one that is frozen, is waited for for a second more.
+/// Stops all threads within `limit`, for at most `longest`. It takes at most `limit`, [`GRACE`] and
+/// [`GUARD_TIMEOUT`] together, whatever happens to guards; a killed guard that does not end, for
+/// example because it is frozen, is waited for one second more.
 pub(super) fn stop(
     dir: &Arc<ProcDir>,
     guards: &Arc<StopGuards>,
@@ -244,9 +244,9 @@ pub(super) fn stop(
         };
         let patience = all.saturating_sub(began.elapsed() + kept_back);
         match stop_once(dir, guards, limit, longest, patience) {
-            // Somebody ended it, or keeps it from running: the next one is another.
+            // Somebody killed it, or keeps it from running: the next one is a new guard.
             Err(StopError::GuardLost) if !mem::replace(&mut has_lost_one, true) => {}
-            // Another session's stop is short, and that of one that was killed just ends.
+            // Another session's stop is short, and that of a killed session is just ending.
             Err(StopError::AlreadyTraced {
                 tracer,
                 guarded: Some(tid),
@@ -260,8 +260,8 @@ pub(super) fn stop(
     }
 }
 
-/// Waits until the stop guard of another fragscope lets go of this thread, or for the deadline. The target is
-/// left alone meanwhile.
+/// Waits until the stop guard of another fragscope releases this thread, or until the deadline.
+/// Meanwhile the target is left alone.
 fn wait_for_guard(dir: &ProcDir, guard: u64, tid: i32, deadline: Instant) {
     let is_held = || {
         let status = dir.text(&format!("task/{tid}/status")).unwrap_or_default();
@@ -311,10 +311,11 @@ fn stop_once(
         Err(error) => {
             match guard.holds_nothing() {
                 true => guards.put_back(guard),
-                // It ends by itself, but one that somebody suspended would be waited for.
+                // It ends by itself, but waiting for one that somebody suspended would block.
                 false => guard.kill(),
             }
-            // The guard is no ancestor of the target, which Yama may ask for; this process may be.
+            // The guard is not an ancestor of the target, which Yama may require; this process may
+            // be.
             if !matches!(error, StopError::NotPermitted) || is_over() {
                 return Err(error);
             }
@@ -359,8 +360,8 @@ impl StopThread {
         let thread = Self { release, thread };
         match reported.recv_timeout(limit + GRACE) {
             Ok(Ok(threads)) => Ok((thread, threads)),
-            // It waits inside of the kernel for a program that is being executed, and so would who waits
-            // for it. Its signal lets the target run, and it ends when that is over.
+            // It is blocked in the kernel by an `execve` in progress, and waiting for it would
+            // block too. Its signal resumes the target, and it ends when the `execve` is over.
             Err(RecvTimeoutError::Timeout) => Err(StopError::TimedOut {
                 tid: dir.pid(),
                 state: dir.stat().map_or('?', |stat| stat.state),
@@ -380,7 +381,7 @@ impl StopThread {
 
     fn release(self) {
         drop(self.release);
-        // Its end is all that matters: the kernel detaches what a panic left.
+        // Only its end matters: the kernel detaches what a panic left.
         let _ = self.thread.join();
     }
 }

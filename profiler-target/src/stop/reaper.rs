@@ -22,38 +22,38 @@ use nix::unistd::gettid;
 
 use super::tracer::{detach, registers, signal_of};
 
-/// The signal; nothing else in fragscope or in a guard makes use of it.
+/// The signal; nothing else in fragscope or in a guard uses it.
 const WAKE: Signal = Signal::SIGALRM;
 /// Between two signals: a program that executes another one is held up for two or three at most.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// While it lives and this OS thread [waits inside of the kernel](Reaper::during), that takes note of the deaths of
-/// threads that it traces, and from the deadline on lets go of those that stand.
+/// While it exists and this OS thread is [blocked in the kernel](Reaper::during), the signal
+/// handler collects deaths of traced threads, and after the deadline releases stopped threads.
 pub(super) struct Reaper {
-    /// Deleted before the mask is as it was.
+    /// Deleted before the signal mask is restored.
     timer: Option<Timer>,
     before: SigSet,
     /// The timer's value points to it.
     task: Box<Task>,
 }
 
-/// What the handler goes by.
+/// The handler's data.
 struct Task {
     process: libc::pid_t,
     deadline: Instant,
-    /// The threads that are traced, as many as are [counted](Self::count); 0 for one that is gone.
+    /// The traced threads, as many as are [counted](Self::count); 0 for one that is gone.
     threads: Vec<AtomicI32>,
     count: AtomicUsize,
-    /// How often a call was begun that may wait, and how often one was over: odd while it is inside.
+    /// Counts beginnings and ends of calls that may block: odd while inside one.
     calls: AtomicU64,
-    /// What that was at the signal before, unless threads were looked at then.
+    /// The value at the previous signal, unless threads were checked then.
     seen: AtomicU64,
 }
 
 impl Task {
-    /// Whether the call that this signal interrupts has lasted since the one before. All threads are looked at
-    /// then, which may take longer than an interval; so the next signal just notes that the call goes on, which
-    /// has an interval to come back in.
+    /// Whether the interrupted call has lasted since the previous signal. If so, all threads are
+    /// checked, which may take longer than an interval. So the next signal only records that the
+    /// call continues, which gives it an interval to return.
     fn waits(&self) -> bool {
         let calls = self.calls.load(Ordering::SeqCst);
         let is_inside = calls % 2 == 1;
@@ -105,7 +105,7 @@ impl Reaper {
         started.map(|()| reaper)
     }
 
-    /// From now on it takes note of the death of this thread, which is about to be traced.
+    /// Collects the death of this thread, which is about to be traced, from now on.
     pub(super) fn watch(&self, tid: i32) {
         let count = self.task.count.load(Ordering::Relaxed);
         if let Some(place) = self.task.threads.get(count) {
@@ -127,13 +127,13 @@ impl Reaper {
 impl Drop for Reaper {
     fn drop(&mut self) {
         self.timer = None;
-        // It fails for no mask that the kernel gave.
+        // It cannot fail for a mask returned by the kernel.
         let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
     }
 }
 
 extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel gives a siginfo_t that lives as long as the handler runs.
+    // SAFETY: the kernel passes a siginfo_t that lives as long as the handler runs.
     let info = unsafe { &*info };
     if info.si_code != libc::SI_TIMER {
         return;
@@ -145,7 +145,7 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     if !task.waits() {
         return;
     }
-    // SAFETY: errno of this thread; what was interrupted may be about to read it.
+    // SAFETY: errno of this thread, which the interrupted code may be about to read.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
@@ -157,11 +157,12 @@ extern "C" fn woken(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_
     unsafe { *errno = before };
 }
 
-/// Takes note of all dead threads among these, but for the first of a process: others wait for that one, too, and
-/// it is reported after all others of its process alone.
+/// Collects all dead threads among these, except the first of a process: others wait for that one
+/// too, and it is reported only after all others of its process.
 ///
-/// Before Linux 5.14, `waitid` looks for a number among all threads that are traced, beginning with the last one:
-/// so those that stand are found out by another call, and the others in that order.
+/// Before Linux 5.14, `waitid` searches for a pid among all traced threads, beginning with the last
+/// one. So stopped threads are identified by another call, and the others are checked in that
+/// order.
 fn reap_all(task: &Task) {
     let count = task.count.load(Ordering::Acquire);
     for thread in task.threads.iter().take(count).rev() {
@@ -172,7 +173,7 @@ fn reap_all(task: &Task) {
     }
 }
 
-/// Lets every thread run on that this OS thread traces and that stands.
+/// Resumes every stopped thread that this OS thread traces.
 fn detach_all() {
     while let Some(change) = changed(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOWAIT) {
         if change.is_death || !detach(change.tid, change.signal) {
@@ -181,11 +182,12 @@ fn detach_all() {
     }
 }
 
-/// Takes note of the death of a thread that is not the first of its process; whether it was dead.
+/// Collects the death of a thread that is not the first of its process; returns whether it was
+/// dead.
 pub(super) fn reap(tid: i32) -> bool {
     let id = tid.unsigned_abs();
-    // Of a traced one the kernel reports that it stands, too, whatever it is asked for (`wait_task_stopped`), and
-    // reports it once.
+    // For a traced thread the kernel also reports that it is stopped, whatever was requested
+    // (`wait_task_stopped`), and reports it once.
     let is_dead = changed(libc::P_PID, id, libc::WEXITED | libc::WNOWAIT)
         .is_some_and(|change| change.is_death);
     is_dead && changed(libc::P_PID, id, libc::WEXITED).is_some()
@@ -194,13 +196,13 @@ pub(super) fn reap(tid: i32) -> bool {
 /// What became of a thread.
 struct Change {
     tid: i32,
-    /// Whether it is dead; else it stands.
+    /// Whether it is dead; otherwise it is stopped.
     is_death: bool,
     /// The signal that it is about to get.
     signal: i32,
 }
 
-/// A thread among these that is dead or stands.
+/// One of these threads that is dead or stopped.
 fn changed(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<Change> {
     // Of no other OS thread: the children of fragscope are waited for elsewhere.
     let own = libc::__WALL | libc::__WNOTHREAD;
@@ -234,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// A child that is traced and stands.
+    /// A child that is traced and stopped.
     fn standing() -> (Child, Pid) {
         let child = Command::new("sleep").arg("1000").spawn().expect("a child");
         let pid = Pid::from_raw(child.id().cast_signed());
@@ -266,7 +268,7 @@ mod tests {
         });
         assert!(stands(pid));
         child.kill().expect("ours");
-        // Its death is taken note of.
+        // Its death is collected.
         reaper.during(|| {
             while ptrace::getregs(pid).is_ok() || Path::new(&format!("/proc/{pid}")).exists() {
                 thread::yield_now();
@@ -290,7 +292,7 @@ mod tests {
             let looks: Vec<bool> = (0..6).map(|_| task.waits()).collect();
             assert_eq!(looks, [false, true, false, true, false, true]);
         });
-        // Each signal meets another call: none of them waits.
+        // Each signal meets another call: none of them is blocked.
         assert!((0..6).all(|_| !reaper.during(|| task.waits())));
     }
 

@@ -20,11 +20,11 @@ use super::{StopError, already_traced, gone};
 use crate::proc_dir::{ProcDir, field};
 use crate::stat::Stat;
 
-/// How long a thread in an uninterruptible wait is waited for: the others stand still meanwhile, and
-/// it may not come for minutes.
+/// How long to wait for a thread in an uninterruptible wait: the others are stopped meanwhile, and
+/// it may take minutes.
 const KEPT_DEADLINE: Duration = Duration::from_millis(50);
 
-/// Between two looks at threads that have not stopped yet, at most.
+/// The longest pause between checks of threads that have not stopped yet.
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A thread that was seized.
@@ -32,7 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 enum Held {
     /// Asked to stop.
     Asked,
-    /// Asked to stop, and of another process: its number changed hands between being listed and being seized.
+    /// Asked to stop, but of another process: its id was reused between being listed and being
+    /// seized.
     Foreign,
     /// Stopped.
     Stopped,
@@ -62,12 +63,12 @@ impl Tracer {
         }
     }
 
-    /// Stops all threads, and gives those that stand still with their registers. On an error some
-    /// may stand still, and some be about to.
+    /// Stops all threads, and returns the stopped ones with their registers. After an error some
+    /// may be stopped, and some about to be.
     pub(super) fn stop_all(&mut self) -> Result<Vec<Thread>, StopError> {
         let reaper = Reaper::start(self.dir.pid(), self.deadline).map_err(io::Error::from)?;
-        // A running thread may start others, or execute another program, so look again until nothing
-        // new is found and all that stopped still stand.
+        // A running thread may start others, or execute another program, so this is repeated until
+        // nothing new is found and all that stopped are still stopped.
         let threads = loop {
             let standing = match self.seize_new(&reaper)? {
                 true => None,
@@ -105,7 +106,7 @@ impl Tracer {
                 Ok(held) => held,
                 Err(error) => self.refused(tid, error, reaper)?,
             };
-            // Once it is seized, its number changes hands no more, but for that of the process, which is ours.
+            // Once seized, its id is not reused, except that of the process, which is ours.
             let is_foreign = held == Held::Asked && !self.dir.has_thread(tid);
             self.held
                 .insert(tid, if is_foreign { Held::Foreign } else { held });
@@ -113,17 +114,17 @@ impl Tracer {
         Ok(found)
     }
 
-    /// A thread that could not be seized: harmless when it is a zombie, else the reason.
+    /// A thread that could not be seized: harmless if it is a zombie, else the reason.
     fn refused(&self, tid: i32, error: Errno, reaper: &Reaper) -> Result<Held, StopError> {
         if matches!(self.thread_state(tid), None | Some('Z' | 'X')) {
             return Ok(Held::Gone);
         }
         let status = self.dir.text(&format!("task/{tid}/status"))?;
         match field(&status, "TracerPid") {
-            // One that we trace has taken the number by an exec.
+            // A thread that we trace has taken the id by an exec.
             Some(tracer) if tracer == gettid().as_raw().unsigned_abs().into() => Ok(interrupt(tid)),
             Some(tracer) if tracer != 0 => Err(already_traced(tracer, tid)),
-            // It was of a dead thread until an exec.
+            // It belonged to a dead thread until an exec.
             _ if error == Errno::EPERM => {
                 let seized = reaper.during(|| seize(tid));
                 seized.map_err(|_| StopError::NotPermitted)
@@ -137,11 +138,12 @@ impl Tracer {
         Some(Stat::parse(stat.as_bytes())?.state)
     }
 
-    /// Looks again at those that stopped, and gives them with their registers; `None` when any of them runs.
+    /// Checks those that stopped again, and returns them with their registers; `None` if any of
+    /// them runs.
     ///
-    /// A thread that executes another program takes the number of its process, and with it the place of
-    /// one that had stopped or was dead: it may not be traced yet, or have been asked to stop by the
-    /// number that it had before.
+    /// A thread that executes another program takes the id of its process, and with it the place of
+    /// a thread that had stopped or was dead: it may not be traced yet, or may have been asked to
+    /// stop under its previous id.
     fn standing(&mut self) -> Option<Vec<Thread>> {
         let process = self.dir.pid();
         let is_dead = matches!(self.thread_state(process), None | Some('Z' | 'X'));
@@ -159,7 +161,7 @@ impl Tracer {
             }
             threads = None;
             *held = inspect(tid);
-            // One that is not traced is seized anew.
+            // A thread that is not traced is seized again.
             match *held {
                 Held::Asked => interrupt(tid) == Held::Asked,
                 _ => *held == Held::Stopped,
@@ -186,18 +188,18 @@ impl Tracer {
                 let limit = if is_kept { KEPT_DEADLINE } else { self.limit };
                 return Err(self.timed_out(tid, limit));
             }
-            // Where there are many, they have more of the processor than who looks at them.
+            // If there are many threads, they get more processor time than these checks.
             let of_looking = (4 * (now - looked)).min(LONGEST_PAUSE);
             thread::sleep(pause.max(of_looking));
             pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
 
-    /// Looks at those that were asked to stop; one that has not, if there is any.
+    /// Checks those that were asked to stop; returns one that has not, if there is any.
     ///
-    /// Dead ones are let go at once, but for the process's own: a thread that executes another program
-    /// waits, inside of that, until all others have been taken note of, which is the tracer's to do. Those that had
-    /// stopped die then, too.
+    /// Dead threads are released at once, except the process's own: a thread that executes another
+    /// program waits inside `execve` until all others have been collected, which is the tracer's
+    /// task. Those that had stopped also die then.
     fn inspect_asked(&mut self) -> Option<i32> {
         let process = self.dir.pid();
         let mut waiting = None;
@@ -217,7 +219,7 @@ impl Tracer {
                     if is_foreign {
                         *held = Held::Foreign;
                     } else if tid == process {
-                        // It may be another thread's number since it was asked.
+                        // Its id may belong to another thread since it was asked.
                         *held = interrupt(tid);
                     }
                     waiting = Some(tid);
@@ -230,15 +232,15 @@ impl Tracer {
         waiting
     }
 
-    /// Lets every stopped thread run on, with the signal that it was about to get; whether that let go
-    /// of all. A thread that never came to a stop, or a process that died while it was traced, is let go by
-    /// the end of this OS thread alone: until then its parent would wait for it in vain.
+    /// Resumes every stopped thread, with the signal that it was about to get; returns whether all
+    /// were released. A thread that never stopped, or a process that died while traced, is released
+    /// only by the end of this OS thread: until then its parent would wait for it in vain.
     pub(super) fn detach_all(&mut self) -> bool {
         let mut all = true;
         // Before Linux 5.14, `waitid` finds those first that were seized last.
         for (&tid, held) in self.held.iter().rev() {
-            // Its signal is that of now: a thread that executed another program meanwhile has taken the number of
-            // its process.
+            // The signal is its present one: a thread that executed another program meanwhile has
+            // taken the id of its process.
             let now = match *held {
                 Held::Stopped => waited(tid),
                 Held::Asked | Held::Foreign | Held::Gone => (Held::Gone, 0),
@@ -250,7 +252,7 @@ impl Tracer {
     }
 }
 
-/// Takes hold of a thread, and asks it to stop.
+/// Seizes a thread and asks it to stop.
 fn seize(tid: i32) -> nix::Result<Held> {
     match ptrace::seize(Pid::from_raw(tid), ptrace::Options::empty()) {
         Ok(()) => Ok(interrupt(tid)),
@@ -267,30 +269,32 @@ fn interrupt(tid: i32) -> Held {
     }
 }
 
-/// Lets a stopped thread run on, with this signal if it is not 0; whether it was there to be let go.
+/// Resumes a stopped thread, with this signal if it is not 0; returns whether it was there to be
+/// released.
 pub(super) fn detach(tid: i32, signal: i32) -> bool {
-    // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of ours. Real-time
-    // signals have no name in nix, so this is not its wrapper.
+    // SAFETY: PTRACE_DETACH takes a tid and a signal number and touches no memory of ours. nix's
+    // wrapper is not used because real-time signals have no name in nix.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, signal as libc::c_ulong) == 0 }
 }
 
-/// The signal that a stopped thread is about to get, or 0, by what `waitid` has as its status:
-/// `signal | PTRACE_EVENT_STOP << 8` for our interrupt and for a group-stop, the bare signal when one is
-/// about to be delivered (ptrace(2), "Signal-delivery-stop").
+/// The signal that a stopped thread is about to get, or 0, from the status returned by `waitid`:
+/// `signal | PTRACE_EVENT_STOP << 8` for our interrupt and for a group-stop, the bare signal when
+/// one is about to be delivered (ptrace(2), "Signal-delivery-stop").
 pub(super) fn signal_of(status: i32) -> i32 {
     if status >> 8 == 0 { status & 0x7f } else { 0 }
 }
 
 /// What became of a thread that was asked to stop.
 fn inspect(tid: i32) -> Held {
-    // It takes no longer where many thousands are traced, which `waitid` does before Linux 5.14.
+    // Unlike `waitid` before Linux 5.14, it does not take longer if many thousands are traced.
     match registers(tid) {
         Some(_) => Held::Stopped,
         None => waited(tid).0,
     }
 }
 
-/// The same, and the signal that a stopped one is about to get, or 0; without consuming the news.
+/// The same, and the signal that a stopped thread is about to get, or 0; without consuming the
+/// event.
 fn waited(tid: i32) -> (Held, i32) {
     let options = libc::__WALL | libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: siginfo_t is plain data for which all zeros is valid.
@@ -309,7 +313,7 @@ fn waited(tid: i32) -> (Held, i32) {
     }
 }
 
-/// A thread that is traced and stands.
+/// The registers of a traced and stopped thread.
 pub(super) fn registers(tid: i32) -> Option<Thread> {
     let registers = ptrace::getregs(Pid::from_raw(tid)).ok()?;
     #[cfg(target_arch = "x86_64")]
@@ -324,17 +328,19 @@ pub(super) fn registers(tid: i32) -> Option<Thread> {
     })
 }
 
-/// `TPIDR_EL0` of a thread that is traced and stands: the general registers are without it.
+/// `TPIDR_EL0` of a traced and stopped thread: the general registers do not include it.
 #[cfg(target_arch = "aarch64")]
 fn thread_register(tid: i32) -> Option<u64> {
-    /// `NT_ARM_TLS` (`include/uapi/linux/elf.h`). Newer kernels give `TPIDR2_EL0` behind it, where there is room.
+    /// `NT_ARM_TLS` (`include/uapi/linux/elf.h`). Newer kernels append `TPIDR2_EL0` if there is
+    /// space.
     const SET: libc::c_ulong = 0x401;
     let mut value = 0u64;
     let mut into = libc::iovec {
         iov_base: (&raw mut value).cast(),
         iov_len: size_of::<u64>(),
     };
-    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is `value`, and what it wrote to `into`.
+    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is `value`, and the
+    // written length to `into`.
     let read = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, SET, &raw mut into) };
     (read == 0 && into.iov_len == size_of::<u64>()).then_some(value)
 }

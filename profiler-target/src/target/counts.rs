@@ -15,8 +15,8 @@ use crate::stat::time_of_ticks;
 impl Target {
     /// The kernel's own count of its memory.
     ///
-    /// Of a stopped target, [`Self::residency`] adds up to the same bytes, with one exception: swap
-    /// counts swapped pages of shared memory too, of which the page table knows nothing.
+    /// For a stopped target, [`Self::residency`] adds up to the same bytes, with one exception: the
+    /// swap count includes swapped pages of shared memory, which the page table does not show.
     ///
     /// # Errors
     /// When it has exited.
@@ -54,15 +54,16 @@ impl Target {
         })
     }
 
-    /// Whether the kernel makes huge pages of its memory without being asked to: a page fault may bring 2 MiB then.
+    /// Whether the kernel makes huge pages of its memory without a request: then a page fault may
+    /// bring in 2 MiB.
     pub fn may_get_huge_pages(&self) -> bool {
         let always = host::transparent_huge_pages().is_some_and(|mode| mode == "always");
-        // What a process chose for itself (`PR_SET_THP_DISABLE`). One that is gone gets none.
+        // The process's own setting (`PR_SET_THP_DISABLE`). A process that is gone gets none.
         let status = || self.dir.text("status").unwrap_or_default();
         always && field(&status(), "THP_enabled") == Some(1)
     }
 
-    /// How many processors its main thread may run on, which allocators ask for at their start.
+    /// The number of processors its main thread may run on, which allocators query at start.
     ///
     /// # Errors
     /// When it has exited.
@@ -72,7 +73,8 @@ impl Target {
         Ok(cpus.count() as u32)
     }
 
-    /// When it began, in clock ticks since the host did: with its number, that identifies it.
+    /// Its start time, in clock ticks since the host's boot: together with its pid, that identifies
+    /// it.
     ///
     /// # Errors
     /// When it has exited.
@@ -80,7 +82,7 @@ impl Target {
         Ok(self.dir.stat()?.starttime)
     }
 
-    /// The processor time that it took so far, in user and kernel mode.
+    /// The processor time that it has used so far, in user and kernel mode.
     ///
     /// # Errors
     /// When it has exited.
@@ -89,7 +91,7 @@ impl Target {
         Ok(time_of_ticks(stat.utime.saturating_add(stat.stime)))
     }
 
-    /// The numbers of its threads, ascending.
+    /// The ids of its threads, ascending.
     ///
     /// # Errors
     /// When it has exited.

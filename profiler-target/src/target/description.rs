@@ -30,7 +30,7 @@ impl Target {
         self.dir.path("root")
     }
 
-    /// Whether its program was linked statically: it has no C library of its own to look into.
+    /// Whether its program is statically linked: then it has no C library of its own to inspect.
     ///
     /// # Errors
     /// When its mappings cannot be read.
@@ -42,13 +42,13 @@ impl Target {
         Ok(self.libc()?.is_none() && program().is_some_and(|exe| !exe.has_interpreter()))
     }
 
-    /// From now on, once one of its files did not answer, others that the kernel does not answer for itself are not waited
-    /// for: it is one of many processes.
+    /// Makes it wait only once: after one of its files has not answered, no other file that the
+    /// kernel does not serve itself is waited for, because it is one of many processes.
     pub fn waits_once(&self) {
         self.files.reader.waits_once();
     }
 
-    /// Whether it maps files for which a process or another host answers, who may not.
+    /// Whether it maps files served by a process or another host, which may not answer.
     ///
     /// # Errors
     /// When its mappings cannot be read.
@@ -81,7 +81,7 @@ impl Target {
     }
 }
 
-/// The words of a command line as `/proc/PID/cmdline` has it.
+/// The words of a command line in the format of `/proc/PID/cmdline`.
 pub(crate) fn words(cmdline: &[u8]) -> Vec<String> {
     let kept = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
     if kept.is_empty() {
@@ -109,7 +109,7 @@ impl Process for Target {
             .filter(|mapping| is_file(mapping) || mapping.shared)
             .map(|mapping| (mapping.range, self.answers_for(mapping)));
         self.memory.files_are(answers.collect());
-        // One that waits for its parent has none, and the kernel says so without an error.
+        // A zombie has none, and the kernel returns no error.
         match all.is_empty() {
             true => Err(self.gone()),
             false => Ok(all),
@@ -121,7 +121,8 @@ impl Process for Target {
     }
 
     fn load_order(&self) -> Vec<RemoteAddr> {
-        // What is loaded later comes behind, so that who serves malloc stays. Until then it is looked at again.
+        // Objects loaded later come after these, so the one that serves malloc stays. Until the
+        // order is known it is read again.
         if let Some(known) = self.load_order.get() {
             return known.clone();
         }
@@ -162,8 +163,8 @@ impl Process for Target {
             .collect()
     }
 
-    /// The very inode where the kernel shows it (the file may be deleted or replaced since), else the
-    /// path through the target's root.
+    /// The mapped inode itself if the kernel gives access to it (the file may have been deleted or
+    /// replaced since), else the path through the target's root.
     fn file_of(&self, mapping: &Mapping) -> FilePath {
         let (start, end) = (mapping.range.start().get(), mapping.range.end().get());
         let linked = self.dir.path(&format!("map_files/{start:x}-{end:x}"));

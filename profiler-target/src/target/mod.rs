@@ -23,8 +23,8 @@ use profiler_core::addr::RemoteAddr;
 pub(super) use self::description::words;
 pub use self::pages::Reads;
 
-/// A live process. It is held by a pidfd and an open `/proc` directory, so that a
-/// recycled pid is never read.
+/// A live process, held by a pidfd and an open `/proc` directory, so that a recycled pid is never
+/// read.
 #[derive(Debug)]
 pub struct Target {
     pub(super) dir: Arc<ProcDir>,
@@ -34,7 +34,7 @@ pub struct Target {
     stop_guards: Arc<StopGuards>,
     files: Files,
     devices: Devices,
-    /// Of this execution, once it is known.
+    /// The load order of this execution, once it is known.
     load_order: OnceLock<Vec<RemoteAddr>>,
 }
 
@@ -45,7 +45,8 @@ pub enum TargetState {
     Same,
     /// It has exited; one sentence.
     Exited(String),
-    /// It has executed another program (or the same one anew): what was learned of it is void.
+    /// It has executed another program (or the same one again): what was known about it is no
+    /// longer valid.
     Execed,
 }
 
@@ -54,7 +55,8 @@ pub enum TargetState {
 struct Execution {
     /// Device and inode of the executable.
     exe: Option<(u64, u64)>,
-    /// The auxiliary vector holds addresses that the kernel draws anew for each execution.
+    /// The auxiliary vector, which contains addresses that the kernel randomises for each
+    /// execution.
     auxv: Option<Vec<u8>>,
 }
 
@@ -68,10 +70,10 @@ impl Execution {
 }
 
 impl Target {
-    /// Opens the process with this number.
+    /// Opens the process with this pid.
     ///
     /// # Errors
-    /// When there is none, when it has no memory to look at, or when the kernel does not permit it.
+    /// When there is none, when it has no memory to inspect, or when the kernel does not permit it.
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         let (dir, mem) = open::open(pid)?;
         let pagemap = dir.file("pagemap").ok();
@@ -87,13 +89,13 @@ impl Target {
         })
     }
 
-    /// Its number.
+    /// Its pid.
     pub fn pid(&self) -> i32 {
         self.dir.pid()
     }
 
-    /// Its root directory, where that is another than ours (a container's): `None` where it is the same
-    /// or cannot be seen.
+    /// Its root directory, if that is another than ours (a container's); `None` if it is the same
+    /// or not accessible.
     pub fn foreign_root(&self) -> Option<PathBuf> {
         let path = self.dir.path("root");
         let own = file_behind("/proc/self/root".as_ref()).ok()?;
@@ -101,7 +103,7 @@ impl Target {
         (own != its).then_some(path)
     }
 
-    /// Whether it is still there and still the same program.
+    /// Whether it still exists and still runs the same program.
     pub fn state(&self) -> TargetState {
         let exited = || TargetState::Exited(format!("process {} has exited", self.pid()));
         if !self.dir.pidfd().is_alive() {
@@ -109,7 +111,7 @@ impl Target {
         }
         let program = Execution::of(&self.dir);
         if !self.dir.pidfd().is_alive() || program.exe.is_none() {
-            // Without an address space it is exiting, threads of it perhaps still ending.
+            // Without an address space it is exiting; some of its threads may still be ending.
             return exited();
         }
         if program == self.program {
@@ -119,7 +121,7 @@ impl Target {
         }
     }
 
-    /// Fails when it is not the process and the program any more that was opened.
+    /// Fails if it is no longer the process and the program that was opened.
     ///
     /// # Errors
     /// [`Gone`].

@@ -24,7 +24,7 @@ pub struct Reads {
     pub memory_calls: u64,
     /// Bytes that these gave.
     pub memory_bytes: u64,
-    /// Mapped files that were looked into.
+    /// Mapped files that were inspected.
     pub files: u64,
 }
 
@@ -37,28 +37,28 @@ impl Target {
         self.residency_from(mappings, self.pages)
     }
 
-    /// The same by a source of the caller's choice, for tests and comparisons.
+    /// The same from a source chosen by the caller, for tests and comparisons.
     ///
     /// # Errors
-    /// When it has exited, or when the kernel has no such source.
+    /// When it has exited, or the kernel has no such source.
     pub fn residency_from(
         &self,
         mappings: &[Mapping],
         source: PageSource,
     ) -> io::Result<ResidencyMap> {
-        // The kernel says of one that is exiting that there is no such process.
+        // For an exiting process the kernel reports that there is no such process.
         residency::read(&self.dir, mappings, source).map_err(|error| self.dir.why(error))
     }
 
-    /// What it still shares with its parent, which must run the same program; `residency` is its
-    /// own. `None` when the parent runs another one, or cannot be read.
+    /// Memory that it still shares with its parent, which must run the same program; `residency` is
+    /// its own. `None` if the parent runs another program, or is unreadable.
     pub fn fork_sharing(&self, residency: &ResidencyMap) -> Option<ForkSharing> {
         let (parent, of_parent) = self.parent_pages()?;
         Some(fork::sharing(parent, &of_parent, residency))
     }
 
-    /// The pages of which a write of it or of its parent has made a copy since it was forked; none
-    /// where [`Self::fork_sharing`] is not known.
+    /// The pages copied by a write of it or of its parent since it was forked; empty if
+    /// [`Self::fork_sharing`] is unknown.
     pub fn copied_since_fork(&self, residency: &ResidencyMap) -> Vec<AddrRange> {
         let of_parent = self.parent_pages();
         of_parent.map_or_else(Vec::new, |(_, of_parent)| {
@@ -79,16 +79,17 @@ impl Target {
         Some((parent, of_parent))
     }
 
-    /// Its memory, by address: of that what is in memory, and what nobody has to answer for.
+    /// Its memory, by address: the part that is present and can be read without waiting for
+    /// anybody.
     pub fn memory(&self) -> LiveMemory {
         if !self.memory.knows_files() {
-            // Of one that is gone nothing is read.
+            // Nothing is read of a process that is gone.
             let _ = self.mappings();
         }
         self.memory.clone()
     }
 
-    /// Brings swapped pages back into its memory as long as there is time, and gives how its pages are then.
+    /// Swaps in its swapped pages as long as there is time; returns the resulting page states.
     ///
     /// # Errors
     /// When it has exited.
@@ -101,7 +102,7 @@ impl Target {
         let memory = self.memory().in_time(time);
         let swapped = residency.runs().iter().filter(|r| r.state.is_swapped());
         for range in swapped.map(|run| run.range) {
-            // A page that cannot be read stays as it was, which the next reading shows.
+            // An unreadable page stays as it was, as the next reading shows.
             memory.bring_back(range);
         }
         self.residency(mappings)
@@ -117,9 +118,9 @@ impl Target {
         }
     }
 
-    /// Its memory while it is stopped, and only right as long as the stop lasts: faster to read than that of a process that
-    /// runs. Where others [run on](Self::runs_on) with it each page is looked up before it is read, as of a process that
-    /// runs.
+    /// Its memory during a stop, valid only as long as the stop lasts, and faster to read than that
+    /// of a running process. If other processes [share it and keep running](Self::runs_on), each
+    /// page is looked up before it is read, as in a running process.
     pub fn memory_of(&self, stopped: &Stopped, runs_on: RunsOn) -> LiveMemory {
         match runs_on {
             RunsOn::Nobody if !self.dir.has_merged_pages() => {
@@ -129,12 +130,12 @@ impl Target {
         }
     }
 
-    /// Who else has the memory of this process, which is stopped.
+    /// The other processes that share the memory of this stopped process.
     pub fn runs_on(&self, stopped: &Stopped) -> RunsOn {
         RunsOn::with(self.pid(), stopped)
     }
 
-    /// Makes a stop the first slice of several, each of which lasts for `longest` at most.
+    /// Makes a stop the first of several slices, each lasting at most `longest`.
     pub fn slices(&self, stopped: Stopped, longest: Duration) -> Arc<Slices> {
         let (dir, guards) = (Arc::clone(&self.dir), Arc::clone(&self.stop_guards));
         let is_unmerged = !self.dir.has_merged_pages();

@@ -12,12 +12,12 @@ impl Target {
     ///
     /// # Errors
     /// When another tracer holds it, when a thread does not stop within [`STOP_DEADLINE`], or when
-    /// the kernel does not permit it. It runs on in every case.
+    /// the kernel does not permit it. In every case it runs on.
     pub fn stop(&self) -> Result<Stopped, StopError> {
         self.stop_for(LONGEST_STOP)
     }
 
-    /// The same for at most `longest`: then the target runs on, and the guard says so.
+    /// The same for at most `longest`: then the target is resumed, which the guard reports.
     ///
     /// # Errors
     /// As [`Self::stop`].
@@ -33,7 +33,8 @@ impl Target {
         stop::stop(&self.dir, &self.stop_guards, limit, LONGEST_STOP)
     }
 
-    /// Why it cannot be stopped at the moment: it is frozen, or another tracer holds a thread of it.
+    /// Why it cannot be stopped at present: it is frozen, or another tracer holds one of its
+    /// threads.
     pub fn unstoppable(&self) -> Option<StopError> {
         match is_frozen(&self.dir) {
             true => Some(StopError::Frozen),
@@ -41,7 +42,7 @@ impl Target {
         }
     }
 
-    /// Why it cannot be stopped at the moment, when another tracer holds a thread of it.
+    /// Why it cannot be stopped at present, if another tracer holds one of its threads.
     pub fn traced(&self) -> Option<StopError> {
         let tracer_of = |tid: i32| {
             let status = self.dir.text(&format!("task/{tid}/status")).ok()?;

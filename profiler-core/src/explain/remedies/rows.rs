@@ -292,7 +292,7 @@ pub(super) const REMEDIES: &[RemedyRow] = &[
     },
 ];
 
-/// The remedy for allocators without a row: another allocator's settings would not help.
+/// Sentences of the remedies that reduce the number of arenas.
 const SHARED_ARENAS: &str = "{0} makes threads share arenas. It can also cost memory where their \
                              lifetimes mix, so compare peaks before and after.";
 /// Replaces the row of the same mechanism if one arena was predicted to need least.
