@@ -44,18 +44,18 @@ hints! {
         "`--stop-for-objects` of snapshot and explain does that, with a `--max-stop` that is long enough.",
     /// A walk had no time left.
     LongerWalks => "--max-walk gives it more time",
-    /// A mapped file is larger than what is read of one.
+    /// A mapped file exceeds the limit of bytes read from one file.
     MoreOfFiles => "--file-limit reads more of each mapped file",
-    /// The same, where it kept probes from being set.
+    /// The same, when it prevented probes from being attached.
     LargerObject => "--file-limit raises the limit",
     /// Watching growth took too much.
     MoreGrowth => "--budget lets growth be watched for more of the target's time",
     /// The probes record the stream for shadows.
     RecordsAll => "the probes record every call (--what-if): no rates, lifetimes or call sites",
-    /// The same, where call sites are looked for.
+    /// The same, for call sites.
     RecordsNoSites =>
         "Call sites come from probes that sample. With --what-if they record every call, without its stack.",
-    /// The same, where rates are looked for.
+    /// The same, for rates.
     RecordsNoRates => "Allocations are recorded for --what-if alone.",
     /// A shadow has ended.
     ShadowEnded => "a replay of --what-if ended",
@@ -68,7 +68,7 @@ hints! {
         "share of one core's time that the probes took over the last windows with the pauses after \
          them, and the most they may take (four fifths of --budget; stops have the rest). With --what-if \
          they record every call, and no budget limits them",
-    /// There are no probes, where rates are looked for.
+    /// There are no probes, for rates.
     NoRates =>
         "`fragscope doctor` lists what probes need and how to fix what is missing. Walks and residency work \
          without probes.",
@@ -88,16 +88,16 @@ hints! {
          -o FILE`",
     /// What ended a recording.
     DurationOver => "the end of --duration",
-    /// A password stands where everybody can read it.
+    /// A password is where everybody can read it.
     PasswordInFile => "put it into a file and name that with --push-config",
 }
 
-/// What shows a master with its children.
+/// The command that shows a master with its children.
 pub(crate) fn tree_of(pid: i32) -> String {
     format!("fragscope attach --tree --pid {pid} shows them")
 }
 
-/// What looks at a process again, while it runs.
+/// The commands that inspect a process again while it runs.
 pub(crate) fn live_commands(pid: i32) -> [String; 3] {
     [
         format!("sudo fragscope attach --pid {pid}"),

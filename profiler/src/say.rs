@@ -24,13 +24,13 @@ use profiler_target::was_stdout_closed;
 /// Takes away the line that the cursor is in.
 const CLEAR: &str = "\r\x1b[K";
 
-/// Writes a line to stderr. A reader that does not read is no reason to end or to wait.
+/// Writes a line to stderr. A reader that does not read causes neither an exit nor a wait.
 pub(crate) fn line(message: impl Display) {
-    // In one piece, so that it is not torn by what others write there.
+    // In one piece, so that output of other writers does not split it.
     stderr::write(format!("{}\n", visible_lines(message)));
 }
 
-/// Waits until all that was said is written, unless nobody takes it in: for the end of the process.
+/// Waits until everything is written, unless nothing accepts it; called at the end of the process.
 pub(crate) fn finish() {
     stderr::finish();
 }
@@ -50,7 +50,7 @@ pub(crate) fn clear_progress() {
     stderr::write(CLEAR.to_owned());
 }
 
-/// Prints text for people on stdout, as it is but for what could drive a terminal.
+/// Prints text for people on stdout, unchanged except for what could drive a terminal.
 ///
 /// # Errors
 /// When stdout fails.
@@ -58,7 +58,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     write(&visible_lines(text).to_string())
 }
 
-/// The same for text in which we set colours ourselves: these stay.
+/// The same for text in which we set colours ourselves, which are kept.
 ///
 /// # Errors
 /// When stdout fails.
@@ -100,11 +100,11 @@ pub(crate) fn has_colours() -> bool {
 /// # Errors
 /// When stdout fails.
 pub(crate) fn document(json: &str) -> io::Result<()> {
-    // In one call, so that a short one is not seen in part.
+    // In one call, so that a short document is not seen in part.
     bytes(format!("{json}\n").as_bytes())
 }
 
-/// Prints what is in a format for programs, without foreign text that is not escaped.
+/// Prints data in a format for programs, which contains no unescaped untrusted text.
 ///
 /// # Errors
 /// When stdout fails.
@@ -119,7 +119,7 @@ pub(crate) enum Stream {
     Error,
 }
 
-/// Which of the streams goes into one of these files, whatever that is called, and which file that is.
+/// Which stream goes into one of these files, under any name, and which file that is.
 pub(crate) fn stream_into(files: &[PathBuf]) -> Option<(Stream, &Path)> {
     let streams = [
         (Stream::Output, fstat(io::stdout())),
@@ -138,13 +138,13 @@ pub(crate) fn stream_into(files: &[PathBuf]) -> Option<(Stream, &Path)> {
     })
 }
 
-/// Stdout, for what is written piece by piece in a format for programs.
+/// Stdout, for data written piece by piece in a format for programs.
 pub(crate) fn stdout() -> Stdout {
     Stdout(io::stdout().lock())
 }
 
-/// Stdout, whose errors name it. Rust's own takes for written what goes to a descriptor that is closed, or
-/// not open for writing.
+/// Stdout whose errors name it. Rust's own stdout reports success for a descriptor that is closed
+/// or not open for writing.
 pub(crate) struct Stdout(StdoutLock<'static>);
 
 impl Write for Stdout {
@@ -155,7 +155,8 @@ impl Write for Stdout {
         let _writing = Writing::begin();
         loop {
             match nix::unistd::write(&self.0, bytes) {
-                // Whoever started us may have made it one that does not wait: then we do.
+                // The descriptor may have been set to non-blocking by whoever started us: then we
+                // wait ourselves.
                 Err(Errno::EAGAIN) => {
                     let mut room = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
                     match poll(&mut room, PollTimeout::NONE) {
@@ -173,9 +174,9 @@ impl Write for Stdout {
     }
 }
 
-/// Since when somebody writes to stdout, if anybody does.
+/// When the current write to stdout began, if there is one.
 static WRITING_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
-/// What takes longer waits for a reader, who may never come.
+/// A write that takes longer is waiting for a reader, which may never come.
 const STUCK: Duration = Duration::from_millis(100);
 
 /// While this lives, stdout is being written to.
@@ -199,7 +200,7 @@ fn writing_since() -> MutexGuard<'static, Option<Instant>> {
     WRITING_SINCE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether somebody waits for stdout to take something in.
+/// Whether a write is blocked on stdout.
 pub(crate) fn is_stuck() -> bool {
     writing_since().is_some_and(|since| since.elapsed() > STUCK)
 }
@@ -210,7 +211,8 @@ impl AsFd for Stdout {
     }
 }
 
-/// An error of stdout, which it names: of the same kind, as a closed pipe ends a command quietly.
+/// An error of stdout, with its name; the kind is kept, because a closed pipe ends a command
+/// quietly.
 fn of_stdout(error: io::Error) -> io::Error {
     let what = format!("cannot write to the standard output: {error}");
     io::Error::new(error.kind(), what)

@@ -13,22 +13,22 @@ use self::files::{input, on_core, on_output, on_program, raises_limit, word};
 use super::args::{Command, session_formats};
 use crate::{export, say};
 
-/// The command line, as far as advice repeats it.
+/// The parts of the command line that advice repeats.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Advice {
     /// The subcommand.
     command: &'static str,
     /// The process that it names.
     pid: Option<i32>,
-    /// What else it cannot do without.
+    /// Other flags that it needs.
     flags: String,
-    /// Whether it wants probes.
+    /// Whether it needs probes.
     probes: bool,
     /// How to do without a screen.
     without_screen: &'static str,
-    /// How to go on without probes, where that can be.
+    /// How to continue without probes, if possible.
     without_probes: Option<&'static str>,
-    /// The file that it reads, and how one comes to be.
+    /// The file that it reads, and how to make one.
     input: &'static str,
 }
 
@@ -78,7 +78,7 @@ impl Advice {
         }
     }
 
-    /// What to do about an error of this kind; `None` when its sentence is all there is to say.
+    /// What to do about an error of this kind; `None` if its message says everything.
     pub(super) fn on(&self, kind: &ErrorKind) -> Option<String> {
         Some(match kind {
             ErrorKind::NotPermitted { action, denial } => self.permission(*action, denial),
@@ -192,10 +192,10 @@ fn without_screen(command: &Command) -> &'static str {
     }
 }
 
-/// How to go on without probes, where that can be.
+/// How to continue without probes, if possible.
 fn without_probes(command: &Command) -> Option<&'static str> {
     match command {
-        // Without --what-if it goes on by itself.
+        // Without --what-if it continues by itself.
         Command::Attach(_) | Command::Demo(_) => Some("leave --what-if out, and use --no-probes"),
         Command::Record(_) => Some(
             "record it from its start by `fragscope record -o FILE -- COMMAND`, which needs no probes",

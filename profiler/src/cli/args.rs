@@ -328,7 +328,7 @@ impl SamplingArgs {
 }
 
 impl Command {
-    /// Whether it looks at no process, only at files that the caller names.
+    /// Whether it inspects no process, only files named by the caller.
     pub(super) fn reads_files_alone(&self) -> bool {
         match self {
             Self::View(_) | Self::Replay(_) | Self::Export(_) | Self::Report(_) => true,
@@ -340,8 +340,8 @@ impl Command {
         }
     }
 
-    /// Whether it is to live on when memory runs out: it starts a program, which would inherit its score, or it is
-    /// there to say whom the kernel has ended.
+    /// Whether it should survive when memory runs out: it starts a program, which would inherit its
+    /// score, or its task is to report processes killed by the kernel.
     pub(super) fn outlives_want_of_memory(&self) -> bool {
         match self {
             Self::Record(args) => !args.command.is_empty(),
@@ -452,7 +452,7 @@ pub(super) struct DoctorArgs {
 }
 
 impl AttachArgs {
-    /// The master of a tree and how it is watched, if --tree was given.
+    /// The master of a tree and how to watch it, if --tree was given.
     pub(super) fn tree(&self) -> Option<(i32, TopOptions)> {
         let watch = self.watch.options();
         let master = self.tree.then_some(self.pid.pid)?;

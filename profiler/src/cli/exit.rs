@@ -42,7 +42,7 @@ impl Exit {
         Self::Interrupted,
     ];
 
-    /// What it says of a command, for people.
+    /// Its meaning for a command, for people.
     const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -114,8 +114,8 @@ impl Exit {
         }
     }
 
-    /// The code for what `doctor` found: an error when anything is missing, and that of a target that is gone
-    /// when it is that.
+    /// The code for the results of `doctor`: an error if anything is missing, or the code of a
+    /// vanished target if that is the reason.
     pub(super) fn of_checks(checks: &[Check]) -> Self {
         let mut missing = checks.iter().filter(|check| check.ok == Grade::Missing);
         let is_gone = |check: &Check| {

@@ -13,7 +13,8 @@ use crate::session::replay::ReplayFailure;
 use crate::session::saved::SavedError;
 use crate::session::{SessionError, kinds};
 
-/// Files that are needed at a time: as many as a player of `replay` may have; other commands have fewer.
+/// The number of files needed at a time: as many as a player of `replay` may have open; other
+/// commands need fewer.
 const FILES: usize = 64;
 
 /// Why a command ended with an error.
@@ -35,7 +36,7 @@ pub(super) enum Failure {
         /// Files that may be opened.
         left: usize,
     },
-    /// What is printed would go into a file that is read.
+    /// The output would be written into a file that is read.
     #[error("the standard output goes into {}, which is also an input: nothing was run", visible(.0.display()))]
     PrintsIntoInput(PathBuf),
     /// A subcommand that there is none of.
@@ -50,25 +51,25 @@ pub(super) enum Failure {
     /// A replay.
     #[error(transparent)]
     Replay(#[from] ReplayFailure),
-    /// A recording that was to be written in another format.
+    /// Converting a recording failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
     /// A saved session.
     #[error(transparent)]
     Saved(#[from] SavedError),
-    /// A file that was to be written, by its ending.
+    /// An output file's extension is not usable.
     #[error(transparent)]
     Export(#[from] ExportError),
-    /// A process that was to be repaired.
+    /// Repairing a process failed.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// What was to be printed.
+    /// Printing failed.
     #[error(transparent)]
     Print(#[from] io::Error),
 }
 
 impl Failure {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::NoProc => ErrorKind::NoProc,
@@ -87,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// Its parts, as sentences, each with its kind: of several files each may need something else.
+    /// Its parts as sentences, each with its kind: each of several files may need a different fix.
     pub(super) fn parts(&self) -> Vec<(String, ErrorKind)> {
         match self {
             Self::Session(SessionError::Outputs(unwritten)) => {
@@ -111,10 +112,11 @@ impl Failure {
     }
 }
 
-/// Whether there is what every command needs.
+/// Checks for what every command needs.
 ///
 /// # Errors
-/// What is lacking: where one file of many cannot be read or opened, it would be met as something else.
+/// What is missing. Otherwise it would show up later as another error, when one of many files
+/// cannot be read or opened.
 pub(super) fn check_host() -> Result<(), Failure> {
     let left = host::files_left(FILES);
     if left < FILES {

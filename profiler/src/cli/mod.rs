@@ -34,7 +34,7 @@ use crate::session::record::RecordEnding;
 use crate::session::top::TreeOptions;
 use crate::session::{self, Ending, SessionError};
 
-/// Parses the command line, does what it says, and gives the exit code.
+/// Parses the command line, executes it, and returns the exit code.
 pub fn main() -> ExitCode {
     let line = match Line::try_parse_from(words::meant(
         std::env::args_os().collect(),
@@ -53,10 +53,10 @@ pub fn main() -> ExitCode {
     if !line.command.outlives_want_of_memory() {
         profiler_target::host::offer_to_oom_killer();
     }
-    // A file that grows beyond a limit of the shell's (ulimit -f) is an error like a full disk: without a
-    // handler the signal would end the process without a word. `record` takes a checkpoint on SIGUSR1;
-    // sent to another command, it must not end that with the terminal in raw mode. Commands that are
-    // started do not inherit handlers.
+    // Writing a file beyond a shell limit (ulimit -f) is an error like a full disk: without a
+    // handler the signal would silently end the process. `record` takes a checkpoint on SIGUSR1;
+    // sent to another command, it must not end the command with the terminal in raw mode. Commands
+    // that are started do not inherit handlers.
     for signal in [SIGXFSZ, SIGUSR1, SIGUSR2] {
         if let Err(why) = signal_hook::flag::register(signal, Arc::default()) {
             say::line(format_args!(
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         }
     }
     if line.command.reads_files_alone() {
-        // With the file's capabilities they would read what the caller may not.
+        // With the file's capabilities they would read files that the caller may not read.
         if let Err(why) = profiler_target::give_up_borrowed_privileges() {
             say::line(format_args!(
                 "fragscope: cannot give up the privileges of its file: {why}"
@@ -106,19 +106,19 @@ fn help(shown: &clap::Error) -> ExitCode {
     code.into()
 }
 
-/// How long players are waited for at the end. They were killed, and need milliseconds; half a second was
-/// too little on a host that compiled and wrote to its disk, and for those with gigabytes. One that outlives
-/// fragscope is a zombie where nobody reaps.
+/// How long to wait for players at the end. They were killed and need milliseconds; half a second
+/// was too short on a host that compiled and wrote to its disk, and for players with gigabytes. A
+/// player that outlives fragscope is a zombie where nobody reaps.
 const FOR_PLAYERS: Duration = Duration::from_millis(1500);
-/// How long guards are waited for at the end. Removing probes takes some tens of milliseconds, and
-/// several hundred on a busy host; a guard that outlives fragscope is a zombie where nobody reaps.
+/// How long to wait for guards at the end. Removing probes takes some tens of milliseconds, and
+/// several hundred on a busy host. A guard that outlives fragscope is a zombie where nobody reaps.
 const FOR_GUARDS: Duration = Duration::from_secs(2);
 
 fn run_and_report(command: &Command) -> ExitCode {
     let advice = Advice::of(command);
     let inputs = command.inputs();
     let ended = match say::stream_into(&inputs) {
-        // A word about it would damage the file.
+        // A message about it would damage the file.
         Some((Stream::Error, _)) => return Exit::Error.into(),
         Some((Stream::Output, file)) => Err(Failure::PrintsIntoInput(file.to_owned())),
         None => check_host().and_then(|()| run(command, &advice)),
@@ -127,7 +127,7 @@ fn run_and_report(command: &Command) -> ExitCode {
         Ok(code) => code,
         Err(failure) if failure.is_broken_pipe() => Exit::Done.into(),
         Err(failure) => {
-            // A closed terminal shows nothing; the exit code is there all the same.
+            // A closed terminal shows nothing, but the exit code is still returned.
             for (what, kind) in failure.parts() {
                 say::line(format_args!("fragscope: {what}"));
                 advice.print(&kind);
@@ -137,8 +137,8 @@ fn run_and_report(command: &Command) -> ExitCode {
     }
 }
 
-/// What is wrong with the words of a command line. They are repeated, and some may be names of files
-/// that somebody else chose.
+/// The error message for a wrong command line. It repeats the words, some of which may be file
+/// names chosen by others.
 fn usage(mut wrong: clap::Error) -> String {
     let given: Vec<_> = wrong
         .context()
@@ -170,8 +170,8 @@ fn incomplete_input(what: &str, incomplete: &Incomplete, advice: &Advice) -> Exi
     Exit::Incomplete
 }
 
-/// What printing came to: a reader that went away is no error, and what else is to be said of the command
-/// is said all the same.
+/// The result of printing: a reader that went away is not an error, and other messages of the
+/// command are still printed.
 fn unless_closed(printed: io::Result<()>) -> io::Result<()> {
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -199,7 +199,7 @@ fn failed_to_play(report: &Report, chosen: bool, advice: &Advice) -> bool {
     none_played || first.is_some()
 }
 
-/// How reading a saved session ended, with why not all of it could be read.
+/// The exit code for reading a saved session, with the reason why it could not be read completely.
 fn whole_session(trouble: Option<Incomplete>, advice: &Advice) -> Exit {
     match trouble {
         None => Exit::Done,
@@ -229,7 +229,7 @@ fn top(args: &TopArgs) -> Result<Exit, Failure> {
     }
     let view = session::top::once(&args.options())?;
     unless_closed(print::host(&view, &args.options()))?;
-    // That there are none is not what was seen.
+    // An empty list does not mean that there are no processes.
     let is_denied = view.rows.is_empty() && view.unreadable > 0;
     Ok(match is_denied {
         true => {
@@ -244,7 +244,7 @@ fn top(args: &TopArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// Looks at a tree and prints it.
+/// Inspects a tree and prints it.
 fn tree(options: &TreeOptions, json: bool) -> Result<Exit, Failure> {
     let seen = session::top::tree(options)?;
     unless_closed(print::tree(&seen, json))?;
@@ -254,7 +254,7 @@ fn tree(options: &TreeOptions, json: bool) -> Result<Exit, Failure> {
     })
 }
 
-/// Takes a snapshot and prints what `print` makes of it.
+/// Takes a snapshot and prints the result of `print`.
 fn snapshot(
     options: &SnapshotOptions,
     print: impl FnOnce(&View) -> io::Result<()>,
@@ -262,7 +262,7 @@ fn snapshot(
 ) -> Result<Exit, Failure> {
     let taken = session::snapshot(options)?;
     unless_closed(print(&taken.view))?;
-    // Also where an output fails.
+    // Also if an output fails.
     let exit = whole_snapshot(taken.missing_bytes, taken.interrupted, advice);
     taken.saved.map_err(SessionError::from)?;
     match taken.not_again {
@@ -298,7 +298,7 @@ fn check(args: &CheckArgs, advice: &Advice) -> Result<Exit, Failure> {
             say::line(format_args!("fragscope: {sentence}"));
         }
     }
-    // All is said, and the gravest is the code.
+    // Everything is reported, and the most serious problem determines the code.
     let whole = whole_session(outcome.trouble, advice);
     Ok(match () {
         () if is_exceeded => Exit::Exceeded,
@@ -331,7 +331,7 @@ fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
     if report.interrupted {
         return Ok(Exit::Interrupted);
     }
-    // Both are said, and the graver one is the code.
+    // Both are reported, and the more serious one determines the code.
     let has_failed = failed_to_play(&report, args.chooses(), advice);
     let trouble = report.trace.trouble.as_ref();
     let incomplete = trouble.map(|incomplete| incomplete_input("recording", incomplete, advice));

@@ -15,10 +15,10 @@ pub(super) fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// The manual page of this subcommand, or of fragscope; `None` where there is no such subcommand.
+/// The manual page of this subcommand, or of fragscope; `None` if there is no such subcommand.
 ///
 /// # Errors
-/// None but those of a full memory: it is written there.
+/// Only if memory is exhausted, because it is written to memory.
 pub(super) fn manual(subcommand: Option<&str>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Line::command().disable_help_subcommand(true);
     // Names of subcommands and inherited flags are known from here on.

@@ -34,7 +34,7 @@ pub(super) fn host(view: &HostView, options: &TopOptions) -> io::Result<()> {
     say::print(&export::top::text(view, &options.arrangement, width()))
 }
 
-/// A tree as text or JSON; the worst of its processes is explained behind the text, where that was asked for.
+/// A tree as text or JSON; if requested, the worst of its processes is explained after the text.
 pub(super) fn tree(seen: &TreeSeen, json: bool) -> io::Result<()> {
     if json {
         return say::document(&export::tree(&seen.view));
@@ -54,7 +54,7 @@ fn width() -> usize {
     tui::width().or(columns).unwrap_or(WIDTH).max(LEAST_WIDTH)
 }
 
-/// Columns of a table where there is no terminal, and at least.
+/// The width of a table, in columns, without a terminal, and the minimum with one.
 const WIDTH: usize = 120;
 const LEAST_WIDTH: usize = 40;
 
@@ -63,7 +63,7 @@ pub(super) fn explanation(view: &View) -> io::Result<()> {
     say::print(&export::explanation(view))
 }
 
-/// What a check came to, in one line of JSON.
+/// The result of a check, in one line of JSON.
 pub(super) fn checked(outcome: &CheckOutcome) -> io::Result<()> {
     say::document(&export::checked(&outcome.report, &outcome.checked))
 }
@@ -78,7 +78,7 @@ pub(super) fn difference(compared: &Compared, json: bool) -> io::Result<()> {
     }
 }
 
-/// What a replay came to, as text or JSON.
+/// The result of a replay, as text or JSON.
 pub(super) fn replay(report: &Report, json: bool) -> io::Result<()> {
     if json {
         say::document(&export::replay::json(report))
@@ -87,7 +87,7 @@ pub(super) fn replay(report: &Report, json: bool) -> io::Result<()> {
     }
 }
 
-/// What `doctor` found, aligned, with its fixes; or as JSON.
+/// The results of `doctor`, aligned, with fixes; or as JSON.
 pub(super) fn doctor(checks: &[Check], advice: &Advice, json: bool) -> io::Result<()> {
     let fixes = checks.iter();
     let fixes = fixes.map(|check| advice.fix(check.fix.as_ref()?));

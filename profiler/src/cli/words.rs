@@ -8,7 +8,7 @@ use super::args::Line;
 
 /// What `PID` alone means.
 const ATTACH: &str = "attach";
-/// What is shown on a terminal when nothing is asked for: the processes, of which one can be chosen.
+/// The default on a terminal: the processes, one of which can be chosen.
 const CHOOSE: &str = "top";
 /// Flag that names a process.
 const PID: &str = "--pid";
@@ -21,8 +21,8 @@ pub(super) fn meant(words: Vec<OsString>, is_terminal: bool) -> Vec<OsString> {
     }
 }
 
-/// These words with `--pid` before the number of a process where only that is given: `fragscope 4711` attaches
-/// to it, and `fragscope explain 4711` explains it.
+/// These words with `--pid` inserted before a process's pid if only that is given: `fragscope 4711`
+/// attaches to it, and `fragscope explain 4711` explains it.
 fn with_pid(words: Vec<OsString>) -> Vec<OsString> {
     if words.get(1).is_some_and(|word| is_process(word)) {
         let (program, rest) = words.split_at(1);
@@ -38,8 +38,7 @@ fn with_pid(words: Vec<OsString>) -> Vec<OsString> {
     }
 }
 
-/// Where the number of a process stands that no flag has for its value, of a command that takes one and has
-/// none.
+/// The position of a pid that is not the value of a flag, in a command that takes one and has none.
 fn bare_number(words: &[OsString]) -> Option<usize> {
     let line = Line::command();
     let command = line.find_subcommand(words.get(1)?)?;
@@ -74,8 +73,8 @@ fn bare_number(words: &[OsString]) -> Option<usize> {
     found
 }
 
-/// Whether this is the number of a process, also where a file has it for its name: anybody may have put that there,
-/// and who means it writes `./4711`.
+/// Whether this is a pid, even if a file has that name: anybody may have created the file, and its
+/// owner can write `./4711`.
 fn is_process(word: &OsStr) -> bool {
     let number = word.to_str().and_then(|text| text.parse::<i32>().ok());
     number.is_some_and(|number| number > 0)

@@ -35,7 +35,7 @@ const HEADER: [&str; 8] = [
 /// The table of a view, as the bytes of a CSV file (RFC 4180, UTF-8).
 ///
 /// # Errors
-/// None in practice: rows are made in memory, each of the same length.
+/// None in practice: rows are made in memory and all have the same length.
 pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     let mut rows = Rows {
         writer: Writer::from_writer(Vec::new()),
@@ -75,7 +75,7 @@ pub(super) fn table(view: &View) -> Result<Vec<u8>, csv::Error> {
     bytes.map_err(|error| csv::Error::from(error.into_error()))
 }
 
-/// Size classes, and pages and ranges of 2 MiB by what is live on them.
+/// Size classes, and pages and 2 MiB ranges by their live bytes.
 fn class_and_page_rows(rows: &mut Rows, report: &FragReport) -> Result<(), csv::Error> {
     for row in &report.size_classes {
         let upper = row.class.upper_bytes().to_string();
@@ -118,7 +118,8 @@ fn class_and_page_rows(rows: &mut Rows, report: &FragReport) -> Result<(), csv::
     Ok(())
 }
 
-/// What malloc's heap took at the walk that was predicted, and what it would need elsewhere.
+/// What malloc's heap took at the predicted walk, and what it would need with other allocators and
+/// settings.
 fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv::Error> {
     if let Some(check) = &predictions.self_check {
         rows.columns("self_check", "", "", &SelfCheck::COLUMNS, check)?;
@@ -136,7 +137,7 @@ fn prediction_rows(rows: &mut Rows, predictions: &Predictions) -> Result<(), csv
     Ok(())
 }
 
-/// Types, native blocks and holders, each with what it gains.
+/// Types, native blocks and holders, each with its gain.
 fn object_rows(
     rows: &mut Rows,
     census: &Census,
@@ -182,8 +183,8 @@ struct Rows {
     pid: String,
 }
 
-/// Text that is no formula to a spreadsheet, with an apostrophe where it would be one: names are a target's.
-/// Numbers stay as they are.
+/// Text that a spreadsheet does not take as a formula: an apostrophe is added where it would. Names
+/// come from the target. Numbers are unchanged.
 fn no_formula(text: &str) -> Cow<'_, str> {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     match is_formula && text.parse::<f64>().is_err() {
@@ -192,7 +193,7 @@ fn no_formula(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A figure of a view by its field, with its unit; without a value it is unknown.
+/// A figure of a view: its field, its unit and its value; `None` means unknown.
 type Field<'a> = (&'a str, Unit, Option<Value>);
 
 impl Rows {
@@ -289,7 +290,7 @@ fn activity_rows(rows: &mut Rows, activity: &Activity) -> Result<(), csv::Error>
     }
     for class in &activity.classes {
         let upper = class.class.upper_bytes().to_string();
-        // A lifetime of which none was seen has no row.
+        // A lifetime that was never seen has no row.
         for column in &ClassActivity::COLUMNS {
             if let Some(value) = column.value(class) {
                 let field = (column.key, column.unit, Some(value));

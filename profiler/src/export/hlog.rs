@@ -65,7 +65,7 @@ pub(super) fn log(view: &View) -> Result<Vec<u8>, Box<dyn Error>> {
     )?)
 }
 
-/// Live blocks, each at the mean size of those in its size class, so that the sum holds.
+/// Live blocks, each at the mean size of its size class, so that the sum is right.
 fn live_blocks(view: &View, allocator: Allocator) -> Result<Histogram<u64>, Box<dyn Error>> {
     let mut histogram = Histogram::new(DIGITS)?;
     let rows = view.report.size_classes.iter();

@@ -141,7 +141,7 @@ impl<'a> Latest<'a> {
             View::EVENTS_LOST.width,
             View::EVENTS_LOST.help,
         );
-    /// The last column is as wide as it gets.
+    /// The last column takes the remaining width.
     const STATUS: Column<Self> =
         Column::<Self>::of("gaps", Unit::Count, |of| gaps(of.view).count() as u64)
             .titled("status", 0, "`ok`, or why the figures are incomplete:")
@@ -153,7 +153,7 @@ impl<'a> Latest<'a> {
                 }
             });
 
-    /// Those of a line, in their order.
+    /// The columns of a line, in order.
     pub(super) const SHOWN: [Column<Self>; 13] = [
         Self::TIME,
         Self::RSS,
@@ -174,7 +174,7 @@ impl<'a> Latest<'a> {
     pub(super) const AT_TIME: [Column<Self>; 4] =
         [Self::RSS, Self::SWAP, Self::ASKED_FOR, Self::LIVE];
 
-    /// What the last walk gave, in JSON.
+    /// Figures of the last walk, in JSON.
     pub(super) const OF_WALK: [Column<Self>; 4] = [
         Self::UTILISATION,
         Self::PINNED,
@@ -182,6 +182,6 @@ impl<'a> Latest<'a> {
         Self::FRAGMENTATION,
     ];
 
-    /// What the probes cost, in JSON.
+    /// The cost of the probes, in JSON.
     pub(super) const OF_PROBES: [Column<Self>; 1] = [Self::PROBE_COST];
 }

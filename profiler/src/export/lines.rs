@@ -21,15 +21,15 @@ pub fn line_heading() -> String {
     aligned(|column| column.heading(""))
 }
 
-/// A view in one line: the kernel's latest count, the heap at the last walk, and what
-/// the probes saw; `-` is unknown. The last column is `ok`, or what is missing.
+/// A view on one line: the kernel's latest counts, the heap at the last walk, and what the probes
+/// saw; `-` means unknown. The last column is `ok`, or what is missing.
 pub fn line(view: &View) -> String {
     let latest = Latest::of(view);
     aligned(|column| column.cell(&latest))
 }
 
-/// What each column means, and each word of the last one, a line each. The columns that say the same
-/// share one.
+/// The meaning of each column, and of each word in the last one, one line each. Columns with the
+/// same meaning share a line.
 pub fn line_help() -> String {
     let mut lines = Vec::new();
     let explained = Latest::SHOWN

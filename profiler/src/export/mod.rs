@@ -33,11 +33,11 @@ pub use lines::{line, line_heading, line_help};
 pub use openmetrics::{Exposition, exposition};
 pub use text::{explanation, text};
 
-/// The endings by which files are named, for people: of the formats, and of saved sessions.
+/// The file extensions, for people: those of the formats, and of saved sessions.
 pub const ENDINGS: &str =
     ".fragsnap, .html, .json, .csv, .hlog, .folded, .speedscope.json or .pb.gz";
 
-/// Why an export could not be made. No file was changed.
+/// Why an export failed. No file was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The ending of the file's name says no known format.
@@ -56,7 +56,7 @@ pub enum ExportError {
     },
 }
 
-/// What a view can be written as.
+/// The file formats of a view.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Format {
     /// `fragscope.snapshot/1`.
@@ -65,15 +65,15 @@ pub enum Format {
     Csv,
     /// An HdrHistogram log.
     Hlog,
-    /// A page for a browser, with nothing beside it.
+    /// A self-contained page for a browser.
     Html,
     /// The report for people.
     Text,
     /// Call sites of allocations as folded stacks.
     Folded,
-    /// The same as a file of speedscope.
+    /// Call sites as a speedscope file.
     Speedscope,
-    /// The same as a profile of pprof.
+    /// Call sites as a pprof profile.
     Pprof,
 }
 
@@ -90,10 +90,10 @@ impl Format {
         Self::Pprof,
     ];
 
-    /// The one that the ending of a path names.
+    /// The format named by a path's extension.
     ///
     /// # Errors
-    /// When it names none.
+    /// When the extension names none.
     pub fn of(path: &Path) -> Result<Self, ExportError> {
         let name = path
             .file_name()
@@ -119,8 +119,8 @@ impl Format {
     }
 }
 
-/// Reserves `path`, which must have a known ending and be a place where a file can be written. Called
-/// before attaching, so that a long session does not end with nothing to show.
+/// Reserves `path`, which must have a known extension and be writable. Called before attaching, so
+/// that a long session does not end without a result.
 ///
 /// # Errors
 /// Why it cannot be written.
@@ -129,11 +129,12 @@ pub fn reserve(path: &Path) -> Result<Place, ExportError> {
     Ok(Place::reserve(path)?)
 }
 
-/// Writes a view to its place, in the format that the ending of its path names, whole or not at all.
+/// Writes a view to its place, in the format named by the path's extension, completely or not at
+/// all.
 ///
 /// # Errors
-/// When the ending is not known, or the file cannot be made or written; what was there before is then
-/// as it was.
+/// When the extension is unknown, or the file cannot be created or written; an existing file is
+/// then unchanged.
 pub fn write(place: &Place, view: &View) -> Result<(), ExportError> {
     let path = place.path();
     let made = bytes(view, Format::of(path)?);
@@ -147,7 +148,7 @@ pub fn write(place: &Place, view: &View) -> Result<(), ExportError> {
 /// A view in a format, as the bytes of a file.
 ///
 /// # Errors
-/// Why it cannot be put into the format, in words.
+/// Why it cannot be converted, in words.
 pub fn bytes(view: &View, format: Format) -> Result<Vec<u8>, String> {
     match format {
         Format::Json => Ok(format!("{}\n", json(view)).into_bytes()),

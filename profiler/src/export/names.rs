@@ -9,8 +9,8 @@ use crate::hints::Hint;
 
 pub(super) use crate::timestamp::rfc3339;
 
-/// One line of at most `width` columns: what somebody else chose can be long, and may hold what
-/// would drive the terminal.
+/// One line of at most `width` columns. Untrusted text can be long and may contain terminal control
+/// characters.
 pub(super) fn cut(line: &str, width: usize) -> String {
     let mut clean = visible(line.trim_end()).to_string();
     if clean.chars().count() > width {
@@ -20,8 +20,7 @@ pub(super) fn cut(line: &str, width: usize) -> String {
     clean
 }
 
-/// The newest account of RSS and swap: the history's, or that of the walk when there is none
-/// newer.
+/// The latest account of RSS and swap: the history's, or the walk's if there is none newer.
 pub(super) fn latest(view: &View) -> Point {
     let report = &view.report;
     let walked = Point::of(report);
@@ -36,11 +35,11 @@ const STALE_PART: u64 = 10;
 
 /// Something that can keep a view's figures from being exact and whole.
 pub(super) struct Gap {
-    /// Its name in files, which stays.
+    /// Its name in files, which does not change.
     pub(super) key: &'static str,
     /// What people read.
     pub(super) word: &'static str,
-    /// When it is there.
+    /// When it applies.
     pub(super) help: &'static str,
     is_there: fn(&View) -> bool,
 }
@@ -164,7 +163,7 @@ fn is_walked(view: &View) -> bool {
     !view.report.heaps.is_empty() && view.report.malloc_not_walked().is_none()
 }
 
-/// What keeps a view's figures from being exact and whole; nothing where nothing does.
+/// What keeps a view's figures from being exact and complete; empty if nothing does.
 pub(super) fn gaps(view: &View) -> impl Iterator<Item = &'static Gap> {
     GAPS.iter().filter(|gap| (gap.is_there)(view))
 }

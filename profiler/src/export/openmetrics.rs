@@ -25,7 +25,7 @@ impl Exposition {
     /// Both.
     pub const ALL: [Self; 2] = [Self::OpenMetrics, Self::Prometheus];
 
-    /// Which one a reader takes, by the value of its `Accept`.
+    /// The format to send to a reader, by the value of its `Accept` header.
     pub fn accepted(accept: &str) -> Self {
         match accept
             .to_ascii_lowercase()
@@ -36,7 +36,7 @@ impl Exposition {
         }
     }
 
-    /// What it is to HTTP.
+    /// Its HTTP content type.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -116,7 +116,8 @@ impl Text {
     fn begin(&mut self, metric: &Declared) {
         let is_open = self.format == Exposition::OpenMetrics;
         let (family, kind) = match (metric.kind, is_open) {
-            // OpenMetrics names families without what marks their samples, and the other format with it.
+            // OpenMetrics names families without the suffix of their samples, the other format with
+            // it.
             (MetricKind::Counter, true) => (without(metric.name, "_total"), "counter"),
             (MetricKind::Info, true) => (without(metric.name, "_info"), "info"),
             (MetricKind::Info, false) => (metric.name, MetricKind::Gauge.name()),
@@ -130,7 +131,7 @@ impl Text {
         }
     }
 
-    /// A metric with its samples; nothing at all where there are none.
+    /// A metric with its samples; nothing at all if there are none.
     fn family(&mut self, metric: &Declared, samples: impl IntoIterator<Item = (Labels, f64)>) {
         let mut samples = samples
             .into_iter()
@@ -161,7 +162,7 @@ impl Text {
 
     fn sample(&mut self, name: &str, labels: &[(&'static str, String)], value: f64) {
         let mut shown = String::new();
-        // A label without a value is the same as none.
+        // A label without a value is equivalent to no label.
         for (label, value) in labels.iter().filter(|(_, value)| !value.is_empty()) {
             let comma = if shown.is_empty() { "" } else { "," };
             // Writing into a string does not fail.

@@ -12,21 +12,22 @@ use super::sites::{Allocated, Moment, NamedStack, Profile, of_names, packed, ppr
 
 /// Stacks of a profile at most: Pyroscope takes 16,000 (`validation.max-profile-stacktrace-samples`).
 const MOST_STACKS: usize = 8_000;
-/// Bytes of a profile at most before it is packed: Pyroscope takes 4 MiB (`validation.max-profile-size-bytes`).
+/// The largest uncompressed profile, in bytes: Pyroscope accepts 4 MiB
+/// (`validation.max-profile-size-bytes`).
 const MOST_BYTES: usize = 7 << 19;
 /// A profile that is too large is remade with its number of stacks divided by this.
 const FEWER: usize = 4;
 /// Characters of a name in a stack.
 const MAX_NAME: usize = 200;
 
-/// Pyroscope's name for a profile of memory, whose `inuse_space` and others it knows.
+/// Pyroscope's name for a memory profile; it knows `inuse_space` and similar types.
 const SITES: &str = "memory";
 /// Profiles of ours.
 const LEDGER: &str = "fragscope_ledger";
 const TYPES: &str = "fragscope_types";
 const HOLDERS: &str = "fragscope_holders";
 
-/// What stands for processes of whose heaps nothing is known.
+/// The label for processes whose heaps are unknown.
 const UNWALKED: &str = "(heap not known)";
 
 #[derive(Clone, PartialEq, Message)]
@@ -57,12 +58,12 @@ struct RawSample {
     raw_profile: Vec<u8>,
 }
 
-/// A request as it is made.
+/// A request under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Pushed(PushRequest);
 
 impl Pushed {
-    /// Whether there is nothing in it.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.series.is_empty()
     }
@@ -72,9 +73,10 @@ impl Pushed {
         self.0.encode_to_vec()
     }
 
-    /// Adds a profile under a name, of whom these labels are.
+    /// Adds a profile with this name and these labels.
     fn add(&mut self, name: &str, of: &[(&str, &str)], profile: &Profile) -> std::io::Result<()> {
-        // Nothing is to be subtracted: what is of a time is of the time since the profile before.
+        // Pyroscope must not subtract profiles: figures of an interval already refer to the time
+        // since the previous profile.
         let own = [
             ("__name__", name),
             ("__delta__", "false"),
@@ -96,7 +98,7 @@ impl Pushed {
     }
 }
 
-/// A profile that is no larger than Pyroscope takes, made of fewer stacks until it is.
+/// A profile within Pyroscope's size limit, remade with fewer stacks until it fits.
 fn fitting(mut make: impl FnMut(usize) -> Option<Profile>) -> Option<Profile> {
     let mut most = MOST_STACKS;
     loop {
@@ -111,7 +113,7 @@ fn fitting(mut make: impl FnMut(usize) -> Option<Profile>) -> Option<Profile> {
 /// A profile for each group: the ledger of its processes.
 ///
 /// # Errors
-/// When one cannot be packed.
+/// When a profile cannot be compressed.
 pub fn of_host(view: &HostView, max_groups: usize, host: &str) -> std::io::Result<Pushed> {
     let mut pushed = Pushed::default();
     let moment = Moment {
@@ -158,12 +160,12 @@ fn ledger_stack(root: &str, row: &LedgerRow) -> NamedStack<2> {
 }
 
 fn ledger(stacks: Vec<NamedStack<2>>, moment: Moment) -> Option<Profile> {
-    // There are no more of them than classes.
+    // There are at most as many as classes.
     let types = [("resident", "bytes"), ("swapped", "bytes")];
     of_names(types, stacks, moment, MOST_STACKS)
 }
 
-/// What was pushed of a target: what comes next is of what is new since.
+/// What was pushed for a target: the next profiles cover what is new since.
 #[derive(Clone, Debug, Default)]
 pub struct TargetPushes {
     pushed_ns: Option<u64>,
@@ -173,10 +175,11 @@ pub struct TargetPushes {
 }
 
 impl TargetPushes {
-    /// The profiles of a target that are new at this moment, and what was pushed when they are taken.
+    /// The target's profiles that are new at this moment, and the state to keep once they are
+    /// accepted.
     ///
     /// # Errors
-    /// When one cannot be packed.
+    /// When a profile cannot be compressed.
     pub fn next(&self, view: &View, host: &str, now_ns: u64) -> std::io::Result<(Pushed, Self)> {
         let report = &view.report;
         let name = target_name(report);
@@ -248,7 +251,7 @@ fn target_name(report: &FragReport) -> profiler_core::host::GroupName {
     })
 }
 
-/// Python's types with all that is live, and who holds it.
+/// Python types with everything live, and who holds it.
 fn objects(census: &Census, of: &[(&str, &str)], pushed: &mut Pushed) -> std::io::Result<()> {
     let moment = at(census.taken_at_ns);
     let types = fitting(|most| {
@@ -289,7 +292,8 @@ fn type_stacks(census: &Census) -> Vec<NamedStack<2>> {
     types.chain(native).chain(others).collect()
 }
 
-/// Of each holder what is not of others within it, which have stacks of their own: so the sum is right.
+/// Each holder's memory without that of holders inside it, which have stacks of their own, so that
+/// the sum is right.
 fn holder_stacks(census: &Census) -> Vec<NamedStack<1>> {
     let holders = census.holders.iter().map(|holder| {
         let own = holder.inner_bytes.unwrap_or(0);
@@ -301,7 +305,7 @@ fn holder_stacks(census: &Census) -> Vec<NamedStack<1>> {
     holders.collect()
 }
 
-/// A name as others may show it, and no longer than a name.
+/// A name that is safe to show and of limited length.
 fn short(name: &str) -> String {
     let shown = profiler_core::text::visible(name).to_string();
     match shown.char_indices().nth(MAX_NAME) {

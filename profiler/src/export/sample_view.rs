@@ -32,7 +32,7 @@ fn range(start: u64, pages: u64) -> AddrRange {
     AddrRange::with_len(RemoteAddr::new(start), pages * PAGE_SIZE).expect("in range")
 }
 
-/// Four heap pages: one full, one that 64 bytes hold, one free in memory, one free in swap.
+/// Four heap pages: one full, one pinned by 64 bytes, one free in memory, one free in swap.
 fn sample() -> Sample {
     let mapping = Mapping::private(range(HEAP, 4), MappingKind::Brk);
     let mut residency = ResidencyMap::new(vec![mapping]);

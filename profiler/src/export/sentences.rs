@@ -16,11 +16,11 @@ use crate::hints::Hint;
 
 /// Defects that are named before the rest is only counted.
 const TOP_DEFECTS: usize = 12;
-/// Types named of what was copied since a fork.
+/// The number of types named for memory copied since a fork.
 const TOP_COPIED: usize = 5;
-/// Functions named of those where memory was got.
+/// The number of functions named for memory growth.
 const TOP_GROWN: usize = 3;
-/// Names shown of those who share something.
+/// The number of sharers named.
 const TOP_SHARERS: usize = 3;
 /// Packages whose modules' own memory is given in a sentence.
 const TOP_PACKAGES: usize = 6;
@@ -28,7 +28,7 @@ const TOP_PACKAGES: usize = 6;
 /// Memory mapped by `mmap` objects is mentioned from this many bytes on.
 const LEAST_MAPPED: u64 = 1 << 20;
 
-/// Python's version and what serves its objects.
+/// Python's version and the allocator of its objects.
 pub(super) fn python(target: &Target) -> String {
     let python = target.python.as_deref();
     let python = python.unwrap_or("not a Python process");
@@ -39,7 +39,7 @@ pub(super) fn python(target: &Target) -> String {
     }
 }
 
-/// What is true of the ledger beside its rows.
+/// Facts about the ledger in addition to its rows.
 pub(super) fn of_ledger(report: &FragReport) -> Vec<String> {
     let fork = report.fork.as_ref().map(|fork| {
         format!(
@@ -69,7 +69,7 @@ pub(super) fn of_ledger(report: &FragReport) -> Vec<String> {
 /// Live bytes without pages that are fewer go unsaid: any large block ends with some.
 const UNTOUCHED: u64 = 1 << 20;
 
-/// What a heap would give back when it is asked to, and what it would keep.
+/// What a heap would return on request, and what it would keep.
 fn given_back(heap: &HeapReport) -> String {
     let sum = |of: fn(&ArenaReport) -> u64| bytes(heap.arenas.iter().map(of).sum());
     let pinned = sum(|arena| arena.pinned_free_bytes);
@@ -95,10 +95,10 @@ fn given_back(heap: &HeapReport) -> String {
     }
 }
 
-/// Its settings that were changed; `None` where none was.
+/// Its changed settings; `None` if none was changed.
 fn settings(heap: &HeapReport) -> Option<String> {
     let settings = heap.settings.iter().filter(|setting| !setting.is_counter);
-    // Where no default is known, any may have been set.
+    // If no default is known, any setting may have been changed.
     let are_known = heap
         .settings
         .iter()
@@ -115,7 +115,7 @@ fn settings(heap: &HeapReport) -> Option<String> {
     })
 }
 
-/// What a heap would give back, what is set of it, and what does not fit.
+/// What a heap would return, its settings, and its inconsistencies.
 pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
     if heap.allocator != Allocator::Pymalloc {
@@ -148,7 +148,7 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     all
 }
 
-/// Why a stop ended before its walk did, and what settles that.
+/// Why a stop ended before its walk, and how to avoid that.
 pub(crate) fn ended_early(why: EndedEarly) -> String {
     match why {
         EndedEarly::Overdue => format!("{} ({})", why.because(), Hint::LongerStops.words()),
@@ -156,13 +156,14 @@ pub(crate) fn ended_early(why: EndedEarly) -> String {
     }
 }
 
-/// What it means that objects were replaced while they were read, and what helps; `None` where hardly any were.
+/// What replaced objects during the reading mean, and what helps; `None` if hardly any were
+/// replaced.
 pub(crate) fn unsteadiness(census: &Census) -> Option<String> {
     let unsteadiness = census.unsteadiness()?;
     Some(format!("{unsteadiness} {}", Hint::StopForObjects.words()))
 }
 
-/// How far a walk can be trusted, without its defects.
+/// How reliable a walk is, without its defects.
 pub(super) fn of_reliability(view: &View) -> Vec<String> {
     let seen = &view.report.completeness;
     let stop = match seen.stand_still {
@@ -202,7 +203,7 @@ pub(super) fn of_reliability(view: &View) -> Vec<String> {
     all
 }
 
-/// What the probes that sample saw, and what they cost.
+/// What the sampling probes saw, and their cost.
 pub(super) fn of_activity(activity: &Activity) -> Vec<String> {
     let mut all = vec![format!(
         "while sampled: {} malloc/s ({}/s), {} free/s",
@@ -241,7 +242,7 @@ pub(super) fn of_defects(seen: &Completeness) -> Vec<String> {
     all
 }
 
-/// What the probes do that record the stream for shadows, and what they cost.
+/// What the probes that record for shadows do, and their cost.
 pub(crate) fn of_recording(what_if: &WhatIf) -> String {
     let now = match (what_if.cost(), &what_if.ended) {
         (_, Some(why)) => format!("; they have ended: {why}"),
@@ -251,7 +252,8 @@ pub(crate) fn of_recording(what_if: &WhatIf) -> String {
     format!("{}{now}", Hint::RecordsAll.words())
 }
 
-/// That the time for a walk was over, and what gives it more; `None` where it was not.
+/// A sentence saying that a walk's time limit was reached, and how to raise it; `None` if it was
+/// not.
 pub(crate) fn out_of_time(seen: &Completeness) -> Option<String> {
     let longest = nanoseconds(seen.out_of_time_ns?);
     Some(format!(
@@ -260,22 +262,22 @@ pub(crate) fn out_of_time(seen: &Completeness) -> Option<String> {
     ))
 }
 
-/// What reads more of mapped files; `None` where no limit on their bytes was met.
+/// How to read more of mapped files; `None` if no limit of their bytes was reached.
 pub(crate) fn file_limit(seen: &Completeness) -> Option<&'static str> {
     (seen.files_over_limit).then_some(Hint::MoreOfFiles.words())
 }
 
-/// What watches more of growth; `None` where it was not the budget that ended watching.
+/// How to watch more growth; `None` unless the budget ended watching.
 pub(crate) fn growth_budget(growth: &GrowthSampling) -> Option<&'static str> {
     (growth.is_over_budget).then_some(Hint::MoreGrowth.words())
 }
 
-/// All names of a holder, as far as there is room.
+/// All names of a holder, as far as there is space.
 pub(super) fn names(holder: &Holder) -> String {
     sharing_names(&holder.name, &holder.shared_with)
 }
 
-/// A name and those that share what it holds, as far as there is room.
+/// A name and its sharers, as far as there is space.
 pub(super) fn sharing_names(name: &str, others: &[String]) -> String {
     let mut name = name.to_owned();
     if let Some((first, more)) = others.split_first() {
@@ -291,20 +293,20 @@ pub(super) fn sharing_names(name: &str, others: &[String]) -> String {
     name
 }
 
-/// The way from a name to where its bytes spread out, or where most of its growth is.
+/// The path from a name to where its bytes spread out, or where most of its growth is.
 pub(super) fn way(at: usize, holder: &Holder, growth: Option<&Growth>) -> String {
     let branch = growth.and_then(|growth| growth.branch_of(at, holder));
     let steps = branch.map_or_else(|| holder.steps(), Branch::steps);
     steps.join(" → ")
 }
 
-/// What is said below the rows of holders: first what of the bytes held by names is in none of them.
+/// The text below the rows of holders: first, which bytes held by names are in none of them.
 pub(super) fn below_holders(census: &Census) -> impl Iterator<Item = String> {
     let all = [unlisted(census), mapped(census), tracing(census)];
     all.into_iter().flatten()
 }
 
-/// What is in the row of no holder, and in which packages' modules.
+/// Memory in no holder's row, and the packages whose modules hold it.
 fn unlisted(census: &Census) -> Option<String> {
     if census.unlisted.bytes == 0 {
         return None;
@@ -324,7 +326,7 @@ fn unlisted(census: &Census) -> Option<String> {
     ))
 }
 
-/// What `mmap` objects map beside the heaps; `None` where that is next to nothing.
+/// Memory mapped by `mmap` objects outside the heaps; `None` if that is next to nothing.
 fn mapped(census: &Census) -> Option<String> {
     let mapped = census.mapped;
     (mapped.bytes >= LEAST_MAPPED).then(|| {
@@ -340,7 +342,7 @@ fn mapped(census: &Census) -> Option<String> {
     })
 }
 
-/// What `tracemalloc` takes; `None` where it is off or that is not known.
+/// Memory used by `tracemalloc`; `None` if it is off or unknown.
 fn tracing(census: &Census) -> Option<String> {
     let own = census.tracing.filter(|own| own.bytes > 0)?;
     Some(format!(
@@ -349,12 +351,12 @@ fn tracing(census: &Census) -> Option<String> {
     ))
 }
 
-/// What a census misses, a sentence each.
+/// What a census lacks, one sentence each.
 pub(crate) fn missing(census: &Census) -> impl Iterator<Item = String> {
     census.gaps.iter().map(|gap| format!("{gap}."))
 }
 
-/// What the figures of a census rest on, and what copies hold that writes have made since a fork.
+/// The basis of a census's figures, and the contents of pages copied by writes since a fork.
 pub(super) fn of_census(census: &Census) -> Vec<String> {
     let copied = copied(census).into_iter();
     copied
@@ -405,7 +407,7 @@ fn basis(census: &Census) -> String {
     )
 }
 
-/// What the figures of what was not freed are worth, a sentence each.
+/// How reliable the figures of unfreed memory are, one sentence each.
 pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
     let Some(walk) = &sites.walk else {
         if sites.samples == 0 {
@@ -415,7 +417,7 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
         return Vec::from_iter((!sites.frees_complete).then(|| unseen.to_owned()));
     };
     if walk.looked_up == 0 {
-        // Of none nothing can be found, which says nothing of what lives.
+        // If there is none, none can be found, which says nothing about what is live.
         let none = "live: the last walk had nothing to look up, as each block that was sampled before it was seen \
                     being freed.";
         return Vec::from_iter((sites.samples > 0).then(|| none.to_owned()));
@@ -442,7 +444,7 @@ pub(crate) fn what_stays(sites: &Sites) -> Vec<String> {
     [found].into_iter().chain(ages).collect()
 }
 
-/// How the target's memory grew and who did it, and what of it could not be watched, a sentence each.
+/// How the target's memory grew and where, and what could not be watched, one sentence each.
 pub(crate) fn growth(sites: &Sites, label: fn(&Sites, StackStep) -> String) -> Vec<String> {
     let Some(growth) = &sites.growth else {
         return Vec::new();
@@ -478,7 +480,8 @@ pub(crate) fn growth(sites: &Sites, label: fn(&Sites, StackStep) -> String) -> V
     [said].into_iter().chain(missing).chain(more).collect()
 }
 
-/// How many stacks have their native functions, and what finding them took; `None` where they are not shown.
+/// How many stacks have native functions, and the cost of finding them; `None` if they are not
+/// shown.
 pub(crate) fn native(sites: &Sites) -> Option<String> {
     let native = sites.native.as_ref()?;
     let all = native.copied.saturating_add(native.not_copied);
@@ -506,7 +509,7 @@ pub(crate) fn native(sites: &Sites) -> Option<String> {
     ))
 }
 
-/// Who raised glibc's mmap threshold; `None` where it has not grown.
+/// What raised glibc's mmap threshold; `None` if it has not adapted.
 pub(crate) fn mmap_threshold(
     sites: &Sites,
     label: fn(&Sites, StackStep) -> String,
@@ -521,7 +524,7 @@ pub(crate) fn mmap_threshold(
     let whose = match sites.innermost(stack) {
         None => sites.label(StackStep::Rest(*end)),
         Some(step @ StackStep::Called { .. }) => label(sites, step),
-        // Who calls the function is what tells one call of it from another.
+        // The caller distinguishes one call of the function from another.
         Some(step) => {
             let caller = stack.get(1).map(|caller| StackStep::Function(*caller));
             let functions = [Some(step), caller].into_iter().flatten();
@@ -534,7 +537,7 @@ pub(crate) fn mmap_threshold(
     ))
 }
 
-/// Bytes that a walk found live, by the age of their blocks; `None` where there are none.
+/// Bytes that a walk found live, by the age of their blocks; `None` if there are none.
 pub(crate) fn ages(figures: &SiteFigures) -> Option<String> {
     let limits = AGES
         .into_iter()

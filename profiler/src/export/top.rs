@@ -14,7 +14,7 @@ use super::sentences::sharing_names;
 use crate::hints::Hint;
 use crate::timestamp::time_of_day;
 
-/// The table, as wide as it may be: sums, the processes as a tree, and what is not shown.
+/// The table in the full width: sums, the processes as a tree, and what is not shown.
 pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String {
     let what = if view.rows.iter().all(|row| row.process.python.is_some()) {
         "Python "
@@ -27,7 +27,7 @@ pub fn text(view: &HostView, arrangement: &Arrangement, width: usize) -> String 
     table(view, head, arrangement, TableOf::Host, width)
 }
 
-/// A tree as one thing: its verdict, then its processes, the worst first.
+/// A tree as one unit: its verdict, then its processes, the worst first.
 pub fn tree(tree: &TreeView, width: usize) -> String {
     let view = &tree.processes;
     let totals = Totals::of(view.rows.iter()).phrases("").join(", ");
@@ -104,7 +104,8 @@ const CHILDREN: TextColumn = TextColumn::right("children", 8);
 const EACH: TextColumn = TextColumn::left("in each child", 28);
 const MASTER: TextColumn = TextColumn::right("master", 10);
 
-/// Who holds the memory of the processes whose objects were read, a line each, with the way to it below.
+/// The holders of memory in the processes whose objects were read, one line each, with the path
+/// below.
 fn holders(tree: &TreeView, width: usize) -> Vec<String> {
     let all = tree.holders();
     if all.is_empty() {
@@ -165,7 +166,7 @@ fn holders(tree: &TreeView, width: usize) -> Vec<String> {
     lines
 }
 
-/// Columns that the way to what is held has at least.
+/// The smallest width, in columns, of the path to what is held.
 const LEAST_WAY: usize = 20;
 
 fn wrapped(text: &str, width: usize) -> Vec<String> {

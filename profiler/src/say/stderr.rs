@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
 
-/// Messages that wait for their reader at most; those that come then are dropped.
+/// The most messages that wait for their reader; further ones are dropped.
 const MAX_WAITING: usize = 64;
-/// What takes longer to write waits for a reader, who may never come.
+/// A write that takes longer is waiting for a reader, which may never come.
 const STUCK: Duration = Duration::from_millis(50);
-/// How long the thread may take to come to a message on a busy host.
+/// How long the thread may take to get to a message on a busy host.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to the thread.
@@ -40,8 +40,8 @@ struct State {
 
 static WRITER: OnceLock<Option<Writer>> = OnceLock::new();
 
-/// Writes a message, and waits until that is done, so that it comes before what is printed on stdout
-/// next. As long as the thread is behind nobody waits.
+/// Writes a message and waits until that is done, so that it precedes what is printed on stdout
+/// next. While the thread is behind, it does not wait.
 pub(super) fn write(message: String) {
     match WRITER.get_or_init(Writer::start) {
         Some(writer) => writer.write(message),
@@ -50,7 +50,7 @@ pub(super) fn write(message: String) {
     }
 }
 
-/// Waits until all is written, or what is being written takes too long.
+/// Waits until everything is written, or the current write takes too long.
 pub(super) fn finish() {
     if let Some(Some(writer)) = WRITER.get() {
         writer.progress.wait(writer.progress.state());
@@ -92,7 +92,7 @@ impl Progress {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nothing is behind, a write is stuck, or it is late.
+    /// Waits until nothing is pending, a write is blocked, or it is late.
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         let until = Instant::now() + WRITER_TIMEOUT;
         let is_stuck = |state: &State| {

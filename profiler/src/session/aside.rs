@@ -4,8 +4,8 @@ use std::io;
 
 use tokio::sync::oneshot;
 
-/// What `work` gives, done on a thread of this name that is started at once. A caller that does not wait, or no
-/// longer, leaves the thread to end by itself, or with the process.
+/// The result of `work`, done on a thread with this name that is started at once. If the caller
+/// stops waiting, the thread ends by itself, or with the process.
 ///
 /// # Errors
 /// When the thread cannot be started, or panicked.

@@ -32,8 +32,8 @@ const NOTHING_SAVED: &str = "ended before the first walk of the target: nothing 
 /// is gone; then writes the exports.
 ///
 /// # Errors
-/// When the target cannot be opened, the front end fails, or an export cannot be written. The
-/// probes are off and the target runs in every case.
+/// When the target cannot be opened, the front end fails, or an export cannot be written. In every
+/// case the probes are removed and the target runs.
 pub fn attach(options: &AttachOptions) -> Result<Ending, SessionError> {
     let (runtime, mut signals) = event_loop()?;
     attach_on(options, &runtime, &mut signals)
@@ -50,7 +50,7 @@ pub(super) fn attach_seen(
     (ending, seen)
 }
 
-/// The same with signals that are waited for already: none that came before is lost.
+/// The same with signals that are already being waited for, so that no earlier one is lost.
 ///
 /// # Errors
 /// As [`attach`].
@@ -103,7 +103,7 @@ fn attach_and_keep(
             ..
         })
     );
-    // Whatever else failed, the terminal is given back first and what was seen is saved next.
+    // Whatever else failed, the terminal is restored first, and then what was observed is saved.
     let closed = front.close(in_haste);
     let Watched {
         view,
@@ -147,13 +147,13 @@ fn open(
     })
 }
 
-/// What a session came to.
+/// The outcome of a session.
 struct Watched {
     /// The last view, unless it ended before the first.
     view: Option<View>,
     /// How it ended, or why nothing can be shown any more.
     ending: io::Result<Ending>,
-    /// Why none of the allocators that were to be compared could be, before it was to end.
+    /// Why none of the requested allocators could be compared, if that was not because of the end.
     failed: Option<String>,
 }
 
@@ -207,7 +207,7 @@ async fn watch(
     watch.finish(signals, ending).await
 }
 
-/// A session as it goes on.
+/// A session in progress.
 struct Watch<'a> {
     session: SessionWorker,
     front: &'a mut Front,
@@ -271,7 +271,7 @@ impl Watch<'_> {
         let compared = self.last.as_ref().and_then(|view| view.what_if.as_ref());
         let nothing = compared.filter(|compared| compared.came_to_nothing());
         let failed = nothing.map(|nothing| nothing.troubles().join("; "));
-        // Removing the probes takes a moment that nobody should spend before a dead screen.
+        // Removing the probes takes a moment, during which the user should not see a dead screen.
         self.front.leave();
         self.session.finish(self.walking);
         if !matches!(ending, Ok(Ending::Interrupted(_))) {
@@ -282,8 +282,8 @@ impl Watch<'_> {
             }
         }
         if matches!(ending, Ok(Ending::Interrupted(_))) {
-            // What the session is in the midst of is left to itself: its guards end what it did to the
-            // target when this process ends.
+            // Work in progress is abandoned: when this process ends, its guards undo what it did to
+            // the target.
             if let Ok(view) = timeout(AFTER_SIGNAL, self.session.last()).await {
                 self.last = Some(view?);
             }
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
     use crate::session::options::{Budget, SiteOptions};
 
-    /// As one that comes to `top` while it waits for a walk before it attaches.
+    /// Like a user who returns to `top` while the session waits for a walk before it attaches.
     #[test]
     fn a_signal_that_came_before_ends_it() {
         let child = Child::python("print(1, flush=True)\ninput()");

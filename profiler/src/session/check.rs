@@ -14,23 +14,23 @@ use super::SessionError;
 use super::interrupt;
 use super::saved::{self, SavedOptions};
 
-/// What is checked.
+/// What to check.
 #[derive(Clone, Debug)]
 pub enum Checkable {
-    /// A process as it is now.
+    /// A process, now.
     Process {
-        /// Its number.
+        /// Its pid.
         pid: i32,
         /// How it is walked.
         sampling: SamplingOptions,
-        /// How long its growth is observed; `None` when that is not wanted.
+        /// How long its growth is observed; `None` if not requested.
         over: Option<Duration>,
     },
     /// A walk of a saved session.
     Saved(SavedOptions),
 }
 
-/// What is checked, and by which limits.
+/// What to check, and the limits.
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
     /// The process.
@@ -39,12 +39,12 @@ pub struct CheckOptions {
     pub thresholds: Thresholds,
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Debug)]
 pub struct CheckOutcome {
     /// What was read.
     pub report: FragReport,
-    /// Each limit with what was measured.
+    /// Each limit with the measured value.
     pub checked: Vec<Checked>,
     /// Why not all of the file could be read.
     pub trouble: Option<Incomplete>,
@@ -70,7 +70,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckOutcome, SessionError> {
         Checkable::Saved(file) => {
             let saved = saved::load(file)?;
             let points = &saved.view.history;
-            // A walk and the counts beside it are too near to one another.
+            // A walk and its own counts are too close in time.
             let seen = |at: &Point| (at.time_ns, at.rss_bytes);
             let ends = points.first().zip(points.last());
             let growth = ends.and_then(|(from, to)| RssGrowth::between(seen(from), seen(to)));
@@ -85,7 +85,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckOutcome, SessionError> {
     })
 }
 
-/// A walk of the process, and how fast its RSS grew before it, where that is wanted.
+/// A walk of the process and, if requested, how fast its RSS grew before it.
 fn observe(
     pid: i32,
     sampling: SamplingOptions,

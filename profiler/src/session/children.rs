@@ -8,8 +8,8 @@ use crate::hints::tree_of;
 /// Processes that are listed at most.
 const MOST_LISTED: usize = 65_536;
 
-/// What the children of a process hold that run the same program, where that is more than it has itself, and the
-/// command that shows them.
+/// What those children of a process hold that run the same program, if it is more than the process
+/// has itself, and the command that shows them.
 pub(super) fn of(pid: i32) -> Option<String> {
     let processes = list(MOST_LISTED).ok()?.processes;
     let own = processes.iter().find(|one| one.id.pid == pid)?;

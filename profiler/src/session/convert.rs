@@ -18,7 +18,7 @@ use profiler_trace::whole_file::{Place, WriteError};
 use super::{interrupt, kinds, outputs};
 use crate::say;
 
-/// Why nothing was converted. No file was changed.
+/// Why the conversion failed. No file was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The recording cannot be read.
@@ -33,7 +33,7 @@ pub enum ConvertError {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Nobody reads what is printed.
+    /// Nothing reads the output.
     #[error(transparent)]
     Print(io::Error),
     /// Signals cannot be waited for.
@@ -42,7 +42,7 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Print(error) => ErrorKind::of_io(error),
@@ -53,14 +53,14 @@ impl ConvertError {
     }
 }
 
-/// What is converted, and within which limits.
+/// What to convert, and the limits.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
     /// The recording.
     pub recording: PathBuf,
     /// The file to write; `None` prints.
     pub output: Option<PathBuf>,
-    /// Bytes that the recording, and what is written, may come to; `None` is the default.
+    /// The size limit, in bytes, of the recording and of what is written; `None` is the default.
     pub max_size: Option<u64>,
     /// Bytes that tables may take; `None` is the default.
     pub max_memory: Option<u64>,
@@ -69,19 +69,19 @@ pub struct ConvertOptions {
 /// How converting ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Converted {
-    /// All of it was written.
+    /// Everything was written.
     Whole,
-    /// What could be read was written, and why that is not all.
+    /// The readable part was written; with the reason why that is not everything.
     Part(Incomplete),
-    /// A signal came: what was printed by then stays, and no file was changed.
+    /// A signal came: what was printed until then stays, and no file was changed.
     Interrupted,
 }
 
-/// Writes a recording of any known kind as logalloc's text, to a file (whole or not at all) or to
+/// Writes a recording of any known kind as logalloc text to a file (completely or not at all) or to
 /// stdout.
 ///
 /// # Errors
-/// When nothing of it can be read, or it cannot be written.
+/// When nothing of it is readable, or it cannot be written.
 pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> {
     let failed = |why| ConvertError::Read {
         path: options.recording.clone(),
@@ -125,7 +125,7 @@ pub fn to_logalloc(options: &ConvertOptions) -> Result<Converted, ConvertError> 
     })
 }
 
-/// Says what a signal kept from being written.
+/// Reports what a signal kept from being written.
 fn interrupted_at(place: Option<&Place>) -> Converted {
     match place {
         Some(place) => say::line(format_args!(
@@ -137,7 +137,7 @@ fn interrupted_at(place: Option<&Place>) -> Converted {
     Converted::Interrupted
 }
 
-/// Prints it; `None` when a signal came.
+/// Prints it; `None` if a signal came.
 fn print(
     source: &mut dyn TraceSource,
     meter: &Meter,
@@ -150,7 +150,7 @@ fn print(
     let mut out = BufWriter::with_capacity(PIPE_BYTES, stdout);
     let written = interchange::write_logalloc(source, &mut out, meter);
     let written = not_interrupted(written)?;
-    // What is left would wait for its reader, who may never come.
+    // The rest would wait for its reader, which may never come.
     match written.is_some() {
         true => match out.flush() {
             Err(error) if matches!(Stopped::of(&error), Some(Stopped::Interrupted)) => {
@@ -163,7 +163,7 @@ fn print(
     Ok(written)
 }
 
-/// Writes it to a file; `None` when a signal came.
+/// Writes it to a file; `None` if a signal came.
 fn save(
     source: &mut dyn TraceSource,
     meter: &Meter,
@@ -196,7 +196,7 @@ fn not_interrupted(written: Result<Written, PassError>) -> io::Result<Option<Wri
 /// A pipe that is ready accepts this many bytes without blocking (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4096;
 
-/// stdout, of which no wait outlasts a signal.
+/// Stdout, on which a signal ends every wait.
 struct InterruptibleStdout<'a> {
     stdout: say::Stdout,
     interrupted: &'a AtomicBool,

@@ -10,12 +10,12 @@ use super::options::{ReadObjects, SnapshotOptions, Subject};
 use super::saved::{self, Saved, SavedError, SavedOptions};
 use super::snapshot::snapshot;
 
-/// What is compared.
+/// What to compare.
 #[derive(Clone, Debug)]
 pub struct DiffOptions {
     /// The walk of before.
     pub before: SavedOptions,
-    /// What is compared with it.
+    /// What to compare with it.
     pub after: After,
 }
 
@@ -24,9 +24,9 @@ pub struct DiffOptions {
 pub enum After {
     /// A walk of a saved session.
     Saved(SavedOptions),
-    /// A process as it is now.
+    /// A process, now.
     Process {
-        /// Its number.
+        /// Its pid.
         pid: i32,
         /// How it is walked.
         sampling: SamplingOptions,
@@ -90,9 +90,9 @@ pub fn diff(options: &DiffOptions) -> Result<Compared, SessionError> {
     })
 }
 
-/// One of two files: what it lacks is said with its name.
+/// One of two files; messages about what it lacks include its name.
 fn load(options: &SavedOptions) -> Result<Saved, SessionError> {
-    // A process may be compared with it, for which privileges are kept.
+    // It may be compared with a process, for which privileges are kept.
     let mut saved = as_caller(|| saved::load(options)).map_err(SavedError::from)??;
     saved.trouble = (saved.trouble.take()).map(|trouble| trouble.of_file(&options.file));
     Ok(saved)

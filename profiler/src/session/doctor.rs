@@ -15,27 +15,27 @@ pub enum Grade {
     Ok,
     /// Works, with less to see or at a higher price.
     Limited,
-    /// Not there: what needs it does not work.
+    /// Missing: whatever needs it does not work.
     Missing,
 }
 
-/// One thing looked at.
+/// One check.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub name: &'static str,
-    /// How well it is there.
+    /// Its grade.
     pub ok: Grade,
     /// What was found, in a few words.
     pub found: String,
-    /// What mends it; `None` when nothing is to be mended.
+    /// The fix; `None` if nothing needs to be fixed.
     pub fix: Option<Fix>,
 }
 
-/// What mends something, by its kind: the command line says how.
+/// A fix, by kind; the command line puts it into words.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fix {
-    /// What is advised on an error of this kind.
+    /// The advice for an error of this kind.
     Of(ErrorKind),
     /// A host of the architecture that fragscope knows.
     KnownArchitecture,
@@ -60,35 +60,35 @@ pub enum Fix {
         /// The process that cannot be stopped.
         pid: i32,
     },
-    /// A program that has its allocator in a shared object.
+    /// A program with its allocator in a shared object.
     DynamicAllocator,
-    /// A program that has its C library in a shared object.
+    /// A program with its C library in a shared object.
     DynamicLibc,
     /// A fragscope that knows this C library.
     NewerFragscope,
     /// A report of this C library's version.
     ReportLibc,
-    /// Mapped files were not read completely: it may be of no importance.
+    /// Mapped files were not read completely, which may not matter.
     UnreadFiles {
         /// Whether a higher limit lets more be read.
         is_over_limit: bool,
     },
     /// Breakpoints to be removed.
     Repair {
-        /// The process in whose code they are.
+        /// The process that contains them in its code.
         pid: i32,
     },
     /// Processes to be continued that hold probes.
     Continue(Vec<i32>),
     /// The end of the tool that holds breakpoints.
     EndOfTool,
-    /// Nothing, where the program changes its code by itself.
+    /// None, if the program changes its own code.
     OwnCode,
     /// Root, and a target that runs without a debugger.
     RootAndFreeTarget,
 }
 
-/// What a kernel can be built with.
+/// A kernel build option.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum KernelOption {
     /// Type information.
@@ -132,7 +132,7 @@ fn inspection_denied(denial: Denial) -> ErrorKind {
     }
 }
 
-/// Looks at the host, and at a target when one is given.
+/// Checks the host, and a target if one is given.
 pub fn run(pid: Option<i32>) -> Vec<Check> {
     let mut checks = vec![
         machine(),
@@ -151,7 +151,7 @@ pub fn run(pid: Option<i32>) -> Vec<Check> {
     checks
 }
 
-/// Removes breakpoints that no living tool holds from a target's code, and looks at the host and the
+/// Removes breakpoints that no running tool holds from a target's code, and checks the host and the
 /// target as [`run`] does.
 ///
 /// # Errors
@@ -305,7 +305,7 @@ fn perf_events() -> Check {
     Check::kind(name, Grade::Missing, found, kind)
 }
 
-/// `None` where it cannot be asked, as the row of BPF says.
+/// `None` if it cannot be determined; the row of BPF says why.
 fn probe_links() -> Option<Check> {
     let name = "probe links";
     support::try_bpf().ok()?;

@@ -20,16 +20,16 @@ use crate::export;
 use crate::say;
 use crate::tui::{self, Effect, Update};
 
-/// Where views go to and requests come from.
+/// Where views go and requests come from.
 pub(crate) enum Front {
     /// Lines on stdout.
     Lines(Lines),
-    /// The terminal UI on a thread of its own.
+    /// The terminal UI on a separate thread.
     Screen(Drawn),
 }
 
 impl Front {
-    /// Lines when asked for, else the screen.
+    /// Lines if requested, else the screen.
     ///
     /// # Errors
     /// When there is no terminal to draw on.
@@ -73,7 +73,7 @@ impl Front {
         }
     }
 
-    /// Shows the user what an export came to.
+    /// Shows the user the result of an export.
     pub(crate) fn note(&mut self, note: String) {
         match self {
             Self::Screen(drawn) => drawn.screen.update(Update::Note(note)),
@@ -99,7 +99,7 @@ impl Front {
         }
     }
 
-    /// Gives the terminal back, waiting no longer than a moment `in_haste` for who draws or reads.
+    /// Restores the terminal; `in_haste` limits the wait for drawing and reading to a moment.
     ///
     /// # Errors
     /// When the screen had failed.
@@ -122,13 +122,13 @@ pub(crate) struct Drawn {
     until_quit: bool,
 }
 
-/// Lines on stdout, one an interval, written by a thread of their own: whoever reads them may stop
-/// reading, and that must not keep the session from ending.
+/// Lines on stdout, one per interval, written by a separate thread: a reader may stop reading,
+/// which must not keep the session from ending.
 pub(crate) struct Lines {
     views: SyncSender<View>,
-    /// Gives how the writer ended; `None` once it has.
+    /// Receives how the writer ended; `None` once it has.
     written: Option<Receiver<io::Result<()>>>,
-    /// Lines left out since the last one because nobody read.
+    /// Lines left out since the last one because nothing read them.
     left_out: u64,
 }
 
@@ -170,7 +170,7 @@ impl Lines {
         match self.views.try_send(view) {
             Ok(()) => self.left_out = 0,
             Err(TrySendError::Full(_)) => self.left_out += 1,
-            // The writer has ended, which it does on errors only.
+            // The writer has ended, which only happens on errors.
             Err(TrySendError::Disconnected(_)) => {
                 if let Some(written) = self.written.take() {
                     written.recv().unwrap_or_else(panicked)?;
@@ -187,14 +187,14 @@ impl Lines {
         };
         match written.recv_timeout(timeout) {
             Ok(written) => written,
-            // Nobody reads: what waits is lost, and the session ends all the same.
+            // Nothing reads: pending lines are lost, and the session ends anyway.
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => panicked(RecvError),
         }
     }
 }
 
-/// What a writer that gave no outcome came to.
+/// The result for a writer that gave none.
 fn panicked(_: RecvError) -> io::Result<()> {
     Err(io::Error::other("the thread that prints panicked"))
 }
@@ -203,21 +203,21 @@ fn panicked(_: RecvError) -> io::Result<()> {
 struct Writer {
     json: bool,
     printed: u64,
-    /// Notices of the last view, each said on stderr when it comes up.
+    /// Notices of the last view, each reported on stderr when it first appears.
     notices: Vec<String>,
-    /// From what the last verdict that was printed followed.
+    /// The basis of the last printed verdict.
     concluded: Option<Grounds>,
 }
 
-/// What a verdict follows from: as long as that is the same, its figures alone may have changed.
+/// The basis of a verdict: as long as it is the same, only the verdict's figures may have changed.
 #[derive(Eq, PartialEq)]
 struct Grounds {
     cause: Option<Mechanism>,
-    /// The walk that was predicted, and how many candidates are known of it.
+    /// The predicted walk, and the number of candidates known for it.
     predicted: Option<(u64, usize)>,
-    /// What grows lately.
+    /// What has been growing recently.
     grows: Option<Grows>,
-    /// Whether objects were read twice, and what is live grew between.
+    /// Whether live memory grew between two readings of objects; `None` without two.
     is_growing: Option<bool>,
 }
 
@@ -275,7 +275,7 @@ impl Writer {
     }
 }
 
-/// The verdict, and what it was predicted from, on lines of their own.
+/// The verdict, and what it was predicted from, on separate lines.
 fn conclusion(report: &FragReport) -> String {
     let mut text = format!("         verdict: {}\n", visible(&report.verdict));
     let predictions = report.predictions.as_ref();
@@ -310,7 +310,8 @@ mod tests {
         }
     }
 
-    /// A session shows a view, learns that the reader has gone, and ends: that is no other error.
+    /// A session shows a view, notices that the reader is gone, and ends: that is not another
+    /// error.
     #[test]
     fn how_the_writer_ended_is_said_once() {
         let (views, _) = sync_channel(WAITING_LINES);

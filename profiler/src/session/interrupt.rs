@@ -16,9 +16,9 @@ use super::SessionError;
 use super::signals::{AFTER_SIGNAL, Signals};
 use crate::say;
 
-/// Between two looks whether what is printed is stuck, or whether a signal came.
+/// The interval of checks whether output is blocked, or whether a signal came.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the processes that work are waited for by somebody who asks twice.
+/// How long to wait for working processes after a second signal.
 const ASKED_TWICE: Duration = Duration::from_millis(200);
 
 /// A flag that is set when the user wants it to end.
@@ -38,17 +38,17 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
     let wait = async move {
         let first = signals.next().await;
         set.store(true, Ordering::Relaxed);
-        // The flag is looked at by all that works; but what it came to may be printed on a terminal
-        // that was stopped, or into a pipe that nobody reads. And who asks twice will not wait.
+        // All work checks the flag, but its result may be printed on a stopped terminal, or into a
+        // pipe that nobody reads. And a second signal must end the process without a wait.
         let last = tokio::select! {
             again = signals.next() => again,
             () = stuck() => first,
         };
-        // They would end with it, and be zombies where nobody reaps orphans.
+        // They would end with this process, and be zombies where nobody reaps orphans.
         profiler_lab::play::end_players(ASKED_TWICE);
         profiler_target::end_forked(ASKED_TWICE);
         let signal = Signal::from_str(last).map_or(SIGTERM, |signal| signal as i32);
-        // It ends this process, where it can be ended at all.
+        // It ends this process, if that is possible at all.
         let _ = emulate_default_handler(signal);
     };
     profiler_target::start_thread("signals", move || runtime.block_on(wait))?;
@@ -58,8 +58,9 @@ pub(super) fn flag() -> io::Result<Arc<AtomicBool>> {
 /// Between two looks whether a wait was interrupted.
 const WAIT_STEP: Duration = Duration::from_millis(50);
 
-/// Waits, with `what` happens after it as progress on stderr, and says whether it was not interrupted. Now and then
-/// it calls `is_worth_it`, which says whether there still is anything to wait for.
+/// Waits, showing `what` happens afterwards as progress on stderr; returns whether it was not
+/// interrupted. It calls `is_worth_it` repeatedly to check whether there still is something to wait
+/// for.
 pub(super) fn wait(
     time: Duration,
     what: &str,
@@ -83,11 +84,11 @@ pub(super) fn wait(
     !interrupted.load(Ordering::Relaxed)
 }
 
-/// What `work` gives, on a thread of this name: it may look at the flag and end early with what it has, and
-/// is left to itself when it does not. What it holds a target by has it undone by its guard.
+/// The result of `work`, on a thread with this name. The work may check the flag and end early with
+/// a partial result; otherwise it is abandoned, and its guard undoes what it did to a target.
 ///
 /// # Errors
-/// [`SessionError::Interrupted`], or why there was nothing else.
+/// [`SessionError::Interrupted`], or the error of the work.
 pub(super) fn unless_interrupted<T, E>(
     name: &str,
     flag: &Arc<AtomicBool>,
@@ -123,7 +124,7 @@ where
     }
 }
 
-/// Comes when what is printed is not taken in.
+/// Completes when printed output is not accepted.
 async fn stuck() {
     while !say::is_stuck() {
         tokio::time::sleep(POLL_INTERVAL).await;

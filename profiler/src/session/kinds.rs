@@ -58,7 +58,7 @@ pub(crate) fn of_output(error: &io::Error) -> ErrorKind {
             OutputProblem::Denied
         }
         io::ErrorKind::StaleNetworkFileHandle => OutputProblem::Replaced,
-        // The folder is there: it takes no files, as those of /proc and /sys.
+        // The directory exists but does not accept files, as those of /proc and /sys.
         io::ErrorKind::NotFound => OutputProblem::Unfit,
         _ => return ErrorKind::of_io(error),
     })
@@ -100,7 +100,7 @@ pub(crate) fn of_compiling(error: &CompileError) -> ErrorKind {
     }
 }
 
-/// Of the reason for which a file was not read to its end.
+/// The kind of the reason why a file was not read to its end.
 pub(crate) fn of_incomplete(incomplete: &Incomplete) -> ErrorKind {
     incomplete.limit.map_or(ErrorKind::Other, of_limit)
 }

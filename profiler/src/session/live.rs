@@ -25,11 +25,11 @@ use super::what_if::WhatIfSession;
 /// A walk no older than this is as good as a new one.
 const FRESH_NS: u64 = 1_000_000_000;
 
-/// What is made of the walks of a session in the background.
+/// Background work on the walks of a session.
 pub(crate) struct Background {
-    /// `None` where predictions are not wanted.
+    /// `None` if predictions are not requested.
     pub(crate) predictor: Option<Predictor>,
-    /// `None` where objects are not wanted.
+    /// `None` if objects are not requested.
     pub(crate) objects: Option<ObjectReader>,
 }
 
@@ -40,9 +40,9 @@ pub(crate) struct LiveSession {
     schedule: WalkSchedule,
     probes: Probes,
     what_if: Option<WhatIfSession>,
-    /// `None` where predictions are not wanted.
+    /// `None` if predictions are not requested.
     predictor: Option<Predictor>,
-    /// `None` where objects are not wanted.
+    /// `None` if objects are not requested.
     objects: Option<ObjectReader>,
     saver: SessionSaver,
     kills: MemoryKills,
@@ -118,8 +118,8 @@ impl LiveSession {
         }
     }
 
-    /// Observes the target once more: walks when `walking` and a walk is due. A target that is
-    /// gone ends the session with its last sample kept.
+    /// Observes the target once more: walks it if `walking` and a walk is due. A target that is
+    /// gone ends the session, and its last sample is kept.
     pub(crate) fn tick(&mut self, walking: bool) {
         if self.ended.is_some() {
             return;
@@ -156,12 +156,12 @@ impl LiveSession {
                 ProcessEnd::Exited
             }
         };
-        // The program that a process became is not the one to probe.
+        // The program that a process has become must not be probed.
         self.probes.end();
         self.saver.target_ended(&self.view(), &end);
     }
 
-    /// How the target ended, as far as it is known.
+    /// How the target ended, as far as known.
     fn end(&self) -> ProcessEnd {
         let target = &self.report.target;
         let id = (target.pid, target.began_ticks.unwrap_or(0));
@@ -180,8 +180,8 @@ impl LiveSession {
                 self.note_count(&count);
             }
             let (sample, moment) = taken?;
-            // A target that died or executed another program meanwhile yields an empty or foreign
-            // sample: the last good one stays.
+            // A target that ended or executed another program meanwhile gives an empty or foreign
+            // sample: the last good one is kept.
             if self.sampler.target().state() == TargetState::Same {
                 self.probes.walked(&sample, moment.at_ns);
                 let mut report = FragReport::from_sample(&sample);
@@ -206,9 +206,9 @@ impl LiveSession {
         Ok(())
     }
 
-    /// Notes what the kernel counts, between two walks and where one was in vain.
+    /// Records the kernel's counts, between two walks and when one failed.
     fn note_count(&mut self, count: &KernelCount) {
-        // Another program's memory is no point of this curve.
+        // Another program's memory does not belong to this curve.
         if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
             self.note_point(Point {
                 time_ns: now_ns(),
@@ -224,16 +224,16 @@ impl LiveSession {
         self.saver.point(point);
     }
 
-    /// What there is to show now.
+    /// The present view.
     pub(crate) fn view(&self) -> View {
         let foreign = !self.report.target.is_python();
         let foreign = foreign.then(|| "this is not a Python process: malloc is shown".to_owned());
         let activity = self.probes.activity();
         let what_if = self.what_if.as_ref().map(WhatIfSession::get);
-        // What has failed comes first: a screen has one line for all of them.
+        // Failures come first: a screen has one line for all of them.
         let trouble = [self.trouble.clone(), self.saver.trouble()];
         let mut notices: Vec<String> = trouble.into_iter().flatten().collect();
-        // Probes end with their target, which is said in other words.
+        // Probes end with their target, which is reported in other words.
         if self.ended.is_none() {
             notices.extend(activity.iter().flat_map(|activity| activity.troubles()));
         }
@@ -259,8 +259,9 @@ impl LiveSession {
         .with_trend(true)
     }
 
-    /// Ends the session: the probes off, a last walk, and the last view. The last walk may come
-    /// sooner than the schedule allows, so that what is saved is how the session ended.
+    /// Ends the session: removes the probes, takes a last walk, and returns the last view. The last
+    /// walk may come sooner than the schedule allows, so that what is saved is the state at the
+    /// end.
     pub(crate) fn finish(mut self, walk: bool) -> View {
         self.probes.wait();
         if let Some(what_if) = &mut self.what_if {
@@ -274,11 +275,11 @@ impl LiveSession {
     }
 }
 
-/// What belongs to the moment of a walk.
+/// Data that belongs to the moment of a walk.
 struct Moment {
     /// On the clock of the probes' events.
     at_ns: u64,
-    /// What may hold objects, where these are to be read.
+    /// The memory that may hold objects, if these are to be read.
     copied: Option<CopiedMemory>,
 }
 
@@ -293,7 +294,7 @@ fn walk(
     let is_copied = is_read && !sampling.slices;
     let space = is_copied.then(|| CopySpace::for_target(sampler.target()));
     let moment = |walked: &WalkedTarget<'_>| {
-        // Read last, so that it is not before the target stood still.
+        // Read last, so that it is not earlier than the stop.
         let age = walked.age();
         let at_ns = clock_ns().saturating_sub(age.as_nanos() as u64);
         let space = space.as_ref();
@@ -302,7 +303,7 @@ fn walk(
     };
     let began = Instant::now();
     let (sample, moment) = sampler.take_at(sampling, moment).inspect_err(|_| {
-        // It may have stood still for all of that time; the next try is by the schedule, too.
+        // It may have been stopped all that time; the next attempt follows the schedule, too.
         let took = began.elapsed();
         schedule.walked(Instant::now(), took, took);
     })?;

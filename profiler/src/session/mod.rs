@@ -54,11 +54,11 @@ use self::signals::Signals;
 use crate::export::ExportError;
 use crate::tui::NoScreen;
 
-/// The loop of a session and the signals that it waits for. They are waited for from now on: to be made
-/// before anything is attached, started or drawn, so that no signal finds the default action.
+/// The event loop of a session and the signals that it waits for, starting now: call it before
+/// anything is attached, started or drawn, so that no signal has its default action.
 ///
 /// # Errors
-/// When the kernel refuses one of them.
+/// When the kernel rejects one of them.
 fn event_loop() -> io::Result<(Runtime, Signals)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -96,7 +96,7 @@ pub enum SessionError {
     /// There is no screen to draw on.
     #[error(transparent)]
     Screen(#[from] NoScreen),
-    /// An allocator to compare with is not to be had, or nothing can be compared.
+    /// An allocator to compare with is not available, or nothing can be compared.
     #[error("cannot compare with {}", .0.why)]
     WhatIf(Failure),
     /// The worker cannot be followed for `--what-if`.
@@ -114,10 +114,10 @@ pub enum SessionError {
     /// The demo's worker did not start.
     #[error("{0}")]
     Demo(String),
-    /// Nobody can be served there.
+    /// The address cannot be used for serving.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The settings of what is pushed cannot be used.
+    /// The settings for pushing are not usable.
     #[error("profiles cannot be pushed: settings {0}")]
     Push(#[from] SettingsError),
     /// The black box cannot be had.
@@ -132,7 +132,7 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(open) => open.kind(),

@@ -15,7 +15,7 @@ use profiler_trace::snapshot::Censuses;
 
 use super::options::Budget;
 
-/// Time between two readings at the least: growth of less than that is noise.
+/// The shortest time between two readings: growth over a shorter time is noise.
 const LEAST_PAUSE: Duration = Duration::from_secs(10);
 /// Threads that read at most.
 const THREADS: usize = 4;
@@ -27,10 +27,10 @@ fn live_blocks(sample: &Sample) -> u64 {
     sample.heaps.iter().map(live).sum()
 }
 
-/// Whether there is memory to read the objects of a walk, beside all else.
+/// Checks that there is enough memory to read the objects of a walk.
 ///
 /// # Errors
-/// [`NoCensus::NoRoom`] when there is not.
+/// [`NoCensus::NoRoom`] if there is not.
 pub(super) fn room_for(sample: &Sample) -> Result<(), NoCensus> {
     let needs_bytes = live_blocks(sample).saturating_mul(BYTES_A_BLOCK);
     let spare_bytes = host::available_bytes();
@@ -80,7 +80,7 @@ impl ObjectReader {
         }
     }
 
-    /// Asks for a reading after the next walk, whatever the budget.
+    /// Requests a reading after the next walk, whatever the budget.
     pub(crate) fn read_now(&mut self) {
         self.is_wanted = true;
     }
@@ -90,8 +90,8 @@ impl ObjectReader {
         self.running.is_none() && (self.is_wanted || Instant::now() >= self.not_before)
     }
 
-    /// Begins to read the objects of a walk, if that is due and none are being read: of what was copied in its stop
-    /// if anything was.
+    /// Begins to read the objects of a walk, if that is due and no reading is in progress: from the
+    /// copy made in its stop, if there is one.
     pub(crate) fn offer(&mut self, sample: &Sample, copied: Option<CopiedMemory>) {
         if !sample.target.is_python() || !self.is_due() {
             return;
@@ -124,7 +124,8 @@ impl ObjectReader {
         }
     }
 
-    /// A report with what was read last, if that is new to it. Takes notice of what has ended.
+    /// The report with the last reading, if it does not have that yet. Handles readings that have
+    /// ended.
     pub(crate) fn refresh(&mut self, report: &Arc<FragReport>) -> Arc<FragReport> {
         self.poll();
         let known = report.objects.as_ref().map(|census| census.taken_at_ns);
@@ -136,7 +137,7 @@ impl ObjectReader {
         }
     }
 
-    /// A report with what was read last.
+    /// The report with the last reading.
     pub(crate) fn apply(&self, report: FragReport) -> FragReport {
         self.censuses.apply(report)
     }
@@ -160,7 +161,7 @@ impl ObjectReader {
         }
     }
 
-    /// How it stands.
+    /// The state of reading.
     pub(crate) fn state(&self) -> ObjectsState {
         match (&self.running, &self.failure) {
             (Some(running), _) => ObjectsState::Reading {

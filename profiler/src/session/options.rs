@@ -19,7 +19,7 @@ pub enum Budget {
     Unlimited,
 }
 
-/// What is wanted of call sites besides Python's functions that allocate.
+/// What is requested of call sites besides Python functions that allocate.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct SiteOptions {
     /// Which functions get memory from the kernel.
@@ -39,19 +39,19 @@ pub struct AttachOptions {
     pub json: bool,
     /// Time between two looks.
     pub interval: Duration,
-    /// End after this long; `None` is until the user ends it or the target is gone.
+    /// End after this long; `None` means until the user ends it or the target is gone.
     pub duration: Option<Duration>,
-    /// What it may cost the target.
+    /// Its cost limit for the target.
     pub budget: Budget,
     /// Whether to probe malloc and free.
     pub probes: bool,
-    /// What is wanted of call sites besides Python's functions that allocate.
+    /// What is requested of call sites besides Python functions that allocate.
     pub sites: SiteOptions,
     /// Whether to predict what other allocators and settings would need.
     pub predict: bool,
-    /// Whether to read Python's objects, by which type and name the memory is held.
+    /// Whether to read Python objects, to show which types and names hold the memory.
     pub objects: bool,
-    /// What to compare it with while it runs.
+    /// The allocators to compare it with while it runs.
     pub what_if: Option<WhatIfOptions>,
     /// How the target is sampled.
     pub sampling: SamplingOptions,
@@ -71,12 +71,12 @@ impl AttachOptions {
     }
 }
 
-/// What is inspected once.
+/// What to inspect once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
     /// A live process.
     Process {
-        /// Its number.
+        /// Its pid.
         pid: i32,
         /// How it is sampled.
         sampling: SamplingOptions,
@@ -85,15 +85,15 @@ pub enum Subject {
     Core {
         /// The file.
         file: PathBuf,
-        /// The program that ran, when it is not where it was.
+        /// The program that ran, if it is no longer at its path.
         exe: Option<PathBuf>,
-        /// How long reading it may take.
+        /// The time limit for reading it.
         max_walk: Option<Duration>,
     },
 }
 
 impl Subject {
-    /// The files that are read of it.
+    /// The files read for it.
     pub(crate) fn files(&self) -> Vec<&Path> {
         match self {
             Self::Process { .. } => Vec::new(),
@@ -108,9 +108,9 @@ impl Subject {
 /// When the objects of a process are read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ReadObjects {
-    /// In the stop of the walk, which lasts the longer for it, instead of after it.
+    /// During the walk's stop, which takes longer for it, instead of after it.
     pub in_stop: bool,
-    /// Twice, at walks so far apart: that gives growth.
+    /// Twice, at walks this far apart, which gives growth.
     pub twice: Option<Duration>,
 }
 

@@ -50,12 +50,12 @@ impl Unwritten {
 }
 
 impl Outputs {
-    /// Reserves, before the target is touched, a place for each output, which must have a known
-    /// ending and be none of the files that are read. One that cannot be written does not keep the
-    /// others from it, and is reported at once: who waits for an hour may want to name another.
+    /// Reserves a place for each output before the target is touched. Each must have a known
+    /// extension and must not be an input file. One that cannot be written does not affect the
+    /// others and is reported at once, so that a user who waits for an hour can name another.
     ///
     /// # Errors
-    /// When none of them can be written, or an ending is not known.
+    /// When none of them can be written, or an extension is unknown.
     pub(crate) fn reserve(outputs: &[PathBuf], inputs: &[&Path]) -> Result<Self, Unwritten> {
         let mut reserved = Self::default();
         for path in outputs {
@@ -101,13 +101,13 @@ impl Outputs {
         self.exports.iter().chain(&self.sessions)
     }
 
-    /// What saves the session while it goes on.
+    /// The saver of the session while it continues.
     pub(crate) fn saver(&self, black_box: Option<TargetBlackBox>) -> SessionSaver {
         SessionSaver::new(&self.sessions, black_box)
     }
 
-    /// Writes every export, each whole or not at all, and ends the session that was saved meanwhile.
-    /// One that fails does not keep the others from being written. `in_haste` as in [`SessionSaver::end`].
+    /// Writes every export, each completely or not at all, and ends the saved session. One that
+    /// fails does not keep the others from being written. `in_haste` as in [`SessionSaver::end`].
     ///
     /// # Errors
     /// All that were not written, after all were tried.
@@ -122,7 +122,7 @@ impl Outputs {
         self.unwritten(exported, saved)
     }
 
-    /// Writes all of them, of a target that was looked at once.
+    /// Writes all of them for a target that was observed once.
     ///
     /// # Errors
     /// All that were not written, after all were tried.
@@ -134,7 +134,7 @@ impl Outputs {
         self.unwritten(exported, saved)
     }
 
-    /// All that were not written: those that were refused at the start, and these exports and sessions.
+    /// All that were not written: those rejected at the start, and these exports and sessions.
     fn unwritten<E: Into<ExportError>>(
         self,
         exported: Vec<ExportError>,
@@ -155,11 +155,11 @@ impl Outputs {
         failed
     }
 
-    /// Writes what the export key asks for: the exports named on the command line, else one file of
-    /// each format in the working directory. Says what was written.
+    /// Writes what the export key requests: the exports named on the command line, else one file of
+    /// each format in the working directory. Returns what was written.
     ///
     /// # Errors
-    /// What could not be written, as one line.
+    /// What could not be written, on one line.
     pub(crate) fn export_now(&self, view: &View) -> Result<String, String> {
         if !self.exports.is_empty() {
             return report(write(&self.exports, view));
@@ -187,7 +187,7 @@ impl Outputs {
     }
 }
 
-/// Reserves a place for a file of any name, but for those that are read.
+/// Reserves a place for a file with any name except those of input files.
 ///
 /// # Errors
 /// Why it cannot be written.
@@ -200,13 +200,13 @@ pub(crate) fn place(path: &Path, inputs: &[&Path]) -> Result<Place, WriteError> 
     Ok(place)
 }
 
-/// The files among these names: those with a slash, as the loader has it.
+/// The files among these names: those with a slash, as for the loader.
 pub(crate) fn files_among(names: &[String]) -> Vec<&Path> {
     let files = names.iter().filter(|name| name.contains('/'));
     files.map(Path::new).collect()
 }
 
-/// What to know of the first place that is not locked: what keeps one from that is the same for all.
+/// A notice about the first place that is not locked: the reason is the same for all.
 fn unlocked<'a>(places: impl IntoIterator<Item = &'a Place>) -> Option<String> {
     places.into_iter().find_map(|place| {
         let path = visible(place.path().display());
@@ -229,7 +229,7 @@ fn write(places: &[Place], view: &View) -> (Vec<String>, Vec<ExportError>) {
     (written, failed)
 }
 
-/// What to say of files that were written, and of those that were not, in one line.
+/// One line about the files that were written, and those that were not.
 fn report((written, failed): (Vec<String>, Vec<ExportError>)) -> Result<String, String> {
     let written = (!written.is_empty()).then(|| format!("wrote {}", written.join(", ")));
     match Unwritten::unless_none(failed) {

@@ -19,8 +19,8 @@ const CHANGED: f64 = 0.1;
 /// The pause between two predictions, as a multiple of the time that one took.
 const PAUSE: u32 = 10;
 
-/// Predicts one walk, with progress on stderr, until it is done or interrupted.
-/// `root` is the root directory of the process where that is another than ours.
+/// Predicts one walk, with progress on stderr, until it is done or interrupted. `root` is the root
+/// directory of the process if that differs from ours.
 pub(crate) fn predict_now(
     sample: &Sample,
     root: Option<&Path>,
@@ -56,7 +56,7 @@ pub(crate) struct Predictor {
     latest: Arc<Mutex<Option<Predictions>>>,
     cancelled: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
-    /// What malloc's heap took at the walk that was predicted, and at the last one, which was then.
+    /// The size of malloc's heap at the predicted walk, and at the last one at that time.
     predicted_bytes: u64,
     last_bytes: u64,
     last_walk_ns: u64,
@@ -66,8 +66,8 @@ pub(crate) struct Predictor {
 }
 
 impl Predictor {
-    /// Begins to predict a walk, unless one is being predicted, or was not long ago, or the heap is much
-    /// as it was.
+    /// Begins to predict a walk, unless a prediction is in progress or recent, or the heap has
+    /// hardly changed.
     pub(crate) fn offer(&mut self, sample: &Sample, root: Option<PathBuf>) {
         self.last_bytes = profiler_lab::seed::measured_bytes(sample).unwrap_or(0);
         self.last_walk_ns = sample.taken_at_ns;
@@ -114,13 +114,14 @@ impl Predictor {
         true
     }
 
-    /// Whether the heap is much as it was when it was predicted.
+    /// Whether the heap has hardly changed since it was predicted.
     fn is_fresh(&self) -> bool {
         let change = self.last_bytes.abs_diff(self.predicted_bytes) as f64;
         change <= CHANGED * self.predicted_bytes as f64
     }
 
-    /// What is known of the heap as it is: the latest predictions, or why they do not hold for it.
+    /// What is known about the present heap: the latest predictions, or why they do not apply to
+    /// it.
     fn current(&self) -> Option<Predictions> {
         let latest = lock(&self.latest).clone()?;
         if self.is_fresh() {
@@ -138,7 +139,7 @@ impl Predictor {
         }
     }
 
-    /// The same report with the latest predictions, if they are newer than those that it has.
+    /// The same report with the latest predictions, if they are newer.
     pub(crate) fn refresh(&self, report: &Arc<FragReport>) -> Arc<FragReport> {
         match self.current() {
             Some(predictions) if report.predictions.as_ref() != Some(&predictions) => {
@@ -151,7 +152,7 @@ impl Predictor {
 
 impl Drop for Predictor {
     fn drop(&mut self) {
-        // Who exits kills the players; they need not be waited for.
+        // The exit kills the players; they need not be waited for.
         self.cancelled.store(true, Ordering::Relaxed);
     }
 }

@@ -20,13 +20,13 @@ pub(crate) enum Probes {
     Off,
     /// They feed shadows, and report nothing else.
     ForWhatIf,
-    /// Being planned and attached on a thread of their own.
+    /// Being planned and attached on a separate thread.
     Starting(JoinHandle<Result<ProbeSession, NoProbes>>),
     /// Attached.
     On(ProbeSession),
-    /// Off again, with what they saw.
+    /// Removed again, with what they saw.
     Over(Arc<Activity>, Arc<Sites>),
-    /// Not to be had, and why.
+    /// Unavailable, and why.
     Unavailable(NoProbes),
 }
 
@@ -45,7 +45,8 @@ impl NoProbes {
         Self { why, kind }
     }
 
-    /// What the user must know: a session goes on without probes, so there is no `fix:` of a command's end.
+    /// What the user must know: the session continues without probes, so there is no `fix:` line of
+    /// a failed command.
     fn notice(&self) -> String {
         let hint = match self.kind {
             ErrorKind::NotPermitted { .. } | ErrorKind::HostNotProbeable => Some(Hint::ProbesNeed),
@@ -72,7 +73,7 @@ impl Probes {
             plan.watches_growth = sites.growth;
             plan.native_stacks = sites.native;
             let attached = ProbeSession::attach_unless(&ending, pid, &plan, budget);
-            // Where the target is gone, the kernel's answers are of no help.
+            // If the target is gone, the kernel's errors do not help.
             attached.map_err(|error| match target.check() {
                 Err(gone) => NoProbes::of(gone, ErrorKind::TargetGone),
                 Ok(()) => NoProbes::of(&error, error.kind()),
@@ -94,7 +95,8 @@ impl Probes {
         }
     }
 
-    /// Waits until attaching has ended either way, so that nothing is attached after the session.
+    /// Waits until attaching has succeeded or failed, so that nothing is attached after the
+    /// session.
     pub(crate) fn wait(&mut self) {
         *self = match std::mem::replace(self, Self::Off) {
             Self::Starting(handle) => match handle.join() {
@@ -109,7 +111,7 @@ impl Probes {
         };
     }
 
-    /// Takes them off the target for good; what they saw is kept.
+    /// Removes them permanently; what they saw is kept.
     pub(crate) fn end(&mut self) {
         self.wait();
         *self = match std::mem::replace(self, Self::Off) {
@@ -121,7 +123,7 @@ impl Probes {
         };
     }
 
-    /// What they saw so far.
+    /// What they have seen so far.
     pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
         match self {
             Self::On(session) => Some(Arc::new(session.activity())),
@@ -130,7 +132,7 @@ impl Probes {
         }
     }
 
-    /// Where the allocations come from that they saw so far.
+    /// The call sites of allocations that they have seen so far.
     pub(crate) fn sites(&self) -> Option<Arc<Sites>> {
         match self {
             Self::On(session) => Some(Arc::new(session.sites())),
@@ -153,7 +155,7 @@ impl Probes {
         }
     }
 
-    /// What the user must know of them, besides what is in [`Activity::troubles`].
+    /// What the user must know about them, in addition to [`Activity::troubles`].
     pub(crate) fn notice(&self) -> Option<String> {
         match self {
             Self::Off => Some(Hint::ProbesOff.words().into()),

@@ -10,7 +10,7 @@ use crate::say;
 
 /// Time between two looks of the bar.
 const REFRESH: Duration = Duration::from_millis(200);
-/// Time between two lines where there is no terminal.
+/// Time between two lines without a terminal.
 const LINE: Duration = Duration::from_secs(10);
 /// Columns of the bar.
 const BAR: u64 = 24;
@@ -34,7 +34,7 @@ impl Bar {
         }
     }
 
-    /// Shows how far it is, when it is time to.
+    /// Shows the progress, if it is time to.
     pub(crate) fn show(&self, progress: Progress) {
         let every = if self.is_terminal { REFRESH } else { LINE };
         match self.last.try_lock() {

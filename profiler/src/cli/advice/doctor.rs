@@ -4,7 +4,7 @@ use super::Advice;
 use crate::session::doctor::{Fix, KernelOption};
 
 impl Advice {
-    /// What mends it; `None` when what was found is all there is to say.
+    /// The fix for a problem; `None` if the finding says everything.
     pub(in crate::cli) fn fix(&self, fix: &Fix) -> Option<String> {
         let words = match fix {
             Fix::Of(kind) => return self.on(kind),

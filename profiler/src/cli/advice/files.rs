@@ -7,7 +7,7 @@ use profiler_target::{CoreProblem, Limit, OutputProblem, Packer, ProgramProblem}
 
 use super::super::args::{Command, Export};
 
-/// What a command reads, and how one comes to be.
+/// What a command reads, and how to make one.
 pub(super) fn input(command: &Command) -> &'static str {
     const SESSION: &str = "a saved session that is there: `fragscope snapshot --pid PID -o \
                            FILE.fragsnap` saves one";
@@ -113,7 +113,7 @@ pub(super) fn on_core(problem: CoreProblem) -> &'static str {
     }
 }
 
-/// A file as a word of a command line; one that would have to be quoted is named by what it is.
+/// A file as a word of a command line; a name that would need quotes is replaced by a description.
 pub(super) fn word(file: &Path) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
     match file.to_str() {

@@ -59,7 +59,7 @@ impl Advice {
     }
 }
 
-/// How root gets capabilities: who lacks them is in a container.
+/// How root gets capabilities: root lacks them only in a container.
 fn add_to_container(lacking: &[Capability]) -> String {
     let names: Vec<_> = lacking
         .iter()
@@ -77,7 +77,7 @@ fn add_to_container(lacking: &[Capability]) -> String {
     )
 }
 
-/// How fragscope's file gets capabilities: those that it has, and these.
+/// How to add these capabilities to those that fragscope's file has.
 fn add_to_file(lacking: &[Capability]) -> String {
     let mut all = host::held();
     all.extend(lacking);

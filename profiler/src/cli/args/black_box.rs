@@ -25,7 +25,7 @@ pub(in crate::cli) struct BlackBoxArgs {
 }
 
 impl BlackBoxArgs {
-    /// Whether there is to be one.
+    /// Whether a black box is requested.
     pub(super) fn is_kept(&self) -> bool {
         self.black_box.is_some()
     }

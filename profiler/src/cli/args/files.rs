@@ -49,7 +49,7 @@ pub(in crate::cli) struct ReportArgs {
 }
 
 impl ReportArgs {
-    /// What is read.
+    /// The input files.
     pub(in crate::cli) fn inputs(&self) -> Vec<PathBuf> {
         std::iter::once(&self.file)
             .chain(&self.since)
@@ -88,7 +88,7 @@ pub(in crate::cli) struct ExportArgs {
     limits: LimitArgs,
 }
 
-/// What is to be exported.
+/// What to export.
 pub(in crate::cli) enum Export {
     /// A recording.
     Recording(ConvertOptions),
@@ -97,7 +97,7 @@ pub(in crate::cli) enum Export {
 }
 
 impl ExportArgs {
-    /// What is read.
+    /// The input file.
     pub(in crate::cli) fn file(&self) -> &Path {
         &self.file
     }
@@ -187,7 +187,7 @@ pub(in crate::cli) fn session_formats() -> String {
 }
 
 impl ExportFormat {
-    /// That of a saved session; `None` for a recording's.
+    /// The format of a saved session's export; `None` for one of a recording.
     fn of_session(self) -> Option<Format> {
         Some(match self {
             Self::Logalloc => return None,

@@ -73,7 +73,7 @@ impl SnapshotSourceArgs {
                 max_walk: self.sampling.max_walk,
             },
             None => Subject::Process {
-                // Required where there is no core.
+                // Required unless there is a core.
                 pid: self.pid.unwrap_or_default(),
                 sampling: self.sampling.options(),
             },
@@ -206,7 +206,7 @@ impl ExplainArgs {
         files
     }
 
-    /// What is explained: a saved session, or else a process or a core.
+    /// What to explain: a saved session, or else a process or a core.
     pub(in crate::cli) fn options(&self) -> Result<SavedOptions, SnapshotOptions> {
         match &self.file {
             Some(file) => Ok(SavedOptions {

@@ -19,7 +19,7 @@ pub(super) fn output() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// What other commands, as perf, have for it.
+/// The name that other commands, such as perf, use for it.
 const STANDARD_OUTPUT: &str = "-";
 
 /// A time with a unit.
@@ -106,7 +106,7 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
         "h" => 3600.0,
         _ => return Err(wrong()),
     };
-    // Zero is a rate: that of what must not grow.
+    // Zero is a valid rate: that of something that must not grow.
     let bytes = match bytes.trim() {
         "0" => 0,
         bytes => size(bytes).map_err(|_| wrong())?,

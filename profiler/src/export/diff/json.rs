@@ -104,7 +104,7 @@ fn side(report: &FragReport) -> Side<'_> {
     }
 }
 
-/// What changed, as one indented document, its keys in a fixed order.
+/// The differences as one indented document, with its keys in a fixed order.
 pub fn json(before: &FragReport, after: &FragReport, difference: &Difference) -> String {
     text(serde_json::to_string_pretty(&Diff {
         schema: "fragscope.diff/1",

@@ -15,7 +15,7 @@ const ROWS: usize = 12;
 
 /// Which of the two walks.
 const SIDE: TextColumn = TextColumn::left("", 6);
-/// Of a change; what it is of takes what is left.
+/// Columns of a change; the name takes the remaining width.
 const BEFORE: TextColumn = TextColumn::right("before", 12);
 const AFTER: TextColumn = TextColumn::right("after", 12);
 const CHANGE: TextColumn = TextColumn::right("change", 12);

@@ -12,12 +12,12 @@ const HEIGHT: f64 = 220.0;
 /// Room for the amounts at the left, and for the times below.
 const LEFT: f64 = 76.0;
 const BELOW: f64 = 20.0;
-/// Points drawn of a curve at most: more cannot be told apart.
+/// The most points drawn for a curve: more could not be distinguished.
 const MAX_POINTS: usize = 800;
 /// Lines across.
 const LINES: u64 = 4;
 
-/// A curve: what it is called, its class in the style, and its bytes at a point.
+/// A curve: its name, its class in the style, and its bytes at a point.
 type Curve = (&'static str, &'static str, fn(&Point) -> Option<u64>);
 
 const CURVES: [Curve; 3] = [
@@ -26,7 +26,7 @@ const CURVES: [Curve; 3] = [
     ("live", "live", Point::shown_live_bytes),
 ];
 
-/// The curves; none of a single moment.
+/// The curves; `None` for a single moment.
 pub(super) fn section(view: &View) -> Option<Section> {
     let (first, last) = view.history.first().zip(view.history.last())?;
     let span = last.time_ns.saturating_sub(first.time_ns);

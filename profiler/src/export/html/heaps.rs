@@ -14,7 +14,7 @@ use crate::export::sentences;
 /// Rows of a table at most.
 const ROWS: usize = 24;
 
-/// All heaps; none where no heap was walked.
+/// All heaps; `None` if none was walked.
 pub(super) fn section(report: &FragReport) -> Option<Section> {
     if report.heaps.is_empty() {
         return None;

@@ -12,15 +12,15 @@ use serde::Serialize;
 use super::map::packed;
 use crate::export::sentences;
 
-/// Names with a colour of their own: those that hold most pages.
+/// The number of names with a colour of their own: those that hold most pages.
 const NAMED: usize = 10;
-/// A cell on which no name holds anything.
+/// A cell in which no name holds anything.
 const NOBODY: u8 = 0;
 
-/// What the script gets.
+/// The data for the script.
 #[derive(Serialize)]
 pub(super) struct Held {
-    /// Names, of which the first is 1 in a cell.
+    /// Names; the first one has the number 1 in a cell.
     names: Vec<String>,
     /// The cells, in the order of the map.
     cells: String,
@@ -28,7 +28,7 @@ pub(super) struct Held {
     pub(super) age: Option<String>,
 }
 
-/// Who has most on each cell; `None` where the objects were not read.
+/// The main holder of each cell; `None` if objects were not read.
 pub(super) fn held(
     report: &FragReport,
     extents: &[&MapExtent],
@@ -79,7 +79,7 @@ fn most_pages(owners: &[PageOwner]) -> Vec<u32> {
     most.into_iter().map(|(_, holder)| holder).collect()
 }
 
-/// The holder of each cell of an extent: who has the most of its pages.
+/// The holder of each cell of an extent: the one with most of its pages.
 fn of_extent(
     owners: &[PageOwner],
     extent: &MapExtent,

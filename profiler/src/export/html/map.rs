@@ -11,21 +11,22 @@ use super::Section;
 use super::held::{Held, held};
 use super::table::{heading, rest, share};
 
-/// Cells at most: of a larger heap several pages are one.
+/// The most cells: in a larger heap a cell is several pages.
 const MAX_CELLS: usize = 400_000;
-/// Extents at most: those with the most pages in memory.
+/// The most extents: those with the most pages in memory.
 const MAX_EXTENTS: usize = 10_000;
-/// Rows of the table beside the map.
+/// Rows of the table next to the map.
 const ROWS: usize = 12;
 
-/// A cell without a page in memory or in swap; otherwise the low half of its byte is how full it is, in tenths.
+/// A cell without a page in memory or swap; otherwise the low half of its byte says how full it is,
+/// in tenths.
 const EMPTY: u8 = 15;
 const SWAPPED: u8 = 16;
 const HUGE: u8 = 32;
 const SHARED: u8 = 64;
 const BLANK: u8 = 128;
 
-/// What the script gets.
+/// The data for the script.
 #[derive(Serialize)]
 struct Map {
     /// Pages of 4096 bytes in a cell.
@@ -33,20 +34,20 @@ struct Map {
     owners: Vec<String>,
     /// Start (in hexadecimal), pages and owner of each extent.
     extents: Vec<(String, usize, usize)>,
-    /// The cells of all extents, one after another: each byte and, in 7-bit groups, how often more it follows;
-    /// in base 64.
+    /// The cells of all extents, one after another: each byte is followed by the number of its
+    /// further repetitions in 7-bit groups; all in base 64.
     cells: String,
     held: Option<Held>,
 }
 
-/// The map; none where no heap was walked.
+/// The map; `None` if no heap was walked.
 pub(super) fn section(report: &FragReport) -> Option<Section> {
     if report.map.is_empty() {
         return None;
     }
     let extents = shown(&report.map);
     let map = encoded(&extents, report);
-    // Nothing in a script may look like its end, whatever a name in it says.
+    // Nothing inside a script may look like its end, whatever names it contains.
     let data = serde_json::to_string(&map)
         .unwrap_or_default()
         .replace('<', "\\u003c");
@@ -135,7 +136,8 @@ fn encoded(extents: &[&MapExtent], report: &FragReport) -> Map {
     }
 }
 
-/// Some pages as one cell: how full those are that hold anything, and what is true of any of them.
+/// Several pages as one cell: how full the non-empty ones are, and flags that are set for any of
+/// them.
 fn cell(pages: &[MapPage]) -> u8 {
     let held = pages.iter().filter(|page| page.state.has_data());
     let (mut count, mut live, mut flags) = (0u32, 0u32, 0u8);
@@ -153,7 +155,7 @@ fn cell(pages: &[MapPage]) -> u8 {
     }
     match count {
         0 => EMPTY,
-        // What is live is never drawn as nothing.
+        // Live memory is never drawn as empty.
         _ => flags | (live * 10).div_ceil(count * 4096).min(10) as u8,
     }
 }
@@ -163,7 +165,7 @@ pub(super) fn packed(cells: &[u8]) -> String {
     STANDARD.encode(run_lengths(cells))
 }
 
-/// Each byte, and how often more it follows itself, in groups of 7 bits, the lowest first.
+/// Each byte, and the number of its further repetitions, in groups of 7 bits, the lowest first.
 fn run_lengths(cells: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for run in cells.chunk_by(|one, next| one == next) {

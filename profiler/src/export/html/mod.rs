@@ -18,10 +18,10 @@ use super::names::rfc3339;
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
-/// Nothing from anywhere else, whatever a name in the report says.
+/// Nothing may be loaded from elsewhere, whatever names the report contains.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
-/// A part of the page, with where the contents lead to.
+/// A part of the page, with the anchor for the contents.
 struct Section {
     id: &'static str,
     title: &'static str,

@@ -14,12 +14,12 @@ use crate::export::sentences;
 
 /// Rows of a table at most.
 const ROWS: usize = 40;
-/// What has at least this share of the live bytes has a row, or what grows.
+/// A type or holder has a row if it has at least this share of the live bytes, or grows.
 const LEAST_SHARE: f64 = 0.001;
-/// Holders of which it is said what freeing them would return.
+/// The number of holders for which the effect of freeing them is shown.
 const TOP_FREED: usize = 8;
 
-/// The objects; none where they were not read.
+/// The objects; `None` if they were not read.
 pub(super) fn section(report: &FragReport) -> Option<Section> {
     let census = report.objects.as_deref()?;
     let growth = report.growth.as_ref();
@@ -52,7 +52,7 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
     })
 }
 
-/// How fast something grows, or becomes less, where that is known and not nothing.
+/// The rate at which something grows or shrinks, if known and not zero.
 fn grows(rate: Option<f64>) -> Option<String> {
     Some(growth(rate?)).filter(|rate| !rate.is_empty())
 }

@@ -13,7 +13,7 @@ use crate::export::names::{gaps, latest};
 use crate::export::sentences;
 use crate::hints::{self, SAVED_COMMANDS};
 
-/// The facts at the top: what it is, and how large.
+/// The facts at the top: the target and its size.
 pub(super) fn facts(view: &View) -> Markup {
     let report = &*view.report;
     let target = &report.target;
@@ -162,7 +162,7 @@ pub(super) fn predictions(report: &FragReport) -> Option<Section> {
     })
 }
 
-/// What was played, beside what was measured.
+/// The replayed values next to the measured one.
 fn played(report: &FragReport, predictions: &Predictions, check: &SelfCheck) -> Markup {
     let effects: Vec<_> = predictions.ranked();
     let most = effects.iter().map(|(_, needs, _)| needs.high_bytes);
@@ -205,7 +205,7 @@ fn played(report: &FragReport, predictions: &Predictions, check: &SelfCheck) -> 
     }
 }
 
-/// A band on a scale from nothing to `most`, and a mark where malloc is.
+/// A band on a scale from 0 to `most`, with a mark at malloc's present size.
 fn band(needs: Option<Needs>, now: u64, most: u64) -> Markup {
     let at = |bytes: u64| 100.0 * share(bytes, most);
     html! {
@@ -221,7 +221,7 @@ fn band(needs: Option<Needs>, now: u64, most: u64) -> Markup {
     }
 }
 
-/// The figures of a row, and what they mean.
+/// The figures of a row, and their meaning.
 fn figures(row: &NeedsRow) -> Markup {
     html! {
         @for column in &NeedsRow::SHOWN {
@@ -231,7 +231,7 @@ fn figures(row: &NeedsRow) -> Markup {
     }
 }
 
-/// What the probes saw.
+/// Activity seen by the probes.
 pub(super) fn activity(view: &View) -> Option<Section> {
     let activity = match view.activity_source() {
         ActivitySource::NotRequested | ActivitySource::Attaching | ActivitySource::NoProbes => {
@@ -274,7 +274,7 @@ pub(super) fn activity(view: &View) -> Option<Section> {
     })
 }
 
-/// Every metric with what it means.
+/// Every metric with its meaning.
 pub(super) fn metrics(view: &View) -> Option<Section> {
     let body = html! {
         div.wide { table {
@@ -324,7 +324,7 @@ pub(super) fn reliability(view: &View) -> Option<Section> {
     })
 }
 
-/// How the same is seen again.
+/// Commands that show the same again.
 pub(super) fn commands(report: &FragReport) -> Option<Section> {
     let live = hints::live_commands(report.target.pid);
     let body = html! {

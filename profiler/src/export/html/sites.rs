@@ -14,12 +14,12 @@ use crate::export::sentences;
 const ROWS: usize = 20;
 /// Callers named of each.
 const CALLERS: usize = 3;
-/// A function in the picture takes at least this share of all.
+/// A function is drawn if it has at least this share of the total.
 const LEAST_SHARE: f64 = 0.002;
 /// Functions below one another in the picture at most; stacks are cut at about as many.
 const MAX_DEPTH: usize = 128;
 
-/// What a picture shows of each site.
+/// What a flame graph shows for each site.
 struct Weight {
     title: &'static str,
     of: fn(&SiteFigures) -> f64,
@@ -38,7 +38,7 @@ const GROWN: Weight = Weight {
     of: |figures| figures.growth.grown.value,
 };
 
-/// The sites; none where nothing was sampled.
+/// The sites; `None` if nothing was sampled.
 pub(super) fn section(view: &View) -> Option<Section> {
     let sites = view.sites.as_deref()?;
     if !sites.has_samples() {
@@ -110,7 +110,7 @@ fn functions(sites: &Sites) -> Markup {
     }
 }
 
-/// Who called a function in the stack that asked for most there.
+/// The callers of a function in the stack that requested most there.
 fn callers(sites: &Sites, step: StackStep) -> Option<String> {
     let of_it = sites
         .sites
@@ -122,7 +122,8 @@ fn callers(sites: &Sites, step: StackStep) -> Option<String> {
     (!callers.is_empty()).then(|| visible(&format!("called by {}", callers.join(", "))).to_string())
 }
 
-/// Stacks from the outermost function at the top to the one that asked; widths are shares of the sum.
+/// Stacks from the outermost function at the top to the one that allocated; widths are shares of
+/// the sum.
 fn picture(sites: &Sites, weight: &Weight) -> Markup {
     let all: Vec<&Site> = sites.sites.iter().collect();
     let whole: f64 = all.iter().map(|site| (weight.of)(&site.figures)).sum();
@@ -136,8 +137,8 @@ fn picture(sites: &Sites, weight: &Weight) -> Markup {
     }
 }
 
-/// The functions at a depth, each with those that it called below it. `sums` are those of all sites and of the
-/// function above.
+/// The functions at one depth, each with its callees below it. `sums` are those of all sites and of
+/// the function above.
 fn level(
     sites: &Sites,
     weight: &Weight,

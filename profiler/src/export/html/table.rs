@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use profiler_core::columns::Column;
 
-/// A row: what it is called, what stands below that, how much of the whole it is (0 to 1), and its figures.
+/// A row: its name, the text below that, its share of the whole (0 to 1), and its figures.
 pub(super) struct Row<'a, T> {
     pub(super) name: String,
     pub(super) below: Vec<String>,
@@ -12,7 +12,7 @@ pub(super) struct Row<'a, T> {
 }
 
 impl<'a, T> Row<'a, T> {
-    /// A row of which `part` of `whole` is drawn as a bar.
+    /// A row with `part` of `whole` drawn as a bar.
     pub(super) fn new(name: impl Into<String>, part: u64, whole: u64, of: &'a T) -> Self {
         Self {
             name: name.into(),
@@ -38,7 +38,7 @@ pub(super) fn heading(title: &str, help: &str) -> Markup {
     }
 }
 
-/// A table whose first column is `title`, and its others are figures.
+/// A table whose first column is `title` and whose other columns are figures.
 pub(super) fn table<T>(title: &str, columns: &[&Column<T>], rows: &[Row<'_, T>]) -> Markup {
     html! {
         div.wide {
@@ -82,7 +82,7 @@ fn bar(share: f64) -> Markup {
     }
 }
 
-/// What is not shown of a list that is cut off.
+/// How many entries of a shortened list are not shown.
 pub(super) fn rest(all: usize, shown: usize, what: &str) -> Markup {
     html! {
         @if all > shown {

@@ -10,7 +10,7 @@ use super::Record;
 pub(super) struct Activity<'a> {
     #[serde(flatten)]
     counts: Record<'a, u64, activity::Activity>,
-    /// `_scaled` is the same for all of the elapsed time, were the armed part typical of it.
+    /// `_scaled` is extrapolated to the elapsed time, assuming that the armed part is typical.
     allocs_scaled: Option<u64>,
     alloc_bytes_scaled: Option<u64>,
     frees_scaled: Option<u64>,

@@ -26,7 +26,7 @@ struct Row {
     exceeded: bool,
 }
 
-/// Each limit with what was measured, as one line of `fragscope.check/1`.
+/// Each limit with the measured value, as one line of `fragscope.check/1`.
 pub fn checked(report: &FragReport, checked: &[Checked]) -> String {
     let exceeded = checked.iter().filter(|one| one.is_exceeded());
     text(serde_json::to_string(&Check {

@@ -35,7 +35,7 @@ struct SettingRow<'a> {
     note: &'a str,
 }
 
-/// An arena: what it is called by, its figures, and further ones by the allocator's own names.
+/// An arena: its id, its figures, and additional ones under the allocator's own names.
 #[derive(Serialize)]
 struct Arena<'a> {
     id: u32,

@@ -40,7 +40,7 @@ pub fn host(view: &HostView) -> String {
     text(serde_json::to_string_pretty(&top::Top::of(view)))
 }
 
-/// A master and those that descend from it, as the same document with `tree{}`.
+/// A master and its descendants, as the same document with `tree{}`.
 pub fn tree(view: &TreeView) -> String {
     text(serde_json::to_string_pretty(&top::Top::of_tree(view)))
 }
@@ -50,13 +50,13 @@ pub fn host_line(view: &HostView) -> String {
     text(serde_json::to_string(&top::Top::of(view)))
 }
 
-/// A master and those that descend from it in one line.
+/// A master and its descendants on one line.
 pub fn tree_line(view: &TreeView) -> String {
     text(serde_json::to_string(&top::Top::of_tree(view)))
 }
 
-/// What `doctor` found, as one indented `fragscope.doctor/1` document: of each check its name, its
-/// grade, what was found, and the fix.
+/// The results of `doctor` as one indented `fragscope.doctor/1` document: the name of each check,
+/// its grade, what was found, and the fix.
 pub fn checks<'a>(
     checks: impl Iterator<Item = (&'a str, &'a str, &'a str, Option<&'a str>)>,
 ) -> String {
@@ -84,13 +84,13 @@ pub fn checks<'a>(
     }))
 }
 
-/// JSON that was made, with those characters escaped too that JSON permits and a terminal or a reader
-/// may trip over: DEL, C1, and what reorders or hides text. They stand in strings only, and there
-/// an escape means the same.
+/// JSON text in which characters are also escaped that JSON permits but that may confuse a terminal
+/// or a reader: DEL, C1, and those that reorder or hide text. They only occur in strings, where an
+/// escape means the same.
 pub(super) fn text(made: serde_json::Result<String>) -> String {
     let json =
         made.expect("only maps whose keys are no strings cannot be JSON, and all keys here are");
-    // Newlines of the indentation are no harm, and JSON itself escapes those in strings.
+    // Newlines of the indentation are harmless, and JSON itself escapes those in strings.
     let harmful = |c: char| c >= '\x7f' && is_harmful(c);
     if !json.contains(harmful) {
         return json;
@@ -108,7 +108,7 @@ pub(super) fn text(made: serde_json::Result<String>) -> String {
     clean
 }
 
-/// Where it was taken.
+/// The host.
 #[derive(Debug, Serialize)]
 struct Host<'a> {
     kernel: &'a str,
@@ -144,17 +144,17 @@ impl<K: Serialize, V: Serialize> Serialize for Object<K, V> {
     }
 }
 
-/// A row of a table: what it is called by, then its figures by the keys of their columns.
+/// A row of a table: its name, then its figures under their columns' keys.
 #[derive(Debug)]
 struct Record<'a, K, Row> {
-    /// Key and value of what it is called by.
+    /// Keys and values of its name.
     name: Vec<(&'static str, K)>,
     columns: &'a [Column<Row>],
     row: &'a Row,
 }
 
 impl<'a, Row> Record<'a, u64, Row> {
-    /// Figures that are called by nothing, of an object that has more in it.
+    /// Figures without a name, of an object that contains other entries too.
     fn figures(columns: &'a [Column<Row>], row: &'a Row) -> Self {
         Self {
             name: Vec::new(),
@@ -192,7 +192,7 @@ impl<K: Serialize, Row> Serialize for Record<'_, K, Row> {
     }
 }
 
-/// A figure: a whole number where it is one, else with its fraction; or an answer.
+/// A figure: an integer if it is one, else with a fraction; or a flag.
 #[derive(Copy, Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Number {
@@ -202,7 +202,7 @@ pub(super) enum Number {
 }
 
 impl Number {
-    /// With a fraction wherever its column has one.
+    /// With a fraction if its column has one.
     fn of(unit: Unit, value: Value) -> Self {
         match value {
             Value::Whole(value) if unit == Unit::Flag => Self::Flag(value != 0),
@@ -216,8 +216,8 @@ impl From<Value> for Number {
     fn from(value: Value) -> Self {
         match value {
             Value::Whole(value) => Self::Whole(value),
-            // A ratio of exactly 1 is written as 1. Above 2^53 an f64 holds no fraction, and its
-            // digits are not to be trusted as a count's.
+            // A ratio of exactly 1 is written as 1. Above 2^53 an f64 has no fraction, and its
+            // digits are not reliable as a count.
             Value::Fraction(value)
                 if (0.0..=9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0 =>
             {

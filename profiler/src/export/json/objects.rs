@@ -28,7 +28,7 @@ pub(super) struct Objects<'a> {
     packages: Vec<Record<'a, &'a str, PackageRow>>,
 }
 
-/// What grew in all since the census before.
+/// Total growth since the previous census.
 #[derive(Serialize)]
 struct GrowthRow<'a> {
     #[serde(flatten)]
@@ -56,7 +56,7 @@ impl<'a> GrowthRow<'a> {
     }
 }
 
-/// A row, and what it gains; null without a census before.
+/// A row and its gain; null without an earlier census.
 #[derive(Serialize)]
 struct Grown<Row> {
     #[serde(flatten)]
@@ -150,10 +150,10 @@ fn native(row: &NativeRow) -> Record<'_, Name, NativeRow> {
     }
 }
 
-/// A holder: its names, its figures by their columns, and the way to what it holds.
+/// A holder: its names, its figures under their columns' keys, and the path to what it holds.
 struct HolderRow<'a> {
     holder: &'a Holder,
-    /// Where it grows, if that is elsewhere.
+    /// Where it grows, if elsewhere.
     growing: Option<&'a Branch>,
 }
 

@@ -9,7 +9,7 @@ use crate::export::names::rfc3339;
 /// How the predictions came about: all are from one walk.
 const BASIS: &str = "walk";
 
-/// What was predicted, and of which walk; all unknown where nothing was to be.
+/// The predictions and their walk; all unknown if none were requested.
 #[derive(Serialize)]
 pub(super) struct Predicted<'a> {
     predictions: Option<Vec<PredictionRow<'a>>>,
@@ -50,7 +50,7 @@ struct PredictionRow<'a> {
     failure: Option<&'a str>,
 }
 
-/// What a candidate would need, by its columns.
+/// A candidate's need, under its columns' keys.
 struct Needs(NeedsRow);
 
 impl Serialize for Needs {
@@ -79,7 +79,7 @@ impl<'a> SelfCheckRow<'a> {
     }
 }
 
-/// All candidates; those that were not played have no figures.
+/// All candidates; those that were not replayed have no figures.
 fn rows(predictions: &Predictions) -> Vec<PredictionRow<'_>> {
     let row = |prediction| PredictionRow::of(prediction, predictions);
     predictions.candidates.iter().map(row).collect()

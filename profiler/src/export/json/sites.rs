@@ -9,18 +9,18 @@ use serde::ser::{SerializeMap, Serializer};
 
 use crate::export::names::rfc3339;
 
-/// Sites at the most.
+/// The most sites.
 const MAX_SITES: usize = 2000;
 
 #[derive(Serialize)]
 pub(super) struct Site<'a> {
     /// The innermost function first.
     stack: Vec<StackFrame<'a>>,
-    /// Why the stack is not whole, if it is not.
+    /// Why the stack is incomplete, if it is.
     stack_end: Option<&'static str>,
     #[serde(flatten)]
     figures: Figures,
-    /// Of what the last walk found live, by age; null where none was matched.
+    /// Bytes found live by the last walk, by age; null if no walk was matched.
     walk_live_ages: Option<Vec<Age>>,
 }
 
@@ -37,7 +37,7 @@ impl Serialize for Figures {
     }
 }
 
-/// Bytes of blocks up to an age, and older than the one before; null is any.
+/// Bytes of blocks up to an age and older than the previous one; null means any age.
 #[derive(Serialize)]
 struct Age {
     up_to_seconds: Option<u64>,
@@ -52,7 +52,7 @@ struct StackFrame<'a> {
     kind: &'static str,
 }
 
-/// What holds for all sites.
+/// Data that applies to all sites.
 #[derive(Serialize)]
 pub(super) struct SiteSampling<'a> {
     samples: u64,
@@ -63,18 +63,18 @@ pub(super) struct SiteSampling<'a> {
     allocated_bytes: u64,
     allocated_bytes_error: u64,
     counted_bytes: u64,
-    /// Whether what was not seen being freed lives: else some of it was freed unseen.
+    /// Whether everything not seen being freed is live; otherwise some frees were not seen.
     frees_complete: bool,
     stacks_left_out: u64,
     sites_left_out: usize,
     no_stacks: Option<&'a str>,
-    /// The walk that the sampled blocks were looked up in.
+    /// The walk in which the sampled blocks were looked up.
     walk: Option<Walk>,
-    /// glibc's mmap threshold, where it has grown by itself.
+    /// glibc's mmap threshold, if it has adapted.
     mmap_threshold: Option<Threshold<'a>>,
     /// Growth of the target's memory, watched since the probes were first armed.
     growth: Option<Growth<'a>>,
-    /// Native functions; null where stacks have none.
+    /// Native functions; null if stacks have none.
     native: Option<Native<'a>>,
 }
 
@@ -109,7 +109,7 @@ struct Growth<'a> {
     touched_bytes: u64,
     /// What could not be watched, and why.
     missing: &'a [String],
-    /// Whether a larger budget would have watched some of it.
+    /// Whether a larger budget would have allowed watching some of it.
     is_over_budget: bool,
 }
 
@@ -130,7 +130,7 @@ impl<'a> Growth<'a> {
 #[derive(Serialize)]
 struct Threshold<'a> {
     bytes: u64,
-    /// The stack, the innermost function first; null where nobody was seen raising it.
+    /// The stack, the innermost function first; null if no block was seen raising it.
     raised_by: Option<Vec<StackFrame<'a>>>,
 }
 

@@ -260,7 +260,7 @@ fn ledger(row: &LedgerRow) -> Record<'_, &'static str, LedgerRow> {
     }
 }
 
-/// What rows of an allocator are called by, and what is no single figure of them.
+/// The name of an allocator's rows, and data that is not a single figure.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Name {

@@ -26,7 +26,7 @@ pub(super) struct Top<'a> {
     notices: &'a [String],
 }
 
-/// A master and those that descend from it.
+/// A master and its descendants.
 #[derive(Serialize)]
 struct TreeRow {
     master: i32,
@@ -76,7 +76,7 @@ impl HistoryRow {
     }
 }
 
-/// Python's objects of the processes of which they were read.
+/// Python objects of the processes for which they were read.
 #[derive(Serialize)]
 struct ObjectsRow {
     read: Vec<ReadRow>,
@@ -277,7 +277,7 @@ impl CostRow {
     }
 }
 
-/// A process: what it is called by, then its columns; those whose key has a point stand in objects.
+/// A process: its id, then its columns; those with a point in their key are in objects.
 struct Row<'a>(&'a ProcessRow);
 
 /// A value of a row.
@@ -339,7 +339,7 @@ struct Completeness {
     layout_confidence: &'static str,
 }
 
-/// The entries of the object with this key, which is made where there is none.
+/// The entries of the object with this key, which is created if it does not exist.
 fn into<K: PartialEq + Copy, V>(objects: &mut Vec<(K, Vec<V>)>, key: K) -> &mut Vec<V> {
     let at = objects
         .iter()

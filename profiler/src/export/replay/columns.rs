@@ -9,13 +9,13 @@ use profiler_lab::report::{CandidateReport, Measured};
 /// Bytes of a MiB.
 pub(super) const MIB: f64 = (1 << 20) as f64;
 
-/// What was measured of a candidate, beside the same of what the program had.
+/// A candidate's measurement, compared with the baseline's.
 pub(super) struct Compared {
     own: Option<Measured>,
     rank: Option<PeakAndFinal<usize>>,
-    /// `None` where that is not known.
+    /// `None` if unknown.
     now: Option<Measured>,
-    /// Whether it is what the program had.
+    /// Whether it is the baseline.
     is_baseline: bool,
 }
 
@@ -100,7 +100,7 @@ const KERNEL_CALLS: Column<Compared> =
         of.own?.kernel_calls
     });
 
-/// What the table in text shows after a candidate's name.
+/// The columns of the text table after a candidate's name.
 const SHOWN: [Column<Compared>; 7] = [FINAL, RANGE, FINAL_SAVES, PEAK, PEAK_SAVES, CPU, FAULTS];
 
 /// What JSON holds of a candidate.
@@ -127,13 +127,13 @@ pub(super) fn headings() -> String {
     columns::headings(&SHOWN, " ")
 }
 
-/// A candidate's row of it.
+/// A candidate's row of the table.
 pub(super) fn cells(of: &Compared) -> String {
     columns::cells(&SHOWN, of, " ")
 }
 
 impl Compared {
-    /// A candidate beside what the program had.
+    /// A candidate compared with the baseline.
     pub(super) fn of(row: &CandidateReport, now: Option<Measured>) -> Self {
         Self {
             own: row.measured,
@@ -143,12 +143,12 @@ impl Compared {
         }
     }
 
-    /// What was measured, where its peak is known.
+    /// The measurement, if its peak is known.
     fn own_peak(&self) -> Option<Measured> {
         self.own.filter(has_peak)
     }
 
-    /// How much less it has than what the program had.
+    /// How much less it takes than the baseline.
     fn saves(&self, part: fn(&Measured) -> u64) -> String {
         let now = self.now.filter(|_| !self.is_baseline);
         let Some((own, now)) = self.own.zip(now) else {

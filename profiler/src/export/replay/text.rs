@@ -14,9 +14,9 @@ use crate::export::names::cut;
 
 /// Columns at most.
 const WIDTH: usize = 80;
-/// A candidate's name: what the figures leave.
+/// A candidate's name, in the width that the figures leave.
 const NAME: TextColumn = TextColumn::left("MiB of malloc", WIDTH - columns::WIDTH);
-/// What a cause saved.
+/// The saving of a cause.
 const SAVED_FINAL: TextColumn = TextColumn::right("final", 8);
 const SAVED_PEAK: TextColumn = TextColumn::right("peak", 8);
 /// Candidates that are named by their peaks.
@@ -26,7 +26,7 @@ const REMEDIES: usize = 3;
 /// The last checkpoint is late enough when it comes after this percentage of the recording.
 const LATE_PERCENT: u64 = 90;
 
-/// A report as text; with colours of a terminal where they are wanted.
+/// A report as text; with terminal colours if requested.
 pub fn text(report: &Report, colours: bool) -> String {
     let mut text = Text {
         out: String::new(),
@@ -46,7 +46,7 @@ struct Text {
     colours: bool,
 }
 
-/// How a line looks, by its codes for terminals.
+/// The appearance of a line, as terminal codes.
 #[derive(Copy, Clone)]
 enum TextStyle {
     Plain,
@@ -126,7 +126,7 @@ fn heading(text: &mut Text, report: &Report) {
     text.blank();
 }
 
-/// What was recorded, in a few words each.
+/// Facts about the recording, in a few words each.
 fn facts(trace: &TraceFacts) -> Vec<String> {
     let malloc = trace.malloc.as_ref().map(ToString::to_string);
     let known = [&trace.python, &malloc];
@@ -177,7 +177,7 @@ fn about_objects(text: &mut Text, trace: &TraceFacts) {
     }
 }
 
-/// What is not in the recording, or was not taken from it.
+/// What is missing in the recording, or was not used.
 fn what_is_missing(text: &mut Text, trace: &TraceFacts) {
     if !trace.lacks.is_empty() {
         let words = format!("the format does not record {}", trace.lacks.join(", "));
@@ -283,7 +283,7 @@ fn table(text: &mut Text, report: &Report) {
     failures(text, report);
 }
 
-/// Those without figures; those that failed alike together.
+/// Candidates without figures; those with the same failure are listed together.
 fn failures(text: &mut Text, report: &Report) {
     let mut alike: Vec<(&str, Vec<String>)> = Vec::new();
     for row in &report.candidates {
@@ -300,7 +300,7 @@ fn failures(text: &mut Text, report: &Report) {
     }
 }
 
-/// The first by what they need at their peak: rows are in the order of what is final.
+/// The candidates with the smallest peaks: rows are ordered by the final size.
 fn by_peak(text: &mut Text, report: &Report) {
     let is_unknown = |row: &CandidateReport| row.measured.is_some_and(|own| own.peak_is_unknown);
     if report.candidates.iter().any(is_unknown) {
@@ -357,7 +357,7 @@ fn measured(text: &mut Text, row: &CandidateReport, now: Option<Measured>) {
     if row.measured.is_none() {
         return;
     }
-    // What they have in common stands above those without Python's object allocator.
+    // Candidates without Python's object allocator come after their counterparts with it.
     let whole = match &row.name {
         CandidateName::WithoutObjectAllocator(None) => "the baseline's malloc".to_owned(),
         CandidateName::WithoutObjectAllocator(Some(of)) => of.to_string(),

@@ -12,7 +12,7 @@ pub(super) use self::pprof::{
     Allocated, Moment, NamedStack, Profile, of_names, packed, pprof, pprof_since,
 };
 
-/// What stands for a stack without a function.
+/// The label of a stack without a function.
 const NO_FUNCTION: &str = "(no Python function)";
 
 /// Stacks with the bytes that were allocated there, the outermost function first: what flame graph
@@ -70,8 +70,8 @@ struct SpeedscopeProfile {
     weights: Vec<u64>,
 }
 
-/// A file of speedscope: a profile of the bytes that were allocated, one of the allocations, one of
-/// the bytes that were not seen being freed, two of what the last walk found, and two of growth.
+/// A speedscope file: a profile of allocated bytes, one of allocations, one of bytes not seen being
+/// freed, two of what the last walk found, and two of growth.
 pub(super) fn speedscope(sites: &Sites) -> Result<Vec<u8>, serde_json::Error> {
     let own = |name| SharedFrame {
         name,
@@ -178,7 +178,7 @@ pub(super) mod tests {
         let mut table = SiteTable::default();
         let (inner, outer) = (frame("Box.make", Some(7)), frame("run", Some(3)));
         let stack = || vec![inner.clone(), outer.clone()];
-        // Certain to be sampled, so that the estimates are exact.
+        // Sampled with certainty, so that the estimates are exact.
         let certain = |block, bytes| Allocation {
             block: RemoteAddr::new(block),
             bytes,

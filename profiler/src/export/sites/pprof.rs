@@ -109,10 +109,10 @@ pub(in crate::export) fn pprof(sites: &Sites, taken_at_ns: u64) -> std::io::Resu
     packed(&of_sites(sites, samples, taken_at_ns, sites.armed_ns))
 }
 
-/// Those of [`VALUES`] that only grow: what was allocated since the probes were first active.
+/// The [`VALUES`] that only grow: allocations since the probes were first active.
 const GROWING: [usize; 2] = [0, 1];
 
-/// What was allocated at each site, as a profile had it: by the site's stack and why that ends.
+/// Allocations at each site at the time of a profile, by the site's stack and why that ends.
 pub(in crate::export) type Allocated = HashMap<(Arc<[u32]>, u32), [u64; GROWING.len()]>;
 
 /// A profile of what was allocated at the sites since `before`, of the same session, and of what is
@@ -159,15 +159,15 @@ pub(in crate::export) fn pprof_since(
 pub(in crate::export) struct Moment {
     /// In nanoseconds since 1970-01-01 UTC.
     pub(in crate::export) time_ns: u64,
-    /// How long it is of, in nanoseconds.
+    /// The length of its interval, in ns.
     pub(in crate::export) duration_ns: u64,
 }
 
 /// A stack of names, the outermost first, and its figures.
 pub(in crate::export) type NamedStack<const N: usize> = (Vec<String>, [u64; N]);
 
-/// A profile of stacks that have names alone, with the names and units of their figures; `None` where all are
-/// nothing.
+/// A profile of stacks that only have names, with the names and units of their figures; `None` if
+/// all figures are 0.
 pub(in crate::export) fn of_names<const N: usize>(
     types: [(&str, &str); N],
     stacks: Vec<NamedStack<N>>,
@@ -246,7 +246,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A profile while it is made.
+/// A profile under construction.
 struct Making {
     tables: Tables,
     sample_type: Vec<ValueType>,
@@ -288,11 +288,11 @@ impl Making {
     }
 }
 
-/// What stands for the stacks that are too many.
+/// The label for the stacks beyond the limit.
 const OTHERS: &str = "(others)";
 
 impl Profile {
-    /// Adds what all stacks have together that are not told apart.
+    /// Adds the sum of all stacks that are not listed separately.
     fn add_other(&mut self, value: Vec<i64>) {
         let name = self.string_table.len() as i64;
         self.string_table.push(OTHERS.to_owned());

@@ -11,7 +11,7 @@ use crate::hints::Hint;
 const ARENA: TextColumn = TextColumn::left("arena", 12);
 /// Of a size class's block bytes, those that are live.
 const LIVE_SHARE: TextColumn = TextColumn::right("live share", 11);
-/// Of pages by what is live on them.
+/// For pages by live bytes.
 const LIVE_BYTES: TextColumn = TextColumn::right("live bytes", 12);
 const SHARE: TextColumn = TextColumn::right("share", 8);
 /// Size classes shown of each allocator.

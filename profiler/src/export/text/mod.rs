@@ -24,7 +24,7 @@ const BAR: TextColumn = TextColumn::left("", 24);
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 40);
 const FIGURE: TextColumn = TextColumn::right("", 14);
-/// What was replayed, above the columns of its row. All of it is 80 wide.
+/// The candidate, before the columns of its row. All of it is 80 characters wide.
 const CANDIDATE: TextColumn = TextColumn::left("PREDICTED", 27);
 /// The same, below the title.
 const PLAYED: TextColumn = TextColumn::left("", CANDIDATE.width - 2);
@@ -134,7 +134,7 @@ impl Text {
         let wrapping = textwrap::Options::new(WIDTH)
             .initial_indent(indent)
             .subsequent_indent(indent);
-        // A newline in it would be somebody else's.
+        // A newline in it would come from untrusted text.
         for line in textwrap::wrap(&visible(words).to_string(), wrapping) {
             self.line(&line);
         }
@@ -206,7 +206,7 @@ fn ledger(text: &mut Text, report: &FragReport) {
     } else {
         (in_memory.heading(""), share.heading())
     };
-    // It begins where the rows are indented from.
+    // It begins at the indentation of the rows.
     text.title(&format!(
         "{}   {title} {share_title}  {} {} {}",
         class.heading().to_uppercase(),
@@ -277,7 +277,7 @@ fn findings(text: &mut Text, report: &FragReport) {
     text.blank();
 }
 
-/// What was predicted, and what was not.
+/// The predictions, and what was not predicted.
 fn predictions(text: &mut Text, report: &FragReport) {
     let Some(predictions) = &report.predictions else {
         return;
@@ -289,7 +289,7 @@ fn predictions(text: &mut Text, report: &FragReport) {
     text.blank();
 }
 
-/// What other allocators and settings would need, one a row, and how those that save are had.
+/// What other allocators and settings would need, one per row, and how to get those that save.
 fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     let line = |name: &str, row: &NeedsRow, rest: &str| {
         let figures = columns::cells(&NeedsRow::SHOWN, row, "");

@@ -18,26 +18,26 @@ pub(super) struct Detail {
     classes: usize,
 }
 
-/// What a report has.
+/// The detail of a report.
 pub(super) const WHOLE: Detail = Detail {
     types: 16,
     holders: 16,
     classes: 4,
 };
-/// What stands beside an explanation.
+/// The detail next to an explanation.
 pub(super) const SHORT: Detail = Detail {
     types: 8,
     holders: 8,
     classes: 3,
 };
 
-/// Holders of which it is said what freeing them would return.
+/// The number of holders for which the effect of freeing them is shown.
 const TOP_FREED: usize = 3;
 /// From this many bytes on, the report says whether blocks without a known root are cycles.
 const LEAST_UNREACHED: u64 = 256 << 10;
 /// A bar.
 const BAR: TextColumn = TextColumn::left("", 12);
-/// What is gained in a second.
+/// The gain per second.
 const RATE: TextColumn = TextColumn::right("growth", 13);
 
 pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, detail: &Detail) {
@@ -92,7 +92,7 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
     text.blank();
 }
 
-/// What a row gains in a second, in a column of its own; no column without a census before.
+/// A row's gain per second, in a separate column; no column without an earlier census.
 fn gained(rate: Option<f64>) -> String {
     rate.map_or_else(String::new, |rate| format!(" {}", RATE.cell(&growth(rate))))
 }

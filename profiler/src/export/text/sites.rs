@@ -11,7 +11,8 @@ use crate::hints::Hint;
 
 /// Functions shown before the rest is only counted.
 const TOP: usize = 12;
-/// Columns of a native function, and of the Python function that it was called from below it.
+/// The width, in columns, of a native function and of the Python function that called it, which is
+/// on the next line.
 const NARROW: usize = 80;
 
 pub(super) fn sites(text: &mut Text, sites: &Sites) {

@@ -22,10 +22,10 @@ use crate::say;
 pub(crate) struct HostBlackBox {
     black_box: BlackBox,
     victims: Option<VictimWatch>,
-    /// By number and beginning: one that executes another program is the same process.
+    /// By pid and start time: a process that executes another program remains the same.
     watched: BTreeMap<(i32, u64), WatchedProcess>,
     is_in_trouble: bool,
-    /// What was last said of files that are kept.
+    /// The last notice about kept files.
     notice: Option<String>,
 }
 
@@ -70,10 +70,10 @@ impl WatchedProcess {
 }
 
 impl HostBlackBox {
-    /// Opens the folder.
+    /// Opens the directory.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When it is not usable.
     pub(crate) fn open(options: &BlackBoxOptions) -> Result<Self, WriteError> {
         let mut opened = Self {
             black_box: options.open()?,
@@ -86,7 +86,7 @@ impl HostBlackBox {
         Ok(opened)
     }
 
-    /// Takes in what was seen of all processes: those that are there no more have ended.
+    /// Processes an observation of all processes: those that no longer exist have ended.
     pub(crate) fn look(&mut self, seen: &HostSample) {
         let mut before = std::mem::take(&mut self.watched);
         let pythons = seen.processes.iter().filter(|one| one.python.is_some());
@@ -98,7 +98,7 @@ impl HostBlackBox {
             self.watched.insert(key, known);
         }
         for (key, known) in before {
-            // One that is not listed, as there are too many, has not ended.
+            // A process that is not listed because there are too many has not ended.
             match known.listed.is_there() {
                 true => drop(self.watched.insert(key, known)),
                 false => self.end(known),
@@ -153,7 +153,7 @@ impl HostBlackBox {
         self.took(kept);
     }
 
-    /// Says what is the matter with files that are kept, when that changes.
+    /// Reports problems with kept files when they change.
     fn say_notice(&mut self) {
         let notice = self.black_box.notice();
         if let Some(notice) = notice
@@ -165,7 +165,8 @@ impl HostBlackBox {
         self.notice = notice;
     }
 
-    /// Says when it begins to fail and when it works again: a full disk is full for each process.
+    /// Reports when keeping files begins to fail and when it works again: a full disk affects all
+    /// processes.
     fn took(&mut self, kept: Result<(), BlackBoxError>) {
         self.say_notice();
         match (kept, std::mem::take(&mut self.is_in_trouble)) {

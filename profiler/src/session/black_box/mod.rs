@@ -18,10 +18,11 @@ pub(crate) use self::host::HostBlackBox;
 pub(crate) use self::target::TargetBlackBox;
 pub(crate) use self::victims::{VictimWatch, end};
 
-/// Points of a process that are kept between two walks at most: of more, every other goes.
+/// The most points of a process that are kept between two walks: beyond that, every other one is
+/// dropped.
 const MAX_POINTS: usize = 512;
 
-/// Where the black box is, and how much it keeps.
+/// The location of the black box, and its limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlackBoxOptions {
     /// The folder.
@@ -39,7 +40,7 @@ impl BlackBoxOptions {
 /// What is kept of one process.
 #[derive(Debug, Default)]
 struct KeptProcess {
-    /// The name of its file, once it has one.
+    /// The name of its file, if it has one.
     name: Option<String>,
     /// Points since the last walk.
     points: Vec<Point>,
@@ -57,7 +58,7 @@ impl KeptProcess {
         self.points.push(point);
     }
 
-    /// Adds a walk to its file; of the observation its own points take the place.
+    /// Adds a walk to its file; the observation's history is replaced by the kept points.
     fn walk(
         &mut self,
         black_box: &mut BlackBox,
@@ -73,7 +74,7 @@ impl KeptProcess {
             None => black_box.name(&program_of(&sample.target), &sample.target)?,
         };
         let walked = black_box.walk(&name, sample, &observation);
-        // What cannot be read, or is another's, stays as it is.
+        // A file that is unreadable, or another's, stays as it is.
         let name = match walked {
             Err(error) if error.is_of_name() => {
                 let another = black_box.name(&program_of(&sample.target), &sample.target)?;

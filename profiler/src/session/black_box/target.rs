@@ -22,10 +22,10 @@ pub(crate) struct TargetBlackBox {
 }
 
 impl TargetBlackBox {
-    /// Opens the folder.
+    /// Opens the directory.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When it is not usable.
     pub(crate) fn open(options: &BlackBoxOptions) -> Result<Self, WriteError> {
         Ok(Self {
             black_box: options.open()?,
@@ -35,7 +35,7 @@ impl TargetBlackBox {
         })
     }
 
-    /// Who is heard to be chosen for want of memory.
+    /// The watch for processes killed for lack of memory.
     pub(crate) fn victims(&self) -> Option<&VictimWatch> {
         self.victims.as_ref()
     }
@@ -77,7 +77,7 @@ impl TargetBlackBox {
         self.trouble = trouble.map(|what| format!("the black box: {what}"));
     }
 
-    /// Why the last walk is not in it, or what is the matter with files of it.
+    /// Why the last walk is not in it, or which problem its files have.
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }

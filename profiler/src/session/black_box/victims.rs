@@ -13,7 +13,7 @@ use crate::say;
 
 /// Processes that are remembered until they are asked for.
 const MOST: usize = 256;
-/// Between two looks whether it is to end.
+/// The interval of checks whether to end.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long to wait for a victim's report when the kernel's counter has already changed: a number
 /// of steps of this length.
@@ -23,9 +23,9 @@ const LATE: (u32, Duration) = (10, Duration::from_millis(20));
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Victim {
     pid: i32,
-    /// When it began; `None` where it was gone when it was looked at.
+    /// Its start time; `None` if it was gone when it was examined.
     began_ticks: Option<u64>,
-    /// What was resident of it, at least.
+    /// The bytes that were resident, at least.
     pub(super) rss_bytes: Option<u64>,
 }
 
@@ -35,12 +35,13 @@ struct ReportedVictims {
     is_over: AtomicBool,
 }
 
-/// Records them, on a thread of its own.
+/// Records them on a separate thread.
 #[derive(Debug)]
 pub(crate) struct VictimWatch(Arc<ReportedVictims>);
 
 impl VictimWatch {
-    /// Begins, or says why not: then only the counts of control groups say that the kernel ended somebody.
+    /// Starts it, or reports why that is impossible: then only the counters of control groups show
+    /// that the kernel killed a process.
     pub(super) fn start() -> Option<Self> {
         let started = OomVictims::watch().map_err(|error| error.to_string());
         let started = started.and_then(|mut victims| {
@@ -74,7 +75,8 @@ impl VictimWatch {
         }
     }
 
-    /// The process that began then, if it was chosen. `is_counted` where a choice in its group is known of.
+    /// The process with this start time, if it was chosen. `is_counted` says that the group's
+    /// counter shows a kill.
     pub(super) fn take(&self, pid: i32, began_ticks: u64, is_counted: bool) -> Option<Victim> {
         for _ in 0..LATE.0 {
             let mut victims = self.0.victims();
@@ -100,7 +102,7 @@ impl ReportedVictims {
     }
 
     fn add(&self, pid: i32) {
-        // First what goes soonest.
+        // What disappears soonest is read first.
         let rss_bytes = resident_bytes(pid.cast_unsigned()).filter(|bytes| *bytes > 0);
         let victim = Victim {
             pid,
@@ -121,7 +123,7 @@ impl Drop for VictimWatch {
     }
 }
 
-/// How a process ended, by who was heard to be chosen and by the counts of its group.
+/// How a process ended, from the reported victims and the counters of its group.
 pub(crate) fn end(
     watch: Option<&VictimWatch>,
     kills: &MemoryKills,

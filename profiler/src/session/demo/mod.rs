@@ -21,7 +21,7 @@ const WORKER: &str = include_str!("worker.py");
 /// When there is no `python3`, the worker does not start, or attaching fails.
 pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
     if !options.headless && !options.json {
-        // Before seconds are spent on a worker that nobody will see.
+        // Checked before seconds are spent on a worker that nobody will see.
         tui::supported()?;
     }
     say::line("starting a Python worker that fragments its heap; this takes some seconds");
@@ -38,14 +38,14 @@ pub fn run(options: &AttachOptions) -> Result<Ending, SessionError> {
     attach_on(&options, &runtime, &mut signals)
 }
 
-/// What came of starting the worker.
+/// The outcome of starting the worker.
 enum Start {
     Ready(Worker),
     /// By this signal.
     Interrupted(&'static str),
 }
 
-/// Starts the worker, and waits until its heap is in the state to look at.
+/// Starts the worker, and waits until its heap is ready to be inspected.
 async fn start(signals: &mut Signals) -> Result<Start, SessionError> {
     let (worker, said) = Worker::start()?;
     let line = tokio::select! {
@@ -72,7 +72,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// It, and what it will print.
+    /// The worker and its output.
     fn start() -> Result<(Self, ChildStdout), SessionError> {
         let failed = |why: String| SessionError::Demo(why);
         let python = python().ok_or_else(|| {
@@ -103,8 +103,8 @@ impl Worker {
     }
 }
 
-/// Python, in a folder of the PATH that is named from the root: whoever looks from a folder of
-/// somebody else's, with `.` on the PATH, does not run what lies there.
+/// Python, from an absolute directory of the PATH: with `.` on the PATH and a working directory
+/// that belongs to somebody else, files there are not run.
 fn python() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut all = std::env::split_paths(&path).filter(|folder| folder.is_absolute());

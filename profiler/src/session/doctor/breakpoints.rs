@@ -31,10 +31,10 @@ pub(super) fn check(target: &Target) -> Check {
     Check::bad(NAME, Grade::Limited, found, fix)
 }
 
-/// Removes those that no living tool holds, and reports what came of it.
+/// Removes those that no running tool holds, and reports the result.
 pub(super) fn repair(target: &Target) -> Check {
     if let Some(error) = target.traced() {
-        // A debugger's breakpoints are its own to remove.
+        // A debugger's breakpoints must be removed by the debugger.
         return failed(&error.to_string());
     }
     let found = match leftover::find(target) {
@@ -79,7 +79,7 @@ pub(super) fn repair(target: &Target) -> Check {
     }
 }
 
-/// That none were found, in all of its code or in what was looked at.
+/// The result if none were found in all of its code, or in the searched part.
 fn none(found: &Scan, words: &str) -> Check {
     if found.left_out_bytes == 0 {
         return Check::ok(NAME, words);
@@ -92,7 +92,7 @@ fn none(found: &Scan, words: &str) -> Check {
     )
 }
 
-/// How much of its code was not looked at, if any.
+/// How much of its code was not searched, if any.
 fn left_out(found: &Scan) -> String {
     match found.left_out_bytes {
         0 => String::new(),
@@ -113,7 +113,7 @@ fn failed(why: &str) -> Check {
     )
 }
 
-/// How many there are in which file.
+/// How many there are in each file.
 fn describe(found: &[Breakpoint]) -> String {
     let mut by_file: BTreeMap<&str, usize> = BTreeMap::new();
     for breakpoint in found {

@@ -11,7 +11,7 @@ use super::{Check, Fix, Grade, breakpoints};
 /// The row of the target itself.
 const TARGET: &str = "target";
 
-/// Removes breakpoints that nobody holds from its code.
+/// Removes breakpoints from its code that no tool holds.
 pub(super) fn repair(pid: i32) -> Result<Check, OpenError> {
     Ok(breakpoints::repair(&Target::open(pid)?))
 }
@@ -33,14 +33,14 @@ pub(super) fn checks(pid: i32) -> Vec<Check> {
             return vec![check];
         }
     };
-    // What cannot be read is said, and not that there is nothing.
+    // If something is unreadable, that is reported instead of its absence.
     looked_into(&target).unwrap_or_else(|error| {
         let found = format!("what it maps cannot be read: {error}");
         vec![Check::bad(name, Grade::Missing, found, Fix::OtherProcess)]
     })
 }
 
-/// What there is to say of a process that could be opened.
+/// The checks for a process that could be opened.
 fn looked_into(target: &Target) -> io::Result<Vec<Check>> {
     let name = TARGET;
     let pid = target.pid();
