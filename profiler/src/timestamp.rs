@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// A moment, or the epoch when it lies beyond the year 9999.
+/// A moment, or the epoch if it is beyond the year 9999.
 fn timestamp(time_ns: u64) -> Timestamp {
     Timestamp::UNIX_EPOCH
         .checked_add(Duration::from_nanos(time_ns))

@@ -13,10 +13,10 @@ use super::progress::Bar;
 use super::{interrupt, kinds, outputs};
 use crate::export;
 
-/// Why a replay has nothing to show, or could not save it.
+/// Why a replay has no result, or could not save it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayFailure {
-    /// It could not be played.
+    /// It could not be replayed.
     #[error(transparent)]
     Replay(#[from] ReplayError),
     /// The file cannot be written.
@@ -28,7 +28,7 @@ pub enum ReplayFailure {
 }
 
 impl ReplayFailure {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Replay(error) => kinds::of_compiling(&error.why),

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use crate::tui::{self, Effect, Leave, Update};
 
-/// By what a session ends whose terminal was closed.
+/// What ended a session whose terminal was closed.
 pub(super) const CLOSED: &str = "the end of its terminal";
 
-/// How long the end of a session waits for who draws or reads. The screen looks for what is new each 50 ms,
-/// and takes longer only where the terminal takes nothing in.
+/// How long the end of a session waits for drawing or reading. The screen checks for news every 50
+/// ms, and takes longer only if the terminal accepts nothing.
 const AT_LEISURE: Duration = Duration::from_secs(1);
-/// The same where the session was interrupted.
+/// The same if the session was interrupted.
 const IN_HASTE: Duration = Duration::from_millis(80);
 
-/// How long the end of a session waits for who draws or reads, which may be `in_haste`.
+/// How long the end of a session waits for drawing or reading, which may be `in_haste`.
 pub(super) const fn last_wait(in_haste: bool) -> Duration {
     match in_haste {
         true => IN_HASTE,
@@ -24,14 +24,14 @@ pub(super) const fn last_wait(in_haste: bool) -> Duration {
     }
 }
 
-/// The screen, from outside of its thread.
+/// The screen, as used from outside its thread.
 pub(crate) struct Screen<U = Update> {
     updates: Sender<U>,
     thread: JoinHandle<io::Result<()>>,
 }
 
 impl Screen {
-    /// Takes the terminal over for a session. `effects` is called with what the user wants.
+    /// Takes over the terminal for a session. `effects` is called with the user's requests.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -41,7 +41,7 @@ impl Screen {
 }
 
 impl<U: Leave + Send + 'static> Screen<U> {
-    /// Takes the terminal over; `run` draws what it is given until it is to leave.
+    /// Takes over the terminal; `run` draws its updates until it should leave.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -53,7 +53,7 @@ impl<U: Leave + Send + 'static> Screen<U> {
         Ok(Self { updates, thread })
     }
 
-    /// Gives it something new.
+    /// Sends it an update.
     pub(crate) fn update(&self, update: U) {
         // A screen that the user left is closed by the request that it sent before.
         let _ = self.updates.send(update);
@@ -72,7 +72,7 @@ impl<U: Leave + Send + 'static> Screen<U> {
         let deadline = Instant::now() + last_wait(in_haste);
         while !self.thread.is_finished() {
             if Instant::now() >= deadline {
-                // A terminal that takes nothing in: the process ends all the same.
+                // The terminal accepts nothing: the process ends anyway.
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));

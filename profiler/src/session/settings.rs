@@ -15,7 +15,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[error("{}{}: {}", visible(path.display()), line.map_or(String::new(), |line| format!(" line {line}")), visible(why))]
 pub struct SettingsError {
     path: PathBuf,
-    /// From 1 on, where one is to blame.
+    /// From 1 on, if the error is in a particular line.
     line: Option<u64>,
     why: String,
 }
@@ -30,12 +30,12 @@ impl SettingsError {
     }
 }
 
-/// A file that nobody else can have written, and that who runs fragscope may read.
+/// The contents of a file that nobody else can have written, and that the caller may read.
 pub(super) fn contents(path: &Path) -> io::Result<Vec<u8>> {
     limited(path, 0)
 }
 
-/// The same of one that has a secret: not everybody may read it.
+/// The same for a file with a secret: it must not be readable by everybody.
 pub(super) fn secret_contents(path: &Path) -> io::Result<Vec<u8>> {
     limited(path, 0o004)
 }

@@ -7,11 +7,12 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal as Sig};
 use profiler_target::interrupts::{self, is_ignored};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long work that a signal ends is waited for: the signal is to be answered within 200 ms.
+/// How long to wait for work that a signal ends: the signal must be answered within 200 ms.
 pub(crate) const AFTER_SIGNAL: Duration = Duration::from_millis(120);
 
-/// The signals that end a session well. One that whoever started fragscope has it ignore stays ignored, here
-/// and in what is started from here: `nohup` means it, and a shell that runs it in the background.
+/// The signals that end a session properly. A signal that was ignored when fragscope was started
+/// stays ignored, here and in programs started from here, as intended by `nohup` and by shells that
+/// run it in the background.
 pub(crate) struct Signals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
@@ -23,10 +24,11 @@ impl Signals {
     /// Takes them over: from now on none has its default action.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects it.
     pub(crate) fn new() -> io::Result<Self> {
-        // What comes while a handler is put in place, and is not known to whoever called for it yet, is lost
-        // (`register_unchecked_impl` of signal-hook-registry 1.4): it waits until all are in place.
+        // A signal that arrives while a handler is installed but not yet registered is lost
+        // (`register_unchecked_impl` of signal-hook-registry 1.4), so signals are blocked until all
+        // are installed.
         let mut all = SigSet::empty();
         all.extend([Sig::SIGINT, Sig::SIGTERM, Sig::SIGHUP, Sig::SIGQUIT]);
         let before = all.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
@@ -41,7 +43,7 @@ impl Signals {
             false => signal(kind).map(Some),
         };
         if !is_ignored(libc::SIGINT) {
-            // Before tokio's, which wakes who asks.
+            // Before tokio's, which wakes the waiting task.
             interrupts::watch()?;
         }
         Ok(Self {
@@ -52,18 +54,18 @@ impl Signals {
         })
     }
 
-    /// Whether the last SIGINT reached nobody but this process, as far as is known: `kill -INT` names one,
-    /// while a terminal's key reaches all that run in its foreground.
+    /// Whether the last SIGINT was sent to this process alone, as far as known: `kill -INT`
+    /// addresses one process, while a terminal key reaches all foreground processes.
     pub(crate) fn interrupt_was_sent(&self) -> bool {
         interrupts::last_was_sent()
     }
 
-    /// The name of one that has come already.
+    /// The name of one that has already come.
     pub(crate) async fn pending(&mut self) -> Option<&'static str> {
         tokio::select! {
             biased;
             name = self.next() => Some(name),
-            // The runtime looks for signals in between.
+            // The runtime checks for signals in between.
             () = tokio::task::yield_now() => None,
         }
     }
@@ -79,7 +81,7 @@ impl Signals {
     }
 }
 
-/// Comes with the next one; never where it is ignored.
+/// Completes with the next one; never if it is ignored.
 async fn come(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),

@@ -20,22 +20,22 @@ use super::outputs::{Outputs, Unwritten};
 use super::predictor::predict_now;
 use crate::say;
 
-/// What is said while growth is waited for.
+/// Shown while waiting for growth.
 const OBJECTS_AGAIN: &str = "objects were read once; to see what grows, again";
 
-/// Between two counts of the kernel while growth is waited for: whether that goes on is seen by them.
+/// The interval of kernel counts while waiting for growth: they show whether growth continues.
 const BETWEEN_COUNTS_NS: u64 = 200_000_000;
 
 /// What taking one snapshot came to.
 #[derive(Debug)]
 pub struct SnapshotOutcome {
-    /// What was read, for the caller to print whatever became of the outputs.
+    /// What was read, for the caller to print whatever happened to the outputs.
     pub view: View,
     /// Bytes that are missing at the end of the core file that was read.
     pub missing_bytes: u64,
-    /// Whether a signal ended what takes long: the wait for growth, or the predictions.
+    /// Whether a signal ended the wait for growth, or the predictions.
     pub interrupted: bool,
-    /// Why there is no second walk, where one was to follow: the target is gone, most likely.
+    /// Why there is no second walk although one was to follow: most likely the target is gone.
     pub not_again: Option<SessionError>,
     /// Whether all outputs were written.
     pub saved: Result<(), Unwritten>,
@@ -47,11 +47,11 @@ struct Reading {
     missing_bytes: u64,
     /// The running process.
     sampler: Option<Sampler>,
-    /// What a walk before that one found.
+    /// The report of an earlier walk.
     earlier: Option<FragReport>,
-    /// What the kernel counted from that walk on.
+    /// The kernel's counts since that walk.
     counts: Vec<Point>,
-    /// Of its objects, if they were asked for.
+    /// The census of its objects, if requested.
     census: Option<Result<Census, NoCensus>>,
     /// The census before that one.
     before: Option<Arc<Census>>,
@@ -59,7 +59,7 @@ struct Reading {
     not_again: Option<SessionError>,
 }
 
-/// Walks the subject, and reads its objects as they were asked for.
+/// Walks the subject, and reads its objects as requested.
 fn observe(options: &SnapshotOptions, interrupted: &AtomicBool) -> Result<Reading, SessionError> {
     let (pid, sampling) = match &options.subject {
         Subject::Process { pid, sampling } => (*pid, *sampling),
@@ -121,7 +121,7 @@ impl Reading {
     }
 }
 
-/// Walks and reads objects twice, `apart` from each other, unless it is interrupted before.
+/// Walks and reads objects twice, `apart` from each other, unless interrupted before.
 fn read_twice(
     sampler: &Sampler,
     walk: impl Fn() -> io::Result<(Sample, Result<Census, NoCensus>)>,
@@ -157,16 +157,16 @@ fn read_twice(
             reading.sample = again;
             reading.earlier = Some(report);
         }
-        // What was read first is worth more than a walk without objects.
+        // The first reading is worth more than a walk without objects.
         Ok((_, Err(why))) => reading.not_again = Some(SessionError::NoGrowth(why)),
-        // What it had before is all that will be known of it.
+        // The first reading is all that will ever be known about it.
         Err(why) => reading.not_again = Some(why.into()),
     }
     Ok(reading)
 }
 
-/// A walk, and the census of its objects: read in its stop if that is asked for, else of what was copied there, or of what
-/// they hold while the target runs on.
+/// A walk, and the census of its objects: read in the walk's stop if requested, else from the copy
+/// made there, or from present contents while the target runs.
 pub(super) fn walk_and_read(
     sampler: &Sampler,
     sampling: SamplingOptions,
@@ -194,8 +194,8 @@ pub(super) fn walk_and_read(
     Ok((sample, census))
 }
 
-/// Adds what the kernel counts now to what it counted since the walk, where that is a while ago. Whether the target
-/// was still there.
+/// Adds the kernel's present counts to those since the walk, if enough time has passed. Returns
+/// whether the target still existed.
 pub(super) fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) -> bool {
     let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
     if !counts.last().is_none_or(is_due) {
@@ -207,7 +207,7 @@ pub(super) fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragRep
     is_there
 }
 
-/// What the kernel counts now, after the walk; `None` of a process that is no more.
+/// The kernel's present counts, after the walk; `None` if the process has ended.
 fn counted(sampler: &Sampler, report: &FragReport) -> Option<Point> {
     let count = sampler.target().quick_count().ok()?;
     let is_same = sampler.target().state() == TargetState::Same;

@@ -23,19 +23,20 @@ use super::record::{
     DRAIN_INTERVAL, Output, ProbedRecording, RecordError, TraceWriteError, unless_gone,
 };
 
-/// Between two checkpoints, at most: what the shadows have is known only there.
+/// The longest interval of checkpoints, which are the only times at which the shadows' memory is
+/// known.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is to be compared.
+/// What to compare.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WhatIfOptions {
     /// Allocators by name or path.
     pub allocators: Vec<String>,
-    /// A shadow ends when it has more bytes resident.
+    /// A shadow ends when it has more resident bytes than this.
     pub memory_limit: u64,
 }
 
-/// Shadows of a worker, fed by a thread of their own.
+/// Shadows of a worker, fed by a separate thread.
 pub(crate) struct WhatIfSession {
     shared: SharedWhatIf,
     remarks: Remarks,
@@ -46,7 +47,7 @@ pub(crate) struct WhatIfSession {
     ended: Option<String>,
 }
 
-/// What was reported of the recording that the shadows play.
+/// What was reported about the recording that the shadows replay.
 #[derive(Clone, Debug, Default)]
 struct Remarks(Arc<Mutex<Vec<String>>>);
 
@@ -68,7 +69,7 @@ impl WhatIfSession {
     /// Begins to follow the process.
     ///
     /// # Errors
-    /// When an allocator is not to be had, in one sentence.
+    /// When an allocator is not available, in one sentence.
     pub(crate) fn start(
         pid: i32,
         options: &WhatIfOptions,
@@ -99,7 +100,7 @@ impl WhatIfSession {
             let recording = match begin(pid, &allocators, memory_limit, sampling, for_thread) {
                 Ok(recording) => recording,
                 Err(error) => {
-                    // Who does not wait for it any more has ended.
+                    // The receiver may have ended.
                     let _ = report.send(Err(error));
                     return Ok(Ending::Done);
                 }
@@ -122,13 +123,13 @@ impl WhatIfSession {
     /// Waits until the worker is followed.
     ///
     /// # Errors
-    /// Why it cannot be: what the kernel or the target does not allow.
+    /// Why it cannot be: what the kernel or the target does not permit.
     pub(crate) fn wait_until_begun(&mut self) -> Result<(), RecordError> {
-        // One that panicked says so when it is waited for.
+        // A thread that panicked reports that when it is joined.
         self.begun.recv().unwrap_or(Ok(()))
     }
 
-    /// What there is to show now.
+    /// The present results.
     pub(crate) fn get(&self) -> WhatIf {
         WhatIf {
             ended: self.ended.clone(),
@@ -136,19 +137,19 @@ impl WhatIfSession {
         }
     }
 
-    /// What was reported of the recording that the shadows play.
+    /// What was reported about the recording that the shadows replay.
     pub(crate) fn notices(&self) -> Vec<String> {
         self.remarks.all()
     }
 
-    /// Takes notice when it has ended by itself.
+    /// Handles its end, if it has ended by itself.
     pub(crate) fn poll(&mut self) {
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
             self.wait();
         }
     }
 
-    /// Ends it: probes off, shadows gone.
+    /// Ends it: removes the probes and the shadows.
     pub(crate) fn end(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         self.wait();
@@ -161,7 +162,7 @@ impl WhatIfSession {
         let is_wanted = !self.over.load(Ordering::Relaxed);
         self.ended = match thread.join() {
             Ok(Ok(Ending::Done)) => is_wanted.then(|| "no shadow is left".to_owned()),
-            // That the target is gone is said by the session.
+            // The session reports that the target is gone.
             Ok(Ok(_)) => None,
             Ok(Err(why)) => Some(why.to_string()),
             Err(_) => Some("an internal error (panic)".to_owned()),

@@ -19,9 +19,9 @@ use super::probes::Probes;
 use super::saved::SessionSaver;
 use super::what_if::WhatIfSession;
 
-/// What the session is asked to do.
+/// Requests to the session.
 enum Request {
-    /// Look at the target, and walk it when that is due and wanted.
+    /// Observe the target, and walk it if that is due and wanted.
     Tick { walking: bool },
     /// Walk it now.
     Walk,
@@ -31,21 +31,21 @@ enum Request {
     Finish { walking: bool },
 }
 
-/// What it gives.
+/// Its results.
 type ViewResult = Result<View, SessionError>;
 
-/// The session, from outside of its thread.
+/// The session, as used from outside its thread.
 pub(crate) struct SessionWorker {
     requests: Sender<Request>,
     seen: UnboundedReceiver<ViewResult>,
     /// Whether a look was requested that has not been answered.
     is_busy: bool,
-    /// Set when the session is to end: what takes long is not begun any more.
+    /// Set when the session is to end: nothing that takes long is begun any more.
     ending: Arc<AtomicBool>,
 }
 
 impl SessionWorker {
-    /// Starts the session; its first view comes once the target was looked at.
+    /// Starts the session; its first view comes after the first observation of the target.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -86,13 +86,13 @@ impl SessionWorker {
         self.ask(Request::Walk);
     }
 
-    /// Asks for its objects to be read after a walk.
+    /// Requests reading its objects after a walk.
     pub(crate) fn read_objects_now(&mut self) {
         self.is_busy = true;
         self.ask(Request::Objects);
     }
 
-    /// Asks it to end; [`Self::last`] gives its last view then.
+    /// Asks it to end; [`Self::last`] then returns its last view.
     pub(crate) fn finish(&mut self, walking: bool) {
         self.ending.store(true, Ordering::Relaxed);
         self.ask(Request::Finish { walking });

@@ -20,13 +20,13 @@ pub(super) enum Message {
     Resize(u16, u16),
     /// Something new to show.
     View(Box<View>),
-    /// A walk of a saved session, and which it is.
+    /// A walk of a saved session, and its position.
     Walk(Box<View>, Cursor),
     /// One line for the user.
     Note(String),
 }
 
-/// What the user wants of the session.
+/// The user's requests to the session.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// Leave.
@@ -50,13 +50,13 @@ pub enum Effect {
 /// Which walk of a saved session is shown.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Cursor {
-    /// Its place among those of the session, from 0 on.
+    /// Its index among those of the session, from 0 on.
     pub index: usize,
-    /// The place that was asked for: another one where that walk cannot be read.
+    /// The requested index: a different one if that walk is unreadable.
     pub asked: usize,
     /// How many there are.
     pub count: usize,
-    /// Its number in the session, from 1 on; walks that were lost have one too.
+    /// Its number in the session, from 1 on; lost walks have numbers too.
     pub number: u64,
     /// The number of the last.
     pub last: u64,
@@ -123,7 +123,7 @@ pub(super) struct App {
     /// The walk that was requested and is not shown yet.
     wanted: Option<usize>,
     pub(super) note: Option<String>,
-    /// First line shown of the screens that scroll, by tab; the last of all is the help's.
+    /// The first line shown of the screens that scroll, by tab; the last entry is the help's.
     pub(super) scroll: [u16; Tab::ALL.len() + 1],
     pub(super) sort: Sort,
     pub(super) map: MapView,
@@ -158,7 +158,7 @@ impl App {
         }
     }
 
-    /// The first line shown of what is on screen now.
+    /// The first line shown of the present screen.
     pub(super) fn scrolled(&self) -> u16 {
         self.scroll[if self.help {
             Tab::ALL.len()
@@ -181,7 +181,7 @@ impl App {
     }
 }
 
-/// Takes in what happened. What it gives is for the session to do.
+/// Handles a message. The result is a request to the session.
 pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
     match message {
         Message::View(view) => app.view = Some(view),
@@ -200,8 +200,8 @@ pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
     None
 }
 
-/// The walk of a saved session that a key leads to; `None` when it is no such key. Arrows, Home and
-/// End do where they move over nothing else.
+/// The walk of a saved session that a key leads to; `None` for other keys. Arrows, Home and End do
+/// if they move nothing else.
 fn walk_of(app: &App, code: KeyCode) -> Option<usize> {
     let cursor = app.saved?;
     let (from, last) = (app.wanted.unwrap_or(cursor.index), cursor.count - 1);
@@ -219,7 +219,7 @@ fn walk_of(app: &App, code: KeyCode) -> Option<usize> {
     })
 }
 
-/// Asks for another walk of a saved session, unless it is shown or asked for already.
+/// Requests another walk of a saved session, unless it is shown or already requested.
 fn show(app: &mut App, walk: usize) -> Option<Effect> {
     let shown = app.saved.map(|cursor| cursor.index);
     if app.wanted.or(shown) == Some(walk) {
@@ -309,7 +309,7 @@ fn scroll(app: &mut App, code: KeyCode) {
     app.scroll_to(to.min(last));
 }
 
-/// The furthest that what is on screen now can be scrolled to.
+/// The last line to which the present screen can be scrolled.
 fn last_line(app: &App) -> u16 {
     let body = draw::body(app);
     let lines = app

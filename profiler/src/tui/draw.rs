@@ -13,7 +13,7 @@ use super::{header, screens};
 /// The least terminal that everything fits into, in columns and rows.
 const LEAST: (u16, u16) = (80, 24);
 
-/// Where everything goes: header, tabs, screen, notice, keys.
+/// The areas: header, tabs, screen, notice, keys.
 fn areas(app: &App, area: Rect) -> [Rect; 5] {
     let view = app.view.as_deref();
     let head = view.map_or(2, |view| header::lines(app, view, area.width).len() as u16);
@@ -33,13 +33,13 @@ pub(super) fn body(app: &App) -> Rect {
     areas(app, Rect::new(0, 0, app.size.0, app.size.1))[2]
 }
 
-/// Draws the app, and takes out whatever of foreign text would drive the terminal or reorder it.
+/// Draws the app, and removes untrusted text that would drive the terminal or reorder it.
 pub(super) fn draw(app: &App, frame: &mut Frame) {
     fill(app, frame);
     clean(frame);
 }
 
-/// Takes out of a frame whatever of foreign text would drive the terminal or reorder it.
+/// Removes untrusted text from a frame that would drive the terminal or reorder it.
 pub(super) fn clean(frame: &mut Frame) {
     for cell in &mut frame.buffer_mut().content {
         if cell.symbol().contains(is_harmful) {
@@ -49,7 +49,7 @@ pub(super) fn clean(frame: &mut Frame) {
     }
 }
 
-/// Whether the terminal is too small for a screen, which is said on it then.
+/// Whether the terminal is too small for a screen; then it shows that.
 pub(super) fn too_small(frame: &mut Frame) -> bool {
     let area = frame.area();
     if area.width >= LEAST.0 && area.height >= LEAST.1 {
@@ -102,7 +102,7 @@ pub(super) fn lines(app: &App, view: &View, width: u16) -> Option<Vec<Line<'stat
     Some(lines(app, view, width))
 }
 
-/// Draws lines from where the user scrolled to; never past the end. Says how much is below.
+/// Draws lines from the user's scroll position, never past the end. Shows how much is below.
 fn scrolled(app: &App, frame: &mut Frame, area: Rect, mut lines: Vec<Line<'static>>) {
     let room = usize::from(area.height);
     let first = usize::from(app.scrolled()).min(lines.len().saturating_sub(room));

@@ -11,10 +11,10 @@ use crate::timestamp::date_and_time;
 
 const BETWEEN: &str = " │ ";
 
-/// Who is looked at, then what the numbers rest on, in as many lines as that takes.
+/// The target, then how reliable the numbers are, in as many lines as needed.
 pub(super) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
     let mut lines = flow(app, target(app, view), width);
-    // What says least of the target, its versions, gives way first.
+    // The least important facts about the target, its versions, are dropped first.
     lines.truncate(1);
     if let Some(cursor) = &app.saved {
         let text = format!(
@@ -53,7 +53,7 @@ fn target(app: &App, view: &View) -> Vec<Span<'static>> {
     let mut python = or(&target.python, "not Python");
     match target.python_malloc {
         None | Some(PythonMalloc::Pymalloc) => {}
-        // A reader who expects pymalloc must see that another allocator serves.
+        // A reader who expects pymalloc must see that another allocator is used.
         Some(other) => python.push_str(&format!(" on {}", other.name())),
     }
     pieces.push(Span::raw(python));
@@ -120,7 +120,7 @@ fn sureness(app: &App, view: &View) -> Vec<Span<'static>> {
     pieces
 }
 
-/// What the probes do, and what they cost.
+/// The state of the probes, and their cost.
 fn probes(app: &App, view: &View) -> Vec<Span<'static>> {
     let theme = app.theme;
     let source = view.activity_source();
@@ -163,7 +163,7 @@ fn probes(app: &App, view: &View) -> Vec<Span<'static>> {
     pieces
 }
 
-/// A limit that a user set: a digit after the point only where it is not 0.
+/// A limit set by the user, with a digit after the point only if it is not 0.
 fn short(number: f64) -> String {
     let shown = format!("{number:.1}");
     shown.strip_suffix(".0").unwrap_or(&shown).to_owned()
@@ -186,7 +186,7 @@ fn flow(app: &App, pieces: Vec<Span<'static>>, width: u16) -> Vec<Line<'static>>
     lines
 }
 
-/// Columns from which on there are blanks on both sides of the names of the screens.
+/// The width, in columns, from which on the names of the screens have blanks on both sides.
 const WIDE_TABS: u16 = 90;
 
 /// The names of the screens.
@@ -208,7 +208,7 @@ pub(super) fn tabs(app: &App) -> Line<'static> {
     names.chain([help]).collect()
 }
 
-/// What the user must know: how the session ended, what an export came to, what is missing.
+/// What the user must know: how the session ended, the result of an export, what is missing.
 pub(super) fn notice(app: &App, view: Option<&View>, width: u16) -> Option<Line<'static>> {
     let fit = |text: &str| fitted(text, usize::from(width));
     if let Some(note) = &app.note {
@@ -231,7 +231,7 @@ pub(super) fn notice(app: &App, view: Option<&View>, width: u16) -> Option<Line<
     Some(Line::styled(text, app.theme.warn()))
 }
 
-/// The text, or as much of it as `width` holds and a mark that there is more.
+/// The text, cut to `width` with a mark if it is longer.
 pub(super) fn fitted(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();

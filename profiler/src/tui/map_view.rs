@@ -11,7 +11,7 @@ const MAX_ZOOM: u32 = 16;
 #[derive(Clone, Debug, Default)]
 pub(super) struct MapView {
     page: u64,
-    /// Pages a cell as a power of two; `None` shows everything that fits.
+    /// Pages per cell, as an exponent of two; `None` shows everything that fits.
     zoom: Option<u32>,
 }
 
@@ -23,13 +23,13 @@ pub(super) struct Cell<'a> {
     pub(super) pages: &'a [MapPage],
 }
 
-/// What is drawn of the map.
+/// The visible part of the map.
 pub(super) struct Shown<'a> {
-    /// Cells from the first row shown on, at most as many as fit.
+    /// Cells from the first visible row on, at most as many as fit.
     pub(super) cells: Vec<Cell<'a>>,
     /// Index of the cursor in `cells`.
     pub(super) cursor: usize,
-    /// Cells above the first row shown, and in all.
+    /// The number of cells above the first visible row, and in total.
     pub(super) before: u64,
     pub(super) total: u64,
     /// Pages in a cell.
@@ -147,7 +147,7 @@ impl MapView {
     }
 }
 
-/// The least zoom at which the whole map takes at most `cells` cells.
+/// The smallest zoom at which the entire map takes at most `cells` cells.
 fn fitting(map: &[MapExtent], cells: u64) -> u32 {
     let count = |zoom: u32| -> u64 {
         map.iter()

@@ -28,34 +28,34 @@ pub use self::app::{Cursor, Effect};
 use self::terminal::Screen;
 use self::theme::Theme;
 
-/// What the session sends to the screen.
+/// Messages from the session to the screen.
 #[derive(Debug)]
 pub enum Update {
     /// Something new to show.
     View(Box<View>),
-    /// A walk of a saved session, and which it is.
+    /// A walk of a saved session, and its position.
     Walk(Box<View>, Cursor),
-    /// One line for the user, such as what an export wrote.
+    /// One line for the user, such as the result of an export.
     Note(String),
     /// Leave.
     Quit,
 }
 
-/// What the terminal's loop drives: a state that updates and keys change, and that is drawn. No IO.
+/// The state that the terminal's loop drives: updates and keys change it, and it is drawn. No I/O.
 trait Program {
-    /// What is new.
+    /// An update.
     type Update;
-    /// What the user wants.
+    /// A request of the user.
     type Effect: Copy;
     /// That the terminal was closed: the signal that the kernel sends then (SIGHUP) may be ignored.
     const CLOSED: Self::Effect;
-    /// Takes in something new; whether the screen is to be left.
+    /// Handles an update; returns whether to leave the screen.
     fn update(&mut self, update: Self::Update) -> ControlFlow<()>;
     /// The terminal has another size.
     fn resize(&mut self, width: u16, height: u16);
     /// A key.
     fn press(&mut self, key: KeyEvent) -> Option<Self::Effect>;
-    /// Whether the screen is left for it.
+    /// Whether this request leaves the screen.
     fn leaves(effect: Self::Effect) -> bool;
     /// Draws it.
     fn draw(&self, frame: &mut Frame);
@@ -94,9 +94,9 @@ impl Program for App {
     }
 }
 
-/// What the screen's side of a session can be sent.
+/// A message that can make the screen leave.
 pub trait Leave {
-    /// What makes the screen leave.
+    /// The message that makes the screen leave.
     fn leave() -> Self;
 }
 
@@ -106,7 +106,7 @@ impl Leave for Update {
     }
 }
 
-/// The columns of the terminal on stdout; `None` where it is something else.
+/// The width of the terminal on stdout, in columns; `None` if it is not a terminal.
 pub fn width() -> Option<usize> {
     use std::io::IsTerminal;
     let size = io::stdout().is_terminal().then(crossterm::terminal::size)?;
@@ -119,7 +119,7 @@ pub enum NoScreen {
     /// Input or output is something else.
     #[error("stdin and stdout must be a terminal for the screen")]
     NoTerminal,
-    /// The terminal says that it knows no more than lines.
+    /// The terminal reports that it only supports lines.
     #[error("this terminal cannot draw (TERM=dumb)")]
     Dumb,
 }
@@ -142,14 +142,14 @@ pub fn supported() -> Result<(), NoScreen> {
 /// How long a key press may wait for its effect.
 const KEY_POLL: Duration = Duration::from_millis(50);
 
-/// How long keys are waited for at a time. With none at all crossterm does not look for any.
+/// How long to wait for keys at a time. With 0, crossterm does not check for any.
 const KEYS_WAIT: Duration = Duration::from_millis(1);
 
-/// Draws until the user quits or the session says so. `effects` hears what the user wants. A
-/// terminal that is closed is one of these.
+/// Draws until the user quits or the session says so. `effects` receives the user's requests,
+/// including the closing of the terminal.
 ///
 /// # Errors
-/// When the terminal fails. It is restored on every way out, panics included.
+/// When the terminal fails. It is restored on every exit path, including panics.
 pub fn run(updates: &Receiver<Update>, effects: impl FnMut(Effect)) -> io::Result<()> {
     play(App::new(Theme::from_environment()), updates, effects)
 }

@@ -19,7 +19,7 @@ use ratatui::{Frame, Terminal};
 use signal_hook::consts::SIGTSTP;
 use signal_hook::low_level::emulate_default_handler;
 
-/// Whether the terminal says that it knows no more than lines.
+/// Whether the terminal reports that it only supports lines.
 pub(super) fn is_dumb() -> bool {
     env::var("TERM").is_ok_and(|term| term == "dumb")
 }
@@ -31,14 +31,14 @@ pub(super) fn has_colour() -> bool {
 
 /// The terminal while fragscope draws on it.
 pub(super) struct Screen {
-    /// Never dropped: ratatui's drop prints to stderr when the terminal was closed, which panics.
-    /// [`restore`] does all that it would.
+    /// Never dropped: ratatui's drop prints to stderr if the terminal was closed, which panics.
+    /// [`restore`] does everything that it would do.
     terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
 }
 
 impl Screen {
-    /// Takes the terminal over. A panic on any thread gives it back before it prints, but not one in a process
-    /// that was forked since: the terminal is not that one's, and nor are the locks for it.
+    /// Takes over the terminal. A panic on any thread restores it before printing, except in a
+    /// process forked since: neither the terminal nor its locks belong to that process.
     pub(super) fn enter() -> io::Result<Self> {
         let (before, own) = (std::panic::take_hook(), getpid());
         std::panic::set_hook(Box::new(move |panic| {
@@ -58,8 +58,8 @@ impl Screen {
         })
     }
 
-    /// Gives the terminal back and stops this process, as Ctrl-Z does; once it goes on, takes the terminal
-    /// over again. Without a shell that would let it go on, nothing happens.
+    /// Restores the terminal and stops this process, as Ctrl-Z does; when it continues, takes over
+    /// the terminal again. Without a shell that could continue it, nothing happens.
     pub(super) fn suspend(&mut self) -> io::Result<()> {
         if !has_job_control() {
             return Ok(());
@@ -85,16 +85,17 @@ impl Drop for Screen {
     }
 }
 
-/// Whether the parent is of the same session and leads other jobs: the kernel ignores SIGTSTP elsewhere.
+/// Whether the parent is in the same session and leads another job: otherwise the kernel ignores
+/// SIGTSTP.
 fn has_job_control() -> bool {
     let (own, parent) = (getpgrp(), Some(getppid()));
     getsid(parent).is_ok_and(|session| getsid(None) == Ok(session))
         && getpgid(parent).is_ok_and(|group| group != own)
 }
 
-/// Opens the terminal once more as stdin, so that reading it never waits. crossterm reads until there
-/// is no more, which on a terminal that waits would be until the next key; and the shell's own
-/// stdin, which is the same open file as ours, must go on waiting.
+/// Opens the terminal again as stdin, so that reading it never blocks. crossterm reads until there
+/// is no more, which would block until the next key. The shell's own stdin, which is the same open
+/// file as ours, must keep blocking.
 fn read_without_waiting() -> io::Result<()> {
     let opened = File::options()
         .read(true)
@@ -114,7 +115,7 @@ pub(super) fn gone() -> bool {
     closed(io::stdin())
 }
 
-/// Whether the other end of a terminal or pipe is no more.
+/// Whether the other end of a terminal or pipe is gone.
 fn closed(end: impl AsFd) -> bool {
     let mut watched = [PollFd::new(end.as_fd(), PollFlags::empty())];
     let closed = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;

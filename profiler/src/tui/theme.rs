@@ -6,7 +6,7 @@ use ratatui::style::{Color, Modifier, Style};
 
 use super::terminal;
 
-/// How things look. The sixteen colours of the terminal's own palette are used, so that dark and
+/// The appearance. It uses the sixteen colours of the terminal's own palette, so that dark and
 /// light backgrounds both work.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Theme {
@@ -40,12 +40,12 @@ impl Theme {
         self.fg(Color::Cyan).add_modifier(Modifier::BOLD)
     }
 
-    /// What is chosen.
+    /// What is selected.
     pub(super) fn chosen(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD)
     }
 
-    /// What stands back.
+    /// What is less important.
     pub(super) fn quiet(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
@@ -55,7 +55,7 @@ impl Theme {
         self.fg(Color::Yellow).add_modifier(Modifier::BOLD)
     }
 
-    /// What is wrong.
+    /// Errors and problems.
     pub(super) fn bad(self) -> Style {
         self.fg(Color::Red).add_modifier(Modifier::BOLD)
     }
@@ -74,7 +74,7 @@ impl Theme {
         }
     }
 
-    /// A class of the ledger: in use green, given back on request yellow, stuck red.
+    /// A class of the ledger: in use green, returned on request yellow, stuck red.
     pub(super) fn ledger(self, class: LedgerClass) -> Style {
         self.fg(match class {
             LedgerClass::Live | LedgerClass::PymallocLive | LedgerClass::LargeMapped => {
@@ -95,7 +95,7 @@ impl Theme {
         })
     }
 
-    /// A page by how full it is, 0 to 1.
+    /// A page by its fullness, 0 to 1.
     pub(super) fn fullness(self, fullness: f64) -> Style {
         self.fg(match fullness {
             f if f <= 0.25 => Color::Red,

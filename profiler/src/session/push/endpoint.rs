@@ -25,29 +25,29 @@ use super::settings::PushSettings;
 use crate::hints::Hint;
 use crate::session::settings::SettingsError;
 
-/// What takes profiles (`api/push/v1/push.proto` of grafana/pyroscope), by the protocol of Connect: a message of
-/// Protocol Buffers, posted.
+/// The service that accepts profiles (`api/push/v1/push.proto` of grafana/pyroscope), with the
+/// Connect protocol: a POST of a Protocol Buffers message.
 const PATH: &str = "/push.v1.PusherService/Push";
 /// The version of that protocol, which a client names.
 const CONNECT_VERSION: (&str, &str) = ("connect-protocol-version", "1");
-/// An attempt takes no longer, whatever it waits for.
+/// The time limit of an attempt, including all waits.
 const MAX_TIME: Duration = Duration::from_secs(10);
-/// Bytes of an answer's head at most, and its lines.
+/// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
-/// Bytes of an answer's body that are read: it is no more than a reason.
+/// Bytes of an answer's body that are read: it is only a reason.
 const MAX_ANSWER: usize = 4 << 10;
-/// Characters of it that are shown.
+/// The number of its characters that are shown.
 const MAX_REASON: usize = 200;
 
-/// Where profiles are pushed to.
+/// The endpoint for profiles.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Endpoint {
     is_encrypted: bool,
     /// Without the brackets of an IPv6 address.
     host: String,
     port: u16,
-    /// As the request names it.
+    /// The authority, as written in the request.
     authority: HeaderValue,
     path: Uri,
     shown: String,
@@ -133,7 +133,7 @@ pub(super) enum PushError {
 }
 
 impl PushError {
-    /// How long it wants to be left alone.
+    /// How long the endpoint asks not to be contacted.
     pub(super) fn after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } => *after,
@@ -143,7 +143,7 @@ impl PushError {
 }
 
 impl Endpoint {
-    /// Whether what goes there is encrypted, or stays on this host.
+    /// Whether data sent there is encrypted, or stays on this host.
     pub(super) fn keeps_secrets(&self) -> bool {
         let address = self.host.parse::<std::net::IpAddr>();
         let is_local = address.map_or(self.host == "localhost", |address| {
@@ -196,7 +196,7 @@ impl Endpoint {
         request
     }
 
-    /// Connects to the first of its addresses that can be reached.
+    /// Connects to the first of its addresses that is reachable.
     async fn connect(&self) -> Result<TcpStream, PushError> {
         let addresses = lookup_host((self.host.as_str(), self.port)).await;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
@@ -220,14 +220,14 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(PushError::Broken)?;
-    // It ends with this attempt, whatever that comes to.
+    // It ends with this attempt, whatever the result.
     let mut driving = JoinSet::new();
     driving.spawn(connection);
     let response = sender.send_request(request).await;
     verdict(response.map_err(PushError::Broken)?).await
 }
 
-/// What an answer says.
+/// Interprets an answer.
 async fn verdict(response: Response<Incoming>) -> Result<(), PushError> {
     let status = response.status();
     if status.is_success() {
@@ -247,7 +247,7 @@ async fn verdict(response: Response<Incoming>) -> Result<(), PushError> {
     })
 }
 
-/// The beginning of what an answer says besides, as far as it comes.
+/// The beginning of the answer's text, as far as it arrives.
 async fn reason(mut body: Incoming) -> Option<String> {
     let mut bytes = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {

@@ -35,7 +35,7 @@ const LAST: Duration = Duration::from_secs(3);
 pub struct PushOptions {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// The file with what it wants to be told.
+    /// The file with the endpoint's settings.
     pub settings: Option<PathBuf>,
     /// Time between two pushes.
     pub interval: Duration,
@@ -50,7 +50,7 @@ enum Seen {
     Target(Box<View>),
 }
 
-/// Who pushes, from outside of its thread.
+/// The pusher, as used from outside its thread.
 pub(crate) struct Pusher {
     shared: Arc<Shared>,
     interval: Duration,
@@ -75,12 +75,12 @@ struct State {
 }
 
 impl Shared {
-    /// What is there is replaced as a whole, so a panic elsewhere left nothing half done.
+    /// Entries are replaced as a whole, so a panic elsewhere left nothing half done.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be pushed, once it is there and `not_before` is over. `None` at the end.
+    /// Waits until there is something to push and `not_before` has passed. `None` at the end.
     fn next(&self, not_before: Instant) -> Option<Seen> {
         let mut state = self.state();
         loop {
@@ -98,7 +98,7 @@ impl Shared {
         }
     }
 
-    /// Puts back what was not taken, unless something newer is there.
+    /// Puts back what was not accepted, unless there is something newer.
     fn put_back(&self, seen: Seen) {
         let mut state = self.state();
         state.figures.failures += 1;
@@ -109,7 +109,7 @@ impl Shared {
     }
 }
 
-/// What became of profiles so far, for who serves that.
+/// Counts of pushed profiles so far, for the server's metrics.
 pub(crate) struct PushCounts(Arc<Shared>);
 
 impl PushCounts {
@@ -122,7 +122,7 @@ impl Pusher {
     /// Starts it; nothing is pushed before something is offered.
     ///
     /// # Errors
-    /// When the settings cannot be used, or no thread can be started.
+    /// When the settings are not usable, or no thread can be started.
     pub(crate) fn start(options: &PushOptions) -> Result<Self, SessionError> {
         let settings = load(options)?;
         if settings.has_secrets() && !options.endpoint.keeps_secrets() {
@@ -135,7 +135,8 @@ impl Pusher {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Looking up an address may take longer than an attempt: then the next one waits for it.
+            // Looking up an address may take longer than an attempt: then the next one waits for
+            // it.
             .max_blocking_threads(1)
             .build()?;
         let shared = Arc::new(Shared::default());
@@ -154,9 +155,9 @@ impl Pusher {
         };
         profiler_target::start_thread("push", move || {
             work.run();
-            // An address that is still looked up keeps nobody.
+            // A lookup in progress does not delay the end.
             work.runtime.shutdown_background();
-            // Nobody may wait for it.
+            // There may be no receiver.
             let _ = end.send(());
         })?;
         Ok(Self {
@@ -168,12 +169,12 @@ impl Pusher {
         })
     }
 
-    /// What became of profiles so far.
+    /// Counts of pushed profiles so far.
     pub(crate) fn counts(&self) -> PushCounts {
         PushCounts(Arc::clone(&self.shared))
     }
 
-    /// Has this pushed, when it is time.
+    /// Offers a view to be pushed when it is due.
     pub(crate) fn offer_host(&mut self, view: &HostView, max_groups: usize) {
         if self.is_due() {
             let view = Box::new(view.clone());
@@ -181,7 +182,7 @@ impl Pusher {
         }
     }
 
-    /// The same of one process.
+    /// The same for one process.
     pub(crate) fn offer_target(&mut self, view: &View) {
         if self.is_due() {
             self.offer(Seen::Target(Box::new(view.clone())));
@@ -206,7 +207,7 @@ impl Pusher {
         self.shared.changed.notify_one();
     }
 
-    /// What there is to say of the endpoint: that it takes nothing, and that it does again.
+    /// News about the endpoint: that it accepts nothing, and that it does again.
     async fn news(&mut self) -> String {
         match self.news.recv().await {
             Some(news) => news,
@@ -242,7 +243,7 @@ impl Pusher {
     }
 }
 
-/// What there is to say of an endpoint; never comes without one.
+/// News about the endpoint; never completes without one.
 pub(crate) async fn news(pusher: Option<&mut Pusher>) -> String {
     match pusher {
         Some(pusher) => pusher.news().await,
@@ -255,7 +256,7 @@ fn load(options: &PushOptions) -> Result<PushSettings, SessionError> {
     Ok(settings.transpose()?.unwrap_or_default())
 }
 
-/// Who pushes, on its thread.
+/// The pusher on its thread.
 struct Work {
     shared: Arc<Shared>,
     runtime: Runtime,
@@ -269,10 +270,10 @@ struct Work {
     news: UnboundedSender<String>,
 }
 
-/// How it has been going wrong.
+/// The present series of failures.
 struct Failing {
     failures: u32,
-    /// What was said of it.
+    /// The errors already reported.
     said: Vec<std::mem::Discriminant<PushError>>,
 }
 
@@ -282,7 +283,7 @@ impl Work {
         while let Some(seen) = self.shared.next(not_before) {
             match self.push(&seen) {
                 Ok(true) => self.recovered(),
-                // Nobody was asked whether it takes them.
+                // Nothing was sent, so it is unknown whether the endpoint accepts profiles.
                 Ok(false) => {}
                 Err(error) => {
                     self.shared.put_back(seen);
@@ -294,7 +295,7 @@ impl Work {
         }
     }
 
-    /// Pushes what is known of this moment; whether that was anything.
+    /// Pushes what is new at this moment; returns whether there was anything.
     fn push(&mut self, seen: &Seen) -> Result<bool, PushError> {
         let (pushed, next) = match seen {
             Seen::Host { view, max_groups } => {
@@ -322,15 +323,15 @@ impl Work {
         self.runtime.block_on(pushing)
     }
 
-    /// Reads the settings anew: a password that is renewed now and then may be there. While they cannot be read,
-    /// those before hold.
+    /// Reads the settings again: a password may be renewed from time to time. While they are
+    /// unreadable, the previous ones apply.
     fn renew(&mut self) {
         if let Ok(settings) = load(&self.options) {
             self.settings = settings;
         }
     }
 
-    /// Says what has gone wrong, unless it was said already, and gives how long to wait.
+    /// Reports the error unless it was reported already; returns how long to wait.
     fn failed(&mut self, error: &PushError) -> Duration {
         let failing = self.failing.get_or_insert(Failing {
             failures: 0,
@@ -341,7 +342,7 @@ impl Work {
         let kind = std::mem::discriminant(error);
         if !failing.said.contains(&kind) {
             failing.said.push(kind);
-            // Nobody may listen any more.
+            // There may be no receiver any more.
             let _ = self.news.send(format!(
                 "profiles were not taken by {}: {error}; it is tried again, ever more seldom up to every {} minutes",
                 self.options.endpoint,
@@ -351,12 +352,12 @@ impl Work {
         pause
     }
 
-    /// Says that it goes on, where it did not.
+    /// Reports that pushing works again, if it had failed.
     fn recovered(&mut self) {
         let dropped = self.shared.state().figures.dropped;
         let meanwhile = dropped - std::mem::replace(&mut self.dropped_before, dropped);
         if self.failing.take().is_some() {
-            // Nobody may listen any more.
+            // There may be no receiver any more.
             let _ = self.news.send(format!(
                 "{} takes profiles again; those of {meanwhile} moments were dropped meanwhile",
                 self.options.endpoint
@@ -409,7 +410,7 @@ mod tests {
         shared.put_back(view());
         let figures = shared.state().figures;
         assert_eq!((figures.failures, figures.dropped), (2, 1));
-        // At the end nobody waits for a pause.
+        // At the end there is no waiting for a pause.
         shared.state().is_ending = true;
         let later = Instant::now() + LONGEST_PAUSE;
         assert!(shared.next(later).is_some() && shared.next(later).is_none());

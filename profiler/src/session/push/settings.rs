@@ -18,7 +18,7 @@ use serde_saphyr::Spanned;
 
 use crate::session::settings::{SettingsError, contents, secret_contents};
 
-/// Headers that say what the request is, or how it is sent.
+/// Headers that describe the request or its encoding.
 const OURS: [&str; 8] = [
     "connect-protocol-version",
     "connection",
@@ -53,21 +53,22 @@ struct TlsKeys {
     ca_file: Spanned<PathBuf>,
 }
 
-/// What the file says.
+/// The settings in the file.
 #[derive(Default)]
 pub(super) struct PushSettings {
     headers: HeaderMap,
-    /// The certificates of those who may sign that of the endpoint; `None` is those that this host trusts.
+    /// The certificates of those who may sign the endpoint's; `None` means those that this host
+    /// trusts.
     roots: Option<RootCertStore>,
-    /// How it is encrypted; made when it is needed first.
+    /// The TLS configuration, created when it is first needed.
     tls: std::sync::OnceLock<Arc<ClientConfig>>,
 }
 
 impl PushSettings {
-    /// Reads the file and those that it names.
+    /// Reads the file and the files that it names.
     ///
     /// # Errors
-    /// What is wrong with which of them, and in which line.
+    /// What is wrong with which file, and in which line.
     pub(super) fn load(path: &Path) -> Result<Self, SettingsError> {
         let failed = |why: String| SettingsError::of(path, None, why);
         let text = secret_contents(path).map_err(|why| failed(why.to_string()))?;
@@ -92,20 +93,20 @@ impl PushSettings {
         })
     }
 
-    /// What is said besides.
+    /// Additional headers.
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// Whether it has what others should not learn.
+    /// Whether it contains secrets.
     pub(super) fn has_secrets(&self) -> bool {
         !self.headers.is_empty()
     }
 
-    /// How it is encrypted.
+    /// The TLS configuration.
     ///
     /// # Errors
-    /// When it is not known whom to trust.
+    /// When it is not known which certificates to trust.
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>, SettingsError> {
         if let Some(known) = self.tls.get() {
             return Ok(Arc::clone(known));
@@ -129,7 +130,7 @@ fn client(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
-/// The certificates that this host trusts. Some of a distribution's may be such as rustls does not take.
+/// The certificates that this host trusts. Some of a distribution's may be unacceptable to rustls.
 fn of_this_host() -> Result<RootCertStore, SettingsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -150,7 +151,7 @@ fn headers(
 ) -> Result<HeaderMap, SettingsError> {
     let mut headers = HeaderMap::new();
     for (name, value) in keys {
-        // Never what it is: that may be a secret.
+        // Never the value: it may be a secret.
         let shown = visible(name);
         let failed = |why: &str| {
             let why = format!("headers.{shown}: {why}");
@@ -229,7 +230,7 @@ fn roots(path: &Path, file: &Spanned<PathBuf>) -> Result<RootCertStore, Settings
     }
 }
 
-/// Where a file is that the settings name: from their own folder on, as in a web config.
+/// The path of a file named in the settings: relative to their directory, as in a web config.
 fn beside(path: &Path, file: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(file)
 }

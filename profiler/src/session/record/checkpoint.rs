@@ -12,16 +12,16 @@ use profiler_trace::trace::Figures;
 
 /// Share of the time for which checkpoints may stop a process.
 pub(super) const STOP_SHARE: f64 = 0.03;
-/// The part of it for those that come when it is time; the rest is for when memory has come or gone.
+/// The part of it for regular checkpoints; the rest is for those after changes of memory.
 pub(super) const REGULAR_STOP_SHARE: f64 = 0.02;
-/// The first checkpoint comes so early; the time between them grows with the recording.
+/// The time of the first checkpoint; the intervals grow with the recording.
 pub(super) const FIRST_INTERVAL: Duration = Duration::from_millis(50);
 /// A recording gets about this many checkpoints each time its length doubles.
 const CHECKPOINTS_PER_DOUBLING: u32 = 50;
 /// Time between two checkpoints at most.
 pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The time to the next checkpoint of a recording that is so old.
+/// The time to the next checkpoint of a recording of this age.
 pub(super) fn interval(age: Duration, longest_interval: Duration) -> Duration {
     (age / CHECKPOINTS_PER_DOUBLING).clamp(FIRST_INTERVAL, longest_interval)
 }
@@ -29,7 +29,7 @@ pub(super) fn interval(age: Duration, longest_interval: Duration) -> Duration {
 /// Why a checkpoint is taken.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum CheckpointReason {
-    /// It was time.
+    /// It was due.
     Due,
     /// The user requested it by SIGUSR1.
     Requested,
@@ -37,8 +37,9 @@ pub(crate) enum CheckpointReason {
     Final,
 }
 
-/// Leaves out what a recorded program has mapped of the ring of events, the file of this number: the kernel counts what
-/// the program has written there as its own, and it is fragscope's.
+/// Leaves out the pages of the event ring that a recorded program has mapped, the file with this
+/// inode: the kernel counts what the program has written there as the program's, but it belongs to
+/// fragscope.
 pub(super) fn leave_out_ring(sample: &mut Sample, file_number: u64) {
     let is_ring = |mapping: &Mapping| {
         let is_memfd = |name: &String| name.starts_with("/memfd:");

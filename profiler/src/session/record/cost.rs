@@ -6,20 +6,21 @@ use profiler_core::activity::ProbeCost;
 use profiler_core::units::nanoseconds;
 use profiler_probe::StreamCost;
 
-/// What the probes took since a recording began.
+/// The cost of the probes since a recording began.
 #[derive(Copy, Clone, Debug, Default)]
 pub(super) struct CostSoFar {
     /// How long ago that was.
     pub(super) age: Duration,
     pub(super) cost: StreamCost,
-    /// The target's processor time since, in ns, where it is known.
+    /// The target's processor time since then, in ns, if known.
     pub(super) used_ns: Option<f64>,
 }
 
-/// A share of the time is that of a span of at least this: the target's processor time has ticks of 10 ms.
+/// The shortest interval over which the share is computed: the target's processor time has ticks of
+/// 10 ms.
 const SPAN: Duration = Duration::from_secs(2);
 
-/// The last span that was long enough, by its begin and its share of the time.
+/// The last complete interval: its begin and its share of the time.
 #[derive(Debug, Default)]
 pub(super) struct CostSpans {
     began: CostSoFar,
@@ -27,8 +28,9 @@ pub(super) struct CostSpans {
 }
 
 impl CostSpans {
-    /// What the probes cost now: hits of the whole recording, and the share of the last whole span. Before
-    /// there is one it is that since the beginning, as of a whole span.
+    /// The present cost of the probes: hits of the whole recording, and the share of the last
+    /// complete interval. Before there is one, it is the cost since the beginning, relative to a
+    /// complete interval.
     pub(super) fn cost(&mut self, now: CostSoFar) -> ProbeCost {
         let share = self.share_since(&now);
         if now.age.saturating_sub(self.began.age) >= SPAN {
@@ -48,18 +50,19 @@ impl CostSpans {
         let began = &self.began;
         let lasted = now.age.saturating_sub(began.age).max(SPAN).as_nanos() as f64;
         let spent = now.cost.since(&began.cost).spent_ns;
-        // A calibration on a busy machine says too much: more than all it used it cannot have been.
+        // A calibration on a busy machine gives too high a cost, which cannot exceed the processor
+        // time used.
         let used = now.used_ns.zip(began.used_ns.or(Some(0.0)));
         let used = used.map_or(spent, |(now, then)| (now - then).max(0.0));
         spent.min(used) / lasted
     }
 }
 
-/// Of fewer events it is not said what each took: what is not theirs makes the most of it.
+/// With fewer events the cost per event is not reported: other costs would dominate it.
 const FEWEST_PRICED: u64 = 1000;
 
-/// What the probes took of the target, in words, by its events, how long it was recorded, and its processor time
-/// meanwhile.
+/// A sentence about the probes' cost to the target, from its events, the duration of the recording,
+/// and its processor time meanwhile.
 pub(super) fn price(
     events: u64,
     cost: StreamCost,
@@ -75,7 +78,7 @@ pub(super) fn price(
                  target for each"
             ),
         };
-        // A realloc that calls the others within it is hit some times.
+        // A realloc that calls the other functions inside is hit several times.
         if hits < FEWEST_PRICED.max(events.saturating_mul(10)) {
             return known;
         }
@@ -143,10 +146,10 @@ mod tests {
         };
         let mut spans = CostSpans::default();
         let mut share = |now| spans.cost(now).share;
-        // A burst of the first moment is no load of a core.
+        // A burst in the first moment is not the load of a core.
         assert_eq!(share(at(0.2, 100.0, 150.0)), 0.05);
         assert_eq!(share(at(2.0, 400.0, 500.0)), 0.2);
-        // Nothing since, which shows once it is a whole span.
+        // Nothing since then, which shows when the interval is complete.
         assert_eq!(share(at(3.0, 400.0, 500.0)), 0.2);
         assert_eq!(share(at(4.0, 400.0, 500.0)), 0.0);
         // A busy machine when a hit was measured.

@@ -9,7 +9,7 @@ use profiler_probe::plan::MallocObject;
 use profiler_target::{Process, Target, host, page_size};
 use profiler_trace::trace::{RecordedBy, TraceDescription};
 
-/// Where the events of a recording come from.
+/// The source of a recording's events.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Origin<'a> {
     /// An object in front of the allocator.
@@ -23,8 +23,8 @@ pub enum Origin<'a> {
     Probes,
 }
 
-/// The description of `target`, of which `heaps` were walked (none before it has any), at
-/// `started_at`. What is not known is left out.
+/// The description of `target` at `started_at`; `heaps` are its walked heaps (empty before it has
+/// any). Unknown facts are left out.
 ///
 /// # Errors
 /// When its mappings cannot be read: it has exited.
@@ -64,7 +64,7 @@ pub fn describe(
     })
 }
 
-/// The variables that settle the target's allocator; of those that preload, without the recorder.
+/// The variables that determine the target's allocator; preloaded objects without the recorder.
 fn environment(target: &Target, recorder: Option<&str>) -> Vec<(String, String)> {
     let all = target.allocator_environment().into_iter();
     let all = all.map(|(name, value)| match (name.as_str(), recorder) {

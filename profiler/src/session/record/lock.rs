@@ -7,11 +7,11 @@ use profiler_trace::whole_file::{Lock, LockError};
 /// The file in which processes are locked.
 const LOCKS: &str = "recorded";
 
-/// Takes the lock of the process with this number, which began at this time (in clock ticks since the
-/// host did).
+/// Takes the lock of the process with this pid and start time (in clock ticks since the host's
+/// boot).
 ///
 /// # Errors
-/// When another fragscope has it, or no lock can be had.
+/// When another fragscope has it, or no lock is available.
 pub(super) fn take(pid: i32, began_ticks: u64) -> Result<Lock, LockError> {
     let number = began_ticks << PID_BITS | u64::from(pid.cast_unsigned());
     Lock::take(LOCKS, number)

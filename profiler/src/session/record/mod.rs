@@ -37,38 +37,39 @@ pub(crate) use self::process::unless_gone;
 pub use self::trace_file::TraceWriteError;
 use super::{Ending, kinds, outputs};
 
-/// Between two drains of the ring: it holds 800 ms of the fastest stream that traps can make.
+/// The interval of draining the ring, which holds 800 ms of the fastest stream that traps can
+/// produce.
 pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(3);
 
 /// What `record` does.
 #[derive(Clone, Debug)]
 pub struct RecordOptions {
-    /// Whom it records.
+    /// What it records.
     pub subject: Recorded,
     /// The file to write.
     pub output: PathBuf,
-    /// End after this long; `None` is until the program ends or the user ends it.
+    /// End after this long; `None` means until the program ends or the user ends it.
     pub duration: Option<Duration>,
     /// How the program is sampled for checkpoints.
     pub sampling: SamplingOptions,
 }
 
-/// Whom a recording is of.
+/// The subject of a recording.
 #[derive(Clone, Debug)]
 pub enum Recorded {
     /// A program to start, with its arguments.
     Command {
-        /// It.
+        /// The program and its arguments.
         command: Vec<OsString>,
-        /// Whether what Python asks of its object allocator is recorded too.
+        /// Whether requests to Python's object allocator are recorded too.
         objects: bool,
     },
     /// A process that runs already.
     Process {
-        /// Its number.
+        /// Its pid.
         pid: i32,
-        /// What the probes may take of one core's time, as a share; the recording ends when it is
-        /// more. `None`: whatever it takes.
+        /// The limit for the probes' cost, as a share of one core's time; the recording ends when
+        /// it is exceeded. `None` means no limit.
         budget: Option<f64>,
     },
 }
@@ -81,7 +82,7 @@ pub enum RecordError {
     Start {
         /// The program.
         program: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         why: io::Error,
     },
@@ -111,7 +112,7 @@ pub enum RecordError {
     /// The probes cannot be attached.
     #[error(transparent)]
     Probe(#[from] ProbeError),
-    /// Another fragscope records it.
+    /// Another fragscope is recording it.
     #[error("process {0} is being recorded by another fragscope already")]
     Taken(i32),
     /// The kernel refuses what recording needs, or the process is gone.
@@ -120,7 +121,7 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(open) => open.kind(),
@@ -138,7 +139,7 @@ impl RecordError {
     }
 }
 
-/// Of what kind an error is with which this program did not start (execve(2)).
+/// The kind of an error of starting this program (execve(2)).
 fn of_start(program: &str, why: &io::Error) -> ErrorKind {
     let is_there = program.contains('/') && Path::new(program).exists();
     ErrorKind::Program(match why.kind() {
@@ -151,7 +152,7 @@ fn of_start(program: &str, why: &io::Error) -> ErrorKind {
     })
 }
 
-/// Whether there is a file of this name where programs are looked for, as far as this user may look.
+/// Whether a file with this name exists on the PATH, as far as this user can see.
 fn is_found(program: &str) -> bool {
     if program.contains('/') {
         return Path::new(program).exists();
@@ -163,8 +164,8 @@ fn is_found(program: &str) -> bool {
 /// How a recording ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RecordEnding {
-    /// The command ended with this exit code: its own, or 128 and the number of the signal that ended
-    /// it, as shells have it.
+    /// The command ended with this exit code: its own, or 128 plus the number of the signal that
+    /// ended it, as in shells.
     Command(u8),
     /// As sessions do.
     Session(Ending),
@@ -173,7 +174,8 @@ pub enum RecordEnding {
 /// Records until the program ends, the duration is over, or a signal ends it.
 ///
 /// # Errors
-/// When the program cannot be started, or the file not be written; what was written stays readable.
+/// When the program cannot be started, or the file cannot be written; what was written stays
+/// readable.
 pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
     match &options.subject {
         Recorded::Command { command, objects } => command::record(options, command, *objects),
@@ -183,9 +185,9 @@ pub fn record(options: &RecordOptions) -> Result<RecordEnding, RecordError> {
     }
 }
 
-/// Makes the file, which appears with the first bytes that are written and grows: what was written
-/// stays readable even when fragscope is killed, and what was there before is kept until then. It may be none
-/// of `inputs`, which are read meanwhile.
+/// Creates the file, which appears when the first bytes are written and then grows: what was
+/// written stays readable even if fragscope is killed, and an existing file is kept until then. It
+/// must not be one of `inputs`, which are read meanwhile.
 fn create(path: &Path, inputs: &[&Path]) -> Result<whole_file::Output, RecordError> {
     Ok(outputs::place(path, inputs)?.begin_growing()?)
 }
@@ -198,7 +200,7 @@ fn beyond_limit() -> String {
     )
 }
 
-/// The monotonic clock, in ns: the one by which recorders take the time.
+/// The monotonic clock, in ns, which recorders use.
 fn monotonic_ns() -> io::Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)

@@ -5,29 +5,29 @@ use profiler_trace::record::TraceSink;
 
 use super::TraceWriteError;
 
-/// Takes a recording, and what there is to say while it goes on.
+/// Receives a recording, and messages while it continues.
 pub(crate) trait Output: TraceSink<Error = TraceWriteError> {
-    /// Called after each batch of events, and now and then.
+    /// Called after each batch of events, and from time to time.
     ///
     /// # Errors
-    /// When what was taken cannot be passed on.
+    /// When the received data cannot be passed on.
     fn progress(&mut self) -> Result<(), TraceWriteError>;
 
-    /// What else a progress line says from now on.
+    /// Additional text for the progress line from now on.
     fn set_progress_note(&mut self, note: String);
 
-    /// What the probes cost now, where a recording is through probes.
+    /// The present cost of the probes, if a recording uses probes.
     fn set_cost(&mut self, _cost: ProbeCost) {}
 
     /// Reports something to the user, once.
     fn say(&mut self, what: &str);
 
-    /// Events taken so far.
+    /// Events received so far.
     fn events(&self) -> u64;
 
-    /// Nothing more will come.
+    /// Called when nothing more will come.
     ///
     /// # Errors
-    /// When what was taken cannot be passed on.
+    /// When the received data cannot be passed on.
     fn finish(self) -> Result<(), TraceWriteError>;
 }

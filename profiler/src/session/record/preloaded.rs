@@ -35,7 +35,7 @@ const MAX_WATCHED: usize = 32;
 /// How long to wait at the end for events that are still being written.
 const END_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Where nothing came of `--objects`.
+/// The message if `--objects` recorded nothing.
 const NO_OBJECTS: &str = "nothing that Python asks of its object allocator could be recorded: that takes CPython 3.7 or \
                           newer without PYTHONMALLOC (whatever its value), PYTHONDEVMODE and -X dev";
 
@@ -45,22 +45,22 @@ pub(crate) struct PreloadedRecording {
     tree: Arc<ProcessTree>,
     recorder: Recorder<TraceFile>,
     checkpoints: Checkpoints,
-    /// Invalid events that are not recorded as lost yet. No recorder writes such: a kind, a number, a
-    /// size or an alignment that does not exist.
+    /// Invalid events not yet recorded as lost. No recorder writes such events: with a kind, a
+    /// number, a size or an alignment that does not exist.
     damaged: u64,
-    /// Whether it was reported that there are any.
+    /// Whether damage was reported.
     is_damaged: bool,
     /// Whether it was reported that there are too many threads.
     is_beyond_limit: bool,
     unrecorded: Unrecorded,
-    /// Events of Python's object allocator, where these are to be recorded.
+    /// Events of Python's object allocator, if these are recorded.
     objects: Option<u64>,
-    /// From this process on it is checked next what they execute.
+    /// The process from which the next check of executed programs starts.
     watch_from: u32,
     exits: Exits,
-    /// From this one on they are looked for when the command has ended.
+    /// The process from which the next search starts when the command has ended.
     seek_from: u32,
-    /// Those found in the round so far, and in the last whole one.
+    /// Processes found in the current round so far, and in the last complete one.
     seeking: Survivors,
     survivors: Option<Survivors>,
     /// Whether events that are claimed and not written are not waited for any more.
@@ -74,8 +74,8 @@ pub(crate) struct Survivors {
     pub(crate) count: usize,
     /// The first of them.
     pub(crate) first: Option<u32>,
-    /// Whether there are processes of recorded numbers of which it is not known that they descend from
-    /// the command: that cannot be determined in the moment in which a parent ends.
+    /// Whether there are processes with recorded numbers that are not known to descend from the
+    /// command: that cannot be determined at the moment at which a parent ends.
     pub(crate) has_unknown: bool,
 }
 
@@ -103,10 +103,10 @@ pub enum GivenUp {
 }
 
 impl PreloadedRecording {
-    /// Begins; `began_ns` is the time on the monotonic clock at which the command was started.
+    /// Begins; `began_ns` is the start time of the command on the monotonic clock.
     ///
     /// # Errors
-    /// When no thread for sampling can be had.
+    /// When no thread for sampling can be started.
     pub(crate) fn new(
         ring: RecordRing,
         tree: ProcessTree,
@@ -136,7 +136,8 @@ impl PreloadedRecording {
         })
     }
 
-    /// What Python asks of its object allocator is recorded too: that there is nothing of the kind will be said.
+    /// Requests to Python's object allocator are recorded too: if there are none, that will be
+    /// reported.
     pub(crate) fn expect_objects(&mut self) {
         self.objects = Some(0);
     }
@@ -199,7 +200,7 @@ impl PreloadedRecording {
         for process in some {
             let pid = pid(&process);
             self.unrecorded.check(pid, &self.tree);
-            // The number may be of any process: what is in the ring is the programs' to write.
+            // The number may be of any process: programs write the ring's contents.
             if self.tree.member(pid).is_none() {
                 continue;
             }
@@ -209,8 +210,8 @@ impl PreloadedRecording {
         }
     }
 
-    /// The recorded processes that live, other than `command`: those that a daemon leaves behind. Some
-    /// of them are looked for each time; `None` until all were.
+    /// The recorded processes other than `command` that are alive, such as those that a daemon
+    /// leaves behind. Each call checks some of them; `None` until all were checked.
     pub(crate) fn survivors(&mut self, command: u32) -> Option<Survivors> {
         let (some, from) = next_of(
             &self.recorder.normaliser().running(),
@@ -237,7 +238,7 @@ impl PreloadedRecording {
         self.recorder.normaliser().expected_children() > 0
     }
 
-    /// Takes note of the ends of processes whose parents ended before them, but for `command`.
+    /// Collects the ends of processes whose parents ended before them, except `command`.
     pub(crate) fn reap(&self, command: u32) {
         self.tree.reap(command);
     }
@@ -271,8 +272,8 @@ impl PreloadedRecording {
         self.ring.close();
     }
 
-    /// Ends the recording before its time, with all that was written before now: readers of the file are
-    /// to know that there was more.
+    /// Ends the recording early, with everything written so far, so that readers of the file know
+    /// that there was more.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -281,8 +282,8 @@ impl PreloadedRecording {
         self.finish()
     }
 
-    /// Ends the recording with all that was written before now: programs that still run go on
-    /// without it.
+    /// Ends the recording with everything written so far: programs that still run continue without
+    /// it.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -301,7 +302,7 @@ impl PreloadedRecording {
             while let Some(observation) = self.checkpoints.observed_before(self.ring.tail()) {
                 observation.record(&mut self.recorder)?;
             }
-            // One at least: what was written while the ring was closed may come before a checkpoint.
+            // At least one: what was written while the ring was closed may precede a checkpoint.
             let left = end.saturating_sub(self.ring.tail()).max(1);
             if self.take(left as usize)? == 0 {
                 // Nothing is claimed, whatever the head says.
@@ -337,8 +338,8 @@ impl PreloadedRecording {
     }
 }
 
-/// Up to `most` of the processes from this number on, and the number from which to go on; 0 at the
-/// end.
+/// Up to `most` of the processes from this number on, and the number from which to continue; 0 at
+/// the end.
 fn next_of(all: &[RecordedProcess], from: u32, most: usize) -> (Vec<RecordedProcess>, u32) {
     let mut rest = all.iter().filter(|one| one.process >= from);
     let some = rest.by_ref().take(most).copied().collect();
@@ -350,7 +351,7 @@ fn is_process(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// The kernel's number of a process, as the ring has it.
+/// The pid of a process, from the ring.
 fn pid(process: &RecordedProcess) -> u32 {
     process.source as u32
 }

@@ -31,7 +31,7 @@ const EVENTS_PER_DRAIN: usize = 1 << 16;
 const DRAINS_PER_STEP: usize = 16;
 /// What times are rounded to: a trap takes longer.
 const CLOCK_NS: u64 = 1000;
-/// Between two checks of whether the target is still there, and of what the probes cost.
+/// The interval of checks whether the target still exists, and of the probes' cost.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// The budget is not applied before this time is over: a burst at the start is not representative.
 const BUDGET_APPLIES_AFTER: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ pub(crate) struct ProbedRecording<O> {
     sampler: Sampler,
     stream: EventStream,
     recorder: Recorder<O>,
-    /// The process, as the recorder knows it.
+    /// The process, as identified in the recorder.
     process: RecordedProcess,
     sampling: SamplingOptions,
     began: Instant,
@@ -50,9 +50,10 @@ pub(crate) struct ProbedRecording<O> {
     next_check: Instant,
     cpu_before: Duration,
     spans: CostSpans,
-    /// What the probes had taken by the first walk: what they gave until then is in the walk, and no event.
+    /// The probes' cost by the first walk: what they recorded until then is part of the walk and
+    /// not an event.
     cost_before: StreamCost,
-    /// Whether it became another program.
+    /// Whether it executed another program.
     execed: bool,
     /// Events that no BPF program writes; they count as lost.
     invalid: u64,
@@ -61,8 +62,8 @@ pub(crate) struct ProbedRecording<O> {
 impl<O: Output> ProbedRecording<O> {
     /// Attaches the probes, walks the heap, and begins the trace with it.
     ///
-    /// The probes come first: what they record up to the stop for the walk is in the walk, and what
-    /// they record after it is the recording. So nothing falls between.
+    /// The probes come first: what they record before the walk's stop is in the walk, and what they
+    /// record after it is the recording. So nothing is missed in between.
     ///
     /// # Errors
     /// When it cannot be walked or probed.
@@ -72,7 +73,8 @@ impl<O: Output> ProbedRecording<O> {
         sampling: SamplingOptions,
         begin: impl FnOnce(&TraceDescription) -> Result<O, RecordError>,
     ) -> Result<Self, RecordError> {
-        // What was freed in one slice and allocated in the next would be there twice, or not at all.
+        // A block freed in one slice and reallocated in the next would be there twice, or not at
+        // all.
         let sampling = sampling.in_one_stop();
         let mut stream = EventStream::attach(sampler.target().pid(), plan)?;
         let meanwhile = RefCell::new(Meanwhile::new(&mut stream));
@@ -80,7 +82,7 @@ impl<O: Output> ProbedRecording<O> {
             let moment = meanwhile.borrow_mut().mark();
             (moment, Instant::now(), jiff::Timestamp::now())
         })?;
-        // What came or was lost before the walk is in the walk.
+        // Events and losses before the walk are covered by the walk.
         let around = meanwhile.into_inner().around(Some(&moment))?;
         let cost_before = stream.cost()?;
         let mut frees = FreesBeforeWalk::default();
@@ -140,17 +142,17 @@ impl<O: Output> ProbedRecording<O> {
         self.began
     }
 
-    /// Where the recording goes.
+    /// The output of the recording.
     pub(crate) fn output(&self) -> &O {
         self.recorder.sink()
     }
 
-    /// Where the recording goes.
+    /// The output of the recording.
     pub(super) fn output_mut(&mut self) -> &mut O {
         self.recorder.sink_mut()
     }
 
-    /// Records what the probes have given since.
+    /// Records the probes' events since the last call.
     pub(crate) fn record_events(&mut self) -> Result<(), TraceWriteError> {
         let mut events = Vec::new();
         for _ in 0..DRAINS_PER_STEP {
@@ -210,7 +212,7 @@ impl<O: Output> ProbedRecording<O> {
         }
         self.record(&around.after)?;
         self.lose(around.lost_after)?;
-        // One that is gone meanwhile is found so at the next check.
+        // A process that is gone meanwhile is noticed at the next check.
         let Ok((sample, _)) = taken else {
             return Ok(());
         };
@@ -241,7 +243,7 @@ impl<O: Output> ProbedRecording<O> {
             .checkpoint(&self.process, now_ns, &sample.residency, figures)
     }
 
-    /// Whether the recording must end: the target is gone, or costs more than it may.
+    /// Whether the recording must end: the target is gone, or exceeds its budget.
     pub(crate) fn check(&mut self, budget: Option<f64>) -> Result<Option<Ending>, RecordError> {
         if self.execed {
             let how = "the target executed another program";
@@ -292,7 +294,7 @@ impl<O: Output> ProbedRecording<O> {
         }
     }
 
-    /// What the probes took from the target since the recording began.
+    /// The probes' cost to the target since the recording began.
     fn cost(&mut self) -> Result<StreamCost, ProbeError> {
         Ok(self.stream.cost()?.since(&self.cost_before))
     }
@@ -334,7 +336,8 @@ impl<O: Output> ProbedRecording<O> {
             ));
         }
         let unknown_frees = left_out.unknown_frees;
-        // A calibration on a busy machine says too much: more than all it cannot have been.
+        // A calibration on a busy machine gives too high a cost, which cannot exceed the processor
+        // time used.
         cost.spent_ns = used_ns.map_or(cost.spent_ns, |used| cost.spent_ns.min(used));
         let cost = price(events, cost, self.began.elapsed(), used_ns);
         let left_out = match unknown_frees {
@@ -347,24 +350,24 @@ impl<O: Output> ProbedRecording<O> {
     }
 }
 
-/// What the probes give while a sample is taken: of its attempts, which may be several, it is known only
-/// at the end which one is kept.
+/// The probes' events while a sample is taken: which of possibly several attempts is kept is known
+/// only at the end.
 struct Meanwhile<'a> {
     stream: &'a mut EventStream,
     events: Vec<RawEvent>,
     lost: u64,
 }
 
-/// A moment of an attempt at which the target stands as it was walked.
+/// The moment of an attempt at which the target was stopped for the walk.
 struct Moment {
     time_ns: u64,
-    /// Events that came before it.
+    /// The number of events before it.
     events: usize,
-    /// Events that were lost before it.
+    /// The number of events lost before it.
     lost: u64,
 }
 
-/// What the probes gave before and after a moment.
+/// The probes' events before and after a moment.
 struct Around {
     before: Vec<RawEvent>,
     lost_before: u64,
@@ -385,7 +388,7 @@ impl<'a> Meanwhile<'a> {
     fn mark(&mut self) -> Moment {
         let Self { stream, events, .. } = self;
         stream.drain(usize::MAX, |event| events.push(*event));
-        // Where they cannot be counted now they are at the end, or that fails.
+        // If they cannot be counted now, they are counted at the end, or that fails too.
         self.lost += self.stream.unreported_losses().unwrap_or(0);
         Moment {
             time_ns: monotonic_ns().unwrap_or_default(),
@@ -394,7 +397,7 @@ impl<'a> Meanwhile<'a> {
         }
     }
 
-    /// What there was around the moment that was kept. Where none was all comes before.
+    /// The events around the moment that was kept. Without a moment, all events come before.
     fn around(mut self, moment: Option<&Moment>) -> Result<Around, ProbeError> {
         let lost = self.lost + self.stream.unreported_losses()?;
         let events = moment.map_or(self.events.len(), |moment| moment.events);
@@ -409,7 +412,7 @@ impl<'a> Meanwhile<'a> {
     }
 }
 
-/// The process's number, as events have it.
+/// The process's number in events.
 fn source_number(target: &Target) -> u64 {
     u64::from(target.pid().cast_unsigned())
 }

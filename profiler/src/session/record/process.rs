@@ -23,11 +23,11 @@ use crate::session::Ending;
 use crate::session::aside::aside;
 use crate::session::signals::Signals;
 
-/// Records the process until it ends, the duration is over, the budget is exceeded or a signal ends
-/// it.
+/// Records the process until it ends, the duration is over, the budget is exceeded, or a signal
+/// ends it.
 ///
 /// # Errors
-/// When it cannot be inspected or probed, or the file not be written.
+/// When it cannot be inspected or probed, or the file cannot be written.
 pub(super) fn record(
     options: &RecordOptions,
     pid: i32,
@@ -44,7 +44,7 @@ async fn run(
     pid: i32,
     budget: Option<f64>,
 ) -> Result<Ending, RecordError> {
-    // Before anything is attached, so that a signal never finds the default action.
+    // Before anything is attached, so that no signal has its default action.
     let mut signals = Signals::new()?;
     let mut requests = signal(SignalKind::user_defined1())?;
     let decision = Arc::new(OnceLock::new());
@@ -105,8 +105,8 @@ async fn run(
     finish(recording, ending, &mut signals).await
 }
 
-/// Ends a recording with a last checkpoint, which takes as long as a walk; whoever asks again does not wait for
-/// it.
+/// Ends a recording with a last checkpoint, which takes as long as a walk; a second signal ends the
+/// wait for it.
 async fn finish(
     recording: ProbedRecording<TraceFile>,
     ending: Ending,
@@ -121,7 +121,8 @@ async fn finish(
     }
 }
 
-/// What the user is told who does not wait: what holds the target is undone when this process ends.
+/// The message for a user who does not wait: whatever holds the target is undone when this process
+/// ends.
 fn at_once(name: &'static str) -> Ending {
     say::line(format_args!(
         "{name}: ended at once: the file has no last checkpoint, and no more than was written by now"
@@ -129,7 +130,7 @@ fn at_once(name: &'static str) -> Ending {
     Ending::Interrupted(name)
 }
 
-/// Why recording `target` could not begin: where it is gone, whatever else failed, that is why.
+/// Why recording `target` could not begin: if it is gone, that is the reason, whatever else failed.
 pub(crate) fn unless_gone(target: &Target, error: RecordError) -> RecordError {
     match target.check() {
         Ok(()) => error,
@@ -137,19 +138,19 @@ pub(crate) fn unless_gone(target: &Target, error: RecordError) -> RecordError {
     }
 }
 
-/// A recording that has begun, and what keeps others from the same process.
+/// A recording in progress, and the lock that keeps others from the same process.
 type Begun = (ProbedRecording<TraceFile>, Option<Lock>);
 
 /// What becomes of a recording that is about to begin, decided once.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum BeginDecision {
-    /// Its file is created, and will be whole.
+    /// Its file is created, and will be complete.
     Begin,
     /// A signal came before that: no file is touched.
     Abandon,
 }
 
-/// Attaches the probes and begins the file, unless somebody else records the process.
+/// Attaches the probes and begins the file, unless another fragscope records the process.
 fn begin(
     options: &RecordOptions,
     pid: i32,
@@ -167,7 +168,7 @@ fn begin(
         if *decision.get_or_init(|| BeginDecision::Begin) == BeginDecision::Abandon {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
-        // What was in the file is not lost for a recording that cannot begin.
+        // An existing file is not lost for a recording that cannot begin.
         Ok(TraceFile::begin(create(output, &[])?, output, description)?)
     })?;
     if let Err(why) = &lock {

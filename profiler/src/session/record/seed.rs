@@ -14,8 +14,8 @@ use profiler_trace::trace::SeedBlock;
 /// chunk requested at once would get a mapping of its own (`DEFAULT_MMAP_THRESHOLD_MIN`).
 const PIECE: u64 = 64 << 10;
 
-/// The blocks of the heap that serves malloc, in address order; with what is free of them, which shapes
-/// what comes next, as far as it has pages.
+/// The blocks of the heap that serves malloc, in address order, including free ones that have
+/// pages, because they influence later allocations.
 pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedBlock> {
     let is_glibc = heap.allocator == Allocator::Glibc;
     let mut blocks = Vec::new();
@@ -45,7 +45,7 @@ pub(crate) fn blocks(heap: &HeapSnapshot, residency: &ResidencyMap) -> Vec<SeedB
     blocks
 }
 
-/// A free chunk of glibc's as chunks that fill it.
+/// A free glibc chunk, as chunks that fill it.
 fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
     let mut at = whole.addr;
     let end = whole.addr + whole.bytes + header;
@@ -61,17 +61,17 @@ fn pieces(whole: SeedBlock, header: u64) -> impl Iterator<Item = SeedBlock> {
     })
 }
 
-/// What the probes recorded between the moment they were armed and the one of the walk.
+/// What the probes recorded between being armed and the moment of the walk.
 ///
-/// A thread may have stood inside a free at the walk: its free was recorded before, so the block counts
-/// as freed, although the walk still found it.
+/// A thread may have been inside a free at the walk: its free was recorded before, so the block
+/// counts as freed although the walk still found it.
 #[derive(Debug, Default)]
 pub(crate) struct FreesBeforeWalk {
     freed: HashMap<u64, bool>,
 }
 
 impl FreesBeforeWalk {
-    /// Takes in the next event.
+    /// Processes the next event.
     pub(crate) fn note(&mut self, event: &RawEvent) {
         let is_freed = match event.kind() {
             Some(RecordKind::Free | RecordKind::Realloc) => true,
@@ -83,7 +83,7 @@ impl FreesBeforeWalk {
         self.freed.insert(event.addr, is_freed);
     }
 
-    /// What was being freed is free.
+    /// Marks what was being freed as free.
     pub(crate) fn apply(&self, blocks: &mut [SeedBlock]) {
         for block in blocks.iter_mut().filter(|block| block.live) {
             block.live = self.freed.get(&block.addr) != Some(&true);
@@ -91,9 +91,10 @@ impl FreesBeforeWalk {
     }
 }
 
-/// The order in which threads are numbered, so that thread number N allocates from arena N, as far as
-/// `users` (threads and the arenas that they use) says. The first of `tids` is the main thread, the
-/// first in any case. `None` stands for an arena that no thread uses: its thread ended.
+/// The order in which threads are numbered, so that thread number N allocates from arena N, as far
+/// as `users` (threads and the arenas that they use) says. The first of `tids` is the main thread
+/// and always comes first. `None` represents an arena that no thread uses, because its thread
+/// ended.
 pub(crate) fn thread_order(users: &[(u32, u32)], arenas: u32, tids: &[u32]) -> Vec<Option<u64>> {
     let mut order = vec![None; arenas as usize];
     let mut others = Vec::new();

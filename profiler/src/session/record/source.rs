@@ -7,7 +7,7 @@ use profiler_trace::record::{SourceEvent, SourceKind};
 /// No allocator gives a larger block (`PTRDIFF_MAX`).
 const MAX_BLOCK_BYTES: u64 = i64::MAX as u64;
 
-/// What a source says that it recorded.
+/// An event as reported by a source.
 #[derive(Copy, Clone)]
 struct Claim {
     process: u32,
@@ -19,7 +19,7 @@ struct Claim {
 }
 
 impl Claim {
-    /// Whether a recorder can have written it, in a program of which all can be true.
+    /// Whether a recorder can have written it, in a program in which all of it can be true.
     fn is_sound(&self) -> bool {
         let is_number = |number| (1..=1 << PID_BITS).contains(&number);
         is_number(self.process)
@@ -29,7 +29,7 @@ impl Claim {
             && self.addr.checked_add(self.size).is_some()
     }
 
-    /// The event, if it is sound.
+    /// The event, if it is valid.
     fn event(self, time_ns: u64) -> Option<SourceEvent> {
         self.is_sound().then(|| SourceEvent {
             time_ns,
@@ -60,8 +60,8 @@ pub(super) fn of_probe(event: &RawEvent, process: u32) -> Option<SourceEvent> {
     claim.event(event.time_ns)
 }
 
-/// An event of a preloaded recorder, which was taken at `now_ns` on the monotonic clock: none is of
-/// later. `None` for one that no recorder writes; a recorded program may write anything.
+/// An event of a preloaded recorder, taken at `now_ns` on the monotonic clock: no event is later.
+/// `None` for one that no recorder writes; a recorded program may write anything.
 pub(super) fn of_ring(event: &RingEvent, now_ns: u64) -> Option<SourceEvent> {
     let kind = RecordKind::of(event.kind).filter(|kind| *kind != RecordKind::Lost)?;
     let claim = Claim {
@@ -79,7 +79,7 @@ pub(super) fn of_ring(event: &RingEvent, now_ns: u64) -> Option<SourceEvent> {
 mod tests {
     use super::*;
 
-    /// The same from the probes.
+    /// The same event from the probes.
     fn probed(event: &RingEvent) -> RawEvent {
         RawEvent {
             time_ns: event.time_ns,

@@ -16,8 +16,8 @@ use profiler_target::Target;
 use super::seed;
 use crate::export::sentences;
 
-/// The threads, in the order of the arenas that they allocate from where that is known; and a sentence where it
-/// could have been known and is not.
+/// The threads, in the order of the arenas from which they allocate, if known; and a sentence if
+/// that should have been known and is not.
 pub(super) fn threads(
     target: &Target,
     sample: &Sample,
@@ -31,7 +31,7 @@ pub(super) fn threads(
         .map(i32::cast_unsigned)
         .collect();
     let glibc = heap.filter(|heap| heap.allocator == Allocator::Glibc && sampling.stop);
-    // Threads hardly ever change their arena, so that a stop of its own does.
+    // Threads hardly ever change their arena, so a separate stop is sufficient.
     let Some(heap) = glibc else {
         return Ok((seed::thread_order(&[], 0, &tids), None));
     };
@@ -57,7 +57,7 @@ pub(super) fn malloc_heap<'s>(sample: &'s Sample, plan: &ProbePlan) -> Option<&'
     heaps.find(|heap| heap.allocator == serves)
 }
 
-/// What is missing in the recording, in sentences.
+/// What the recording lacks, in sentences.
 pub(super) fn missing(
     stream: &EventStream,
     plan: &ProbePlan,

@@ -21,16 +21,16 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// Since the recording began.
 const SECONDS: TextColumn = TextColumn::right("", 4);
 
-/// A trace that is being written. What was written stays readable whatever happens next.
+/// A trace that is being written. What was written stays readable, whatever happens next.
 #[derive(Debug)]
 pub(crate) struct TraceFile {
     writer: Writer<BufWriter<whole_file::Output>>,
     path: PathBuf,
     lost: u64,
     checkpoints: u64,
-    /// Whether it ends before what it is a recording of.
+    /// Whether it ends before its subject does.
     is_broken_off: bool,
-    /// malloc's resident memory at the last checkpoint, over all processes that it saw.
+    /// malloc's resident memory at the last checkpoint, over all processes in it.
     resident_bytes: Option<u64>,
     progress: Progress,
 }
@@ -59,14 +59,14 @@ impl TraceWriteError {
         Self { path, events, why }
     }
 
-    /// Of what kind it is.
+    /// The kind of the error.
     pub(super) fn kind(&self) -> ErrorKind {
         kinds::of_output(&self.why)
     }
 }
 
 impl TraceFile {
-    /// Begins to write into `file`, which is at `path`.
+    /// Begins writing to `file`, which is at `path`.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -92,7 +92,7 @@ impl TraceFile {
         })
     }
 
-    /// It will end before what it is a recording of, and so without the mark of a whole one.
+    /// It will end before its subject does, and so without the mark of a complete trace.
     pub(super) fn break_off(&mut self) {
         self.is_broken_off = true;
     }
@@ -143,7 +143,7 @@ impl Output for TraceFile {
         self.progress.note = note;
     }
 
-    /// On stderr, where no progress line writes over it.
+    /// On stderr, where no progress line overwrites it.
     fn say(&mut self, what: &str) {
         self.progress.clear();
         say::line(format_args!("fragscope: {what}"));
@@ -153,7 +153,7 @@ impl Output for TraceFile {
         self.writer.events()
     }
 
-    /// Ends the trace and reports what it came to.
+    /// Ends the trace and reports the result.
     fn finish(mut self) -> Result<(), TraceWriteError> {
         self.progress.clear();
         let flushed = self.writer.flush();

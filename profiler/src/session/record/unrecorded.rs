@@ -15,7 +15,7 @@ use crate::hints::Hint;
 pub(super) const LONGEST_LOADING: Duration = Duration::from_secs(2);
 /// Programs that seem not to be recorded, at most, until all that was written is known.
 const MAX_SUSPECTED: usize = 1024;
-/// Processes of which it is known what they execute, at most.
+/// The most processes whose executed program is remembered.
 const MAX_KNOWN: usize = 16 << 10;
 /// Ended programs are looked for at most this often.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,21 +29,22 @@ pub(super) struct Unrecorded {
     ring: u64,
     known: HashMap<u32, Known>,
     cleared_at: Option<Instant>,
-    /// Programs that were executed, and seen without the ring until they were gone or it was late.
+    /// Programs that were executed and did not map the ring until they were gone or the time limit.
     suspected: Vec<Suspected>,
     found: Found,
-    /// Those of them that have a limit of addresses.
+    /// Those with a limited address space.
     limited: Found,
 }
 
-/// A program that may have written after it was seen without the ring: what it wrote is read later.
+/// A program that may have recorded something after it was seen without the ring: its events are
+/// read later.
 #[derive(Debug)]
 struct Suspected {
     pid: u32,
     name: String,
     is_limited: bool,
-    /// When it was seen first without the ring, and when it was seen last or its successor was seen.
-    /// On the monotonic clock.
+    /// When it was first seen without the ring, and when it was last seen or its successor was
+    /// seen, on the monotonic clock.
     since_ns: u64,
     until_ns: u64,
 }
@@ -79,7 +80,7 @@ struct Known {
 
 #[derive(Debug)]
 enum State {
-    /// It is recorded, was found not to be, or is none of ours.
+    /// It is recorded, was found not to be, or does not belong to us.
     Settled,
     /// It did not map the ring at this time.
     Suspected {
@@ -101,7 +102,7 @@ impl Unrecorded {
 
     /// Checks what this process executes now.
     pub(super) fn check(&mut self, pid: u32, tree: &ProcessTree) {
-        // What it writes from now on is written after this.
+        // Whatever it writes from now on is written after this.
         let now_ns = monotonic_ns().unwrap_or(u64::MAX);
         let Some(program) = Executed::of(pid) else {
             return;
@@ -115,7 +116,8 @@ impl Unrecorded {
             Some(State::Suspected { since, .. }) => Some(*since),
             None => None,
         };
-        // Whoever says that it is of the recording may say so of any process: nothing is read of others.
+        // A program may claim any process to belong to the recording: processes of others are not
+        // read.
         let is_ours = since.is_some() || tree.descendant(pid).is_some();
         let maps = match is_ours {
             true => program.maps(self.ring),
@@ -134,7 +136,8 @@ impl Unrecorded {
             },
             _ => State::Settled,
         };
-        // It is late for this program; or it became yet another, or its number is another's now.
+        // The time limit for this program has passed; or it executed yet another, or its pid was
+        // reused.
         if !maps || since.is_none() {
             self.suspect(pid);
         }
@@ -162,13 +165,13 @@ impl Unrecorded {
             });
         }
         if self.suspected.len() > MAX_SUSPECTED {
-            // What it wrote was read long ago.
+            // Its events were read long ago.
             let oldest = self.suspected.remove(0);
             self.find(oldest.pid, oldest.name, oldest.is_limited);
         }
     }
 
-    /// A program of this process wrote at this time, on the monotonic clock, that it began.
+    /// A program of this process recorded its beginning at this time, on the monotonic clock.
     pub(super) fn began(&mut self, pid: u32, time_ns: u64) {
         if let Some(known) = self.known.get_mut(&pid)
             && let State::Suspected { since_ns, .. } = known.state
@@ -180,7 +183,7 @@ impl Unrecorded {
             .retain(|one| one.pid != pid || !(one.since_ns..=one.until_ns).contains(&time_ns));
     }
 
-    /// Whether another process may be known; those that have ended are forgotten.
+    /// Whether another process may be remembered; ended ones are dropped.
     fn has_room(&mut self) -> bool {
         if self.known.len() >= MAX_KNOWN
             && self
@@ -222,7 +225,7 @@ impl Unrecorded {
             else {
                 continue;
             };
-            // It was loaded meanwhile.
+            // It was still being loaded.
             let is_same = Executed::of(pid).is_some_and(|now| now == known.program);
             if !is_same || known.program.maps(self.ring) != Some(true) {
                 self.find(pid, name, is_limited);

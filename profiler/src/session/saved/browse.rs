@@ -21,14 +21,14 @@ use crate::session::{Ending, interrupt};
 use crate::tui::{self, Cursor, Effect, Update};
 use profiler_target::open_regular;
 
-/// How long a signal may wait for its effect.
+/// How long a signal may have to wait for its effect.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
 
-/// Shows a saved session until the user leaves it. Gives how that was, and why not all of the file
-/// could be read, in words.
+/// Shows a saved session until the user leaves it. Returns how it ended, and why the file could not
+/// be read completely.
 ///
 /// # Errors
-/// When the file has nothing to show, or there is no terminal to show it on.
+/// When the file contains nothing to show, or there is no terminal.
 pub fn view(options: &SavedOptions) -> Result<(Ending, Option<Incomplete>), SavedError> {
     tui::supported()?;
     let interrupted = interrupt::flag()?;
@@ -78,7 +78,7 @@ fn browse(
         }
         match requested.recv_timeout(SIGNAL_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
-            // The screen is gone, and says why when it is closed.
+            // The screen is gone, and reports why when it is closed.
             Err(RecvTimeoutError::Disconnected) | Ok(Effect::Quit) => return Ending::Done,
             Ok(Effect::Closed) => return Ending::Interrupted(CLOSED),
             Ok(Effect::Interrupt) => return Ending::Interrupted("Ctrl-C"),
@@ -106,12 +106,12 @@ struct Shown {
     view: View,
 }
 
-/// Where one walk is.
+/// The position of one walk.
 struct Walk {
     number: u64,
-    /// Where its record begins in the file.
+    /// The offset of its record in the file.
     sample_at: u64,
-    /// Where that of its last observation begins.
+    /// The offset of its last observation's record.
     observation_at: Option<u64>,
     /// Points of the curves until then.
     points: usize,
@@ -119,7 +119,7 @@ struct Walk {
     censuses: usize,
 }
 
-/// A saved session in a file that can be read at any place: what is looked at is read again.
+/// A saved session in a seekable file: what is shown is read again.
 struct Session {
     path: PathBuf,
     reader: Reader<File>,
@@ -127,13 +127,13 @@ struct Session {
     interrupted: Arc<AtomicBool>,
     walks: Vec<Walk>,
     points: Vec<Point>,
-    /// Where the observations begin that have a census.
+    /// The offsets of observations with a census.
     censuses: Vec<u64>,
     trouble: Option<Incomplete>,
 }
 
 impl Session {
-    /// Reads the file once, and notes where its walks are.
+    /// Reads the file once, and records the positions of its walks.
     fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
         let limits = options.limits();
         let meter = Meter::new(limits, Arc::clone(interrupted));
@@ -210,8 +210,8 @@ impl Session {
         Ok(shown)
     }
 
-    /// The walk at `index` or, where that cannot be shown, the next one that can in the direction from
-    /// `from` to it, short of the end; and why it is not that one.
+    /// The walk at `index` or, if that cannot be shown, the next one that can in the direction from
+    /// `from` to it, up to the end; and the reason.
     fn nearest(&mut self, index: usize, from: usize) -> (Option<Shown>, Option<String>) {
         let onwards: Vec<usize> = match index < from {
             true => (0..=index).rev().collect(),
@@ -234,7 +234,7 @@ impl Session {
         (None, unreadable)
     }
 
-    /// What the screen is to show, as the answer to its wish for the walk at `asked`.
+    /// The screen's update, in answer to its request for the walk at `asked`.
     fn update(&self, shown: &Shown, asked: usize) -> Update {
         let cursor = Cursor {
             index: shown.index,
@@ -253,7 +253,7 @@ impl Session {
         let (points, censuses) = (walk.points, walk.censuses);
         let meter = Meter::new(self.limits, Arc::clone(&self.interrupted));
         self.reader.go_to(sample_at, meter.clone())?;
-        // Before all else: of many walks that cannot be read none may cost much.
+        // Checked first: of many unreadable walks none may be expensive.
         let sample = match self.reader.next_record()? {
             Some(Record::Walk { sample, .. }) => sample.sample(&meter)?,
             _ => return Err(changed()),

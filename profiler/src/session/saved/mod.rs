@@ -22,19 +22,19 @@ use crate::export::Format;
 use crate::tui::NoScreen;
 use profiler_target::{ErrorKind, host};
 
-/// Which walk of which file, and within which limits.
+/// Which walk of which file to read, and the limits.
 #[derive(Clone, Debug)]
 pub struct SavedOptions {
     /// The saved session.
     pub file: PathBuf,
     /// The number of a walk, from 1 on; `None` is the last.
     pub at: Option<u64>,
-    /// An earlier session, of whose last walk the objects are those that growth is since; `None` is the
-    /// session's own census before.
+    /// An earlier session: growth is measured since the objects of its last walk. `None` means
+    /// since the session's own previous census.
     pub since: Option<PathBuf>,
-    /// Bytes that the session may come to; `None` is the default.
+    /// The size limit of the session, in bytes; `None` is the default.
     pub max_size: Option<u64>,
-    /// Bytes that what is known of it may take; `None` is the default.
+    /// The memory limit for its tables, in bytes; `None` is the default.
     pub max_memory: Option<u64>,
 }
 
@@ -54,23 +54,23 @@ impl SavedOptions {
     }
 }
 
-/// What a saved session is exported to.
+/// An export of a saved session.
 #[derive(Clone, Debug)]
 pub struct SavedExport {
     /// The session and the walk.
     pub saved: SavedOptions,
     /// The format to write.
     pub format: Format,
-    /// Whether predictions are made, where the session has none of that walk.
+    /// Whether predictions are made if the session has none of that walk.
     pub is_predicted: bool,
     /// The file to write; `None` prints.
     pub output: Option<PathBuf>,
 }
 
-/// One walk of a saved session, as it was seen.
+/// One walk of a saved session, as it was observed.
 #[derive(Debug)]
 pub struct Saved {
-    /// What was shown then.
+    /// The view at that time.
     pub view: View,
     /// Why not all of the file could be read.
     pub trouble: Option<Incomplete>,
@@ -87,7 +87,7 @@ pub enum SavedError {
         /// Why.
         why: ReadError,
     },
-    /// It has no walk that can be read.
+    /// It has no readable walk.
     #[error(
         "{} has no walk that can be read{}",
         visible(path.display()),
@@ -99,7 +99,7 @@ pub enum SavedError {
         /// What is wrong with it.
         trouble: Option<Incomplete>,
     },
-    /// It has no walk of that number.
+    /// It has no walk with that number.
     #[error("{} has no walk {at} that can be read; its last one is {last}", visible(path.display()))]
     NoSuchWalk {
         /// The file.
@@ -118,7 +118,7 @@ pub enum SavedError {
     NoObjects {
         /// The file.
         path: PathBuf,
-        /// Why not all of it could be read.
+        /// Why it could not be read completely.
         trouble: Option<Incomplete>,
     },
     /// The earlier session is another process's.
@@ -135,7 +135,7 @@ pub enum SavedError {
         /// The process that is explained.
         later: i32,
     },
-    /// The session that growth is to be since is not earlier.
+    /// The session given for growth is not earlier.
     #[error(
         "{} is not an earlier session: its objects were read at or after the walk that is explained",
         visible(.0.display())
@@ -156,7 +156,7 @@ pub enum SavedError {
 }
 
 impl SavedError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { why, .. } => kinds::of_session(why),

@@ -20,7 +20,7 @@ use crate::session::history::History;
 use crate::session::predictor::predict_now;
 use crate::session::{interrupt, outputs};
 
-/// Reads a session, which may come from a pipe, and gives one of its walks.
+/// Reads a session, which may come from a pipe, and returns one of its walks.
 ///
 /// # Errors
 /// When there is no such walk, or a signal came.
@@ -28,7 +28,7 @@ pub fn load(options: &SavedOptions) -> Result<Saved, SavedError> {
     read(options, false)
 }
 
-/// The same with predictions, which are made where the session has none of that walk.
+/// The same with predictions, which are made if the session has none of that walk.
 ///
 /// # Errors
 /// As [`load`].
@@ -50,7 +50,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         let earlier = Earlier::read(options, since, &sample)?;
         before = Some(earlier.report);
         censuses = censuses.since(&earlier.census);
-        // Of two files that lack something the first is named: it is the one that is explained.
+        // If both files lack something, the first is named: it is the one being explained.
         trouble = trouble.or(earlier.trouble.map(|trouble| trouble.of_file(since)));
     }
     let mut report = censuses.apply(FragReport::from_sample(&sample));
@@ -58,7 +58,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
         report = report.since(&before);
     }
     let observation = moment.observation;
-    // What could not be predicted then may be now.
+    // What could not be predicted then may be predictable now.
     let is_complete = |all: &Predictions| {
         all.pending == 0 && all.walk_ns == sample.taken_at_ns && all.trouble.is_none()
     };
@@ -76,7 +76,7 @@ fn read(options: &SavedOptions, is_predicted: bool) -> Result<Saved, SavedError>
 struct Walk {
     moment: SavedWalk,
     sample: Sample,
-    /// Why not all of the session could be read, if that is so.
+    /// Why the session could not be read completely, if it could not.
     trouble: Option<Incomplete>,
 }
 
@@ -135,7 +135,7 @@ impl Walk {
 /// The objects of an earlier session of the same process.
 struct Earlier {
     census: Arc<Census>,
-    /// Of the walk beside them.
+    /// The report of its walk.
     report: Arc<FragReport>,
     trouble: Option<Incomplete>,
 }
@@ -178,7 +178,7 @@ fn open(options: &SavedOptions, interrupted: &Arc<AtomicBool>) -> Result<Input, 
     })
 }
 
-/// A walk, and what was known beside it and before.
+/// A walk, and what was known at and before it.
 struct SavedWalk {
     number: u64,
     sample: SavedSample,
@@ -189,11 +189,11 @@ struct SavedWalk {
 
 /// The search for the walk that is wanted, record by record.
 struct WalkSearch {
-    /// Its number; `None` is the last.
+    /// Its number; `None` means the last.
     at: Option<u64>,
-    /// It, or of those that were read the last.
+    /// The walk, or the last one read so far.
     newest: Option<SavedWalk>,
-    /// Of several the one before: a walk's content is looked at when all has been read.
+    /// The previous one: a walk's content is only processed after everything was read.
     before: Option<SavedWalk>,
     history: History,
     censuses: Censuses,
@@ -219,7 +219,7 @@ impl WalkSearch {
         kept.map(|moment| moment.sample.held_bytes()).sum()
     }
 
-    /// Takes all records; gives why it stopped before the last, if it did.
+    /// Takes all records; returns why it stopped before the last, if it did.
     fn take_all(
         &mut self,
         reader: &mut Reader<Input>,
@@ -274,8 +274,8 @@ impl WalkSearch {
     }
 }
 
-/// Writes one walk of a session in another format, to a file (whole or not at all) or to stdout. Gives
-/// why not all of the session could be read.
+/// Writes one walk of a session in another format, to a file (completely or not at all) or to
+/// stdout. Returns why the session could not be read completely.
 ///
 /// # Errors
 /// When there is no such walk, or it cannot be written.

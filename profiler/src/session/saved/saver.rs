@@ -14,7 +14,7 @@ use profiler_trace::whole_file::{Output, Place, WriteError};
 use crate::say;
 use crate::session::black_box::{self, TargetBlackBox};
 
-/// Saves a session into any number of files. Clones save the same one.
+/// Saves a session into any number of files. Clones share the same state.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionSaver(Arc<Mutex<State>>);
 
@@ -34,17 +34,17 @@ struct State {
 #[derive(Debug)]
 struct SavedFile {
     place: Place,
-    /// Walks that can be read in it, whatever comes.
+    /// The number of walks that are readable in it, whatever happens.
     walks: u64,
     progress: Progress,
 }
 
 #[derive(Debug)]
 enum Progress {
-    /// What lies in its place is as it was before.
+    /// The file in its place is unchanged.
     NotBegun,
     Growing(Writer<Output>),
-    /// No more is written; what was stays.
+    /// Nothing more is written; what was written stays.
     Failed(WriteError),
     Done,
 }
@@ -82,7 +82,7 @@ impl SessionSaver {
         }
     }
 
-    /// A walk, and what there was to show then.
+    /// Adds a walk and its view.
     pub(crate) fn walk(&self, sample: &Sample, view: &View) {
         let mut state = self.state();
         if state.is_over {
@@ -105,14 +105,14 @@ impl SessionSaver {
         black_box::end(victims, kills, id)
     }
 
-    /// The target has ended, as the view says: what the black box has of it is not changed any more.
+    /// The target has ended, as the view says: its black box is not changed any more.
     pub(crate) fn target_ended(&self, view: &View, end: &ProcessEnd) {
         if let Some(mut black_box) = self.state().black_box.take() {
             black_box.end(view, end);
         }
     }
 
-    /// Why a file is not written any more, if that is so.
+    /// Why a file is no longer written, if that is so.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.state();
         let mut files = state.files.iter();
@@ -124,10 +124,10 @@ impl SessionSaver {
         failed.or_else(|| Some(black_box?.trouble()?.to_owned()))
     }
 
-    /// Ends the session with its last view. `in_haste` nobody waits for the disk, nor for a walk that
-    /// is being written this moment, after which the file then ends.
+    /// Ends the session with its last view. If `in_haste`, it waits neither for the disk nor for a
+    /// walk that is just being written; the file then ends after that walk.
     ///
-    /// Gives why files were not written to their ends.
+    /// Returns why files were not written to their ends.
     pub(crate) fn end(&self, view: &View, in_haste: bool) -> Vec<WriteError> {
         let mut state = match self.0.try_lock() {
             Ok(state) => state,
@@ -146,7 +146,7 @@ impl SessionSaver {
 }
 
 impl State {
-    /// That of a view, with the points and censuses that are new.
+    /// The observation of a view, with the points and censuses that are new.
     fn observation(&mut self, view: &View) -> Observation {
         let mut observation = Observation::of(view, std::mem::take(&mut self.points));
         let saved = self.last_census_ns;
@@ -163,7 +163,7 @@ impl SavedFile {
     fn walk(&mut self, sample: &Sample, observation: &Observation) {
         self.write(|writer| {
             writer.walk(sample)?;
-            // A file without a walk is of no use, and what lies in its place may be.
+            // A file without a walk is useless, whereas the file in its place may not be.
             writer.output().appear().map_err(WriteError::into_io)
         });
         if matches!(self.progress, Progress::Growing(_)) {
@@ -221,7 +221,7 @@ impl SavedFile {
     }
 }
 
-/// Writes a session of one walk to its place, whole or not at all.
+/// Writes a session with one walk to its place, completely or not at all.
 ///
 /// # Errors
 /// When it cannot be written.

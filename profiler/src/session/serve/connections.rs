@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// Connections of a listener at a time at most: of more, one is closed. An honest one is over in milliseconds.
+/// The most connections of a listener at a time: beyond that, one is closed. A well-behaved one is
+/// over in milliseconds.
 const MAX_CONNECTIONS: usize = 128;
 /// Sources that have no more connections than this are alike: a host may have two scrapers.
 const FEW: usize = 4;
@@ -22,7 +23,7 @@ pub(super) const ALL: Limit = Limit {
     burst: 2000,
     step: Duration::from_micros(500),
 };
-/// The same of one source: more of it are closed, so that others do not wait behind them.
+/// The same for one source: further ones are closed, so that others do not wait behind them.
 const EACH: Limit = Limit {
     burst: 200,
     step: Duration::from_millis(5),
@@ -30,7 +31,8 @@ const EACH: Limit = Limit {
 /// At most this many sources are distinguished at a time.
 const MAX_SOURCES: usize = 1024;
 
-/// What one who connects cannot choose of his address: of IPv6 a host has a whole network of 64 bits.
+/// The part of a client's address that it cannot choose: with IPv6 a host has an entire 64-bit
+/// network.
 #[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Source(IpAddr);
 
@@ -58,7 +60,7 @@ struct OpenConnection {
 }
 
 impl OpenConnections {
-    /// Closes one where there are as many as there may be.
+    /// Closes one if the limit is reached.
     pub(super) fn make_room(&mut self, answered: &Answered) {
         self.0.retain(|connection| !connection.task.is_finished());
         if self.0.len() < MAX_CONNECTIONS {
@@ -97,9 +99,10 @@ struct Standing {
     was_answered: bool,
 }
 
-/// Which of these, the oldest first, is to be closed. Those that are being answered stay while they are fewer than the
-/// others, so that neither who says nothing nor who reads nothing takes all places. The source that has most loses its own; of
-/// many that have few each, one that was never answered.
+/// Which of these, the oldest first, to close. Connections being answered stay while they are fewer
+/// than the others, so that neither clients that send nothing nor clients that read nothing take
+/// all places. The source with the most loses one of its own; among many sources with few each, one
+/// that was never answered does.
 fn least_missed(standings: &[Standing]) -> Option<usize> {
     let asked = standings.iter().filter(|one| one.has_asked).count();
     let loses = |one: &Standing| one.has_asked == (asked > standings.len() - asked);
@@ -122,7 +125,7 @@ pub(super) struct Answered(Mutex<LastAnswered>);
 
 #[derive(Default)]
 struct LastAnswered {
-    /// Each source, and which answer it had last.
+    /// Each source, and the number of its last answer.
     sources: BTreeMap<Source, u64>,
     answers: u64,
 }
@@ -179,7 +182,7 @@ impl Sources {
 /// How fast connections are accepted.
 pub(super) struct Pace {
     limit: Limit,
-    /// When the one after the last would be accepted, were there no burst.
+    /// When the next one would be accepted if there were no burst.
     due: Instant,
     not_before: Instant,
 }
@@ -229,7 +232,7 @@ mod tests {
         assert_eq!(least_missed(&open), Some(0), "the oldest of all");
         open.extend((0..6).map(|_| waits(9)));
         assert_eq!(least_missed(&open), Some(3), "the oldest of its own");
-        // It gains nothing from answers that it had.
+        // Earlier answers do not help it.
         for one in &mut open[3..] {
             one.was_answered = true;
         }
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn of_sources_with_few_connections_each_one_that_was_answered_before_stays() {
         let mut open: Vec<Standing> = (0..9).map(waits).collect();
-        // A scraper of two ports from one address.
+        // A scraper with two ports at one address.
         for scraper in [0, 1] {
             open[scraper].source = source(100);
             open[scraper].was_answered = true;
@@ -305,7 +308,7 @@ mod tests {
         let served = (0..10 * EACH.burst).filter(|_| may("10.0.0.1")).count();
         assert!((200..=201).contains(&served), "{served}");
         assert!(may("10.0.0.2"));
-        // The same host, whatever address of its network it takes.
+        // The same host, whatever address of its network it uses.
         let served = (0..10 * EACH.burst).filter(|n| may(&format!("2001:db8::{n:x}")));
         assert!(served.count() <= 201);
         assert!(!may("::ffff:10.0.0.1") && may("2001:db8:0:1::1"));

@@ -30,7 +30,7 @@ use super::users::{Users, Verdict};
 use super::web_config::WebConfig;
 use crate::export::Exposition;
 
-/// A connection is closed after this long, whatever is under way.
+/// A connection is closed after this long, whatever is in progress.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// A request's head has to come within this time.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
@@ -45,9 +45,9 @@ const REST: Duration = Duration::from_millis(100);
 
 /// What a listener answers.
 pub(super) enum Content {
-    /// All there is, to whom the web config permits it.
+    /// Everything, to clients permitted by the web config.
     All(Option<WebConfig>),
-    /// Whether it lives and is ready, to anybody.
+    /// Only whether it is alive and ready, to anybody.
     Health,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Server {
     sources: Sources,
 }
 
-/// What all connections of a listener share.
+/// State shared by all connections of a listener.
 struct Site {
     published: Arc<Published>,
     content: Content,
@@ -81,7 +81,7 @@ impl Server {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        // What is left of earlier connections is no reason to refuse the port.
+        // Remains of earlier connections must not prevent using the port.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok(Self {
@@ -97,10 +97,10 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When the kernel does not return it.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -109,12 +109,14 @@ impl Server {
     pub(super) async fn run(mut self) {
         loop {
             self.accept().await;
-            // A connection reads what came with it before others are accepted, which may take its place.
+            // A connection reads data that came with it before others are accepted, which may take
+            // its place.
             yield_now().await;
         }
     }
 
-    /// Takes the next connection, which is served beside, or closed where its source has too many.
+    /// Accepts the next connection, which is served concurrently, or closed if its source has too
+    /// many.
     async fn accept(&mut self) {
         sleep_until(self.pace.next()).await;
         match self.listener.accept().await {
@@ -142,7 +144,7 @@ impl Server {
     }
 }
 
-/// A connection, which is counted when it ends, however that comes.
+/// A connection, which is counted when it ends, for whatever reason.
 struct Connection {
     site: Arc<Site>,
     source: Source,
@@ -174,7 +176,7 @@ impl Connection {
     }
 
     async fn encrypted(&self, stream: TcpStream, tls: &TlsAcceptor, users: Option<&Users>) {
-        // Who speaks no TLS is dropped.
+        // Clients that do not speak TLS are dropped.
         if let Ok(Ok(stream)) = timeout(MAX_HEAD_TIME, tls.accept(stream)).await {
             self.answer_one(stream, users).await;
         }
@@ -198,7 +200,7 @@ impl Connection {
             .max_headers(MAX_HEADERS)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service_fn(answer));
-        // What a reader does not take in time, or asks in a way that is none, is its own loss.
+        // A client that does not read in time, or sends an invalid request, only harms itself.
         let _ = timeout(MAX_TIME, serving).await;
     }
 
@@ -240,7 +242,7 @@ fn answer<B>(request: &Request<B>, site: &Site) -> Response<Full<Bytes>> {
     }
 }
 
-/// Whether it lives and is ready, where that is what is asked.
+/// The answer whether it is alive and ready, if that was requested.
 fn health(path: &str, published: &Published) -> Option<Response<Full<Bytes>>> {
     Some(match path {
         "/-/healthy" if published.is_healthy() => words(StatusCode::OK, "healthy\n"),
@@ -293,10 +295,10 @@ fn busy() -> Response<Full<Bytes>> {
     response
 }
 
-/// What is here where nothing but that is answered.
+/// The index of a listener that only answers health checks.
 const HEALTH_INDEX: &str = "/-/healthy or /-/ready\n";
 
-/// What is here.
+/// The index.
 const INDEX: &str = "fragscope serves metrics of the Python processes of this host.\n\n\
     /metrics    for Prometheus: OpenMetrics, or its own text format\n\
     /-/healthy  whether the processes are still looked at\n\
@@ -317,7 +319,7 @@ fn with_type(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // No browser takes it for anything else, because names in it are anybody's.
+    // Browsers must not interpret it as anything else, because it contains untrusted names.
     let name = hyper::header::X_CONTENT_TYPE_OPTIONS;
     headers.insert(name, HeaderValue::from_static("nosniff"));
     response

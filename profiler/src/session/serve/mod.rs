@@ -32,17 +32,18 @@ use crate::say;
 /// What `serve` does.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Where it listens.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Where whether it lives and is ready is answered besides, without TLS and a password.
+    /// An additional address that answers whether it is alive and ready, without TLS and a
+    /// password.
     pub health_listen: Option<SocketAddr>,
-    /// Whether others than this host may reach it without TLS and a password.
+    /// Whether other hosts may reach it without TLS and a password.
     pub allow_remote: bool,
     /// The file with the certificate and the passwords.
     pub web_config: Option<PathBuf>,
     /// Time between two looks.
     pub interval: Duration,
-    /// What it may cost the host.
+    /// Its cost limit for the host.
     pub budget: Budget,
     /// Whether heaps are walked.
     pub walks: bool,
@@ -56,16 +57,16 @@ pub struct ServeOptions {
     pub push: Option<PushOptions>,
 }
 
-/// Why nobody can be served.
+/// Why serving is impossible.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is one that other hosts reach.
+    /// The address is reachable from other hosts.
     #[error("{0} can be reached by other hosts: nothing was served")]
     Remote(SocketAddr),
     /// The web config cannot be used.
     #[error("web config {0}")]
     WebConfig(#[from] SettingsError),
-    /// The kernel refuses it.
+    /// The kernel rejects it.
     #[error("cannot listen on {address}: {source}")]
     Refused {
         /// The address.
@@ -76,7 +77,7 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Remote(_) => ErrorKind::Listen(ListenProblem::Remote),
@@ -96,7 +97,7 @@ impl ListenError {
 /// Serves until a signal ends it.
 ///
 /// # Errors
-/// When it cannot listen, or the host cannot be looked at.
+/// When it cannot listen, or the host cannot be inspected.
 pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
     let is_local = options.listen.ip().to_canonical().is_loopback();
     let web = options.web_config.as_deref().map(WebConfig::load);
@@ -144,14 +145,14 @@ pub fn serve(options: &ServeOptions) -> Result<Ending, SessionError> {
         &published,
         pusher.as_mut(),
     ));
-    // Nobody is waited for.
+    // It does not wait for tasks.
     runtime.shutdown_background();
     let by = by?;
     say::line(format_args!("ended by {by}"));
     Ok(Ending::Interrupted(by))
 }
 
-/// How the host is looked at.
+/// How the host is sampled.
 fn host_options(options: &ServeOptions) -> HostOptions {
     HostOptions {
         all: false,
@@ -165,7 +166,7 @@ fn host_options(options: &ServeOptions) -> HostOptions {
     }
 }
 
-/// Who learns what of a listener that others reach.
+/// A notice about what other hosts can learn from a listener that they reach.
 fn openness(address: SocketAddr, has_tls: bool, has_users: bool) -> String {
     match (has_tls, has_users) {
         (false, true) => format!(
@@ -203,7 +204,7 @@ async fn watch(
                     pusher.offer_host(&view, published.max_groups());
                 }
                 published.show(view);
-                // It runs for months beside what it measures.
+                // It runs for months next to what it measures.
                 give_back_free_memory();
             }
             _ = ticks.tick() => watcher.tick(),

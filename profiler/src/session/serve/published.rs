@@ -30,7 +30,7 @@ struct State {
     view: Option<HostView>,
     /// When the view was last of a look that was not there before.
     looked: Instant,
-    /// The text of the view in each of the formats, once somebody has asked for it.
+    /// The text of the view in each format, after it was first requested.
     texts: Vec<(Exposition, Bytes)>,
     answers: u64,
     dropped_connections: u64,
@@ -53,7 +53,7 @@ impl Published {
         }
     }
 
-    /// What is there is replaced as a whole, so a panic elsewhere left nothing half done.
+    /// Entries are replaced as a whole, so a panic elsewhere left nothing half done.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,12 +89,12 @@ impl Published {
         self.state().view.is_some()
     }
 
-    /// Whether the host is still looked at.
+    /// Whether the host is still being observed.
     pub(super) fn is_healthy(&self) -> bool {
         self.state().looked.elapsed() < self.overdue
     }
 
-    /// The metrics, as a body that all who ask share.
+    /// The metrics, as a body shared by all clients.
     pub(super) fn metrics(&self, format: Exposition) -> Full<Bytes> {
         let mut state = self.state();
         let known = state.texts.iter().find(|(known, _)| *known == format);
@@ -116,7 +116,7 @@ impl Published {
             },
         };
         let text = Bytes::from(exposition(&served, format));
-        // Before the first look only its own figures are there, which are always new.
+        // Before the first observation there are only its own figures, which are always new.
         if state.view.is_some() {
             state.texts.push((format, text.clone()));
         }

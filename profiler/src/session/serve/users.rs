@@ -19,19 +19,19 @@ use super::connections::Source;
 
 /// Checking a password takes twice as long with each cost more: above this, seconds.
 const MAX_COST: u32 = 14;
-/// The cost of a hash where there is none to go by.
+/// The cost of a hash if there are no hashes to derive it from.
 const USUAL_COST: u32 = 10;
 /// After a wrong password, checks pause for this multiple of the time that the check took: guessing
 /// uses at most a fifth of a core.
 const REST: u32 = 4;
-/// Passwords at most of which one is checked and the others wait. Who comes then is to ask again.
+/// The most passwords in the queue, one of which is being checked. Further clients must ask again.
 const MAX_CHECKS: usize = 5;
-/// The same of one source, so that it takes two to keep a third from being checked.
+/// The same for one source, so that a single one cannot block all checks.
 const CHECKS_OF_EACH: usize = 2;
 /// At most this many correct passwords are remembered, so that they are not checked again.
 const MAX_KNOWN: usize = 64;
 
-/// Whether one who asks is answered.
+/// Whether a request is permitted.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
     Permitted,
@@ -57,14 +57,16 @@ fn cost(hash: &str) -> u32 {
     HashParts::from_str(hash).map_or(USUAL_COST, |parts| parts.get_cost())
 }
 
-/// What the password of a user is compared with whom there is not.
+/// The hash with which the password of a nonexistent user is compared.
 fn nobodys(cost: u32) -> String {
     format!("$2y${cost:02}$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi")
 }
 
-/// Checks of passwords. They outlive the users of one reading of the file: what was right is right until the hash changes.
+/// Password checks. They outlive one reading of the file: a correct password stays correct until
+/// the hash changes.
 pub(super) struct Checks {
-    /// What was found right: user, hash and password, as two hashes under keys of this process alone.
+    /// Correct combinations of user, hash and password, as two hashes with keys of this process
+    /// alone.
     known: Mutex<HashSet<Mark>>,
     keys: (RandomState, RandomState),
     /// One password at a time is checked.
@@ -139,7 +141,7 @@ impl Drop for Place {
     }
 }
 
-/// Who may ask, with which password.
+/// Users and their passwords.
 pub(super) struct Users {
     hashes: BTreeMap<String, String>,
     /// The highest cost of a hash.
@@ -157,7 +159,7 @@ impl Users {
         }
     }
 
-    /// Whether who says this of himself may ask (`Authorization: Basic`, RFC 7617).
+    /// Whether a client with this header may make requests (`Authorization: Basic`, RFC 7617).
     pub(super) async fn permit(&self, said: Option<&HeaderValue>, source: Source) -> Verdict {
         let Some((user, password)) = said.and_then(credentials) else {
             return Verdict::Refused;
@@ -176,7 +178,8 @@ impl Users {
             return Verdict::Refused;
         };
         let highest = self.cost;
-        // Place and turn go with the check: who goes away meanwhile does not make room for another one.
+        // Place and turn belong to the check: a client that disconnects meanwhile does not make
+        // space for another one.
         let checked = tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             let is_right = is_right(&password, &hash, highest) && is_known;
@@ -200,22 +203,22 @@ fn rest(took: Duration) -> Duration {
     took * REST
 }
 
-/// Whether a password is that of a hash. For a wrong one it takes as long as with the highest cost, so that hashes of different costs
-/// do not tell the names that there are from others.
+/// Whether a password matches a hash. For a wrong one it takes as long as with the highest cost, so
+/// that hashes of different costs do not reveal which names exist.
 fn is_right(password: &[u8], hash: &str, highest: u32) -> bool {
     const ANY_SALT: [u8; 16] = [0; 16];
     if bcrypt::verify(password, hash).unwrap_or(false) {
         return true;
     }
     for cost in costs_up_to(cost(hash), highest) {
-        // What comes out does not matter.
+        // The result does not matter.
         let _ = bcrypt::hash_with_salt(password, cost, ANY_SALT);
     }
     false
 }
 
-/// Hashes of which costs take as long as the highest, together with one of this cost: each takes twice as long as one of the cost
-/// below.
+/// The costs whose hashes, together with one of this cost, take as long as one of the highest: each
+/// takes twice as long as the one below.
 fn costs_up_to(cost: u32, highest: u32) -> Range<u32> {
     cost..highest
 }
@@ -293,7 +296,7 @@ mod tests {
         assert!(checks.under_way().is_empty());
     }
 
-    /// As many wrong passwords as may wait, each from a source of its own, none of which was checked yet.
+    /// As many wrong passwords as may wait, each from its own source, none of them checked yet.
     fn crowd(runtime: &Runtime, users: &Arc<Users>) -> Vec<JoinHandle<Verdict>> {
         let asking = (0..MAX_CHECKS as u32).map(|number| {
             let users = Arc::clone(users);
@@ -319,7 +322,7 @@ mod tests {
         let right = basic("ann:open: sesame");
         let ask = |said: &HeaderValue| runtime.block_on(users.permit(Some(said), source(99)));
         assert_eq!(ask(&right), Verdict::Permitted);
-        // As long as somebody has the turn, none is checked.
+        // While somebody has the turn, none is checked.
         let turn = Arc::clone(&checks.turn).try_acquire_owned().expect("free");
         let asking = crowd(&runtime, &users);
         assert_eq!(ask(&right), Verdict::Permitted);
@@ -344,7 +347,7 @@ mod tests {
         assert!(other.is_some());
         drop(places);
         assert_eq!(*checks.under_way(), [source(1)]);
-        // One who waits and goes away.
+        // A client that waits and disconnects.
         let (users, runtime) = (users(&checks), runtime());
         let turn = Arc::clone(&checks.turn).try_acquire_owned().expect("free");
         drop(other);

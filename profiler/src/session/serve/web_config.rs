@@ -24,7 +24,7 @@ use super::users::{Checks, Users, check};
 use crate::say;
 use crate::session::settings::{SettingsError, contents};
 
-/// Between two looks at whether the files have changed.
+/// The interval of checks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
@@ -41,8 +41,8 @@ struct TlsKeys {
     key_file: Spanned<PathBuf>,
 }
 
-/// What the file says at present. It is looked at by a thread of its own: a file that cannot be read for the time being
-/// keeps nobody who asks, and no signal.
+/// The present contents of the file. A separate thread checks it: a file that is temporarily
+/// unreadable blocks neither clients nor signals.
 pub(super) struct WebConfig {
     current: watch::Receiver<Arc<Loaded>>,
 }
@@ -50,7 +50,7 @@ pub(super) struct WebConfig {
 struct Loaded {
     tls: Option<TlsAcceptor>,
     users: Option<Arc<Users>>,
-    /// The files, and what they were when they were read.
+    /// The files, and their stamps when they were read.
     stamps: Vec<(PathBuf, Stamp)>,
 }
 
@@ -58,10 +58,10 @@ struct Loaded {
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl WebConfig {
-    /// Reads the file and those that it names.
+    /// Reads the file and the files that it names.
     ///
     /// # Errors
-    /// What is wrong with which of them, and in which line.
+    /// What is wrong with which file, and in which line.
     pub(super) fn load(path: &Path) -> Result<Self, SettingsError> {
         let checks = Arc::new(Checks::new());
         let loaded = Loaded::read(path, &checks)?;
@@ -76,7 +76,8 @@ impl WebConfig {
             let why = format!("no thread to look at it: {error}");
             SettingsError::of(&shown, None, why)
         })?;
-        // It ends when nobody asks any more, or with the process: it may wait for a file system then.
+        // It ends when nothing uses it any more, or with the process: it may be waiting for a file
+        // system then.
         drop(thread);
         Ok(Self { current })
     }
@@ -86,13 +87,14 @@ impl WebConfig {
         self.current.borrow().tls.clone()
     }
 
-    /// Who may ask; `None` is everybody.
+    /// Who may make requests; `None` means everybody.
     pub(super) fn users(&self) -> Option<Arc<Users>> {
         self.current.borrow().users.clone()
     }
 }
 
-/// Reads all anew where a file has changed. What cannot be read is said, and what was read before holds.
+/// Rereads everything if a file has changed. An unreadable file is reported, and the previous
+/// contents stay valid.
 fn keep_current(
     path: &Path,
     checks: &Arc<Checks>,
@@ -154,7 +156,7 @@ impl Loaded {
     }
 }
 
-/// The file while it is read.
+/// The file while it is being read.
 struct Reading<'a> {
     path: &'a Path,
     checks: &'a Arc<Checks>,
@@ -177,7 +179,7 @@ impl Reading<'_> {
         self.failed(Some(file.referenced.line()), why)
     }
 
-    /// Where a file is: as for the exporters, from the folder of the config.
+    /// The path of a file: as in the exporters, relative to the directory of the config.
     fn place(&self, file: &Spanned<PathBuf>) -> PathBuf {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         folder.join(&file.value)
@@ -237,7 +239,7 @@ fn server(
 mod tests {
     use super::*;
 
-    /// What is said of a config with these lines.
+    /// The error for a config with these lines.
     fn wrong(lines: &str) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("web.yml");

@@ -18,7 +18,7 @@ use crate::tui::{self};
 const WAITING_LINES: usize = 4;
 
 pub(super) enum Front {
-    /// Written by a thread of their own, because the reader of a pipe may stop reading.
+    /// Written by a separate thread, because the reader of a pipe may stop reading.
     Lines {
         views: SyncSender<HostView>,
         written: Receiver<io::Result<()>>,
@@ -31,7 +31,7 @@ pub(super) enum Front {
 }
 
 impl Front {
-    /// Lines when asked for, else the screen.
+    /// Lines if requested, else the screen.
     ///
     /// # Errors
     /// When there is no terminal to draw on.
@@ -46,7 +46,7 @@ impl Front {
                     printed += 1;
                     print(view, tree_of, json, printed - 1)
                 };
-                // Who has ended asks no more.
+                // The receiver may have ended.
                 let _ = outcome.send(to_write.into_iter().try_for_each(print));
             })?;
             return Ok(Self::Lines {
@@ -96,7 +96,7 @@ impl Front {
                 match views.try_send(view) {
                     Ok(()) => *left_out = 0,
                     Err(TrySendError::Full(_)) => *left_out += 1,
-                    // The writer has ended, which it does on errors only.
+                    // The writer has ended, which only happens on errors.
                     Err(TrySendError::Disconnected(_)) => {
                         let panicked = || io::Error::other("the thread that prints panicked");
                         return written.recv().unwrap_or_else(|_| Err(panicked()));
@@ -114,7 +114,7 @@ impl Front {
         }
     }
 
-    /// Gives the terminal back, waiting no longer than a moment `in_haste` for who draws or reads.
+    /// Restores the terminal; `in_haste` limits the wait for drawing and reading to a moment.
     ///
     /// # Errors
     /// When the screen or the output had failed.
@@ -126,7 +126,7 @@ impl Front {
             }
             Self::Lines { views, written, .. } => {
                 drop(views);
-                // Nobody reads: what waits is lost, and it ends all the same.
+                // Nothing reads: pending lines are lost, and it ends anyway.
                 written.recv_timeout(last_wait(in_haste)).unwrap_or(Ok(()))
             }
         }
@@ -136,7 +136,7 @@ impl Front {
 /// Lines of a tree between two headings.
 const LINES_PER_HEADING: u64 = 20;
 
-/// Prints a view: of a tree as one thing, of a host its processes.
+/// Prints a view: of a tree as one unit, of a host its processes.
 fn print(view: HostView, tree_of: Option<i32>, json: bool, printed: u64) -> io::Result<()> {
     let Some(master) = tree_of else {
         return say::document(&export::host_line(&view));

@@ -33,7 +33,7 @@ use crate::tui::top::Effect;
 pub struct TopOptions {
     /// Whether other processes than Python's are shown, too.
     pub all: bool,
-    /// Only this process and those that descend from it, as one thing.
+    /// Only this process and its descendants, as one unit.
     pub tree_of: Option<i32>,
     /// Print a line an interval instead of drawing a screen…
     pub headless: bool,
@@ -43,7 +43,7 @@ pub struct TopOptions {
     pub interval: Duration,
     /// End after this long.
     pub duration: Option<Duration>,
-    /// What it may cost the host.
+    /// Its cost limit for the host.
     pub budget: Budget,
     /// Whether heaps are walked.
     pub walks: bool,
@@ -51,7 +51,7 @@ pub struct TopOptions {
     pub sampling: SamplingOptions,
     /// How the table is arranged.
     pub arrangement: Arrangement,
-    /// How a process is attached to, but for its number.
+    /// How a process is attached to; its pid is filled in.
     pub attach: AttachOptions,
 }
 
@@ -70,12 +70,12 @@ impl TopOptions {
     }
 }
 
-/// Watches a master and those that descend from it, as [`top`] watches all of a host.
+/// Watches a master and its descendants, as [`top`] watches an entire host.
 ///
 /// # Errors
 /// When there is no such process, or as [`top`].
 pub fn watch_tree(options: &TopOptions, master: i32) -> Result<Ending, SessionError> {
-    // What is wrong with the number is said as by the other commands.
+    // An invalid pid gives the same errors as in other commands.
     drop(Target::open(master)?);
     top(options)
 }
@@ -127,11 +127,11 @@ pub fn top(options: &TopOptions) -> Result<Ending, SessionError> {
 enum Attached {
     /// The user came back, or it failed: a line for the screen.
     Over(Option<String>),
-    /// A signal ends all of it.
+    /// A signal ends everything.
     Interrupted(Ending),
 }
 
-/// Attaches to a process while the watching rests, so that nobody stops it twice at a time.
+/// Attaches to a process while watching is paused, so that it is not stopped by both at a time.
 fn attach(
     options: &TopOptions,
     pid: i32,
@@ -156,7 +156,7 @@ fn attach(
         ..options.attach.clone()
     };
     let (attached, seen) = attach_seen(&options, runtime, signals);
-    // Its last walk there is one of it here, too.
+    // Its last walk there counts here, too.
     let walk = seen.map(|report| WalkFigures::of(&report));
     watcher.resume(pid, walk);
     Ok(match attached {

@@ -15,14 +15,14 @@ use crate::session::{SessionError, interrupt};
 /// Walks of one look that were not begun after this long are left out, unless `--duration` says another.
 pub(super) const WALKS_FOR: Duration = Duration::from_secs(30);
 
-/// Looks once at all processes, and walks each that runs Python.
+/// Observes all processes once, and walks each that runs Python.
 ///
 /// # Errors
 /// When there is no `/proc`, or a signal came.
 pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
     let options = options.clone();
     interrupt::unless_interrupted("top", &interrupt::flag()?, move |interrupted| {
-        // Each is counted in full, and nobody waits for a turn.
+        // Each is counted in full, and there are no turns.
         let of_all = HostOptions {
             budget: None,
             ..options.host()
@@ -56,7 +56,7 @@ pub(super) fn take(
     if is_watched && until.is_some() {
         say::clear_progress();
     }
-    // Who ended meanwhile is not shown, and what the kernel counts is of the end.
+    // Processes that ended meanwhile are not shown, and the kernel's counts are those at the end.
     host.look()?;
     let mut view = host.view();
     let left = view.rows.iter().filter(|row| {

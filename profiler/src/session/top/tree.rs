@@ -18,7 +18,7 @@ use crate::session::options::ReadObjects;
 use crate::session::predictor::predict_now;
 use crate::session::{SessionError, interrupt};
 
-/// What is looked at.
+/// What is inspected.
 #[derive(Copy, Clone, Debug)]
 pub struct TreeOptions {
     /// The number of the master.
@@ -29,27 +29,27 @@ pub struct TreeOptions {
     pub objects: Option<ReadObjects>,
     /// Whether the worst of them is explained…
     pub explained: bool,
-    /// … and its heap played into other allocators.
+    /// … and its heap replayed in other allocators.
     pub predict: bool,
 }
 
-/// What was seen.
+/// What was observed.
 #[derive(Debug)]
 pub struct TreeSeen {
     /// The tree.
     pub view: TreeView,
-    /// The process with the most fragmentation, where it is to be explained.
+    /// The process with the most fragmentation, if it is to be explained.
     pub worst: Option<View>,
     /// Whether a signal ended the predictions.
     pub interrupted: bool,
 }
 
-/// Walks a process and all that descend from it, one after the other.
+/// Walks a process and all its descendants, one after another.
 ///
 /// # Errors
-/// When there is no such process, or it cannot be looked into.
+/// When there is no such process, or it cannot be inspected.
 pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
-    // What is wrong with the number is said as by the other commands.
+    // An invalid pid gives the same errors as in other commands.
     drop(Target::open(options.master)?);
     let options = *options;
     let flag = interrupt::flag()?;
@@ -100,7 +100,7 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
     })
 }
 
-/// Reads the objects of the worst processes, where they are wanted.
+/// Reads the objects of the worst processes, if requested.
 fn read_objects(view: &mut TreeView, options: TreeOptions, interrupted: &AtomicBool) -> Found {
     let Some(objects) = options.objects else {
         return Found::default();
@@ -115,8 +115,8 @@ fn read_objects(view: &mut TreeView, options: TreeOptions, interrupted: &AtomicB
     found
 }
 
-/// The process that is worst now, as its objects were read, and a walk of it to be played into other allocators.
-/// Those that went meanwhile are not shown.
+/// The process that is worst now, as its objects were read, and a walk of it to be replayed in
+/// other allocators. Processes that ended meanwhile are not shown.
 fn worst(
     view: &mut TreeView,
     found: Found,
@@ -128,7 +128,7 @@ fn worst(
         if let Some(read) = read.map(|at| views.swap_remove(at).1) {
             let is_it = |sample: &Sample| sample.target.pid == id.pid;
             let sample = found.kept.filter(is_it);
-            // It may be known only by its growth that it is the worst.
+            // It may be the worst only by its growth.
             let sample = sample.or_else(|| options.predict.then(|| walk(id, options).ok())?);
             return Some((read, sample));
         }

@@ -20,17 +20,17 @@ use crate::session::interrupt;
 use crate::session::options::ReadObjects;
 use crate::session::snapshot::{count, walk_and_read};
 
-/// Children that are read at most, beside their master: each is stopped for a walk each time.
+/// The most children that are read, besides their master: each is stopped for a walk each time.
 const MOST_READ: usize = 12;
 /// Between two looks whether the kernel's counts are due.
 const COUNTS_STEP: Duration = Duration::from_millis(50);
 
-/// What is wanted of a tree's objects.
+/// What is requested of a tree's objects.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) sampling: SamplingOptions,
     pub(super) objects: ReadObjects,
-    /// The process of which the sample is kept, to be played into other allocators.
+    /// The process whose sample is kept, to be replayed in other allocators.
     pub(super) kept: Option<ProcessId>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Found {
     pub(super) objects: TreeObjects,
     /// What `explain` would show of each.
     pub(super) views: Vec<(ProcessId, View)>,
-    /// The last walk of the process of which it was to be kept.
+    /// The last walk of the process whose sample is kept.
     pub(super) kept: Option<Sample>,
 }
 
@@ -50,7 +50,7 @@ struct Once {
     sampler: Sampler,
     report: FragReport,
     census: Arc<Census>,
-    /// What the kernel counted from its walk on.
+    /// The kernel's counts since its walk.
     counts: Mutex<Vec<Point>>,
 }
 
@@ -60,8 +60,8 @@ impl Once {
     }
 }
 
-/// Reads the worst processes of a tree. No reading is begun later than [`WALKS_FOR`] after the first; those that were
-/// read once are read again.
+/// Reads the worst processes of a tree. No reading begins later than [`WALKS_FOR`] after the first;
+/// processes that were read once are read again.
 pub(super) fn read(view: &TreeView, wanted: Wanted, interrupted: &AtomicBool) -> Found {
     let mut found = Found::default();
     let read = read_once(view, wanted, interrupted, &mut found);
@@ -131,7 +131,7 @@ fn read_once(
                 });
             }
             Ok((_, (_, Err(why)))) => found.objects.not_read.push((id.pid, why.to_string())),
-            // One that ended meanwhile is not missed.
+            // A process that ended meanwhile is not reported as missing.
             Err(why) if why.is_gone() => {}
             Err(why) => found.objects.not_read.push((id.pid, why.to_string())),
         }
@@ -153,7 +153,7 @@ fn read_again(
 ) -> Vec<Option<(FragReport, Arc<Census>)>> {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Whether memory grew all the time is seen by what is counted while others are read.
+        // Counts made while others are read show whether memory grew all the time.
         let counting = thread::Builder::new().name("counts".into());
         let counting = counting.spawn_scoped(scope, || {
             while !is_over.load(Ordering::Relaxed) {
@@ -186,8 +186,8 @@ fn read_again(
                     }
                     Some((report, Arc::new(census)))
                 }
-                // What was read first is worth more than a walk without objects, and of one that has ended it is
-                // all that there is.
+                // The first reading is worth more than a walk without objects, and for a process
+                // that has ended it is all there is.
                 Ok((_, Err(_))) | Err(_) => None,
             });
         }
@@ -205,7 +205,7 @@ fn progress(count: usize, what: &str) {
     }
 }
 
-/// The process with this number, if it is still the one that is meant.
+/// The process with this pid, if it is still the same one.
 pub(super) fn open(id: ProcessId) -> Result<Sampler, NotWalked> {
     let sampler = Sampler::open(id.pid)?;
     match sampler.target().began_ticks()? == id.began_ticks {

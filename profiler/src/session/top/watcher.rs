@@ -13,15 +13,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::session::SessionError;
 use crate::session::black_box::HostBlackBox;
 
-/// What the watcher is asked to do.
+/// Requests to the watcher.
 enum Request {
-    /// Look at all processes.
+    /// Observe all processes.
     Tick,
     /// Walk this process now.
     Walk(i32),
     /// Walk nothing until further notice.
     Rest,
-    /// Go on; this process was attached to until now. Show what is known.
+    /// Continue; this process was attached to until now. Send the present view.
     Resume {
         attached_to: i32,
         walk: Option<Box<WalkFigures>>,
@@ -30,7 +30,7 @@ enum Request {
 
 type HostViewResult = Result<HostView, SessionError>;
 
-/// The watcher, from outside of its thread.
+/// The watcher, as used from outside its thread.
 pub(in crate::session) struct Watcher {
     requests: Sender<Request>,
     seen: UnboundedReceiver<Option<HostViewResult>>,
@@ -39,7 +39,7 @@ pub(in crate::session) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts it, with or without walks; nothing is looked at before the first [`Self::tick`].
+    /// Starts it, with or without walks; nothing is observed before the first [`Self::tick`].
     ///
     /// # Errors
     /// When no thread can be started.
@@ -77,7 +77,8 @@ impl Watcher {
         self.ask(Request::Walk(pid));
     }
 
-    /// Goes on after [`Self::rest`]: the process was attached to, which stops it, until now, and this was its last walk.
+    /// Continues after [`Self::rest`]: until now the process was attached to, which stops it, and
+    /// this was its last walk.
     pub(in crate::session) fn resume(&mut self, attached_to: i32, walk: Option<WalkFigures>) {
         let walk = walk.map(Box::new);
         self.ask(Request::Resume { attached_to, walk });
@@ -89,7 +90,7 @@ impl Watcher {
         let _ = self.requests.send(request);
     }
 
-    /// The next view. Of one request there may be several.
+    /// The next view. One request may cause several.
     ///
     /// # Errors
     /// Why there will be no more.
@@ -107,7 +108,7 @@ impl Watcher {
         }
     }
 
-    /// Has it rest, and waits until nothing is under way.
+    /// Pauses it, and waits until nothing is in progress.
     pub(in crate::session) async fn rest(&mut self) {
         self.ask(Request::Rest);
         while self.waiting > 0 {
@@ -179,7 +180,7 @@ fn run(
 
 /// Between two looks whether a walk is due.
 const LOOK: Duration = Duration::from_millis(200);
-/// The same where none is wanted.
+/// The same if no walk is wanted.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// The host: the sampler that looks, and the model that remembers.
@@ -201,7 +202,7 @@ impl WatchedHost {
         }
     }
 
-    /// Looks at all processes.
+    /// Observes all processes.
     ///
     /// # Errors
     /// When there is no `/proc`.
@@ -225,7 +226,7 @@ impl WatchedHost {
         }
     }
 
-    /// Walks the process whose turn it is; whether one was due.
+    /// Walks the process whose turn it is; returns whether one was due.
     fn walk_next(&mut self) -> bool {
         if self.sampler.until_walk() > Duration::ZERO {
             return false;
@@ -237,10 +238,10 @@ impl WatchedHost {
         next.is_some()
     }
 
-    /// Walks a process that was not walked yet, whatever it costs; whether there was one.
+    /// Walks a process that was not walked yet, whatever it costs; returns whether there was one.
     pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
         let is_new = |id| !tried.contains(&id);
-        // What may have to be waited for takes nobody else's time.
+        // Processes that may block are walked last, so that they delay no others.
         let at_once = |id| is_new(id) && !self.sampler.is_served(id);
         let next = self.model.next(now_ns(), at_once);
         let next = next.or_else(|| self.model.next(now_ns(), is_new));
@@ -262,7 +263,7 @@ impl WatchedHost {
             if let Some(walk) = walk {
                 self.model.walked(id, Ok(walk));
             }
-            // It ended with a walk; how long that stopped it is not known here.
+            // It ended with a walk; how long that stopped the process is not known here.
             self.sampler.was_stopped(id, AFTER_ATTACH);
         }
     }
@@ -276,12 +277,12 @@ impl WatchedHost {
                     black_box.walked(id, &sample, report);
                 }
             }
-            // It is not there at the next look.
+            // It will be missing in the next observation.
             Err(gone) if gone.is_gone() => {}
             Err(error) => self.model.walked(id, Err(error.to_string())),
         }
     }
 }
 
-/// What a process that was attached to is taken to have been stopped for at last.
+/// The assumed length of the last stop of a process that was attached to.
 const AFTER_ATTACH: Duration = Duration::from_millis(100);

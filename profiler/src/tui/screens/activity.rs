@@ -14,7 +14,7 @@ use crate::tui::app::App;
 
 /// Characters of a line's title.
 const TITLE: TextColumn = TextColumn::left("", 12);
-/// Of a probe; what is said of it takes what is left.
+/// Columns of a probe; its state takes the remaining width.
 const FUNCTION: TextColumn = TextColumn::left("probe", 25);
 const HITS: TextColumn = TextColumn::right("hits", 7);
 const STATE: TextColumn = TextColumn::left("state", 8);
@@ -119,7 +119,7 @@ fn rates(app: &App, activity: &Activity) -> Vec<Line<'static>> {
     ]
 }
 
-/// The share of the time in which calls were recorded, and what that makes of the counts.
+/// The share of the time in which calls were recorded, and what that means for the counts.
 fn sampled(share: f64) -> String {
     let text = format!("{:.1} % of the time", share * 100.0);
     // From here on the factor shows as more than 1.0.

@@ -5,7 +5,7 @@ use ratatui::text::Span;
 
 use crate::tui::theme::Theme;
 
-/// A text, and whether it is being typed.
+/// The filter's text, and whether it is being typed.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tui) struct Filter {
     text: String,
@@ -13,7 +13,7 @@ pub(in crate::tui) struct Filter {
 }
 
 impl Filter {
-    /// Whether all keys are letters of it.
+    /// Whether all keys are added to it.
     pub(in crate::tui) fn is_typing(&self) -> bool {
         self.is_typing
     }
@@ -28,7 +28,7 @@ impl Filter {
         self.text.clear();
     }
 
-    /// Takes a key while it is typed; whether that may have changed which rows pass.
+    /// Handles a key while it is typed; returns whether that may have changed which rows match.
     pub(super) fn type_in(&mut self, code: KeyCode) -> bool {
         match code {
             KeyCode::Char(letter) => self.text.push(letter),
@@ -45,12 +45,12 @@ impl Filter {
         true
     }
 
-    /// Whether a name passes, whatever its case.
+    /// Whether a name matches, ignoring case.
     pub(super) fn passes(&self, name: &str) -> bool {
         self.text.is_empty() || name.to_lowercase().contains(&self.text.to_lowercase())
     }
 
-    /// It and how to be rid of it, while there is one.
+    /// The filter and how to remove it, if there is one.
     pub(super) fn shown(&self, theme: Theme) -> Option<Span<'static>> {
         let cursor = if self.is_typing { "▏" } else { "" };
         let text = format!("  /{}{cursor}  Esc clears", self.text);

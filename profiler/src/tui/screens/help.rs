@@ -11,7 +11,7 @@ use super::wrapped;
 use crate::hints::Hint;
 use crate::tui::app::App;
 
-/// A key, or what is explained.
+/// A key, or another explained item.
 const NAME: TextColumn = TextColumn::left("", 24);
 
 /// The keys of every session.
@@ -47,7 +47,7 @@ const KEYS: [(&str, &str); 8] = [
 const HELP: (&str, &str) = ("?, h, F1", "this help; Esc leaves it");
 const INTERRUPT: (&str, &str) = ("Ctrl-C", "quit as q does, but with exit code 130");
 
-/// Those of a live one.
+/// The keys of a live session.
 const LIVE_KEYS: [(&str, &str); 7] = [
     ("p, space", "pause or resume walks; rates and RSS continue"),
     ("w", "walk now, without waiting for the next planned walk"),
@@ -61,7 +61,7 @@ const LIVE_KEYS: [(&str, &str); 7] = [
     INTERRUPT,
 ];
 
-/// Those of a saved one.
+/// The keys of a saved session.
 const SAVED_KEYS: [(&str, &str); 7] = [
     ("[ ]", "previous walk, next walk"),
     ("{ }", "first walk, last walk"),

@@ -23,7 +23,7 @@ pub(super) fn bar(part: u64, whole: u64, width: usize) -> String {
         return String::new();
     }
     let eighths = (part as f64 / whole as f64 * width as f64 * 8.0).round() as usize;
-    // What is there is seen, however little it is.
+    // A non-empty part is visible, however small it is.
     let eighths = eighths.clamp(usize::from(part > 0), width * 8);
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
@@ -37,14 +37,14 @@ pub(super) fn wrapped(text: &str, width: u16, style: Style) -> Vec<Line<'static>
         .collect()
 }
 
-/// The value after this one of all, the first after the last.
+/// The next value of all, cyclically.
 fn after<T: Copy + PartialEq>(all: &[T], one: T) -> T {
     let at = all.iter().position(|other| *other == one).unwrap_or(0);
     all[(at + 1) % all.len()]
 }
 
-/// As many lines as there is room for, those of the selected row in the middle as far as there are others
-/// around them.
+/// As many lines as there is space for, with those of the selected row in the middle if there are
+/// others around them.
 fn around(
     mut lines: Vec<Line<'static>>,
     of_selected: Range<usize>,
@@ -58,7 +58,7 @@ fn around(
     lines
 }
 
-/// A name in as many columns, its end where it is longer: the end says most.
+/// A name cut to a width; its end is kept, because it is the most informative part.
 fn cut(name: &str, width: usize) -> String {
     let len = name.chars().count();
     if len <= width {

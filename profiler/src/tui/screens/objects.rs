@@ -28,7 +28,7 @@ const GROWTH: TextColumn = TextColumn::right("growth", 13);
 /// Between the figures and the bar or the name.
 const GAP: &str = "  ";
 
-/// What the rows are.
+/// The kind of the rows.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 enum Table {
     #[default]
@@ -72,7 +72,7 @@ impl Table {
     }
 }
 
-/// What the rows are sorted by.
+/// The sort key of the rows.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 enum Order {
     #[default]
@@ -86,7 +86,7 @@ impl Order {
     const ALL: [Self; 4] = [Self::Bytes, Self::Growth, Self::Count, Self::Name];
 }
 
-/// What the user chose.
+/// The user's choices.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tui) struct ObjectsView {
     table: Table,
@@ -171,7 +171,7 @@ struct Row {
     bytes: u64,
     growth: Option<f64>,
     count: u64,
-    /// What is said of it when it is opened.
+    /// Its details when it is opened.
     details: Vec<String>,
 }
 
@@ -302,7 +302,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-/// What the figures are of, and how reading stands.
+/// What the figures are based on, and the state of reading.
 fn state(app: &App, view: &View) -> String {
     let report = &view.report;
     let mut parts = Vec::new();
@@ -329,7 +329,7 @@ fn state(app: &App, view: &View) -> String {
     }
     if let Some(growth_of) = &report.growth {
         let over = nanoseconds(growth_of.elapsed_ns);
-        // As the verdict has it: what running functions have in hand is no growth.
+        // As in the verdict: data held by running functions does not count as growth.
         parts.push(match report.growing().unwrap_or_default() {
             by if by.bytes_per_second() > 0.0 => {
                 format!("growing {} in {over}", growth(by.bytes_per_second()))
@@ -385,7 +385,7 @@ fn heading(app: &App) -> Line<'static> {
     Line::styled(text, app.theme.title())
 }
 
-/// The rows around the one that is selected.
+/// The rows around the selected one.
 fn list(app: &App, census: &Census, rows: &[Row], width: u16, room: usize) -> Vec<Line<'static>> {
     let selected = app.objects.selected.min(rows.len().saturating_sub(1));
     let width = usize::from(width);

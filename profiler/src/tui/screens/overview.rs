@@ -15,21 +15,21 @@ use crate::tui::app::App;
 
 /// Rows that the chart needs to say anything.
 const CHART_ROWS: u16 = 5;
-/// From this width on the metrics stand beside the ledger.
+/// From this width on the metrics are next to the ledger.
 const WIDE: u16 = 116;
-/// Of the ledger: what a class has in memory.
+/// In the ledger: a class's bytes in memory.
 const BYTES: TextColumn = TextColumn::right("bytes", LedgerRow::COLUMNS[0].width);
-/// Of the metrics beside it.
+/// In the metrics next to it.
 const LABEL: TextColumn = TextColumn::left("", 26);
 const FIGURE: TextColumn = TextColumn::right("", 12);
-/// Of a curve: its name, and what it is now.
+/// Of a curve: its name and its present value.
 const CURVE: TextColumn = TextColumn::left("", 6);
 const NOW: TextColumn = TextColumn::right("", 10);
 /// Between columns.
 const GAP: &str = "  ";
 /// Columns that the metrics take.
 const BESIDE: u16 = (GAP.len() + LABEL.width + FIGURE.width) as u16;
-/// Metrics shown beside the ledger: the most important ones, so that the chart keeps its room.
+/// Metrics shown next to the ledger: the most important ones, so that there is space for the chart.
 const METRICS: usize = 17;
 
 /// Draws the screen.
@@ -47,7 +47,7 @@ pub(in crate::tui) fn draw(app: &App, view: &View, frame: &mut Frame, area: Rect
         Vec::new()
     };
     let taken = verdict.len() + ledger.len().max(beside.len());
-    // A chart where there is room for one, else a line for each curve.
+    // A chart if there is space for one, else a line for each curve.
     let spare = usize::from(area.height).saturating_sub(taken + 1);
     let below = if spare >= usize::from(CHART_ROWS) {
         Constraint::Fill(1)
@@ -120,7 +120,7 @@ fn ledger(app: &App, view: &View, width: u16) -> Vec<Line<'static>> {
         part("swapped", row.swapped_bytes) + &part("shared", row.shared_bytes)
     };
     let extras = view.report.shown_ledger().map(|row| extra(row).len()).max();
-    // Bars take what the words leave.
+    // Bars take the width that the words leave.
     let [in_memory, ..] = LedgerRow::COLUMNS;
     let (class, share) = (LedgerRow::CLASS, LedgerRow::SHARE);
     let taken = class.width + 1 + in_memory.width + share.width + GAP.len();

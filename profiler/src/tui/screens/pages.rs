@@ -22,7 +22,7 @@ const LEFT: u16 = 36;
 const RANGE: TextColumn = TextColumn::right("", 9);
 const PAGES: TextColumn = TextColumn::right("", 8);
 
-/// Where histogram, the map's heading and the map go.
+/// The areas of the histogram, the map's heading and the map.
 fn areas(area: Rect) -> [Rect; 3] {
     let columns = [
         Constraint::Length(LEFT),
@@ -172,8 +172,8 @@ fn histogram(app: &App, view: &View, height: u16) -> Vec<Line<'static>> {
     lines
 }
 
-/// Pages by live bytes in at most `room` lines: where the height does not hold all, neighbours are
-/// joined, the empty ones kept apart.
+/// Pages by live bytes in at most `room` lines: if there are too many, adjacent buckets are merged,
+/// except the empty pages.
 fn by_page(view: &View, allocator: Allocator, room: usize) -> Vec<Bucket> {
     let rows = view.report.page_occupancy.iter();
     let rows: Vec<_> = rows.filter(|row| row.allocator == allocator).collect();

@@ -22,7 +22,7 @@ use crate::tui::header::fitted;
 
 /// Rows that PgUp and PgDn move.
 const PAGE_ROWS: usize = 10;
-/// Rows of an opened tree at the most.
+/// The most rows of an opened tree.
 const MAX_ROWS: usize = 10_000;
 /// Columns of each step into a tree, and of an opened row's details.
 const INDENT: usize = 2;
@@ -37,7 +37,7 @@ const BY_NAME: usize = COLUMNS.len();
 
 const DIRECTIONS: [Direction; 2] = [Direction::Outwards, Direction::Inwards];
 
-/// What the rows are called that stacks are opened from.
+/// The name of the rows from which stacks are opened.
 const fn name(direction: Direction) -> &'static str {
     match direction {
         Direction::Outwards => "functions and their callers",
@@ -45,7 +45,7 @@ const fn name(direction: Direction) -> &'static str {
     }
 }
 
-/// What the user chose.
+/// The user's choices.
 #[derive(Clone, Debug)]
 pub(in crate::tui) struct SitesView {
     direction: Direction,
@@ -53,7 +53,7 @@ pub(in crate::tui) struct SitesView {
     order: usize,
     reversed: bool,
     filter: Filter,
-    /// The steps to the selected row; the first row where there are none.
+    /// The steps to the selected row; the first row if there are none.
     selected: Vec<StackStep>,
     /// The steps to the rows that are open.
     open: Vec<Vec<StackStep>>,
@@ -99,7 +99,7 @@ impl SitesView {
         }
     }
 
-    /// Whether a stack is shown: by its innermost function where it begins there, else by any.
+    /// Whether a stack matches: by its innermost function if stacks begin there, else by any.
     fn passes(&self, sites: &Sites, site: &Site) -> bool {
         let mut steps = site.steps(sites, Direction::Outwards);
         let passes = |step| self.filter.passes(&sites.label(step));
@@ -109,7 +109,7 @@ impl SitesView {
         }
     }
 
-    /// What lies below these steps in those sites, and below all that is open there.
+    /// Adds the rows below these steps in those sites, and below everything that is open there.
     fn below(&self, sites: &Sites, of: &[&Site], path: &[StackStep], rows: &mut Vec<Row>) {
         let (direction, depth) = (self.direction, path.len());
         let mut next = sites.rows(direction, depth, of);
@@ -134,7 +134,8 @@ impl SitesView {
         }
     }
 
-    /// Opens a row, and what follows as far as only one function does; or closes it with all below it.
+    /// Opens a row, and the rows below as long as there is only one function; or closes it with
+    /// everything below.
     fn open_or_close(&mut self, sites: &Sites, row: &Row) {
         self.selected.clone_from(&row.path);
         if row.is_open {
@@ -164,7 +165,7 @@ impl SitesView {
 
 /// A row of the tree.
 struct Row {
-    /// The steps to it, itself the last.
+    /// The steps to it, including itself as the last.
     path: Vec<StackStep>,
     row: SiteRow,
     is_open: bool,
@@ -304,7 +305,7 @@ fn nothing(app: &App, view: &View) -> String {
     why
 }
 
-/// What the figures are of.
+/// What the figures are based on.
 fn state(sites: &Sites) -> String {
     let whole = sites.bytes();
     let armed = nanoseconds(sites.armed_ns);
@@ -345,7 +346,7 @@ fn state(sites: &Sites) -> String {
     parts.join(" │ ")
 }
 
-/// From where stacks are opened, and the filter.
+/// The end from which stacks are opened, and the filter.
 fn choices(app: &App) -> Line<'static> {
     let of = &app.sites;
     let names = DIRECTIONS.into_iter().map(|direction| {
@@ -373,7 +374,7 @@ fn heading(app: &App) -> Line<'static> {
     Line::styled(text, app.theme.title())
 }
 
-/// The rows around the one that is selected.
+/// The rows around the selected one.
 fn list(app: &App, sites: &Sites, rows: &[Row], width: u16, room: usize) -> Vec<Line<'static>> {
     let selected = app.sites.place(rows);
     let mut lines = Vec::new();
@@ -427,8 +428,8 @@ fn line(app: &App, sites: &Sites, row: &Row, is_selected: bool, width: usize) ->
     Line::from(spans)
 }
 
-/// What a row is called. Of a native function and the Python function that it was called from each has its part of the
-/// room: what one does not need is the other's.
+/// The name of a row. A native function and the Python function that called it each get a part of
+/// the width; what one does not need goes to the other.
 fn name_within(sites: &Sites, step: StackStep, room: usize) -> String {
     const BETWEEN: &str = " ← ";
     let functions = sites.function(step).zip(sites.called_from(step));
@@ -443,7 +444,8 @@ fn name_within(sites: &Sites, step: StackStep, room: usize) -> String {
     format!("{function}{BETWEEN}{from}")
 }
 
-/// A Python function with its file, or where there is no room with its line alone: by that two calls are told apart.
+/// A Python function with its file or, if there is no space, only with its line, which
+/// distinguishes two calls.
 fn caller_within(from: &sites::Frame, room: usize) -> String {
     let whole = from.short_label();
     if whole.chars().count() <= room {
@@ -468,7 +470,7 @@ fn growth_of(figures: &SiteFigures) -> String {
     )
 }
 
-/// What is said of a row that is open.
+/// The details of an open row.
 fn details(app: &App, sites: &Sites, row: &Row, width: u16) -> Vec<Line<'static>> {
     let figures = &row.row.figures;
     let whole = sites.label(row.row.step);

@@ -27,7 +27,7 @@ const GAP: &str = "  ";
 /// The order of the table.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::tui) struct Sort {
-    /// Which of the columns it is sorted by.
+    /// The column by which it is sorted.
     column: usize,
     reversed: bool,
 }

@@ -18,7 +18,7 @@ const ROWS: usize = 4;
 /// Of a metric.
 const LABEL: TextColumn = TextColumn::left("", 34);
 const FIGURE: TextColumn = TextColumn::right("", 11);
-/// Of a prediction, beside the drawing of its band: there is no room for the middle too.
+/// Of a prediction, next to the drawing of its band: there is no space for the middle value.
 const FIGURES: [Column<NeedsRow>; 2] = [NeedsRow::BAND, NeedsRow::RSS];
 /// A drawing of fewer columns shows nothing.
 const LEAST_DRAWN: usize = 8;
@@ -75,7 +75,7 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
     lines
 }
 
-/// What other allocators and settings would need, one a line.
+/// What other allocators and settings would need, one per line.
 fn predicted(
     theme: Theme,
     predictions: &Predictions,
@@ -90,7 +90,7 @@ fn predicted(
         0 => String::new(),
         pending => format!(", {pending} more not replayed yet"),
     };
-    // It is played once, and walks go on.
+    // It is replayed once, and walks continue.
     let (walk, then) = match predictions.before(walked_at_ns) {
         None => ("this walk".to_owned(), "malloc has"),
         Some(before) => (format!("the walk {before} earlier"), "malloc had"),
@@ -135,7 +135,7 @@ fn predicted(
     lines
 }
 
-/// A band on a scale that ends at `most` bytes, with a mark where malloc is now.
+/// A band on a scale up to `most` bytes, with a mark at malloc's present size.
 fn band(needs: Needs, now: u64, most: u64, columns: usize) -> String {
     let at = |bytes: u64| {
         let scaled = u128::from(bytes) * columns.saturating_sub(1) as u128 / u128::from(most);
@@ -150,8 +150,8 @@ fn band(needs: Needs, now: u64, most: u64, columns: usize) -> String {
         .collect()
 }
 
-/// Two drawings in one scale: malloc's pages now, fullest first, and the pages that the same live
-/// blocks would fill in jemalloc's slabs.
+/// Two drawings at one scale: malloc's present pages, fullest first, and the pages that the same
+/// live blocks would fill in jemalloc's slabs.
 fn drawing(theme: Theme, report: &FragReport, packing: &Packing, width: u16) -> Vec<Line<'static>> {
     let half = (usize::from(width) - 3) / 2;
     let most = packing.present_bytes.max(packing.packed_bytes).max(1);

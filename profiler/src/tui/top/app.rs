@@ -31,11 +31,11 @@ pub(super) struct App {
     pub(super) size: (u16, u16),
     pub(super) view: Option<Box<HostView>>,
     pub(super) arrangement: Arrangement,
-    /// The master of the tree that is shown as one thing; `None` where all processes are.
+    /// The master of the tree that is shown as one unit; `None` if all processes are shown.
     pub(super) tree_of: Option<i32>,
-    /// The lines of the table, made anew with each change.
+    /// The lines of the table, rebuilt with each change.
     pub(super) lines: Vec<Line>,
-    /// The chosen line, and the process on it, which it follows.
+    /// The selected line, and its process, which the selection follows.
     pub(super) at: usize,
     chosen: Option<ProcessId>,
     /// The first line that is shown.
@@ -65,7 +65,7 @@ impl App {
         }
     }
 
-    /// The same of the tree of a master, if one is given.
+    /// The same for the tree of a master, if one is given.
     pub(super) fn of_tree(self, master: Option<i32>) -> Self {
         Self {
             tree_of: master,
@@ -87,7 +87,7 @@ impl App {
         Some(self.rows().get(self.lines.get(at)?.row)?.process.id)
     }
 
-    /// Makes the lines anew. The choice stays with its process, or else where it was.
+    /// Rebuilds the lines. The selection stays with its process, or else at its line.
     fn arrange(&mut self) {
         self.lines = lines(self.rows(), &self.arrangement);
         let of_chosen = |at: &usize| self.chosen.is_some() && self.id_at(*at) == self.chosen;
@@ -95,7 +95,7 @@ impl App {
         self.choose(at);
     }
 
-    /// Chooses a line, and scrolls to where it is seen.
+    /// Selects a line, and scrolls so that it is visible.
     fn choose(&mut self, at: usize) {
         self.at = at.min(self.lines.len().saturating_sub(1));
         self.chosen = self.id_at(self.at);
@@ -103,7 +103,7 @@ impl App {
         self.first = self
             .first
             .clamp((self.at + 1).saturating_sub(room), self.at);
-        // What was scrolled away is shown again where there is room for it.
+        // Lines scrolled away are shown again if there is space.
         self.first = self.first.min(self.lines.len().saturating_sub(room));
     }
 
@@ -118,14 +118,14 @@ impl App {
     }
 }
 
-/// Takes in what happened. What it gives is for the session to do.
+/// Handles a message. The result is a request to the session.
 pub(super) fn update(app: &mut App, message: Message) -> Option<Effect> {
     let mut effect = None;
     match message {
         Message::View(view) => {
             let there: std::collections::BTreeSet<_> =
                 view.rows.iter().map(|row| row.process.id).collect();
-            // Nothing is kept of who is gone.
+            // Nothing is kept of processes that are gone.
             app.arrangement.folded.retain(|id| there.contains(id));
             app.view = Some(view);
         }

@@ -21,7 +21,8 @@ use crate::tui::draw::{clean, too_small};
 use crate::tui::header::fitted;
 use crate::tui::screens::wrapped;
 
-/// Lines above the table: sums, cost, headings; and below it: two of details, the notice, the keys.
+/// Lines above the table: sums, cost, headings; and below it: two lines of details, the notice, the
+/// keys.
 const ABOVE: u16 = 3;
 const BELOW: u16 = 4;
 
@@ -90,7 +91,7 @@ fn table(app: &App, width: u16) -> Vec<Line<'static>> {
         None => TableOf::Host,
     };
     let columns = fitting(usize::from(width), of);
-    // Why rows have no figures comes before what it costs, which may have no room.
+    // Why rows have no figures comes before the cost, for which there may be no space.
     let costs = view.waiting().into_iter().chain(view.cost.phrases());
     let costs: Vec<String> = costs.collect();
     let costs = fitted(&costs.join(" │ "), usize::from(width));
@@ -130,7 +131,7 @@ fn table(app: &App, width: u16) -> Vec<Line<'static>> {
     lines
 }
 
-/// The titles; the one that is sorted by stands out.
+/// The titles; the sort column stands out.
 fn headings(app: &App, columns: &[&ProcessColumn]) -> Line<'static> {
     let sorted = &COLUMNS[app.arrangement.sort];
     let title = |column: &&ProcessColumn| {
@@ -163,7 +164,7 @@ fn style(app: &App, column: &ProcessColumn, row: &ProcessRow) -> Style {
     }
 }
 
-/// What the columns have no room for, of the chosen process.
+/// What the columns have no space for, for the selected process.
 fn details(app: &App, width: u16) -> [Line<'static>; 2] {
     let Some(row) = app.row().filter(|_| !app.help) else {
         return [Line::default(), Line::default()];
@@ -211,7 +212,7 @@ fn tree(app: &App) -> Option<String> {
     let line = app.lines.get(app.at).filter(|line| line.descendants > 0)?;
     let mut pids = BTreeSet::from([app.row()?.process.id.pid]);
     let mut all = Vec::new();
-    // By parents, as far as there are any: a tree that is folded away has no lines.
+    // By parents, if there are any: a folded tree has no lines.
     let mut rows: Vec<&ProcessRow> = app.rows().iter().collect();
     while all.len() < line.descendants {
         let before = pids.len();

@@ -18,7 +18,7 @@ use self::app::{App, Message, update};
 use super::theme::Theme;
 use super::{Leave, Program, play};
 
-/// What the session sends to the screen.
+/// Messages from the session to the screen.
 #[derive(Debug)]
 pub enum Update {
     /// Something new to show.
@@ -35,7 +35,7 @@ impl Leave for Update {
     }
 }
 
-/// What the user wants.
+/// The user's requests.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// Leave.
@@ -44,9 +44,9 @@ pub enum Effect {
     Interrupt,
     /// The terminal was closed.
     Closed,
-    /// Leave this screen for that of a process, by its number.
+    /// Leave this screen for that of a process, by its pid.
     Attach(i32),
-    /// Walk a process at once, by its number.
+    /// Walk a process at once, by its pid.
     Walk(i32),
 }
 
@@ -82,8 +82,8 @@ impl Program for App {
     }
 }
 
-/// Draws until the user leaves or the session says so; begins with `arrangement`. Of a tree its master is given.
-/// `effects` hears what the user wants.
+/// Draws until the user leaves or the session says so, starting with `arrangement`. For a tree, its
+/// master is given. `effects` receives the user's requests.
 ///
 /// # Errors
 /// As [`run`](super::run).

@@ -18,7 +18,7 @@ use super::IDLE_SLEEP;
 use crate::session::record::RecordError;
 use crate::session::signals::Signals;
 
-/// How long a command that was asked to end is waited for, to say what became of it.
+/// How long to wait for a command that was asked to end, to report how it ended.
 pub(super) const END_TIMEOUT: Duration = Duration::from_millis(200);
 
 pub(super) fn start(
@@ -50,7 +50,7 @@ pub(super) fn start(
     })
 }
 
-/// The file of the program, where the command names one: a name without a slash is looked up elsewhere.
+/// The program's file, if the command names one: a name without a slash is looked up on the PATH.
 pub(super) fn program_file(command: &[OsString]) -> Vec<&Path> {
     let program = command.first().map(Path::new).into_iter();
     let is_path = |program: &&Path| program.as_os_str().as_bytes().contains(&b'/');
@@ -83,18 +83,18 @@ pub(super) async fn ends_soon(child: &mut Child, signals: &mut Signals) -> bool 
     }
 }
 
-/// Asks the command to end, as whoever ends a recording would. It may be ending by itself.
+/// Asks the command to end, as a user ending a recording would. It may already be ending.
 pub(super) fn ask_to_end(child: &Child) {
     let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
 }
 
-/// Whether the command got this signal as well: of a terminal's key, which is for all that run in its
-/// foreground. All others are passed on to it, as SIGTERM.
+/// Whether the command received this signal too: one from a terminal key, which goes to all
+/// foreground processes. All others are passed on to it, as SIGTERM.
 pub(super) fn reached_command(name: &str, signals: &Signals) -> bool {
     name == "SIGINT" && !signals.interrupt_was_sent()
 }
 
-/// The code with which a shell would end.
+/// The exit code that a shell would use.
 pub(super) fn exit_code(status: ExitStatus) -> u8 {
     let code = match (status.code(), status.signal()) {
         (Some(code), _) => code,

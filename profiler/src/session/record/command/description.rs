@@ -13,7 +13,7 @@ use crate::session::record::describe::{Origin, describe};
 /// disk that hangs.
 pub(super) const DESCRIBED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the trace says of the command's first process, which runs under this recorder.
+/// The trace's description of the command's first process, which runs under this recorder.
 pub(super) async fn description(
     pid: u32,
     recorder: String,
@@ -26,13 +26,13 @@ pub(super) async fn description(
             mapped: &recorder,
         };
         let described = describe(&target, &[], origin, started_at).ok()?;
-        // Of one that ends meanwhile only a part is found.
+        // For a process that ends meanwhile only a part is found.
         target.check().is_ok().then_some(described)
     });
     described.await.ok().flatten()
 }
 
-/// What can be said of a command that ended before it could be inspected.
+/// The description of a command that ended before it could be inspected.
 pub(super) fn of_command(command: &[OsString], started_at: jiff::Timestamp) -> TraceDescription {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     TraceDescription {

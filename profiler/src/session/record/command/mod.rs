@@ -30,7 +30,7 @@ use crate::session::signals::Signals;
 
 /// The recorder, compiled by the build script.
 const RECORDER: &[u8] = include_bytes!(env!("FRAGSCOPE_RECORDER"));
-/// What its file is called, before the version.
+/// Its file name without the version.
 const RECORDER_NAME: &str = "recorder";
 /// A program is described after it has run for this long: until then it may still execute another
 /// one.
@@ -38,11 +38,11 @@ const DESCRIBED_AFTER: Duration = Duration::from_millis(100);
 /// How long the reader sleeps when there is nothing to read.
 const IDLE_SLEEP: Duration = Duration::from_millis(1);
 
-/// Runs the command under the recorder until it and its children have ended, the duration is over or
-/// a signal ends it.
+/// Runs the command under the recorder until it and its children have ended, the duration is over,
+/// or a signal ends it.
 ///
 /// # Errors
-/// When the command cannot be started or the file not be written.
+/// When the command cannot be started, or the file cannot be written.
 pub(super) fn record(
     options: &RecordOptions,
     command: &[OsString],
@@ -59,7 +59,7 @@ async fn run(
     command: &[OsString],
     objects: bool,
 ) -> Result<RecordEnding, RecordError> {
-    // Before the command starts, so that a signal never finds the default action.
+    // Before the command starts, so that no signal has its default action.
     let mut signals = Signals::new()?;
     let requests = signal(SignalKind::user_defined1())?;
     let recorder = RuntimeDir::first("the recorder", |dir| {
@@ -80,7 +80,7 @@ async fn run(
         say::line(format_args!("fragscope: {why}"));
     }
     let mut started = Started::of(start(command, &object, &ring, objects)?, &ring)?;
-    // All processes are looked at for it. Where they cannot be, what is left is in nobody's way.
+    // All processes are examined for it. If that is not possible, the leftover objects do no harm.
     drop(aside("unused", move || {
         remove_unused(RECORDER_NAME, &recorder)
     }));
@@ -94,7 +94,7 @@ async fn run(
     let file = match TraceFile::begin(file, &options.output, &description) {
         Ok(file) => file,
         Err(why) => {
-            // Nobody takes what the ring holds.
+            // Nothing reads the ring any more.
             ring.close();
             return run_unrecorded(why.into(), started.child, &mut signals).await;
         }
@@ -103,7 +103,7 @@ async fn run(
     let recording = PreloadedRecording::new(ring, tree, file, began_ns, options.sampling, watch);
     let mut recording = match recording {
         Ok(recording) => recording,
-        // The ring is gone with it.
+        // The ring is dropped with it.
         Err(why) => return run_unrecorded(why.into(), started.child, &mut signals).await,
     };
     if objects {
@@ -127,7 +127,7 @@ struct Started {
     /// The signal that has come, if one has.
     interrupted: Option<&'static str>,
     watch: Unrecorded,
-    /// What the kernel ends for want of memory meanwhile.
+    /// Counts processes that the kernel kills for lack of memory meanwhile.
     kills: MemoryKills,
 }
 
@@ -165,8 +165,8 @@ impl Started {
         Ok(())
     }
 
-    /// What the trace says of it; nothing of one that has ended, whose number may be another's by now, or is
-    /// asked to end at once.
+    /// The trace's description of it; `None` if it has ended, because its pid may have been reused,
+    /// or if it must end at once.
     async fn description(
         &mut self,
         signals: &mut Signals,

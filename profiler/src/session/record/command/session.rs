@@ -27,10 +27,10 @@ const EVENTS_PER_STEP: usize = 1 << 14;
 const FINAL_CHECKPOINTS_TIMEOUT: Duration = Duration::from_millis(150);
 /// At the end of the recording's duration, a checkpoint in progress is waited for this long.
 const FINAL_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two checks of which processes are left.
+/// The interval of checks which processes are left.
 const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a process that may be left is waited for: a child that was announced and has not begun (its
-/// fork failed), and one of which it is not known where it comes from.
+/// How long to wait for a process that may be left: a child that was announced and has not begun
+/// (its fork failed), or a process of unknown origin.
 const CHILD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Processes that outlive the command by this long are reported.
 const SURVIVORS_REPORTED_AFTER: Duration = Duration::from_secs(1);
@@ -38,9 +38,9 @@ const SURVIVORS_REPORTED_AFTER: Duration = Duration::from_secs(1);
 /// How a recording of a command ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum CommandEnding {
-    /// The command ended so, and all that it started.
+    /// The command, and everything that it started, ended in this way.
     Command(ExitStatus),
-    /// It was recorded as long as was asked, and asked to end.
+    /// It was recorded for the requested duration, and asked to end.
     Duration,
     /// This signal ended the recording before the command.
     Signal(&'static str),
@@ -55,20 +55,20 @@ pub(super) struct Session {
     status: Option<ExitStatus>,
     signals: Signals,
     requests: tokio::signal::unix::Signal,
-    /// What the kernel ends for want of memory meanwhile.
+    /// Counts processes that the kernel kills for lack of memory meanwhile.
     kills: MemoryKills,
     began: Instant,
     deadline: Option<Instant>,
-    /// When it is next checked which processes are left.
+    /// When to check next which processes are left.
     processes_checked_at: Instant,
     /// When the command's end was seen.
     status_at: Option<Instant>,
-    /// When all was read that it wrote until then.
+    /// When everything that it wrote until its end was read.
     ended_at: Option<Instant>,
     reported: bool,
     /// The signal that came first.
     signalled: Option<&'static str>,
-    /// While checkpoints of what the command had then are taken.
+    /// Set while checkpoints of the command's state at that time are taken.
     asked_to_end: Option<AskedToEnd>,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Session {
 struct AskedToEnd {
     /// No checkpoint begins after that.
     until: Instant,
-    /// Whether the command got it too; it gets SIGTERM otherwise, after its checkpoints.
+    /// Whether the command received it too; otherwise it gets SIGTERM after its checkpoints.
     has_reached_command: bool,
 }
 
@@ -124,7 +124,7 @@ impl Session {
         run_unrecorded(why, self.child, &mut self.signals).await
     }
 
-    /// No step of it waits for anything. `early` is a signal that has come already.
+    /// None of its steps blocks. `early` is a signal that has already come.
     pub(super) async fn run(
         &mut self,
         mut early: Option<&'static str>,
@@ -132,7 +132,7 @@ impl Session {
         loop {
             let has_read = self.recording.step(EVENTS_PER_STEP)?;
             let busy = has_read || self.recording.is_taking_checkpoints();
-            // Now it is known which processes there are.
+            // The processes are known now.
             if let Some(name) = early.take() {
                 self.signal(name);
             }
@@ -140,7 +140,7 @@ impl Session {
                 biased;
                 name = self.signals.next() => {
                     if let Some(status) = self.status {
-                        // It ended by itself, and processes of its were recorded since.
+                        // It ended by itself, and its processes have been recorded since.
                         return Ok(CommandEnding::Command(status));
                     }
                     if let Some(first) = self.signalled {
@@ -155,7 +155,7 @@ impl Session {
             if let Some(asked) = self.asked_to_end
                 && (now >= asked.until || !self.recording.is_taking_checkpoints())
             {
-                // From now on it takes apart what it had.
+                // From now on it frees what it had.
                 self.recording.cut_checkpoints_short();
                 if !asked.has_reached_command {
                     self.end();
@@ -179,7 +179,7 @@ impl Session {
             }
             if self.signalled.is_some() && self.status_at.is_some_and(|at| now - at >= END_TIMEOUT)
             {
-                // Whoever ended it waits.
+                // The user who ended it is waiting.
                 self.recording.abandon_checkpoints();
             }
             if now < self.processes_checked_at {
@@ -190,13 +190,14 @@ impl Session {
                 self.kills.follow();
             }
             self.recording.reap(self.child.id());
-            // What is still in the ring may be of processes that are not known yet.
+            // The remaining events in the ring may be from processes that are not known yet.
             if let Some(status) = self.status.filter(|_| !busy)
                 && !self.is_left(status, now)
-                // What they wrote before they ended, forks among it, is read by now.
+                // Everything that they wrote before they ended, including forks, has been read by
+                // now.
                 && !self.recording.step(EVENTS_PER_STEP)?
             {
-                // The last of what it wrote may show that it damaged the ring.
+                // The last events may show that it damaged the ring.
                 let given_up = self.recording.given_up();
                 return Ok(given_up.map_or(CommandEnding::Command(status), CommandEnding::GivenUp));
             }
@@ -206,7 +207,7 @@ impl Session {
         }
     }
 
-    /// Ends the recording, and reports what became of its command.
+    /// Ends the recording, and reports how its command ended.
     pub(super) async fn conclude(
         self,
         ending: CommandEnding,
@@ -252,7 +253,7 @@ impl Session {
         }
     }
 
-    /// Who ended the command, if it ended so soon that it was still being loaded, most likely.
+    /// What ended the command, if it ended so soon that it was most likely still being loaded.
     fn ended_early(&self, ending: &CommandEnding) -> Option<String> {
         if self.began.elapsed() >= LONGEST_LOADING {
             return None;
@@ -267,7 +268,7 @@ impl Session {
         }
     }
 
-    /// The first signal: the recording goes on until the command has ended.
+    /// Handles the first signal: the recording continues until the command has ended.
     fn signal(&mut self, name: &'static str) {
         // A stopped command does not end.
         self.recording.limit_stops(FINAL_CHECKPOINTS_TIMEOUT);
@@ -289,7 +290,7 @@ impl Session {
 
     /// Asks the command to end, as whoever ends a recording would.
     fn end(&self) {
-        // Once its end was seen, its number is another's.
+        // Once its end was seen, its pid may belong to another process.
         if self.status.is_none() {
             ask_to_end(&self.child);
         }
@@ -310,7 +311,7 @@ impl Session {
             };
             tokio::select! {
                 biased;
-                // Whoever sent it does not want to wait.
+                // The sender does not want to wait.
                 _ = self.signals.next() => self.recording.abandon_checkpoints(),
                 () = tokio::time::sleep(idle) => {}
             }
@@ -318,14 +319,15 @@ impl Session {
         Ok(())
     }
 
-    /// Whether recorded processes outlive the command, which has ended so.
+    /// Whether recorded processes outlive the command, which has ended in this way.
     fn is_left(&mut self, status: ExitStatus, now: Instant) -> bool {
         let ended_at = *self.ended_at.get_or_insert(now);
         let Some(survivors) = self.recording.survivors(self.child.id()) else {
             return true;
         };
         let Some(pid) = survivors.first else {
-            // One that was forked last may not have written anything yet, or its parent is just ending.
+            // A recently forked process may not have written anything yet, or its parent is just
+            // ending.
             let may_be_left = survivors.has_unknown || self.recording.expects_children();
             return may_be_left && now - ended_at < CHILD_TIMEOUT;
         };

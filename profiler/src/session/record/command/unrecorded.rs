@@ -9,13 +9,13 @@ use crate::session::Ending;
 use crate::session::record::{RecordEnding, RecordError};
 use crate::session::signals::Signals;
 
-/// The exit code where the command ended well and was not recorded to its end.
+/// The exit code if the command succeeded but was not recorded to its end.
 const NOT_RECORDED: u8 = 1;
 /// Between two checks whether a command that is not recorded has ended.
 const UNRECORDED_SLEEP: Duration = Duration::from_millis(20);
 
-/// Waits for a command that cannot be recorded any more: whoever started fragscope in its place waits for it,
-/// and wants its exit code.
+/// Waits for a command that can no longer be recorded: the caller who started fragscope in its
+/// place waits for it, and needs its exit code.
 pub(super) async fn run_unrecorded(
     why: RecordError,
     mut child: Child,

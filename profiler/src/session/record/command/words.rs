@@ -11,7 +11,7 @@ use profiler_target::{has_borrowed_privileges, not_preloaded, wants_to_be_first}
 
 use crate::hints::Hint;
 
-/// Why nothing was recorded of this command, which `early` ended soon after its start.
+/// Why nothing was recorded of this command; `early` is what ended it soon after its start.
 pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> String {
     if has_borrowed_privileges() {
         return "nothing was recorded: this fragscope has privileges of its file (capabilities, or a \
@@ -34,10 +34,11 @@ pub(super) fn nothing_recorded(command: &[OsString], early: Option<String>) -> S
     )
 }
 
-/// What AddressSanitizer is to be told, so that it suffers the recorder before it.
+/// The option that makes AddressSanitizer accept the recorder before it.
 const SUFFERS: &str = "verify_asan_link_order=0";
 
-/// Whether these options of AddressSanitizer (`sanitizer_flag_parser.cpp`) have it suffer that. The last one counts.
+/// Whether these AddressSanitizer options (`sanitizer_flag_parser.cpp`) make it accept that. The
+/// last one counts.
 fn suffers(options: &str) -> bool {
     let (name, _) = SUFFERS.split_once('=').unwrap_or_default();
     let options = options.split([' ', ',', ':', '\n', '\t', '\r']);
@@ -46,7 +47,7 @@ fn suffers(options: &str) -> bool {
     last.is_some_and(|value| matches!(value.trim_matches(['"', '\'']), "0" | "no" | "false"))
 }
 
-/// That this command ends at once as it is started.
+/// A message that this command exits as soon as it is started, if it would.
 pub(super) fn ends_at_once(command: &[OsString]) -> Option<String> {
     let program = command.first()?;
     let options = std::env::var("ASAN_OPTIONS").unwrap_or_default();

@@ -23,7 +23,7 @@ const COMPARED_EVERY: Duration = Duration::from_millis(5);
 const COMPARED_AT_ONCE: usize = 8;
 /// At most this many processes' earlier sizes are kept.
 const MAX_COMPARED: usize = 64;
-/// A process that has less resident is not awaited as it ends.
+/// A process with less resident memory is not made to wait at its end.
 const LEAST_AWAITED_BYTES: u64 = 16 << 20;
 /// A process that announced its end but still runs this long after it was released did not end,
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ const MAX_WAITING_ENDINGS: usize = 3;
 const OBEYS_WITHIN: Duration = Duration::from_secs(30);
 /// A change of a process's memory justifies a sample from this many bytes on,
 const CHANGED_BYTES: u64 = 4 << 20;
-/// and such a share of what was there.
+/// and this share of the previous size.
 const CHANGED_SHARE: f64 = 0.05;
 
 /// When processes are sampled, and what was found.
@@ -46,27 +46,29 @@ pub(super) struct Checkpoints {
     tree: Arc<ProcessTree>,
     began: Instant,
     schedule: WalkSchedule,
-    /// The processes that are to be sampled, and why.
+    /// The processes to sample, and why.
     waiting: VecDeque<(RecordedProcess, CheckpointReason)>,
     last_round: LastRound,
     endings: Endings,
     resident: Resident,
     round: Round,
     thread: SamplingThread,
-    /// Requests made of it.
+    /// The number of requests to it.
     requests: u64,
-    /// Whether the last of them is under way. Then what comes after the moment of the sample is held back.
+    /// Whether the last request is in progress. Then events after the sample's moment are held
+    /// back.
     is_sampling: bool,
-    /// Of which process that was or is.
+    /// The process of that request.
     sampled: Option<u32>,
     /// What was observed of a process, until the events before that moment are recorded.
     observation: Option<ProcessObservation>,
-    /// Processes that were found to be no more, oldest first: the same of them.
+    /// The same for processes found to have ended, oldest first.
     gone: VecDeque<ProcessObservation>,
 }
 
-/// The round in which all have their final checkpoint, once the recording or its command is asked to end. What
-/// programs do then is taking apart what they had, and is not measured, unless they do not end.
+/// The round in which all processes get their final checkpoint, after the recording or its command
+/// was asked to end. Afterwards programs free what they had, which is not measured, unless they do
+/// not end.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum LastRound {
     NotYet,
@@ -75,11 +77,11 @@ enum LastRound {
     Over(Instant),
 }
 
-/// A process that says that it ends.
+/// A process that announces its end.
 #[derive(Copy, Clone)]
 pub(super) struct Ends {
     pub(super) process: RecordedProcess,
-    /// The thread that says so, and waits for the answer without a system call.
+    /// The thread that announces it, and waits for the answer without a system call.
     pub(super) thread: u32,
     /// The number that the answer is to have.
     pub(super) asked: u32,
@@ -87,44 +89,46 @@ pub(super) struct Ends {
     pub(super) ago: Duration,
 }
 
-/// A process that waited when it said that it ends.
+/// A process that waited after announcing its end.
 struct Waited {
     pid: u32,
     thread: u32,
-    /// Whether its thread has written something since: it waited for as long as it may, and takes apart what
-    /// it had.
+    /// Whether its thread has written something since: it waited as long as it may, and is freeing
+    /// what it had.
     went_on: bool,
 }
 
-/// Processes that end: each waits until it was sampled.
+/// Ending processes: each waits until it was sampled.
 #[derive(Default)]
 struct Endings {
     /// Each with the time since which it waits.
     waiting: VecDeque<(Ends, Instant)>,
-    /// The one that is being sampled.
+    /// The process being sampled.
     current: Option<(Ends, Instant)>,
-    /// The one that is being sampled, or was last: of what it had as it ended, unless it went on before.
+    /// The process being sampled, or last sampled: the sample shows its state at its end, unless it
+    /// continued before.
     sampled: Option<Waited>,
-    /// How long processes waited, but for the first.
+    /// How long processes waited, except the first.
     waited: Duration,
-    /// Those that wait or waited, by their numbers in the trace, and when they were let go: what they do
-    /// afterwards is taking apart what they had.
+    /// Processes that wait or waited, by their numbers in the trace, and when they were released:
+    /// afterwards they free what they had.
     known: HashMap<u32, Option<Instant>>,
     /// How often each was heard.
     heard: HashMap<u32, u32>,
     /// Those that are to say when they end.
     awaited: HashSet<u32>,
-    /// From this process on it is looked next who is large.
+    /// The process from which the next search for large ones starts.
     look_from: u32,
     looked: Option<Instant>,
 }
 
-/// How much of each process was resident when it was sampled last, or was first compared, and when that was last done.
+/// The resident size of each process when it was last sampled, or first compared, and when that was
+/// last done.
 #[derive(Default)]
 struct Resident {
     bytes: HashMap<u32, u64>,
     compared: Option<Instant>,
-    /// From this process on it is compared next.
+    /// The process from which the next comparison starts.
     compare_from: u32,
     /// How long processes were stopped for samples, all together.
     stopped: Duration,
@@ -134,7 +138,7 @@ struct Resident {
 #[derive(Copy, Clone)]
 struct Round {
     began: Instant,
-    /// How long a process was stopped in it, at most.
+    /// The longest stop of a process in it.
     stopped: Duration,
 }
 
@@ -176,7 +180,7 @@ impl Checkpoints {
         self.began.elapsed()
     }
 
-    /// Whether it is time for a round of them, and none is under way.
+    /// Whether a round of them is due, and none is in progress.
     pub(super) fn are_due(&self) -> bool {
         !self.are_under_way() && !self.is_in_last_round() && self.schedule.due(Instant::now())
     }
@@ -198,8 +202,9 @@ impl Checkpoints {
         self.last_round != LastRound::NotYet
     }
 
-    /// From now on one of each of these processes is taken, for this reason; none in the midst of their final ones, and
-    /// after these only on request: whoever requests it knows that the program goes on.
+    /// Takes a checkpoint of each of these processes, for this reason; but none during the final
+    /// round, and after that only on request: whoever requests one knows that the program
+    /// continues.
     pub(super) fn start(&mut self, running: Vec<RecordedProcess>, reason: CheckpointReason) {
         self.last_round = match (self.last_round, reason) {
             (LastRound::NotYet, CheckpointReason::Final) => LastRound::UnderWay,
@@ -228,7 +233,8 @@ impl Checkpoints {
         self.waiting.clear();
     }
 
-    /// What was observed, once all events up to this number are recorded: one after the other.
+    /// What was observed, one process after another, as soon as all events up to this number are
+    /// recorded.
     pub(super) fn observed_before(&mut self, tail: u64) -> Option<ProcessObservation> {
         let is_due = |one: &mut ProcessObservation| tail >= one.moment();
         let gone = self.gone.pop_front_if(is_due);
@@ -242,7 +248,7 @@ impl Checkpoints {
         })
     }
 
-    /// This thread of this process has written an event: it does not wait.
+    /// This thread of this process has written an event, so it is not waiting.
     pub(super) fn wrote(&mut self, by: u32, thread: u32, ring: &RecordRing) {
         if let Some(waited) = &mut self.endings.sampled {
             waited.went_on |= waited.pid == by && waited.thread == thread;
@@ -255,13 +261,13 @@ impl Checkpoints {
         }
     }
 
-    /// The same, whatever moment the ring's head gave: nothing is claimed before it.
+    /// The same regardless of the ring's head: nothing is claimed before it.
     pub(super) fn observed(&mut self) -> Option<ProcessObservation> {
         self.observed_before(u64::MAX)
     }
 
-    /// Takes those that wait and are no more out of the way: of a program that forks much there are thousands,
-    /// and nobody need be sampled for it.
+    /// Removes processes that wait to be sampled but have ended: a program that forks much has
+    /// thousands of them, and they need not be sampled.
     fn take_gone(&mut self, ring: &RecordRing) {
         for _ in 0..MAX_COMPARED {
             let is_gone =
@@ -269,13 +275,13 @@ impl Checkpoints {
             let Some((process, _)) = self.waiting.pop_front_if(is_gone) else {
                 return;
             };
-            // It has written all that it will.
+            // It will write nothing more.
             self.gone
                 .push_back(ProcessObservation::gone(process, ring.head()));
         }
     }
 
-    /// The last round is over, or was none: nobody ended.
+    /// The last round is over, or there was none: nothing ended.
     fn follow_last_round(&mut self) {
         self.last_round = match self.last_round {
             LastRound::UnderWay if !self.are_under_way() => LastRound::Over(Instant::now()),
@@ -284,7 +290,8 @@ impl Checkpoints {
         };
     }
 
-    /// Takes in what was sampled, and has the next process sampled unless that is not recorded yet.
+    /// Takes in a sample, and requests that of the next process, unless this one is not recorded
+    /// yet.
     pub(super) fn step(&mut self, ring: &RecordRing, report: &mut impl FnMut(&str)) {
         if self.is_sampling {
             self.take_in(ring, report);
@@ -317,10 +324,10 @@ impl Checkpoints {
         }
     }
 
-    /// A process says that it is about to end, and asks whether it is to wait until it was sampled.
+    /// A process announces its end, and asks whether to wait until it was sampled.
     pub(super) fn ends(&mut self, ending: Ends, ring: &RecordRing) {
         let number = ending.process.process;
-        // Another thread of it said so already, and waits.
+        // Another of its threads announced it already, and waits.
         if self.endings.known.get(&number) == Some(&None) {
             return;
         }
@@ -329,7 +336,7 @@ impl Checkpoints {
             return;
         }
         *self.endings.heard.entry(number).or_default() += 1;
-        // What it has from now on is what it takes apart: of that no sample is taken.
+        // From now on it frees what it had, which is not sampled.
         self.waiting.retain(|(other, _)| other.process != number);
         if self.may_wait(&ending) {
             ring.hold(pid(&ending.process), ending.asked);
@@ -340,8 +347,9 @@ impl Checkpoints {
         }
     }
 
-    /// Whether it is the process itself that says so, and one that was asked to: anybody can write that into the ring in
-    /// the name of any other, and a child that shares its parent's memory does, while the parent's thread waits for it.
+    /// Whether the process itself announces it, and was asked to: any program can write that into
+    /// the ring in the name of any other, and a child that shares its parent's memory does so while
+    /// the parent's thread waits for it.
     fn ends_itself(&self, ending: &Ends) -> bool {
         let number = ending.process.process;
         let heard = self.endings.heard.get(&number).copied().unwrap_or(0);
@@ -354,25 +362,25 @@ impl Checkpoints {
             && self.tree.member(pid).is_some()
     }
 
-    /// Whether one that ends may wait until it was sampled.
+    /// Whether an ending process may wait until it was sampled.
     fn may_wait(&self, ending: &Ends) -> bool {
         let number = ending.process.process;
         let allowed = self.began.elapsed().mul_f64(STOP_SHARE);
-        // The first one is what was recorded; of others there may be thousands.
+        // The first process is what was recorded; of others there may be thousands.
         let is_first = number == 0 && self.endings.heard.get(&number) == Some(&1);
         let has_time =
             self.endings.waited <= allowed && self.endings.waiting.len() < MAX_WAITING_ENDINGS;
         !matches!(self.last_round, LastRound::Over(_)) && (is_first || has_time)
     }
 
-    /// The process that ends and was sampled, or will not be, goes on.
+    /// Releases the ending process that was sampled, or will not be.
     fn let_current_go(&mut self, ring: &RecordRing) {
         if let Some(ending) = self.endings.current.take() {
             self.endings.let_go(&ending, ring);
         }
     }
 
-    /// Has those of the processes that have become large say when they end, a part of them each time.
+    /// Makes large processes announce their ends; each call handles a part of them.
     pub(super) fn await_endings(
         &mut self,
         running: impl FnOnce() -> Vec<RecordedProcess>,
@@ -405,19 +413,20 @@ impl Checkpoints {
         }
         self.is_sampling = false;
         self.let_current_go(ring);
-        // Up to the moment of what was observed all is recorded before it, as the reader goes there.
+        // Everything up to the observation's moment is recorded before it, as the reader gets
+        // there.
         ring.release();
         if self.waiting.is_empty() {
             self.schedule_next();
         }
     }
 
-    /// Whether what the ring holds back waits for a sample.
+    /// Whether events held back in the ring wait for a sample.
     pub(super) fn holds(&self) -> bool {
         self.is_sampling
     }
 
-    /// The process of which a checkpoint is being taken, or was and is not recorded.
+    /// The process whose checkpoint is being taken, or was taken and is not recorded yet.
     pub(super) fn concerned(&self) -> Option<u32> {
         self.sampled.filter(|_| self.is_one_under_way())
     }
@@ -427,7 +436,7 @@ impl Checkpoints {
         self.sampled.filter(|_| self.is_sampling)
     }
 
-    /// Waits for no sample any more: what is being sampled is left out.
+    /// Stops waiting for samples: the one in progress is left out.
     pub(super) fn abandon(&mut self, ring: &RecordRing) {
         self.waiting.clear();
         self.is_sampling = false;
@@ -460,7 +469,7 @@ impl Checkpoints {
         })
     }
 
-    /// The next round comes when it is time, by what this one took.
+    /// Schedules the next round by the cost of this one.
     fn schedule_next(&mut self) {
         let interval = checkpoint::interval(self.began.elapsed(), LONGEST_INTERVAL);
         self.schedule.set_interval(interval);

@@ -16,7 +16,7 @@ use crate::session::record::{TraceWriteError, beyond_limit, monotonic_ns, source
 /// Writing an event takes nanoseconds. After this long, it is checked whether the thread that
 /// claimed the slot is alive.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(10);
-/// Where one was given up, others were killed with it, most likely.
+/// After one was given up, others were most likely killed with it.
 const CLAIM_TIMEOUT_AFTER_ABANDONED: Duration = Duration::from_millis(1);
 /// Events are taken for at most this long before a signal can be answered.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
@@ -25,7 +25,7 @@ const LONGEST_STEP: Duration = Duration::from_millis(50);
 const EVENTS_PER_CLOCK_CHECK: usize = 64;
 
 impl PreloadedRecording {
-    /// Records up to `most` events, for about as long as [`LONGEST_STEP`]; gives how many there were.
+    /// Records up to `most` events, for about [`LONGEST_STEP`]; returns how many there were.
     pub(super) fn take(&mut self, most: usize) -> Result<usize, TraceWriteError> {
         // Nothing that is taken now was written later.
         let mut now_ns = 0;
@@ -49,7 +49,7 @@ impl PreloadedRecording {
             match self.ring.take() {
                 // It waits for a sample of the moment before it.
                 Next::Held if self.checkpoints.holds() => break,
-                // Nobody waits for that sample any more.
+                // Nothing waits for that sample any more.
                 Next::Held => {
                     self.ring.release();
                     continue;
@@ -86,7 +86,7 @@ impl PreloadedRecording {
         Ok(taken)
     }
 
-    /// Records an event that was taken at this time; whether it is a fork.
+    /// Records an event that was taken at this time; returns whether it is a fork.
     fn record(&mut self, event: &RingEvent, now_ns: u64) -> Result<bool, TraceWriteError> {
         let Some(sound) = source::of_ring(event, now_ns) else {
             self.damaged += 1;
@@ -96,7 +96,7 @@ impl PreloadedRecording {
             .wrote(event.process, event.thread, &self.ring);
         match sound.kind {
             SourceKind::Start => self.unrecorded.began(event.process, event.time_ns),
-            // In the place of one that has ended, maybe.
+            // Its pid may be that of a process that has ended.
             SourceKind::Forking { .. } if self.exits.are_due() => self.seek_exits(),
             SourceKind::Leaving => self.exits.leaves(event),
             SourceKind::Event(EventKind::ObjectAlloc { .. }) => {
@@ -139,9 +139,9 @@ impl PreloadedRecording {
         self.exits.seek(&running, &self.ring);
     }
 
-    /// Whether it is known of the last event, where that says that its process ends, if it does.
+    /// Whether it is known if the last event, which announces its process's end, is true.
     fn settle_leaving(&mut self) -> Result<bool, TraceWriteError> {
-        // Meanwhile it cannot go on to its end.
+        // Meanwhile it cannot proceed to its end.
         let held = self.checkpoints.sampled_now();
         let age = match self.is_over {
             true => Duration::ZERO,
@@ -157,12 +157,13 @@ impl PreloadedRecording {
         }
     }
 
-    /// Records the ends of processes of which all is recorded that they wrote, up to this number.
+    /// Records the ends of processes of which everything that they wrote, up to this number, is
+    /// recorded.
     fn record_exits(&mut self, tail: u64) -> Result<(), TraceWriteError> {
-        // What was observed of one comes before its end.
+        // An observation of a process precedes its end.
         let concerned = self.checkpoints.concerned();
         while let Some(exit) = self.exits.before(tail, concerned) {
-            // Its number may be another's by now.
+            // Its pid may have been reused by now.
             if self.recorder.normaliser().process(exit.of.source) == Some(exit.of) {
                 self.recorder.gone(exit.of.source, exit.time_ns)?;
             }
@@ -195,7 +196,7 @@ impl PreloadedRecording {
         if !self.tree.has_thread(thread, waited) {
             return false;
         }
-        // Who stands still for a sample cannot write.
+        // A thread that is stopped for a sample cannot write.
         let is_held = self.checkpoints.sampled_now().is_some_and(|sampled| {
             let process = i32::try_from(thread).ok().and_then(process_of);
             process == Some(sampled)

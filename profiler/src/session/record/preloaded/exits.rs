@@ -21,15 +21,16 @@ use crate::session::record::checkpoint::STOP_SHARE;
 const SOUGHT_EVERY: Duration = Duration::from_millis(2);
 /// At most this many processes are checked at a time.
 const MAX_SOUGHT: usize = 32;
-/// A thread that says that it ends its process has this long until it is in the kernel, on a busy host; what comes
-/// after it in the ring waits meanwhile. All such waits together take no more than [`STOP_SHARE`] of the time.
+/// On a busy host, a thread that announces its process's end has this long until it is in the
+/// kernel; later events in the ring wait meanwhile. All such waits together take at most
+/// [`STOP_SHARE`] of the time.
 const LEAVES_WITHIN: Duration = Duration::from_millis(50);
 
 /// At most this many events are searched for one that the thread wrote after announcing its end.
 const MAX_READ_AHEAD: u64 = 1 << 14;
-/// In a PID namespace of its own a program's children have the first numbers. Those below this one are given out once,
-/// when the host starts (`RESERVED_PIDS`, kernel/pid.c): a child that had ended before anybody looked is one of the
-/// namespace that its parent is in when it has another.
+/// In a separate PID namespace a program's children have the first pids. Pids below this one are
+/// assigned only once, when the host starts (`RESERVED_PIDS`, kernel/pid.c). So a child with such a
+/// pid that ended before it was examined belongs to its parent's namespace.
 const FIRST_USUAL_PID: u32 = 300;
 
 /// The number that a trace gives the process that writes first.
@@ -38,14 +39,15 @@ const COMMAND: u32 = 0;
 /// Processes that ended, and one that may be about to.
 #[derive(Default)]
 pub(super) struct Exits {
-    /// What the last event that was taken says, until it is known whether it is true, and since when it waits.
+    /// The announcement in the last event, until it is known whether it is true, and since when it
+    /// waits.
     leaving: Option<(RingEvent, Instant)>,
-    /// How long was waited for such.
+    /// Total waiting time for such announcements.
     waited: Duration,
-    /// Those that were found to have ended, until what they wrote before is recorded.
+    /// Processes found to have ended, until what they wrote before is recorded.
     found: VecDeque<Exit>,
-    /// Those that count processes by the numbers by which we do, by the trace's numbers. Only of these the kernel can be
-    /// asked.
+    /// Processes that are in our PID namespace, by the trace's numbers. Only about these the kernel
+    /// can be asked.
     known: HashSet<u32>,
     /// From this process on they are sought next.
     from: u32,
@@ -71,12 +73,12 @@ pub(super) enum Leaving {
 }
 
 impl Exits {
-    /// This event, the last one that was taken, says that its process ends.
+    /// This event, the last one taken, announces its process's end.
     pub(super) fn leaves(&mut self, event: &RingEvent) {
         self.leaving = Some((*event, Instant::now()));
     }
 
-    /// Whether it does, in a recording of this age in which a process is held by fragscope.
+    /// Whether it is true, in a recording of this age in which fragscope may be holding a process.
     pub(super) fn leaving(
         &mut self,
         age: Duration,
@@ -91,7 +93,7 @@ impl Exits {
         let has_time =
             is_held || waits < LEAVES_WITHIN && self.waited + waits <= age.mul_f64(STOP_SHARE);
         let leaving = match ThreadState::of(event.process, event.thread) {
-            // It may have been the child, after which the process went on, and ended meanwhile.
+            // It may have been the child, after which the process continued, and ended meanwhile.
             ThreadState::Ends => {
                 match ring.writes_on(event.process, event.thread, MAX_READ_AHEAD) {
                     Some(false) => Leaving::Left(event),
@@ -99,7 +101,7 @@ impl Exits {
                 }
             }
             ThreadState::Runs if has_time => return Leaving::Undecided,
-            // It was the child, or nobody waits for that any more.
+            // It was the child, or nothing waits for that any more.
             ThreadState::Runs | ThreadState::Waits => Leaving::Nobody,
         };
         self.waited += waits;
@@ -107,8 +109,8 @@ impl Exits {
         leaving
     }
 
-    /// A process of this tree begins, forked by this one. The command may have ended before anything that it wrote was
-    /// read: its number is what this process was told when it started it.
+    /// A process of this tree begins, forked by the given one. The command may have ended before
+    /// anything it wrote was read: its pid is known from starting it.
     pub(super) fn began(
         &mut self,
         process: &RecordedProcess,
@@ -124,7 +126,7 @@ impl Exits {
         self.learn(process, is_known);
     }
 
-    /// Whether it is no more, and that can be known.
+    /// Whether it has ended, and that can be known.
     pub(super) fn has_ended(&mut self, process: &RecordedProcess) -> bool {
         if !self.known.contains(&process.process) {
             let is_known = counts_as_here(pid(process)) == Some(true);
@@ -143,13 +145,13 @@ impl Exits {
         self.known.insert(process.process);
     }
 
-    /// Whether it is long enough ago that they were sought.
+    /// Whether enough time has passed since the last search.
     pub(super) fn are_due(&self) -> bool {
         self.sought
             .is_none_or(|then| then.elapsed() >= SOUGHT_EVERY)
     }
 
-    /// Looks at some of the processes that run as far as they say.
+    /// Checks some of the processes that run according to their own events.
     pub(super) fn seek(&mut self, running: &[RecordedProcess], ring: &RecordRing) {
         let (some, from) = next_of(running, self.from, MAX_SOUGHT);
         (self.from, self.sought) = (from, Some(Instant::now()));
@@ -166,7 +168,8 @@ impl Exits {
         }
     }
 
-    /// The next one, once all before it is recorded up to this number, unless it is of the process that waits.
+    /// The next exit, as soon as everything before it, up to this number, is recorded, unless it is
+    /// of the waiting process.
     pub(super) fn before(&mut self, tail: u64, waits: Option<u32>) -> Option<Exit> {
         let is_due = |exit: &mut Exit| tail >= exit.moment && waits != Some(pid(&exit.of));
         let exit = self.found.pop_front_if(is_due)?;

@@ -8,7 +8,8 @@ use super::PreloadedRecording;
 use crate::hints::Hint;
 
 impl PreloadedRecording {
-    /// Reports processes that went on without the recording: of what they did since it is not known how much is lost.
+    /// Reports processes that continued without the recording; it is unknown how much of what they
+    /// did since is lost.
     pub(super) fn report_left(&mut self) -> Result<(), TraceWriteError> {
         for why in Leaves::ALL {
             let processes = u64::from(self.ring.left(why));

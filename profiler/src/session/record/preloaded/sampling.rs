@@ -19,29 +19,29 @@ use crate::session::record::checkpoint::{self, CheckpointReason};
 /// usually has 1024.
 const MAX_SAMPLED: usize = 128;
 
-/// A process that is to be sampled.
+/// A request to sample a process.
 #[derive(Copy, Clone)]
 pub(super) struct Request {
-    /// By which the answer is known.
+    /// Identifies the answer.
     pub(super) number: u64,
     pub(super) process: RecordedProcess,
     pub(super) reason: CheckpointReason,
     pub(super) sampling: SamplingOptions,
 }
 
-/// What came of a request.
+/// The answer to a request.
 pub(super) struct Sampled {
     /// The request's number.
     pub(super) number: u64,
-    /// What was observed, if the process could be looked at.
+    /// The observation, if the process could be inspected.
     pub(super) observation: Option<ProcessObservation>,
     /// How long the process was stopped.
     pub(super) stopped: Duration,
-    /// What the user is to know.
+    /// What the user should know.
     pub(super) notes: Vec<String>,
 }
 
-/// What was found of a process.
+/// What was found about a process.
 pub(super) struct ProcessObservation {
     of: RecordedProcess,
     what: Observed,
@@ -55,15 +55,15 @@ enum Observed {
         /// Without the ring.
         sample: Box<Sample>,
         reason: CheckpointReason,
-        /// What the kernel counts as resident, the ring too.
+        /// The kernel's resident count, including the ring.
         counted_bytes: u64,
     },
-    /// It is no more.
+    /// It has ended.
     Gone,
 }
 
 impl ProcessObservation {
-    /// A process is no more: all that it wrote was claimed before this number.
+    /// A process has ended: everything that it wrote was claimed before this number.
     pub(super) fn gone(of: RecordedProcess, moment: u64) -> Self {
         Self {
             of,
@@ -73,7 +73,7 @@ impl ProcessObservation {
         }
     }
 
-    /// The same of a process that was to be sampled as it ended, and did not wait for that.
+    /// The same for a process that was to be sampled at its end and did not wait for that.
     pub(super) fn of_what_goes_on(mut self) -> Self {
         if let Observed::Sample { reason, .. } = &mut self.what {
             *reason = CheckpointReason::Due;
@@ -86,7 +86,7 @@ impl ProcessObservation {
         self.moment
     }
 
-    /// How much of which process was resident, by the kernel.
+    /// The resident size of the process, by the kernel, and the process.
     pub(super) fn resident(&self) -> Option<(u32, u64)> {
         match &self.what {
             Observed::Sample { counted_bytes, .. } => Some((self.of.process, *counted_bytes)),
@@ -94,7 +94,7 @@ impl ProcessObservation {
         }
     }
 
-    /// Records it: all events before it are recorded.
+    /// Records it; all events before it are already recorded.
     pub(super) fn record<S: TraceSink>(self, recorder: &mut Recorder<S>) -> Result<(), S::Error> {
         let Self { of, time_ns, .. } = self;
         match self.what {
@@ -107,13 +107,13 @@ impl ProcessObservation {
     }
 }
 
-/// The thread, as its user has it. It ends when that is dropped, or with the process.
+/// The thread's handle. The thread ends when this is dropped, or with the process.
 pub(super) struct SamplingThread {
     requests: Sender<Request>,
     sampled: Receiver<Sampled>,
 }
 
-/// What has come of a request by now.
+/// The present state of a request.
 pub(super) enum Poll {
     NotYet,
     Sampled(Sampled),
@@ -125,7 +125,7 @@ impl SamplingThread {
     /// Starts it.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects it.
     pub(super) fn start(tree: Arc<ProcessTree>, ring: &RecordRing) -> io::Result<Self> {
         let (requests, to_sample) = channel();
         let (report, sampled) = channel();
@@ -140,7 +140,7 @@ impl SamplingThread {
         };
         profiler_target::start_thread("sampling", move || {
             for request in to_sample {
-                // Whoever has ended wants it no more.
+                // The receiver has ended and no longer needs it.
                 if report.send(samplers.sample(request)).is_err() {
                     return;
                 }
@@ -154,12 +154,12 @@ impl SamplingThread {
         self.requests.send(request).is_ok()
     }
 
-    /// What has come of the request with this number, the last one.
+    /// The state of the last request, which has this number.
     pub(super) fn poll(&self, number: u64) -> Poll {
         loop {
             match self.sampled.try_recv() {
                 Ok(sampled) if sampled.number == number => return Poll::Sampled(sampled),
-                // Nobody waited for that one any more.
+                // Nothing waits for that one any more.
                 Ok(_) => {}
                 Err(TryRecvError::Empty) => return Poll::NotYet,
                 Err(TryRecvError::Disconnected) => return Poll::Gone,
@@ -175,15 +175,15 @@ struct Samplers {
     /// The file number of the ring.
     ring: u64,
     known: HashMap<u32, Known>,
-    /// What is to be reported with the next answer.
+    /// What to report with the next answer.
     notes: Vec<String>,
-    /// Whether it was reported that there are more processes than are sampled.
+    /// Whether it was reported that there are more processes than can be sampled.
     is_crowded: bool,
     /// Whether it was reported that there are no descriptors left.
     is_short_of_files: bool,
 }
 
-/// A process of the tree, and the means to sample it.
+/// A process of the tree, with its sampler.
 struct Known {
     member: Member,
     sampler: Option<Sampler>,
@@ -208,8 +208,8 @@ impl Samplers {
         }
     }
 
-    /// Looks at one process. It says of itself who it is: only one that descends from fragscope is
-    /// touched.
+    /// Inspects one process. The process itself claims its identity, so only descendants of
+    /// fragscope are touched.
     fn observe(&mut self, request: Request) -> Option<ProcessObservation> {
         let Request {
             process,
@@ -223,14 +223,14 @@ impl Samplers {
         }
         self.open(pid)?;
         let known = self.known.get(&pid)?;
-        // While the member lives its number is its own: so what was opened by number is the member.
+        // While the member lives its pid is its own, so what was opened by pid is the member.
         let sampler = known.sampler.as_ref().filter(|_| known.member.is_alive())?;
-        // Gone meanwhile: its own last events follow, or the next round finds it so.
+        // Gone meanwhile: its own last events follow, or the next round finds out.
         let taken = sampler.take_at(sampling, |_| (self.marker.mark(), now_ns()));
         let stopped = taken
             .as_ref()
             .is_ok_and(|(sample, _)| sample.completeness.stand_still.is_throughout());
-        // What was read of one that ended meanwhile may be half of it.
+        // The data of a process that ended meanwhile may be incomplete.
         let is_sound = stopped || known.member.is_alive();
         if sampling.stop && !stopped {
             self.report_if_short_of_files();
@@ -257,7 +257,7 @@ impl Samplers {
         })
     }
 
-    /// Whether there is such a process, which is known from then on; `None` where it cannot be looked at.
+    /// Whether such a process exists; it is then known. `None` if it cannot be inspected.
     fn is_there(&mut self, pid: u32) -> Option<bool> {
         match self.known.get(&pid).map(|known| known.member.is_alive()) {
             Some(true) => return Some(true),
@@ -285,7 +285,7 @@ impl Samplers {
         })
     }
 
-    /// Opens a process that is known, unless what was opened is still the same program.
+    /// Opens a known process, unless it is already open and still runs the same program.
     fn open(&mut self, pid: u32) -> Option<()> {
         let known = self.known.get_mut(&pid)?;
         let state = known.sampler.as_ref().map(|one| one.target().state());
@@ -303,7 +303,7 @@ impl Samplers {
         Some(())
     }
 
-    /// A process is no more: its end comes after what it wrote before.
+    /// A process has ended: its end follows what it wrote before.
     fn gone(&self, process: RecordedProcess) -> ProcessObservation {
         ProcessObservation::gone(process, self.marker.mark())
     }
@@ -323,7 +323,7 @@ impl Samplers {
         has_room
     }
 
-    /// Reports once of a process why it is not sampled, unless it ended meanwhile.
+    /// Reports once per process why it is not sampled, unless it ended meanwhile.
     fn report_refusal(&mut self, pid: u32, error: &dyn std::error::Error) {
         self.report_if_short_of_files();
         let Some(known) = self.known.get_mut(&pid) else {
@@ -336,7 +336,7 @@ impl Samplers {
         }
     }
 
-    /// Reports once why samples fail, when it is because fragscope may open nothing more.
+    /// Reports once that samples fail because fragscope cannot open more files.
     fn report_if_short_of_files(&mut self) {
         if !self.is_short_of_files && host::is_short_of_files() {
             self.is_short_of_files = true;
