@@ -21,7 +21,7 @@ pub(super) fn is_in_root_namespace() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == ROOT_PID_NAMESPACE)
 }
 
-/// Programs and maps, and the probes of one process by which they are reached.
+/// Programs and maps, and the probes of one process that they drive.
 pub(super) struct Armed {
     pub(super) loaded: Loaded,
     traps: Arc<Traps>,
@@ -29,12 +29,12 @@ pub(super) struct Armed {
     sites: Sites,
     /// The busiest last.
     links: Vec<Link>,
-    /// By probe of the plan: why it cannot be attached.
+    /// Why a probe cannot be attached, by probe of the plan.
     failed: Vec<Option<String>>,
     tgid: u32,
     /// Mean bytes between two points of the sample; 0 when none is taken.
     mean_bytes: u64,
-    /// The same of the sample of growth.
+    /// The mean bytes between two points of the growth sample.
     growth_mean_bytes: u64,
     native_stacks: bool,
     is_open: bool,
@@ -49,8 +49,9 @@ impl Armed {
         traps: Arc<Traps>,
         probes: usize,
     ) -> Result<Self, ProbeError> {
-        // The BPF side sees numbers of the root namespace. Elsewhere the target's is not known,
-        // and the uprobes' own scope must do: that of perf events lets in a vfork child besides.
+        // The BPF side sees pids of the root namespace. In any other namespace the target's pid
+        // there is unknown, so only the uprobes' own scope can select it; the scope of perf events
+        // also lets in a vfork child.
         Ok(Self {
             lost_before: loaded.lost().map_err(map_trouble)?,
             sites: Sites::of(pid, &traps)?,
@@ -72,18 +73,18 @@ impl Armed {
         self.pid.get().cast_signed()
     }
 
-    /// Events for which the ring had no room before there was a probe.
+    /// Events lost for lack of room in the ring before there was a probe.
     pub(super) fn lost_before(&self) -> u64 {
         self.lost_before
     }
 
-    /// By probe of the plan: why it cannot be attached.
+    /// Why a probe cannot be attached, by probe of the plan.
     pub(super) fn failed(&self) -> &Vec<Option<String>> {
         &self.failed
     }
 
-    /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
-    /// `hits` are those so far, by trap.
+    /// Attaches all probes, with no window open yet. A probe that cannot be attached is left out
+    /// entirely. `hits` are the hits so far, by trap.
     pub(super) fn attach(&mut self, hits: &[u64]) -> Result<(), ProbeError> {
         self.open(false)?;
         while !self.attach_all(hits)? {
@@ -119,7 +120,8 @@ impl Armed {
         Ok(true)
     }
 
-    /// The traps that one link each can hold, without those of probes that have failed. None is empty.
+    /// The traps, in groups that one link each can hold, without those of failed probes. No group
+    /// is empty.
     fn groups(&self) -> Vec<Vec<usize>> {
         let mut groups = self.traps.groups(self.loaded.is_multi());
         for group in &mut groups {
@@ -129,10 +131,10 @@ impl Armed {
         groups
     }
 
-    /// Notes which probes are why a group cannot be attached: those that fail alone, or all.
+    /// Notes which probes make a group impossible to attach: those that also fail alone, or all.
     ///
-    /// # Errors
-    /// When none can be attached any more, as when the guard was ended meanwhile.
+    /// # Errors If none can be attached any more, for example because the guard was ended
+    /// meanwhile.
     fn find_failed(&mut self, group: &[usize], error: &io::Error) -> Result<(), ProbeError> {
         let traps = self.traps.clone();
         let mut failed = Vec::new();
@@ -140,7 +142,7 @@ impl Armed {
             match traps.attach(&[*index], &mut self.loaded) {
                 Ok(link) => self.links.push(link),
                 Err(error) => match attach_failure(self.pid(), &error) {
-                    // It is no fault of the site's.
+                    // The site is not at fault.
                     Some(error) => return Err(self.after(error)),
                     None => failed.push((*index, attach_reason(&error))),
                 },
@@ -168,10 +170,9 @@ impl Armed {
         Ok(())
     }
 
-    /// Looks whether the guard was ended by somebody, and if so removes what it left.
+    /// Checks whether somebody ended the guard, and if so removes what it left.
     ///
-    /// # Errors
-    /// That it was.
+    /// # Errors If the guard was ended.
     pub(super) fn check_guard(&mut self) -> Result<(), ProbeError> {
         match self.loaded.is_held() {
             true => Ok(()),
@@ -179,8 +180,8 @@ impl Armed {
         }
     }
 
-    /// Removes the probes for good. Breakpoints that are still in the target then, because the
-    /// process that held them was ended or the kernel failed, are removed once more.
+    /// Removes the probes for good. If breakpoints are still in the target afterwards, because the
+    /// process that held them was ended or the kernel failed, they are removed once more.
     pub(super) fn end(&mut self) -> Result<(), ProbeError> {
         let closed = self.close();
         if self.has_left_breakpoints() {
@@ -189,19 +190,20 @@ impl Armed {
         closed
     }
 
-    /// Whether there are breakpoints where the probes were: of nobody, or of another tool's probes.
+    /// Whether there are breakpoints where the probes were: left over, or from another tool's
+    /// probes.
     fn has_left_breakpoints(&self) -> bool {
         self.sites.are_set()
     }
 
-    /// What `error` leaves to be done. Where the guard was ended it may have left breakpoints; one
-    /// that lives still holds them, and no other can remove them.
+    /// Cleans up after `error`. An ended guard may have left breakpoints; a live one still holds
+    /// its own, and nobody else can remove them.
     fn after(&mut self, error: ProbeError) -> ProbeError {
         if !matches!(error, ProbeError::GuardLost) {
             return error;
         }
         self.links.clear();
-        // What counts is whether they are gone.
+        // All that counts is whether they are gone.
         let _ = self
             .loaded
             .restart_guard()
@@ -212,12 +214,12 @@ impl Armed {
         }
     }
 
-    /// Sets all probes and removes them again, which removes what was left of others at their sites.
+    /// Sets all probes and removes them again, which also removes what others left at their sites.
     fn set_and_remove(&mut self) -> Result<(), ProbeError> {
         let traps = self.traps.clone();
         for group in self.groups() {
             let set = traps.attach(&group, &mut self.loaded);
-            // One that could not be set before cannot be now.
+            // What could not be set before cannot be set now.
             self.links.extend(set);
         }
         let links: Vec<Link> = self.links.drain(..).collect();
@@ -226,7 +228,7 @@ impl Armed {
         Ok(())
     }
 
-    /// Opens a window, in which there are events, or closes it.
+    /// Opens a window, during which there are events, or closes it.
     pub(super) fn open(&mut self, open: bool) -> Result<(), ProbeError> {
         self.is_open = open;
         self.configure()
@@ -242,7 +244,7 @@ impl Armed {
         set.map_err(map_trouble)
     }
 
-    /// What taking samples came to so far, by [`SamplingCounter`].
+    /// What sampling has cost and yielded so far, by [`SamplingCounter`].
     pub(super) fn sampling(&self) -> Result<[u64; SamplingCounter::COUNT as usize], ProbeError> {
         self.loaded.sampling().map_err(map_trouble)
     }
@@ -253,8 +255,8 @@ impl Armed {
         self.configure()
     }
 
-    /// Watches growth from now on, whether probes are attached or not. `heap_end` is where the heap of `brk`
-    /// ends. Gives what cannot be watched, and why.
+    /// Watches growth from now on, whether or not probes are attached. `heap_end` is where the heap
+    /// of `brk` ends. Returns what cannot be watched, and why.
     pub(super) fn watch_growth(&mut self, heap_end: u64) -> Result<Vec<String>, ProbeError> {
         if self.tgid == 0 {
             let why = "fragscope runs in a PID namespace of its own, where the kernel's calls cannot be distinguished \
@@ -264,7 +266,7 @@ impl Armed {
         self.loaded.watch_growth(heap_end).map_err(map_trouble)
     }
 
-    /// Watches it no more.
+    /// Stops watching growth.
     pub(super) fn end_growth(&mut self) {
         self.loaded.end_growth();
     }
@@ -292,7 +294,7 @@ impl Armed {
         self.loaded.configure(config).map_err(map_trouble)
     }
 
-    /// Hits so far by trap, and events for which the ring had no room.
+    /// Hits so far by trap, and events lost for lack of room in the ring.
     pub(super) fn counts(&self) -> Result<(Vec<u64>, u64), ProbeError> {
         let hits = (0..self.traps.placed.len() as u32).map(|site| self.loaded.hits(site));
         let hits: Result<Vec<u64>, _> = hits.collect();
@@ -347,7 +349,7 @@ mod tests {
             .expect("a child");
         let (input, output) = (child.stdin.as_mut(), child.stdout.as_mut());
         input.expect("piped").write_all(b"?").expect("it reads");
-        // It runs once it answers, with its libc.
+        // The guard answers, so it runs, with its libc.
         output
             .expect("piped")
             .read_exact(&mut [0])
@@ -367,7 +369,7 @@ mod tests {
         let ended = armed.find_failed(&all, &refused);
         assert!(matches!(ended, Err(ProbeError::GuardLost)), "{ended:?}");
         assert_eq!(armed.failed, vec![None; probes]);
-        // Another one has taken its place, and has removed what was left.
+        // Another guard has taken its place and removed what was left.
         assert!(armed.loaded.is_held() && !armed.sites.are_set());
         child.kill().expect("ours");
         child.wait().expect("ours");

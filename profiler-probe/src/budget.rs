@@ -7,7 +7,7 @@ use super::error::ProbeError;
 pub enum Budget {
     /// At most this share of wall time, above 0 and up to 1, of one core.
     Share(f64),
-    /// The probes stay armed, whatever that takes.
+    /// The probes stay armed, whatever that costs.
     Unlimited,
 }
 
@@ -34,16 +34,16 @@ impl Budget {
     }
 }
 
-/// A window spends ahead what this much time earns, in ns. Longer windows see longer lifetimes.
+/// A window may spend ahead what this much time earns, in ns. Longer windows see longer lifetimes.
 const CYCLE_NS: f64 = 2e9;
-/// The first one spends less ahead, and is over by then unless all is earned, in ns: how much the target
-/// calls is not known before, and the share is kept from the first seconds on.
+/// The first window may spend less ahead, and ends after this time unless all is earned, in ns: how
+/// often the target allocates is not known yet, and the share must hold from the first seconds on.
 const FIRST_CYCLE_NS: f64 = 0.5e9;
 /// What closing the first window is taken to cost, before one was closed, in ns.
 const FIRST_CLOSING_NS: f64 = 10e6;
 
 /// Keeps the share: time earns, hits spend. A window opens when nothing is owed, and closes when it
-/// has spent as much ahead as a cycle earns; then the probes stay away until that is earned.
+/// has spent as much ahead as a cycle earns; the probes then stay away until that is earned.
 #[derive(Debug)]
 pub(super) struct Account {
     share: f64,
@@ -68,8 +68,8 @@ impl Account {
         self.share * now_ns.saturating_sub(self.opened_at_ns) as f64 - self.forfeited_ns
     }
 
-    /// Whether all that was spent so far, in ns, is earned by now: then a window may open. From one such
-    /// moment to another no more than the share was spent.
+    /// Whether all that was spent so far, in ns, is earned by now, so that a window may open. From
+    /// one such moment to the next, no more than the share was spent.
     pub(super) fn is_earned(&mut self, now_ns: u64, spent_ns: f64) -> bool {
         self.forfeit(now_ns, spent_ns);
         self.earned(now_ns) >= spent_ns
@@ -85,7 +85,8 @@ impl Account {
             return true;
         }
         let ahead = self.share * age.clamp(FIRST_CYCLE_NS, CYCLE_NS);
-        // However dear closing is, a window must see something: the pause after it grows instead.
+        // However expensive closing is, a window must see something: the pause after it grows
+        // instead.
         let closing = self.closing_ns.unwrap_or(FIRST_CLOSING_NS).min(ahead / 2.0);
         spent_ns + closing - self.earned(now_ns) >= ahead
     }
@@ -106,8 +107,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// Plays a target whose probes, while armed, take `load` of its time, and gives the share that
-    /// they took of `seconds`, and the share of time in which they were armed.
+    /// Simulates a target whose armed probes take `load` of its time. Returns the share that they
+    /// took of `seconds`, and the share of time in which they were armed.
     fn play(share: f64, load: f64, seconds: u64) -> (f64, f64) {
         let mut account = Account::new(share, 0);
         let (mut spent, mut armed, mut open) = (0.0, 0u64, false);

@@ -14,16 +14,16 @@ use super::error::NotLoaded;
 use super::multi::{Relocated, attach_event, instruction};
 use super::program::BpfProgram;
 
-/// The programs, each made when its site is first attached.
+/// The programs, each created when its site is first attached.
 pub(super) struct SitePrograms {
     object: Relocated,
-    /// The descriptors of the maps that its instructions name.
+    /// The descriptors of the maps that the instructions name.
     maps: Vec<RawFd>,
     made: HashMap<(u32, u64), OwnedFd>,
 }
 
 impl SitePrograms {
-    /// Those of this object, whose instructions name these maps.
+    /// The programs of this object, whose instructions name these maps.
     pub(super) fn new(object: Relocated, maps: Vec<RawFd>) -> Self {
         Self {
             object,
@@ -37,8 +37,9 @@ impl SitePrograms {
         &self.maps
     }
 
-    /// Attaches a program in process `pid` at `offset` of the file at `path`, which finds this cookie. It is gone when
-    /// the descriptor is closed. The error of a program that is not taken is a [`NotLoaded`].
+    /// Attaches a program with this cookie in process `pid` at `offset` of the file at `path`. It
+    /// is gone when the descriptor is closed. If the kernel rejects the program, the error is a
+    /// [`NotLoaded`].
     pub(super) fn attach(
         &mut self,
         program: BpfProgram,
@@ -60,7 +61,7 @@ impl SitePrograms {
     }
 }
 
-/// The program with this cookie in it; `None` when it asks for none, or is too long.
+/// The program with this cookie in it; `None` if it asks for none, or is too long.
 fn with_cookie(general: &[bpf_insn], cookie: u64) -> Option<Vec<bpf_insn>> {
     const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
     let mut own = general.to_vec();

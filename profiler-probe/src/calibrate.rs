@@ -55,9 +55,9 @@ std::arch::global_asm!(
 );
 
 unsafe extern "C" {
-    /// Gives its argument back; begins with an instruction that the kernel emulates.
+    /// Returns its argument; begins with an instruction that the kernel emulates.
     safe fn fragscope_begins_emulated(pointer: *const u64) -> *const u64;
-    /// Gives its argument back; begins with an instruction that the kernel single-steps.
+    /// Returns its argument; begins with an instruction that the kernel single-steps.
     safe fn fragscope_begins_stepped(pointer: *const u64) -> *const u64;
 }
 
@@ -67,8 +67,8 @@ const CALLS: u32 = 1000;
 const STEPPED_CALLS: u32 = 100;
 const ROUNDS: u32 = 3;
 
-/// A hit costs a real program more than a tight loop, by the caches that the trap leaves cold: a
-/// Python worker of `benches/slowdown.rs` lost 1,060 ns a hit where the loop lost 500.
+/// A hit costs a real program more than a tight loop, because the trap leaves its caches cold: a
+/// Python worker of `benches/slowdown.rs` lost 1,060 ns per hit where the loop lost 500.
 const COLD: f64 = 2.1;
 
 /// The least that any hit is taken to cost, in ns: a trap into the kernel and back is dearer
@@ -100,13 +100,14 @@ impl HitCost {
 
     /// Measures. The ring is empty and no window is open afterwards.
     pub(super) fn measure(loaded: &mut Loaded) -> Result<Self, ProbeError> {
-        // The functions are this process's: another session of it would count our calls as its own.
+        // The functions belong to this process: another session in it would count our calls as its
+        // own.
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         loaded
             .configure(Config {
                 growth_mean_bytes: 0,
                 open: 1,
-                // As seldom as can be: what samples cost is measured where they are taken.
+                // As rarely as possible: the cost of samples is measured where they are taken.
                 mean_bytes: MAX_MEAN_BYTES,
                 ..Config::default()
             })
@@ -151,7 +152,7 @@ struct Probed {
 }
 
 impl Dummy {
-    /// The time of a call with one probe more at its entry.
+    /// The time of a call with one more probe at its entry.
     fn probed(
         &self,
         loaded: &mut Loaded,
@@ -201,7 +202,7 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> ProbeError {
     move |source| ProbeError::Host { what, source }
 }
 
-/// Where in this program's file the code at `address` is.
+/// The file offset in this program of the code at `address`.
 fn file_offset(address: u64) -> io::Result<u64> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let parse = |line: &str| {

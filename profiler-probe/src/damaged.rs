@@ -21,7 +21,7 @@ pub(crate) fn libc() -> Vec<u8> {
     std::fs::read(path.expect("a libc")).expect("the file")
 }
 
-/// Numbers below the one that is given: xorshift, whose lowest bits are left out.
+/// Random numbers below the given one: xorshift, without its lowest bits.
 pub(crate) fn random() -> impl FnMut(usize) -> usize {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     move |below| {

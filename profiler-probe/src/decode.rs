@@ -5,10 +5,10 @@ use profiler_core::addr::RemoteAddr;
 use profiler_core::event::{AllocEvent, AllocEventKind};
 use zerocopy::FromBytes;
 
-/// The event that a record in the ring holds; `None` for a record that is none.
+/// The event in a ring record; `None` if the record is not an event.
 ///
-/// A block that a failed realloc left alive counted as freed at the realloc's entry; it comes back
-/// as an allocation.
+/// A block that a failed realloc left alive was counted as freed at the realloc's entry; it comes
+/// back as an allocation.
 pub(super) fn decode(record: &[u8]) -> Option<AllocEvent> {
     let (raw, _) = RawEvent::read_from_prefix(record).ok()?;
     let kind = match raw.kind()? {

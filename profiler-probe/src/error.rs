@@ -15,7 +15,7 @@ pub enum ProbeError {
     NotPermitted {
         /// What was tried.
         what: &'static str,
-        /// What stands in the way.
+        /// What prevents it.
         denial: Denial,
     },
     /// The kernel was built without uprobes, or hides them.
@@ -38,7 +38,7 @@ pub enum ProbeError {
         "the process that holds the probes was ended by somebody; they are gone from the target"
     )]
     GuardLost,
-    /// The guard was killed, and there are breakpoints all the same.
+    /// The guard was killed, and breakpoints are still there.
     #[error(
         "the process that holds the probes was ended by somebody, and there are breakpoints at their \
          places in process {0}: another tool's, or left behind"
@@ -67,7 +67,7 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotPermitted { denial, .. } => ErrorKind::NotPermitted {
@@ -110,7 +110,7 @@ impl ProbeError {
     }
 }
 
-/// The kernel did not take a site's own program, which is a step before attaching it.
+/// The kernel rejected a site's own program, a step before attaching it.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel did not take the BPF program of this place: {0}")]
 pub(super) struct NotLoaded(io::Error);
@@ -130,7 +130,7 @@ impl NotLoaded {
         causes(error).any(|error| of(&error))
     }
 
-    /// What the kernel said of a program, if that is what failed.
+    /// The kernel's error about a program, if that is what failed.
     fn of(error: &io::Error) -> Option<&io::Error> {
         let failed = error.get_ref()?.downcast_ref::<Self>()?;
         Some(&failed.0)
@@ -144,13 +144,13 @@ pub(super) fn attach_reason(error: &io::Error) -> String {
     }
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "not permitted by the kernel".to_string(),
-        // ENOTSUPP has no number of its own in userspace.
+        // ENOTSUPP has no constant in userspace.
         Some(524 | libc::EINVAL) => "the kernel refuses this instruction".to_string(),
         _ => error.to_string(),
     }
 }
 
-/// What an error of asking the guard says of itself, if it does.
+/// The guard failure that an error from a request to it stands for, if any.
 fn guard_failure(error: &io::Error) -> Option<ProbeError> {
     if guard_was_ended(error) {
         return Some(ProbeError::GuardLost);
@@ -183,7 +183,8 @@ pub(super) fn attach_failure(pid: i32, error: &io::Error) -> Option<ProbeError> 
     }
 }
 
-/// That something fails for lack of privilege or of descriptors, and so would the rest.
+/// The error if something fails for lack of privilege or of descriptors, so that everything else
+/// would fail too.
 fn for_lack(what: &'static str, number: i32) -> Option<ProbeError> {
     match number {
         libc::EPERM | libc::EACCES => Some(ProbeError::not_permitted(what)),
@@ -198,7 +199,7 @@ fn for_lack(what: &'static str, number: i32) -> Option<ProbeError> {
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let cause = |e: &&'a (dyn Error + 'static)| -> Option<&'a (dyn Error + 'static)> {
         match e.downcast_ref::<ProgramError>() {
-            // Its own source is that of what it contains.
+            // Its own source is the source of what it contains.
             Some(ProgramError::IOError(inner)) => Some(inner),
             _ => (*e).source(),
         }
@@ -206,7 +207,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), cause)
 }
 
-/// What the system said, if it is the system's.
+/// The system's error number, if the error comes from the system.
 pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     let number = |error: &io::Error| error.raw_os_error();
     causes(error)
@@ -214,18 +215,18 @@ pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
         .find_map(|error| number(error).or_else(|| NotLoaded::of(error).and_then(number)))
 }
 
-/// Whether the guard was ended, as the error of asking it says.
+/// Whether an error from a request to the guard says that the guard was ended.
 pub(super) fn guard_was_ended(error: &io::Error) -> bool {
     // The kernel's errors have a number.
     error.kind() == io::ErrorKind::BrokenPipe && error.raw_os_error().is_none()
 }
 
-/// Whether the guard lives and does not answer, as the error of asking it says.
+/// Whether an error from a request to the guard says that it is alive but does not answer.
 pub(super) fn guard_is_silent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
-/// A program that the verifier rejects is refused with EACCES too, and then there is its log.
+/// A program that the verifier rejects fails with EACCES too, but then there is its log.
 fn is_verifier(error: &(dyn Error + 'static)) -> bool {
     causes(error)
         .filter_map(|e| e.downcast_ref::<ProgramError>())
@@ -235,17 +236,17 @@ fn is_verifier(error: &(dyn Error + 'static)) -> bool {
         })
 }
 
-/// What is at the bottom of it.
+/// The innermost cause.
 pub(super) fn deepest(error: &(dyn Error + 'static)) -> String {
     causes(error)
         .last()
         .map_or_else(String::new, |e| e.to_string())
 }
 
-/// All of it, the cause last.
+/// The whole chain, the cause last.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let all = causes(error).map(|e| match e.downcast_ref::<ProgramError>() {
-        // Its own words have all that the verifier wrote, which may be thousands of lines.
+        // Its own message contains all of the verifier's output, which may be thousands of lines.
         Some(ProgramError::LoadError { verifier_log, .. }) => {
             let log = verifier_log.to_string();
             format!("its verifier refuses one: {}", last_words(&log))
@@ -255,7 +256,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     all.collect::<Vec<_>>().join(": ")
 }
 
-/// Why the verifier refuses a program: its last line but for what it counts at the end.
+/// Why the verifier rejects a program: the last line before the statistics at the end of its log.
 fn last_words(log: &str) -> &str {
     const COUNTS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
     let is_count = |line: &&str| COUNTS.iter().any(|count| line.starts_with(count));

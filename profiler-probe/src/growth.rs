@@ -13,8 +13,8 @@ use profiler_core::units::nanoseconds;
 use super::error::{chain, deepest};
 use super::support::{self, LOCKED_DOWN};
 
-/// Programs, the kernel's tracepoints at which they run, and what is not watched without them: page faults by the program
-/// itself, and by the kernel for it.
+/// Programs, the kernel's tracepoints at which they run, and what is not watched without them: page
+/// faults by the program itself, and by the kernel on its behalf.
 const WATCHED: [(&str, &str, &str); 3] = [
     (
         "on_call_end",
@@ -29,10 +29,11 @@ const WATCHED: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// What a system call or a page fault of the target's takes more while growth is watched, in ns: measured as the time of
-/// empty calls with and without.
+/// How much longer one of the target's system calls or page faults takes while growth is watched,
+/// in ns: the measured difference of empty calls with and without.
 const EVENT_NS: f64 = 140.0;
-/// Watching takes no more than this part of the budget, or this share of the target's time where that is more.
+/// Watching takes no more than this part of the budget, or this share of the target's time if that
+/// is more.
 const PART_OF_BUDGET: f64 = 0.5;
 const LEAST_SHARE: f64 = 0.005;
 /// Over how long that is measured, in ns.
@@ -42,18 +43,19 @@ const SPAN_NS: u64 = 2_000_000_000;
 /// their cost is known only after some were taken.
 const SAMPLES_PART: f64 = 0.1;
 const LEAST_SAMPLES_A_SECOND: f64 = 10.0;
-/// What a sample is taken to cost before one was taken, in ns.
+/// The assumed cost of a sample before one was taken, in ns.
 const FIRST_SAMPLE_NS: f64 = 5_000.0;
 
-/// The mean bytes between points of the sample at first, and at the least: of the page faults of a burst that
-/// follows on quiet no more than one in sixteen is sampled.
+/// The mean bytes between sampling points at first, and the minimum: of the page faults of a burst
+/// after a quiet time, no more than one in sixteen is sampled.
 const LEAST_MEAN_BYTES: u64 = 64 << 10;
-/// Samples a second that are aimed at where the budget has room for them, and how much more seldom they become from one look to the next at the most: with
-/// their stacks they take some thousandths of one core while much grows.
+/// The target rate of samples per second where the budget has room for them, and the factor by
+/// which they become rarer at most from one look to the next. With their stacks they take some
+/// thousandths of one core while a lot grows.
 const SAMPLES_A_SECOND: f64 = 1000.0;
 const MAX_CHANGE: u64 = 4;
 
-/// Attaches all programs of growth. What cannot be had is said, a sentence each.
+/// Attaches all programs of growth. Returns a sentence for each that is not available.
 pub(super) fn attach(bpf: &mut Ebpf) -> Vec<String> {
     if !support::reads_kernel_memory() {
         let what = format!("system calls and page faults ({LOCKED_DOWN})");
@@ -68,7 +70,7 @@ pub(super) fn attach(bpf: &mut Ebpf) -> Vec<String> {
     missing
 }
 
-/// Why it cannot be done, by the step that fails.
+/// Attaches one program. The error says why it failed, by step.
 fn attach_one(bpf: &mut Ebpf, program: &str, tracepoint: &str) -> Result<(), String> {
     let not_taken =
         |error: ProgramError| format!("the kernel did not take the BPF program: {}", chain(&error));
@@ -90,13 +92,13 @@ pub(super) fn detach(bpf: &mut Ebpf) {
         let program = bpf.program_mut(name);
         let program: Option<&mut RawTracePoint> = program.and_then(|of| of.try_into().ok());
         if let Some(program) = program {
-            // One that is not loaded need not be removed.
+            // A program that is not loaded need not be removed.
             let _not_loaded = program.unload();
         }
     }
 }
 
-/// What watching growth took from the target besides samples, in ns.
+/// How much time watching growth took from the target besides samples, in ns.
 pub(super) fn spent_ns(counts: &[u64; SamplingCounter::COUNT as usize]) -> f64 {
     counts[SamplingCounter::GrowthEvents as usize] as f64 * EVENT_NS
 }
@@ -117,13 +119,13 @@ fn samples_a_second(counts: &[u64; SamplingCounter::COUNT as usize], budget: Opt
 #[derive(Debug)]
 pub(super) struct GrowthRate {
     mean_bytes: u64,
-    /// When it was looked at, and bytes by then.
+    /// The time of the last look, and the bytes by then.
     before: (u64, u64),
     began_ns: u64,
-    /// Where the present span began, and what watching had taken by then, in ns.
+    /// The start of the present span, and what watching had taken by then, in ns.
     span: (u64, f64),
     missing: Vec<String>,
-    /// Whether the budget ended it.
+    /// Whether it was stopped because of the budget.
     is_over_budget: bool,
 }
 
@@ -144,8 +146,8 @@ impl GrowthRate {
         self.mean_bytes
     }
 
-    /// Samples so seldom that they take no more than their part of the budget, nor are more than some hundred a second, and
-    /// says whether that is a change.
+    /// Makes samples rare enough that they take no more than their part of the budget and are no
+    /// more than some hundred a second. Returns whether that is a change.
     pub(super) fn adjust(
         &mut self,
         now_ns: u64,
@@ -166,7 +168,8 @@ impl GrowthRate {
         std::mem::replace(&mut self.mean_bytes, wanted) != wanted
     }
 
-    /// Whether watching takes too much of the target's time, by this budget: then it has to end, which is noted.
+    /// Whether watching takes more of the target's time than this budget allows, so that it must
+    /// end; that is noted.
     pub(super) fn must_end(
         &mut self,
         now_ns: u64,
@@ -195,7 +198,7 @@ impl GrowthRate {
         is_too_much
     }
 
-    /// What is known of it by now.
+    /// What is known of growth by now.
     pub(super) fn state(
         &self,
         now_ns: u64,
@@ -275,7 +278,7 @@ mod tests {
                 "{budget}: {often}, {share}"
             );
         }
-        // There are some all the same.
+        // There are samples all the same.
         let counts = [0; SamplingCounter::COUNT as usize];
         assert_eq!(
             samples_a_second(&counts, Some(0.0001)),

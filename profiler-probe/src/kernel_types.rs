@@ -29,7 +29,7 @@ const WAY: &[&str] = match Machine::OWN {
     Machine::Aarch64 => &["uw", "tp_value"],
 };
 
-/// Where `task_struct` has the thread pointer; `None` where the kernel does not say.
+/// The offset of the thread pointer in `task_struct`; `None` if the kernel does not say.
 pub(super) fn thread_pointer() -> Option<u32> {
     thread_pointer_in(&std::fs::read(KERNEL).ok()?)
 }
@@ -100,7 +100,7 @@ impl<'b> Types<'b> {
         Some(Self { names, structs })
     }
 
-    /// Where the structure of this name has a member, in bytes, and of what type that is.
+    /// The offset of a member in the structure of this name, in bytes, and the member's type.
     fn member(&self, structure: &str, member: &str) -> Option<(u32, u32)> {
         let mut all = self.structs.iter();
         let (number, _) = all.find(|(_, found)| self.is_named(found.name, structure))?;

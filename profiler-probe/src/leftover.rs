@@ -25,8 +25,8 @@ use super::loaded::Loaded;
 use super::program::BpfProgram;
 use super::traps::Traps;
 
-/// What the kernel writes over the beginning of an instruction: `int3` of x86, and `brk #5` of aarch64, which is all of
-/// it (`BRK64_OPCODE_UPROBES`).
+/// What the kernel writes over the beginning of an instruction: `int3` on x86, and `brk #5` on
+/// aarch64, which takes all of it (`BRK64_OPCODE_UPROBES`).
 #[cfg(target_arch = "x86_64")]
 const BREAKPOINT: [u8; 1] = [0xcc];
 #[cfg(target_arch = "aarch64")]
@@ -36,10 +36,10 @@ const WIDTH: usize = BREAKPOINT.len();
 /// More than this many are not one tool's probes, but a program that changes its own code.
 const MAX_BREAKPOINTS: usize = 4096;
 
-/// No more bytes of code that the target has written to are compared with its files: a breakpoint writes to
-/// one page, and a program with more of them changes its own code.
+/// The most bytes of code written to by the target that are compared with its files: a breakpoint
+/// writes to one page, and a program with more such pages changes its own code.
 const MAX_WRITTEN_BYTES: u64 = 64 << 20;
-/// Nor is it compared for longer than this.
+/// The comparison takes no longer than this.
 const COMPARED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A ring that nothing is written to.
@@ -50,15 +50,15 @@ const RING_BYTES: u32 = 4096;
 pub struct Breakpoint {
     /// The file as the target names it.
     pub mapped: String,
-    /// A path of ours to the same file.
+    /// A path by which this process reaches the same file.
     pub file: PathBuf,
-    /// Where in the file, in bytes.
+    /// The offset in the file, in bytes.
     pub offset: u64,
-    /// Where in the target.
+    /// The address in the target.
     pub addr: RemoteAddr,
 }
 
-/// Guards of probes that somebody has suspended: they remove what they hold when they go on.
+/// Guards of probes that somebody has suspended: they remove what they hold when they are resumed.
 pub fn suspended_guards() -> Vec<i32> {
     let name = GUARD_NAME.to_string_lossy();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -73,15 +73,16 @@ pub fn suspended_guards() -> Vec<i32> {
 pub struct Scan {
     /// Breakpoints, by address.
     pub breakpoints: Vec<Breakpoint>,
-    /// Bytes of code that was written to and was not looked at, because it was too much, or could not be read.
+    /// Bytes of code that were written to but not looked at, because they were too many or could
+    /// not be read.
     pub left_out_bytes: u64,
 }
 
-/// Finds them, `MAX_BREAKPOINTS` at most, on pages of code that are otherwise as in the file. Code that was never
-/// written to is the file's own page and is not looked at, so that nothing becomes resident by looking.
+/// Finds them, at most `MAX_BREAKPOINTS`, on pages of code that otherwise match the file. Code that
+/// was never written to is the file's own page and is not looked at, so that looking makes nothing
+/// resident.
 ///
-/// # Errors
-/// When the target has exited.
+/// # Errors If the target has exited.
 pub fn find(target: &Target) -> io::Result<Scan> {
     let code: Vec<Mapping> = target.mappings()?.into_iter().filter(is_code).collect();
     let residency = target.residency(&code)?;
@@ -89,7 +90,8 @@ pub fn find(target: &Target) -> io::Result<Scan> {
     let mut found = Scan::default();
     let deadline = Instant::now() + COMPARED_WITHIN;
     let mut rest = MAX_WRITTEN_BYTES;
-    // Of each mapping by itself: one run may go on into the next, which is of another file.
+    // Each mapping by itself: one run may continue into the next mapping, which belongs to another
+    // file.
     for mapping in &code {
         let MappingKind::File(mapped) = &mapping.kind else {
             continue;
@@ -121,12 +123,12 @@ pub fn find(target: &Target) -> io::Result<Scan> {
             let (mut now, mut in_file) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
             match memory.read(page, &mut now) {
                 Ok(()) => {}
-                // It is there, and may have one.
+                // The page is there, and may have one.
                 Err(ReadError::NotAnswered(_)) => {
                     found.left_out_bytes += PAGE_SIZE;
                     continue;
                 }
-                // A page that is gone meanwhile has none.
+                // A page that is gone by now has none.
                 Err(_) => continue,
             }
             let read = file.read_at(&mut in_file, offset).unwrap_or(0);
@@ -156,9 +158,8 @@ pub fn find(target: &Target) -> io::Result<Scan> {
 
 /// Removes those that no tool holds. Returns those that remain because a running tool holds them.
 ///
-/// # Errors
-/// When probes are not permitted here, the target has exited, or there are `MAX_BREAKPOINTS` or
-/// more, which means that they are its own.
+/// # Errors If probes are not permitted here, the target has exited, or there are `MAX_BREAKPOINTS`
+/// or more, which means that they are the target's own.
 pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
     if found.len() >= MAX_BREAKPOINTS {
         let what = format!("it has {MAX_BREAKPOINTS} or more: a program that changes its own code");
@@ -175,7 +176,7 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
         let point = (breakpoint.offset, cookie.0);
         match loaded.attach(BpfProgram::Free, &breakpoint.file, number, &[point]) {
             Ok(link) => links.push(link),
-            // One that cannot be set stays, and is reported as such.
+            // A breakpoint that cannot be set stays, and is reported as such.
             Err(error) => {
                 if let Some(error) = attach_failure(pid, &error) {
                     return Err(error);
@@ -197,20 +198,19 @@ pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, 
 
 /// How long the kernel takes at most to remove breakpoints; a loaded host takes tenths of a second.
 const REMOVED_WITHIN: Duration = Duration::from_secs(1);
-/// Between two looks at whether they are gone.
+/// The time between two checks whether they are gone.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Places in a target's code where probes are set, but for those where others had set one before.
+/// Places in a target's code where probes are set, except those where others had already set one.
 pub(super) struct Sites {
     memory: LiveMemory,
     addrs: Vec<RemoteAddr>,
 }
 
 impl Sites {
-    /// Those of `traps` in the process, before they are set.
+    /// The places of `traps` in the process, before they are set.
     ///
-    /// # Errors
-    /// When they cannot be found: whether breakpoints are left could not be said at the end.
+    /// # Errors If they cannot be found: at the end nobody could say whether breakpoints are left.
     pub(super) fn of(pid: NonZeroU32, traps: &Traps) -> Result<Self, ProbeError> {
         let number = pid.get().cast_signed();
         let failed = |source| ProbeError::Host {
@@ -243,16 +243,17 @@ impl Sites {
         Ok(sites)
     }
 
-    /// Whether there is one, or whether that cannot be looked at any more.
+    /// Whether there is a breakpoint, or that can no longer be checked.
     fn is_set(&self, addr: RemoteAddr) -> bool {
         let mut bytes = [0; WIDTH];
         match self.memory.read(addr, &mut bytes) {
             Ok(()) => bytes == BREAKPOINT,
-            // With its code it went.
+            // It went away with its code.
             Err(ReadError::Gone | ReadError::Unmapped(_) | ReadError::Swapped(_)) => false,
-            // A breakpoint's page is in memory. Of a file of FUSE or of another host it may be, and is not looked at.
+            // The page of a breakpoint is in memory. A page of a FUSE or network file may be in
+            // memory too, and is not looked at.
             Err(ReadError::NotRead(_) | ReadError::OutOfTime) => false,
-            // It may be.
+            // There may be one.
             Err(ReadError::NotAnswered(_) | ReadError::NotPermitted) => true,
         }
     }
@@ -262,7 +263,7 @@ impl Sites {
         self.addrs.iter().any(|addr| self.is_set(*addr))
     }
 
-    /// Waits until there is none, or as long as the kernel can take.
+    /// Waits until there is none, or for as long as the kernel can take.
     pub(super) fn wait_until_clear(&self) {
         let deadline = Instant::now() + REMOVED_WITHIN;
         while self.are_set() && Instant::now() < deadline {

@@ -35,7 +35,7 @@ use super::multi::MultiProgram;
 use super::pins::{Pinned, Pins};
 use super::program::BpfProgram;
 
-/// What the guard shows as: a name that `pkill fragscope` does not match.
+/// The name under which the guard shows up: `pkill fragscope` does not match it.
 pub(super) const GUARD_NAME: &CStr = c"probe-guard";
 
 /// The programs that are loaded.
@@ -46,13 +46,13 @@ pub(super) struct Programs {
     pub(super) attaching: Attaching,
 }
 
-/// How programs are attached to sites, by what the kernel has.
+/// How programs are attached to sites, depending on what the kernel offers.
 pub(super) enum Attaching {
     /// By links of any number of sites, of these programs in the order of [`BpfProgram::ALL`].
     Multi(Vec<MultiProgram>),
-    /// Each site by itself, by a perf event with a cookie.
+    /// Each site by itself, with a perf event with a cookie.
     Events,
-    /// Each site by itself, by a perf event and with a program of its own.
+    /// Each site by itself, with a perf event and a program of its own.
     BySite(Box<SitePrograms>),
 }
 
@@ -109,9 +109,9 @@ impl Programs {
 enum Held {
     /// A link of any number of sites that the kernel removes by itself.
     Pinned(Pinned),
-    /// One that it removes when the descriptor is closed.
+    /// A link that it removes when the descriptor is closed.
     Multi(OwnedFd),
-    /// The event of one site, which goes when it is closed.
+    /// The event of one site, removed when it is closed.
     #[expect(dead_code, reason = "held for its drop")]
     Event(OwnedFd),
     /// A link of one site.
@@ -119,8 +119,8 @@ enum Held {
     Single(UProbeLink),
 }
 
-/// Removes probes. The kernel waits tens of milliseconds for each link that is closed, so it is made to
-/// wait for all at the same time. Those that are pinned go a moment later.
+/// Removes probes. The kernel waits tens of milliseconds for each link that is closed, so they are
+/// all closed at the same time. Pinned links go a moment later.
 fn remove(links: Vec<Held>, pins: Option<&Pins>) {
     let mut closing = Vec::new();
     for link in links {
@@ -136,12 +136,13 @@ fn remove(links: Vec<Held>, pins: Option<&Pins>) {
     }
 }
 
-/// Closes a link in a process of its own that shares this one's descriptors and nothing else, and gives its
-/// number; where none can be had it is closed here. A thread would take locks that a guard must not.
+/// Closes a link in a separate process that shares this one's descriptors and nothing else, and
+/// returns its pid; if none can be created, the link is closed here. A thread would take locks that
+/// a guard must not take.
 fn close_aside(link: Held) -> Option<Pid> {
     let shares_descriptors = libc::CLONE_FILES | libc::SIGCHLD;
-    // SAFETY: without a stack it is a fork. This process has one thread, so that the other finds no lock
-    // taken, and ends below without running anything else of this program.
+    // SAFETY: without a stack it is a fork. This process has one thread, so the child finds no lock
+    // taken, and it ends below without running anything else of this program.
     match unsafe { libc::syscall(libc::SYS_clone, shares_descriptors, 0, 0, 0, 0) } {
         0 => {
             drop(link);
@@ -165,13 +166,13 @@ pub(super) struct Link(u32);
 /// fragscope's side of the guard. Dropping it removes all links.
 pub(super) struct Links {
     guard: Guard,
-    /// Whether it was asked for something and did not answer: what it said after that would be taken
-    /// for the answer to something else.
+    /// Whether it failed to answer a request: whatever it said after that would be taken for the
+    /// answer to another request.
     is_silent: bool,
 }
 
 impl Links {
-    /// Whether the guard has not been ended by somebody.
+    /// Whether the guard is still there, not ended by somebody.
     pub(super) fn is_held(&self) -> bool {
         self.guard.is_alive()
     }
@@ -189,8 +190,9 @@ impl Links {
         })
     }
 
-    /// Attaches a program in process `pid` at `points`, offsets in the file at `path` with their
-    /// cookies, or at none of them. Just one where links have one site.
+    /// Attaches a program in process `pid` at all of `points`, offsets in the file at `path` with
+    /// their cookies, or at none of them. Where a link has one site, there must be exactly one
+    /// point.
     pub(super) fn attach(
         &mut self,
         program: BpfProgram,
@@ -224,8 +226,8 @@ impl Links {
         self.ask(&request, &[], &links).map(drop)
     }
 
-    /// Fails with [`guard_was_ended`] or [`guard_is_silent`] when the guard does not answer. One that
-    /// holds nothing but what is pinned is ended then: the kernel removes its probes.
+    /// Fails with [`guard_was_ended`] or [`guard_is_silent`] if the guard does not answer. A silent
+    /// guard that holds only pinned links is then ended: the kernel removes its probes.
     fn ask(&mut self, request: &Request, path: &[u8], words: &[u64]) -> io::Result<u32> {
         if self.is_silent {
             return Err(self.trouble(Duration::ZERO));
@@ -281,13 +283,13 @@ impl Links {
 
 /// The kernel takes tenths of a second for a link, and seconds for many of one site each.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
-/// How long the end of a guard takes whose channel has ended: it removes its links before.
+/// How long a guard takes to end after its channel has ended: it removes its links first.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Waits for an answer. A guard that somebody suspended is woken: what it holds costs the target.
+/// Waits for an answer. A guard that somebody suspended is resumed: what it holds costs the target.
 fn read_answer(guard: &mut Guard, answer: &mut [u8]) -> io::Result<()> {
     match guard.channel().read_exact(answer) {
-        // It is not in the midst of one: an answer is written whole, at once.
+        // It is not in the middle of one: an answer is written whole, at once.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             guard.wake();
             guard.channel().read_exact(answer)
@@ -301,7 +303,7 @@ const ATTACH: u32 = 1;
 /// [`Request::what`]: remove them.
 const REMOVE: u32 = 2;
 
-/// What the guard is asked for.
+/// A request to the guard.
 #[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Request {
@@ -317,24 +319,24 @@ struct Request {
     words: u64,
 }
 
-/// [`Answer::failed`]: the message says it.
+/// [`Answer::failed`]: the message explains it.
 const FAILED_OTHERWISE: i32 = -1;
 
-/// What came of it.
+/// The result of a request.
 #[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Answer {
-    /// What the kernel said, or [`FAILED_OTHERWISE`]; 0 when it worked.
+    /// The kernel's error, or [`FAILED_OTHERWISE`]; 0 on success.
     failed: i32,
     /// The link.
     link: u32,
-    /// 1 when it was a program that the kernel did not take, else 0.
+    /// 1 if the kernel rejected a program, else 0.
     is_not_loaded: u32,
     /// This many bytes of a message follow.
     message_bytes: u32,
 }
 
-/// The guard's life: it holds links until fragscope is gone.
+/// The guard's main loop: it holds links until fragscope is gone.
 fn serve(mut channel: UnixStream, programs: &mut Programs, needed: &Needed) -> io::Result<()> {
     let mut held: HashMap<u32, Held> = HashMap::new();
     // Without the right to make one, links are closed by this process.
@@ -355,17 +357,17 @@ fn serve(mut channel: UnixStream, programs: &mut Programs, needed: &Needed) -> i
     served
 }
 
-/// How long probes stay whose guard does not run because somebody suspended or froze it.
+/// How long probes stay when their guard does not run because somebody suspended or froze it.
 const LEASE: Duration = Duration::from_secs(10);
-/// How often a guard that runs renews that: on a busy host it may not run for seconds.
+/// How often a running guard renews that: on a busy host it may not run for seconds.
 const RENEWED_EVERY: Duration = Duration::from_secs(2);
 
-/// The time that the guard has left to hold probes, unless it renews that: then the kernel ends it, and removes
-/// what it has pinned. What is not pinned would stay for good then, and has no such time.
+/// How long the guard may hold probes without renewing the lease: then the kernel ends it, and
+/// removes what it has pinned. What is not pinned would then stay for good, so it has no lease.
 struct Lease(Deadline);
 
 impl Lease {
-    /// Renews it where all of these are pinned.
+    /// Renews the lease if all of these are pinned.
     fn renew(&mut self, held: &HashMap<u32, Held>) -> io::Result<()> {
         let mut links = held.values();
         match !held.is_empty() && links.all(|link| matches!(link, Held::Pinned(_))) {
@@ -403,7 +405,7 @@ fn serve_all(
     loop {
         lease.wait(channel, held)?;
         if channel.read_exact(request.as_mut_bytes()).is_err() {
-            // Its end is fragscope's.
+            // The channel's end is fragscope's end.
             return Ok(());
         }
         let mut path = vec![0; request.path_bytes as usize];
@@ -416,7 +418,7 @@ fn serve_all(
             let all = words.iter().filter_map(|&link| held.remove(&(link as u32)));
             remove(all.collect(), pins.as_ref());
         } else {
-            // Until it is pinned, a death in the midst of it would leave breakpoints.
+            // Until it is pinned, a death in the middle would leave breakpoints.
             lease.0.unset()?;
             needed.set(true);
             let attached = attach(&request, &path, &words, programs);
@@ -477,7 +479,7 @@ mod tests {
         let second = writer.try_clone().expect("a descriptor");
         let links = [writer, second].map(|link| Held::Multi(link.into()));
         remove(links.into(), None);
-        // Its end comes when nobody has it open.
+        // It ends when nobody has it open any more.
         assert_eq!(reader.read(&mut [0]).expect("a pipe"), 0);
     }
 }

@@ -26,7 +26,8 @@ static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope.bpf.o");
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = include_bytes_aligned!("bpf/fragscope-aarch64.bpf.o");
 
-/// The ring of the processes that the kernel ends for want of memory: of whole pages of the kernel's.
+/// The ring of the processes that the kernel's OOM killer chooses: a whole number of the kernel's
+/// pages.
 pub(super) const VICTIMS: &str = "VICTIMS";
 
 /// Names another object file to load in place of the embedded one. Only for the tests of a freshly
@@ -116,12 +117,12 @@ impl Loaded {
         })
     }
 
-    /// Whether the guard has not been ended by somebody.
+    /// Whether the guard is still there, not ended by somebody.
     pub(super) fn is_held(&self) -> bool {
         self.links.is_held()
     }
 
-    /// Starts another guard, after one was ended by somebody.
+    /// Starts another guard after somebody ended one.
     pub(super) fn restart_guard(&mut self) -> Result<(), ProbeError> {
         self.links = start_guard(&mut self.programs)?;
         Ok(())
@@ -149,8 +150,8 @@ impl Loaded {
         self.links.remove(links)
     }
 
-    /// Has the ring record where threads end and the process becomes another program, from the next
-    /// window on, until this is dropped.
+    /// Makes the ring record when threads end and when the process executes another program, from
+    /// the next window on, until this is dropped.
     pub(super) fn watch_threads(&mut self) -> Result<(), ProgramError> {
         for (name, tracepoint) in THREADS {
             let program = self.programs.bpf.program_mut(name);
@@ -161,9 +162,9 @@ impl Loaded {
         Ok(())
     }
 
-    /// Has the ring record growth of the target's memory, as [`Config::growth_mean_bytes`] says, until this is
-    /// dropped. `heap_end` is where the heap ends that `brk` moves; 0 where it has none. What cannot be watched
-    /// is given, with why.
+    /// Makes the ring record growth of the target's memory, as [`Config::growth_mean_bytes`] says,
+    /// until this is dropped. `heap_end` is where the heap that `brk` moves ends; 0 if there is
+    /// none. Returns what cannot be watched, and why.
     pub(super) fn watch_growth(&mut self, heap_end: u64) -> io::Result<Vec<String>> {
         self.heap_end
             .set(0, heap_end, 0)
@@ -182,8 +183,8 @@ impl Loaded {
         self.config.set(0, words, 0).map_err(io::Error::other)
     }
 
-    /// Sets where the target's Python has its frames, and the states of threads that are known, each by
-    /// what `pthread_self` gives there.
+    /// Sets where the target's Python has its frames, and the known thread states, each by the
+    /// value of `pthread_self` there.
     pub(super) fn set_python(
         &mut self,
         frames: PythonFrames,
@@ -198,7 +199,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// What taking samples came to so far, by [`SamplingCounter`].
+    /// What sampling has cost and yielded so far, by [`SamplingCounter`].
     pub(super) fn sampling(&self) -> io::Result<[u64; SamplingCounter::COUNT as usize]> {
         let mut counts = [0; SamplingCounter::COUNT as usize];
         for (index, count) in counts.iter_mut().enumerate() {
@@ -207,12 +208,12 @@ impl Loaded {
         Ok(counts)
     }
 
-    /// Hits so far of the site at `index`, on all CPUs.
+    /// Hits of the site at `index` so far, on all CPUs.
     pub(super) fn hits(&self, index: u32) -> io::Result<u64> {
         sum(&self.hits, index)
     }
 
-    /// Events so far for which the ring had no room.
+    /// Events lost so far for lack of room in the ring.
     pub(super) fn lost(&self) -> io::Result<u64> {
         self.lost.get(&0, 0).map_err(io::Error::other)
     }
@@ -221,13 +222,13 @@ impl Loaded {
     pub(super) fn forget_calls(&mut self) {
         let threads: Vec<u32> = self.calls.keys().flatten().collect();
         for thread in threads {
-            // One that is gone meanwhile is forgotten as well.
+            // A thread that is gone by now is forgotten as well.
             let _gone = self.calls.remove(&thread);
         }
     }
 }
 
-/// How programs are attached here: the best of what the kernel has.
+/// How programs are attached here: the best that the kernel offers.
 fn attaching(bpf: &Ebpf, object: &[u8]) -> Result<Attaching, ProbeError> {
     let maps = bpf.maps().filter_map(|(name, map)| match map {
         Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::RingBuf(data) => {
@@ -245,7 +246,7 @@ fn attaching(bpf: &Ebpf, object: &[u8]) -> Result<Attaching, ProbeError> {
     if let Some(programs) = relocated.as_ref().and_then(load_multi) {
         return Ok(Attaching::Multi(programs));
     }
-    // Programs that aya loads are those of the object as it is.
+    // Programs that aya loads are those of the unmodified object.
     if may_read && support::has_cookies() {
         return Ok(Attaching::Events);
     }
@@ -255,7 +256,7 @@ fn attaching(bpf: &Ebpf, object: &[u8]) -> Result<Attaching, ProbeError> {
     Ok(Attaching::BySite(Box::new(programs)))
 }
 
-/// The programs for links of several sites, where the kernel has those.
+/// The programs for links of several sites, if the kernel has such links.
 fn load_multi(relocated: &Relocated) -> Option<Vec<MultiProgram>> {
     let programs = BpfProgram::ALL.map(|p| relocated.load(p.name(), p == BpfProgram::Return));
     let programs: Vec<MultiProgram> = programs.into_iter().collect::<Option<_>>()?;
@@ -275,7 +276,7 @@ fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> io::Result<u64> {
 }
 
 pub(super) fn object() -> Result<Cow<'static, [u8]>, ProbeError> {
-    // Who runs a fragscope that has capabilities of its file's has none of his own to load it by.
+    // Users who run a fragscope with file capabilities have none of their own to load it with.
     let named =
         std::env::var_os(OBJECT_VARIABLE).filter(|_| !profiler_target::has_borrowed_privileges());
     let Some(path) = named else {

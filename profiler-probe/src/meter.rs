@@ -11,12 +11,12 @@ const SPAN_NS: u64 = 2_000_000_000;
 pub(super) struct Meter {
     hits: Vec<u64>,
     ns_each: Vec<f64>,
-    /// What sampling and watching growth took besides, in ns.
+    /// How much time sampling and watching growth took besides, in ns.
     sampling_ns: f64,
-    /// What one hit costs as long as none was seen.
+    /// The cost of one hit as long as none was seen.
     least_ns: f64,
     attached_at_ns: u64,
-    /// Where the present span began, and what was spent by then, in ns.
+    /// The start of the present span, and what was spent by then, in ns.
     span: (u64, f64),
     last_share: Option<f64>,
 }
@@ -40,22 +40,22 @@ impl Meter {
         &self.hits
     }
 
-    /// Takes in the BPF side's count of hits of the trap at `index`.
+    /// Takes in the BPF side's hit count of the trap at `index`.
     pub(super) fn count(&mut self, index: usize, hits: u64) {
         self.hits[index] = hits;
     }
 
-    /// Takes in how much time samples and watching growth took.
+    /// Takes in how much time sampling and watching growth took.
     pub(super) fn count_sampling(&mut self, ns: f64) {
         self.sampling_ns = ns;
     }
 
-    /// The target's time that the hits took so far, with what was sampled and watched besides, in ns.
+    /// The target's time that hits, sampling and watching growth took so far, in ns.
     pub(super) fn spent_ns(&self) -> f64 {
         self.traps_ns() + self.sampling_ns
     }
 
-    /// That of the traps alone.
+    /// The time that the traps alone took.
     pub(super) fn traps_ns(&self) -> f64 {
         let each = self.hits.iter().zip(&self.ns_each);
         each.map(|(hits, ns)| *hits as f64 * ns).sum()
@@ -70,8 +70,8 @@ impl Meter {
         }
     }
 
-    /// Probes are about to be attached for a window, and all that was spent is earned: a span from one
-    /// such moment to the next holds attaching, a window, removing and the pause.
+    /// Probes are about to be attached for a window, and all that was spent is earned: a span from
+    /// one such moment to the next covers attaching, a window, removing and the pause.
     pub(super) fn window_begins(&mut self, now_ns: u64) {
         if self.spent_ns() > 0.0 {
             self.end_span(now_ns);
@@ -80,8 +80,8 @@ impl Meter {
         }
     }
 
-    /// A window is open, and all that was spent is earned: a long one has several spans. One that
-    /// ended in the midst of what a window spends ahead would lack the pause that belongs to it.
+    /// A window is open, and all that was spent is earned: a long window has several spans. A span
+    /// that ended while a window still spends ahead would lack the pause that belongs to it.
     pub(super) fn window_goes_on(&mut self, now_ns: u64) {
         if now_ns.saturating_sub(self.span.0) >= SPAN_NS {
             self.end_span(now_ns);
@@ -96,8 +96,8 @@ impl Meter {
         self.span = (now_ns, spent);
     }
 
-    /// Share of wall time in the last whole span; before there is one, since attaching (as of two
-    /// seconds at least).
+    /// Share of wall time in the last whole span; before there is one, since attaching (over at
+    /// least two seconds).
     pub(super) fn share(&self, now_ns: u64) -> f64 {
         self.last_share.unwrap_or_else(|| {
             let age = now_ns.saturating_sub(self.attached_at_ns);

@@ -21,7 +21,7 @@ use aya_obj::generated::{
     BPF_F_UPROBE_MULTI_RETURN, PERF_FLAG_FD_CLOEXEC, bpf_attr, bpf_cmd, bpf_insn, perf_event_attr,
 };
 
-/// A program that is loaded for such links.
+/// A program that is loaded for multi-links.
 pub(super) struct MultiProgram {
     fd: OwnedFd,
     /// Whether it runs when the function returns.
@@ -45,7 +45,7 @@ impl Relocated {
         Some(Self(parsed))
     }
 
-    /// The same for a kernel whose memory BPF programs may not read: each try of them fails instead.
+    /// The same for a kernel whose memory BPF programs may not read: each attempt fails instead.
     pub(super) fn without_kernel_reads(mut self) -> Self {
         const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
         const MOVE: u8 = (BPF_ALU64 | BPF_MOV | BPF_K) as u8;
@@ -59,7 +59,7 @@ impl Relocated {
         self
     }
 
-    /// Loads the program of this name; `None` when it is not there or the kernel does not take it.
+    /// Loads the program of this name; `None` if there is none or the kernel rejects it.
     pub(super) fn load(&self, name: &str, at_return: bool) -> Option<MultiProgram> {
         let instructions = self.instructions(name)?;
         let fd = load(instructions, &self.0.license, BPF_TRACE_UPROBE_MULTI as u32);
@@ -69,7 +69,7 @@ impl Relocated {
         })
     }
 
-    /// The instructions of the program of this name, with those of the functions that it calls.
+    /// The instructions of the program of this name, including the functions that it calls.
     pub(super) fn instructions(&self, name: &str) -> Option<&[bpf_insn]> {
         let program = self.0.programs.get(name)?;
         let function = self.0.functions.get(&program.function_key())?;
@@ -82,7 +82,7 @@ impl Relocated {
     }
 }
 
-/// Whether the kernel has such links, asked by a program that does nothing.
+/// Whether the kernel has such links, tested with a program that does nothing.
 pub(super) fn is_supported() -> bool {
     let nothing = [
         instruction((BPF_ALU64 | BPF_MOV | BPF_K) as u8, 0, 0),
@@ -116,14 +116,14 @@ impl MultiProgram {
         self.fd.as_raw_fd()
     }
 
-    /// Whether this kernel makes such links and scopes them by process. Before Linux 6.10, unless
-    /// mended since, they were scoped by thread, and no process number was refused as invalid.
+    /// Whether this kernel creates such links and scopes them by process. Before Linux 6.10, unless
+    /// fixed by a backport, they were scoped by thread, and no pid was rejected as invalid.
     pub(super) fn is_usable(&self) -> bool {
         let asked = |pid| {
             let refused = self.link(Path::new("/"), pid, &[(0, 0)]).err();
             refused.and_then(|error| error.io_error.raw_os_error())
         };
-        // A folder has no instructions: that is refused last.
+        // A directory has no instructions: that is rejected last.
         asked(0) == Some(libc::EBADF) && asked(u32::MAX) == Some(libc::EINVAL)
     }
 
@@ -163,12 +163,12 @@ impl MultiProgram {
     }
 }
 
-/// Where the kernel says by which number uprobes are asked for, and by which bit those at a return.
+/// The files in which the kernel gives the type number of uprobes, and the bit for return probes.
 const UPROBE_TYPE: &str = "/sys/bus/event_source/devices/uprobe/type";
 const UPROBE_RETURN_BIT: &str = "/sys/bus/event_source/devices/uprobe/format/retprobe";
 
-/// Attaches a program in process `pid` at `offset` of the file at `path`, by a perf event alone: without a link and
-/// so without a cookie. The probe is gone when the descriptor is closed.
+/// Attaches a program in process `pid` at `offset` of the file at `path`, with a perf event alone:
+/// without a link and so without a cookie. The probe is gone when the descriptor is closed.
 pub(super) fn attach_event(
     program: &OwnedFd,
     path: &Path,
@@ -177,7 +177,7 @@ pub(super) fn attach_event(
     at_return: bool,
 ) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: plain numbers, for all of which zero is a value.
+    // SAFETY: plain numbers, for all of which zero is a valid value.
     let mut asked: perf_event_attr = unsafe { std::mem::zeroed() };
     asked.type_ = number_in(UPROBE_TYPE)?;
     asked.size = size_of::<perf_event_attr>() as u32;
@@ -189,7 +189,7 @@ pub(super) fn attach_event(
     asked.__bindgen_anon_4.config2 = offset;
     let (any_cpu, no_group) = (-1, -1);
     let close_on_exec = PERF_FLAG_FD_CLOEXEC;
-    // SAFETY: `asked` is as long as it says, and points at a path that outlives the call.
+    // SAFETY: `asked` is as long as it says, and points to a path that outlives the call.
     let fd = unsafe {
         let asked = &raw const asked;
         libc::syscall(
@@ -204,7 +204,7 @@ pub(super) fn attach_event(
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel gave this descriptor to nobody else.
+    // SAFETY: nobody else owns the descriptor that the kernel returned.
     let event = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     event_control(&event, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd())?;
     event_control(&event, PERF_EVENT_IOC_ENABLE, 0)?;
@@ -239,7 +239,7 @@ const MAX_TRIES: u32 = 1000;
 
 /// An instruction on the register of results, without an offset.
 pub(super) fn instruction(code: u8, source: u8, immediate: i32) -> bpf_insn {
-    // SAFETY: plain numbers, for all of which zero is a value.
+    // SAFETY: plain numbers, for all of which zero is a valid value.
     let mut made: bpf_insn = unsafe { std::mem::zeroed() };
     made.code = code;
     made.set_src_reg(source);
@@ -247,32 +247,30 @@ pub(super) fn instruction(code: u8, source: u8, immediate: i32) -> bpf_insn {
     made
 }
 
-/// A command's arguments, of which none is given.
+/// The arguments of a command, all zero.
 pub(super) fn zeroed() -> bpf_attr {
-    // SAFETY: a union of plain numbers, for all of which zero is a value.
+    // SAFETY: a union of plain numbers, for all of which zero is a valid value.
     unsafe { std::mem::zeroed() }
 }
 
-/// A command that gives a new descriptor.
+/// A command that returns a new descriptor.
 ///
-/// # Safety
-/// What `attr` points at is as the command expects it.
+/// # Safety What `attr` points to is as the command expects it.
 unsafe fn bpf_descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: as the caller promises.
     let fd = unsafe { bpf(command, attr) }?;
-    // SAFETY: the kernel gave this descriptor to nobody else.
+    // SAFETY: nobody else owns the descriptor that the kernel returned.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives a command to the kernel. The verifier gives up on a program when a signal is pending
-/// (`do_check` in `kernel/bpf/verifier.c`): then it is asked again.
+/// Runs a bpf command. The verifier gives up on a program if a signal is pending (`do_check` in
+/// `kernel/bpf/verifier.c`): then the command is repeated.
 ///
-/// # Safety
-/// What `attr` points at is as the command expects it.
+/// # Safety What `attr` points to is as the command expects it.
 pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     for _ in 0..MAX_TRIES {
         let (attr, size) = (&raw mut *attr, size_of::<bpf_attr>());
-        // SAFETY: `attr` is as long as said, and the caller vouches for what it points at.
+        // SAFETY: `attr` is as long as said, and the caller vouches for what it points to.
         let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr, size) };
         match i32::try_from(result) {
             Ok(result) if result >= 0 => return Ok(result),

@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::multi::{bpf, zeroed};
 
-/// The file system (Linux 6.5, by when a descriptor can say where to pin).
+/// The file system (Linux 6.5, which can pin to a place given by a descriptor).
 pub(super) struct Pins {
     root: OwnedFd,
     last: u32,
@@ -31,10 +31,9 @@ pub(super) struct Pinned(CString);
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 
 impl Pins {
-    /// Makes an empty one.
+    /// Creates an empty one.
     ///
-    /// # Errors
-    /// When the kernel has no such thing or does not permit it: it takes CAP_SYS_ADMIN.
+    /// # Errors If the kernel does not have it or does not permit it: it takes CAP_SYS_ADMIN.
     pub(super) fn new() -> io::Result<Self> {
         const KIND: &CStr = c"bpf";
         // SAFETY: a constant string and flags.
@@ -57,8 +56,8 @@ impl Pins {
         })
     }
 
-    /// Pins the link, which then stays until it is removed or this process ends; gives it back where
-    /// the kernel does not pin by descriptor.
+    /// Pins the link, which then stays until it is removed or this process ends; returns it if the
+    /// kernel cannot pin by descriptor.
     pub(super) fn pin(&mut self, link: OwnedFd) -> Result<Pinned, OwnedFd> {
         self.last += 1;
         let name = CString::new(self.last.to_string()).expect("digits");
@@ -76,7 +75,7 @@ impl Pins {
         }
     }
 
-    /// Has the kernel remove a link, which takes it some tens of milliseconds.
+    /// Has the kernel remove a link, which takes some tens of milliseconds.
     pub(super) fn remove(&self, pinned: &Pinned) -> io::Result<()> {
         let removed = unlinkat(&self.root, pinned.0.as_c_str(), UnlinkatFlags::NoRemoveDir);
         Ok(removed?)
@@ -85,7 +84,7 @@ impl Pins {
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(fd) {
-        // SAFETY: the kernel gave this descriptor to nobody else.
+        // SAFETY: nobody else owns the descriptor that the kernel returned.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }

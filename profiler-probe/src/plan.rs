@@ -82,8 +82,8 @@ pub struct ProbePlan {
     pub skipped: Vec<(Function, String)>,
     /// The sizes that the events have.
     pub sizes: Sizes,
-    /// Whether it is watched which functions get memory from the kernel. No system call of the host is as quick
-    /// meanwhile, so that nobody gets it who does not ask for it.
+    /// Whether to watch which functions get memory from the kernel. That slows all system calls on
+    /// the host, so it is only done on request.
     pub watches_growth: bool,
     /// Whether samples have native functions, too. Each costs the target more then, and fragscope itself several times
     /// as much.
@@ -93,7 +93,7 @@ pub struct ProbePlan {
 /// Which size of an allocation is recorded.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Sizes {
-    /// As given, where the allocator keeps that before the block ([`MallocObject::chunk_header`]),
+    /// As given, if the allocator keeps that before the block ([`MallocObject::chunk_header`]),
     /// else as requested. The cheapest.
     Given,
     /// As requested, with alignments.
@@ -108,7 +108,7 @@ pub enum PlanError {
     Process {
         /// The target.
         pid: i32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// No loaded object defines malloc.
@@ -130,13 +130,13 @@ pub enum PlanError {
         path: String,
         /// What is wrong.
         why: String,
-        /// Whether that is its size.
+        /// Whether the problem is its size.
         is_too_large: bool,
     },
 }
 
 impl PlanError {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Process { source, .. } => match ErrorKind::of_io(source) {
@@ -179,11 +179,12 @@ impl MallocObject {
 /// One function to probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PlannedProbe {
-    /// The function; of several names at one address, the first in the order of [`Function::ALL`].
+    /// The function; of several functions at one address, the first in the order of
+    /// [`Function::ALL`].
     pub function: Function,
     /// Other functions at the same address, which this probe also sees.
     pub aliases: Vec<Function>,
-    /// Where the arguments are read; `None` when only the result is needed.
+    /// Where the arguments are read; `None` if only the result is needed.
     pub entry: Option<Site>,
     /// Where the result is read.
     pub result: ResultSite,
@@ -192,14 +193,15 @@ pub struct PlannedProbe {
 /// One instruction to put a breakpoint on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Site {
-    /// Offset of the instruction in the file, in bytes: what a uprobe is attached to.
+    /// Offset of the instruction in the file, in bytes: a uprobe is attached to it.
     pub file_offset: u64,
     /// Bytes from the function's first instruction. Parts of a function that the compiler moved
     /// below it wrap around: read it as an `i64`.
     pub offset_in_function: u64,
     /// The instruction as text, e.g. `push r12`.
     pub instruction: String,
-    /// Whether the kernel emulates it rather than single-stepping a copy (ten times dearer).
+    /// Whether the kernel emulates it rather than single-stepping a copy (ten times more
+    /// expensive).
     pub emulated: bool,
 }
 
@@ -229,6 +231,6 @@ pub enum ResultSite {
     /// At these jumps in the body: `rax` holds the result, and every call that returns a non-null
     /// pointer passes exactly one of them. A call that fails may pass one too, with a null `rax`.
     Jumps(Vec<Site>),
-    /// By a return probe set at this instruction, at which `rsp` points at the return address.
+    /// With a return probe set at this instruction, where `rsp` points at the return address.
     Return(Site),
 }

@@ -9,11 +9,10 @@ use super::plan::{Function, MallocObject, PlanError, PlannedProbe, ProbePlan, Si
 use super::sites::{self, SiteOptions};
 
 impl MallocObject {
-    /// The object that serves malloc in a live process; not the one at the path `passed_over`, which
-    /// hands all calls on.
+    /// The object that serves malloc in a live process; not the one at the path `passed_over`,
+    /// which forwards all calls.
     ///
-    /// # Errors
-    /// When there is none that can be read.
+    /// # Errors If there is none that can be read.
     pub fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
         let server = Loaded::of(target, passed_over)?.server(target)?;
         Ok(server.object)
@@ -23,18 +22,15 @@ impl MallocObject {
 impl ProbePlan {
     /// The plan for a live process.
     ///
-    /// # Errors
-    /// When the object that serves its malloc calls cannot be found or read.
+    /// # Errors If the object that serves its malloc calls cannot be found or read.
     pub fn for_target(target: &Target) -> Result<Self, PlanError> {
         let server = Loaded::of(target, None)?.server(target)?;
         Ok(Self::new(server, Sizes::Given))
     }
 
-    /// The plan for a live process whose calls are recorded with all that they ask for. It takes
-    /// more traps.
+    /// The plan for recording a live process's calls with all their arguments. It takes more traps.
     ///
-    /// # Errors
-    /// When the object that serves its malloc calls cannot be found or read.
+    /// # Errors If the object that serves its malloc calls cannot be found or read.
     pub fn for_recording(target: &Target) -> Result<Self, PlanError> {
         let server = Loaded::of(target, None)?.server(target)?;
         Ok(Self::new(server, Sizes::Requested))
@@ -42,8 +38,7 @@ impl ProbePlan {
 
     /// The plan for the process that `inputs` describe.
     ///
-    /// # Errors
-    /// When the object that serves its malloc calls cannot be found or read.
+    /// # Errors If the object that serves its malloc calls cannot be found or read.
     pub fn from_inputs<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Self, PlanError> {
         Ok(Self::new(object::find(inputs)?, Sizes::Given))
     }
@@ -86,7 +81,7 @@ impl Loaded {
             memory: &target.memory(),
             target,
         });
-        // Of a process that is gone its files cannot be read, which is no fault of theirs.
+        // Files of a process that is gone cannot be read, but that is not their fault.
         found.map_err(|error| match target.check() {
             Ok(()) => error,
             Err(gone) => PlanError::Process {

@@ -31,14 +31,14 @@ use super::worker::{Worker, now_ns};
 /// Size of the ring buffer, in bytes: 400 thousand events.
 const RING_BYTES: u32 = 16 << 20;
 
-/// How long a walk waits for the events of its moment, which a worker that runs takes in sooner.
+/// How long a walk waits for the events up to its moment. A running worker takes them in sooner.
 const TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
 /// Live blocks tracked at a time at most: half a GB of memory.
 const MAX_BLOCKS: u64 = 8 << 20;
 
-/// Probes on one process. Dropping it detaches them all and waits until they are gone; when
-/// fragscope is killed, the guard that holds them does.
+/// Probes on one process. Dropping it detaches them all and waits until they are gone; if fragscope
+/// is killed, the guard that holds them does the same.
 pub struct ProbeSession {
     shared: Arc<Shared>,
     plan: ProbePlan,
@@ -48,20 +48,18 @@ pub struct ProbeSession {
 }
 
 impl ProbeSession {
-    /// Measures what a hit costs here, attaches the probes of `plan` to process `pid`, and begins
+    /// Measures the cost of a hit here, attaches the probes of `plan` to process `pid`, and begins
     /// to take in events. A probe that cannot be attached is reported in [`Activity::probes`].
     ///
-    /// # Errors
-    /// When no probe at all can be attached.
+    /// # Errors If no probe at all can be attached.
     pub fn attach(pid: i32, plan: &ProbePlan, budget: Budget) -> Result<Self, ProbeError> {
         Self::attach_with_ring(pid, plan, budget, RING_BYTES)
     }
 
-    /// As [`ProbeSession::attach`], which takes from 0.2 s to some seconds on a loaded host, ending
-    /// early when `cancelled` is set meanwhile.
+    /// Like [`ProbeSession::attach`], which takes from 0.2 s to some seconds on a loaded host, but
+    /// ends early if `cancelled` is set meanwhile.
     ///
-    /// # Errors
-    /// When no probe at all can be attached, and when it was cancelled.
+    /// # Errors If no probe at all can be attached, or it was cancelled.
     pub fn attach_unless(
         cancelled: &AtomicBool,
         pid: i32,
@@ -71,11 +69,10 @@ impl ProbeSession {
         Self::begin(pid, plan, budget, RING_BYTES, cancelled)
     }
 
-    /// As [`ProbeSession::attach`], with a ring buffer of `ring_bytes`: a power of two, at least a
-    /// page.
+    /// Like [`ProbeSession::attach`], with a ring buffer of `ring_bytes`: a power of two, at least
+    /// a page.
     ///
-    /// # Errors
-    /// When no probe at all can be attached.
+    /// # Errors If no probe at all can be attached.
     pub fn attach_with_ring(
         pid: i32,
         plan: &ProbePlan,
@@ -156,7 +153,7 @@ impl ProbeSession {
         })
     }
 
-    /// What was seen so far. Rates are those since the last call.
+    /// What was seen so far. Rates are since the last call.
     pub fn activity(&self) -> Activity {
         let mut state = self.shared.state();
         let probes = statuses(&self.plan, &self.traps, state.meter.hits(), &state.failed);
@@ -172,7 +169,7 @@ impl ProbeSession {
         state.tracker.activity(now, lost, probes, cost, ended)
     }
 
-    /// Where the allocations came from that were seen so far.
+    /// Where the allocations seen so far came from.
     pub fn sites(&self) -> Sites {
         let state = self.shared.state();
         let now_ns = now_ns();
@@ -200,12 +197,12 @@ impl ProbeSession {
         self.shared.state().sites.walk_begins();
     }
 
-    /// Looks the blocks up that were sampled by the moment of a walk, `at_ns` on the clock of the events
-    /// ([`crate::clock_ns`]), in that walk: those that are live there stay. What was freed since
-    /// [`Self::walk_begins`] and lived at that moment is among them.
+    /// Looks up the blocks that were sampled by the moment of a walk, `at_ns` on the clock of the
+    /// events ([`crate::clock_ns`]), in that walk: those that are live there stay. They include
+    /// blocks that lived at that moment and were freed since [`Self::walk_begins`].
     pub fn walked(&self, sample: &Sample, at_ns: u64) {
         let began = Instant::now();
-        // What happened by then is in the ring at the most.
+        // Events up to that moment are at worst still in the ring.
         while self.shared.state().taken_until_ns <= at_ns && began.elapsed() < TAKEN_WITHIN {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -214,19 +211,19 @@ impl ProbeSession {
         self.shared.state().sites.walked(found);
     }
 
-    /// Of what kind the reason is for which probing ended by itself ([`Activity::ended`]).
+    /// The kind of the reason for which probing ended by itself ([`Activity::ended`]).
     pub fn ended(&self) -> Option<ErrorKind> {
         let state = self.shared.state();
         state.ended.as_ref().map(|ended| ended.kind.clone())
     }
 
-    /// Removes the probes, waits until they are gone, and gives what was seen in all.
+    /// Removes the probes, waits until they are gone, and returns everything seen.
     pub fn detach(mut self) -> Activity {
         self.stop();
         self.activity()
     }
 
-    /// As [`Self::detach`], with where the allocations came from.
+    /// Like [`Self::detach`], with where the allocations came from.
     pub fn detach_with_sites(mut self) -> (Activity, Sites) {
         self.stop();
         (self.activity(), self.sites())
@@ -236,7 +233,7 @@ impl ProbeSession {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(worker) = self.worker.take() {
             worker.thread().unpark();
-            // One that panicked has dropped its links on the way, and said so.
+            // A thread that panicked has dropped its links on the way, and reported it.
             let _ended = worker.join();
         }
     }
@@ -248,10 +245,10 @@ impl Drop for ProbeSession {
     }
 }
 
-/// Why the work of a session's thread ended by itself, be it by a panic, of which nobody else would
-/// know before the session ends.
+/// Why the work of a session's thread ended by itself, including by a panic, which nobody else
+/// would notice before the session ends.
 fn end_of(work: impl FnOnce() -> Option<Ended>) -> Option<Ended> {
-    // What it leaves half done is dropped with it, but for sums.
+    // What it leaves half done is dropped with it, except for sums.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Some(Ended {
             why: "the thread that takes in their events panicked".to_owned(),

@@ -17,11 +17,11 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
 }
 
-/// What the worker has found, under the lock.
+/// What the worker has found, protected by the lock.
 pub(super) struct State {
     pub(super) tracker: Tracker,
     pub(super) sites: SiteTable,
-    /// What the sums over all sites were at the last look.
+    /// The sums over all sites at the last look.
     pub(super) sampling: [u64; SamplingCounter::COUNT as usize],
     /// How growth is watched.
     pub(super) growth: GrowthRate,
@@ -30,13 +30,13 @@ pub(super) struct State {
     pub(super) meter: Meter,
     /// Events up to this moment have been taken in, on their clock.
     pub(super) taken_until_ns: u64,
-    /// Events for which the ring had no room.
+    /// Events lost for lack of room in the ring.
     pub(super) lost: u64,
-    /// By probe of the plan: why it is not attached.
+    /// Why a probe is not attached, by probe of the plan.
     pub(super) failed: Vec<Option<String>>,
     /// Why samples have no stacks, if they have none.
     pub(super) no_stacks: Option<String>,
-    /// What holds for native functions, where those are wanted.
+    /// The state of native sampling, if native functions are wanted.
     pub(super) native: Option<NativeSampling>,
     /// Mean bytes between two points of the sample.
     pub(super) mean_bytes: u64,
@@ -49,7 +49,7 @@ pub(super) struct State {
 pub(super) struct Ended {
     /// In words.
     pub(super) why: String,
-    /// Of what kind it is.
+    /// The kind of the error.
     pub(super) kind: ErrorKind,
 }
 

@@ -22,24 +22,24 @@ use super::support::{self, LOCKED_DOWN};
 const FIRST_MEAN_BYTES: u64 = 512 << 10;
 /// The least: nearly every allocation that malloc sees of a program would be taken.
 const LEAST_MEAN_BYTES: u64 = 64;
-/// How much of what the traps take samples may take besides.
+/// The share of the traps' time that samples may take in addition.
 const SHARE_OF_TRAPS: f64 = 0.05;
-/// Samples for each second in which the probes are armed that are always taken: a target that calls
-/// seldom pays next to nothing for them.
+/// Samples per second of armed probes that are always taken: for a target that rarely calls they
+/// cost next to nothing.
 const LEAST_A_SECOND: f64 = 100.0;
-/// What a sample is taken to cost before one was taken, in ns.
+/// The assumed cost of a sample before one was taken, in ns.
 const FIRST_COST_NS: f64 = 20_000.0;
 
 /// The stacks of one target's threads.
 pub(super) struct Stacks {
     memory: LiveMemory,
     python: Result<(PythonStacks, ThreadPointer), String>,
-    /// The native functions, where those are wanted.
+    /// The native functions, if they are wanted.
     native: Option<NativeStacks>,
     rate: Rate,
 }
 
-/// What a sample is of.
+/// The subject of a sample.
 pub(super) struct Sampled {
     of: SampleOf,
     stack: Vec<Frame>,
@@ -48,7 +48,7 @@ pub(super) struct Sampled {
 
 enum SampleOf {
     Allocation(Allocation),
-    /// Growth in bytes, and the mean bytes between two points of its sample.
+    /// Growth in bytes, and the mean bytes between two sampling points.
     Growth(GrowthKind, u64, u64),
 }
 
@@ -65,7 +65,7 @@ impl Sampled {
 }
 
 impl Stacks {
-    /// Those of a target. Without Python in it, or without what leads to its frames, allocations are
+    /// The stacks of a target. If it has no Python, or its frames cannot be found, allocations are
     /// sampled all the same.
     pub(super) fn of(target: &Target, native: Option<NativeStacks>) -> Self {
         let memory = target.memory();
@@ -118,7 +118,7 @@ impl Stacks {
         armed.sample(self.rate.mean_bytes)
     }
 
-    /// Takes in how much was spent, and sets how seldom to sample from now on.
+    /// Takes in how much was spent, and sets how rarely to sample from now on.
     pub(super) fn adjust(&mut self, armed: &mut Armed, spent: Spent) -> Result<(), ProbeError> {
         let before = self.rate.mean_bytes;
         self.rate.adjust(spent);
@@ -128,7 +128,7 @@ impl Stacks {
         }
     }
 
-    /// The sample that a record holds, with its functions; `None` for a record that holds none.
+    /// The sample in a record, with its functions; `None` if the record holds none.
     pub(super) fn resolve(&mut self, record: &[u8]) -> Option<Sampled> {
         let event = RawEvent::ref_from_prefix(record).ok()?.0;
         if event.kind == RawNative::KIND {
@@ -168,14 +168,14 @@ impl Stacks {
         })
     }
 
-    /// Native functions of what is resolved from now on are looked for until then.
+    /// Native functions of later samples are looked up until then.
     pub(super) fn find_native_until(&mut self, until: Instant) {
         if let Some(native) = &mut self.native {
             native.find_until(until);
         }
     }
 
-    /// What holds for native functions so far, where those are wanted.
+    /// The state of native sampling so far, if native functions are wanted.
     pub(super) fn native(&self) -> Option<NativeSampling> {
         self.native.as_ref().map(NativeStacks::sampling)
     }
@@ -185,7 +185,7 @@ impl Stacks {
         self.rate.mean_bytes
     }
 
-    /// Why there are no stacks, if there are none.
+    /// Why there are no stacks, if that is so.
     pub(super) fn missing(&self) -> Option<&str> {
         self.python.as_ref().err().map(String::as_str)
     }
@@ -198,9 +198,9 @@ pub(super) struct Spent {
     pub(super) armed_ns: u64,
     /// Bytes allocated.
     pub(super) bytes: u64,
-    /// What the traps took, in ns.
+    /// The time that the traps took, in ns.
     pub(super) traps_ns: f64,
-    /// Samples, and what they took, in ns.
+    /// Samples, and the time that they took, in ns.
     pub(super) samples: u64,
     pub(super) samples_ns: u64,
 }
@@ -222,8 +222,8 @@ impl Default for Rate {
 }
 
 impl Rate {
-    /// Samples so seldom that they take no more than a small part of what the traps do. At most twice as
-    /// often as before, or half as often: what was seen last may not last.
+    /// Makes samples rare enough that they take no more than a small part of the traps' time. The
+    /// rate at most doubles or halves at once: what was seen last may not last.
     fn adjust(&mut self, spent: Spent) {
         let before = std::mem::replace(&mut self.before, spent);
         let bytes = spent.bytes.saturating_sub(before.bytes) as f64;

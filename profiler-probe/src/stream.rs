@@ -19,12 +19,12 @@ use super::worker::now_ns;
 const RING_BYTES: u32 = 32 << 20;
 
 /// Probes that stay armed, and what they record. Dropping it removes them and waits until they are
-/// gone; when fragscope is killed, the guard that holds them does.
+/// gone; if fragscope is killed, the guard that holds them does the same.
 ///
-/// The kernel reserves room in the ring under a lock, so that the order in the ring is the order in
-/// which the probes were hit, on whichever processors; and each probe is hit between what can be
-/// seen of its call: a free before it takes effect, an allocation after it did. While the target is
-/// stopped no program runs, so that the ring then holds all that happened.
+/// The kernel reserves room in the ring under a lock, so the order in the ring is the order in
+/// which the probes were hit, on whichever processors; and each probe is hit between the visible
+/// effects of its call: a free before it takes effect, an allocation after it did. While the target
+/// is stopped no program runs, so the ring then holds all that happened.
 pub struct EventStream {
     armed: Armed,
     meter: Meter,
@@ -40,12 +40,12 @@ pub struct EventStream {
 pub struct StreamCost {
     /// Hits of any probe.
     pub hits: u64,
-    /// The target's time that they took, in ns: by what one takes here, as measured.
+    /// The target's time that they took, in ns, from the measured cost of a hit here.
     pub spent_ns: f64,
 }
 
 impl StreamCost {
-    /// What they took since it was `before`.
+    /// What they took since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             hits: self.hits.saturating_sub(before.hits),
@@ -55,20 +55,18 @@ impl StreamCost {
 }
 
 impl EventStream {
-    /// Measures what a hit costs here and attaches the probes of `plan` to process `pid`, of which
-    /// there are events from now on.
+    /// Measures the cost of a hit here and attaches the probes of `plan` to process `pid`, whose
+    /// events are recorded from now on.
     ///
-    /// # Errors
-    /// When no probe at all can be attached.
+    /// # Errors If no probe at all can be attached.
     pub fn attach(pid: i32, plan: &ProbePlan) -> Result<Self, ProbeError> {
         Self::attach_with_ring(pid, plan, RING_BYTES)
     }
 
-    /// As [`EventStream::attach`], with a ring buffer of `ring_bytes`: a power of two, at least a
+    /// Like [`EventStream::attach`], with a ring buffer of `ring_bytes`: a power of two, at least a
     /// page.
     ///
-    /// # Errors
-    /// When no probe at all can be attached.
+    /// # Errors If no probe at all can be attached.
     pub fn attach_with_ring(
         pid: i32,
         plan: &ProbePlan,
@@ -105,9 +103,9 @@ impl EventStream {
         self.blind.as_deref()
     }
 
-    /// Hands over the events that are in the ring, up to `most`, and says how many. [`RecordKind::Lost`] is among
-    /// them, with the number of events lost there; those that were lost at the end come with the
-    /// next event.
+    /// Hands over the events in the ring, up to `most`, and returns how many. They include
+    /// [`RecordKind::Lost`], with the number of events lost there; events lost at the end come with
+    /// the next event.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&RawEvent)) -> usize {
         let mut taken = 0;
         let before = self.armed.lost_before();
@@ -145,8 +143,7 @@ impl EventStream {
 
     /// What the probes took from the target so far.
     ///
-    /// # Errors
-    /// When the kernel's counters cannot be read.
+    /// # Errors If the kernel's counters cannot be read.
     pub fn cost(&mut self) -> Result<StreamCost, ProbeError> {
         self.armed.check_guard()?;
         let (hits, _) = self.armed.counts()?;
@@ -161,8 +158,7 @@ impl EventStream {
 
     /// Ends the events; those in the ring can still be taken.
     ///
-    /// # Errors
-    /// When the kernel does not take it.
+    /// # Errors If the kernel rejects it.
     pub fn close(&mut self) -> Result<(), ProbeError> {
         self.armed.open(false)?;
         self.armed.end()

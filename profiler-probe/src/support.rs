@@ -32,12 +32,12 @@ pub enum ProbeLinks {
     OneForAll,
     /// A perf event for each site, tens of milliseconds each: Linux 5.15 and later.
     OneForEach,
-    /// The same, with a program of its own for each site: before.
+    /// The same, with a separate program for each site: older kernels.
     ProgramForEach,
 }
 
 impl ProbeLinks {
-    /// What this kernel has, as far as its privileges let this process ask.
+    /// What this kernel offers, as far as this process may ask.
     pub fn of_this_kernel() -> Self {
         if multi::is_supported() {
             Self::OneForAll
@@ -49,18 +49,18 @@ impl ProbeLinks {
     }
 }
 
-/// What is said where they may not.
+/// The message where they may not.
 pub(super) const LOCKED_DOWN: &str =
     "BPF programs may not read the kernel's memory: lockdown=confidentiality";
 
-/// Whether BPF programs may read the kernel's memory: not where it is locked down for confidentiality.
+/// Whether BPF programs may read the kernel's memory: not if it is locked down for confidentiality.
 pub fn reads_kernel_memory() -> bool {
     let helper = BPF_FUNC_probe_read_kernel;
     // What cannot be asked is found by trying.
     is_helper_supported(ProgramType::KProbe, helper).unwrap_or(true)
 }
 
-/// Whether a program on a perf event can be told at which of several sites it runs.
+/// Whether a program on a perf event can know at which of several sites it runs.
 pub(super) fn has_cookies() -> bool {
     let has = aya::features();
     has.bpf_cookie() && has.bpf_perf_link()

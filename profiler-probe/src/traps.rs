@@ -15,14 +15,14 @@ use super::program::BpfProgram;
 /// Sites of the map `HITS` that are kept for [`super::calibrate`].
 pub(super) const CALIBRATION_SITES: u32 = 4;
 
-/// How a hit reaches the program, which decides what it costs.
+/// How a hit reaches the program, which determines its cost.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Trap {
     /// The kernel emulates the instruction.
     Emulated,
     /// The kernel single-steps a copy of it.
     Stepped,
-    /// A return probe, set where another trap is anyway.
+    /// A return probe, set where there is another trap anyway.
     Return,
     /// A return probe with a trap of its own at the entry.
     ReturnAlone {
@@ -81,7 +81,7 @@ impl Traps {
         &self.path
     }
 
-    /// Where in the file.
+    /// The file offsets.
     pub(super) fn offsets(&self) -> impl Iterator<Item = u64> {
         self.placed.iter().map(|placed| placed.offset)
     }

@@ -30,7 +30,7 @@ const NO_TRACEFS: &str =
 /// The maps of the object that are large, and not needed here.
 const OTHERS: [(&str, u32); 2] = [("CALLS", 256), ("THREADS", 256)];
 
-/// The kernel's choices since it was made.
+/// The kernel's choices since it was created.
 pub struct OomVictims {
     ring: RingBuf<MapData>,
     /// The program is attached as long as this lives.
@@ -46,8 +46,7 @@ impl std::fmt::Debug for OomVictims {
 impl OomVictims {
     /// Begins to watch.
     ///
-    /// # Errors
-    /// When the kernel does not permit it, or numbers mean other processes here than to the kernel.
+    /// # Errors If the kernel does not permit it, or pids here differ from the kernel's.
     pub fn watch() -> Result<Self, ProbeError> {
         if !is_in_root_namespace() {
             return Err(ProbeError::Load(
@@ -90,8 +89,7 @@ impl OomVictims {
 
     /// Waits at most `most` for victims and returns the pids of those chosen; none after a timeout.
     ///
-    /// # Errors
-    /// When the kernel does not let it wait.
+    /// # Errors If the kernel does not let it wait.
     pub fn wait(&mut self, most: Duration) -> io::Result<Vec<i32>> {
         let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];

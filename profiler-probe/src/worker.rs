@@ -19,18 +19,19 @@ use super::growth::{self, GrowthRate};
 use super::shared::{Ended, Shared, State};
 use super::stacks::{Spent, Stacks};
 
-/// Between two looks at the ring. It holds 200 ms of the fastest stream that traps can make.
+/// The time between two looks at the ring. It holds 200 ms of the fastest stream that traps can
+/// make.
 const POLL: Duration = Duration::from_millis(3);
-/// Between two looks at whether what was spent is earned.
+/// The time between two checks whether what was spent is earned.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Finding native functions takes at most this long while events wait.
 const MAX_FINDING: Duration = Duration::from_millis(100);
-/// Between two looks at the BPF side's counters when nothing depends on them, and at whether the
-/// target is still there, in ns.
+/// The time between two looks at the BPF side's counters when nothing depends on them, and two
+/// checks whether the target is still there, in ns.
 const SLOW_NS: u64 = 100_000_000;
-/// Between two looks at which threads there are and at what code objects are, in ns.
+/// The time between two looks at the threads and the code objects, in ns.
 const REFRESH_NS: u64 = 1_000_000_000;
-/// Events taken in under one lock, so that a reader waits for less than a millisecond.
+/// Events taken in under one lock, so that a reader waits less than a millisecond.
 const EVENTS_PER_LOCK: usize = 8192;
 
 pub(super) struct Worker {
@@ -71,7 +72,7 @@ impl Worker {
         })
     }
 
-    /// Begins to watch growth, which goes on whether a window is open or not.
+    /// Begins to watch growth, which continues whether or not a window is open.
     pub(super) fn watch_growth(&mut self, target: &Target) -> Result<(), ProbeError> {
         let mappings = target.mappings();
         let heap = mappings.as_deref().unwrap_or_default().iter();
@@ -124,12 +125,13 @@ impl Worker {
         }
     }
 
-    /// Attaches all probes, with no window open yet. One that cannot be attached is left out whole.
+    /// Attaches all probes, with no window open yet. A probe that cannot be attached is left out
+    /// entirely.
     pub(super) fn attach(&mut self) -> Result<(), ProbeError> {
         let hits = {
             let mut state = self.shared.state();
-            // All is earned now. What the probes cost while they are attached belongs to the window
-            // that they open.
+            // All is earned now. The cost of the probes while they are attached belongs to the
+            // window that they open.
             state.meter.window_begins(now_ns());
             state.meter.hits().to_vec()
         };
@@ -138,7 +140,7 @@ impl Worker {
         attached
     }
 
-    /// Opens a window: from now on events come.
+    /// Opens a window: from now on there are events.
     pub(super) fn open_window(&mut self) -> Result<(), ProbeError> {
         self.armed.loaded.forget_calls();
         self.count()?;
@@ -161,7 +163,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Adjusts how seldom allocations are sampled to what is seen in the window.
+    /// Adjusts how rarely allocations are sampled to what is seen in the window.
     fn adjust(&mut self, now_ns: u64) -> Result<(), ProbeError> {
         if now_ns < self.adjust_at_ns {
             return Ok(());
@@ -186,11 +188,11 @@ impl Worker {
         self.stacks.adjust(&mut self.armed, spent)
     }
 
-    /// Window after window, the first of which is open, until it is to stop or the target is gone. Gives
-    /// why it ended, unless it was to.
+    /// Runs window after window, the first of which is open, until it is told to stop or the target
+    /// is gone. Returns why it ended, unless it was told to.
     pub(super) fn run(mut self) -> Option<Ended> {
         let ended = self.windows();
-        // Growth goes on in a pause.
+        // Growth continues in a pause.
         self.take_events();
         let ended = ended.and(self.count());
         let ended = ended.and(self.armed.end());
@@ -225,7 +227,7 @@ impl Worker {
         }
     }
 
-    /// Takes in events until the window must close, and removes the probes.
+    /// Takes in events until the window must close, then removes the probes.
     fn watch_window(&mut self) -> Result<(), ProbeError> {
         while !self.is_over()? && !self.must_close()? {
             park_timeout(POLL);
@@ -325,7 +327,8 @@ impl Worker {
                     take_event(&mut state, &event);
                     continue;
                 }
-                // Finding functions may take reading files, for which nobody is to wait.
+                // Finding functions may require reading files, and nobody should have to wait for
+                // that.
                 drop(state);
                 let sampled = self.stacks.resolve(&record);
                 has_sampled = true;
@@ -338,17 +341,17 @@ impl Worker {
     }
 }
 
-/// A sampled block is gone when its address is freed, and also when it is allocated anew: then it was
-/// freed unseen.
+/// A sampled block is gone when its address is freed, and also when it is allocated again: then it
+/// was freed unseen.
 fn take_event(state: &mut State, event: &AllocEvent) {
     state.tracker.push(event);
     state.sites.gone(event.addr, event.time_ns);
 }
 
 /// Whether the process of this `/proc/PID/stat`, opened when it lived, still runs; a later process
-/// of the same number is another.
+/// with the same pid is another.
 fn is_alive(stat: &File) -> bool {
-    // 52 fields of 20 digits at the most.
+    // At most 52 fields of 20 digits.
     let mut buffer = [0; 2048];
     let Ok(length) = stat.read_at(&mut buffer, 0) else {
         return false;

@@ -15,21 +15,21 @@ use profiler_common::PAGE_BYTES;
 use profiler_target::Source;
 
 const ENDIAN: LittleEndian = LittleEndian;
-/// A larger table of a file is not read. That of a libtorch has 30 MiB.
+/// A larger table in a file is not read. libtorch's has 30 MiB.
 const MAX_TABLE: u64 = 64 << 20;
-/// Functions of one file that are kept: those of a table without an index, and those with names.
+/// The most functions kept of one file: those of a table without an index, and those with names.
 const MAX_FUNCTIONS: usize = 1 << 20;
-/// Segments at the most; libraries have some ten.
+/// The most segments; libraries have about ten.
 const MAX_SEGMENTS: usize = 64;
-/// Bytes of what the entries of a table of frames have in common: compilers make some ten.
+/// The most bytes of the common part of entries in a table of frames: compilers make about ten.
 const MAX_COMMON: usize = 4096;
-/// Bytes of a function's name, as the file has it.
+/// The most bytes of a function's name in the file.
 const MAX_NAME: usize = 16 << 10;
 /// Bytes of names of one file.
 const MAX_NAMES: usize = 64 << 20;
-/// How far back a symbol is looked for that an address is within: others may lie inside of it.
+/// How many symbols back to look for the one that contains an address: others may lie inside it.
 const NEARBY: usize = 8;
-/// Bytes of code that are compared with what is mapped.
+/// Bytes of code that are compared with the mapped ones.
 const CODE: u64 = PAGE_BYTES as u64;
 
 /// Bytes of a table, read by gimli.
@@ -42,10 +42,10 @@ pub(super) struct CodeFile {
     pub(super) code: Vec<u8>,
     segments: Vec<Segment>,
     frames: Vec<u8>,
-    /// Where functions begin, ascending, and their entries in `frames`. The file's own index is not used: the crate
-    /// that reads tables trusts what it says.
+    /// Where functions begin, ascending, and their entries in `frames`. The file's own index is not
+    /// used: the crate that reads tables trusts it.
     index: Vec<(u64, u32)>,
-    /// Where the tables are, by addresses of the file's own.
+    /// Where the tables are, as the file's own addresses.
     pub(super) bases: BaseAddresses,
 }
 
@@ -58,7 +58,7 @@ struct Segment {
 }
 
 impl CodeFile {
-    /// Of an ELF file, with its page at `code_offset`; `None` where it is none.
+    /// Reads an ELF file, with its page at `code_offset`; `None` if it is not one.
     pub(super) fn read(source: &Source, code_offset: u64) -> Option<Self> {
         let header = FileHeader64::<LittleEndian>::parse(source).ok()?;
         if !header.is_little_endian() {
@@ -137,7 +137,7 @@ impl CodeFile {
             let Ok(entry) = entry.parse(EhFrame::cie_from_offset) else {
                 continue;
             };
-            // Parsing a table goes through the common part of each entry: one that is huge is a trap.
+            // Parsing a table walks the common part of each entry: a huge one is a trap.
             if entry.cie().entry_len() > MAX_COMMON {
                 break;
             }
@@ -166,7 +166,7 @@ impl CodeFile {
             .frames()
             .fde_from_offset(&self.bases, offset, get)
             .ok()?;
-        // One that says that it ends beyond the last address is none.
+        // An entry that claims to end beyond the last address is invalid.
         let within = address.checked_sub(entry.initial_address())?;
         (within < entry.len()).then_some(entry)
     }
@@ -177,7 +177,7 @@ impl CodeFile {
             .is_some_and(|entry| entry.is_signal_trampoline())
     }
 
-    /// The address of the file's own of a place in it.
+    /// The file's own address of a file offset.
     pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
         self.segments.iter().find_map(|of| {
             let into = offset.checked_sub(of.offset)?;
@@ -186,15 +186,16 @@ impl CodeFile {
         })
     }
 
-    /// Bytes that are kept of it.
+    /// Bytes kept of it.
     pub(super) fn bytes(&self) -> usize {
         self.frames.len() + self.index.len() * size_of::<(u64, u32)>()
     }
 }
 
-/// Where `.eh_frame` is, as the head of `.eh_frame_hdr` says.
+/// Where `.eh_frame` is, according to the head of `.eh_frame_hdr`.
 fn frames_address(source: &Source, segment: &ProgramHeader64<LittleEndian>) -> Option<u64> {
-    /// Its version and how its pointers are written: `DW_EH_PE_pcrel | DW_EH_PE_sdata4`, as all linkers do.
+    /// Its version and its pointer encoding: `DW_EH_PE_pcrel | DW_EH_PE_sdata4`, as all linkers
+    /// write it.
     const USUAL: [u8; 2] = [1, 0x1b];
     let (offset, size) = segment.file_range(ENDIAN);
     let head = source.piece_within(offset, size.min(8))?;
@@ -209,7 +210,7 @@ fn table(source: &Source, offset: u64, size: u64) -> Option<Vec<u8>> {
     source.piece_within(offset, size)
 }
 
-/// The name of a symbol, unless it is longer than any.
+/// The name of a symbol, unless it is longer than the limit.
 fn name_of<'n>(symbol: &Sym64<LittleEndian>, names: &'n [u8]) -> Option<&'n [u8]> {
     let rest = names.get(symbol.st_name(ENDIAN) as usize..)?;
     let rest = &rest[..rest.len().min(MAX_NAME)];
@@ -228,8 +229,8 @@ pub(super) struct Symbols {
 #[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Function {
     start: u64,
-    /// Of several names the one with the least is taken: a hidden one, or one that begins with underscores, is for the
-    /// library's own use.
+    /// Of several names, the one with the lowest rank wins: a hidden name, or one that begins with
+    /// underscores, is for the library's own use.
     rank: u8,
     name: u32,
     length: u32,
@@ -237,7 +238,8 @@ struct Function {
 }
 
 impl Symbols {
-    /// Of an ELF file: by the table of all symbols, or by that of the exported ones in a stripped file.
+    /// Reads an ELF file's functions: from the full symbol table, or from the exported symbols in a
+    /// stripped file.
     pub(super) fn read(source: &Source) -> Self {
         [SHT_SYMTAB, SHT_DYNSYM]
             .into_iter()
@@ -299,7 +301,7 @@ impl Symbols {
         std::str::from_utf8(name).ok()
     }
 
-    /// Bytes that are kept of it.
+    /// Bytes kept of it.
     pub(super) fn bytes(&self) -> usize {
         self.names.len() + self.functions.len() * size_of::<Function>()
     }
@@ -321,7 +323,7 @@ mod tests {
     use super::*;
     use crate::damaged::{libc, random, source};
 
-    /// Goes outwards from many places of a file, whatever it says, over a stack of anything.
+    /// Unwinds from many places of a file with any contents, over a stack of anything.
     fn wander(
         file: &CodeFile,
         symbols: &Symbols,
@@ -357,7 +359,7 @@ mod tests {
         let sound = CodeFile::read(&source(&whole), 4096).expect("it is one");
         let symbols = Symbols::read(&source(&whole));
         assert!(wander(&sound, &symbols, &mut random) > 20);
-        // Without a list of its sections (e_shoff, e_shnum, e_shstrndx) the table is where its index says.
+        // Without a section list (e_shoff, e_shnum, e_shstrndx) the table is where its index says.
         let mut bare = whole.clone();
         bare[0x28..0x30].fill(0);
         bare[0x3c..0x40].fill(0);

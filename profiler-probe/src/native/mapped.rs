@@ -21,16 +21,17 @@ use super::files::CodeFile;
 use super::ns_of;
 use super::tables::{Answer, Question, Reader, Tables};
 
-/// Files at the most. A large Python service maps some hundreds.
+/// The most files. A large Python service maps some hundreds.
 const MAX_FILES: usize = 4096;
-/// Bytes of the tables of all files together.
+/// The most bytes of the tables of all files together.
 const MAX_BYTES: usize = 256 << 20;
-/// Between two looks at what is mapped because of an address that was unknown.
+/// The least time between two looks at the mappings because of an unknown address.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// This many looks per second may come earlier, if a look takes at most `SHORT_LOOK`.
 const EARLY_LOOKS: u32 = 4;
 const SHORT_LOOK: Duration = Duration::from_millis(5);
-/// Bytes of a page of code that may differ from the file's: breakpoints, those of probes among them.
+/// The most bytes in which a page of code may differ from the file: breakpoints, including those of
+/// probes.
 const MAX_BREAKPOINTS: usize = 64;
 /// Events wait at most this long in total for files that are being read. Beyond that, samples have
 /// no functions of files that are still being read.
@@ -42,10 +43,11 @@ const KEPT_NS: u64 = 60_000_000_000;
 /// What returns from a signal's handler: `mov $15, %rax; syscall`, in every C library.
 #[cfg(target_arch = "x86_64")]
 const RETURN_FROM_SIGNAL: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
-/// The same of aarch64, where the kernel has it (`arch/arm64/kernel/vdso/sigreturn.S`): `mov x8, #139; svc #0`.
+/// The same on aarch64, if the kernel has it (`arch/arm64/kernel/vdso/sigreturn.S`): `mov x8, #139;
+/// svc #0`.
 #[cfg(target_arch = "aarch64")]
 const RETURN_FROM_SIGNAL: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
-/// What the kernel calls the mapping of its own that probed functions return to.
+/// The kernel's name for its own mapping, to which probed functions return.
 const TRAMPOLINES: &str = "[uprobes]";
 
 /// The code that the target has mapped from files.
@@ -54,10 +56,10 @@ pub(super) struct MappedCode {
     memory: LiveMemory,
     /// Ascending.
     pieces: Vec<Piece>,
-    /// Where functions return to whose return is probed.
+    /// Where functions with a probed return return to.
     trampolines: Vec<Range<u64>>,
-    /// Where one piece took another's place between two looks, and when the later one was, on the clock of the events:
-    /// which of them a sample from before that is of nobody knows.
+    /// Where one piece replaced another between two looks, and the time of the later look, on the
+    /// clock of the events: for an earlier sample nobody knows which of the two it belongs to.
     replaced: Vec<(Range<u64>, u64)>,
     files: HashMap<u32, Known>,
     numbers: HashMap<Key, u32>,
@@ -68,11 +70,11 @@ pub(super) struct MappedCode {
     unread: Vec<String>,
     looked_at: Option<Instant>,
     early_looks: u32,
-    /// Whether it is to be looked at before the next place is located.
+    /// Whether to look at the mappings before the next place is located.
     is_stale: bool,
 }
 
-/// Which file it is: while it is mapped, no other has its device and inode.
+/// Which file it is: as long as it is mapped, no other file has its device and inode.
 type Key = (String, u64, u64);
 
 /// A mapping that may be executed.
@@ -80,7 +82,7 @@ type Key = (String, u64, u64);
 struct Piece {
     start: u64,
     end: u64,
-    /// Of its first byte in the file.
+    /// The file offset of its first byte.
     offset: u64,
     file: u32,
 }
@@ -104,7 +106,7 @@ enum FileState {
 }
 
 impl MappedCode {
-    /// That of a target, which is looked at once.
+    /// The code of a target, which is looked at right away.
     pub(super) fn of(target: Target) -> Self {
         let target = Arc::new(target);
         let mut code = Self {
@@ -124,12 +126,12 @@ impl MappedCode {
             early_looks: 0,
             is_stale: true,
         };
-        // Before the first sample: what is mapped by the time that one is looked at may be something else.
+        // Before the first sample: by the time a sample is looked at, something else may be mapped.
         code.look();
         code
     }
 
-    /// What is mapped may have changed: another library may be where one was.
+    /// The mappings may have changed: another library may be where one was.
     pub(super) fn look_again(&mut self) {
         self.is_stale = true;
         self.early_looks = EARLY_LOOKS;
@@ -140,8 +142,9 @@ impl MappedCode {
         &self.unread
     }
 
-    /// The number of the file that the code at an address was of at a moment on the clock of the events, and the file's own
-    /// address of it. The file is read, for which there is time until then.
+    /// The number of the file to which the code at an address belonged at a moment on the clock of
+    /// the events, and the file's own address of that code. The file may be read until the given
+    /// time.
     pub(super) fn locate(
         &mut self,
         address: u64,
@@ -187,7 +190,7 @@ impl MappedCode {
             self.is_stale = false;
             let began = Instant::now();
             self.look();
-            // From the end on: a look at very many mappings takes long.
+            // Measured from the end: a look at very many mappings takes long.
             self.looked_at = Some(Instant::now());
             if began.elapsed() > SHORT_LOOK {
                 self.early_looks = 0;
@@ -206,10 +209,10 @@ impl MappedCode {
         (piece.start <= address).then_some(*piece)
     }
 
-    /// Looks at what is mapped. A file of which nothing is mapped any more where it was is forgotten: what has its name
-    /// or its inode now may be another.
+    /// Looks at the mappings. A file that is no longer mapped anywhere it was is forgotten: another
+    /// file may have its name or its inode now.
     fn look(&mut self) {
-        // Of one that is gone what is known stays true of its samples.
+        // If the process is gone, what is known stays true of its samples.
         let Ok(mappings) = self.target.mappings() else {
             return;
         };
@@ -243,7 +246,7 @@ impl MappedCode {
         self.note_replaced(&sorted_before, &before);
     }
 
-    /// Notes where code is now that is not what was there before.
+    /// Notes where code differs from what was there before.
     fn note_replaced(&mut self, sorted_before: &[Piece], before: &HashSet<Piece>) {
         let now_ns = ns_of(ClockId::CLOCK_MONOTONIC);
         // Samples are looked at long before that.
@@ -274,7 +277,7 @@ impl MappedCode {
         self.bytes = bytes;
     }
 
-    /// The number of the file of a mapping, if it is of one.
+    /// The number of a mapping's file, if it has one.
     fn number(&mut self, mapping: &Mapping) -> Option<u32> {
         let key = key(mapping)?;
         if let Some(number) = self.numbers.get(&key) {
@@ -284,7 +287,7 @@ impl MappedCode {
             return None;
         }
         let number = self.next_number;
-        // A number is never used again: what was found by it may still be remembered.
+        // A number is never used again: what was found with it may still be remembered.
         self.next_number = number.checked_add(1)?;
         let known = Known {
             path: key.0.as_str().into(),
@@ -297,7 +300,8 @@ impl MappedCode {
         Some(number)
     }
 
-    /// Has a file read in which the code at an address is at an offset, unless that is done.
+    /// Has the file read that contains the code at an address, at this offset, unless that was
+    /// already done.
     fn ask(&mut self, number: u32, address: u64, offset: u64) {
         let known = self.files.get_mut(&number).expect("it has a piece");
         if !matches!(known.state, FileState::Mapped) {
@@ -367,7 +371,8 @@ impl MappedCode {
         }
     }
 
-    /// Whether a page of the target's memory has the code that was read of a file. Another file may have its name by now.
+    /// Whether a page of the target's memory holds the code that was read from a file. Another file
+    /// may have its name by now.
     fn is_code_of(&self, file: &CodeFile, page: RemoteAddr) -> bool {
         let mut mapped = vec![0; file.code.len()];
         if self.memory.read(page, &mut mapped).is_err() {
@@ -397,12 +402,12 @@ impl MappedCode {
         &self.tables(number).code
     }
 
-    /// Where the target maps it from.
+    /// The path from which the target maps it.
     pub(super) fn path(&self, number: u32) -> &Arc<str> {
         &self.files[&number].path
     }
 
-    /// The same, as it is shown.
+    /// The same path, as it is shown.
     pub(super) fn shown(&self, number: u32) -> Arc<str> {
         Arc::clone(&self.files[&number].shown)
     }
@@ -413,7 +418,7 @@ impl MappedCode {
     }
 }
 
-/// Which file a mapping is of, if it is of one.
+/// The file of a mapping, if it has one.
 fn key(mapping: &Mapping) -> Option<Key> {
     let MappingKind::File(path) = &mapping.kind else {
         return None;
@@ -448,7 +453,7 @@ mod tests {
         let (number, own) = code.locate(address, 0, None).expect("read within a second");
         assert!(code.path(number).contains("libc.so"));
         assert!(own > 0 && code.bytes > 0 && code.unread().is_empty());
-        // Nobody waits once all the time for that is spent.
+        // Nobody waits any more once all the time for that is spent.
         code.may_wait = Duration::ZERO;
         let is_python = |of: &&Mapping| {
             of.execute && matches!(&of.kind, MappingKind::File(path) if path.contains("python"))

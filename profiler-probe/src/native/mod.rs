@@ -29,11 +29,11 @@ use self::mapped::MappedCode;
 use self::unwind::{StackCopy, Step, Unwinder};
 use super::plan::{Function, MallocObject};
 
-/// Native functions of a stack at the most.
+/// The most native functions of a stack.
 const MAX_FRAMES: usize = 256;
 /// Places whose names are remembered.
 const MAX_PLACES: usize = 1 << 16;
-/// What stands for the code that a signal's handler returns to.
+/// The name for the code that a signal handler returns to.
 const SIGNAL: &str = "(signal handler called)";
 /// Copies whose sample has not come: one thread has one at a time.
 const MAX_PENDING: usize = 256;
@@ -44,10 +44,10 @@ pub(super) struct NativeStacks {
     unwinder: Unwinder,
     malloc: Malloc,
     places: HashMap<(u32, u64), Place>,
-    /// By thread, the copy that belongs to its next sample.
+    /// The copy that belongs to the thread's next sample, by thread.
     pending: HashMap<u32, Box<RawNative>>,
     sampling: NativeSampling,
-    /// Until when functions are looked for.
+    /// Until when functions are looked up.
     until: Option<Instant>,
 }
 
@@ -70,16 +70,16 @@ struct Place {
 enum Outwards {
     /// What called the function.
     Caller,
-    /// A signal's handler returns to the place: what it interrupted, as the file says.
+    /// A signal handler returns to the place, and the file says what it interrupted.
     Interrupted,
-    /// The same where the file says nothing of it.
+    /// The same, but the file says nothing about it.
     Unknown,
 }
 
-/// Whether the registers are of a place to which a function returns whose caller is known otherwise: the kernel has put
-/// that place where the function has its return address.
+/// Whether the registers are those of a place to which a function returns whose caller is known
+/// otherwise: the kernel has put that place where the function has its return address.
 fn is_probed_return(copy: &RawNative, registers: &Registers) -> bool {
-    // On aarch64 it has it in a register, and the stack pointer is what it was at the entry.
+    // On aarch64 it is in a register, and the stack pointer is the one at the entry.
     let slot = match Machine::OWN {
         Machine::X86_64 => registers.stack.wrapping_sub(size_of::<u64>() as u64),
         Machine::Aarch64 => registers.stack,
@@ -90,7 +90,7 @@ fn is_probed_return(copy: &RawNative, registers: &Registers) -> bool {
 }
 
 impl NativeStacks {
-    /// Those of a target whose malloc is served by this object.
+    /// The native stacks of a target whose malloc is served by this object.
     pub(super) fn of(target: Target, object: &MallocObject) -> Self {
         let path = object.target_path().to_owned();
         let has_others =
@@ -109,7 +109,7 @@ impl NativeStacks {
         }
     }
 
-    /// What holds for all of them so far.
+    /// The state of native sampling so far.
     pub(super) fn sampling(&self) -> NativeSampling {
         NativeSampling {
             unread_files: self.code.unread().to_vec(),
@@ -117,7 +117,7 @@ impl NativeStacks {
         }
     }
 
-    /// What the target has mapped may be something else from now on.
+    /// The target's mappings may differ from now on.
     pub(super) fn look_again(&mut self) {
         self.code.look_again();
     }
@@ -131,7 +131,7 @@ impl NativeStacks {
         self.pending.insert(copy.event.tid, Box::new(*copy));
     }
 
-    /// The functions of a sample, of which Python's are known.
+    /// The functions of a sample whose Python functions are known.
     pub(super) fn add(&mut self, sample: &RawStack, python: Vec<Frame>) -> Vec<Frame> {
         let copy = NativeCopy::ALL.get(sample.native as usize).copied();
         let copied = match copy.unwrap_or(NativeCopy::None) {
@@ -162,8 +162,8 @@ impl NativeStacks {
         self.until = Some(until);
     }
 
-    /// The native functions from the innermost one on, to one that runs Python functions where there are such, and why
-    /// no more.
+    /// The native functions from the innermost one on, up to one that runs Python functions if
+    /// there are any, and why there are no more.
     fn functions(&mut self, copy: &RawNative, has_python: bool) -> (Vec<NativeFrame>, NativeEnd) {
         let mut registers = copy.registers;
         let above = registers.stack as usize % PAGE_BYTES;
@@ -176,7 +176,8 @@ impl NativeStacks {
                 .unwrap_or_default(),
         };
         let mut found = Vec::new();
-        // A caller is where its call returns to, which may be the next function's first instruction.
+        // A caller is known by the return address of its call, which may be the next function's
+        // first instruction.
         let mut into = 0;
         while found.len() < MAX_FRAMES && self.until.is_none_or(|until| Instant::now() < until) {
             let place = registers.instruction.wrapping_sub(into);
@@ -208,13 +209,13 @@ impl NativeStacks {
                     into = 1;
                     continue;
                 }
-                // It is just there, perhaps at a function's first instruction.
+                // It is exactly there, perhaps at a function's first instruction.
                 Step::Interrupted => {
                     into = 0;
                     continue;
                 }
                 Step::Outermost => NativeEnd::Whole,
-                // The handler has a stack of its own, and no other is copied.
+                // The handler has its own stack, and no other is copied.
                 _ if place.outwards == Outwards::Interrupted => NativeEnd::Signal,
                 Step::Beyond => NativeEnd::Cut,
                 Step::NoTable => NativeEnd::NoTable,
@@ -225,7 +226,7 @@ impl NativeStacks {
         (found, NativeEnd::Cut)
     }
 
-    /// What is at an address of a file's own, to which the target returns by an address of its.
+    /// What is at one of a file's own addresses, to which the target returns by its own address.
     fn place(&mut self, (file, address): (u32, u64), returns_to: u64) -> Place {
         if let Some(known) = self.places.get(&(file, address)) {
             return known.clone();
@@ -303,8 +304,8 @@ fn is_of_malloc(symbol: &str) -> bool {
     INNER.contains(&name) || Function::ALL.iter().any(|function| function.name() == name)
 }
 
-/// Whether a symbol of a C library is a function that asks the kernel for memory, or gives it back: what grows is shown
-/// at who called it.
+/// Whether a symbol of a C library is a function that asks the kernel for memory, or returns it:
+/// growth is shown at its caller.
 fn is_system_call(symbol: &str) -> bool {
     const CALLS: [&str; 8] = [
         "mmap", "mmap64", "munmap", "mprotect", "madvise", "mremap", "brk", "sbrk",
@@ -312,12 +313,12 @@ fn is_system_call(symbol: &str) -> bool {
     CALLS.contains(&symbol.trim_start_matches('_'))
 }
 
-/// Processor time of this thread so far, in ns.
+/// This thread's processor time so far, in ns.
 fn processor_ns() -> u64 {
     ns_of(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
-/// What a clock shows, in ns.
+/// The reading of a clock, in ns.
 fn ns_of(clock: ClockId) -> u64 {
     let now = clock_gettime(clock).expect("Linux always has this clock");
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
@@ -329,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_malloc_calls_to_grow_is_of_malloc() {
-        // Exported by glibc, between sbrk and what has no name.
+        // Exported by glibc, between sbrk and functions without a name.
         for name in [
             "malloc",
             "__libc_realloc",

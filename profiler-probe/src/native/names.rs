@@ -4,19 +4,19 @@ use std::fmt::{self, Write};
 
 use cpp_demangle::DemangleOptions;
 
-/// A name is cut at this many bytes: those of templates can be arbitrarily long.
+/// A name is cut at this many bytes: template names can be arbitrarily long.
 const MAX_NAME: usize = 256;
-/// A symbol that is longer is shown as it is: what is made of it could take long.
+/// A longer symbol is shown as it is: demangling it could take long.
 const MAX_SYMBOL: usize = 16 << 10;
 
-/// The name of a function of C++ or Rust without its parameters, else the symbol itself.
+/// The name of a C++ or Rust function without its parameters, else the symbol itself.
 pub(super) fn shown(symbol: &str) -> String {
     let demangled = (symbol.len() <= MAX_SYMBOL)
         .then(|| rust(symbol).or_else(|| cpp(symbol)))
         .flatten();
     demangled.unwrap_or_else(|| {
         let mut name = Bounded::default();
-        // It is full, and says so.
+        // The buffer is full, and says so.
         let _full = name.write_str(symbol);
         name.finish()
     })
@@ -41,7 +41,7 @@ fn cpp(symbol: &str) -> Option<String> {
     out.if_written(written)
 }
 
-/// Text up to a length, after which writing fails.
+/// Text up to a length; beyond it, writing fails.
 #[derive(Default)]
 struct Bounded {
     text: String,
@@ -49,7 +49,7 @@ struct Bounded {
 }
 
 impl Bounded {
-    /// The name; `None` where it failed for another reason than its length.
+    /// The name; `None` if writing failed for another reason than its length.
     fn if_written(self, written: fmt::Result) -> Option<String> {
         let is_name = (written.is_ok() || self.is_full) && !self.text.is_empty();
         is_name.then(|| self.finish())
@@ -100,7 +100,8 @@ mod tests {
     fn names_without_end_are_cut() {
         let long = "a".repeat(1000);
         assert_eq!(shown(&long), format!("{}…", "a".repeat(MAX_NAME)));
-        // Each argument has the one before twice: the last has more names than there is memory.
+        // Each argument contains the previous one twice: the last would need more memory than there
+        // is.
         let mut symbol = String::from("_Z1fI1A1BIS0_S0_E");
         for before in 2..30u32 {
             let digit = char::from_digit(before, 36)

@@ -12,7 +12,7 @@ use super::files::{CodeFile, Symbols};
 /// All files of a session are read within this time together.
 const ALL_TIME: Duration = Duration::from_secs(10);
 
-/// What a file says.
+/// What was read from a file.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     /// How callers are found.
@@ -22,7 +22,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Bytes that are kept of it.
+    /// Bytes kept of it.
     pub(super) fn bytes(&self) -> usize {
         self.code.bytes() + self.symbols.bytes()
     }
@@ -30,17 +30,17 @@ impl Tables {
 
 /// A file to be read.
 pub(super) struct Question {
-    /// Which it is, for the answer.
+    /// The number of the file, for the answer.
     pub(super) number: u32,
-    /// Where the target maps it from.
+    /// The path from which the target maps it.
     pub(super) mapped: String,
-    /// Where it is found here.
+    /// The path by which it is found here.
     pub(super) path: FilePath,
     /// The page of its code that is wanted.
     pub(super) code_offset: u64,
 }
 
-/// What it says, or why that is not known.
+/// What was read, or why nothing is known.
 pub(super) struct Answer {
     /// As in the question.
     pub(super) number: u32,
@@ -52,7 +52,7 @@ pub(super) struct Answer {
 pub(super) struct Reader {
     target: Arc<Target>,
     channels: Option<(Sender<Question>, Receiver<Answer>)>,
-    /// What cannot be read, as there is no thread.
+    /// Answers for what cannot be read because there is no thread.
     refused: Vec<Answer>,
 }
 
@@ -86,7 +86,7 @@ impl Reader {
         }
     }
 
-    /// The next file that was read, for which it waits that long.
+    /// The next file that was read; waits up to `wait` for it.
     pub(super) fn answer(&mut self, wait: Duration) -> Option<Answer> {
         if let Some(refused) = self.refused.pop() {
             return Some(refused);

@@ -14,17 +14,17 @@ use super::files::{Bytes, CodeFile};
 const MAX_RULES: usize = 1 << 16;
 /// Bytes of the entry of one function: a longer one is none that a compiler makes.
 const MAX_ENTRY: usize = 256 << 10;
-/// Steps of one expression: those of compilers have some ten.
+/// The most steps of one expression: those of compilers have about ten.
 const MAX_STEPS: u32 = 1000;
 /// Questions of one expression about registers and memory.
 const MAX_QUESTIONS: usize = 16;
 
-/// The copy of a stack from its stack pointer on.
+/// The copy of a stack, from its stack pointer on.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct StackCopy<'s> {
     /// The address of the first of `bytes`.
     pub(super) start: u64,
-    /// What is there.
+    /// The copied bytes.
     pub(super) bytes: &'s [u8],
 }
 
@@ -36,24 +36,24 @@ impl StackCopy<'_> {
     }
 }
 
-/// What a step outwards comes to.
+/// The result of a step outwards.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Step {
     /// At the place that called, which the registers now are of.
     Caller,
     /// At the instruction that a signal interrupted, which the registers now are of.
     Interrupted,
-    /// There is no caller: it is where the thread began.
+    /// There is no caller: the thread began here.
     Outermost,
-    /// It is beyond the copy.
+    /// The caller's frame is beyond the copy.
     Beyond,
     /// The file says nothing of this place.
     NoTable,
-    /// What it says leads nowhere.
+    /// What the table says leads nowhere.
     Damaged,
 }
 
-/// Where a value is, by the frame's address.
+/// Where a value is, relative to the frame's address.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Saved {
     Not,
@@ -65,9 +65,9 @@ enum Saved {
 struct Numbers {
     stack: Register,
     frame: Register,
-    /// Where the return address is: a place in the frame's table alone on x86-64, and `x30` on aarch64.
+    /// Where the return address is: on x86-64 only a column in the frame's table, on aarch64 `x30`.
     link: Register,
-    /// Whether that is a register, in which it stays as long as a function calls none.
+    /// Whether that is a register, in which it stays as long as the function calls no other.
     is_linked: bool,
     /// The bits of an address. The others may be a signature of a return address (pointer authentication).
     address: u64,
@@ -104,18 +104,18 @@ impl Numbers {
     }
 }
 
-/// What holds at a place.
+/// The rule at a place.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Rule {
-    /// The frame's address is so far from the stack pointer or the frame pointer; where the caller's frame pointer is,
-    /// and the return address.
+    /// The frame's address is at this distance from the stack pointer or the frame pointer; with
+    /// the places of the caller's frame pointer and the return address.
     Plain {
         is_of_frame_pointer: bool,
         offset: i64,
         frame_pointer: Saved,
         return_address: Saved,
     },
-    /// It has to be evaluated each time.
+    /// It must be evaluated each time.
     Evaluated,
     /// There is no caller.
     Outermost,
@@ -127,12 +127,12 @@ enum Rule {
 pub(super) struct Unwinder {
     numbers: Numbers,
     context: UnwindContext<usize>,
-    /// With each whether it is of the code that returns from a signal's handler.
+    /// Each with whether it belongs to the code that returns from a signal handler.
     rules: HashMap<(u32, u64), (Rule, bool)>,
 }
 
 impl Unwinder {
-    /// One that remembers nothing yet, for code of this machine.
+    /// An empty cache, for code of this machine.
     pub(super) fn new(machine: Machine) -> Self {
         Self {
             numbers: Numbers::of(machine),
@@ -141,7 +141,8 @@ impl Unwinder {
         }
     }
 
-    /// Goes on to the caller of the code at `address`, an address of the file's own, which the registers are of.
+    /// Steps to the caller of the code at `address`, one of the file's own addresses, to which the
+    /// registers belong.
     pub(super) fn step(
         &mut self,
         (number, file): (u32, &CodeFile),
@@ -241,7 +242,7 @@ impl Unwinder {
         })
     }
 
-    /// The same by expressions.
+    /// The same, using expressions.
     fn evaluate(
         &mut self,
         file: &CodeFile,
@@ -308,8 +309,8 @@ fn leave(
     registers: &mut Registers,
     stack: &StackCopy<'_>,
 ) -> Step {
-    // Each caller's frame lies above. What claims otherwise would go round. Only a function that has its return address
-    // in a register, which happens once, may have none of its own.
+    // Each caller's frame lies above. Anything else would loop. Only a function that has its return
+    // address in a register, which happens once, may have no frame of its own.
     let is_linked = return_address == Saved::Not;
     if frame < registers.stack || (frame == registers.stack && !is_linked) {
         return Step::Damaged;
@@ -320,7 +321,7 @@ fn leave(
     };
     let caller = match return_address {
         Saved::At(offset) => word(offset),
-        // A call loses it: none is known but the innermost function's.
+        // A call overwrites it: only the innermost function's is known.
         Saved::Not if registers.link == 0 => Err(Step::NoTable),
         Saved::Not => Ok(registers.link),
     };
@@ -341,7 +342,7 @@ fn leave(
     Step::Caller
 }
 
-/// What an expression comes to, which may ask for registers and for words of the stack.
+/// The value of an expression, which may ask for registers and for words of the stack.
 fn value_of(
     numbers: &Numbers,
     expression: Expression<Bytes<'_>>,
@@ -410,9 +411,9 @@ mod tests {
 
     #[test]
     fn expressions_of_compilers_and_linkers_have_their_value() {
-        // rbp - 8, and what is there: of a function that aligns its stack.
+        // rbp - 8, and the word there: from a function that aligns its stack.
         assert_eq!(evaluated(&[0x76, 0x78, 0x06]), Ok(2));
-        // rsp + 8 + ((rip & 15) >= 11) * 8: of a table of procedure links.
+        // rsp + 8 + ((rip & 15) >= 11) * 8: from a procedure linkage table.
         let plt = [
             0x77, 0x08, 0x80, 0x00, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22,
         ];
@@ -423,7 +424,7 @@ mod tests {
     fn expressions_that_lie_end() {
         // Back to its own beginning, for ever.
         assert_eq!(evaluated(&[0x2f, 0xfd, 0xff]), Err(Step::Damaged));
-        // A register that nobody copied, memory that nobody copied, nothing at all.
+        // A register that was not copied, memory that was not copied, nothing at all.
         assert_eq!(evaluated(&[0x73, 0x00]), Err(Step::NoTable));
         assert_eq!(evaluated(&[0x30, 0x06]), Err(Step::Beyond));
         assert_eq!(evaluated(&[]), Err(Step::Damaged));

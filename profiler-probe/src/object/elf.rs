@@ -15,10 +15,10 @@ use profiler_target::Source;
 use crate::plan::Function;
 use crate::sites::{Body, Code, Segment};
 
-/// Which symbol table to look at.
+/// Which symbol table to read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Table {
-    /// `.dynsym`: what the dynamic loader binds calls to.
+    /// `.dynsym`: the symbols to which the dynamic loader binds calls.
     Dynamic,
     /// `.symtab`: all symbols, gone from stripped files.
     Full,
@@ -27,24 +27,24 @@ pub(super) enum Table {
 /// A function that a file defines.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Definition {
-    /// Its code; for an indirect function that of its resolver.
+    /// Its code; for an indirect function, that of its resolver.
     pub body: Body,
     /// Whether the loader calls a resolver to choose the real function (`STT_GNU_IFUNC`).
     pub indirect: bool,
 }
 
-/// One ELF file's functions, and its code where asked for.
+/// One ELF file's functions, and its code if asked for.
 #[derive(Debug)]
 pub(super) struct ElfObject {
     /// Defined functions by name.
     pub functions: HashMap<String, Definition>,
-    /// Where any function with a symbol begins.
+    /// The start of every function with a symbol.
     pub starts: HashSet<u64>,
     /// Its executable segments.
     pub code: Code,
 }
 
-/// A file that is no 64-bit ELF file of this machine, or is damaged.
+/// A file that is not a 64-bit ELF file for this machine, or is damaged.
 #[derive(Copy, Clone, Debug, thiserror::Error)]
 #[error("it is not a 64-bit ELF file for {}, or it is damaged", Machine::OWN.name())]
 pub(super) struct NotElf;
@@ -55,8 +55,8 @@ impl From<object::read::Error> for NotElf {
     }
 }
 
-/// Reads those functions of a file from `table` that `keep` names; with its code when `malloc` is one of
-/// them.
+/// Reads the functions of a file that `keep` names from `table`; with its code if `malloc` is one
+/// of them.
 pub(super) fn read(
     data: &Source,
     table: Table,
@@ -83,7 +83,7 @@ pub(super) fn read(
     })
 }
 
-/// The functions that `keep` names, and where all functions begin.
+/// The functions that `keep` names, and the starts of all functions.
 fn functions(
     data: &Source,
     header: &FileHeader64<LittleEndian>,
@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    /// Reads the file at a path as that of a target is read.
+    /// Reads the file at a path in the way a target's files are read.
     fn read_at(path: PathBuf) -> Result<(), FileError> {
         let read = |source: &Source| read(source, Table::Dynamic, |_| true).is_ok();
         let found = Files::default().read("a file", path.into(), read)?;

@@ -62,8 +62,8 @@ pub(super) fn find<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Server, Pl
                     .filter_map(|dynamic| file_mapping_at(inputs.mappings, *dynamic)),
             ),
         ),
-        // Also the case of a loader that was started with the program as its argument; then the
-        // program and its objects are found by address.
+        // This also happens if a loader was started with the program as its argument; the program
+        // and its objects are then found by address.
         (Some(Err(ChainError::Static)), Some(own)) => serve_static(inputs, own).or_else(|error| {
             serve_first(inputs, by_address(inputs.mappings, Some(own))).or(Err(error))
         }),
@@ -90,7 +90,7 @@ fn serve_first<'m, M>(
 }
 
 fn serve_static<M>(inputs: &Inputs<'_, M>, own: &Mapping) -> Result<Server, PlanError> {
-    // A program that exports malloc has it in its dynamic symbols even when nothing loads it.
+    // A program that exports malloc has it in its dynamic symbols even if nothing loads it.
     for table in [Table::Full, Table::Dynamic] {
         let object = open(inputs, own, table)?;
         if defines_malloc(&object.functions) {
@@ -152,8 +152,8 @@ fn server<M>(inputs: &Inputs<'_, M>, mapping: &Mapping, object: ElfObject) -> Se
     }
 }
 
-/// Without the loader's list: the program, then the other files from high addresses to low, which
-/// is nearly the order in which loaders map them, and the loader itself last.
+/// Without the loader's list: the program, then the other files from high addresses to low, nearly
+/// the order in which loaders map them, and the loader itself last.
 fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a Mapping> {
     let code = mappings.iter().filter(|m| m.execute && !path(m).is_empty());
     let mut files = each_once(mappings, code);
@@ -170,8 +170,8 @@ fn by_address<'a>(mappings: &'a [Mapping], own: Option<&'a Mapping>) -> Vec<&'a 
     files
 }
 
-/// The files of `of`, each once, by their first mappings: that of the head of a file stays as it is, while
-/// the loader changes others.
+/// The files of `of`, each once, by their first mappings: the mapping of a file's head stays as it
+/// is, while the loader changes others.
 fn each_once<'m>(
     mappings: &'m [Mapping],
     of: impl Iterator<Item = &'m Mapping>,

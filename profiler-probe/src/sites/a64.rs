@@ -16,7 +16,8 @@ const WIDTH: u64 = 4;
 const REACH: u64 = 48;
 /// The link register, which has the return address.
 const LINK: u32 = 30;
-/// The number that is the stack pointer or no register at all, as the instruction has it.
+/// The register number that means the stack pointer or no register at all, depending on the
+/// instruction.
 const STACK: u32 = 31;
 
 /// General registers, a bit each; bit 31 is the stack pointer.
@@ -50,7 +51,7 @@ impl Registers {
     }
 }
 
-/// An instruction at its address.
+/// An instruction with its address.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 struct Instruction {
     address: u64,
@@ -128,7 +129,7 @@ impl Instruction {
         self.is(0x1f00_0000, 0x1000_0000)
     }
 
-    /// Anything that branches to what a register has.
+    /// Any branch to the address in a register.
     const fn is_by_register(self) -> bool {
         self.is(0xfe00_0000, 0xd600_0000)
     }
@@ -163,7 +164,7 @@ impl Instruction {
         self.flow() == Flow::Next && !self.is_by_register()
     }
 
-    /// What it may write.
+    /// The registers that it may write.
     fn writes(self) -> Registers {
         let (first, second) = (Registers::of(self.field(0)), Registers::of(self.field(5)));
         let (third, fourth) = (Registers::of(self.field(10)), Registers::of(self.field(16)));
@@ -203,7 +204,7 @@ impl Instruction {
         if self.is_jump() || self.is_conditional() || self.compares() || self.tests() {
             return Registers::NONE;
         }
-        // `mrs`, `sysl` and what is not known of the rest.
+        // `mrs`, `sysl` and the unknown rest.
         Registers::of(self.field(0)).general()
     }
 
@@ -246,7 +247,8 @@ impl Instruction {
         target.with(others).general().with(base)
     }
 
-    /// How the kernel treats a probe on it (`arch/arm64/kernel/probes/decode-insn.c`, Linux 5.10 to 6.18).
+    /// How the kernel treats a probe on it (`arch/arm64/kernel/probes/decode-insn.c`, Linux 5.10 to
+    /// 6.18).
     fn treatment(self) -> Treatment {
         if self.is_jump()
             || self.is(0xff00_0010, 0x5400_0000)
@@ -291,7 +293,8 @@ impl Instruction {
         self.is(0x3f80_0000, 0x0800_0000)
     }
 
-    /// For people: its name where it is one that sites have, and the target of a branch from the function's start.
+    /// Text for people: the name if sites can have it, and a branch's target from the function's
+    /// start.
     fn text(self, body: &Body) -> String {
         let name = match self.word {
             _ if self.is(0xfc00_0000, 0x9400_0000) => "bl",
@@ -321,9 +324,10 @@ impl Instruction {
     }
 }
 
-/// The probe for `function`, whose code is `body`; `None` where the kernel takes none there.
+/// The probe for `function`, whose code is `body`; `None` if the kernel accepts none there.
 ///
-/// Results are read by return probes alone: which of its ends a call takes is not followed in this code.
+/// Results are read by return probes alone: which of its ends a call takes is not followed in this
+/// code.
 pub(super) fn plan(
     code: &Code,
     body: &Body,
@@ -342,7 +346,7 @@ pub(super) fn plan(
         let entry = entry_site(code, body, arguments)?;
         return Some(probe(Some(entry), ResultSite::None));
     }
-    // The kernel has the function return to it by what the link register has there.
+    // The kernel redirects the return through the link register at this point.
     let at_entry = Registers::of(LINK).with(Registers::of(STACK));
     let entry = entry_site(code, body, arguments.with(at_entry))?;
     let needs_no_entry = manner.chunk_header && function.is_leaf_of_glibc() && reads_header;
@@ -363,8 +367,9 @@ fn arguments(function: Function, reads_header: bool) -> Registers {
     Registers::arguments(count)
 }
 
-/// The first instruction that the kernel simulates, that every call passes exactly once, and at which the `intact`
-/// registers hold what they held at the entry; else the first that it takes a probe on at all.
+/// The first instruction that the kernel simulates, that every call passes exactly once, and at
+/// which the `intact` registers hold what they held at the entry; else the first on which it
+/// accepts a probe at all.
 fn entry_site(code: &Code, body: &Body, intact: Registers) -> Option<Site> {
     let mut stepped = None;
     let mut at = body.start;
@@ -384,7 +389,7 @@ fn entry_site(code: &Code, body: &Body, intact: Registers) -> Option<Site> {
             }
             _ => {}
         }
-        // Not even behind what is exclusive: the trap would be between it and its other half.
+        // Not even after an exclusive load: the trap would be between it and its other half.
         let ends = instruction.writes().meets(intact) || instruction.is_exclusive();
         if ends || !instruction.goes_on() {
             break;

@@ -29,12 +29,12 @@ impl Code {
         Self { machine, segments }
     }
 
-    /// The machine that it is for.
+    /// The machine that the code is for.
     pub(super) fn machine(&self) -> Machine {
         self.machine
     }
 
-    /// All words of 4 bytes in it, with their addresses.
+    /// All its 4-byte words, with their addresses.
     pub(super) fn words(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         self.segments.iter().flat_map(|segment| {
             let (words, _) = segment.bytes.as_chunks::<4>();
@@ -53,7 +53,7 @@ impl Code {
         })
     }
 
-    /// The instruction at `address`; `None` where there is none or its bytes are no instruction.
+    /// The instruction at `address`; `None` if there is none or its bytes are no instruction.
     pub(super) fn decode(&self, address: u64) -> Option<Instruction> {
         let bytes = self.bytes_at(address)?;
         let bytes = &bytes[..bytes.len().min(LONGEST)];
@@ -68,7 +68,7 @@ impl Code {
             .unwrap_or_default()
     }
 
-    /// Where in the file the byte at `address` is.
+    /// The file offset of the byte at `address`.
     pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|s| {
             let offset = address.checked_sub(s.address)?;
@@ -76,9 +76,9 @@ impl Code {
         })
     }
 
-    /// The targets of whatever looks like a near `call`, `jmp`, `jcc` or `lea` with a 32-bit
-    /// displacement to where `into` says, from where `from` says. Bytes that only look like one
-    /// may be among them: one in some millions for a target of a thousand bytes.
+    /// The targets within `into` of everything that looks like a near `call`, `jmp`, `jcc` or `lea`
+    /// with a 32-bit displacement, within `from`. Bytes that only look like one may be among them:
+    /// one in some millions for a target of a thousand bytes.
     pub(super) fn references(
         &self,
         into: impl Fn(u64) -> bool,

@@ -13,7 +13,7 @@ const REACH: usize = 48;
 /// The first instruction that the kernel emulates, that every call passes exactly once, and at
 /// which the `intact` registers still hold what they held at the entry; else the entry itself.
 ///
-/// With [`Register::RSP`] among them, `rsp` still points at the return address: right for a
+/// With [`Register::RSP`] among them, `rsp` still points at the return address: suitable for a
 /// return probe.
 pub(super) fn entry_site(code: &Code, body: &Body, intact: &[Register]) -> Option<Site> {
     let entry = code.decode(body.start)?;
@@ -23,7 +23,8 @@ pub(super) fn entry_site(code: &Code, body: &Body, intact: &[Register]) -> Optio
     site(code, body, &chosen.unwrap_or(entry))
 }
 
-/// Goes straight on from the entry; the first branch is emulated itself, so none is ever skipped.
+/// Follows the code straight on from the entry; the first branch is emulated itself, so none is
+/// ever skipped.
 fn first_emulated(code: &Code, body: &Body, intact: &[Register]) -> Option<Instruction> {
     let mut info = InstructionInfoFactory::new();
     let mut at = body.start;
@@ -90,8 +91,8 @@ fn may_be_reached_from_inside(code: &Code, body: &Body, site: u64) -> bool {
         .is_empty()
 }
 
-/// Whether an indirect jump may go through a jump table rather than to a function: its target does
-/// not come straight out of one fixed place in memory.
+/// Whether an indirect jump may use a jump table rather than go to a function: its target does not
+/// come straight out of one fixed place in memory.
 fn is_table_jump(jump: &Instruction, before: &[Instruction]) -> bool {
     if jump.op0_kind() == OpKind::Memory {
         return jump.memory_index() != Register::None;

@@ -21,7 +21,7 @@ pub(crate) use returns::ENDINGS;
 use self::emulation::{Treatment, treatment};
 use super::plan::{Function, PlannedProbe, ResultSite, Site, Sizes};
 
-/// A function's own range of addresses, in its file's address space.
+/// A function's own address range, in its file's address space.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Body {
     /// Its first instruction.
@@ -33,13 +33,13 @@ pub(crate) struct Body {
 /// What an object's symbols show of its other functions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Symbols {
-    /// Where those of [`ENDINGS`] begin that the object defines.
+    /// Where those of [`ENDINGS`] that the object defines begin.
     pub endings: Vec<u64>,
-    /// Where any function begins that has a symbol: anyone may call it.
+    /// The start of every function with a symbol: anyone may call it.
     pub starts: HashSet<u64>,
 }
 
-/// A function longer than this is not looked through; its entry can still be probed.
+/// A longer function is not searched; its entry can still be probed.
 const MAX_BODY_BYTES: u64 = 1 << 16;
 
 impl Body {
@@ -68,9 +68,9 @@ impl SiteOptions {
     }
 }
 
-/// The probe for `function`, whose code is `body`; `None` when its first bytes are no code.
+/// The probe for `function`, whose code is `body`; `None` if its first bytes are no code.
 ///
-/// Where sizes are read beside the blocks, functions that cannot call each other need no probe at
+/// If sizes are read beside the blocks, functions that cannot call each other need no probe at
 /// their entry.
 pub(crate) fn plan(
     code: &Code,
@@ -117,7 +117,7 @@ fn arguments(function: Function, reads_header: bool) -> &'static [Register] {
         (F::PosixMemalign | F::Reallocarray, true) => &[RDI],
         (F::Calloc | F::Memalign | F::AlignedAlloc, true) => &[],
         (F::Calloc | F::Memalign | F::AlignedAlloc, false) => &[RDI, RSI],
-        // The size distinguishes a realloc that failed from one to 0 bytes that freed its block.
+        // The size distinguishes a failed realloc from one to 0 bytes that freed its block.
         (F::Realloc, _) => &[RDI, RSI],
         (F::Reallocarray | F::PosixMemalign, false) => &[RDI, RSI, RDX],
     }
@@ -133,8 +133,8 @@ fn site(code: &Code, body: &Body, instruction: &Instruction) -> Option<Site> {
     })
 }
 
-/// The instruction for people: its mnemonic, and its register or the branch's target from the
-/// function's start.
+/// The instruction as text for people: its mnemonic, and its register or the branch's target from
+/// the function's start.
 fn text(instruction: &Instruction, body: &Body) -> String {
     let mnemonic = format!("{:?}", instruction.mnemonic()).to_lowercase();
     let direct = matches!(

@@ -15,21 +15,21 @@ use crate::plan::Function;
 
 /// States, and thereby memory, that examining one function may take. glibc 2.36's take 2,500.
 const MAX_STATES: usize = 20_000;
-/// States, and thereby time, of all looks at it.
+/// The most states, and thereby time, of all its searches together.
 const MAX_STATES_IN_ALL: usize = 1_000_000;
 
 /// What a path returns.
 #[derive(Copy, Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Returned {
-    /// What `rax` held at each of the sites it passed.
+    /// The value that `rax` held at each of the sites it passed.
     Result,
     /// Null.
     Null,
-    /// Something else, or it cannot be determined.
+    /// Something else, or undetermined.
     Other,
 }
 
-/// How a path ends: the sites passed with a non-null `rax`, a bit each, and what is returned.
+/// How a path ends: the sites passed with a non-null `rax`, a bit each, and the returned value.
 pub(super) type End = (u64, Returned);
 
 /// All that paths do.
@@ -37,7 +37,7 @@ pub(super) type End = (u64, Returned);
 pub(super) struct Paths {
     /// The different ends.
     pub ends: BTreeSet<End>,
-    /// Instructions reached, of this function and of what it jumps to.
+    /// Instructions reached, of this function and of code that it jumps to.
     pub reached: HashMap<u64, Instruction>,
 }
 
@@ -149,8 +149,9 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 
-    /// What a function of another object returns that is called last. It is not known, but for one
-    /// case: where `calloc` ends in `f(block, 0, …)`, `f` is `memset`, which returns the block.
+    /// The return value of a function of another object that is called last. It is not known, with
+    /// one exception: where `calloc` ends in `f(block, 0, …)`, `f` is `memset`, which returns the
+    /// block.
     fn tail_call(&self, state: &State) -> Value {
         let block = state.get(Register::RDI);
         let is_memset = self.function == Function::Calloc
@@ -164,7 +165,7 @@ impl<'a> Explorer<'a> {
     }
 }
 
-/// The states behind a site, or the state itself where there is none.
+/// The states behind a site, or the state itself if there is none.
 fn pass(state: State, site: Option<usize>) -> Result<Vec<State>, Broken> {
     let Some(site) = site else {
         return Ok(vec![state]);
@@ -185,7 +186,7 @@ fn pass(state: State, site: Option<usize>) -> Result<Vec<State>, Broken> {
     Ok(passed)
 }
 
-/// Both ways of a conditional jump, or the one that the zero flag leaves.
+/// Both ways of a conditional jump, or the only one that the zero flag allows.
 fn branch(i: &Instruction, state: &State, pending: &mut Vec<(u64, State)>) {
     let (if_null, if_not) = match i.condition_code() {
         ConditionCode::e => (i.near_branch_target(), i.next_ip()),

@@ -23,8 +23,8 @@ pub(super) fn result_sites(
     }
     let mut explorer = Explorer::new(code, *body, function, &symbols.endings);
     let all = explorer.explore(&[]).ok()?;
-    // The function may go on elsewhere: in a part that the compiler moved away, or in a function
-    // that it calls last. That is its own as long as nothing else leads there.
+    // The function may continue elsewhere: in a part that the compiler moved away, or in a function
+    // that it calls last. That belongs to it as long as nothing else leads there.
     let mut foreign = code.references(
         |target| target != body.start && all.reached.contains_key(&target),
         |from| !body.contains(from) && !all.reached.contains_key(&from),

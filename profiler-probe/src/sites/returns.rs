@@ -16,7 +16,7 @@ use super::entry::writes;
 /// Calls are followed this deep and functions this far; beyond, a function may return.
 const DEPTH: u32 = 6;
 const STEPS: usize = 3000;
-/// Instructions looked at in all.
+/// The most instructions looked at in total.
 const STEPS_IN_ALL: usize = 300_000;
 
 /// Functions of libc that end the process (ISO C and POSIX, and glibc's own).
@@ -51,8 +51,8 @@ impl<'a> Returns<'a> {
         }
     }
 
-    /// Whether the function at `address` may return when called with this first argument, where
-    /// that is a known number.
+    /// Whether the function at `address` may return when called with this first argument, if that
+    /// is a known number.
     pub(super) fn may_return(&mut self, address: u64, first: Option<u64>) -> bool {
         self.may_return_within(address, first, DEPTH)
     }
@@ -67,7 +67,7 @@ impl<'a> Returns<'a> {
         if depth == 0 {
             return true;
         }
-        // While it is looked at, a call of itself counts as one that may return.
+        // While the function is examined, a call to itself counts as one that may return.
         self.known.insert((address, first), true);
         let result = self.finds_a_return(address, first, depth);
         self.known.insert((address, first), result);
@@ -149,7 +149,7 @@ impl Numbers {
         }
     }
 
-    /// Whether a conditional jump is taken, where the zero flag decides it.
+    /// Whether a conditional jump is taken, if the zero flag decides it.
     fn decides(&self, i: &Instruction) -> Option<bool> {
         match i.condition_code() {
             ConditionCode::e => self.zero_flag,

@@ -11,7 +11,7 @@ use super::entry::writes;
 /// What a place holds.
 #[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Value {
-    /// Some value; places with one number hold the same.
+    /// Some value; places with the same number hold the same value.
     Some(u16),
     /// The same, and it is not null.
     NonNull(u16),
@@ -27,7 +27,7 @@ impl Value {
     /// The null pointer.
     pub(super) const NULL: Self = Self::Const(0);
 
-    /// Whether it is zero, where that is known.
+    /// Whether it is zero, if that is known.
     pub(super) fn is_null(self) -> Option<bool> {
         match self {
             Self::Some(_) => None,
@@ -78,7 +78,7 @@ impl State {
         state
     }
 
-    /// What a general register holds.
+    /// The value of a general register.
     pub(super) fn get(&self, register: Register) -> Value {
         self.registers[register.full_register().number()]
     }
@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// Runs an instruction that goes on to the next one.
+    /// Runs an instruction that continues with the next one.
     pub(super) fn step(
         &mut self,
         i: &Instruction,
@@ -200,7 +200,7 @@ impl State {
         true
     }
 
-    /// What makes nulls, moves addresses in the stack, and tests for null.
+    /// Instructions that create nulls, move addresses in the stack, or test for null.
     fn step_arithmetic(&mut self, i: &Instruction) -> bool {
         match i.mnemonic() {
             Mnemonic::Xor
@@ -279,7 +279,7 @@ impl State {
         }
     }
 
-    /// The place in the stack that a memory operand names, when it is one for certain.
+    /// The place in the stack that a memory operand names, if it certainly is one.
     fn stack_operand(&self, i: &Instruction) -> Option<i64> {
         if i.memory_index() != Register::None
             || !i.memory_base().is_gpr64()
@@ -351,8 +351,8 @@ impl State {
         }
     }
 
-    /// The same state with its values numbered in the order in which they occur, so that states
-    /// that differ only in numbers become equal.
+    /// The same state with its values numbered in order of occurrence, so that states that differ
+    /// only in numbers become equal.
     pub(super) fn canonical(mut self) -> Self {
         let mut numbers: Vec<u16> = Vec::new();
         let mut rename = |value: &mut Value| {
