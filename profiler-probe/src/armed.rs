@@ -133,8 +133,8 @@ impl Armed {
 
     /// Notes which probes make a group impossible to attach: those that also fail alone, or all.
     ///
-    /// # Errors If none can be attached any more, for example because the guard was ended
-    /// meanwhile.
+    /// # Errors
+    /// If none can be attached any more, for example because the guard was ended meanwhile.
     fn find_failed(&mut self, group: &[usize], error: &io::Error) -> Result<(), ProbeError> {
         let traps = self.traps.clone();
         let mut failed = Vec::new();
@@ -172,7 +172,8 @@ impl Armed {
 
     /// Checks whether somebody ended the guard, and if so removes what it left.
     ///
-    /// # Errors If the guard was ended.
+    /// # Errors
+    /// If the guard was ended.
     pub(super) fn check_guard(&mut self) -> Result<(), ProbeError> {
         match self.loaded.is_held() {
             true => Ok(()),

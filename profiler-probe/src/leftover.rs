@@ -82,7 +82,8 @@ pub struct Scan {
 /// was never written to is the file's own page and is not looked at, so that looking makes nothing
 /// resident.
 ///
-/// # Errors If the target has exited.
+/// # Errors
+/// If the target has exited.
 pub fn find(target: &Target) -> io::Result<Scan> {
     let code: Vec<Mapping> = target.mappings()?.into_iter().filter(is_code).collect();
     let residency = target.residency(&code)?;
@@ -158,8 +159,9 @@ pub fn find(target: &Target) -> io::Result<Scan> {
 
 /// Removes those that no tool holds. Returns those that remain because a running tool holds them.
 ///
-/// # Errors If probes are not permitted here, the target has exited, or there are `MAX_BREAKPOINTS`
-/// or more, which means that they are the target's own.
+/// # Errors
+/// If probes are not permitted here, the target has exited, or there are `MAX_BREAKPOINTS` or more,
+/// which means that they are the target's own.
 pub fn repair(target: &Target, found: &[Breakpoint]) -> Result<Vec<Breakpoint>, ProbeError> {
     if found.len() >= MAX_BREAKPOINTS {
         let what = format!("it has {MAX_BREAKPOINTS} or more: a program that changes its own code");
@@ -210,7 +212,8 @@ pub(super) struct Sites {
 impl Sites {
     /// The places of `traps` in the process, before they are set.
     ///
-    /// # Errors If they cannot be found: at the end nobody could say whether breakpoints are left.
+    /// # Errors
+    /// If they cannot be found: at the end nobody could say whether breakpoints are left.
     pub(super) fn of(pid: NonZeroU32, traps: &Traps) -> Result<Self, ProbeError> {
         let number = pid.get().cast_signed();
         let failed = |source| ProbeError::Host {

@@ -255,7 +255,8 @@ pub(super) fn zeroed() -> bpf_attr {
 
 /// A command that returns a new descriptor.
 ///
-/// # Safety What `attr` points to is as the command expects it.
+/// # Safety
+/// What `attr` points to is as the command expects it.
 unsafe fn bpf_descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: as the caller promises.
     let fd = unsafe { bpf(command, attr) }?;
@@ -266,7 +267,8 @@ unsafe fn bpf_descriptor(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<Ow
 /// Runs a bpf command. The verifier gives up on a program if a signal is pending (`do_check` in
 /// `kernel/bpf/verifier.c`): then the command is repeated.
 ///
-/// # Safety What `attr` points to is as the command expects it.
+/// # Safety
+/// What `attr` points to is as the command expects it.
 pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     for _ in 0..MAX_TRIES {
         let (attr, size) = (&raw mut *attr, size_of::<bpf_attr>());

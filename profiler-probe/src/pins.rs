@@ -33,7 +33,8 @@ const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 impl Pins {
     /// Creates an empty one.
     ///
-    /// # Errors If the kernel does not have it or does not permit it: it takes CAP_SYS_ADMIN.
+    /// # Errors
+    /// If the kernel does not have it or does not permit it: it takes CAP_SYS_ADMIN.
     pub(super) fn new() -> io::Result<Self> {
         const KIND: &CStr = c"bpf";
         // SAFETY: a constant string and flags.

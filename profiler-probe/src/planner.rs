@@ -12,7 +12,8 @@ impl MallocObject {
     /// The object that serves malloc in a live process; not the one at the path `passed_over`,
     /// which forwards all calls.
     ///
-    /// # Errors If there is none that can be read.
+    /// # Errors
+    /// If there is none that can be read.
     pub fn of(target: &Target, passed_over: Option<&str>) -> Result<Self, PlanError> {
         let server = Loaded::of(target, passed_over)?.server(target)?;
         Ok(server.object)
@@ -22,7 +23,8 @@ impl MallocObject {
 impl ProbePlan {
     /// The plan for a live process.
     ///
-    /// # Errors If the object that serves its malloc calls cannot be found or read.
+    /// # Errors
+    /// If the object that serves its malloc calls cannot be found or read.
     pub fn for_target(target: &Target) -> Result<Self, PlanError> {
         let server = Loaded::of(target, None)?.server(target)?;
         Ok(Self::new(server, Sizes::Given))
@@ -30,7 +32,8 @@ impl ProbePlan {
 
     /// The plan for recording a live process's calls with all their arguments. It takes more traps.
     ///
-    /// # Errors If the object that serves its malloc calls cannot be found or read.
+    /// # Errors
+    /// If the object that serves its malloc calls cannot be found or read.
     pub fn for_recording(target: &Target) -> Result<Self, PlanError> {
         let server = Loaded::of(target, None)?.server(target)?;
         Ok(Self::new(server, Sizes::Requested))
@@ -38,7 +41,8 @@ impl ProbePlan {
 
     /// The plan for the process that `inputs` describe.
     ///
-    /// # Errors If the object that serves its malloc calls cannot be found or read.
+    /// # Errors
+    /// If the object that serves its malloc calls cannot be found or read.
     pub fn from_inputs<M: TargetMemory>(inputs: &Inputs<'_, M>) -> Result<Self, PlanError> {
         Ok(Self::new(object::find(inputs)?, Sizes::Given))
     }

@@ -51,7 +51,8 @@ impl ProbeSession {
     /// Measures the cost of a hit here, attaches the probes of `plan` to process `pid`, and begins
     /// to take in events. A probe that cannot be attached is reported in [`Activity::probes`].
     ///
-    /// # Errors If no probe at all can be attached.
+    /// # Errors
+    /// If no probe at all can be attached.
     pub fn attach(pid: i32, plan: &ProbePlan, budget: Budget) -> Result<Self, ProbeError> {
         Self::attach_with_ring(pid, plan, budget, RING_BYTES)
     }
@@ -59,7 +60,8 @@ impl ProbeSession {
     /// Like [`ProbeSession::attach`], which takes from 0.2 s to some seconds on a loaded host, but
     /// ends early if `cancelled` is set meanwhile.
     ///
-    /// # Errors If no probe at all can be attached, or it was cancelled.
+    /// # Errors
+    /// If no probe at all can be attached, or it was cancelled.
     pub fn attach_unless(
         cancelled: &AtomicBool,
         pid: i32,
@@ -72,7 +74,8 @@ impl ProbeSession {
     /// Like [`ProbeSession::attach`], with a ring buffer of `ring_bytes`: a power of two, at least
     /// a page.
     ///
-    /// # Errors If no probe at all can be attached.
+    /// # Errors
+    /// If no probe at all can be attached.
     pub fn attach_with_ring(
         pid: i32,
         plan: &ProbePlan,

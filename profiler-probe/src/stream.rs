@@ -58,7 +58,8 @@ impl EventStream {
     /// Measures the cost of a hit here and attaches the probes of `plan` to process `pid`, whose
     /// events are recorded from now on.
     ///
-    /// # Errors If no probe at all can be attached.
+    /// # Errors
+    /// If no probe at all can be attached.
     pub fn attach(pid: i32, plan: &ProbePlan) -> Result<Self, ProbeError> {
         Self::attach_with_ring(pid, plan, RING_BYTES)
     }
@@ -66,7 +67,8 @@ impl EventStream {
     /// Like [`EventStream::attach`], with a ring buffer of `ring_bytes`: a power of two, at least a
     /// page.
     ///
-    /// # Errors If no probe at all can be attached.
+    /// # Errors
+    /// If no probe at all can be attached.
     pub fn attach_with_ring(
         pid: i32,
         plan: &ProbePlan,
@@ -143,7 +145,8 @@ impl EventStream {
 
     /// What the probes took from the target so far.
     ///
-    /// # Errors If the kernel's counters cannot be read.
+    /// # Errors
+    /// If the kernel's counters cannot be read.
     pub fn cost(&mut self) -> Result<StreamCost, ProbeError> {
         self.armed.check_guard()?;
         let (hits, _) = self.armed.counts()?;
@@ -158,7 +161,8 @@ impl EventStream {
 
     /// Ends the events; those in the ring can still be taken.
     ///
-    /// # Errors If the kernel rejects it.
+    /// # Errors
+    /// If the kernel rejects it.
     pub fn close(&mut self) -> Result<(), ProbeError> {
         self.armed.open(false)?;
         self.armed.end()

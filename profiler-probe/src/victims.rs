@@ -46,7 +46,8 @@ impl std::fmt::Debug for OomVictims {
 impl OomVictims {
     /// Begins to watch.
     ///
-    /// # Errors If the kernel does not permit it, or pids here differ from the kernel's.
+    /// # Errors
+    /// If the kernel does not permit it, or pids here differ from the kernel's.
     pub fn watch() -> Result<Self, ProbeError> {
         if !is_in_root_namespace() {
             return Err(ProbeError::Load(
@@ -89,7 +90,8 @@ impl OomVictims {
 
     /// Waits at most `most` for victims and returns the pids of those chosen; none after a timeout.
     ///
-    /// # Errors If the kernel does not let it wait.
+    /// # Errors
+    /// If the kernel does not let it wait.
     pub fn wait(&mut self, most: Duration) -> io::Result<Vec<i32>> {
         let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
