@@ -9,21 +9,22 @@ use super::candidates::{Candidate, Facts, Trim};
 use super::failure::Failure;
 use super::figures::PeakAndFinal;
 
-/// What makes a program need more under glibc than under jemalloc.
+/// Why a program needs more under glibc than under jemalloc.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum GapCause {
-    /// glibc raises its mmap threshold when a mapped block is freed: large blocks come to lie on
+    /// glibc raises its mmap threshold when a mapped block is freed: large blocks then end up on
     /// the heap.
     DynamicThreshold,
-    /// Cached chunks, and what they keep from being merged and trimmed.
+    /// Cached chunks, and the chunks that they prevent from being merged and trimmed.
     ThreadCaches,
-    /// Each thread's arena has free memory of its own.
+    /// Each thread's arena has its own free memory.
     Arenas,
-    /// Whole free pages that glibc does not give back by itself.
+    /// Whole free pages that glibc does not return by itself.
     Untrimmed,
-    /// What is left between glibc with all of that undone and jemalloc without decay.
+    /// The difference that remains between glibc with all of that undone and jemalloc without
+    /// decay.
     Unexplained,
-    /// Free pages that jemalloc keeps for a while: less than nothing where it keeps some.
+    /// Free pages that jemalloc keeps for a while: negative if it keeps some.
     Decay,
 }
 
@@ -32,7 +33,7 @@ pub enum GapCause {
 pub struct Share {
     /// Which cause.
     pub cause: GapCause,
-    /// Its bytes; below 0 when undoing it costs.
+    /// Its bytes; negative if undoing it costs memory.
     pub bytes: PeakAndFinal<i64>,
 }
 
@@ -49,7 +50,7 @@ impl GapCause {
         }
     }
 
-    /// In words that go on after its bytes.
+    /// A phrase that follows its bytes.
     pub const fn in_words(self) -> &'static str {
         match self {
             Self::DynamicThreshold => "large blocks on the heap, as the mmap threshold grew",
@@ -61,7 +62,8 @@ impl GapCause {
         }
     }
 
-    /// The mechanism that findings have for it; `None` where the gap has a part that is no fragmentation of glibc's.
+    /// The mechanism that findings use for it; `None` if that part of the gap is not glibc's
+    /// fragmentation.
     pub const fn mechanism(self) -> Option<Mechanism> {
         match self {
             Self::DynamicThreshold => Some(Mechanism::DynamicMmapThreshold),
@@ -72,14 +74,14 @@ impl GapCause {
         }
     }
 
-    /// Whether a setting of glibc's, or a call, does something about it.
+    /// Whether a glibc setting or a call can do something about it.
     pub const fn has_remedy(self) -> bool {
         self.mechanism().is_some()
     }
 }
 
-/// The steps from glibc as it is to glibc with all remedies, each adding one to those before, and
-/// jemalloc without decay: what each changes is the share of a cause.
+/// The steps from unchanged glibc to glibc with all remedies, each adding one to the previous ones,
+/// and jemalloc without decay: the change in each step is the share of a cause.
 pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
     let mut env = facts.env.clone();
     let mut all = Vec::new();
@@ -113,9 +115,9 @@ pub fn steps(facts: &Facts<'_>) -> Vec<(GapCause, Candidate)> {
     all
 }
 
-/// The parts of the gap from `glibc` to `jemalloc`. Each of `steps` undoes one cause more than
-/// the one before; its bytes are what that took away. The last step is jemalloc without decay, which
-/// what is left unexplained leads to. All parts sum to the gap.
+/// The parts of the gap from `glibc` to `jemalloc`. Each of `steps` undoes one more cause than the
+/// previous one; the bytes that this saves are its part. The last step is jemalloc without decay;
+/// the part up to it is the unexplained one. All parts sum to the gap.
 pub fn shares(
     glibc: PeakAndFinal<u64>,
     steps: &[(GapCause, PeakAndFinal<u64>)],

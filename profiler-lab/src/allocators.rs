@@ -32,7 +32,7 @@ impl Carried {
         Self { bytes, file }
     }
 
-    /// Of this build; `None` where it comes from elsewhere.
+    /// The row of this build; `None` if it comes from elsewhere.
     fn of(build: BuildId) -> Option<&'static Self> {
         static JEMALLOC: Carried = Carried::new(include_bytes!(env!("FRAGSCOPE_JEMALLOC")));
         static MIMALLOC_3: Carried = Carried::new(include_bytes!(env!("FRAGSCOPE_MIMALLOC_V3")));
@@ -46,7 +46,8 @@ impl Carried {
     }
 }
 
-/// Which allocator a user means by a build's name or a library's path, as far as that shows it.
+/// Which allocator a user means by a build's name or a library's path, as far as can be seen from
+/// that.
 pub(super) fn kind_named(name: &str) -> Option<Allocator> {
     let named = BuildId::named(name).map(BuildId::kind);
     named.or_else(|| Allocator::in_file_name(name))
@@ -55,16 +56,16 @@ pub(super) fn kind_named(name: &str) -> Option<Allocator> {
 /// An allocator that can serve a player.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PlayableAllocator {
-    /// Its name as the user says it: `glibc`, `jemalloc`, a path.
+    /// The name that the user gives: `glibc`, `jemalloc`, a path.
     pub name: String,
-    /// Which one it is, as far as its object shows it.
+    /// Which allocator it is, as far as its object shows.
     pub identity: AllocatorIdentity,
     /// The object to preload; `None` is the C library's own malloc.
     pub object: Option<PathBuf>,
     /// What a user puts into `LD_PRELOAD`.
     pub listed: Option<String>,
-    /// Whether the loader finds it where it is to be preloaded: not where it is one that fragscope
-    /// carries.
+    /// Whether the loader finds it in the place where it is to be preloaded: not if it is one that
+    /// fragscope carries.
     pub is_installed: bool,
 }
 
@@ -83,20 +84,20 @@ pub enum NoAllocator {
         /// The package that holds it.
         package: &'static str,
     },
-    /// There is no such file, or it cannot be read.
+    /// The file does not exist or cannot be read.
     #[error("cannot read {}: {why}", visible(path.display()))]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         why: io::Error,
     },
-    /// It is no shared object.
+    /// It is not a shared object.
     #[error("{} is not a shared object: {why}", visible(.path.display()))]
     NotShared {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What is wrong with it.
         why: String,
     },
     /// It is for another kind of processor.
@@ -104,7 +105,7 @@ pub enum NoAllocator {
     OtherMachine {
         /// The file.
         path: PathBuf,
-        /// For what it is.
+        /// The machine that it is for.
         machine: String,
     },
     /// It does not replace malloc.
@@ -115,7 +116,7 @@ pub enum NoAllocator {
         /// What is missing.
         function: &'static str,
     },
-    /// Its tables are larger than what is read.
+    /// Its tables are larger than the limit.
     #[error(
         "{} claims tables of more than {}, the limit of a file that is read",
         visible(.path.display()), bytes(*limit_bytes)
@@ -132,7 +133,7 @@ pub enum NoAllocator {
 }
 
 impl NoAllocator {
-    /// Of what kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownName(_) => ErrorKind::Allocator(AllocatorProblem::UnknownName),
@@ -167,11 +168,12 @@ impl PlayableAllocator {
         }
     }
 
-    /// The allocator of a name, of a shared object's path, or of a file's name that the dynamic loader
-    /// finds. What has no slash is no path: a file of that name in the current folder may be anyone's.
+    /// The allocator with a given name, the path of a shared object, or the name of a file that the
+    /// dynamic loader finds. A name without a slash is never a path: a file of that name in the
+    /// current directory may belong to anyone.
     ///
     /// # Errors
-    /// When it is not known, not here, or cannot serve as malloc.
+    /// If it is unknown, not present, or cannot serve as malloc.
     pub fn find(name: &str) -> Result<Self, NoAllocator> {
         if let Some(build) = BuildId::named(name) {
             return Self::to_preload(build, None);
@@ -188,13 +190,14 @@ impl PlayableAllocator {
         }
     }
 
-    /// A build, as a line that preloads it would load it: the library that is installed here, or else the one that
-    /// fragscope carries. A process with another root directory, at `root`, loads
-    /// what is there: where that is not known to be the same, the line is said to need an installation. It
-    /// is never played, because whoever runs that process may have put it there.
+    /// A build, as a line that preloads it would load it: the library installed here, or else the
+    /// one that fragscope carries. A process with another root directory, at `root`, loads what is
+    /// there: if that is not known to be the same, the line is said to need an installation. A
+    /// library below `root` is never replayed, because whoever runs that process may have put it
+    /// there.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// As for [`Self::find`].
     pub fn to_preload(id: BuildId, root: Option<&Path>) -> Result<Self, NoAllocator> {
         let build = id.build();
         let mut installed = build.libraries.iter().filter_map(|file| loader::find(file));
@@ -226,10 +229,10 @@ impl PlayableAllocator {
         }
     }
 
-    /// A build: the one that fragscope carries, or else the one that is installed here.
+    /// A build: the one that fragscope carries, or else the one installed here.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// As for [`Self::find`].
     pub fn of(id: BuildId) -> Result<Self, NoAllocator> {
         let build = id.build();
         match build.source {
@@ -285,7 +288,7 @@ impl PlayableAllocator {
     }
 }
 
-/// Where the objects are that fragscope carries.
+/// The directory of the objects that fragscope carries.
 fn own_files() -> String {
     format!("/proc/{}/fd", std::process::id())
 }
@@ -311,7 +314,8 @@ impl Carried {
     }
 }
 
-/// Whether an object can serve as malloc, by its own symbols: the loader would go on without it.
+/// Whether an object can serve as malloc, judged by its own symbols: the loader would continue
+/// without it.
 fn check(path: &Path) -> Result<(), NoAllocator> {
     let unreadable = |why| NoAllocator::Unreadable {
         path: path.to_owned(),

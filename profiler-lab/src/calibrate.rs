@@ -9,10 +9,9 @@ use super::figures::{At, Endings, PeakAndFinal, median};
 /// Checkpoints of less than this share of the peak say little of malloc: an interpreter that starts
 /// has other memory, too.
 const SHARE_OF_PEAK: f64 = 0.1;
-/// When this share of the blocks live at the beginning has been freed, their original layout hardly
-/// matters.
+/// When this share of the initial live blocks has been freed, their original layout hardly matters.
 const REPLACED: f64 = 0.8;
-/// A share of events lost from which the losses are named as a reason.
+/// The share of lost events from which the losses are named as a reason.
 const NOTABLE_LOSSES: f64 = 0.000_1;
 
 /// One checkpoint.
@@ -22,13 +21,13 @@ pub struct Point {
     pub time_ns: u64,
     /// The process, by its number in the trace.
     pub process: u32,
-    /// malloc's resident and swapped bytes, as recorded; `None` where that was not.
+    /// malloc's resident and swapped bytes, as recorded; `None` if they were not recorded.
     pub recorded_bytes: Option<u64>,
-    /// The same as replayed.
+    /// The same in the replay.
     pub replayed_bytes: u64,
 }
 
-/// What else bears on the trust.
+/// What else affects the trust in a replay.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CalibrationFactors {
     /// Events of the trace.
@@ -39,38 +38,38 @@ pub struct CalibrationFactors {
     pub seed_bytes: u64,
     /// Bytes of those that were freed since.
     pub seed_gone_bytes: u64,
-    /// How far apart playing large blocks touched and untouched lies, as a share.
+    /// The difference between replaying large blocks touched and untouched, as a share.
     pub touch_band: f64,
-    /// The allocator recorded and the one played, where they are not known to be the same.
+    /// The recorded allocator and the replayed one, if they are not known to be the same.
     pub other_allocator: Option<(String, String)>,
     /// Why the replay itself failed.
     pub failure: Option<String>,
-    /// The format that was read, when it is not fragscope's own.
+    /// The format that was read, if it is not fragscope's own.
     pub foreign: Option<String>,
     /// When processes ended.
     pub endings: Endings,
 }
 
-/// What came of it.
+/// The result of the comparison.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calibration {
     /// Every checkpoint.
     pub points: Vec<Point>,
-    /// Peak and final of the checkpoints at which something was recorded, as recorded and as replayed; `None`
-    /// where there is none.
+    /// Peak and final of the checkpoints at which something was recorded, as recorded and as
+    /// replayed; `None` if there are none.
     pub compared: Option<PeakAndFinal<(u64, u64)>>,
-    /// Peak and final of all, as replayed.
+    /// Peak and final of all checkpoints, as replayed.
     pub replayed: PeakAndFinal<u64>,
     /// Whether these are what was compared, or close to it.
     pub is_compared: PeakAndFinal<bool>,
     /// Median of the errors' sizes.
     pub median_error: Option<f64>,
-    /// The largest of it and of the errors at the peak and at the end; `None` where nothing can be
-    /// compared, or most was not.
+    /// The largest of the median and of the errors at the peak and at the end; `None` if nothing
+    /// can be compared, or most was not.
     pub worst_error: Option<f64>,
     /// Whether a verdict can be given.
     pub trusted: bool,
-    /// What is known to cause errors; why there is no verdict, when there is none.
+    /// What is known to cause errors; if there is no verdict, why not.
     pub reasons: Vec<String>,
 }
 
@@ -152,7 +151,7 @@ fn nothing_to_compare(factors: &CalibrationFactors) -> String {
     }
 }
 
-/// The median of the errors at the checkpoints that are no small part of the peak.
+/// The median of the errors at checkpoints that are not a small part of the peak.
 fn median_error(points: &[Point], peak: u64) -> Option<f64> {
     let least = (peak as f64 * SHARE_OF_PEAK) as u64;
     let errors: Vec<f64> = points
@@ -164,7 +163,7 @@ fn median_error(points: &[Point], peak: u64) -> Option<f64> {
     median(&errors)
 }
 
-/// Why what is final was not compared, when it was not.
+/// Why the final value was not compared, if it was not.
 fn unseen(calibration: &Calibration) -> Option<String> {
     let (_, seen) = calibration.compared?.at_end;
     (!calibration.is_compared.at_end).then(|| {
@@ -268,7 +267,7 @@ mod tests {
             assert!(said.contains(words), "{words}: {said}");
         }
         let lost = CalibrationFactors {
-            // What a file claims.
+            // As a file may claim.
             lost: u64::MAX,
             ..factors.clone()
         };

@@ -12,17 +12,17 @@ use super::candidates::{Candidate, Trim};
 use super::outcome::{Outcome, Run};
 use super::play::{GapFill, PlayError, Played, ReplayProgram, Setup, Touch, cores, play};
 
-/// Runs of what is random, in any case.
+/// Runs of a random candidate, in any case.
 const FEWEST_RUNS: u32 = 3;
-/// Runs of what is random, as long as the set has been playing for less than [`LONG`].
+/// Runs of a random candidate, as long as the set has been running for less than [`LONG`].
 const RUNS: u32 = 5;
-/// Runs of what is random, as long as the set has been playing for less than [`SHORT`].
+/// Runs of a random candidate, as long as the set has been running for less than [`SHORT`].
 const MAX_RUNS: u32 = 15;
 const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(75);
 /// Periodic trims are replayed this many times, each with the first trim a fraction of the period
-/// earlier: where in a period the program ends depends on when it began, and a timer of the program
-/// would be just as arbitrary.
+/// earlier: the point in a period at which the program ends depends on when it began, and a timer
+/// in the program would be just as arbitrary.
 const PHASES: u32 = 5;
 /// Of the memory that is available now, all players together may take this share.
 const MEMORY_SHARE: f64 = 0.8;
@@ -30,13 +30,14 @@ const MEMORY_SHARE: f64 = 0.8;
 /// How a set of candidates is played.
 #[derive(Debug)]
 pub struct ReplayConfig<'a> {
-    /// Runs of each random candidate; `None` is as many as there is time for.
+    /// Runs of each random candidate; `None` means as many as time allows.
     pub runs: Option<u32>,
     /// Processors that the program had.
     pub cpus: Option<u32>,
     /// Whether playing large blocks untouched can differ from playing them touched.
     pub touch_is_uncertain: bool,
-    /// Whether the heap was there before the recording, and what its gaps once held is not known.
+    /// Whether the heap existed before the recording, so that the former content of its gaps is
+    /// unknown.
     pub gaps_are_uncertain: bool,
     /// The first `shown` candidates are shown; the others only explain and need no range.
     pub shown: usize,
@@ -51,9 +52,9 @@ pub struct ReplayConfig<'a> {
 pub struct Progress {
     /// Operations played.
     pub played: u64,
-    /// Operations to play, as far as it is decided.
+    /// Operations to replay, as far as that is decided.
     pub of: u64,
-    /// Candidates of which all necessary runs are done.
+    /// Candidates whose necessary runs are all done.
     pub done: usize,
     /// Candidates.
     pub candidates: usize,
@@ -64,7 +65,7 @@ struct Job {
     candidate: usize,
     assumed: Assumed,
     walk: bool,
-    /// How many of [`PHASES`] its trims come earlier.
+    /// By how many of [`PHASES`] its trims come earlier.
     phase: u32,
 }
 
@@ -76,7 +77,7 @@ struct Assumed {
 }
 
 impl Assumed {
-    /// Whether it is what most likely was.
+    /// Whether it is the most likely case.
     fn is_likely(self) -> bool {
         self == Self::default()
     }
@@ -91,7 +92,8 @@ struct State {
     longest: Vec<Duration>,
 }
 
-/// Plays all candidates; what each came to, in their order. `progress` gets how far it is now and then.
+/// Replays all candidates. Returns their results in the same order. `progress` is called with the
+/// progress from time to time.
 pub fn run(
     program: &ReplayProgram,
     candidates: &[Candidate],
@@ -188,7 +190,7 @@ impl<'a> CandidateSet<'a> {
 
     /// Players at a time: one for each processor, if the memory is enough.
     fn players(&self) -> usize {
-        // What a recording claims may be anything.
+        // A recording may claim anything.
         let each = self.program.summary().peak_live_bytes.max(1);
         let each = each.saturating_mul(2);
         let fit = self.limit(1) / each;
@@ -246,7 +248,7 @@ impl<'a> CandidateSet<'a> {
         }
     }
 
-    /// What to play next; `None` when it is enough.
+    /// What to replay next; `None` when it is enough.
     fn next(&self) -> Option<Job> {
         if self.config.interrupted.load(Ordering::Relaxed) {
             return None;

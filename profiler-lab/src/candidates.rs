@@ -15,13 +15,13 @@ use super::allocators::{PlayableAllocator, kind_named};
 use super::failure::Failure;
 use super::recorded::{self, Recorded};
 
-/// What an allocator costs that the C library does not bring.
+/// The price of an allocator that the C library does not bring.
 const INSTALLATION: &str = "a library to install";
-/// What it costs that each object is a call of malloc.
+/// The price of calling malloc for each object.
 const NO_OBJECT_ALLOCATOR: &str = "more time";
-/// Why what the program had set is not tried.
+/// Why a setting that the program had is not tried.
 const IS_SET: &str = "the program had this setting";
-/// Trims of a running program are so far apart, if the recording is long enough.
+/// The interval between trims of a running program, if the recording is long enough.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// When `malloc_trim(0)` is called.
@@ -39,9 +39,9 @@ pub enum Trim {
 /// One thing to try.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// How it is called: a build's name stands for its defaults.
+    /// Its name: a build's name stands for its defaults.
     pub name: CandidateName,
-    /// The allocator, or why it cannot be had.
+    /// The allocator, or why it is not available.
     pub allocator: Result<PlayableAllocator, Failure>,
     /// All that allocators read of the environment, without `LD_PRELOAD`.
     pub env: Environment,
@@ -49,26 +49,26 @@ pub struct Candidate {
     pub objects: bool,
     /// When `malloc_trim(0)` is called.
     pub trim: Trim,
-    /// What has to be done besides setting variables.
+    /// What must be done besides setting variables.
     pub step: Option<String>,
     /// What it costs, in words.
     pub price: &'static str,
     /// Whether each run ends differently.
     pub random: bool,
-    /// Why it cannot differ from what the program has; it is not played then.
+    /// Why it cannot differ from what the program has; it is then not replayed.
     pub same_as_now: Option<String>,
 }
 
 /// What decides about the candidates.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// What the trace says of the program.
+    /// What the trace says about the program.
     pub description: &'a TraceDescription,
     /// Its threads.
     pub threads: u32,
     /// How long was recorded.
     pub duration: Duration,
-    /// The variables that it had, as far as they are taken ([`recorded::environment`]).
+    /// The variables that it had, as far as they are accepted ([`recorded::environment`]).
     pub env: Environment,
     /// Whether the object that the trace names as the allocator may be loaded.
     pub allow_recorded: bool,
@@ -109,7 +109,7 @@ impl Tunable {
         })
     }
 
-    /// The allocator that reads it, of those that can be played; `None` where no known one does.
+    /// The playable allocator that reads it; `None` if no known one does.
     fn reader(&self) -> Option<Allocator> {
         if !is_variable(&self.name) {
             return Some(Allocator::Glibc);
@@ -117,7 +117,7 @@ impl Tunable {
         reader_of(&self.name).filter(|kind| !kind.row().builds.is_empty())
     }
 
-    /// Whether an allocator reads it: what no known one reads goes to all.
+    /// Whether an allocator reads it: a variable that no known allocator reads goes to all of them.
     fn is_read_by(&self, allocator: Option<Allocator>) -> bool {
         self.reader().is_none_or(|reader| allocator == Some(reader))
     }
@@ -143,7 +143,7 @@ impl Candidate {
         Self::with(CandidateName::Build(build), allocator, env)
     }
 
-    /// An allocator with settings, beside those in `env`.
+    /// An allocator with settings, in addition to those in `env`.
     pub(crate) fn tuned(
         tuning: &'static Tuning,
         allocator: Result<PlayableAllocator, Failure>,
@@ -217,18 +217,18 @@ impl Candidate {
 }
 
 impl Facts<'_> {
-    /// The environment that the program had, as far as allocators read it.
+    /// The program's environment, as far as allocators read it.
     fn env(&self) -> Environment {
         self.env.clone()
     }
 
-    /// The allocator that the program had with its version, where that was recorded.
+    /// The program's allocator with its version, if that was recorded.
     fn malloc(&self) -> Option<&AllocatorTitle> {
         let malloc = self.description.malloc.as_ref();
         malloc.filter(|title| !title.name().is_empty())
     }
 
-    /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
+    /// Whether the program had glibc's malloc, which is assumed if that was not recorded.
     pub fn is_glibc(&self) -> bool {
         self.description.is_glibc()
     }
@@ -239,8 +239,8 @@ impl Facts<'_> {
     }
 }
 
-/// The allocator and the settings that the program had, and why its allocator is not the very object
-/// that the trace names, if that is so, or that it is not known.
+/// The allocator and the settings that the program had, and, if its allocator is not the very
+/// object that the trace names or is unknown, why.
 pub fn baseline(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
     let env = facts.env();
     let Some(title) = facts.malloc() else {
@@ -309,7 +309,7 @@ fn of_glibc(facts: &Facts<'_>) -> Vec<Candidate> {
     all
 }
 
-/// Whether huge pages by glibc's advice can differ from what the program had.
+/// Whether huge pages through glibc's advice can differ from what the program had.
 fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> Candidate {
     let advised = |env: &Environment| {
         let requested = env.glibc_setting(GlibcSetting::Hugetlb);
@@ -354,8 +354,8 @@ fn of_others(facts: &Facts<'_>) -> Vec<Candidate> {
     all
 }
 
-/// Each of these that is played, the first of which is the baseline, once more for a Python that asks malloc for its
-/// objects: for recordings that have what Python asked its object allocator for.
+/// Each of these candidates that is replayed, the baseline first, once more for a Python that calls
+/// malloc for its objects: for recordings that contain the requests to Python's object allocator.
 pub fn without_object_allocator(all: &[Candidate]) -> Vec<Candidate> {
     let (name, value) = PYTHON_MALLOC;
     let is_played = |one: &&Candidate| one.same_as_now.is_none() && one.allocator.is_ok();
@@ -379,8 +379,8 @@ pub fn without_object_allocator(all: &[Candidate]) -> Vec<Candidate> {
     again.collect()
 }
 
-/// What the user chose: each allocator with the settings that are its own; settings of an
-/// allocator that was not named bring it in, and those that no known one reads the program's own.
+/// The user's choice: each allocator with its own settings; settings of an allocator that was not
+/// named add it, and settings that no known allocator reads add the program's own.
 pub fn chosen_candidates(
     facts: &Facts<'_>,
     allocators: &[String],
@@ -417,7 +417,7 @@ pub fn chosen_candidates(
 struct Named {
     name: String,
     found: Result<PlayableAllocator, Failure>,
-    /// Which one it is, or, when it is not to be had, is by its name.
+    /// Which one it is; if it is not available, judged by its name.
     kind: Option<Allocator>,
 }
 
@@ -431,7 +431,7 @@ impl Named {
         Self { name, found, kind }
     }
 
-    /// The one that the program had.
+    /// The program's allocator.
     fn of_program(facts: &Facts<'_>) -> Self {
         let found = baseline(facts).0.allocator;
         let title = facts.malloc();
@@ -451,7 +451,7 @@ fn is_variable(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase())
 }
 
-/// A path by its last part.
+/// The last part of a path.
 fn short(name: &str) -> String {
     name.rsplit('/').next().unwrap_or(name).to_owned()
 }

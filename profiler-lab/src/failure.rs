@@ -5,12 +5,12 @@ use profiler_target::ErrorKind;
 use super::allocators::NoAllocator;
 use super::play::PlayError;
 
-/// Why a candidate was not played to its end.
+/// Why a candidate was not replayed to its end.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     /// In words.
     pub why: String,
-    /// Of what kind it is.
+    /// The kind of the failure.
     pub kind: ErrorKind,
 }
 

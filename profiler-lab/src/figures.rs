@@ -8,19 +8,19 @@ const SHUTDOWN_NS: u64 = 500_000_000;
 /// The number of the program's first process.
 const FIRST: u32 = 0;
 
-/// A figure of which there may be several measurements.
+/// A figure that may have several measurements.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Figure {
     /// The median of the runs.
     pub bytes: u64,
-    /// The least of all, with those that only widen the range.
+    /// The smallest of all, including those that only widen the range.
     pub low_bytes: u64,
-    /// The most of all.
+    /// The largest of all.
     pub high_bytes: u64,
 }
 
-/// The peak and the final value of something, by the one definition of each, which
-/// [`PeakAndFinal::of`] is and the glossary has in words.
+/// The peak and the final value of something. Each has one definition: [`PeakAndFinal::of`]
+/// implements it, and the glossary has it in words.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeakAndFinal<T> {
     /// The most at any checkpoint.
@@ -29,18 +29,19 @@ pub struct PeakAndFinal<T> {
     pub at_end: T,
 }
 
-/// A checkpoint: of which process, and how much was resident.
+/// A checkpoint: its process, and how much was resident.
 pub type At = (u32, u64);
 
 impl PeakAndFinal<u64> {
     /// The most that all processes together had at once, and what they had last; `None` without any
-    /// checkpoint. A process counts from its first checkpoint to its end. Where that is not known, checkpoints
-    /// come in rounds, one of each process that runs, and it counts to the end of its last round.
+    /// checkpoint. A process counts from its first checkpoint to its end. If its end is not known,
+    /// checkpoints come in rounds, one of each running process, and it counts to the end of its
+    /// last round.
     pub fn of(checkpoints: &[At]) -> Option<Self> {
         Self::of_ending(checkpoints, &Endings::default())
     }
 
-    /// The same, where it is known of some processes when they ended.
+    /// The same, if the ends of some processes are known.
     pub fn of_ending(checkpoints: &[At], endings: &Endings) -> Option<Self> {
         let rounds = rounds(checkpoints);
         let mut sums = vec![0u64; checkpoints.len()];
@@ -48,14 +49,14 @@ impl PeakAndFinal<u64> {
         for (at, (process, bytes)) in checkpoints.iter().enumerate() {
             let mut later = checkpoints.iter().enumerate().skip(at + 1);
             let next = later.find(|(_, (other, _))| other == process);
-            // It is as it was until its next checkpoint.
+            // It stays as it was until its next checkpoint.
             let end = match next {
                 Some((next, _)) => next,
                 None if endings.lasting.contains(process) => sums.len(),
                 None if endings.before.contains(process) => at + 1,
                 None => match endings.at(*process) {
                     Some(end) => end.clamp(at + 1, sums.len()),
-                    // It is there as long as nobody says that it ended.
+                    // It is there as long as nothing says that it ended.
                     None if *process == FIRST => sums.len(),
                     None => rounds.partition_point(|round| *round <= rounds[at]),
                 },
@@ -75,15 +76,15 @@ impl PeakAndFinal<u64> {
 /// When processes ended that were measured as they did.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Endings {
-    /// Those that ended with the program: what each had last counts to the last checkpoint, though the others
-    /// ended a moment later.
+    /// The processes that ended with the program: their last values count to the last checkpoint,
+    /// even if the others ended a moment later.
     pub lasting: Vec<u32>,
     /// Those that ended before: nothing counts after their last checkpoint.
     pub before: Vec<u32>,
     /// Processes that were not measured as they ended, each with how many checkpoints came before.
     pub unmeasured: Vec<ProcessEnd>,
-    /// Those of them of which nothing was recorded at all: they count to the peak, and are no part of what is
-    /// final.
+    /// Those of which nothing was recorded at all: they count to the peak, and are not part of the
+    /// final value.
     pub only_played: Vec<u32>,
 }
 
@@ -96,7 +97,7 @@ impl<T> PeakAndFinal<T> {
         }
     }
 
-    /// Both beside those of another.
+    /// Both paired with another's.
     pub fn zip<U>(self, other: PeakAndFinal<U>) -> PeakAndFinal<(T, U)> {
         PeakAndFinal {
             peak: (self.peak, other.peak),
@@ -105,7 +106,7 @@ impl<T> PeakAndFinal<T> {
     }
 }
 
-/// The round of each checkpoint: a new one begins where a process comes again.
+/// The round of each checkpoint: a new one begins when a process comes again.
 fn rounds(checkpoints: &[At]) -> Vec<usize> {
     let (mut round, mut met) = (0, Vec::new());
     let numbers = checkpoints.iter().map(|(process, _)| {
@@ -120,9 +121,9 @@ fn rounds(checkpoints: &[At]) -> Vec<usize> {
 }
 
 impl Endings {
-    /// Of the processes that these checkpoints are of, which ended so. With the program ended whose end came after the
-    /// last checkpoint of all, and who was measured as it ended, or ran on, shortly before that checkpoint, when none
-    /// began after that in its place.
+    /// How the processes of these checkpoints ended. A process ended with the program if it ended
+    /// after the very last checkpoint, or if its measurement at its end, or while it ran on, came
+    /// shortly before that checkpoint and no process began after that in its place.
     pub fn of(checkpoints: &[ProgramCheckpoint], ends: &[ProcessEnd]) -> Self {
         let Some(end_ns) = checkpoints.last().map(|at| at.checkpoint.time_ns) else {
             return Self::default();
@@ -176,7 +177,7 @@ impl Endings {
     }
 }
 
-/// The median; of two in the middle the lower.
+/// The median; of two in the middle, the lower one.
 pub fn median<T: Copy + PartialOrd>(values: &[T]) -> Option<T> {
     let mut sorted = values.to_vec();
     sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
@@ -254,10 +255,11 @@ mod tests {
             (&*endings.lasting, &*endings.before),
             (&[2, 4, 0][..], &[1][..])
         );
-        // One that began after another had ended is in its place.
+        // A process that began after another had ended takes its place.
         checkpoints[7].began_ns = 2_850_000_000;
         assert_eq!(Endings::of(&checkpoints, &[]).lasting, [4, 0]);
-        // A round of final checkpoints may take longer than that: who ended after the last of them was there.
+        // A round of final checkpoints may take longer than that: a process that ended after the
+        // last of them was there.
         let end = |process, checkpoints| ProcessEnd {
             process,
             checkpoints,
@@ -308,7 +310,7 @@ mod tests {
         assert_eq!(of(vec![end(1, 2), end(2, 3)]), (43, 2));
         assert_eq!(of(vec![end(1, 4), end(2, 4)]), (84, 2));
         assert_eq!(of(vec![end(1, 2), end(2, 5)]), (44, 43));
-        // What a damaged program claims.
+        // As a damaged program may claim.
         assert_eq!(of(vec![end(1, 0), end(2, 99)]), (44, 43));
     }
 

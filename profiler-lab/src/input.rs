@@ -14,25 +14,25 @@ use profiler_target::open_checked;
 use profiler_trace::limits::Stopped;
 use profiler_trace::trace::ReadError;
 
-/// How long to wait before it is looked whether a signal came, in ms.
+/// The time between two checks whether a signal came, in ms.
 const WAIT_MS: u8 = 50;
 
 /// An opened recording.
 #[derive(Debug)]
 pub struct Input {
     file: File,
-    /// Whether it can keep its reader waiting.
+    /// Whether it can make its reader wait.
     waits: bool,
     interrupted: Arc<AtomicBool>,
 }
 
 impl Input {
-    /// Opens a regular file or a pipe; of a pipe without a writer, reading waits for one. Anybody may
-    /// have put a link to a device there, and merely opening one can do harm (a watchdog, a tape): of
-    /// all else only what is open as stdin is read.
+    /// Opens a regular file or a pipe; for a pipe without a writer, reading waits for one. Anybody
+    /// may have put a link to a device there, and merely opening one can do harm (a watchdog, a
+    /// tape): other kinds of files are read only if they are open as stdin.
     ///
     /// # Errors
-    /// When it cannot be opened, or is of another kind.
+    /// If it cannot be opened, or is of another kind.
     pub fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, ReadError> {
         let mut is_stdin = false;
         let opened = open_checked(path, |about| {
@@ -63,7 +63,7 @@ impl Input {
 const NO_RECORDING: &str = "it is neither a regular file nor a pipe; name a recording, or copy what \
                             it holds into a file";
 
-/// Whether this is what this process was given to read.
+/// Whether this is the file that this process got as stdin.
 fn is_open_as_stdin(about: &Metadata) -> bool {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let given = stdin.and_then(|stdin| stdin.metadata());
@@ -80,8 +80,8 @@ impl Read for Input {
                 wait_for(self.file.as_fd(), PollFlags::POLLIN, &self.interrupted)?;
             }
             match self.file.read(buf) {
-                // Another reader of the pipe was quicker; or it is a file of the kernel's, which looks like
-                // a regular one and has nothing at present.
+                // Another reader of the pipe was quicker; or it is one of the kernel's files, which
+                // looks like a regular one and is empty at present.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.waits = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => return read,
@@ -93,7 +93,7 @@ impl Read for Input {
 /// Waits until a descriptor is ready, or a signal came.
 ///
 /// # Errors
-/// [`Stopped::Interrupted`], or what the kernel says.
+/// [`Stopped::Interrupted`], or the kernel's error.
 pub fn wait_for(
     fd: std::os::fd::BorrowedFd<'_>,
     ready: PollFlags,
@@ -105,7 +105,7 @@ pub fn wait_for(
         }
         let mut waiting = [PollFd::new(fd, ready)];
         match poll(&mut waiting, PollTimeout::from(WAIT_MS)) {
-            // The flag is looked at again.
+            // The flag is checked again.
             Ok(0) | Err(Errno::EINTR | Errno::EAGAIN) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),

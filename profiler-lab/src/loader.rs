@@ -20,7 +20,8 @@ const FOLDERS: [&str; 6] = [
 ];
 /// How the cache begins, alone or after one of the old form.
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
-/// Bytes of its head: the name, how many entries, bytes of texts, flags and reserved ones.
+/// The length of its head: the name, the number of entries, the bytes of texts, flags and reserved
+/// ones.
 const HEAD: usize = 48;
 /// Bytes of an entry: flags, the places of the name and of the path, a version, a mask of hardware.
 const ENTRY: usize = 24;
@@ -32,7 +33,7 @@ const OURS: u32 = 0x0a03;
 /// No cache is longer.
 const LONGEST: u64 = 64 << 20;
 
-/// The library `name` below another root directory: in the folders alone that loaders search by
+/// The library `name` below another root directory, only in the directories that loaders search by
 /// themselves. What is there was put there by others, and on a file system that may not answer.
 pub(super) fn find_below(root: &Path, name: &str) -> Option<PathBuf> {
     let mut all = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
@@ -53,14 +54,14 @@ pub(super) fn find(name: &str) -> Option<PathBuf> {
 /// The path of a library by the cache's own bytes.
 fn in_cache(bytes: &[u8], name: &str) -> Option<PathBuf> {
     let begins = bytes.windows(MAGIC.len()).position(|at| at == MAGIC)?;
-    // Places are counted from there.
+    // Offsets are relative to this.
     let cache = &bytes[begins..];
     let word = |at: usize| {
         let bytes = cache.get(at..at.checked_add(4)?)?;
         Some(u32::from_le_bytes(bytes.try_into().ok()?))
     };
     let text = |at: u32| cache.get(at as usize..)?.split(|byte| *byte == 0).next();
-    // It says how many there are; there cannot be more than it has room for.
+    // It claims a number of entries; there cannot be more than there is room for.
     let room = cache.len().saturating_sub(HEAD) / ENTRY;
     let entries = room.min(word(MAGIC.len())? as usize);
     (0..entries).find_map(|number| {

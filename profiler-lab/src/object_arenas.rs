@@ -7,8 +7,9 @@ use profiler_trace::compile::{ObjectBytes, ProgramCheckpoint, Summary};
 use super::figures::Endings;
 use super::outcome::Run;
 
-/// What those arenas had at each checkpoint of a recording that has what was asked of them: it is part of what is compared,
-/// because `PYTHONMALLOC=malloc` moves all of it to malloc. Each at least, and at most.
+/// The size of those arenas at each checkpoint of a recording that contains the requests to them:
+/// it is part of the comparison, because `PYTHONMALLOC=malloc` moves all of it to malloc. A lower
+/// and an upper bound each.
 #[derive(Debug)]
 pub(super) struct ObjectArenas {
     least: Vec<u64>,
@@ -17,16 +18,18 @@ pub(super) struct ObjectArenas {
 
 /// The least and the most that they may have had.
 type Range = (u64, u64);
-/// A moment, in ns, and what they had then.
+/// A time, in ns, and their size then.
 type Known = (u64, u64);
 
 impl ObjectArenas {
-    /// `None` where nothing of it was recorded, Python had no such allocator, or it is not known what a process had that
-    /// went on after its last checkpoint and counts to what is final.
+    /// `None` if nothing of it was recorded, Python had no such allocator, or the size is unknown
+    /// for a process that continued after its last checkpoint and counts towards the final value.
     ///
-    /// Between two checkpoints of a process the arenas are taken to have changed evenly, and to have room for what lived. A child has its parent's when
-    /// it is forked: pages that both share count for both, as in all that is recorded. After what is known last they are as
-    /// they were, unless more objects live than fit: at least these, and at most as many more as have come.
+    /// Between two checkpoints of a process the arenas are assumed to have changed evenly, and to
+    /// have room for the live objects. A child has its parent's when it is forked: pages that both
+    /// share count for both, as in everything recorded. After the last known size they stay as they
+    /// were, unless more objects live than fit: then at least these, and at most as many more as
+    /// were added.
     pub(super) fn of(summary: &Summary, checkpoints: &[ProgramCheckpoint]) -> Option<Self> {
         let arenas = Arenas::of(summary, checkpoints);
         let endings = Endings::of(checkpoints, &summary.ends);
@@ -43,12 +46,13 @@ impl ObjectArenas {
         has_some.then_some(Self { least, most })
     }
 
-    /// What they had at least.
+    /// Their least size.
     pub(super) fn least(&self) -> &[u64] {
         &self.least
     }
 
-    /// What was measured in likely runs, and in those that only widen the range, with what the arenas had.
+    /// The measurements of likely runs, and of those that only widen the range, with the size of
+    /// the arenas added.
     pub(super) fn with(&self, likely: &[Run], bounds: &[Run]) -> (Vec<Run>, Vec<Run>) {
         let mut wide = with(bounds, &self.least);
         if self.least != self.most {
@@ -58,7 +62,7 @@ impl ObjectArenas {
         (with(likely, &self.least), wide)
     }
 
-    /// What was measured, with the most that they may have had.
+    /// The measurements, with the largest possible size of the arenas added.
     pub(super) fn with_most(&self, runs: &[Run]) -> Vec<Run> {
         with(runs, &self.most)
     }
@@ -78,9 +82,9 @@ fn with(runs: &[Run], arenas: &[u64]) -> Vec<Run> {
 
 /// What is known of them, by process.
 struct Arenas {
-    /// What was recorded, in order.
+    /// The recorded sizes, in order.
     known: HashMap<u32, Vec<Known>>,
-    /// When a process was forked, and what its parent had then.
+    /// When a process was forked, and the size of its parent's then.
     forked: HashMap<u32, (u64, Range)>,
 }
 
@@ -103,7 +107,7 @@ impl Arenas {
         arenas
     }
 
-    /// What is known of a process before and after this time.
+    /// The known sizes of a process before and after this time.
     fn around(&self, process: u32, time_ns: u64) -> (Option<Known>, Option<Known>) {
         let known = self.known.get(&process).map_or(&[][..], Vec::as_slice);
         let after = known.partition_point(|(at_ns, _)| *at_ns < time_ns);
@@ -116,14 +120,15 @@ impl Arenas {
         matches!(self.around(process, time_ns), (Some(_), None))
     }
 
-    /// What a process had at this time; `objects` is what it requested since the last known value.
+    /// The size for a process at this time; `objects` is what it requested since the last known
+    /// value.
     fn at(&self, process: u32, time_ns: u64, objects: &ObjectBytes) -> Range {
         let (before, after) = self.around(process, time_ns);
         let forked = self.forked.get(&process);
         let before = before.map(|(at_ns, bytes)| (at_ns, (bytes, bytes)));
         match (before.or(forked.copied()), after) {
             (Some((before_ns, (least, most))), Some(after)) => {
-                // What lives has room.
+                // There is room for what lives.
                 let of = |bytes| between((before_ns, bytes), after, time_ns).max(objects.most);
                 (of(least), of(most))
             }
@@ -137,7 +142,7 @@ impl Arenas {
     }
 }
 
-/// What there was at this time, between two at which it is known.
+/// The size at this time, between two times at which it is known.
 fn between(before: Known, after: Known, time_ns: u64) -> u64 {
     let whole = after.0.saturating_sub(before.0);
     if whole == 0 {
@@ -154,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// A checkpoint of a process at this time, with what its arenas had where that was recorded.
+    /// A checkpoint of a process at this time, with the size of its arenas if that was recorded.
     fn at(process: u32, time_ns: u64, pymalloc_bytes: Option<u64>) -> ProgramCheckpoint {
         ProgramCheckpoint {
             checkpoint: Checkpoint {
@@ -235,7 +240,7 @@ mod tests {
         let of = |checkpoints: &[ProgramCheckpoint]| found(summary.clone(), checkpoints);
         let expected = [same(100), same(200), (260, 280), (230, 270), same(300)];
         assert_eq!(of(&checkpoints), Some(expected.to_vec()));
-        // One that was measured, and ended some time later.
+        // A process that was measured, and ended some time later.
         let mut measured = checkpoints.clone();
         measured[1] = at(1, 16, Some(210));
         let expected = [same(100), same(210), (260, 290), (230, 270), same(300)];

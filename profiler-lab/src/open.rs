@@ -31,10 +31,10 @@ pub struct Compiled {
     pub trouble: Option<Incomplete>,
 }
 
-/// Opens and compiles the trace at `path`, or a recording of another tool, until it is interrupted.
+/// Opens and compiles the trace at `path`, or another tool's recording, until it is interrupted.
 ///
 /// # Errors
-/// When it cannot be opened, or nothing of it be read.
+/// If it cannot be opened, or nothing in it can be read.
 pub fn open(
     path: &Path,
     limits: Limits,
@@ -48,7 +48,7 @@ pub fn open(
 /// Compiles a recording, within the limits of a meter.
 ///
 /// # Errors
-/// When nothing of it can be read, or there is no room for the program.
+/// If nothing in it can be read, or there is no room for the program.
 pub fn compile(mut trace: impl TraceSource, meter: Meter) -> Result<Compiled, CompileError> {
     let mut builder = ProgramBuilder::new(trace.description().clone(), meter)?;
     let mut added = AddedCheckpoints::default();
@@ -58,22 +58,22 @@ pub fn compile(mut trace: impl TraceSource, meter: Meter) -> Result<Compiled, Co
     Ok(Compiled { program, trouble })
 }
 
-/// When to measure besides.
+/// When to take additional measurements.
 #[derive(Debug, Default)]
 struct AddedCheckpoints {
     events: u64,
     /// Events since the last checkpoint.
     since: u64,
     time_ns: u64,
-    /// What was live of each process at its checkpoints, by its number.
+    /// The live bytes of each process at its checkpoints, by its number.
     processes: Vec<AtCheckpoints>,
-    /// What was live of all of them together when all were measured.
+    /// The live bytes of all of them together when all were measured.
     most_of_all: u64,
-    /// Whether the recording has checkpoints of its own.
+    /// Whether the recording has its own checkpoints.
     recorded: bool,
 }
 
-/// What was live of a process at its checkpoints.
+/// The live bytes of a process at its checkpoints.
 #[derive(Copy, Clone, Debug, Default)]
 struct AtCheckpoints {
     /// The most at any of them.
@@ -81,7 +81,7 @@ struct AtCheckpoints {
     last: u64,
     /// Whether one of them was recorded.
     recorded: bool,
-    /// Whether the last was that of its end: what it does then is taking apart what it had.
+    /// Whether the last one was at its end: after that it only takes apart what it had.
     is_final: bool,
 }
 
@@ -129,7 +129,8 @@ impl AddedCheckpoints {
             && live as f64 >= self.most_of_all as f64 * GROWTH
     }
 
-    /// Measures all that have changed since they last were: what they had together is the sum of what each had last.
+    /// Measures all processes that have changed since their last measurement: their total is the
+    /// sum of the last values.
     fn add_all(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
         self.most_of_all = builder.live_bytes();
         for process in FIRST..builder.processes() {
@@ -161,8 +162,8 @@ impl AddedCheckpoints {
         (process == FIRST || of.recorded) && has_grown(live, of.most)
     }
 
-    /// At the end each process is measured once more, if one has grown since its last checkpoint: then that was
-    /// not the last of it. Where nothing was recorded, the end is what is final.
+    /// At the end each process is measured once more, if one has grown since its last checkpoint,
+    /// which was then not its last state. If nothing was recorded, the end gives the final value.
     fn end(&mut self, builder: &mut ProgramBuilder) -> io::Result<()> {
         if self.events == 0 {
             return Ok(());
@@ -190,7 +191,8 @@ impl AddedCheckpoints {
         builder.add_checkpoint(process, self.time_ns)
     }
 
-    /// A checkpoint of a process is there; what is known of those of it, if there may be one.
+    /// Notes a checkpoint of a process. Returns what is known of that process's checkpoints, if it
+    /// may have one.
     fn note(&mut self, process: u32, builder: &ProgramBuilder) -> Option<&mut AtCheckpoints> {
         self.since = 0;
         let live = builder.live_bytes_of(process)?;

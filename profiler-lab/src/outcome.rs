@@ -5,7 +5,7 @@ use profiler_core::sample::Sample;
 use super::failure::Failure;
 use super::figures::{Endings, Figure, PeakAndFinal, median};
 
-/// What was measured in one run.
+/// The measurements of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// malloc's resident bytes at each checkpoint of the trace.
@@ -23,23 +23,23 @@ pub struct Run {
 pub struct Outcome {
     /// Runs as the program most likely ran.
     pub runs: Vec<Run>,
-    /// Runs as it may have run as well, which only widen the range: large blocks of which nothing is known
-    /// left untouched, or gaps filled in the other way.
+    /// Alternative runs, which only widen the range: with large blocks of unknown use left
+    /// untouched, or gaps filled in the other way.
     pub bounds: Vec<Run>,
-    /// Why it could not be played.
+    /// Why it could not be replayed.
     pub failure: Option<Failure>,
-    /// The player's first process at its end, of one of the runs.
+    /// The player's first process at its end, from one of the runs.
     pub sample: Option<Sample>,
 }
 
 impl PeakAndFinal<Figure> {
-    /// Of an outcome, by the processes of its checkpoints and when these ended; `None` when it has no run that
-    /// came to its end.
+    /// From an outcome, by the processes of its checkpoints and when these ended; `None` if no run
+    /// of it completed.
     pub fn of_outcome(outcome: &Outcome, processes: &[u32], endings: &Endings) -> Option<Self> {
         Self::of_runs(&outcome.runs, &outcome.bounds, processes, endings)
     }
 
-    /// The same of runs, and of those that only widen the range.
+    /// The same from runs, and from those that only widen the range.
     pub fn of_runs(
         likely: &[Run],
         bounds: &[Run],

@@ -27,10 +27,11 @@ use super::recorded;
 use super::report::{self, CandidateReport, Checkpoint, Measured, Report, TraceFacts};
 use super::verdict::verdict;
 
-/// A share of the most that was live from which uncertainty about touched pages is played out.
+/// The share of the peak live bytes from which uncertainty about touched pages is replayed both
+/// ways.
 const NOTABLE_TOUCH: f64 = 0.01;
-/// Where what is not known of the arenas of Python's object allocator makes a larger share of a peak, that peak is not
-/// known.
+/// If the uncertainty about the arenas of Python's object allocator makes up a larger share of a
+/// peak, that peak is unknown.
 const VAGUE_PEAK: f64 = 0.1;
 
 /// What `replay` does.
@@ -44,12 +45,13 @@ pub struct ReplayOptions {
     pub tunables: Vec<Tunable>,
     /// Runs of each candidate that is random.
     pub runs: Option<u32>,
-    /// Bytes that the trace may come to, and that tables may take ([`Limits`]); `None` is the default.
+    /// The most bytes that the trace may have, and that tables may take ([`Limits`]); `None` is the
+    /// default.
     pub max_size: Option<u64>,
     /// See above.
     pub max_memory: Option<u64>,
-    /// Whether the object that the trace names as the allocator may be loaded, if it is root's or the
-    /// caller's own.
+    /// Whether the object that the trace names as the allocator may be loaded, if it belongs to
+    /// root or the caller.
     pub allow_recorded: bool,
 }
 
@@ -124,9 +126,9 @@ pub fn replay(
     Ok(report)
 }
 
-/// What a recording is played into.
+/// What a recording is replayed into.
 struct Tried {
-    /// The baseline, what is compared with it, and the steps of its gap.
+    /// The baseline, the candidates compared with it, and the steps of its gap.
     candidates: Vec<Candidate>,
     /// How many of them are shown: the steps are not.
     shown: usize,
@@ -185,7 +187,7 @@ impl PlayedSet<'_> {
     fn report(&self, options: &ReplayOptions) -> Report {
         let mut rows: Vec<CandidateReport> =
             (0..self.shown).map(|number| self.row(number)).collect();
-        // What does not differ from what the program had needs what it needs.
+        // A candidate that does not differ from what the program had has the same needs.
         let baseline = rows[0].clone();
         for row in rows.iter_mut().filter(|row| row.same_as_now.is_some()) {
             row.measured = baseline.measured;
@@ -236,13 +238,14 @@ impl PlayedSet<'_> {
         }
     }
 
-    /// The arenas of Python's object allocator, where these count and a candidate has them.
+    /// The arenas of Python's object allocator, if these count and a candidate has them.
     fn arenas(&self, number: usize) -> Option<&ObjectArenas> {
         let arenas = self.objects.as_ref();
         arenas.filter(|_| !self.candidates[number].objects)
     }
 
-    /// What a candidate had at the checkpoints in its runs, and in those that only widen the range: with those arenas.
+    /// The values of a candidate at the checkpoints in its runs, and in those that only widen the
+    /// range: including those arenas.
     fn runs(&self, number: usize) -> (Vec<Run>, Vec<Run>) {
         let Outcome { runs, bounds, .. } = &self.outcomes[number];
         match self.arenas(number) {
@@ -287,7 +290,7 @@ impl PlayedSet<'_> {
         all
     }
 
-    /// The recorded checkpoints with what these runs had.
+    /// The recorded checkpoints with the values of these runs.
     fn checkpoints_of(&self, likely: &[Run], bounds: &[Run]) -> Vec<Checkpoint> {
         let all = self.checkpoints.iter().enumerate();
         let all = all.filter_map(|(number, reached)| {
@@ -316,7 +319,7 @@ impl PlayedSet<'_> {
     }
 
     fn points(&self) -> Vec<Point> {
-        // malloc's alone: what the arenas had is not played.
+        // malloc's alone: the arenas are not replayed.
         let now = self.checkpoints_of(&self.outcomes[0].runs, &self.outcomes[0].bounds);
         let points = now.iter().map(|checkpoint| Point {
             time_ns: checkpoint.time_ns,
@@ -353,13 +356,12 @@ impl PlayedSet<'_> {
         }
     }
 
-    /// The allocator that was recorded and the one that stood for it, where these are not known to
-    /// be the same.
+    /// The recorded allocator and the one that replaced it, if these are not known to be the same.
     fn other_allocator(&self) -> Option<(String, String)> {
         let description = self.program.description();
         let recorded = description.malloc.as_ref()?.to_string();
         let played = self.candidates[0].allocator.as_ref().ok()?;
-        // The C library's own is the one that the player had.
+        // For the C library's own allocator it is the player's.
         let played = match played.object {
             Some(_) => played.identity.title().to_string(),
             None => self.outcomes[0].sample.as_ref()?.target.libc.clone()?,
@@ -405,7 +407,7 @@ impl PlayedSet<'_> {
         }
     }
 
-    /// The checkpoint at which is what is final.
+    /// The checkpoint that gives the final value.
     fn last(&self) -> Option<&ProgramCheckpoint> {
         let only_played = self.endings().only_played;
         let mut all = self.checkpoints.iter().rev();
@@ -419,15 +421,16 @@ impl PlayedSet<'_> {
         Some(PeakAndFinal::of_ending(&all, &self.endings())?.at_end)
     }
 
-    /// What was live at the end of the recording; `None` where the last checkpoint is of a process that ended,
-    /// which takes apart what it had, and of several processes, whose ends free what they had.
+    /// The live bytes at the end of the recording; `None` if the last checkpoint is of a process
+    /// that ended, which takes apart what it had, and for several processes, whose ends free what
+    /// they had.
     fn kept_bytes(&self) -> Option<u64> {
         let is_final = self.last()?.checkpoint.figures.is_final;
         let is_one = self.summary.processes == 1;
         (is_one && !is_final).then_some(self.summary.end_live_bytes)
     }
 
-    /// The gap in parts, when every replay that it takes came to its end.
+    /// The gap in parts, if every replay that it needs was completed.
     fn shares(&self, causes: &[GapCause], facts: &Facts<'_>) -> Vec<Share> {
         let of = |number: usize| -> Option<PeakAndFinal<u64>> {
             let outcome = self.outcomes.get(number)?;
@@ -466,7 +469,7 @@ fn foreign(description: &TraceDescription) -> Option<String> {
     format.filter(|format| !format.is_empty())
 }
 
-/// What the format that was read does not hold, in words.
+/// A description of what the format that was read does not contain.
 fn lacking(description: &TraceDescription) -> Vec<String> {
     let lacks = description.lacks.iter();
     lacks.map(|what| what.replace('_', " ")).collect()

@@ -13,33 +13,33 @@ use super::calibrate::Calibration;
 use super::failure::Failure;
 use super::figures::{Figure, PeakAndFinal};
 
-/// The whole of it.
+/// The whole report.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was played.
+    /// What was replayed.
     pub trace: TraceFacts,
-    /// How far it can be trusted.
+    /// How far the replay can be trusted.
     pub calibration: Calibration,
-    /// What the program had, then all others by what they need at the end; those that failed last.
+    /// What the program had, then all others by what they need at the end; failed ones come last.
     pub candidates: Vec<CandidateReport>,
     /// The gap between glibc and jemalloc in parts; empty when one of the two is not known.
     pub shares: Vec<Share>,
     /// What to do, in sentences.
     pub verdict: String,
-    /// Whether the user ended it before all was played.
+    /// Whether the user stopped it before everything was replayed.
     pub interrupted: bool,
-    /// What this kernel or fragscope's privileges do not allow of confining players, in sentences.
+    /// What this kernel or fragscope's privileges do not allow for confining players, in sentences.
     pub not_confined: Vec<String>,
 }
 
-/// What a trace says of itself.
+/// What a trace says about itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TraceFacts {
     /// Its file.
     pub path: String,
     /// The program's command line.
     pub command: Option<String>,
-    /// Its number.
+    /// Its pid.
     pub pid: Option<u64>,
     /// Python's name and version.
     pub python: Option<String>,
@@ -51,7 +51,7 @@ pub struct TraceFacts {
     pub cpus: Option<u64>,
     /// When it was recorded.
     pub started_at: Option<String>,
-    /// The foreign format that it was read from.
+    /// The foreign format from which it was read.
     pub format: Option<String>,
     /// What that format does not hold.
     pub lacks: Vec<String>,
@@ -59,7 +59,7 @@ pub struct TraceFacts {
     pub events: u64,
     /// Events lost.
     pub lost: u64,
-    /// Events that were left out: of more threads or processes than can be played.
+    /// Events that were left out: those of threads or processes beyond the limits.
     pub left_out: u64,
     /// Threads.
     pub threads: u32,
@@ -67,33 +67,36 @@ pub struct TraceFacts {
     pub processes: u32,
     /// How long the recording took, in nanoseconds: to its last event or checkpoint.
     pub duration_ns: u64,
-    /// Whether all figures include what Python's object allocator had, because what was asked of it was recorded.
+    /// Whether all figures include the memory of Python's object allocator, because the requests to
+    /// it were recorded.
     pub has_objects: bool,
-    /// Whether that was to be recorded, and is not in it.
+    /// Whether those requests were to be recorded but are missing.
     pub lacks_objects: bool,
     /// Calls of `malloc_trim`: they are played too.
     pub trims: u64,
     /// The most bytes live at once, as requested.
     pub peak_live_bytes: u64,
-    /// Bytes live where the memory is final, likewise; `None` without any checkpoint.
+    /// Bytes live at the final checkpoint, likewise; `None` without any checkpoint.
     pub live_at_final_bytes: Option<u64>,
-    /// Bytes live at the end of the recording, which is later, likewise; `None` where the program was seen to end,
-    /// and took apart what it had.
+    /// Bytes live at the end of the recording, which is later, likewise; `None` if the program was
+    /// seen to end and took apart what it had.
     pub kept_bytes: Option<u64>,
     /// Checkpoints with the program's resident memory.
     pub checkpoints: u64,
-    /// When the last checkpoint was, which is what is final, in nanoseconds as above.
+    /// The time of the last checkpoint, which gives the final value, in nanoseconds as above.
     pub last_checkpoint_ns: u64,
     /// Why it was not read to its end.
     pub trouble: Option<Incomplete>,
-    /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not loaded.
+    /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not
+    /// loaded.
     pub not_taken: Vec<String>,
-    /// Of what kind the reason is for which its allocator was not loaded.
+    /// The kind of the reason for which its allocator was not loaded.
     pub not_loaded: Option<ErrorKind>,
 }
 
 impl TraceFacts {
-    /// Whether events of the program are not in what was played. A file may claim to lack any number.
+    /// Whether events of the program are missing from the replay. A file may claim to lack any
+    /// number.
     pub const fn lacks_events(&self) -> bool {
         self.lost > 0 || self.left_out > 0
     }
@@ -102,33 +105,33 @@ impl TraceFacts {
 /// One candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CandidateReport {
-    /// How it is called: a build's name stands for its defaults.
+    /// Its name: a build's name stands for its defaults.
     pub name: CandidateName,
-    /// What was played; `None` when it cannot be had.
+    /// What was replayed; `None` if it is not available.
     pub allocator: Option<PlayableAllocator>,
     /// Whether it is what the program had.
     pub is_baseline: bool,
-    /// Whether Python asks malloc for its objects under it.
+    /// Whether Python calls malloc for its objects under it.
     pub objects: bool,
-    /// All variables that it takes.
+    /// All variables that it needs.
     pub env: Vec<(String, String)>,
-    /// Those of them to set where the program ran.
+    /// The ones of them to set where the program ran.
     pub set: Vec<(String, String)>,
     /// Those to unset there.
     pub unset: Vec<String>,
-    /// What has to be done besides.
+    /// What else must be done.
     pub step: Option<String>,
     /// What it costs, in words.
     pub price: String,
-    /// What was measured; `None` when it failed.
+    /// The measurements; `None` if it failed.
     pub measured: Option<Measured>,
     /// Why it failed.
     pub failure: Option<Failure>,
-    /// Why it was not played, being the same as what the program had.
+    /// Why it was not replayed because it is the same as what the program had.
     pub same_as_now: Option<String>,
-    /// Its place among those that came to their end, from 1.
+    /// Its place among the completed ones, from 1.
     pub rank: Option<PeakAndFinal<usize>>,
-    /// What was replayed at each checkpoint of the trace.
+    /// The replayed value at each checkpoint of the trace.
     pub checkpoints: Vec<Checkpoint>,
 }
 
@@ -141,7 +144,7 @@ pub struct Checkpoint {
     pub process: u32,
     /// malloc's resident bytes, the median of the runs.
     pub resident_bytes: u64,
-    /// The least of all runs, with large blocks untouched where that is uncertain.
+    /// The least of all runs, including those with large blocks untouched if that is uncertain.
     pub low_bytes: u64,
     /// The most of all runs.
     pub high_bytes: u64,
@@ -153,12 +156,13 @@ pub struct Checkpoint {
     pub on_request: bool,
 }
 
-/// What was measured of a candidate.
+/// The measurements of a candidate.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// malloc's memory: resident and swapped bytes.
     pub memory: PeakAndFinal<Figure>,
-    /// Whether too little is known of what children had of Python's object allocator to say its peak: it lies in its range.
+    /// Whether too little is known of Python's object allocator in children to give its peak: it is
+    /// within its range.
     pub peak_is_unknown: bool,
     /// Runs.
     pub runs: u32,
@@ -166,7 +170,7 @@ pub struct Measured {
     pub cpu_seconds: f64,
     /// Page faults of playing, likewise.
     pub faults: u64,
-    /// Kernel calls for memory of playing, likewise; `None` where they could not be counted.
+    /// Kernel calls for memory in the replay, likewise; `None` if they could not be counted.
     pub kernel_calls: Option<u64>,
 }
 
@@ -176,9 +180,9 @@ impl Report {
         self.candidates.iter().find(|row| row.is_baseline)
     }
 
-    /// Candidates that need so much less at the end than the baseline that switching is worthwhile,
-    /// if the result is reliable: the replay is trusted, or its error is small compared with the
-    /// saving.
+    /// Candidates that need so little at the end compared with the baseline that switching is
+    /// worthwhile, if the result is reliable: the replay is trusted, or its error is small compared
+    /// with the saving.
     pub fn worthwhile(&self) -> impl Iterator<Item = &CandidateReport> {
         let had = self.now().and_then(|row| row.measured);
         self.candidates.iter().filter(move |row| {
@@ -196,7 +200,7 @@ impl Report {
 }
 
 impl CandidateReport {
-    /// Of one that was not played yet.
+    /// The report of a candidate that was not replayed yet.
     pub fn of(name: CandidateName) -> Self {
         Self {
             name,
@@ -216,7 +220,7 @@ impl CandidateReport {
         }
     }
 
-    /// The same as what the program had, as tests make it.
+    /// The same as what the program had, for tests.
     #[cfg(test)]
     pub(crate) fn into_baseline(self) -> Self {
         Self {
@@ -225,7 +229,7 @@ impl CandidateReport {
         }
     }
 
-    /// Whether it was played in this allocator, of whatever build and with whatever settings.
+    /// Whether it was replayed in this allocator, in any build and with any settings.
     pub fn is_under(&self, kind: Allocator) -> bool {
         let played = self.allocator.as_ref();
         played.is_some_and(|allocator| allocator.identity.is(kind))
@@ -233,7 +237,7 @@ impl CandidateReport {
 }
 
 impl Measured {
-    /// The least saving at the end that is worth while.
+    /// The smallest saving at the end that is worthwhile.
     pub(super) fn worth(&self) -> u64 {
         worth::OF_REPLAY.least(self.memory.at_end.bytes)
     }
@@ -244,14 +248,14 @@ impl Measured {
         own.saturating_sub(other)
     }
 
-    /// Whether that is worth while.
+    /// Whether that is worthwhile.
     pub(super) fn saves_with(&self, other: &Self) -> bool {
         self.saved_with(other) >= self.worth()
     }
 }
 
-/// Puts what the program had first, then the others by what they need at the end, those that failed
-/// last, and gives everyone its ranks.
+/// Puts what the program had first, then the others by what they need at the end, failed ones last,
+/// and sets the ranks.
 pub fn rank(rows: &mut [CandidateReport]) {
     rows.sort_by_key(|row| {
         let last = row.measured.map_or(u64::MAX, |m| m.memory.at_end.bytes);

@@ -18,12 +18,12 @@ use super::candidates::{self, Candidate, Facts};
 use super::play::{PlayError, PlayedCheckpoint, ProgramBuilder, ReplayProgram, Setup, play_along};
 use super::recorded;
 
-/// Events taken in are passed on at this interval.
+/// The interval at which received events are passed on.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// A shadow that is this many operations behind cannot keep up: they take 1 GiB of the temporary
 /// directory.
 const MAX_OPS_BEHIND: u64 = 1 << 26;
-/// Shadows end when the host has less of its memory available than this part of it.
+/// Shadows end when less than this part of the host's memory is available.
 const PRESSED: u64 = 20;
 
 /// What is known of the shadows, shared with the thread that shows it.
@@ -36,7 +36,7 @@ impl SharedWhatIf {
         self.lock().clone()
     }
 
-    /// What the probes cost that record for the shadows.
+    /// The cost of the probes that record for the shadows.
     pub fn set_cost(&self, cost: ProbeCost) {
         self.lock().cost = Some(cost);
     }
@@ -69,7 +69,7 @@ struct Player {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Between a player's thread and the one that feeds it.
+/// Shared by a player's thread and the thread that feeds it.
 #[derive(Debug, Default)]
 struct Link {
     played: AtomicU64,
@@ -90,11 +90,11 @@ impl Link {
 }
 
 impl Shadows {
-    /// Starts a shadow of the allocator and the settings that the worker has, by which the others are
-    /// judged, and one for each of `allocators`; what they come to is shared.
+    /// Starts a shadow with the worker's allocator and settings, by which the others are judged,
+    /// and one for each of `allocators`; their results are shared.
     ///
     /// # Errors
-    /// When there is no room for the program or no thread.
+    /// If there is no room for the program or no thread.
     pub fn start(
         description: TraceDescription,
         allocators: &[PlayableAllocator],
@@ -160,21 +160,21 @@ impl Shadows {
     /// Takes in the next item of the worker's stream.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no room.
     pub fn item(&mut self, item: Item) -> io::Result<()> {
         self.events += u64::from(matches!(item, Item::Event(_)));
         self.builder.item(item)
     }
 
-    /// Events taken in.
+    /// Events received.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Passes on what was taken in, when it is time, and gives room back.
+    /// Passes on what was received, when it is time, and frees room.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no room.
     pub fn pass_on(&mut self) -> io::Result<()> {
         if self.published.elapsed() < PUBLISH_INTERVAL {
             return Ok(());
@@ -223,7 +223,7 @@ impl Shadows {
     }
 }
 
-/// What the worker has.
+/// The worker's allocator and settings.
 fn baseline(description: &TraceDescription) -> Candidate {
     let facts = Facts {
         description,
@@ -235,13 +235,13 @@ fn baseline(description: &TraceDescription) -> Candidate {
     candidates::baseline(&facts).0
 }
 
-/// A path is long, and its end names it.
+/// A path is long, and its end identifies it.
 fn short_title(allocator: &PlayableAllocator) -> String {
     let title = allocator.title();
     title.rsplit('/').next().unwrap_or(&title).to_owned()
 }
 
-/// How long a session waits at its end for its shadows.
+/// How long a session waits for its shadows at its end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Drop for Shadows {
@@ -249,7 +249,7 @@ impl Drop for Shadows {
         for player in &mut self.players {
             player.link.end("the session ended before it had caught up");
             if let Some(thread) = player.thread.take() {
-                // One that panicked has ended too.
+                // A thread that panicked has ended too.
                 let _ = thread.join();
             }
         }
@@ -286,7 +286,7 @@ fn follow(
     shared.set(number, |shadow| shadow.ended = Some(ended));
 }
 
-/// What malloc of the worker itself had at a checkpoint, swapped bytes included.
+/// malloc's memory of the worker itself at a checkpoint, including swapped bytes.
 fn worker_bytes(program: &ReplayProgram, at: &PlayedCheckpoint) -> Option<u64> {
     let all = program.checkpoints();
     let reached = all

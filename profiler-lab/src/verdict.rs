@@ -8,12 +8,12 @@ use profiler_core::worth;
 use super::calibrate::{Calibration, error};
 use super::report::{CandidateReport, Measured, Report};
 
-/// A share of the gap from which a cause dominates.
+/// The share of the gap from which a cause dominates.
 const DOMINANT_SHARE: f64 = 0.5;
 /// From this share on, live memory counts as all of the memory.
 const IN_USE: f64 = 0.8;
 
-/// The verdict on a report in which all else is there.
+/// The verdict on a report that is otherwise complete.
 pub fn verdict(report: &Report) -> String {
     let now = report.now().and_then(|row| Some((row, row.measured?)));
     if let Some(said) = now.and_then(|(_, had)| too_little(report, &had)) {
@@ -40,7 +40,7 @@ pub fn verdict(report: &Report) -> String {
     said.join(" ")
 }
 
-/// Of a program that asked malloc for so little that nothing can save anything to speak of.
+/// For a program that requested so little from malloc that no saving matters.
 fn too_little(report: &Report, had: &Measured) -> Option<String> {
     // What was not measured may have been anything.
     let recorded = report.calibration.compared?.peak.0;
@@ -66,7 +66,8 @@ fn default_of(report: &Report, build: BuildId) -> Option<&CandidateReport> {
     rows.find(|row| row.name.is_default_of(build))
 }
 
-/// What stands although the replay is off by more than is trusted: an effect far larger than the error.
+/// What is certain although the error of the replay is larger than trusted: an effect far larger
+/// than the error.
 fn in_spite_of_the_error(report: &Report, had: &Measured) -> Option<String> {
     let worst = report.calibration.worst_error?;
     let (row, with) = report
@@ -165,7 +166,7 @@ fn has_it_already(report: &Report) -> Option<String> {
     ))
 }
 
-/// Which cause makes the gap, where one does.
+/// The cause that dominates the gap, if there is one.
 fn dominant(report: &Report, had: &Measured) -> Option<String> {
     let gap: i64 = report.shares.iter().map(|share| share.bytes.at_end).sum();
     let known = report
@@ -185,7 +186,7 @@ fn dominant(report: &Report, had: &Measured) -> Option<String> {
     })
 }
 
-/// The candidate that needs least, and what it is compared with jemalloc.
+/// The candidate that needs least, and how it compares with jemalloc.
 fn best(report: &Report, had: &Measured, jemalloc: Option<&Measured>, helps: bool) -> String {
     let others = report.candidates.iter().filter(|row| !row.is_baseline);
     let others = others.filter_map(|row| Some((row, row.measured?)));
@@ -423,7 +424,7 @@ mod tests {
             said.contains("8.0 MiB at the end instead of 200.0 MiB"),
             "{said}"
         );
-        // However much it is off, what is left of the saving is one.
+        // However large the error is, the rest of the saving remains.
         assert!(of(Some(0.088), 140).contains("140.0 MiB at the end instead of 200.0 MiB"));
         assert!(of(Some(0.3), 8).contains("off by up to 30.0 %"));
         assert!(of(Some(0.088), 160).starts_with("No verdict"));

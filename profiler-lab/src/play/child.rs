@@ -29,13 +29,13 @@ use super::{PlayError, ReplayProgram, Setup};
 
 /// How long to wait for a message before progress is checked, in ms.
 const WAIT_MS: u8 = 50;
-/// How long after its pipe is closed a process has ended: what is left of its end by then is little.
+/// How long after its pipe is closed a process has ended: little of its end remains by then.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
-/// How long after the end of its first process the others of a player have ended, which were killed with
-/// it.
+/// How long after the end of a player's first process its other processes, which were killed with
+/// it, have ended.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
-/// What the processes of a player do.
+/// What a player's processes are doing.
 #[derive(Copy, Clone, Debug, Default)]
 pub(super) struct Activity {
     /// The processor time that they took so far.
@@ -44,25 +44,25 @@ pub(super) struct Activity {
     pub(super) is_runnable: bool,
 }
 
-/// A player that runs. It is ended when this is dropped.
+/// A running player. It is ended when this is dropped.
 #[derive(Debug)]
 pub(super) struct Child {
     process: process::Child,
-    /// Who suspends it with fragscope.
+    /// The guard that suspends it with fragscope.
     guard: Arc<PlayGuard>,
     control: Control,
     /// The allocator that should have been loaded, until that was seen.
     to_be_loaded: Option<Preload>,
-    /// When its pipe was seen to be closed.
+    /// When its pipe was found closed.
     closed_since: Option<Instant>,
-    /// Whether nobody wants to know what becomes of it, nor to wait for that.
+    /// Whether nobody wants its result any more or waits for it.
     is_cancelled: bool,
-    /// What [`kernel_kills`] was when it was started.
+    /// The value of [`kernel_kills`] when it was started.
     kernel_kills_before: u64,
 }
 
-/// Whether what a player does is still wanted. There may be thousands of processes to look at: it is asked
-/// before each.
+/// Whether the work of a player is still wanted. There may be thousands of processes to look at:
+/// this is checked before each.
 pub(super) type Wanted<'a> = dyn Fn() -> bool + 'a;
 
 fn still(wanted: &Wanted<'_>) -> Result<(), PlayError> {
@@ -72,8 +72,8 @@ fn still(wanted: &Wanted<'_>) -> Result<(), PlayError> {
     }
 }
 
-/// How many processes the kernel has ended for want of memory so far, of the host or of a control group;
-/// 0 where it does not say.
+/// How many processes the kernel's OOM killer has ended so far, on the host or in a control group;
+/// 0 if it does not say.
 fn kernel_kills() -> u64 {
     let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = counts
@@ -97,7 +97,8 @@ impl Child {
         let (process, guard) = spawn(&mut command.command)?;
         let own = Pid::from_raw(process.id() as i32);
         if setup.background {
-            // Not before it executes: until then the lock is held, and on a busy host that would take long.
+            // Not before it executes: until then the lock is held, and on a busy host that would
+            // take long.
             set_priority(own, LOWEST);
         }
         let mut child = Self {
@@ -116,14 +117,14 @@ impl Child {
         Ok(child)
     }
 
-    /// A guard that somebody ended, or the kernel because it was suspended, is replaced.
+    /// Replaces a guard that was ended by somebody, or by the kernel because it was suspended.
     pub(super) fn keep_guarded(&mut self) -> Result<(), PlayError> {
         if self.guard.is_alive() {
             return Ok(());
         }
         self.guard = PlayGuard::shared().map_err(PlayError::Start)?;
         self.guard.watch(self.own()).map_err(PlayError::Start)?;
-        // The former one may have suspended it.
+        // The former guard may have suspended it.
         let _ = killpg(self.own(), Signal::SIGCONT);
         Ok(())
     }
@@ -133,12 +134,12 @@ impl Child {
         Pid::from_raw(self.process.id() as i32)
     }
 
-    /// Its number.
+    /// Its pid.
     pub(super) fn pid(&self) -> i32 {
         self.own().as_raw()
     }
 
-    /// It is not wanted any more: its end is not waited for.
+    /// It is not wanted any more: nobody waits for its end.
     pub(super) fn cancel(&mut self) {
         self.is_cancelled = true;
     }
@@ -148,14 +149,14 @@ impl Child {
         &self.control
     }
 
-    /// The kernel's number of one of its processes; `None` when that does not run. What the player
-    /// says is not taken for more than it is: one outside of its group is none of its.
+    /// The pid of one of its processes; `None` if that does not run. The player's word is not
+    /// trusted further: a process outside its group is not its own.
     pub(super) fn pid_of(&self, process: u32) -> io::Result<Option<i32>> {
         let pid = self.control.pid(process)?;
         Ok(pid.filter(|&pid| self.has(pid)))
     }
 
-    /// Whether it has a process of this number that has not ended.
+    /// Whether a process with this pid belongs to it and has not ended.
     fn has(&self, pid: i32) -> bool {
         let stat = || Process::new(pid)?.stat();
         stat().is_ok_and(|stat| stat.pgrp == self.pid() && !matches!(stat.state, 'Z' | 'X'))
@@ -164,8 +165,8 @@ impl Child {
     /// Whether all of its processes together have more bytes resident or swapped. Pages that they
     /// share count once.
     ///
-    /// `shared` is how much its own shared mappings may come to; the kernel does not distinguish them from
-    /// those that an object has made to hide what it takes.
+    /// `shared` is the most that its own shared mappings may come to; the kernel does not
+    /// distinguish them from mappings that an object has made to hide what it takes.
     pub(super) fn has_more_than(
         &self,
         limit: u64,
@@ -177,7 +178,7 @@ impl Child {
         let sum = |of: fn(&Process) -> ProcResult<u64>| -> Result<u64, PlayError> {
             pids.iter().try_fold(0u64, |sum, &pid| {
                 still(wanted)?;
-                // One that has just ended has nothing.
+                // A process that has just ended has nothing.
                 let bytes = Process::new(pid).and_then(|one| of(&one)).unwrap_or(0);
                 Ok(sum.saturating_add(bytes))
             })
@@ -188,17 +189,17 @@ impl Child {
         Ok(pids.len() == 1 || sum(proportional_bytes)? > limit)
     }
 
-    /// What its processes do.
+    /// What its processes are doing.
     pub(super) fn activity(&self, wanted: &Wanted<'_>) -> Result<Activity, PlayError> {
         let mut all = Activity::default();
         for pid in self.pids(wanted)? {
             still(wanted)?;
-            // One that has just ended does nothing.
+            // A process that has just ended does nothing.
             let Ok(process) = Process::new(pid) else {
                 continue;
             };
             let ticks = process.stat().map_or(0, |stat| {
-                // Of children that it has waited for too.
+                // Includes children that it has waited for.
                 let waited = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
                 stat.utime + stat.stime + waited
             });
@@ -210,7 +211,7 @@ impl Child {
         Ok(all)
     }
 
-    /// Its processes that are there.
+    /// Its existing processes.
     fn pids(&self, wanted: &Wanted<'_>) -> Result<Vec<i32>, PlayError> {
         let mut pids: Vec<i32> = self
             .control
@@ -218,7 +219,7 @@ impl Child {
             .into_iter()
             .map(|(_, pid)| pid)
             .collect();
-        // Before it has begun to play it says nothing.
+        // Before it has begun to play it reports nothing.
         pids.push(self.pid());
         pids.sort_unstable();
         pids.dedup();
@@ -244,11 +245,11 @@ impl Child {
         let mut waiting = [PollFd::new(messages.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waiting, PollTimeout::from(WAIT_MS)) {
             Ok(0) => {
-                // Other processes of it may keep the pipe open.
+                // Other processes of the player may keep the pipe open.
                 if let Some(status) = self.ended()? {
                     return Err(self.why_it_ended(status));
                 }
-                // One that failed said so before it ended.
+                // A process that failed reported it before it ended.
                 let lost = self.lost(wanted)?.filter(|_| !self.has_sent());
                 return match lost {
                     Some(process) => {
@@ -267,7 +268,7 @@ impl Child {
             return self.closed();
         }
         let message = PlayerMessage::of(byte[0]);
-        // One that failed may be gone before its mappings can be read.
+        // A player that failed may be gone before its mappings can be read.
         if message != Some(PlayerMessage::Failure) {
             self.check_loaded()?;
         }
@@ -278,7 +279,7 @@ impl Child {
         }
     }
 
-    /// Whether a message of it waits to be received.
+    /// Whether a message from it waits to be received.
     fn has_sent(&self) -> bool {
         let Some(messages) = &self.process.stdout else {
             return false;
@@ -287,7 +288,8 @@ impl Child {
         poll(&mut waiting, PollTimeout::ZERO) == Ok(1)
     }
 
-    /// Its pipe was closed: by its end, or by an object that it loaded, which may go on for ever.
+    /// Its pipe was closed: because it ended, or by an object that it loaded, which may run for
+    /// ever.
     fn closed(&mut self) -> Result<Option<PlayerMessage>, PlayError> {
         if let Some(status) = self.ended()? {
             return Err(self.why_it_ended(status));
@@ -302,12 +304,12 @@ impl Child {
         Ok(None)
     }
 
-    /// A process of the program, by its number there, that has ended before its part was played: the
-    /// others would wait for it in vain.
+    /// A process of the program, by its number there, that has ended before its part was played:
+    /// the others would wait for it in vain.
     fn lost(&self, wanted: &Wanted<'_>) -> Result<Option<u32>, PlayError> {
         for (process, pid) in self.control.pids()? {
             still(wanted)?;
-            // What leaves says so before it ends.
+            // A process that leaves reports it before it ends.
             if !self.has(pid) && self.control.pid(process)? == Some(pid) {
                 return Ok(Some(process));
             }
@@ -315,8 +317,8 @@ impl Child {
         Ok(None)
     }
 
-    /// How its first process ended, if it has. It is not waited for before the drop: until then its
-    /// number is its own, by which others may end it.
+    /// How its first process ended, if it has. It is not reaped before the drop: until then nobody
+    /// else gets its pid, by which others may end it.
     fn ended(&self) -> io::Result<Option<process::ExitStatus>> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let raw = match waitid(Id::Pid(Pid::from_raw(self.pid())), flags) {
@@ -336,7 +338,7 @@ impl Child {
         }
     }
 
-    /// The loader goes on without what it cannot load, and only says so.
+    /// The loader continues without what it cannot load, and only prints a message.
     fn check_loaded(&mut self) -> Result<(), PlayError> {
         let Some(preload) = self.to_be_loaded.take() else {
             return Ok(());
@@ -368,7 +370,7 @@ impl Child {
         PlayError::Player(format!("it ended by itself ({status}) {said}"))
     }
 
-    /// It crashed, by what is said of that and what it wrote last.
+    /// The error for a crash, with how it crashed and what it wrote last.
     fn crashed(&mut self, how: &str) -> PlayError {
         let said = self.last_line();
         PlayError::Crashed(match said.is_empty() {
@@ -377,7 +379,7 @@ impl Child {
         })
     }
 
-    /// The last line that it wrote on stderr, of those there are.
+    /// The last line that it has written to stderr.
     fn last_line(&mut self) -> String {
         let Some(said) = &mut self.process.stderr else {
             return String::new();
@@ -395,14 +397,14 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Before it is waited for: then its number may become another's.
+        // Before it is reaped: then its pid may be reused.
         let own = Pid::from_raw(self.pid());
         if !players().begin_to_end(own) {
-            // It was waited for when all were ended.
+            // It was reaped when all were ended.
             return;
         }
         self.guard.forget(own);
-        // All of its processes: until the first was waited for, nobody else can have its number.
+        // All of its processes: until the first is reaped, nobody else can have its pid.
         kill(own);
         // Where kernel calls are not restricted it may have left the group.
         let _ = self.process.kill();
@@ -437,7 +439,7 @@ fn resident_bytes(process: &Process) -> ProcResult<u64> {
     Ok(all.into_iter().flatten().sum::<u64>() << 10)
 }
 
-/// The same with each page divided by how many processes have it.
+/// The same with each page divided by the number of processes that have it.
 fn proportional_bytes(process: &Process) -> ProcResult<u64> {
     let rollup = process.smaps_rollup()?;
     let all = rollup.memory_map_rollup.0;

@@ -23,7 +23,7 @@ use super::{PlayError, ReplayProgram, Setup, cores};
 /// The player, compiled by the build script.
 const PLAYER: &[u8] = include_bytes!(env!("FRAGSCOPE_PLAYER"));
 
-/// How a player is executed, and what it may have then.
+/// How a player is executed, and the limits that apply to it.
 pub(super) struct PlayerCommand {
     pub(super) command: Command,
     pub(super) grants: PlayerGrants,
@@ -38,7 +38,7 @@ pub(super) fn command(
     let (for_program, for_control) = (program.for_player()?, control.for_player()?);
     let mut command = Command::new(player().map_err(PlayError::Start)?);
     command
-        // What `ps` shows of it.
+        // The name that `ps` shows.
         .arg0("fragscope-player")
         .env_clear()
         .envs(setup.env.iter().map(|(name, value)| (name, value)))
@@ -49,7 +49,7 @@ pub(super) fn command(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // It may have one of them only, and allocators make arenas by their number.
+    // It may run on only one of them, but allocators create arenas by their number.
     let cpus = setup.cpus.unwrap_or_else(|| cores() as u32);
     command.env(name(CPUS_VARIABLE), cpus.to_string());
     let mut kept = vec![for_program, for_control];
@@ -62,9 +62,9 @@ pub(super) fn command(
     Ok(PlayerCommand { command, grants })
 }
 
-/// Executes a player, and adds it to those that run.
+/// Executes a player, and adds it to the list of running ones.
 pub(super) fn spawn(command: &mut Command) -> Result<(process::Child, Arc<PlayGuard>), PlayError> {
-    // Held until it is among them: none is started once they were ended.
+    // Held until the player is in the list: none is started once all were ended.
     let mut players = players();
     if players.are_over {
         return Err(PlayError::Cancelled);
@@ -73,7 +73,7 @@ pub(super) fn spawn(command: &mut Command) -> Result<(process::Child, Arc<PlayGu
     let guard = PlayGuard::shared().map_err(PlayError::Start)?;
     let started = command.spawn();
     let process = started.map_err(|error| match error.kind() {
-        // The file is in memory: it is its interpreter that is missing.
+        // The file is in memory, so its interpreter is missing.
         io::ErrorKind::NotFound if !Path::new(LOADER).exists() => PlayError::NoLoader(LOADER),
         _ => PlayError::Start(error),
     })?;
@@ -86,7 +86,7 @@ fn name(variable: &std::ffi::CStr) -> String {
 }
 
 /// The path of the player, in memory. It is opened for reading only: a file that is open for
-/// writing is not executed.
+/// writing cannot be executed.
 fn player() -> io::Result<String> {
     static FILE: OnceLock<File> = OnceLock::new();
     if FILE.get().is_none() {
@@ -99,6 +99,6 @@ fn player() -> io::Result<String> {
         let _ = FILE.set(read);
     }
     let fd = FILE.get().map_or(-1, AsRawFd::as_raw_fd);
-    // The new process has it until it executes it.
+    // The new process has the descriptor until it executes the file.
     Ok(format!("/proc/self/fd/{fd}"))
 }

@@ -17,7 +17,7 @@ use super::{GapFill, PlayError, Setup, Touch};
 pub(super) struct Control(File);
 
 impl Control {
-    /// A control block with what the setup says.
+    /// A control block with the values of the setup.
     pub(super) fn new(setup: &Setup, executes: bool) -> io::Result<Self> {
         let file = File::from(memfd_create(c"fragscope-control", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(size_of::<Layout>() as u64)?;
@@ -58,22 +58,22 @@ impl Control {
         Ok((cpu_ns, self.word(offset_of!(Layout, faults))?))
     }
 
-    /// The kernel's number of a process, as the player says; `None` when it does not run.
+    /// The pid of a process, as reported by the player; `None` if it does not run.
     pub(super) fn pid(&self, process: u32) -> io::Result<Option<i32>> {
         let at = offset_of!(Layout, pids) + process as usize * size_of::<u32>();
         let pid = self.half_word(at)? as i32;
         Ok((pid > 0).then_some(pid))
     }
 
-    /// Where the stacks of a process's threads lie, as the player says: that is no memory of the
-    /// allocator's.
+    /// Where the stacks of a process's threads are, as reported by the player: that memory is not
+    /// the allocator's.
     pub(super) fn stacks(&self, process: u32) -> io::Result<AddrRange> {
         let at = offset_of!(Layout, stacks) + process as usize * size_of::<u64>();
         let stacks = AddrRange::with_len(RemoteAddr::new(self.word(at)?), STACKS_BYTES as u64);
         Ok(stacks.unwrap_or_default())
     }
 
-    /// The kernel's numbers of all processes that run, each with its number in the program.
+    /// The pids of all running processes, each with its number in the program.
     pub(super) fn pids(&self) -> io::Result<Vec<(u32, i32)>> {
         let mut bytes = [0; size_of::<u32>() * MAX_PROCESSES as usize];
         self.0
@@ -83,7 +83,7 @@ impl Control {
         Ok((0..).zip(pids).filter(|&(_, pid)| pid > 0).collect())
     }
 
-    /// Why the player failed, as it says.
+    /// Why the player failed, as it reports.
     pub(super) fn failure(&self) -> io::Result<PlayError> {
         let detail = self.word(offset_of!(Layout, detail))?;
         let player = |what: &str| PlayError::Player(what.to_owned());

@@ -15,22 +15,22 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use profiler_target::{Deadline, Guard, IDLE_CHECK, ProcessGroup, is_suspended};
 
-/// What it shows as.
+/// Its process name.
 const GUARD_NAME: &CStr = c"play-guard";
 
-/// The guard of all players that run.
+/// The guard of all running players.
 #[derive(Debug)]
 pub(super) struct PlayGuard(Mutex<Guard>);
 
-/// What it is asked for, in four bytes: a player's group to watch, or with the sign changed to watch no
-/// longer.
+/// A request to it, in four bytes: a player's group to watch, or with the sign changed to stop
+/// watching.
 type Request = i32;
 
 impl PlayGuard {
-    /// The one there is, or a new one.
+    /// The existing guard, or a new one.
     ///
     /// # Errors
-    /// When none can be started.
+    /// If none can be started.
     pub(super) fn shared() -> io::Result<Arc<Self>> {
         static SHARED: Mutex<Weak<PlayGuard>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ impl PlayGuard {
             return Ok(running);
         }
         let own_state = File::open("/proc/self/stat")?;
-        // It is never needed: without it players run on.
+        // Never essential: without it players run on.
         let guard = Guard::start(GUARD_NAME, &[own_state.as_raw_fd()], |channel, _| {
             serve(channel, &own_state);
         })?;
@@ -47,22 +47,22 @@ impl PlayGuard {
         Ok(new)
     }
 
-    /// Whether it has not been ended by somebody.
+    /// Whether it is still there, not ended by somebody.
     pub(super) fn is_alive(&self) -> bool {
         self.get().is_alive()
     }
 
-    /// From now on it watches this group.
+    /// Makes it watch this group from now on.
     ///
     /// # Errors
-    /// When it was ended.
+    /// If it was ended.
     pub(super) fn watch(&self, player: Pid) -> io::Result<()> {
         self.ask(player.as_raw())
     }
 
-    /// It no longer does, before the number may become another's.
+    /// Makes it stop watching, before the number may be reused.
     pub(super) fn forget(&self, player: Pid) {
-        // One that was ended does not.
+        // A guard that was ended watches nothing.
         let _ = self.ask(-player.as_raw());
     }
 
@@ -77,7 +77,7 @@ impl PlayGuard {
 
 /// The guard's life.
 fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
-    // One that is suspended while players are could not let them go on.
+    // If it were suspended while players are, it could not resume them.
     let mut deadline = Deadline::new().ok();
     let mut moved_on: Option<Instant> = None;
     let mut players = Vec::new();
@@ -85,10 +85,10 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
     let send = |players: &[ProcessGroup], signal| {
         players.iter().for_each(|player| player.send(signal));
     };
-    // As often as fragscope looks at the players, it is checked whether fragscope is suspended.
+    // It checks as often whether fragscope is suspended as fragscope checks the players.
     while take_requests(&mut channel, &mut players, super::CHECK_EVERY) {
         let is_suspended = is_suspended(state_of_fragscope.as_raw_fd());
-        // While it is suspended it waits for nobody, so that all numbers are still theirs.
+        // While fragscope is suspended it reaps nobody, so all pids are still theirs.
         if !take_requests(&mut channel, &mut players, Duration::ZERO) {
             break;
         }
@@ -102,7 +102,7 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
         if let Some(deadline) = &mut deadline
             && (are_suspended || moved_on.is_none_or(|at| at.elapsed() >= IDLE_CHECK))
         {
-            // Without it, it ends all the same, but where somebody suspends it.
+            // If this fails, it ends all the same, unless somebody suspends it.
             let _ = match are_suspended {
                 true => deadline.unset(),
                 false => deadline.set_idle(),
@@ -110,11 +110,12 @@ fn serve(mut channel: UnixStream, state_of_fragscope: &File) {
             moved_on = (!are_suspended).then(Instant::now);
         }
     }
-    // fragscope is gone. What it forgot has ended; the others end now, whatever they are at.
+    // fragscope is gone. The groups it removed have ended; the others end now, whatever they are
+    // doing.
     send(&players, Signal::SIGKILL);
 }
 
-/// Does what fragscope asks for, after waiting for it for a while; no at the end of the channel.
+/// Handles fragscope's requests, after waiting a while for them; false at the end of the channel.
 fn take_requests(
     channel: &mut UnixStream,
     players: &mut Vec<ProcessGroup>,

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-/// The calls by which allocators get memory and give it back.
+/// The calls with which allocators get memory and return it.
 const COUNTED: [c_long; 6] = [
     libc::SYS_brk,
     libc::SYS_mmap,
@@ -16,7 +16,7 @@ const COUNTED: [c_long; 6] = [
     libc::SYS_mprotect,
 ];
 
-/// Where the number of the tracepoint is, below the tracing file system.
+/// The file with the number of the tracepoint, below the tracing file system.
 const TRACEPOINT: &str = "events/raw_syscalls/sys_enter/id";
 /// Where that file system is mounted.
 const TRACING: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -43,12 +43,12 @@ const ENABLE: libc::c_ulong = 0x2400;
 /// `PERF_EVENT_IOC_SET_FILTER`.
 const SET_FILTER: libc::c_ulong = 0x4008_2406;
 
-/// Counts the calls of a process and of all that it starts, from its making on.
+/// Counts the calls of a process and of all that it starts, from its creation on.
 #[derive(Debug)]
 pub(super) struct Calls(Vec<File>);
 
 impl Calls {
-    /// Begins to count; the process waits meanwhile, else a thread may be missed.
+    /// Begins to count; the process must wait meanwhile, or a thread may be missed.
     pub(super) fn of(pid: i32) -> io::Result<Self> {
         let tracepoint = tracepoint()?;
         let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
@@ -97,7 +97,7 @@ fn counter(tracepoint: u64, thread: c_long) -> io::Result<File> {
     let counter = File::from(owned(fd)?);
     let wanted = COUNTED.map(|call| format!("id == {call}")).join(" || ");
     let wanted = std::ffi::CString::new(wanted)?;
-    // SAFETY: a text with its zero.
+    // SAFETY: a text with its terminating zero.
     let set = unsafe { libc::ioctl(counter.as_raw_fd(), SET_FILTER, wanted.as_ptr()) };
     nix::errno::Errno::result(set)?;
     // SAFETY: no argument.
@@ -124,7 +124,7 @@ fn tracepoint() -> io::Result<u64> {
 /// The tracing file system, mounted nowhere.
 fn mount_tracing() -> io::Result<OwnedFd> {
     let (cloexec, create, none): (c_long, c_long, c_long) = (1, 6, 0);
-    // SAFETY: a name with its zero, `FSOPEN_CLOEXEC`.
+    // SAFETY: a name with its terminating zero, `FSOPEN_CLOEXEC`.
     let fd = unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), cloexec) };
     let context = owned(fd)?;
     let null = ptr::null::<libc::c_char>();
@@ -139,6 +139,6 @@ fn mount_tracing() -> io::Result<OwnedFd> {
 /// The descriptor that a call gave.
 fn owned(given: c_long) -> io::Result<OwnedFd> {
     let fd = nix::errno::Errno::result(given)? as RawFd;
-    // SAFETY: the kernel just gave it, to us alone.
+    // SAFETY: the kernel just returned it, to this process alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -41,13 +41,13 @@ const CHECK_EVERY: Duration = Duration::from_millis(50);
 pub struct Setup {
     /// The allocator's shared object; `None` is the C library's own malloc.
     pub preload: Option<PathBuf>,
-    /// The environment of the process, all of it.
+    /// The environment of the process, complete.
     pub env: Vec<(String, String)>,
-    /// What is done with large blocks of which it is not known how much of them is touched.
+    /// How large blocks are treated if it is not known how much of them is touched.
     pub touch: Touch,
-    /// What the gaps between blocks from before the recording are filled with.
+    /// What fills the gaps between blocks from before the recording.
     pub fill: GapFill,
-    /// Whether what Python asks of its object allocator is asked of this one.
+    /// Whether Python's requests to its object allocator go to this allocator.
     pub objects: bool,
     /// `malloc_trim(0)` is called at this interval of the program's time.
     pub trim_every: Option<Duration>,
@@ -57,13 +57,13 @@ pub struct Setup {
     pub trim_at_checkpoints: bool,
     /// The number of processors that the allocator sees; `None` is this machine's.
     pub cpus: Option<u32>,
-    /// The processor to play on: threads take turns, so one is enough, and turns are quicker there.
+    /// The processor to run on: threads take turns, so one is enough, and turns are quicker there.
     pub core: Option<usize>,
     /// The player is ended when it has more bytes resident.
     pub memory_limit: Option<u64>,
-    /// Time without progress after which it is taken to hang; `None` is 20 s.
+    /// Time without progress after which it is considered hung; `None` is 20 s.
     pub patience: Option<Duration>,
-    /// Whether it gives way to everything else that wants a processor.
+    /// Whether it yields to everything else that wants a processor.
     pub background: bool,
     /// Whether to count kernel calls: meanwhile those of all processes here take a little longer.
     pub count_calls: bool,
@@ -71,7 +71,7 @@ pub struct Setup {
     pub walk: bool,
 }
 
-/// What is done with large blocks of which it is not known how much of them is touched.
+/// How large blocks are treated if it is not known how much of them is touched.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum Touch {
     /// They are written to from end to end.
@@ -81,8 +81,8 @@ pub enum Touch {
     Least,
 }
 
-/// What the gaps between blocks from before the recording are filled with, for allocators that are not
-/// the C library's own (`docs/prediction.md`).
+/// What fills the gaps between blocks from before the recording, for allocators other than the C
+/// library's own (`docs/prediction.md`).
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum GapFill {
     /// Blocks of the sizes of live ones nearby; large ones where most of the heap is large gaps.
@@ -119,7 +119,7 @@ pub struct PlayedCheckpoint {
     pub process: u32,
     /// Whether the checkpoint is one of the trace, or was added.
     pub recorded: bool,
-    /// malloc's resident bytes, swapped ones included: what the target would need.
+    /// malloc's resident bytes, including swapped ones: what the target would need.
     pub resident_bytes: u64,
     /// Bytes live, as asked for.
     pub live_bytes: u64,
@@ -134,13 +134,13 @@ impl Played {
     }
 }
 
-/// Why a player did not come to its end.
+/// Why a player did not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum PlayError {
     /// It could not be started.
     #[error("the player did not start: {0}")]
     Start(io::Error),
-    /// Nothing can execute it here.
+    /// Nothing here can execute it.
     #[error(
         "players need {0} of the GNU C library (Debian's libc6), which is not there: install it, or save a session \
              here and have it explained on a host that has it"
@@ -151,10 +151,10 @@ pub enum PlayError {
     NotLoaded {
         /// The allocator.
         path: PathBuf,
-        /// What the loader said.
+        /// The loader's message.
         why: String,
     },
-    /// It was ended by a signal.
+    /// A signal ended it.
     #[error("crashed ({})", visible(.0))]
     Crashed(String),
     /// Somebody else ended it.
@@ -164,7 +164,7 @@ pub enum PlayError {
         "by somebody else"
     })]
     Killed {
-        /// Whether the kernel ended any process for want of memory meanwhile.
+        /// Whether the kernel's OOM killer ended any process meanwhile.
         for_memory: bool,
     },
     /// It made no progress.
@@ -175,16 +175,16 @@ pub enum PlayError {
         /// Operations there are.
         of: u64,
     },
-    /// It grew beyond what it was allowed.
+    /// It grew beyond its limit.
     #[error("needed more than {} and was ended", bytes(*limit_bytes))]
     TooLarge {
-        /// What it was allowed.
+        /// The limit.
         limit_bytes: u64,
     },
     /// The allocator gave no memory.
     #[error("gave no memory for a block of {bytes} bytes")]
     NoMemory {
-        /// What was asked for.
+        /// The requested size.
         bytes: u64,
     },
     /// The player itself failed.
@@ -193,7 +193,7 @@ pub enum PlayError {
     /// It could not be measured.
     #[error("cannot read the memory of the player: {0}")]
     Unreadable(#[from] OpenError),
-    /// Talking to it failed.
+    /// The communication with it failed.
     #[error("cannot communicate with the player: {0}")]
     Io(#[from] io::Error),
     /// fragscope is to end.
@@ -201,16 +201,16 @@ pub enum PlayError {
     Cancelled,
 }
 
-/// Processors to play on: those that fragscope may use.
+/// Processors to run on: those that fragscope may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Plays a program; `progress` gets how many operations have been played now and then, and ends
-/// the player by giving false.
+/// Plays a program; `progress` is called from time to time with the number of operations played,
+/// and ends the player by returning false.
 ///
 /// # Errors
-/// Whatever keeps it from coming to its end.
+/// Whatever prevents it from completing.
 pub fn play(
     program: &ReplayProgram,
     setup: &Setup,
@@ -219,11 +219,10 @@ pub fn play(
     play_along(program, setup, progress, &|_| {})
 }
 
-/// The same of a program that may grow; `on_checkpoint` gets each checkpoint when it is
-/// reached.
+/// The same for a program that may grow; `on_checkpoint` gets each checkpoint when it is reached.
 ///
 /// # Errors
-/// As [`play`].
+/// As for [`play`].
 pub fn play_along(
     program: &ReplayProgram,
     setup: &Setup,
@@ -246,7 +245,7 @@ pub fn play_along(
         }
         let message = checked?;
         match message {
-            // The failure is an error of receiving it.
+            // The failure is reported as an error of receiving it.
             None | Some(PlayerMessage::Failure) => {}
             Some(PlayerMessage::Start) => {
                 if setup.count_calls {
@@ -276,7 +275,7 @@ pub fn play_along(
     };
     child.go_on()?;
     progress(program.published());
-    // The last word of a process holds all that it used.
+    // The last message of a process contains all that it used.
     let usage = measurements.usage.values();
     let (cpu_ns, faults) = usage.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     Ok(Played {
@@ -298,7 +297,7 @@ const SAMPLING: SamplingOptions = SamplingOptions {
     max_walk: None,
 };
 
-/// What was measured of a player's processes.
+/// The measurements of a player's processes.
 #[derive(Default)]
 struct Measurements {
     targets: BTreeMap<u32, Target>,
@@ -327,7 +326,7 @@ impl Measurements {
         Ok(measured)
     }
 
-    /// malloc's memory of one process, now; `None` when it has ended.
+    /// malloc's memory of one process, now; `None` if it has ended.
     fn resident(&mut self, child: &Child, process: u32) -> Result<Option<u64>, PlayError> {
         let Some(pid) = child.pid_of(process)? else {
             return Ok(None);

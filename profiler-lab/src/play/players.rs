@@ -25,7 +25,7 @@ pub(super) struct Players {
     pub(super) all: Vec<Pid>,
     /// Those that a thread is ending: until they were waited for their numbers are theirs.
     ending: Vec<Pid>,
-    /// While players run and what they leave behind is adopted: the children that this process had
+    /// Set while players run and their orphans are adopted: the children that this process had
     /// before, which others wait for.
     others: Option<Vec<u32>>,
     /// Whether the process is about to exit.
@@ -33,7 +33,7 @@ pub(super) struct Players {
 }
 
 impl Players {
-    /// Their processes whose parents have ended are ours to wait for: not everywhere PID 1 does so.
+    /// Their orphaned processes become our children to reap: PID 1 does not do so everywhere.
     pub(super) fn adopt(&mut self) -> io::Result<()> {
         if self.others.is_none() {
             prctl::set_child_subreaper(true)?;
@@ -42,7 +42,7 @@ impl Players {
         Ok(())
     }
 
-    /// Takes note of the ends of those that were adopted. The lock is held while a player is started.
+    /// Reaps adopted processes that have ended. The lock is held while a player is started.
     pub(super) fn reap_adopted(&self) {
         let Some(others) = &self.others else { return };
         reap_adopted(|pid| {
@@ -56,12 +56,13 @@ impl Players {
     pub(super) fn has_ended(&mut self, player: Pid) {
         self.ending.retain(|one| *one != player);
         if self.all.is_empty() && self.ending.is_empty() && self.others.take().is_some() {
-            // What is adopted from now on nobody would wait for.
+            // Nobody would wait for what is adopted from now on.
             let _ = prctl::set_child_subreaper(false);
         }
     }
 
-    /// The caller that takes a player out of the list ends it: no other may use its number from then on.
+    /// The caller that takes a player out of the list ends it: nothing else may use its pid from
+    /// then on.
     pub(super) fn begin_to_end(&mut self, player: Pid) -> bool {
         let at = self.all.iter().position(|one| *one == player);
         let found = at.map(|at| self.all.swap_remove(at));
@@ -75,9 +76,9 @@ pub(super) fn players() -> MutexGuard<'static, Players> {
     PLAYERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the players that run, for a process that is about to exit while threads of it still have some:
-/// they die with it, but leave a zombie each where nobody reaps orphans. Waits for as long as `limit`
-/// for all of them.
+/// Ends the running players, for a process that is about to exit while some of its threads still
+/// have players: they would die with it, but leave a zombie each where nobody reaps orphans. Waits
+/// up to `limit` for all of them.
 pub fn end_all(limit: Duration) {
     let all = {
         let mut players = players();
@@ -86,7 +87,7 @@ pub fn end_all(limit: Duration) {
         players.ending.extend(&all);
         all
     };
-    // From now on: one that was just being started is among them, and needs its time, too.
+    // From now on: a player that was just being started is among them, and needs its time too.
     let deadline = Instant::now() + limit;
     all.iter().for_each(|player| kill(*player));
     for player in all {
@@ -98,27 +99,28 @@ pub fn end_all(limit: Duration) {
     }
 }
 
-/// The priority of what gives way to all else that wants a processor, and of all else.
+/// The priority of processes that yield to everything else that wants a processor, and of all
+/// others.
 pub(super) const LOWEST: libc::c_int = 19;
 const NORMAL: libc::c_int = 0;
 
-/// Sets the priority of all threads of a player's processes, where that is permitted.
+/// Sets the priority of all threads of a player's processes, if permitted.
 pub(super) fn set_priority(group: Pid, priority: libc::c_int) {
     // SAFETY: takes numbers.
     unsafe { libc::setpriority(libc::PRIO_PGRP, group.as_raw() as libc::id_t, priority) };
 }
 
-/// Kills the processes of a player. Those of the lowest priority need a processor to end, which a busy host
-/// gives them late.
+/// Kills the processes of a player. Those of the lowest priority need a processor to end, which a
+/// busy host gives them late.
 pub(super) fn kill(group: Pid) {
     // Only root may; others wait for longer.
     set_priority(group, NORMAL);
-    // One that has ended and was not waited for still has its number.
+    // A process that has ended and was not reaped still has its pid.
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-/// Waits until the processes of a group, which were killed, have ended and are no zombies. What `lock`
-/// gives is held while it is looked at them, not while they are waited for.
+/// Waits until the killed processes of a group have ended and are no zombies. The result of `lock`
+/// is held while they are checked, not while waiting for them.
 pub(super) fn wait_for_all_of<L>(group: Pid, deadline: Instant, lock: impl Fn() -> L) {
     loop {
         let locked = lock();
@@ -131,7 +133,7 @@ pub(super) fn wait_for_all_of<L>(group: Pid, deadline: Instant, lock: impl Fn() 
     }
 }
 
-/// Takes note of the ends of the processes of a group; whether there is none any more.
+/// Reaps the processes of a group that have ended. Returns whether there is none any more.
 fn reap(group: Pid) -> bool {
     let any = Pid::from_raw(-group.as_raw());
     loop {

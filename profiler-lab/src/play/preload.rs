@@ -30,8 +30,8 @@ pub(super) struct Preload {
 }
 
 impl Preload {
-    /// The object at `path`. It is loaded by its path where the player can: what lies beside it is
-    /// found then. Else it is given as a file in memory.
+    /// The object at `path`. It is loaded by its path if the player can open it, so that objects
+    /// beside it are found. Else it is passed as a file in memory.
     pub(super) fn new(path: &Path, is_other_user: bool) -> Result<Self, PlayError> {
         let failed = |why: io::Error| PlayError::NotLoaded {
             path: path.to_owned(),
@@ -73,12 +73,12 @@ impl Preload {
         &self.variable
     }
 
-    /// The descriptor that the variable names, if it does, for the player to inherit.
+    /// The descriptor that the variable names, if it names one, for the player to inherit.
     pub(super) fn take_file(&mut self) -> Option<OwnedFd> {
         self.file.take()
     }
 
-    /// Whether it is mapped in a process with these `/proc/PID/maps`.
+    /// Whether a process with these `/proc/PID/maps` has it mapped.
     pub(super) fn is_in(&self, maps: &str) -> bool {
         let inode = self.inode.to_string();
         let mut lines = maps.lines();
@@ -103,6 +103,6 @@ fn in_memory(file: File) -> io::Result<File> {
     let mut copy = File::from(memfd_create(c"fragscope-allocator", MFdFlags::MFD_CLOEXEC)?);
     io::copy(&mut file.take(MAX_BYTES), &mut copy)?;
     copy.flush()?;
-    // Opened anew: this descriptor can only be read from.
+    // Opened again: this descriptor can only be read from.
     File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))
 }

@@ -34,7 +34,7 @@ pub enum CompileError {
     /// The trace cannot be read.
     #[error(transparent)]
     Read(ReadError),
-    /// There is nothing in it to play.
+    /// There is nothing in it to replay.
     #[error("the trace holds no event: there is nothing to play{}", because(.0))]
     Empty(Option<Incomplete>),
     /// A signal came while it was read.
@@ -75,7 +75,7 @@ impl From<PassError> for CompileError {
     }
 }
 
-/// A trace, compiled. Players may play it while it grows.
+/// A compiled trace. Players may play it while it grows.
 #[derive(Debug)]
 pub struct ReplayProgram {
     file: File,
@@ -93,11 +93,11 @@ struct State {
 }
 
 impl ReplayProgram {
-    /// A program of operations that are written at once, with one checkpoint at its end. `write` gives
-    /// what they come to.
+    /// A program whose operations are written at once, with one checkpoint at its end. `write`
+    /// returns their summary.
     ///
     /// # Errors
-    /// Those of `write`, or when there is no room for the program.
+    /// Those of `write`, or if there is no room for the program.
     pub fn of_operations(
         meter: Meter,
         write: impl FnOnce(&mut OperationsSink) -> io::Result<Summary>,
@@ -125,12 +125,12 @@ impl ReplayProgram {
         Ok(builder.program)
     }
 
-    /// What the trace says of the program that was recorded.
+    /// What the trace says about the recorded program.
     pub fn description(&self) -> &TraceDescription {
         &self.description
     }
 
-    /// What it holds, so far.
+    /// Its contents so far.
     pub fn summary(&self) -> Summary {
         self.state(|state| state.summary.clone())
     }
@@ -150,22 +150,22 @@ impl ReplayProgram {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// A descriptor for a player, who may only read: other players play it too.
+    /// A descriptor for a player, for reading only: other players play it too.
     pub(super) fn for_player(&self) -> io::Result<OwnedFd> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         Ok(File::open(path)?.into())
     }
 
-    /// Whether a process of it starts another program or becomes one, or still may.
+    /// Whether one of its processes starts or executes another program, or still may.
     pub(super) fn may_execute(&self) -> bool {
         self.state(|state| !state.closed || state.summary.executes)
     }
 
-    /// Bytes that players themselves take to play it, in all of their processes: the program, the control
-    /// block, slots and stacks.
+    /// Bytes that players themselves use to play it, in all of their processes: the program, the
+    /// control block, slots and stacks.
     pub(super) fn own_bytes(&self) -> u64 {
         let all = self.summary();
-        // A file on a disk is none of it.
+        // A file on a disk does not count.
         let in_memory = fstatfs(&self.file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);
         let operations = match in_memory {
             true => self.published() * size_of::<Op>() as u64 + OPS_AT as u64,
@@ -200,8 +200,8 @@ pub struct ProgramBuilder {
 /// The size of the tables is checked every this many items.
 const WEIGHED_EVERY: u32 = 4096;
 
-/// What glibc's `mmap_threshold` had grown to when the recording began; `None` where it does not grow
-/// or had not.
+/// The value to which glibc's `mmap_threshold` had grown when the recording began; `None` if it
+/// does not grow or had not.
 fn grown_mmap_threshold(description: &TraceDescription) -> Option<u64> {
     let is_seeded = description.recorder == Some(RecordedBy::Probes);
     let grown = GlibcSetting::MmapThreshold.grown(|wanted| description.glibc_setting(wanted));
@@ -212,7 +212,7 @@ impl ProgramBuilder {
     /// An empty program, within the limits of a meter.
     ///
     /// # Errors
-    /// When there is no room for it.
+    /// If there is no room for it.
     pub fn new(description: TraceDescription, meter: Meter) -> io::Result<Self> {
         let file = tempfile::tempfile()?;
         let room = fstatvfs(&file)?;
@@ -258,7 +258,7 @@ impl ProgramBuilder {
     /// Appends an item.
     ///
     /// # Errors
-    /// When there is no room, or a limit is met; what was appended before can be played.
+    /// If there is no room, or a limit is met; what was appended before can be played.
     pub fn item(&mut self, item: Item) -> io::Result<()> {
         self.weigh(&item)?;
         self.buffer.check_room()?;
@@ -287,10 +287,10 @@ impl ProgramBuilder {
         Ok(())
     }
 
-    /// Appends a checkpoint of a process that was not recorded: few enough to need no limit.
+    /// Appends a checkpoint that was not recorded: these are few enough to need no limit.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no room.
     pub fn add_checkpoint(&mut self, process: u32, time_ns: u64) -> io::Result<()> {
         self.compiler
             .add_checkpoint(process, time_ns, &mut self.buffer)?;
@@ -298,7 +298,8 @@ impl ProgramBuilder {
         self.publish_if_full()
     }
 
-    /// Whether its tables may be as large as they are, now and then and before they grow at once.
+    /// Whether its tables may be this large, checked from time to time and before they suddenly
+    /// grow.
     fn weigh(&mut self, item: &Item) -> io::Result<()> {
         let forks = match item {
             Item::Event(Event {
@@ -319,10 +320,10 @@ impl ProgramBuilder {
         self.meter.hold(TableOwner::Compiler, bytes)
     }
 
-    /// Nothing more will follow, for the reason given if it is not the end: the program.
+    /// Completes the program: nothing more will follow, for the reason given unless it is complete.
     ///
     /// # Errors
-    /// When there is nothing in it, or no room for it.
+    /// If there is nothing in it, or no room for it.
     pub fn finish(
         mut self,
         trouble: Option<Incomplete>,
@@ -340,12 +341,12 @@ impl ProgramBuilder {
         self.compiler.live_bytes_of(process)
     }
 
-    /// The processes so far: their numbers are less.
+    /// The number of processes so far: each process number is less.
     pub fn processes(&self) -> u32 {
         self.compiler.processes()
     }
 
-    /// Bytes live by now in all processes, as asked for.
+    /// Bytes live now in all processes, as requested.
     pub fn live_bytes(&self) -> u64 {
         self.compiler.live_bytes()
     }
@@ -358,7 +359,7 @@ impl ProgramBuilder {
     /// Lets players see all of it.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no room.
     pub fn publish(&mut self) -> io::Result<()> {
         self.buffer.publish()?;
         let published = self.buffer.published;
@@ -369,10 +370,10 @@ impl ProgramBuilder {
         Ok(())
     }
 
-    /// Gives back the room of what has been played by all: operations before this one.
+    /// Frees the room of operations before this one, which all have played.
     ///
     /// # Errors
-    /// When the file system cannot.
+    /// If the file system cannot.
     pub fn forget(&mut self, before: u64) -> io::Result<()> {
         let bytes = (before.min(self.buffer.published) * size_of::<Op>() as u64) & !(BLOCK - 1);
         if bytes == 0 {
@@ -388,10 +389,10 @@ impl ProgramBuilder {
         )?)
     }
 
-    /// Nothing more will follow.
+    /// Marks the end: nothing more will follow.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no room.
     pub fn close(&mut self) -> io::Result<()> {
         self.publish()?;
         if let Ok(mut state) = self.program.state.write() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::child::{Activity, Child};
 use super::{CHECK_EVERY, PlayError, ReplayProgram, Setup};
 
-/// Time without progress after which a player is taken to hang, unless the setup says another.
+/// Time without progress after which a player is considered hung, unless the setup gives another.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 /// Watches one player.
@@ -37,7 +37,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Checks a player, when it is silent or was not checked for a while.
+    /// Checks a player that is silent or was not checked for a while.
     pub(super) fn check(&mut self, child: &mut Child, is_silent: bool) -> Result<(), PlayError> {
         // A program of many checkpoints never is silent.
         if !is_silent && self.checked.elapsed() <= CHECK_EVERY {
@@ -47,7 +47,7 @@ impl<'a> Watch<'a> {
         child.keep_guarded()?;
         let played = child.control().played()?;
         let wanted = || (self.progress)(played);
-        // Before what takes its time where there are many processes.
+        // Before the checks that take long if there are many processes.
         if !wanted() {
             return Err(PlayError::Cancelled);
         }
@@ -62,7 +62,7 @@ impl<'a> Watch<'a> {
         {
             return Err(PlayError::TooLarge { limit_bytes });
         }
-        // One that has played all there is waits for more.
+        // A player that has played everything waits for more.
         let of = self.program.published();
         let patience = self.setup.patience.unwrap_or(HANGS_AFTER);
         if is_silent && played < of && self.idle.is_hang(patience) {
@@ -82,22 +82,22 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// How long a player has made no progress, as far as fragscope itself ran (while that is suspended, so is
-/// its player) and as far as it could have made any: players give way to everything, and one that waits for
-/// a processor does not hang.
+/// How long a player has made no progress, counting only time in which fragscope itself ran (while
+/// it is suspended, so is its player) and in which the player could run: players yield to
+/// everything, and one that waits for a processor does not hang.
 struct Idle {
     observed: Instant,
-    /// The processor time that the player took by then.
+    /// The processor time that the player had taken by then.
     used: Duration,
     time: Duration,
-    /// The same, however little of a processor it got.
+    /// The same, regardless of how much processor time it got.
     in_all: Duration,
 }
 
 impl Idle {
     /// The most that passes between two looks of a fragscope that runs.
     const MOST: Duration = Duration::from_secs(1);
-    /// How many times longer is waited for one that gets no processor.
+    /// By what factor the wait is longer for a player that gets no processor.
     const STARVED: u32 = 15;
 
     fn since(now: Instant) -> Self {
@@ -120,7 +120,7 @@ impl Idle {
         self.used = player.used;
     }
 
-    /// Whether it hangs, given that `patience` without progress is allowed.
+    /// Whether it hangs, if `patience` without progress is allowed.
     fn is_hang(&self, patience: Duration) -> bool {
         self.time > patience || self.in_all > patience * Self::STARVED
     }
@@ -162,15 +162,15 @@ mod tests {
             idle.observe(began + Duration::from_secs(second), runnable(10 * second));
         }
         assert_eq!(idle.time, Duration::from_millis(600));
-        // One that runs and gets nowhere does.
+        // A player that runs and gets nowhere hangs.
         for second in 61..=80 {
             let used = 600 + 1000 * (second - 60);
             idle.observe(began + Duration::from_secs(second), runnable(used));
         }
         assert_eq!(idle.time, Duration::from_millis(20_600));
         assert!(idle.is_hang(Duration::from_secs(20)));
-        // One that gets nothing for good is given up at last, also where the time that was used falls
-        // because a process of its has ended.
+        // A player that never gets a processor is given up in the end, also if the used time falls
+        // because one of its processes has ended.
         let mut idle = Idle::since(began);
         for second in 1..=299 {
             idle.observe(began + Duration::from_secs(second), runnable(300 - second));

@@ -8,8 +8,8 @@ use super::MIDDLE;
 use super::candidates::Interpretation;
 use crate::seed::WalkedHeap;
 
-/// How far a program may really be from what was played in another allocator than its own: what the
-/// program does beside the blocks that a walk shows, which mostly takes some more
+/// How far a program may differ from its replay in another allocator than its own: because of what
+/// the program does besides the blocks that a walk shows, which mostly takes some more
 /// (`docs/prediction.md`).
 const MARGIN: Margin = Margin {
     below: 0.03,
@@ -17,21 +17,22 @@ const MARGIN: Margin = Margin {
     least: 1 << 20,
 };
 
-/// The same of an allocator that gives back little of what was freed (mimalloc, tcmalloc): sizes that the
-/// program asked for long ago, which no walk shows, have taken memory of their own there.
+/// The same for an allocator that returns little of what was freed (mimalloc, tcmalloc): sizes that
+/// the program requested long ago, which no walk shows, occupy memory of their own there.
 const KEEPING_MARGIN: Margin = Margin {
     above: 0.25,
     ..MARGIN
 };
 
-/// The same of a setting of the allocator that the program has.
+/// The same for a setting of the program's own allocator.
 const OWN_MARGIN: Margin = Margin {
     below: 0.01,
     above: 0.01,
     least: 256 << 10,
 };
 
-/// Where more than this share of RSS is in swap besides, nobody knows which part of a need would be resident.
+/// If more than this share of RSS is swapped out in addition, nobody knows which part of a need
+/// would be resident.
 const MOST_SWAPPED: f64 = 0.01;
 
 struct Margin {
@@ -53,40 +54,40 @@ impl Margin {
 pub(super) struct HeapFigures {
     /// A candidate, by history.
     pub(super) all: Vec<u64>,
-    /// The same with the caches of idle threads, where there are several.
+    /// The same with the caches of idle threads, if there are several threads.
     pub(super) idle_threads: Option<u64>,
     /// The heap as it is.
     pub(super) baseline: u64,
 }
 
-/// What the walk says of the heap, for the bands.
+/// What the bands need from the walk of the heap.
 pub(super) struct Walked {
-    /// What malloc's heap takes, in bytes.
+    /// The size of malloc's heap, in bytes.
     pub(super) measured: u64,
-    /// RSS without what is purged in that; `None` where much of the process is in swap.
+    /// RSS without what is purged in that; `None` if much of the process is in swap.
     pub(super) rss: Option<u64>,
-    /// What the process took at its peak, for what it takes now.
+    /// The size of the process at its peak, relative to its size now.
     pub(super) peak: f64,
-    /// What malloc's heap took at that peak, in bytes: all that the process had more then than now is taken
-    /// to have been malloc's, and so is what is purged in what it takes now.
+    /// The size of malloc's heap at that peak, in bytes: all that the process had more then than
+    /// now is assumed to have been malloc's, and so is what is purged in its size now.
     pub(super) at_peak: u64,
-    /// Threads for each of the arenas: each keeps something of its own in mimalloc.
+    /// Threads per arena: in mimalloc each thread keeps something of its own.
     pub(super) threads_per_arena: f64,
     /// Whether several threads of the program have a part in the heap.
     pub(super) has_threads: bool,
     /// Bytes of live blocks.
     pub(super) live: u64,
-    /// Bytes of which it is not known what they are.
+    /// Bytes of unknown use.
     pub(super) unknown: u64,
-    /// Bytes that only huge pages make resident. They are not played, and are there in the heap as it is;
-    /// whether blocks elsewhere would lie in huge pages too, a walk does not show.
+    /// Bytes that only huge pages make resident. They are not replayed, and belong to the heap as
+    /// it is; a walk does not show whether blocks elsewhere would be in huge pages too.
     pub(super) blank: u64,
     /// Whether glibc serves malloc.
     pub(super) is_glibc: bool,
 }
 
 impl Walked {
-    /// Of a sample, in which malloc's heap takes `measured` bytes.
+    /// From a sample in which malloc's heap takes `measured` bytes.
     pub(super) fn of(sample: &Sample, heap: &WalkedHeap<'_>, measured: u64) -> Self {
         let arenas = heap.arenas().len();
         let kernel = &sample.kernel;
@@ -109,7 +110,7 @@ impl Walked {
         }
     }
 
-    /// What a candidate would need.
+    /// The needs under a candidate.
     pub(super) fn needs(
         &self,
         interpretation: Interpretation,
@@ -132,7 +133,8 @@ impl Walked {
             | Interpretation::UpToPeak => &MARGIN,
         };
         if is_glibc && self.is_glibc {
-            // A setting is compared with the same allocator as played: what both are off by cancels.
+            // A setting is compared with the same allocator in a replay: the error of both cancels
+            // out.
             for bytes in &mut all {
                 *bytes = bytes.saturating_add(measured).saturating_sub(baseline);
             }
@@ -168,8 +170,8 @@ impl Walked {
         match interpretation {
             Interpretation::Baseline | Interpretation::Histories => {}
             Interpretation::Idle => {
-                // Idle from its last free on, it keeps all that had not been purged until then. That the
-                // program goes on is as likely.
+                // Idle from its last free on, it keeps all that had not been purged until then. It
+                // is as likely that the program continues.
                 let unpurged = all.last().copied().unwrap_or(0);
                 middle = geometric_mean(&[middle, unpurged.max(measured)]);
                 high = high.max(self.at_peak);
@@ -182,7 +184,8 @@ impl Walked {
                 high = scaled(high, self.threads_per_arena);
             }
             Interpretation::Peak => {
-                // Which part of the process was larger then is not known: malloc's alone, or all of it.
+                // It is unknown which part of the process was larger then: malloc's alone, or all
+                // of it.
                 high = scaled(high, self.peak).max(self.at_peak);
                 middle = scaled(middle, self.peak);
             }
@@ -198,7 +201,7 @@ impl Walked {
     }
 }
 
-/// `part` for each `of`, where that is more than one.
+/// `part` per `of`, but at least one.
 pub(super) fn at_least_one(part: u64, of: u64) -> f64 {
     (part as f64 / of.max(1) as f64).max(1.0)
 }
@@ -207,7 +210,7 @@ pub(super) fn scaled(bytes: u64, times: f64) -> u64 {
     (bytes as f64 * times) as u64
 }
 
-/// The mean of what may differ by factors: of 10 and 1000 it is 100.
+/// The mean of values that may differ by factors: of 10 and 1000 it is 100.
 fn geometric_mean(all: &[u64]) -> u64 {
     let sum: f64 = all.iter().map(|bytes| (*bytes.max(&1) as f64).ln()).sum();
     (sum / all.len() as f64).exp().round() as u64

@@ -13,20 +13,20 @@ use super::candidates::{HeapCandidate, Interpretation};
 use crate::play::{PlayError, ReplayProgram, Setup, play};
 use crate::shadow::is_pressed;
 
-/// All that is to be played.
+/// Everything that is to be replayed.
 pub(super) struct HeapCandidateSet<'a> {
     pub(super) candidates: Vec<HeapCandidate>,
     pub(super) programs: Vec<Arc<ReplayProgram>>,
-    /// That of [`IDLE`].
+    /// The program of [`IDLE`].
     pub(super) idle: Option<Arc<ReplayProgram>>,
-    /// That of [`IDLE_THREADS`], where there are several threads.
+    /// The program of [`IDLE_THREADS`], if there are several threads.
     pub(super) idle_threads: Option<Arc<ReplayProgram>>,
     pub(super) walk_ns: u64,
     pub(super) walked: Walked,
     pub(super) cpus: u32,
     /// Bytes that a player may take.
     pub(super) limit: u64,
-    /// The same of one in which each thread keeps what its cache has.
+    /// The same limit for a program in which each thread keeps its cache.
     pub(super) idle_limit: u64,
     pub(super) interrupted: &'a AtomicBool,
     /// Whether this host is short of memory.
@@ -103,7 +103,7 @@ impl HeapCandidateSet<'_> {
             }
             let is_done = outcome.failure.is_some() || outcome.resident.iter().all(Option::is_some);
             if candidate == 0 && is_done && !self.is_reproduced(&state.outcomes[0]) {
-                // What follows could not be believed.
+                // The results that follow would not be credible.
                 state.queue.clear();
             }
             drop(state);
@@ -113,13 +113,13 @@ impl HeapCandidateSet<'_> {
         }
     }
 
-    /// How often a candidate is played; the last time for idle threads, where they decide.
+    /// How often a candidate is replayed; the last time for idle threads, if they decide.
     fn runs(&self, candidate: &HeapCandidate) -> usize {
         let of_histories = candidate.interpretation.runs(self.programs.len());
         of_histories + usize::from(self.threads_decide(candidate))
     }
 
-    /// Whether each thread has a cache of its own that lies beside what the walk shows: another allocator's.
+    /// Whether each thread has its own cache besides what the walk shows: so in another allocator.
     fn threads_decide(&self, candidate: &HeapCandidate) -> bool {
         self.idle_threads.is_some()
             && candidate.interpretation != Interpretation::Baseline
@@ -186,7 +186,8 @@ impl HeapCandidateSet<'_> {
             }
             !self.is_over()
         };
-        // After the histories comes the first of them again: idle at its end, or all given back.
+        // After the histories, the first of them comes again: idle at its end, or with everything
+        // returned.
         let idle = self
             .idle
             .as_ref()

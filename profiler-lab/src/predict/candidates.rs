@@ -11,27 +11,29 @@ use crate::candidates::Candidate;
 use crate::failure::Failure;
 use crate::seed::WalkedHeap;
 
-/// How the figures of a candidate's players are read: what the program would need beside what they show.
+/// How to interpret the figures of a candidate's players: what the program would need besides what
+/// they show.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Interpretation {
     /// It is the heap as it is: any of the histories shows whether that is reproduced.
     Baseline,
     /// All that decides is in the walk and the histories.
     Histories,
-    /// When it gives back what was freed depends on what the program does next (mimalloc): it was
-    /// played once more with all of it given back, which is the lower end.
+    /// When it returns freed memory depends on what the program does next (mimalloc): it was
+    /// replayed once more with all of it returned, which is the lower end.
     Collected,
-    /// It gives back what was freed only when it is called (jemalloc without a background thread): it
-    /// was played once more for a program that is idle, which is the upper end.
+    /// It returns freed memory only when it is called (jemalloc without a background thread): it
+    /// was replayed once more for a program that is idle, which is the upper end.
     Idle,
-    /// It gives nothing back: what it needs was decided at the peak (tcmalloc).
+    /// It returns nothing: its need was decided at the peak (tcmalloc).
     Peak,
-    /// The heap of another allocator, or of other settings, does not show what it would have kept: up to what there was.
+    /// The heap of another allocator, or of other settings, does not show what it would have kept:
+    /// possibly as much as there was.
     UpToPeak,
 }
 
 impl Interpretation {
-    /// Of another allocator as it comes.
+    /// For another allocator with its defaults.
     fn of(kind: Allocator) -> Self {
         match kind.row().return_time {
             ReturnTime::InCalls => Self::Idle,
@@ -42,7 +44,7 @@ impl Interpretation {
         }
     }
 
-    /// How often it is played.
+    /// How often it is replayed.
     pub(super) fn runs(self, histories: usize) -> usize {
         match self {
             Self::Baseline => 1,
@@ -55,9 +57,9 @@ impl Interpretation {
 /// A candidate for the heap of a walk.
 pub(super) struct HeapCandidate {
     pub(super) candidate: Candidate,
-    /// What it needs, where that follows from the walk and need not be played.
+    /// Its need, if that follows from the walk without a replay.
     pub(super) exact: Option<u64>,
-    /// The mechanism whose remedy it is.
+    /// The mechanism for which it is the remedy.
     pub(super) undoes: Option<Mechanism>,
     pub(super) interpretation: Interpretation,
 }
@@ -78,7 +80,7 @@ impl HeapCandidate {
         allocator.is_ok_and(|allocator| allocator.identity.is(Allocator::Glibc))
     }
 
-    /// Why it cannot be played.
+    /// Why it cannot be replayed.
     pub(super) fn failure(&self) -> Option<String> {
         let allocator = self.candidate.allocator.as_ref();
         allocator.err().map(|failure| failure.why.clone())
@@ -94,8 +96,9 @@ impl HeapCandidate {
     }
 }
 
-/// What is tried: first the heap as it is, then what is requested most. A process that `is_forked` has no threads but
-/// its own: jemalloc's background thread, started in its parent, would not be there.
+/// What is tried: first the heap as it is, then what users request most. A process that `is_forked`
+/// has only its own threads: jemalloc's background thread, started in its parent, would not be
+/// there.
 pub(super) fn candidates(
     heap: &WalkedHeap<'_>,
     measured: u64,
@@ -158,9 +161,9 @@ fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<Heap
     trimmed.candidate.step = call.map(|call| call.step("after peaks"));
     trimmed.exact = Some(measured.saturating_sub(heap.trimmable_bytes()));
     let mut early = tuned(&tuning::TRIM_THRESHOLD);
-    // Where the mmap threshold has grown, or may have, the first large blocks were mapped. It is played with that
-    // threshold at its highest, so that they lie in the heap from the start: what of that it would have kept the walk
-    // does not show.
+    // If the mmap threshold has grown, or may have, the first large blocks were mapped. It is
+    // replayed with that threshold at its highest, so that they are in the heap from the start: the
+    // walk does not show how much of that it would have kept.
     let threshold = GlibcSetting::MmapThreshold;
     if heap.setting(threshold).is_none() || heap.changed_setting(threshold).is_some() {
         early.interpretation = Interpretation::UpToPeak;
@@ -172,7 +175,7 @@ fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<Heap
     all
 }
 
-/// The allocator of a worker that has another than glibc, where that can be played as it is.
+/// The allocator of a worker that has another than glibc, if it can be replayed as it is.
 fn as_the_worker_has(
     heap: &WalkedHeap<'_>,
     root: Option<&Path>,
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn a_worker_has_the_build_of_its_version_and_no_other() {
         for build in BuildId::ALL {
-            // What is not installed here cannot be the one that is found.
+            // An allocator that is not installed here cannot be the one that is found.
             let Ok(here) = PlayableAllocator::to_preload(build, None) else {
                 continue;
             };

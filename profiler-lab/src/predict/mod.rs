@@ -31,14 +31,14 @@ use super::seed::{
 const MEMORY_SHARE: f64 = 0.5;
 /// Memory that a player is expected to need: this multiple of the heap's peak…
 const HEADROOM: f64 = 1.3;
-/// …plus this many bytes for itself and its allocator's state.
+/// …plus this many bytes for the player itself and its allocator's state.
 const OWN_BYTES: u64 = 64 << 20;
-/// What an allocator may need more than the heap takes before its player is ended.
+/// How much more than the heap an allocator may need, as a factor, before its player is ended.
 const MAX_TIMES: u64 = 4;
-/// No heap of more operations is played: it would take minutes, and its program 512 MiB.
+/// A heap with more operations is not replayed: it would take minutes, and its program 512 MiB.
 const MAX_OPERATIONS: u64 = 1 << 25;
 
-/// The histories that a heap may have. The first two are its middle; all of them are its band.
+/// The possible histories of a heap. The first two are its middle; all of them are its band.
 const HISTORIES: [SeedOptions; 4] = [
     SeedOptions {
         fill: Fill::Neighbours,
@@ -71,9 +71,9 @@ const HISTORIES: [SeedOptions; 4] = [
 ];
 /// How many of them are the middle.
 const MIDDLE: usize = 2;
-/// Of a heap that takes more, only these are played: it takes too long else.
+/// Of a larger heap, only these are replayed: otherwise it would take too long.
 const LARGE_HEAP: u64 = 1 << 30;
-/// A heap that takes less is not worth it.
+/// A smaller heap is not worth it.
 const LEAST_HEAP: u64 = 4 << 20;
 
 /// The first history, of a program that does nothing any more once the fill was freed.
@@ -82,15 +82,17 @@ const IDLE: SeedOptions = SeedOptions {
     ..HISTORIES[0]
 };
 
-/// The first history, of a program each of whose threads had blocks once, and all but one of which are idle.
+/// The first history, of a program in which every thread had blocks once, and all threads but one
+/// are idle.
 const IDLE_THREADS: SeedOptions = SeedOptions {
     threads: FillThreads::EachAndIdle,
     ..HISTORIES[0]
 };
 
-/// Predicts what the heap that serves malloc in a sample would need elsewhere. `progress` gets what is
-/// known whenever a candidate is done. Players give way to all that wants a processor. `root` is the root
-/// directory of the process, where that is another than ours: what its loader finds there is listed.
+/// Predicts what the heap that serves malloc in a sample would need elsewhere. `progress` is called
+/// with the results so far whenever a candidate is done. Players yield to everything that wants a
+/// processor. `root` is the root directory of the process, if it differs from ours: what its loader
+/// finds there is listed.
 pub fn predict(
     sample: &Sample,
     root: Option<&Path>,
@@ -119,7 +121,7 @@ pub fn predict(
         Err(error) => return none(&format!("the heap cannot be played: {error}")),
     };
     let peaks = programs.iter().map(|p| p.summary().peak_live_bytes);
-    // In a player too, huge pages may make resident what is not touched.
+    // In a player too, huge pages may make untouched memory resident.
     let peak = peaks.max().unwrap_or(0).saturating_add(heap.blank_bytes());
     let room = (available as f64 * MEMORY_SHARE) as u64;
     let each = scaled(peak, HEADROOM).saturating_add(OWN_BYTES);
@@ -165,8 +167,8 @@ fn idle_bytes(heap: &WalkedHeap<'_>) -> u64 {
         .saturating_mul(MAX_TIMES * MOST_OF_IDLE)
 }
 
-/// The heap as players fill it, in each of the ways in which it may have come to be; after these comes that of a
-/// program that does nothing more, and where it has threads the one in which they are idle.
+/// The heap as players fill it, for each of its possible histories; then for a program that does
+/// nothing more, and if it has threads, for one in which they are idle.
 fn programs(
     heap: &WalkedHeap<'_>,
     measured: u64,

@@ -3,7 +3,7 @@
 
 use profiler_core::allocator::{Allocator, AllocatorRow, GlibcSetting, ROWS, ValueForm};
 
-/// What is kept of a variable.
+/// The kept part of a variable.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Kept {
     /// The settings of known names and forms; empty when there are none.
@@ -12,7 +12,7 @@ pub(super) struct Kept {
     pub(super) rest: Option<String>,
 }
 
-/// What is kept of the variable `name`.
+/// The kept part of the variable `name`.
 pub(super) fn kept(name: &str, value: &str) -> Kept {
     let whole = |is_kept: bool| match is_kept {
         true => Kept {
@@ -76,7 +76,7 @@ fn is_number(value: &str) -> bool {
     !digits.is_empty() && value.len() <= LONGEST && of_digits
 }
 
-/// A number with a unit, a word, or a list of them: nothing in which a path fits.
+/// A number with a unit, a word, or a list of them: nothing that could contain a path.
 fn is_plain(value: &str) -> bool {
     let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.|:".contains(&byte);
     !value.is_empty() && value.len() <= LONGEST && value.bytes().all(is_one)

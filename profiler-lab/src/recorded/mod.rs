@@ -19,12 +19,12 @@ use self::forms::Kept;
 use super::allocators::PlayableAllocator;
 use super::failure::Failure;
 
-/// The variables of a recording that players get, and what was not taken, in words.
+/// The variables of a recording that players get, and a description of what was not accepted.
 pub fn environment(description: &TraceDescription) -> (Environment, Vec<String>) {
     let mut taken = Environment::default();
     let mut dropped = Vec::new();
     for (name, value) in &description.env {
-        // What it loaded beside its allocator is not played; the allocator is spoken of below.
+        // What it loaded besides its allocator is not replayed; the allocator is reported below.
         if name == PRELOAD && is_the_allocator(description, value) {
             continue;
         }
@@ -43,16 +43,17 @@ fn is_the_allocator(description: &TraceDescription, preloaded: &str) -> bool {
     !path.is_empty() && file(path) == file(preloaded)
 }
 
-/// The allocator that a recording was made under, and what stands for it.
+/// The allocator under which a recording was made, and its replacement.
 #[derive(Debug)]
 pub struct Recorded {
-    /// What is played, or why nothing is.
+    /// What is replayed, or why nothing is.
     pub allocator: Result<PlayableAllocator, Failure>,
     /// Why it is not the object that the recording names, if that is so.
     pub note: Option<Failure>,
 }
 
-/// The allocator `name` that a recording was made under, whose object it says is `path`.
+/// The allocator `name` under which a recording was made; the recording gives the path of its
+/// object as `path`.
 pub fn allocator(name: &str, path: &str, allowed: bool) -> Recorded {
     if path.is_empty() {
         return Recorded {
@@ -90,8 +91,8 @@ fn own(path: &Path) -> Result<PlayableAllocator, Failure> {
     Ok(PlayableAllocator::at_path(&path)?)
 }
 
-/// An allocator of the same name that fragscope or the host has. The name is the recording's too, and
-/// never a path.
+/// An allocator of the same name that fragscope or the host has. The name comes from the recording
+/// as well, and is never used as a path.
 fn stand_in(name: &str) -> Result<PlayableAllocator, Failure> {
     match BuildId::named(name).filter(|id| *id != BuildId::Glibc) {
         Some(id) => Ok(PlayableAllocator::of(id)?),

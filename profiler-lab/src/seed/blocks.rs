@@ -16,23 +16,23 @@ pub struct WalkedHeap<'a> {
     pub(super) residency: &'a ResidencyMap,
 }
 
-/// A stretch of an extent: a block that is live, or a gap in which nothing is.
+/// A stretch of an extent: a live block, or a gap without any.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct Stretch {
     /// Its addresses, headers included.
     pub(super) range: AddrRange,
-    /// What it is.
+    /// Its kind.
     pub(super) kind: StretchKind,
 }
 
-/// What a stretch is.
+/// The kind of a stretch.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum StretchKind {
     /// In the program's hands.
     Live,
-    /// A freed block that a cache keeps: of this very size.
+    /// A freed block of exactly this size that a cache keeps.
     Cached,
-    /// Free: what was there before is not known.
+    /// Free: its former content is unknown.
     Free,
     /// The end of an arena.
     Top,
@@ -57,7 +57,7 @@ impl<'a> WalkedHeap<'a> {
         })
     }
 
-    /// Which allocator's it is.
+    /// The allocator that it belongs to.
     pub fn allocator(&self) -> Allocator {
         self.heap.allocator
     }
@@ -67,13 +67,13 @@ impl<'a> WalkedHeap<'a> {
         self.heap.total(|arena| arena.live_bytes) + self.heap.large_mapped().1
     }
 
-    /// Bytes that its own trim would give back.
+    /// Bytes that its own trim would return.
     pub fn trimmable_bytes(&self) -> u64 {
         let ranges = self.heap.trimmable.iter();
         ranges.map(|range| self.present(*range)).sum()
     }
 
-    /// Bytes of the header of each block, but for those with a mapping of their own.
+    /// Bytes of the header of each block, except those with their own mapping.
     pub(super) fn header_bytes(&self) -> u64 {
         let mut extents = self.heap.extents.iter();
         let own = extents.find(|e| e.kind != ExtentKind::LargeMapped);
@@ -85,12 +85,12 @@ impl<'a> WalkedHeap<'a> {
         &self.heap.version
     }
 
-    /// Whether the target's environment asked for settings of it.
+    /// Whether the target's environment sets any of its settings.
     pub fn has_settings(&self) -> bool {
         !self.heap.requested.is_empty()
     }
 
-    /// Bytes of which it is not known what they are.
+    /// Bytes of unknown use.
     pub fn unknown_bytes(&self) -> u64 {
         self.heap.unreadable_bytes
     }
@@ -100,7 +100,7 @@ impl<'a> WalkedHeap<'a> {
         self.of_glibc(&self.heap.settings, wanted)
     }
 
-    /// The same, where it is known to differ from the default.
+    /// The same, if it is known to differ from the default.
     pub fn changed_setting(&self, wanted: GlibcSetting) -> Option<u64> {
         let default = self.of_glibc(&self.heap.defaults, wanted)?;
         self.setting(wanted).filter(|value| *value != default)
@@ -121,7 +121,7 @@ impl<'a> WalkedHeap<'a> {
         arenas
     }
 
-    /// Threads that use an arena, as far as its allocator says so; else one.
+    /// The number of threads that use an arena, if its allocator says so; else one.
     pub fn threads_of(&self, arena: u32) -> u32 {
         let mut arenas = self.heap.arenas.iter();
         let known = arenas.find(|one| one.id == arena);
@@ -140,18 +140,18 @@ impl<'a> WalkedHeap<'a> {
             > 1
     }
 
-    /// Extents of one arena by address, but for blocks that have a mapping of their own.
+    /// Extents of one arena by address, without blocks that have their own mapping.
     pub(super) fn extents(&self, arena: u32) -> impl Iterator<Item = &'a Extent> {
         let extents = self.heap.extents.iter();
         extents.filter(move |e| e.arena == arena && e.kind != ExtentKind::LargeMapped)
     }
 
-    /// Blocks with a mapping of their own: the bytes that were asked for at most.
+    /// Blocks with their own mapping, with the most bytes that were requested for each.
     pub(super) fn large_mapped(&self) -> impl Iterator<Item = (AddrRange, u64)> {
         let extents = self.heap.extents.iter();
         let large = extents.filter(|e| e.kind == ExtentKind::LargeMapped);
         large.flat_map(|extent| {
-            // glibc: asked for again, it must not take one page more (`sysmalloc_mmap`).
+            // glibc: requested again, it must not take one page more (`sysmalloc_mmap`).
             let header = match self.allocator() {
                 Allocator::Glibc => WHOLE_HEADER,
                 _ => 0,
@@ -179,7 +179,7 @@ impl<'a> WalkedHeap<'a> {
         })
     }
 
-    /// Which share of what it takes are gaps of `bytes` to `most`.
+    /// The share of its size that consists of gaps of `bytes` to `most`.
     pub(super) fn share_of_gaps(&self, bytes: u64, most: u64) -> f64 {
         let extents = self.heap.extents.iter();
         let extents = extents.filter(|e| e.kind != ExtentKind::LargeMapped);
@@ -194,21 +194,21 @@ impl<'a> WalkedHeap<'a> {
         gaps as f64 / all.max(1) as f64
     }
 
-    /// Bytes of the pages of a block that are resident or in swap, without those that only a huge page makes
-    /// so.
+    /// Bytes of a block's pages that are resident or in swap, without those that are so only
+    /// because of a huge page.
     pub(super) fn written(&self, block: AddrRange) -> u64 {
         let blank = self.residency.blank_bytes(block);
         self.present(block).saturating_sub(blank)
     }
 
-    /// Bytes of its pages that only huge pages make resident.
+    /// Bytes of its pages that are resident only because of huge pages.
     pub(crate) fn blank_bytes(&self) -> u64 {
         let extents = self.heap.extents.iter();
         extents.map(|e| self.residency.blank_bytes(e.range)).sum()
     }
 
-    /// Bytes that it keeps from the kernel for a while, in pages that are resident or in swap: jemalloc's
-    /// dirty and muzzy pages.
+    /// Bytes that it does not return to the kernel for a while, in pages that are resident or in
+    /// swap: jemalloc's dirty and muzzy pages.
     pub(crate) fn unpurged_bytes(&self) -> u64 {
         let extents = self.heap.extents.iter();
         let kept = |extent: &Extent| {
@@ -226,9 +226,9 @@ impl<'a> WalkedHeap<'a> {
     }
 }
 
-/// What the heap that serves malloc takes: bytes of its extents that are resident or in swap, but for
-/// those that it keeps from the kernel for a while (jemalloc's dirty and muzzy pages). `None` when none
-/// that does was walked.
+/// The size of the heap that serves malloc: bytes of its extents that are resident or in swap,
+/// except those that it does not return to the kernel for a while (jemalloc's dirty and muzzy
+/// pages). `None` if no such heap was walked.
 pub fn measured_bytes(sample: &Sample) -> Option<u64> {
     let heap = WalkedHeap::of(sample)?;
     let extents = heap.heap.extents.iter();

@@ -3,12 +3,12 @@
 /// Which blocks fill a gap.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum Fill {
-    /// None: only what is live is allocated. The least that an allocator could need.
+    /// None: only live blocks are allocated. The least that an allocator could need.
     Dense,
-    /// Blocks of the sizes of the live ones just before it.
+    /// Blocks of the sizes of the live ones just before the gap.
     #[default]
     Neighbours,
-    /// The same where these can fill it exactly, else one block.
+    /// The same if these can fill it exactly, else one block.
     Exact,
     /// One block, or few.
     Whole,
@@ -27,19 +27,19 @@ pub enum Overlap {
 /// Which threads had the fill.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum FillThreads {
-    /// One for each arena, which goes on afterwards.
+    /// One per arena, which continues afterwards.
     #[default]
     OfArenas,
-    /// Each that uses an arena had blocks of many sizes as well, one thread after the other, and does nothing more: what
-    /// its cache has of them stays there.
+    /// Each thread that uses an arena also had blocks of many sizes, one thread after the other,
+    /// and does nothing more: what its cache has of them stays there.
     EachAndIdle,
 }
 
-/// What gaps as large as glibc's grown mmap threshold are taken for: a block of that size was freed
-/// once, which is not to say that it was here.
+/// How to treat gaps as large as glibc's grown mmap threshold: a block of that size was freed once,
+/// but not necessarily here.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum LargeGaps {
-    /// Large blocks, where most of the heap is such gaps; else as all gaps.
+    /// As large blocks, if most of the heap is such gaps; else like all gaps.
     #[default]
     ByShare,
     /// Large blocks, and smaller gaps down to the threshold that glibc begins with as well.
@@ -48,7 +48,7 @@ pub enum LargeGaps {
     AsOthers,
 }
 
-/// In which order the fill is freed.
+/// The order in which the fill is freed.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum FreeOrder {
     /// At random.

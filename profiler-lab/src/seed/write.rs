@@ -20,19 +20,19 @@ use super::history::{Fill, FillThreads, FreeOrder, LargeGaps, Overlap};
 pub struct SeedOptions {
     /// What gaps are filled with.
     pub fill: Fill,
-    /// In which order that is freed.
+    /// The order in which that is freed.
     pub order: FreeOrder,
-    /// What large gaps are taken for.
+    /// How large gaps are treated.
     pub large: LargeGaps,
     /// Of a glibc chunk, how many bytes less than the most were asked for, 0 to 15.
     pub slack: u8,
     /// Whether the fill of several arenas is there at once.
     pub overlap: Overlap,
-    /// Which threads had it.
+    /// Which threads had the fill.
     pub threads: FillThreads,
-    /// Whether the program goes on after the fill was freed, so that allocators purge.
+    /// Whether the program continues after the fill was freed, so that allocators purge.
     pub goes_on: bool,
-    /// From which random numbers begin.
+    /// The seed of the random numbers.
     pub random: u64,
 }
 
@@ -56,22 +56,22 @@ impl Default for SeedOptions {
     }
 }
 
-/// What was written.
+/// A summary of what was written.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Written {
     /// Threads of the program, the first included.
     pub threads: u32,
     /// Slots that it needs.
     pub slots: u32,
-    /// Bytes that are live at its end, as asked for.
+    /// Bytes that are live at its end, as requested.
     pub live_bytes: u64,
     /// The most bytes that were touched at once.
     pub peak_bytes: u64,
 }
 
-/// The slot of blocks that are never freed: where the last of them is, does not matter.
+/// The slot of blocks that are never freed: the place of the last of them does not matter.
 const KEPT: u32 = 0;
-/// The slot of the blocks by which time passes.
+/// The slot of the blocks that make time pass.
 const PASSING: u32 = 1;
 /// The first slot of the fill.
 const FIRST: u32 = 2;
@@ -81,7 +81,7 @@ pub const MOST_OF_IDLE: u64 = 4 << 20;
 /// No thread caches hold larger blocks (jemalloc's `tcache_max`).
 const MOST_CACHED: f64 = 32_768.0;
 const LEAST_CACHED: f64 = 32.0;
-/// Idle threads that are played, at most.
+/// The most idle threads that are replayed.
 const MOST_IDLE: u32 = 1024;
 /// Threads take turns after this many bytes of blocks, because their blocks were live at the same
 /// time.
@@ -131,7 +131,7 @@ pub fn write(
 /// Shares of a heap.
 const MOSTLY: f64 = 0.5;
 const ALMOST_ALL: f64 = 0.9;
-/// Larger blocks have a mapping of their own at first.
+/// Larger blocks have their own mapping at first.
 const PIECE: u64 = *MMAP_THRESHOLDS.start();
 
 struct Writer<'a, S> {
@@ -146,14 +146,14 @@ struct Writer<'a, S> {
     /// Gaps of at least this many bytes count as former large blocks.
     large_from: u64,
     written: Written,
-    /// Touched bytes of what is allocated now: what stays, and the fill.
+    /// Touched bytes of what is allocated now: the blocks that stay, and the fill.
     kept_bytes: u64,
     fill_bytes: u64,
     /// The thread that has the turn.
     thread: u32,
 }
 
-/// One arena on its way: a thread allocates what lies in it.
+/// One arena in progress: a thread allocates its contents.
 struct Arena<'a> {
     thread: u32,
     extents: Vec<&'a Extent>,
@@ -231,7 +231,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         }
     }
 
-    /// Each thread that uses an arena has as much as that had of free memory, and frees it.
+    /// Each thread that uses an arena has as much free memory as the arena had, and frees it.
     fn idle_threads(&mut self, arena: &Arena<'_>) -> io::Result<()> {
         let bytes = arena.filled.min(MOST_OF_IDLE);
         for number in 0..arena.users.min(MOST_IDLE) {
@@ -276,7 +276,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// Blocks that have a mapping of their own, before the threshold rises above them.
+    /// Blocks that have their own mapping, before the threshold rises above them.
     fn mapped(&mut self) -> io::Result<()> {
         let heap = *self.heap;
         for (range, bytes) in heap.large_mapped() {
@@ -285,7 +285,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// Makes glibc's `mmap_threshold` what it is, where it has grown.
+    /// Sets glibc's `mmap_threshold` to its present value, if it has grown.
     fn threshold(&mut self) -> io::Result<()> {
         let heap = *self.heap;
         match GlibcSetting::MmapThreshold.grown(|wanted| heap.setting(wanted)) {
@@ -294,7 +294,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         }
     }
 
-    /// Lets a thread have its turn; whether it has more to do.
+    /// Gives a thread its turn. Returns whether it has more to do.
     fn turn(&mut self, arena: &mut Arena<'a>) -> io::Result<bool> {
         self.switch(arena.thread)?;
         let mut done = 0;
@@ -330,7 +330,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(true)
     }
 
-    /// Fills a gap. What of it has no pages is not touched: it was given back, or never used.
+    /// Fills a gap. Its parts without pages are not touched: they were given back, or never used.
     fn gap(&mut self, arena: &mut Arena<'a>, stretch: &Stretch) -> io::Result<()> {
         let range = stretch.range;
         let mut at = range.start();
@@ -340,7 +340,7 @@ impl<'a, S: Sink> Writer<'a, S> {
             at = part.end();
         }
         match stretch.kind {
-            // The end of an arena that was never touched is no block.
+            // The untouched end of an arena is not a block.
             StretchKind::Top => Ok(()),
             _ => self.absent(arena, range.end().get() - at.get()),
         }
@@ -381,11 +381,11 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// The size that was requested for a block of `bytes`, which includes its header.
+    /// The requested size of a block of `bytes`, which includes its header.
     fn asked(&self, bytes: u64) -> u64 {
         let header = self.header;
         match self.heap.allocator() {
-            // Requests of 15 bytes less have the same chunk.
+            // Requests for 15 bytes less get the same chunk.
             Allocator::Glibc => bytes.saturating_sub(header + u64::from(self.options.slack)),
             _ => bytes.saturating_sub(header),
         }
@@ -406,7 +406,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         self.written.peak_bytes = self.written.peak_bytes.max(now);
     }
 
-    /// A block that will be freed: its slot.
+    /// A block that will be freed. Returns its slot.
     fn block(&mut self, bytes: u64, touched: Option<u64>) -> io::Result<u32> {
         let slot = self.written.slots;
         if slot >= MAX_SLOTS {
@@ -452,7 +452,7 @@ impl<'a, S: Sink> Writer<'a, S> {
         Ok(())
     }
 
-    /// Lets allocators that purge by time do so.
+    /// Lets allocators that purge over time do so.
     fn settle(&mut self, threads: u32) -> io::Result<()> {
         if self.options.goes_on {
             // Each of an allocator's own arenas is used by one of these.

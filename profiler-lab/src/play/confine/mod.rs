@@ -24,15 +24,15 @@ use nix::unistd::Pid;
 use profiler_target::{drop_capabilities, host};
 use seccompiler::BpfProgram;
 
-/// Users that neither a distribution nor systemd gives to anyone (systemd, `docs/UIDS-GIDS.md`:
-/// 1879048192 to 2147483647 are unused). fragscope's pid is added, so that the players of two of them
-/// cannot reach each other.
+/// User IDs that neither a distribution nor systemd assigns (systemd, `docs/UIDS-GIDS.md`:
+/// 1879048192 to 2147483647 are unused). fragscope's pid is added, so that the players of two
+/// fragscopes cannot reach each other.
 const UNUSED_USERS: u32 = 1_879_048_192;
-/// `nobody`: what there is in a user namespace that maps few users.
+/// `nobody`: exists even in a user namespace that maps few users.
 const NOBODY: u32 = 65_534;
-/// Descriptors that a player may have open: its loader opens one at a time.
+/// The most descriptors that a player may have open: its loader opens one at a time.
 const OPEN_FILES: u64 = 64;
-/// Threads of all players together, where they have a user of their own, for each processor.
+/// The most threads of all players together, per processor, if they have their own user.
 const THREADS: u64 = 4096;
 /// The program interpreter, which the kernel executes with the player.
 #[cfg(target_arch = "x86_64")]
@@ -40,7 +40,7 @@ pub(super) const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 #[cfg(target_arch = "aarch64")]
 pub(super) const LOADER: &str = "/lib/ld-linux-aarch64.so.1";
 
-/// Capabilities without which root cannot look at, or end, a process of another user
+/// Capabilities without which root cannot look at, or end, another user's process
 /// (`include/uapi/linux/capability.h`).
 const OTHER_USER: [(u32, &str); 4] = [
     (5, "CAP_KILL"),
@@ -49,22 +49,22 @@ const OTHER_USER: [(u32, &str); 4] = [
     (19, "CAP_SYS_PTRACE"),
 ];
 
-/// What of this host confines players.
+/// What confines players on this host.
 #[derive(Debug)]
 pub(crate) struct Confinement {
-    /// The user that players become; `None` when they stay who fragscope is.
+    /// The user that players become; `None` if they stay fragscope's user.
     user: Option<u32>,
     /// Landlock's rules.
     files: Option<OwnedFd>,
-    /// seccomp's filters, in the order in which they are set.
+    /// seccomp's filters, in the order in which they are installed.
     calls: Vec<BpfProgram>,
     lacks: Vec<String>,
 }
 
-/// What one player gets besides.
+/// Additional settings for one player.
 #[derive(Debug, Default)]
 pub(crate) struct PlayerGrants {
-    /// Descriptors that it inherits, by the numbers that they have here.
+    /// Descriptors that it inherits, by their numbers in this process.
     pub(crate) kept: Vec<OwnedFd>,
     /// The processor that it plays on.
     pub(crate) core: Option<usize>,
@@ -110,12 +110,12 @@ impl Confinement {
         }
     }
 
-    /// What this kernel or this fragscope's privileges do not allow, in sentences without a stop.
+    /// What this kernel or fragscope's privileges do not allow, in sentences without a full stop.
     pub(crate) fn lacks(&self) -> &[String] {
         &self.lacks
     }
 
-    /// Whether players are of another user than fragscope, who cannot open its files.
+    /// Whether players run as another user than fragscope, who cannot open its files.
     pub(crate) fn is_other_user(&self) -> bool {
         self.user.is_some()
     }
@@ -125,7 +125,7 @@ impl Confinement {
         let mut core = None;
         if let Some(number) = given.core {
             let mut only = CpuSet::new();
-            // On a core that is not there it plays anywhere.
+            // If the core does not exist, it plays on any.
             core = only.set(number).is_ok().then_some(only);
         }
         let mut step = Steps {
@@ -158,11 +158,11 @@ impl Steps {
             done(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
         }
         offer_to_oom_killer();
-        // Nobody waits for the processes that a player forks, while it plays on.
+        // The processes that a player forks are reaped automatically, while it plays on.
         // SAFETY: takes a number, and no handler.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
         if let Some(core) = &self.core {
-            // On a core that it may not use it plays anywhere.
+            // If it may not use the core, it plays on any.
             let _ = sched_setaffinity(Pid::from_raw(0), core);
         }
         // Nothing is dumped, and no file grows.
@@ -198,21 +198,22 @@ impl Steps {
 }
 
 impl Steps {
-    /// The player ends with the thread that started it, whatever is loaded into it: before it is, and nothing in it can change
-    /// that. A change of user or capabilities undoes it (`commit_creds`, kernel/cred.c): they come before.
+    /// The player ends with the thread that started it. This is set before anything is loaded, and
+    /// nothing loaded can change it. A change of user or capabilities undoes it (`commit_creds`,
+    /// kernel/cred.c): those come before.
     fn die_with_fragscope(&self) -> io::Result<()> {
         // SAFETY: an option with a number.
         done(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
         // SAFETY: no arguments.
         match unsafe { libc::getppid() } == self.fragscope {
             true => Ok(()),
-            // It has ended already.
+            // It has already ended.
             false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
     }
 }
 
-/// Limits a resource, unless it is limited to less already: raising a limit is not permitted to everybody, and a
+/// Limits a resource, unless its limit is already lower: not everybody may raise a limit, and a
 /// container's are low.
 fn limit(resource: Resource, at_most: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(resource)?;
@@ -226,7 +227,7 @@ fn done(result: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// When memory runs out, the kernel ends a player first. Where that cannot be said, the limit that
+/// When memory runs out, the kernel ends a player first. If that cannot be set, the limit that
 /// fragscope watches is all there is.
 fn offer_to_oom_killer() {
     const FIRST: &[u8] = b"1000";
@@ -234,7 +235,7 @@ fn offer_to_oom_killer() {
         c"/proc/self/oom_score_adj",
         libc::O_WRONLY | libc::O_CLOEXEC,
     );
-    // SAFETY: a path with its zero.
+    // SAFETY: a path with its terminating zero.
     let fd = unsafe { libc::open(path.as_ptr(), flags) };
     if fd >= 0 {
         // SAFETY: bytes of this length.
@@ -296,7 +297,7 @@ fn is_mapped(file: &str, id: u32) -> bool {
 fn landlock_version() -> u32 {
     const VERSION: libc::c_uint = 1;
     let (no_rules, no_bytes) = (std::ptr::null::<libc::c_void>(), 0usize);
-    // SAFETY: no rules are given with this flag, which asks for the version.
+    // SAFETY: with this flag, which asks for the version, no rules are passed.
     let version = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
@@ -331,9 +332,10 @@ fn lack_of_landlock(version: u32) -> Option<String> {
     ))
 }
 
-/// Landlock's rules: no file is written, made or removed, none but the loader executed, no port
-/// bound or connected to, no process outside signalled. The player itself is a file in memory, which
-/// Landlock lets pass. `None` on a kernel without it; older ones know fewer of the rules.
+/// Landlock's rules: no file may be written, created or removed, none but the loader executed, no
+/// port bound or connected to, no process outside signalled. The player itself is a file in memory,
+/// to which Landlock does not apply. `None` on a kernel without Landlock; older kernels know fewer
+/// of the rules.
 fn rules() -> Result<Option<OwnedFd>, RulesetError> {
     let created = Ruleset::default()
         .handle_access(AccessFs::from_write(ABI::V5) | AccessFs::Execute)?
@@ -342,7 +344,7 @@ fn rules() -> Result<Option<OwnedFd>, RulesetError> {
         .create()?;
     let with_loader = match PathFd::new(LOADER) {
         Ok(loader) => created.add_rule(PathBeneath::new(loader, AccessFs::Execute))?,
-        // Without it no player starts, and that says why.
+        // Without it no player starts, and that error says why.
         Err(_) => created,
     };
     Ok(with_loader.into())
@@ -356,7 +358,7 @@ mod tests {
     fn what_this_host_lacks_is_said_and_all_else_is_used() {
         let found = Confinement::of_host();
         let lacks = |word: &str| found.lacks().iter().any(|lack| lack.contains(word));
-        // By what the kernel itself says, not by what was made of it.
+        // Based on what the kernel itself says, not on what was derived from it.
         let release = nix::sys::utsname::uname().expect("a kernel");
         let release = release.release().to_string_lossy().into_owned();
         let mut numbers = release

@@ -11,7 +11,7 @@ use seccompiler::{
 
 /// Allowed with any arguments.
 const ALLOWED: &[c_long] = &[
-    // Reading, and writing to what is open already: pipes to fragscope.
+    // Reading, and writing to what is already open: pipes to fragscope.
     libc::SYS_read,
     libc::SYS_pread64,
     libc::SYS_readv,
@@ -48,7 +48,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_get_mempolicy,
     libc::SYS_set_mempolicy,
     libc::SYS_membarrier,
-    // Threads and processes of its own. `clone3` is answered by the other filter.
+    // Its own threads and processes. The other filter handles `clone3`.
     libc::SYS_clone3,
     libc::SYS_futex,
     libc::SYS_set_robust_list,
@@ -67,9 +67,9 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
-    // Which file, Landlock decides; and the player gives it up when its program has no need of it.
+    // Landlock decides which file; and the player gives it up if its program does not need it.
     libc::SYS_execve,
-    // Signals of its own.
+    // Its own signals.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -80,7 +80,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
     libc::SYS_gettimeofday,
-    // What it and the host are.
+    // Information about itself and the host.
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_getppid,
@@ -113,12 +113,12 @@ const ALLOWED_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[c_long] = &[];
 
-/// Calls whose arguments lie in memory, where no filter sees them: the C library goes on with older
-/// ones when there are no such calls.
+/// Calls whose arguments are in memory, where no filter sees them: without these, the C library
+/// uses older ones.
 const UNKNOWN: [c_long; 2] = [libc::SYS_clone3, libc::SYS_openat2];
 
-/// Options of `prctl` that a player and allocators use: names, huge pages, and giving up more. That it dies with fragscope
-/// is not for it to change.
+/// Options of `prctl` that a player and allocators use: names, huge pages, and giving up more. It
+/// must not change that it dies with fragscope.
 const OPTIONS: [u64; 7] = [
     libc::PR_GET_DUMPABLE as u64,
     libc::PR_SET_NAME as u64,
@@ -138,8 +138,8 @@ const COMMANDS: [u64; 5] = [
     libc::F_DUPFD_CLOEXEC as u64,
 ];
 
-/// Flags of `clone` that make namespaces, or children that are not the player's own: fragscope's, whom
-/// nobody would wait for.
+/// Flags of `clone` that create namespaces, or children that are not the player's own but
+/// fragscope's, which nobody would wait for.
 const NOT_OWN: u64 = (libc::CLONE_PARENT
     | libc::CLONE_PTRACE
     | libc::CLONE_NEWNS
@@ -149,13 +149,14 @@ const NOT_OWN: u64 = (libc::CLONE_PARENT
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
-/// Flags of `open` with which something is written or made.
+/// Flags of `open` for writing or creating.
 const WRITING: u64 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
 
-/// Stands for the player's own number, which is not known before it has one.
+/// Stands for the player's own pid, which is not known before it has one.
 const OWN_NUMBER: u32 = 0x5eed_f00d;
 
-/// The filters, in the order in which they are set: the second forbids to set one of another kind.
+/// The filters, in the order in which they are installed: the second forbids setting one of another
+/// kind.
 pub(super) fn filters() -> Vec<BpfProgram> {
     let unknown = UNKNOWN.iter().map(|&call| (call, Vec::new())).collect();
     let no_such_call = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -170,7 +171,7 @@ pub(super) fn filters() -> Vec<BpfProgram> {
     .expect("the rules are those above, and the tests make them")
 }
 
-/// Puts the number of the process that sets it into a filter.
+/// Puts the pid of the process that installs it into a filter.
 pub(super) fn put_own_number(filter: &mut BpfProgram, own: u32) {
     for step in filter.iter_mut().filter(|step| step.k == OWN_NUMBER) {
         step.k = own;
@@ -205,7 +206,7 @@ fn rules() -> Rules {
     put(libc::SYS_fcntl, one_of(1, &COMMANDS));
     // `isatty`.
     put(libc::SYS_ioctl, vec![is(1, libc::TCGETS)]);
-    // Limits and processors of its own only; and an abort, which is a signal to itself.
+    // Only its own limits and processors; and an abort, which is a signal to itself.
     put(libc::SYS_prlimit64, one_of(0, &[0, own]));
     put(libc::SYS_sched_setaffinity, one_of(0, &[0, own]));
     put(libc::SYS_tgkill, vec![is(0, own)]);

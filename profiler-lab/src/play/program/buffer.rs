@@ -22,12 +22,12 @@ pub(super) struct Buffer {
     pub(super) forgotten: u64,
     pub(super) ops: Vec<Op>,
     pub(super) meter: Meter,
-    /// Bytes that it may take of the file system.
+    /// The most bytes that it may take of the file system.
     pub(super) room: u64,
 }
 
 impl Buffer {
-    /// Whether the file may be as long as it is with what waits to be written.
+    /// Whether the file may become as long as it is together with what waits to be written.
     pub(super) fn check_room(&self) -> io::Result<()> {
         let ops = self.published.saturating_sub(self.forgotten) + self.ops.len() as u64;
         let bytes = ops * size_of::<Op>() as u64;
@@ -78,7 +78,7 @@ impl Sink for Buffer {
     fn push(&mut self, op: Op) -> io::Result<u64> {
         self.ops.push(op);
         let number = self.published + self.ops.len() as u64 - 1;
-        // One item can come to many: all blocks that were there before.
+        // One item can become many operations: all blocks that existed before.
         if self.ops.len() >= 2 * BUFFERED {
             self.check_room()?;
             self.publish()?;
