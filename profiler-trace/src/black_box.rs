@@ -26,7 +26,7 @@ const WALKS: usize = 4;
 const PART: u64 = 8;
 /// The ending of their names.
 const ENDING: &str = ".fragsnap";
-/// Names in the folder that are looked at.
+/// The most names in the directory that are looked at.
 const MAX_NAMES: usize = 65_536;
 /// Processes of one name and number that are distinguished, after one another.
 const MAX_SAME: u32 = 100;
@@ -34,7 +34,7 @@ const MAX_SAME: u32 = 100;
 /// How much is kept.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct BlackBoxLimits {
-    /// Bytes of all files.
+    /// The most bytes of all files.
     pub bytes: u64,
     /// Files.
     pub files: usize,
@@ -52,24 +52,24 @@ pub enum BlackBoxError {
     TooLarge {
         /// The process.
         pid: i32,
-        /// What it would take.
+        /// The size that it would have.
         bytes: u64,
         /// The limit of all files.
         limit: u64,
     },
-    /// All names for the process are taken by what is not the black box's.
+    /// All names for the process are taken by files that are not the black box's.
     #[error("{MAX_SAME} files are named after process {pid} already")]
     NoName {
         /// The process.
         pid: i32,
     },
-    /// What has the name is not the black box's, or not any more.
+    /// The file of that name is not the black box's, or not any more.
     #[error("{} is not a file of the black box", visible(path.display()))]
     NotOurs {
         /// The file.
         path: PathBuf,
     },
-    /// What a file has cannot be known, so that it is not replaced.
+    /// The content of a file cannot be read, so it is not replaced.
     #[error("{} cannot be read: {source}", visible(path.display()))]
     Unreadable {
         /// The file.
@@ -77,12 +77,12 @@ pub enum BlackBoxError {
         /// Why.
         source: io::Error,
     },
-    /// What has to go for it cannot be removed.
+    /// Files that must make room for it cannot be removed.
     #[error("there is no room for {} of process {pid}: {why}", units::bytes(*bytes))]
     NoRoom {
         /// The process.
         pid: i32,
-        /// What it would take.
+        /// The size that it would have.
         bytes: u64,
         /// What cannot be removed.
         why: String,
@@ -90,13 +90,13 @@ pub enum BlackBoxError {
 }
 
 impl BlackBoxError {
-    /// Whether only the name is the matter: what it has stays, and another name may do.
+    /// Whether only the name is the problem: the file's content stays, and another name may work.
     pub fn is_of_name(&self) -> bool {
         matches!(self, Self::NotOurs { .. } | Self::Unreadable { .. })
     }
 }
 
-/// The folder and what is known of its files.
+/// The directory and what is known of its files.
 #[derive(Debug)]
 pub struct BlackBox {
     folder: OwnFolder,
@@ -115,7 +115,7 @@ struct Kept {
     order: u64,
     /// Why it cannot be read.
     unreadable: Option<String>,
-    /// Why it is there still, although it had to go.
+    /// Why it is still there although it had to be removed.
     stuck: Option<String>,
 }
 
@@ -136,17 +136,18 @@ impl Kept {
 enum Looked {
     /// There is nothing of this name.
     Nothing,
-    /// Something else has it.
+    /// Something else has this name.
     Foreign,
-    /// It is, and what became of its process: the file from its beginning.
+    /// It is one, with the fate of its process and the file from its beginning.
     Ours(Fate, File, FileStat),
 }
 
 impl BlackBox {
-    /// Opens the folder, or makes it, and finds what an earlier fragscope has left there.
+    /// Opens or creates the directory, and finds what an earlier fragscope has left there.
     ///
     /// # Errors
-    /// When it cannot be had, others can write to it, or another fragscope writes to it.
+    /// If it cannot be opened or created, others can write to it, or another fragscope writes to
+    /// it.
     pub fn open(path: &Path, limits: BlackBoxLimits) -> Result<Self, WriteError> {
         let folder = OwnFolder::open(path)?;
         let names = folder.names(MAX_NAMES).map_err(|source| WriteError::Io {
@@ -188,11 +189,11 @@ impl BlackBox {
         Ok(opened)
     }
 
-    /// The name of the file for a process: that which it has, or one that is free. `program` is made a harmless
-    /// part of it.
+    /// The name of the file for a process: the one that it has, or a free one. A harmless form of
+    /// `program` becomes part of it.
     ///
     /// # Errors
-    /// When all names are taken.
+    /// If all names are taken.
     pub fn name(&mut self, program: &str, target: &Target) -> Result<String, BlackBoxError> {
         let pid = target.pid;
         let base = format!("{}-{pid}", harmless(program));
@@ -201,7 +202,7 @@ impl BlackBox {
                 1 => format!("{base}{ENDING}"),
                 number => format!("{base}-{number}{ENDING}"),
             };
-            // One that is not read may have walks of this very process, which would be lost.
+            // An unread file may contain walks of this very process, which would be lost.
             let is_free = match self.read(&name) {
                 Ok(None) => true,
                 Ok(Some(kept)) => {
@@ -217,7 +218,7 @@ impl BlackBox {
         Err(BlackBoxError::NoName { pid })
     }
 
-    /// Where the file of this name is.
+    /// The path of the file of this name.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path(name)
     }
@@ -228,7 +229,7 @@ impl BlackBox {
         (self.files.len(), bytes)
     }
 
-    /// What is the matter with files that are kept, if anything is: they count, and stay as they are.
+    /// What is wrong with kept files, if anything is: they count, and stay as they are.
     pub fn notice(&self) -> Option<String> {
         let unreadable = self.files.iter().filter_map(|(name, kept)| {
             let why = kept.unreadable.as_ref()?;
@@ -252,10 +253,11 @@ impl BlackBox {
         ))
     }
 
-    /// Adds a walk of a process and what was observed beside it; the oldest of it go.
+    /// Adds a walk of a process and the observations made with it; the process's oldest walks go.
     ///
     /// # Errors
-    /// When it cannot be written, or what is there is not to be replaced: what was there before is there still.
+    /// If it cannot be written, or the present file must not be replaced: the previous content is
+    /// then still there.
     pub fn walk(
         &mut self,
         name: &str,
@@ -268,10 +270,10 @@ impl BlackBox {
         self.write(name, &kept, Fate::Running, sample.target.pid)
     }
 
-    /// Adds how a process ended; nothing where none of its walks is kept.
+    /// Adds how a process ended; nothing if none of its walks is kept.
     ///
     /// # Errors
-    /// As [`Self::walk`].
+    /// As for [`Self::walk`].
     pub fn end(
         &mut self,
         name: &str,
@@ -287,7 +289,7 @@ impl BlackBox {
         self.write(name, &kept, fate, pid)
     }
 
-    /// What is kept of a process; `None` where there is no file.
+    /// What is kept of a process; `None` if there is no file.
     fn read(&mut self, name: &str) -> Result<Option<KeptWalks>, BlackBoxError> {
         let path = || self.folder.path(name);
         let read = match look(&self.folder, name) {
@@ -340,7 +342,8 @@ impl BlackBox {
 
     /// Removes files until one of `bytes` bytes can be written; returns whether there is room.
     fn make_room(&mut self, name: &str, bytes: u64) -> bool {
-        // Those first that should have gone before: where they alone are too much, nothing else goes in vain.
+        // First those that should have been removed earlier: if they alone are too much, nothing
+        // else is removed in vain.
         let all = self.files.iter();
         let stuck = all.filter(|(of, kept)| *of != name && kept.stuck.is_some());
         let stuck: Vec<String> = stuck.map(|(of, _)| of.clone()).collect();
@@ -365,7 +368,7 @@ impl BlackBox {
         true
     }
 
-    /// Whether `bytes` fit beside the other files for which `counted` is true.
+    /// Whether `bytes` fit besides the other files for which `counted` is true.
     fn has_room(&self, name: &str, bytes: u64, counted: impl Fn(&Kept) -> bool) -> bool {
         let others = self.files.iter();
         let others = others.filter(|(of, kept)| *of != name && counted(kept));
@@ -375,7 +378,8 @@ impl BlackBox {
             && others.count() + own <= self.limits.files
     }
 
-    /// Removes a file. What cannot be removed is counted as before; what is another's now is not.
+    /// Removes a file. A file that cannot be removed is still counted; one that now belongs to
+    /// another is not.
     fn remove(&mut self, name: &str) {
         let removed = match look(&self.folder, name) {
             Ok(Looked::Nothing | Looked::Foreign) => Ok(()),

@@ -9,11 +9,11 @@ use crate::limits::Meter;
 pub(crate) const MARK: [u8; 4] = *b"FSBK";
 /// Bytes of a block's header: mark, bytes packed, bytes unpacked.
 const HEADER: usize = 12;
-/// No block unpacks to more, so that a damaged one cannot fill the memory.
+/// The most bytes to which a block unpacks, so that a damaged one cannot fill the memory.
 pub(crate) const MAX_UNPACKED: usize = 4 << 20;
 
-/// Writes a block that holds `head`, then `content`: together at most [`MAX_UNPACKED`] bytes. The head
-/// says what the block is, and is covered by the checksum too. Gives the bytes written.
+/// Writes a block with `head`, then `content`: together at most [`MAX_UNPACKED`] bytes. The head
+/// says what the block is, and is covered by the checksum too. Returns the number of bytes written.
 pub(crate) fn write(
     out: &mut impl Write,
     level: i32,
@@ -46,7 +46,7 @@ pub(crate) fn packed(packed: &[u8], unpacked: usize) -> Vec<u8> {
 pub(crate) enum NextBlock {
     /// A whole block.
     Block,
-    /// None, or one that does not unpack, and why. What follows may be whole.
+    /// None, or one that does not unpack, and why. The bytes after it may be intact.
     Damaged(&'static str),
     /// The end of the file, at the end of a block or in the midst of one.
     End,
@@ -71,7 +71,7 @@ pub(crate) fn read(
     if header[..4] != MARK {
         return Ok(NextBlock::Damaged("no block begins where one should"));
     }
-    // What does not shrink grows by a little only.
+    // Incompressible data grows only a little.
     if unpacked_len > MAX_UNPACKED || packed_len > MAX_UNPACKED + (64 << 10) {
         return Ok(NextBlock::Damaged("a block that is too long"));
     }

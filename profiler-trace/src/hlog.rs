@@ -10,11 +10,11 @@ use profiler_core::text::visible;
 /// One histogram of a log.
 #[derive(Debug)]
 pub struct Tagged<'a> {
-    /// Its tag, which names what is counted and the unit: no comma, space or newline.
+    /// Its tag, which names the counted quantity and the unit: no comma, space or newline.
     pub tag: String,
     /// Its values.
     pub histogram: &'a Histogram<u64>,
-    /// How long it covers, from the log's start; zero for the state at one moment.
+    /// The length of its interval, from the log's start; zero for the state at one moment.
     pub interval: Duration,
 }
 
@@ -27,7 +27,7 @@ pub struct LogError(String);
 /// bytes of a file. `comments` are lines of text at its head.
 ///
 /// # Errors
-/// When a tag holds a comma, space or newline, or a histogram cannot be serialised.
+/// If a tag contains a comma, space or newline, or a histogram cannot be serialised.
 pub fn log(
     start_ns: u64,
     comments: &[String],
@@ -101,7 +101,7 @@ mod tests {
         );
     }
 
-    /// The payload's base64, decoded by hand: the log's reader leaves it to its caller.
+    /// The payload's base64, decoded by hand: the log's reader leaves that to its caller.
     fn base64(text: &str) -> Vec<u8> {
         let value = |c: u8| match c {
             b'A'..=b'Z' => c - b'A',

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use profiler_core::text::visible;
 
-/// Bytes that the smallest recording may come to.
+/// The size that even the smallest recording may reach.
 const FLOOR: u64 = 512 << 20;
-/// Bytes that each byte of a file may come to beyond that: real ones unpack to 5 to 30 bytes, and
+/// How many additional bytes each byte of a file allows: real ones unpack to 5 to 30 bytes, and
 /// compile to 40.
 const RATIO: u64 = 200;
-/// The most of all recordings, once unpacked, as a program, and as another format.
+/// The most for any recording, once unpacked, as a program, and as another format.
 const MAX_SIZE: u64 = 64 << 30;
 /// The most memory for tables: of 40 million live blocks.
 const MAX_MEMORY: u64 = 4 << 30;
@@ -30,7 +30,7 @@ const MAX_MEMORY: u64 = 4 << 30;
 pub enum Bound {
     /// This many bytes, as set by the user.
     Given(u64),
-    /// No more than this, and what a file of its size may come to.
+    /// At most this, and as much as a file of its size may produce.
     Grows(u64),
 }
 
@@ -47,15 +47,14 @@ impl Bound {
 /// The limits of reading one recording.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
-    /// Of its content once unpacked, of the program compiled from it, and of what it is exported to,
-    /// each.
+    /// For the unpacked content, the compiled program, and the exported file, each.
     pub size: Bound,
-    /// Of the memory for tables: what is known of blocks, threads and checkpoints.
+    /// For the memory of tables: what is known of blocks, threads and checkpoints.
     pub memory: Bound,
 }
 
 impl Default for Limits {
-    /// Those of a stream that is no file.
+    /// The limits for a stream that is not a file.
     fn default() -> Self {
         Self {
             size: Bound::Given(MAX_SIZE),
@@ -76,14 +75,15 @@ impl Limits {
     }
 }
 
-/// What has a limit.
+/// Things that have a limit.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Limit {
-    /// What a recording comes to ([`Limits::size`]).
+    /// The size of a recording ([`Limits::size`]).
     Size,
     /// The memory for tables ([`Limits::memory`]).
     Memory,
-    /// The part that a program may take of the folder for temporary files, which is half of its room.
+    /// The part of the directory for temporary files that a program may use, which is half of its
+    /// free space.
     TemporaryRoom,
 }
 
@@ -92,7 +92,7 @@ pub enum Limit {
 pub enum Stopped {
     /// A limit was met.
     Limit {
-        /// What would have been larger.
+        /// What would have exceeded it.
         what: &'static str,
         /// The limit in bytes.
         bytes: u64,
@@ -132,7 +132,7 @@ impl Stopped {
     }
 }
 
-/// Why a file was not read to its end. What precedes was read.
+/// Why a file was not read to its end. Everything before that was read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Incomplete {
     /// In words.
@@ -142,7 +142,7 @@ pub struct Incomplete {
 }
 
 impl Incomplete {
-    /// The same, of one of several files.
+    /// The same, for one of several files.
     #[must_use]
     pub fn of_file(self, path: &Path) -> Self {
         Self {
@@ -178,7 +178,7 @@ impl Incomplete {
         }
     }
 
-    /// Both, of two files: where one met a limit, that one.
+    /// Both, for two files: if one met a limit, that one.
     #[must_use]
     pub fn and_of(self, other: &Self) -> Self {
         let limit = self.limit.or(other.limit);
@@ -215,24 +215,24 @@ impl fmt::Display for Incomplete {
 }
 
 impl From<Stopped> for io::Error {
-    /// Of a kind that no reader takes for the end of its input, nor tries again.
+    /// Of a kind that readers neither take for the end of their input nor retry.
     fn from(stopped: Stopped) -> Self {
         Self::new(io::ErrorKind::QuotaExceeded, stopped)
     }
 }
 
-/// Who has tables.
+/// The owners of tables.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum TableOwner {
     /// The reader of a format.
     Reader,
     /// The compiler.
     Compiler,
-    /// What is known of where things are in a file.
+    /// What is known of the positions in a file.
     Index,
 }
 
-/// Counts what reading a recording comes to. Clones count together.
+/// Counts the size of a recording while it is read. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<Counts>);
 
@@ -269,7 +269,7 @@ impl Meter {
     /// Counts `bytes` more of its unpacked content.
     ///
     /// # Errors
-    /// When that is too much.
+    /// If that is too much.
     pub(crate) fn content(&self, bytes: u64) -> io::Result<()> {
         self.check()?;
         let before = self.0.content.fetch_add(bytes, Ordering::Relaxed);
@@ -279,7 +279,7 @@ impl Meter {
     /// Checks the total size of something made from it.
     ///
     /// # Errors
-    /// When that is too much.
+    /// If that is too much.
     pub fn size(&self, what: &'static str, bytes: u64) -> io::Result<()> {
         self.within(self.0.limits.size, what, bytes, Limit::Size)
     }
@@ -317,16 +317,16 @@ impl Meter {
     }
 }
 
-/// What is counted of a stream of bytes.
+/// What is counted in a stream of bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Layer {
     /// The file as it is.
     File,
-    /// What was packed in it.
+    /// The unpacked content.
     Unpacked,
 }
 
-/// Counts what is read of a stream.
+/// Counts the bytes read from a stream.
 pub(crate) struct Counted<R> {
     pub(crate) inner: R,
     pub(crate) meter: Meter,

@@ -14,7 +14,7 @@ pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
     put(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
-/// Takes an unsigned number from the front; `None` when there is no whole one.
+/// Takes an unsigned number from the front; `None` if there is no complete one.
 pub(crate) fn take(input: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
@@ -44,7 +44,7 @@ pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Takes a text; `None` also when it is no UTF-8.
+/// Takes a text; `None` also if it is not UTF-8.
 pub(crate) fn take_text(input: &mut &[u8]) -> Option<String> {
     let len = usize::try_from(take(input)?).ok()?;
     let (text, rest) = input.split_at_checked(len)?;

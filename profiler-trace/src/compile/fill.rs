@@ -5,8 +5,9 @@ use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
 use profiler_core::glibc::{MIN_CHUNK, WHOLE_HEADER};
 use profiler_core::residency::ResidencyMap;
 
-/// The parts of a gap of glibc's that have pages and room for a chunk each, at addresses that a chunk can
-/// have; all of it where it is shorter than two pages. What has no pages was given back, or never used.
+/// The parts of a glibc gap that have pages and room for a chunk each, at addresses that a chunk
+/// can have; all of the gap if it is shorter than two pages. Parts without pages were given back,
+/// or never used.
 pub fn parts_with_pages(
     gap: AddrRange,
     residency: &ResidencyMap,
@@ -47,8 +48,8 @@ fn aligned_like(base: RemoteAddr, addr: RemoteAddr) -> RemoteAddr {
     RemoteAddr::new(addr.get().saturating_add((16 - off) % 16))
 }
 
-/// Bytes that the next chunk of a gap takes when `left` bytes are left: at most `largest`, the
-/// largest chunk of a fill, or all of them if the remainder would be too short for a chunk.
+/// Bytes that the next chunk of a gap takes if `left` bytes remain: at most `largest`, the largest
+/// chunk of a fill, or all of them if the rest would be too short for a chunk.
 pub fn room(left: u64, largest: u64) -> u64 {
     if left >= largest + MIN_CHUNK {
         largest
@@ -57,7 +58,7 @@ pub fn room(left: u64, largest: u64) -> u64 {
     }
 }
 
-/// The last this many live blocks before a gap suggest what may have been in it.
+/// How many of the last live blocks before a gap suggest what may have been in it.
 const REMEMBERED: usize = 8;
 
 /// A gap of more units can be filled exactly by any two sizes, as good as always.
@@ -71,7 +72,7 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Takes note of a live block.
+    /// Notes a live block.
     pub fn note(&mut self, bytes: u64) {
         self.sizes[self.seen % REMEMBERED] = bytes;
         self.seen += 1;

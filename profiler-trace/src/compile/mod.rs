@@ -27,16 +27,16 @@ const CLOCK_STEP_NS: u64 = 100_000;
 
 /// Where operations go.
 pub trait Sink {
-    /// Appends an operation, and gives its number.
+    /// Appends an operation and returns its number.
     ///
     /// # Errors
-    /// When there is no room.
+    /// If there is no room.
     fn push(&mut self, op: Op) -> io::Result<u64>;
 
     /// Changes the value of an operation that was appended before, if it has not been played.
     ///
     /// # Errors
-    /// When it cannot be reached.
+    /// If it is out of reach.
     fn patch(&mut self, number: u64, op: Op) -> io::Result<()>;
 }
 
@@ -54,7 +54,7 @@ impl Sink for Vec<Op> {
     }
 }
 
-/// What a compiled stream holds, in events of the trace unless said otherwise.
+/// The contents of a compiled stream, in events of the trace unless stated otherwise.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
     /// Events.
@@ -71,7 +71,7 @@ pub struct Summary {
     pub peak_live_bytes: u64,
     /// Bytes that are live by now, likewise.
     pub end_live_bytes: u64,
-    /// Of the bytes of large blocks, those of which it is not known whether they were touched.
+    /// The bytes of large blocks that may or may not have been touched.
     pub uncertain_touch_bytes: u64,
     /// Events lost.
     pub lost: u64,
@@ -85,7 +85,7 @@ pub struct Summary {
     pub processes: u32,
     /// Events that were left out because there were too many threads or processes.
     pub left_out: u64,
-    /// Slots that the processes need, one after the other and together, at most.
+    /// The most slots that the processes need, one after the other and together.
     pub slots: u64,
     /// How long the recording took: from its beginning to its last event or checkpoint, in ns.
     pub duration_ns: u64,
@@ -95,7 +95,7 @@ pub struct Summary {
     pub object_events: u64,
     /// Calls of `malloc_trim`.
     pub trims: u64,
-    /// The processes that ended, once each. In the player the first is there to the end.
+    /// The processes that ended, once each. In the player the first exists to the end.
     pub ends: Vec<ProcessEnd>,
     /// The processes that were forked and execute no other program, each after its parent.
     pub forks: Vec<ProcessFork>,
@@ -114,9 +114,9 @@ pub struct ProcessFork {
     pub objects: ObjectBytes,
 }
 
-/// What a process asked of Python's object allocator since it is known what the arenas of that had: since the last
-/// checkpoint of it that recorded this, since it was forked, or from its beginning. Each object counts with what
-/// the allocator gives it.
+/// A process's requests to Python's object allocator since the size of its arenas was last known:
+/// since its last checkpoint that recorded this, since it was forked, or from its beginning. Each
+/// object counts with the bytes that the allocator gives it.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct ObjectBytes {
     /// The most that was live at once.
@@ -134,15 +134,15 @@ pub struct ProcessEnd {
     pub checkpoints: usize,
 }
 
-/// A moment at which the player's memory is measured, as the player will reach it: a checkpoint of the
-/// trace, or one that was added to those.
+/// A time at which the player's memory is measured, when the player reaches it: a checkpoint of the
+/// trace, or an added one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProgramCheckpoint {
-    /// What was recorded there; no figures, where nothing was.
+    /// What was recorded there; without figures if nothing was.
     pub checkpoint: Checkpoint,
-    /// Whether it is one of the trace.
+    /// Whether it comes from the trace.
     pub recorded: bool,
-    /// When its process began, in ns as the checkpoint's own time.
+    /// When its process began, in ns, as in the checkpoint's own time.
     pub began_ns: u64,
     /// Bytes live there, as requested.
     pub live_bytes: u64,
@@ -163,7 +163,7 @@ pub struct Compiler {
     /// How long the player's time passed before the recording's began.
     settled_ns: u64,
     seed_heap: SeedHeap,
-    /// The seed, until all of it is there.
+    /// The seed, until it is complete.
     seed: Vec<SeedBlock>,
     live_bytes: u64,
     summary: Summary,
@@ -172,7 +172,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// For the stream that is described so.
+    /// A compiler for the stream with this description.
     pub fn new(description: &TraceDescription) -> Self {
         let mut compiler = Self {
             processes: vec![Process::new(0)],
@@ -212,7 +212,7 @@ impl Compiler {
         }
     }
 
-    /// What was compiled so far.
+    /// The contents compiled so far.
     pub fn summary(&self) -> Summary {
         Summary {
             threads: self.threads.iter().flatten().count() as u32,
@@ -235,7 +235,7 @@ impl Compiler {
         self.live_bytes
     }
 
-    /// Bytes of its tables; with those that a fork by this event's thread would add.
+    /// Bytes of its tables, including those that a fork by this event's thread would add.
     pub fn table_bytes(&self, forks: Option<u32>) -> u64 {
         let forked = forks.and_then(|thread| self.threads.get(thread as usize)?.as_ref());
         let forked = forked.map(|thread| &self.processes[thread.process as usize]);
@@ -256,7 +256,7 @@ impl Compiler {
         Some(thread.process)
     }
 
-    /// The processes so far: their numbers are less.
+    /// The number of processes so far: each process number is less.
     pub fn processes(&self) -> u32 {
         self.processes.len() as u32
     }
@@ -267,7 +267,8 @@ impl Compiler {
         process.alive.then(|| process.live_bytes())
     }
 
-    /// Adds a checkpoint of a process at this time, which was not recorded; none of one that has ended.
+    /// Adds a checkpoint of a process at this time that was not recorded; none if the process has
+    /// ended.
     ///
     /// # Errors
     /// Those of the sink.
@@ -285,7 +286,7 @@ impl Compiler {
         self.checkpoint(checkpoint, false, sink)
     }
 
-    /// Makes glibc's `mmap_threshold` what it was, before anything else.
+    /// Sets glibc's `mmap_threshold` to its former value, before anything else.
     ///
     /// # Errors
     /// Those of the sink.
@@ -357,7 +358,7 @@ impl Compiler {
         }
     }
 
-    /// A realloc begins: where its block goes is said by what follows.
+    /// A realloc begins: what follows says where its block goes.
     fn realloc(
         &mut self,
         thread: u32,
@@ -368,7 +369,7 @@ impl Compiler {
         let block = self.take_block(process, addr);
         let of_thread = self.thread(thread);
         let before = of_thread.and_then(|t| std::mem::replace(&mut t.realloc, block));
-        // A realloc whose end was lost moved its block to nobody knows where.
+        // The end of the realloc was lost, so nobody knows where its block is now.
         self.free_if_any(thread, process, before, sink)
     }
 
@@ -400,7 +401,7 @@ impl Compiler {
             By::Realloc => state.realloc.take(),
             By::Malloc | By::Calloc => None,
         };
-        // The free of what was there was lost.
+        // The free of the previous block was lost.
         if let Some(before) = self.processes[process as usize].remove(addr) {
             self.summary.implied_frees += 1;
             self.free(process, &before, sink)?;
@@ -433,7 +434,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// The live block there, which is freed or reallocated; one that is not known is counted.
+    /// Removes the live block there, which is freed or reallocated; an unknown one is counted.
     fn take_block(&mut self, process: u32, addr: u64) -> Option<process::Block> {
         let block = self.processes[process as usize].remove(addr);
         self.summary.unknown_frees += u64::from(block.is_none());
@@ -504,7 +505,7 @@ impl Compiler {
         self.switch(main, sink)?;
         sink.push(op(OpCode::CHECKPOINT, self.checkpoints.len() as u64, 0))?;
         let figures = checkpoint.figures.heap_bytes();
-        // Who plays the program has a copy.
+        // The player of the program has a copy.
         self.checkpoint_bytes += 2 * (figures + size_of::<ProgramCheckpoint>()) as u64;
         self.checkpoints.push(ProgramCheckpoint {
             checkpoint,
@@ -524,7 +525,7 @@ impl Compiler {
     }
 }
 
-/// An operation without anything but its value and its slot.
+/// An operation with only a value and a slot.
 pub fn op(code: OpCode, value: u64, slot: u32) -> Op {
     Op {
         value,

@@ -20,7 +20,7 @@ pub(super) struct Block {
     zeroed: bool,
     /// Whether it was there when the recording began.
     pub(super) seeded: bool,
-    /// The operation that says how much of it is touched, and how much that is so far.
+    /// The operation that gives how much of it is touched, and the value so far.
     touch: Option<Touch>,
 }
 
@@ -30,11 +30,11 @@ pub(super) struct Touch {
     known: Option<u64>,
 }
 
-/// Live objects of Python's object allocator, in bytes that it gives them: multiples of [`OBJECT_ALIGN`].
+/// Live objects of Python's object allocator, in bytes as allocated: multiples of [`OBJECT_ALIGN`].
 #[derive(Copy, Clone, Debug, Default)]
 struct LiveObjects {
     live: u64,
-    /// The most since it was known what the arenas had.
+    /// The most since the size of the arenas was last known.
     most: u64,
     /// What was live then.
     before: u64,
@@ -69,21 +69,22 @@ impl LiveObjects {
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     blocks: HashMap<u64, Block>,
-    /// Of Python's object allocator, none of which is malloc's.
+    /// Objects of Python's object allocator, none of which is malloc's.
     objects: HashMap<u64, Object>,
     object_bytes: LiveObjects,
     free_slots: Vec<u32>,
     next_slot: u32,
     live_bytes: u64,
-    /// Bytes of large blocks of which it was never recorded how much is touched.
+    /// Bytes of large blocks for which it was never recorded how much is touched.
     pub(super) uncertain_bytes: u64,
-    /// What is touched of large zeroed blocks with mappings of their own, and their bytes.
+    /// The touched bytes of large zeroed blocks with their own mappings, and the bytes of those
+    /// blocks.
     zeroed_alone: (u64, u64),
-    /// The thread that it began with.
+    /// Its first thread.
     pub(super) main_thread: u32,
     /// When it began, in the trace's time.
     pub(super) began_ns: u64,
-    /// Whether it runs.
+    /// Whether it is running.
     pub(super) alive: bool,
 }
 
@@ -110,7 +111,7 @@ impl Process {
         let mut copy = self.clone();
         (copy.main_thread, copy.uncertain_bytes) = (main_thread, 0);
         copy.object_bytes.begin_anew();
-        // What the parent's operations said holds for both.
+        // What the parent's operations said applies to both.
         for block in copy.blocks.values_mut() {
             block.touch = None;
         }
@@ -125,19 +126,19 @@ impl Process {
         (blocks + objects + slots) as u64
     }
 
-    /// Slots that it ever had.
+    /// The number of slots that it has ever had.
     pub(super) fn slots(&self) -> u64 {
         self.next_slot.into()
     }
 
-    /// What it asked of the object allocator since it is known what the arenas had.
+    /// Its requests to the object allocator since the size of the arenas was last known.
     pub(super) fn object_bytes(&self) -> ObjectBytes {
         let LiveObjects { most, before, .. } = self.object_bytes;
         let grown = most.saturating_sub(before);
         ObjectBytes { most, grown }
     }
 
-    /// It is known now.
+    /// That size is known now.
     pub(super) fn arenas_are_known(&mut self) {
         self.object_bytes.begin_anew();
     }
@@ -147,8 +148,7 @@ impl Process {
         self.live_bytes
     }
 
-    /// A slot that is not in use. When there are no more the last is used again: its block is
-    /// forgotten.
+    /// A free slot. If there are no more, the last one is used again: its block is forgotten.
     pub(super) fn take_slot(&mut self) -> u32 {
         self.free_slots.pop().unwrap_or_else(|| {
             let slot = self.next_slot;
@@ -162,7 +162,7 @@ impl Process {
         self.free_slots.push(slot);
     }
 
-    /// Says before a large block that it is not known how much of it is touched.
+    /// Appends, before a large block, that it is not known how much of it is touched.
     pub(super) fn put_touch(
         &mut self,
         bytes: u64,
@@ -218,12 +218,12 @@ impl Process {
         Some(block)
     }
 
-    /// Whether malloc gave what is there.
+    /// Whether malloc returned the block there.
     pub(super) fn has_block(&self, addr: u64) -> bool {
         self.blocks.contains_key(&addr)
     }
 
-    /// An object is live from now on; the one whose end was not recorded, if there is one.
+    /// An object is live from now on. Returns the one there whose end was not recorded, if any.
     pub(super) fn insert_object(&mut self, addr: u64, object: Object) -> Option<Object> {
         let before = self.objects.insert(addr, object);
         let gone = before.map_or(0, |before| before.bytes);
@@ -248,7 +248,7 @@ impl Process {
         (self.objects, self.object_bytes) = (HashMap::new(), LiveObjects::default());
     }
 
-    /// A block gets another size. What is cut off of a large one that nobody looked at was never
+    /// A block changes its size. The part cut off a large block that nobody looked at was never
     /// filled: programs shrink a buffer to what they put into it.
     pub(super) fn resized(
         &mut self,
@@ -299,15 +299,15 @@ impl Process {
     }
 }
 
-/// Where in its first page a block lies that glibc maps by itself (`malloc/malloc.c`,
+/// The offset in its first page of a block that glibc maps by itself (`malloc/malloc.c`,
 /// `sysmalloc_mmap`): behind the header of its chunk.
 const MAPPED_CHUNK: u64 = 16;
 /// From this many bytes on, blocks with fresh pages are evidence about others.
 const ENOUGH: u64 = 4 << 20;
 
-/// What the program touches of a zeroed block all of whose pages are there. glibc clears what it
-/// takes from its heap itself, so that the pages say nothing of the program: what it touches of
-/// those with fresh pages does.
+/// How much the program touches of a zeroed block all of whose pages are present. glibc itself
+/// clears blocks from its heap, so their pages say nothing about the program; the touched part of
+/// blocks with fresh pages does.
 fn estimate(size: u64, (touched, all): (u64, u64)) -> u64 {
     if all < ENOUGH {
         return size;

@@ -19,15 +19,16 @@ use super::settle::{SETTLING_NS, settle};
 use super::{Compiler, Sink, free, is_large, op, touch};
 use crate::trace::{SeedBlock, TraceDescription};
 
-/// What a threshold is larger than the blocks that raised it to there, at most.
+/// By how much a threshold may exceed the blocks that raised it.
 pub const THRESHOLD_ROUNDING: u64 = 2 * PAGE_SIZE;
 
 /// What is known of the heap of the seed.
 #[derive(Clone, Debug)]
 pub(super) struct SeedHeap {
-    /// Whether it is glibc's: its free blocks are chunks that shape it, others' are regions of slabs.
+    /// Whether it is glibc's: its free blocks are chunks that shape the heap, those of others are
+    /// regions of slabs.
     is_glibc: bool,
-    /// glibc's mmap threshold, as it had grown.
+    /// glibc's mmap threshold, to which it had grown.
     mmap_threshold: u64,
 }
 
@@ -46,18 +47,18 @@ impl SeedHeap {
 /// One way to fill gaps.
 struct Fill {
     only: Only,
-    /// Whether small blocks must fill a gap exactly, else it was a large one.
+    /// Whether small blocks must fill a gap exactly; else it is filled as one large block.
     exactly: bool,
     /// Gaps of at least this many bytes held large blocks.
     large_from: u64,
-    /// Blocks that it may still take: what else is free is not filled.
+    /// How many blocks it may still take: other free memory is not filled.
     left: u32,
 }
 
 /// Blocks of a fill at most.
 const MAX_BLOCKS: u32 = 1 << 24;
 
-/// A block that is to be freed once all is allocated.
+/// A block to be freed once everything is allocated.
 struct Freed {
     thread: u32,
     slot: u32,
@@ -202,7 +203,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// A block that was free. It has pages: what has none is no block of the seed.
+    /// A block that was free. It has pages: a free block without pages is not part of the seed.
     fn seed_free(
         &mut self,
         thread: u32,
@@ -240,7 +241,8 @@ impl Fill {
     }
 }
 
-/// Whether a live block of glibc's seems to be an mmapped chunk: such say nothing of what gaps held.
+/// Whether a live glibc block seems to be an mmapped chunk: those say nothing about the content of
+/// gaps.
 fn has_own_mapping(block: &SeedBlock) -> bool {
     block.live
         && block.addr % PAGE_SIZE == WHOLE_HEADER

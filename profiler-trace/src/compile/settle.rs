@@ -7,27 +7,28 @@ use profiler_common::program::{Only, Op, OpCode};
 
 use super::{Sink, free, op, touch};
 
-/// As long as this the program goes on, in steps of a second: jemalloc and mimalloc have purged by then
+/// How long the program continues, in steps of a second: jemalloc and mimalloc have purged by then
 /// (`dirty_decay_ms` is 10 s, `muzzy_decay_ms` 0).
 const STEPS: u64 = 25;
 const STEP_NS: u64 = 1_000_000_000;
 /// How far [`settle`] moves the player's clock, in ns.
 pub(super) const SETTLING_NS: u64 = STEPS * STEP_NS;
-/// This many blocks, too large for jemalloc's thread caches, are allocated and freed in a step:
+/// How many blocks, too large for jemalloc's thread caches, are allocated and freed in a step:
 /// jemalloc reads its clock once in a thousand operations (`ARENA_DECAY_NTICKS_PER_UPDATE`).
 const BLOCKS: u32 = 1_100;
 /// jemalloc caches blocks of up to 32 KiB (`tcache_max`).
 const BLOCK_BYTES: u64 = 40 << 10;
-/// Threads that go on, at most.
+/// The most threads that continue.
 const MAX_THREADS: usize = 64;
 
-/// Makes glibc's `mmap_threshold` as many bytes, by a block that passes through `slot`: it follows the largest
-/// block with a mapping of its own that was freed (`free` in `malloc/malloc.c`).
+/// Sets glibc's `mmap_threshold` to this value with a block that passes through `slot`: the
+/// threshold follows the largest block with its own mapping that was freed (`free` in
+/// `malloc/malloc.c`).
 ///
 /// # Errors
 /// Those of the sink.
 pub fn set_mmap_threshold<S: Sink + ?Sized>(bytes: u64, slot: u32, sink: &mut S) -> io::Result<()> {
-    // With its header and rounded to pages, it is a chunk of `bytes`.
+    // With its header and rounded to pages, the chunk has `bytes`.
     let alloc = op(OpCode::ALLOC, bytes.saturating_sub(32), slot);
     for op in [touch(0), alloc, free(slot)] {
         sink.push(Op {
@@ -38,9 +39,9 @@ pub fn set_mmap_threshold<S: Sink + ?Sized>(bytes: u64, slot: u32, sink: &mut S)
     Ok(())
 }
 
-/// Has `threads` allocate and free in `slot` for 25 s after `since_ns`, as a program that goes
-/// on: allocators that purge by time look at their clocks when they are asked for something. Thread
-/// `next` has the turn then.
+/// Has `threads` allocate and free in `slot` for 25 s after `since_ns`, like a program that
+/// continues: allocators that purge over time check their clocks when they are called. Afterwards
+/// it is the turn of thread `next`.
 ///
 /// # Errors
 /// Those of the sink.

@@ -13,9 +13,9 @@ use super::{Compiler, ProcessEnd, ProcessFork, Sink, op};
 #[derive(Debug)]
 pub(super) struct Thread {
     pub(super) process: u32,
-    /// The slot whose realloc is under way, and its bytes.
+    /// The slot whose realloc is in progress, and its bytes.
     pub(super) realloc: Option<Block>,
-    /// The object's that Python has resized, until it says to what.
+    /// The object that Python has resized, until it gives the new size.
     pub(super) resized: Option<Object>,
     pub(super) ended: bool,
 }
@@ -38,8 +38,8 @@ impl Compiler {
         });
     }
 
-    /// The process of a thread, which is started when it is new; `None` when there is no such
-    /// process any more, or the number is out of bounds.
+    /// The process of a thread, which is started if it is new; `None` if the process no longer
+    /// exists, or the number is out of bounds.
     pub(super) fn process_of(
         &mut self,
         number: u32,
@@ -78,7 +78,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// A thread begins in a process, which is new when its number is.
+    /// A thread begins in a process, which is new if its number is.
     pub(super) fn begin(
         &mut self,
         number: u32,
@@ -105,7 +105,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// Numbers that were left out stand for processes that never ran.
+    /// Skipped numbers stand for processes that never ran.
     pub(super) fn put_process(&mut self, number: u32, process: Process) {
         while self.processes.len() < number as usize {
             let mut never = Process::new(0);
@@ -121,7 +121,7 @@ impl Compiler {
         }
     }
 
-    /// Goes on in a thread.
+    /// Continues in a thread.
     pub(super) fn switch(&mut self, number: u32, sink: &mut impl Sink) -> io::Result<()> {
         if self.current != number {
             sink.push(op(OpCode::SWITCH, 0, number))?;
@@ -130,8 +130,8 @@ impl Compiler {
         Ok(())
     }
 
-    /// A thread ends; the main thread of its process goes on. Main threads are needed for as long as
-    /// their process lives.
+    /// A thread ends; the main thread of its process continues. Main threads are needed for as long
+    /// as their process lives.
     pub(super) fn end_thread(
         &mut self,
         number: u32,
@@ -184,8 +184,7 @@ impl Compiler {
         Ok(())
     }
 
-    /// Another program takes the place of a process's: its heap begins anew, and of its threads only
-    /// the one is left.
+    /// A process executes another program: its heap starts empty, and only this thread remains.
     pub(super) fn exec(
         &mut self,
         thread: u32,
@@ -208,9 +207,9 @@ impl Compiler {
         Ok(())
     }
 
-    /// A process ends. The first one stays as it is, to be measured.
+    /// A process ends. The first one stays as it is, so that it can be measured.
     pub(super) fn exit(&mut self, process: u32, sink: &mut impl Sink) -> io::Result<()> {
-        // The first one may be said to end again and again: it stays.
+        // A file may claim repeatedly that the first one ends: it stays.
         if self.summary.ends.iter().all(|end| end.process != 0) || process != 0 {
             self.summary.ends.push(ProcessEnd {
                 process,

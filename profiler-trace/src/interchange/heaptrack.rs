@@ -22,7 +22,7 @@ pub(super) struct Heaptrack {
     kinds: Vec<u64>,
     /// Blocks that live of each kind, the newest last.
     live: HashMap<u64, Vec<u64>>,
-    /// Blocks that there is room for in all of these.
+    /// Total capacity for blocks in all of these.
     room: usize,
     next_addr: u64,
     time_ms: u64,
@@ -63,7 +63,7 @@ impl Heaptrack {
             page_bytes: 4096,
             begun: false,
         };
-        // The command comes first of all.
+        // The command comes first.
         new.head()?;
         Ok(new)
     }
@@ -91,7 +91,7 @@ impl Heaptrack {
         Ok(())
     }
 
-    /// The event or the count that a line comes to, if any.
+    /// The event or the count in a line, if any.
     fn item(&mut self, line: &str) -> Option<SourceItem> {
         let mut words = line.split(' ');
         let letter = words.next()?;

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use super::Input;
 
-/// No line of a recording is longer: what is longer is cut into several.
+/// The longest line of a recording: a longer one is cut into several.
 const LONGEST: u64 = 64 << 10;
 
 /// The lines of a recording.
@@ -23,8 +23,7 @@ impl Lines {
         }
     }
 
-    /// Reads the next line. False at the end of the input, also when it breaks off within what it is
-    /// packed in.
+    /// Reads the next line. False at the end of the input, also if its compressed data breaks off.
     pub(super) fn advance(&mut self) -> io::Result<bool> {
         self.line.clear();
         let mut bytes = Vec::new();
@@ -45,7 +44,7 @@ impl Lines {
         Ok(true)
     }
 
-    /// The line that was read last, without its end; [`Self::give_back`] saves making a new one.
+    /// The last line read, without its end; [`Self::give_back`] avoids allocating a new one.
     pub(super) fn take(&mut self) -> String {
         std::mem::take(&mut self.line)
     }
@@ -55,7 +54,7 @@ impl Lines {
         self.line = line;
     }
 
-    /// Whether the input broke off, within a line or what it is packed in.
+    /// Whether the input broke off, within a line or its compressed data.
     pub(super) fn is_cut(&self) -> bool {
         self.cut
     }

@@ -33,10 +33,10 @@ struct Call<'a> {
     is_odd: bool,
 }
 
-/// How many arguments a call has, and whether it has a result; `None` for one that is not known.
+/// The number of arguments of a call, and whether it has a result; `None` if it is unknown.
 fn form(name: &str) -> Option<(usize, bool)> {
     Some(match name {
-        // They change no block (`memory/build/malloc_decls.h` has them beside malloc's family).
+        // They change no block (`memory/build/malloc_decls.h` lists them with malloc's family).
         "malloc_usable_size" | "malloc_good_size" => (0, false),
         _ if name.starts_with("jemalloc_") => (0, false),
         "malloc" | "valloc" => (1, true),
@@ -47,7 +47,8 @@ fn form(name: &str) -> Option<(usize, bool)> {
 }
 
 impl Call<'_> {
-    /// Whether it says all that a call of its name has to. What one that is not known does nobody knows.
+    /// Whether it has everything that a call of its name must have. Nobody knows what an unknown
+    /// call does.
     fn is_whole(&self) -> bool {
         form(self.name).is_some_and(|(arguments, has_result)| {
             let has_all = self.arguments.len() >= arguments;
@@ -200,10 +201,10 @@ pub struct Written {
 }
 
 /// Writes a stream as logalloc's text, as far as it can be read. Processes and threads are numbered
-/// from 1. Seeds become calls of malloc, checkpoints and times are left out.
+/// from 1. Seeds become calls of malloc; checkpoints and times are left out.
 ///
 /// # Errors
-/// When a signal came, or those of `out`.
+/// If a signal came, or those of `out`.
 pub fn write(
     source: &mut dyn TraceSource,
     out: &mut dyn Write,
@@ -237,7 +238,7 @@ pub fn write(
 
 struct LogallocWriter<'a> {
     out: &'a mut dyn Write,
-    /// The process of each thread, where it is not the first.
+    /// The process of each thread, unless it is the first.
     threads: HashMap<u32, u32>,
     /// The block that each thread reallocates.
     resized: HashMap<u32, u64>,
@@ -262,7 +263,7 @@ impl LogallocWriter<'_> {
         Ok(())
     }
 
-    /// Whether its tables may be as large as they are.
+    /// Whether its tables may be this large.
     fn check(&self) -> io::Result<()> {
         let entries = self.threads.capacity() + self.resized.capacity();
         let bytes = entries * size_of::<(u32, u64)>();

@@ -47,7 +47,7 @@ pub(super) struct Memray {
     input: Input,
     description: TraceDescription,
     native: bool,
-    /// The thread that records now, by its own number.
+    /// The current thread of the recording, by its own number.
     thread: u64,
     time_ms: u64,
     last_pointer: i64,
@@ -103,7 +103,7 @@ impl Memray {
 
     fn rest_of_header(&mut self, python: i32) -> io::Result<()> {
         let command = self.text()?;
-        // The process, its main thread, frames to skip, the allocator of Python's and two flags.
+        // The process, its main thread, frames to skip, Python's allocator and two flags.
         let mut fixed = [0; 4 + 8 + 8 + 3];
         self.input.read_exact(&mut fixed)?;
         self.text()?;
@@ -137,7 +137,7 @@ impl Memray {
                     })));
                 }
             } else if tag & 0x40 != 0 {
-                // A frame that was entered: its code and where in it.
+                // A frame that was entered: its code and the place in it.
                 self.varint()?;
                 self.varint()?;
             } else if tag & 0x20 != 0 {
@@ -199,8 +199,8 @@ impl Memray {
         Ok(())
     }
 
-    /// An address: one of the last ones by its number, or 15 and the distance from the one before
-    /// that was written so, in units of 8 bytes.
+    /// An address: one of the last ones by its number, or 15 and the distance, in units of 8 bytes,
+    /// from the previous address that was written in this form.
     fn address(&mut self, number: u8) -> io::Result<u64> {
         if let Some(addr) = self.recent.get(usize::from(number)) {
             return Ok(*addr);
@@ -281,7 +281,7 @@ impl Memray {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    /// A text with a zero at its end.
+    /// A zero-terminated text.
     fn text(&mut self) -> io::Result<String> {
         let mut bytes = Vec::new();
         Read::take(&mut self.input, LONGEST).read_until(0, &mut bytes)?;

@@ -15,10 +15,10 @@ use crate::record::Normalised;
 use crate::snapshot;
 use crate::trace::{MAGIC, ReadError, Reader, TraceSource};
 
-/// Reads a recording of any known kind, which its first bytes say, and counts what it comes to.
+/// Reads a recording of any known kind, recognised by its first bytes, and counts its size.
 ///
 /// # Errors
-/// When it is of no known kind, or of a version that is not known.
+/// If its kind or its version is unknown.
 pub fn read(input: impl Read + 'static, meter: &Meter) -> Result<Box<dyn TraceSource>, ReadError> {
     source(counted(input, meter, Layer::File), meter, 2)
 }
@@ -39,7 +39,7 @@ fn counted<R: Read>(inner: R, meter: &Meter, layer: Layer) -> BufReader<Counted<
 /// Bytes that are read at once.
 const BUFFERED: usize = 64 << 10;
 
-/// The source that `input` is, once what it is packed in, at most `layers` deep, is taken off.
+/// The source in `input`, after removing at most `layers` layers of compression.
 fn source(
     input: impl BufRead + 'static,
     meter: &Meter,
@@ -101,7 +101,7 @@ fn peek(input: &mut Input) -> Result<Vec<u8>, ReadError> {
     Ok(buffered[..buffered.len().min(ENOUGH)].to_vec())
 }
 
-/// What is packed and broken at its start is none of ours.
+/// A compressed file that is broken at its start is no known recording.
 fn truncated(error: io::Error) -> ReadError {
     match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ReadError::NotATrace,

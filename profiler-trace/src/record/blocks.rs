@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::trace::{By, EventKind, SeedBlock};
 
-/// Follows which blocks live: a free is of a block that lives, an allocation at an address where none
-/// does.
+/// Tracks which blocks are live: a free is of a live block, an allocation is at an address without
+/// one.
 ///
-/// glibc frees the blocks of a thread's cache once more when the thread ends; these frees, and those
-/// of blocks whose allocation was lost, are of no block that is known, and are left out.
+/// glibc frees the blocks of a thread's cache once more when the thread ends; these frees, and
+/// those of blocks whose allocation was lost, belong to no known block and are left out.
 #[derive(Clone, Debug)]
 pub(super) struct LiveBlocks {
     live: HashSet<u64>,
@@ -19,17 +19,17 @@ pub(super) struct LiveBlocks {
     unknown_frees: u64,
 }
 
-/// A block that lives no more, or will not when its realloc ends well.
+/// A block that is no longer live, or will not be once its realloc succeeds.
 #[derive(Copy, Clone, Debug)]
 struct Gone {
     /// Its address in the trace.
     addr: u64,
-    /// Its bytes, when it is of the seed.
+    /// Its bytes, if it is from the seed.
     seeded: Option<u64>,
 }
 
 impl LiveBlocks {
-    /// Those of the seed that live.
+    /// The live blocks of the seed.
     pub(super) fn new(seed: &[SeedBlock]) -> Self {
         let live = seed.iter().filter(|block| block.live);
         let seed: BTreeMap<u64, u64> = live.map(|block| (block.addr, block.bytes)).collect();
@@ -46,7 +46,7 @@ impl LiveBlocks {
         self.unknown_frees
     }
 
-    /// Gives what one event of a thread comes to.
+    /// Emits what one event of a thread becomes.
     pub(super) fn apply(&mut self, thread: u32, kind: EventKind, mut emit: impl FnMut(EventKind)) {
         if let EventKind::Lost { .. } = kind {
             // The end of a realloc may not be among them.
@@ -62,7 +62,8 @@ impl LiveBlocks {
             } => {
                 if !self.live.insert(addr) {
                     self.seed.remove(&addr);
-                    // Its free was lost, or the walk already saw what a thread was being given.
+                    // Its free was lost, or the walk already saw the block that a thread was being
+                    // given.
                     emit(EventKind::Free { addr });
                 }
                 let is_new = by == By::Realloc && resized.is_none();
@@ -135,7 +136,8 @@ impl LiveBlocks {
             let seeded = self.seed.remove(&addr);
             return Some(Gone { addr, seeded });
         }
-        // A walk knows where a block lies, and not where in it an aligned one was given out.
+        // A walk knows where a block is, but not the address within it that an aligned allocation
+        // returned.
         let (&at, &bytes) = self.seed.range(..addr).next_back()?;
         if addr - at >= bytes {
             return None;
@@ -152,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// What events of one thread come to, with a block of 64 bytes at 0x100 from before and a free one
+    /// What events of one thread become, with an earlier block of 64 bytes at 0x100 and a free one
     /// at 0x200.
     fn play(all: &[K]) -> Vec<K> {
         let seed = [0x100, 0x200].map(|addr| SeedBlock {

@@ -1,7 +1,8 @@
 //! The time of a trace.
 
-/// The trace's time: nanoseconds since the recording began, which never step back. (A source takes the
-/// time after the place in the order, or on another processor, so that its times may do so by a little.)
+/// The trace's time: nanoseconds since the recording began, which never go back. (A source takes
+/// the time after the place in the order, or on another processor, so its times may go back a
+/// little.)
 #[derive(Copy, Clone, Debug)]
 pub struct Clock {
     began_ns: u64,
@@ -10,8 +11,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Of a recording that began at this time of its source's clock. Times are rounded down to steps of
-    /// `step_ns`: more digits than a source's clock is worth take room in the file.
+    /// For a recording that began at this time of its source's clock. Times are rounded down to
+    /// steps of `step_ns`: more digits than the precision of a source's clock only take room in the
+    /// file.
     pub fn new(began_ns: u64, step_ns: u64) -> Self {
         Self {
             began_ns,
@@ -27,7 +29,7 @@ impl Clock {
         self.last_ns
     }
 
-    /// The time of what was recorded last.
+    /// The time of the last recorded event.
     pub(super) fn last_ns(&self) -> u64 {
         self.last_ns
     }

@@ -8,31 +8,31 @@ use super::source::SourceEvent;
 use crate::limits::{Meter, TableOwner};
 use crate::trace::{Checkpoint, Figures, Item, ReadError, TraceDescription, TraceSource};
 
-/// Reads a recording, item by item, in the order in which these took effect.
+/// Reads a recording, item by item, in the order in which they took effect.
 pub(crate) trait EventSource {
     /// What is known of the program.
     fn description(&self) -> &TraceDescription;
 
-    /// The next item; `None` at the end. What makes its tables larger comes to an item, if only to
-    /// [`SourceItem::Nothing`]: they are measured between two items.
+    /// The next item; `None` at the end. Everything that enlarges its tables yields an item, if
+    /// only [`SourceItem::Nothing`]: they are measured between two items.
     ///
     /// # Errors
-    /// When what follows cannot be read; nothing follows an error.
+    /// If what follows cannot be read; nothing follows an error.
     fn next_item(&mut self) -> Result<Option<SourceItem>, ReadError>;
 
-    /// Whether the end was reached as it was written.
+    /// Whether the proper end was reached.
     fn is_complete(&self) -> bool;
 
     /// Bytes of its tables.
     fn table_bytes(&self) -> u64;
 }
 
-/// What a recording holds.
+/// The contents of a recording.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum SourceItem {
     /// An event.
     Event(SourceEvent),
-    /// What the kernel counted of the first process.
+    /// The kernel's figures of the first process.
     Resident {
         /// Nanoseconds on the source's clock.
         time_ns: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Normalised<S> {
     normaliser: Normaliser,
     meter: Meter,
     waiting: VecDeque<Item>,
-    /// How it ended, to be given after what waits.
+    /// How it ended, delivered after the waiting items.
     end: Option<Result<(), ReadError>>,
 }
 
@@ -110,7 +110,7 @@ impl<S: EventSource> TraceSource for Normalised<S> {
             match self.step() {
                 Ok(true) => {}
                 end => {
-                    // Also of one that is cut off.
+                    // Also for one that is cut off.
                     let losses = self.normaliser.take_pending_losses();
                     self.waiting.extend(losses.map(Item::Event));
                     self.end = Some(end.map(|_| ()));

@@ -7,13 +7,13 @@ use super::numbers::{MAX_THREADS, Numbered, SourceThread};
 /// A child that has not recorded anything for this many ns does not exist: its fork failed.
 const FAILED_AFTER_NS: u64 = 10_000_000_000;
 
-/// A fork, as its parent and its child name it.
+/// A fork, as its parent and its child identify it.
 #[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Fork {
     /// The thread that forks.
     pub(super) parent: SourceThread,
-    /// Which of its forks this is, so that no child takes the place of one whose fork failed, or of one
-    /// of another process that had the same number before.
+    /// Which of its forks this is, so that no child is mistaken for one whose fork failed, or for
+    /// one of another process that had the same number before.
     pub(super) number: u64,
 }
 

@@ -27,7 +27,7 @@ struct ProcessBlocks {
 #[derive(Copy, Clone, Debug)]
 struct Block {
     bytes: u64,
-    /// What was last recorded of it.
+    /// The last recorded value of it.
     touched: Option<u64>,
 }
 
@@ -55,7 +55,7 @@ impl ProcessBlocks {
         }
     }
 
-    /// Takes in a block that lives.
+    /// Takes in a live block.
     fn add(&mut self, addr: u64, bytes: u64) {
         self.live.remove(&addr);
         if bytes >= LARGE_BYTES {
@@ -64,7 +64,7 @@ impl ProcessBlocks {
         }
     }
 
-    /// Those of a forked child, in which no other thread ends its realloc.
+    /// A copy for a forked child, in which no other thread ends its realloc.
     fn copy(&self) -> Self {
         let first = self.live.iter().take(MAX_COPIED);
         Self {
@@ -78,8 +78,8 @@ impl ProcessBlocks {
         self.live.len() + self.resized.len()
     }
 
-    /// What changed since the last checkpoint: the bytes of each block that lie on resident or swapped
-    /// pages.
+    /// What changed since the last checkpoint: the bytes of each block that are on resident or
+    /// swapped pages.
     fn touched(&mut self, residency: &ResidencyMap) -> Vec<EventKind> {
         let mut all: Vec<_> = self.live.iter_mut().collect();
         all.sort_by_key(|(_, block)| std::cmp::Reverse(block.bytes));
@@ -98,19 +98,19 @@ impl ProcessBlocks {
 #[derive(Clone, Debug, Default)]
 pub(super) struct LargeBlocks {
     by_process: HashMap<u32, ProcessBlocks>,
-    /// Blocks of all of them, and one for each process.
+    /// The number of blocks of all processes, plus one for each process.
     kept: usize,
 }
 
 impl LargeBlocks {
-    /// Takes in a block of the first process that was there before.
+    /// Takes in an earlier block of the first process.
     pub(super) fn seed(&mut self, block: &SeedBlock) {
         if block.bytes >= LARGE_BYTES && self.kept < MAX_KEPT {
             self.add(0, |blocks| blocks.add(block.addr, block.bytes));
         }
     }
 
-    /// Takes in an event of a process. Blocks beyond the limit are not followed.
+    /// Takes in an event of a process. Blocks beyond the limit are not tracked.
     pub(super) fn note(&mut self, process: u32, event: &Event) {
         match event.kind {
             EventKind::Fork { process: child, .. } => {
@@ -127,7 +127,7 @@ impl LargeBlocks {
                 if self.kept < MAX_KEPT {
                     self.add(process, |blocks| blocks.note(event));
                 } else {
-                    // What was there before is no more.
+                    // The earlier blocks are gone.
                     let kind = EventKind::Free { addr };
                     self.note(process, &Event { kind, ..*event });
                 }
@@ -142,7 +142,7 @@ impl LargeBlocks {
         }
     }
 
-    /// Takes in a large block of a process, which may be the first.
+    /// Takes in a large block of a process, perhaps its first.
     fn add(&mut self, process: u32, add: impl FnOnce(&mut ProcessBlocks)) {
         let blocks = self.by_process.entry(process).or_insert_with(|| {
             self.kept += 1;
@@ -153,7 +153,7 @@ impl LargeBlocks {
         self.kept = self.kept - before + blocks.len();
     }
 
-    /// What changed of a process since its last checkpoint, as [`ProcessBlocks::touched`].
+    /// What changed for a process since its last checkpoint, as in [`ProcessBlocks::touched`].
     pub(super) fn touched(&mut self, process: u32, residency: &ResidencyMap) -> Vec<EventKind> {
         let blocks = self.by_process.get_mut(&process);
         blocks.map_or_else(Vec::new, |blocks| blocks.touched(residency))

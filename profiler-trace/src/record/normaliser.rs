@@ -13,9 +13,9 @@ pub struct LeftOut {
     /// There were too many processes or threads ([`MAX_PROCESSES`](super::MAX_PROCESSES),
     /// [`MAX_THREADS`](super::MAX_THREADS)). They count as lost.
     pub beyond_limit: u64,
-    /// Their process had recorded its end before. They count as lost.
+    /// Their process had already recorded its end. They count as lost.
     pub after_exit: u64,
-    /// Frees of blocks of which nothing was known.
+    /// Frees of unknown blocks.
     pub unknown_frees: u64,
 }
 
@@ -26,10 +26,11 @@ impl LeftOut {
     }
 }
 
-/// Gives processes and threads the trace's numbers, follows forks, execs and ends, and keeps the time.
-/// Of a source that loses events ([`Self::for_lossy_source`]) it also follows which blocks live.
+/// Assigns the trace's numbers to processes and threads, tracks forks, execs and ends, and keeps
+/// the time. For a source that loses events ([`Self::for_lossy_source`]) it also tracks which
+/// blocks are live.
 ///
-/// It trusts nothing: what is beyond its limits is counted and left out.
+/// It trusts nothing: events beyond its limits are counted and left out.
 #[derive(Clone, Debug)]
 pub struct Normaliser {
     clock: Clock,
@@ -41,7 +42,7 @@ pub struct Normaliser {
 }
 
 impl Normaliser {
-    /// Of a source of which nothing was there before.
+    /// For a source without earlier blocks.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -61,13 +62,13 @@ impl Normaliser {
         }
     }
 
-    /// The trace's time at a time of the source's clock. It is not before that of what was recorded
-    /// last, and nothing later precedes it.
+    /// The trace's time at a time of the source's clock. It is not before the last recorded time,
+    /// and nothing later precedes it.
     pub(super) fn advance(&mut self, source_ns: u64) -> u64 {
         self.clock.next_ns(source_ns)
     }
 
-    /// Events that were left out so far.
+    /// Events left out so far.
     pub fn left_out(&self) -> LeftOut {
         LeftOut {
             unknown_frees: self.blocks.as_ref().map_or(0, LiveBlocks::unknown_frees),
@@ -87,8 +88,8 @@ impl Normaliser {
         (events > 0).then(|| self.lost(events))
     }
 
-    /// `events` events have been lost so far. It is not known which thread lost them, so the event
-    /// is attributed to the first.
+    /// `events` events have been lost so far. It is unknown which thread lost them, so the event is
+    /// attributed to the first.
     pub(super) fn lost(&self, events: u64) -> Event {
         Event {
             time_ns: self.clock.last_ns(),
@@ -102,7 +103,7 @@ impl Normaliser {
         self.numbers.process(source)
     }
 
-    /// The processes that have not ended, as far as they say, by their numbers.
+    /// The processes that have not reported their end, by their numbers.
     pub fn running(&self) -> Vec<RecordedProcess> {
         self.numbers.running()
     }
@@ -122,8 +123,8 @@ impl Normaliser {
         self.numbers.table_bytes()
     }
 
-    /// Gives these threads of a process the next numbers; where there is none, the number is that of a
-    /// thread that ended before, which its event says.
+    /// Assigns the next numbers to these threads of a process; where there is no thread, the number
+    /// belongs to a thread that ended before, which its event says.
     pub fn number_threads(
         &mut self,
         process: u64,
@@ -133,7 +134,7 @@ impl Normaliser {
         for thread in threads {
             match thread {
                 Some(thread) => {
-                    // One beyond the limit is left out when it comes.
+                    // A thread beyond the limit is left out when it comes.
                     let _ = self.numbers.begin_thread((process, *thread));
                 }
                 None => {
@@ -150,7 +151,7 @@ impl Normaliser {
         }
     }
 
-    /// Gives the events that one of the source comes to, each with the number of its process.
+    /// Emits the events for one event of the source, each with the number of its process.
     pub fn push(&mut self, event: &SourceEvent, mut emit: impl FnMut(u32, Event)) {
         let time_ns = self.advance(event.time_ns);
         if let SourceKind::Event(EventKind::Lost { events }) = event.kind {
@@ -196,7 +197,7 @@ impl Normaliser {
                 self.left_out.after_exit += 1;
                 return;
             }
-            // Other threads of it ran a little longer.
+            // Other threads of the process ran a little longer.
             ThreadLookup::Left => return,
             // It did nothing before.
             ThreadLookup::No if event.kind == EventKind::ThreadEnd.into() => return,
@@ -217,7 +218,7 @@ impl Normaliser {
         }
     }
 
-    /// What an event of a known thread is in the trace, if it is there.
+    /// The trace's event for an event of a known thread, if there is one.
     fn conclude(&mut self, id: SourceThread, kind: SourceKind, time_ns: u64) -> Option<EventKind> {
         let kind = match kind {
             SourceKind::Event(kind) => kind,
@@ -232,9 +233,9 @@ impl Normaliser {
                     child: child.thread,
                 });
             }
-            // Taken in before the thread was known.
+            // Handled before the thread was known.
             SourceKind::Start | SourceKind::Forked { .. } => return None,
-            // Nothing is freed or allocated by it.
+            // It frees and allocates nothing.
             SourceKind::Ending | SourceKind::Leaving => return None,
         };
         match kind {
@@ -249,15 +250,15 @@ impl Normaliser {
         Some(kind)
     }
 
-    /// The process with this number of the source's is gone without having recorded that: gives its end
-    /// at this time of the source's clock, unless it is known.
+    /// The process with this number in the source is gone without having recorded that: returns its
+    /// end at this time of the source's clock, unless it is known.
     pub fn gone(&mut self, source: u64, source_ns: u64) -> Option<(u32, Event)> {
         let ended = self.numbers.end(source)?;
         Some(self.end_of(ended, source_ns))
     }
 
-    /// The same of a process one of whose threads ended it at this time: what others of its threads did at that
-    /// moment changes nothing any more, and is left out.
+    /// The same for a process that one of its threads ended at this time: what its other threads
+    /// did at that moment changes nothing any more, and is left out.
     pub fn left(&mut self, source: u64, source_ns: u64) -> Option<(u32, Event)> {
         let ended = self.numbers.leave(source)?;
         Some(self.end_of(ended, source_ns))

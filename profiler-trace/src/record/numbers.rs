@@ -12,7 +12,7 @@ pub const MAX_PROCESSES: usize = 16 << 10;
 /// announced and have not begun.
 pub const MAX_THREADS: usize = 256 << 10;
 
-/// A thread by the source's numbers: its process and itself.
+/// A thread by the source's numbers: those of its process and of itself.
 pub(super) type SourceThread = (u64, u64);
 
 /// A thread by the trace's numbers.
@@ -22,7 +22,7 @@ pub(super) struct Numbered {
     pub(super) thread: u32,
 }
 
-/// A process that has not ended, as far as it is known.
+/// A process that is not known to have ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct RecordedProcess {
     /// The source's number.
@@ -43,21 +43,21 @@ pub(super) struct Numbers {
     forks: AnnouncedForks,
     next_thread: u32,
     next_process: u32,
-    /// The thread of the last event: the next one is mostly of the same.
+    /// The thread of the last event: the next event is mostly of the same one.
     recent: Option<(SourceThread, Numbered)>,
 }
 
-/// What the tables of threads of all processes come to.
+/// The size of the tables of threads of all processes.
 #[derive(Clone, Debug, Default)]
 struct TableRoom {
     threads: usize,
-    /// Threads that there is room for in all of these.
+    /// Total capacity for threads in all of these.
     room: usize,
 }
 
 impl TableRoom {
-    /// Changes one of the tables. It gives back room that it does not use: a program could make one
-    /// after another as large as it goes.
+    /// Changes one of the tables and frees its unused capacity: a program could otherwise make one
+    /// table after another as large as possible.
     fn change<T>(
         &mut self,
         threads: &mut HashMap<u64, u32>,
@@ -184,12 +184,13 @@ impl Numbers {
         Some(numbered)
     }
 
-    /// Uses up a number of a thread, as if one had ended; `None` when all are used up.
+    /// Uses up a thread number, as if a thread had ended; `None` if all are used up.
     pub(super) fn skip_thread(&mut self) -> Option<u32> {
         self.number_thread()
     }
 
-    /// A program began in a process. In one that is known it was by exec: its main thread goes on alone.
+    /// A program began in a process. In a known process that was an exec: its main thread continues
+    /// alone.
     pub(super) fn begin_program(&mut self, id: SourceThread) -> Option<Numbered> {
         self.recent = None;
         let Some(process) = self.processes.get_mut(&id.0).filter(|p| !p.has_ended) else {
@@ -207,8 +208,8 @@ impl Numbers {
         })
     }
 
-    /// A thread is about to fork: the child gets its numbers now, before either goes on. `None` when
-    /// there are too many.
+    /// A thread is about to fork: the child gets its numbers now, before either continues. `None`
+    /// if there are too many.
     pub(super) fn announce_fork(&mut self, fork: Fork, time_ns: u64) -> Option<Numbered> {
         if !self.forks.has_room() {
             return None;
@@ -221,14 +222,14 @@ impl Numbers {
         Some(child)
     }
 
-    /// The first event of a forked child, which is a new process where it was not announced.
+    /// The first event of a forked child, which is a new process if it was not announced.
     pub(super) fn begin_forked(&mut self, id: SourceThread, fork: Fork) {
         if let Some(child) = self.forks.begin(fork) {
             self.insert(id, child);
         }
     }
 
-    /// A child that was announced and that does not exist, as it turns out by this time of the trace.
+    /// An announced child that, as of this time of the trace, turns out not to exist.
     pub(super) fn give_up_fork(&mut self, time_ns: u64) -> Option<Numbered> {
         self.forks.give_up(time_ns)
     }
@@ -242,7 +243,7 @@ impl Numbers {
         }
     }
 
-    /// A process ended; what it was, unless that is known already.
+    /// A process ended. Returns it, unless its end is already known.
     pub(super) fn end(&mut self, source: u64) -> Option<RecordedProcess> {
         self.recent = None;
         let process = self.processes.get_mut(&source).filter(|p| !p.has_ended)?;
@@ -252,7 +253,7 @@ impl Numbers {
         Some(recorded(source, process))
     }
 
-    /// The same of one that a thread ended while others ran.
+    /// The same for a process that a thread ended while others ran.
     pub(super) fn leave(&mut self, source: u64) -> Option<RecordedProcess> {
         let ended = self.end(source)?;
         let process = self.processes.get_mut(&source)?;
@@ -260,7 +261,7 @@ impl Numbers {
         Some(ended)
     }
 
-    /// A process with its first thread, if there is room for it.
+    /// Adds a process with its first thread, if there is room for it.
     fn insert(&mut self, id: SourceThread, first: Numbered) {
         self.recent = None;
         if let Some(mut before) = self.processes.remove(&id.0) {
@@ -281,8 +282,8 @@ impl Numbers {
         self.processes.insert(id.0, process);
     }
 
-    /// Whether another process may be known. Those that ended are forgotten when there are too many:
-    /// what they still record counts as another's, which is rare.
+    /// Whether another process may be added. Those that ended are forgotten if there are too many:
+    /// what they still record then counts as another's, which is rare.
     fn has_room(&mut self) -> bool {
         if self.processes.len() >= MAX_PROCESSES && std::mem::take(&mut self.has_ended) {
             self.processes.retain(|_, process| !process.has_ended);

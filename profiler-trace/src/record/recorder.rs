@@ -15,22 +15,22 @@ pub trait TraceSink {
     /// Why an item could not be taken.
     type Error;
 
-    /// The heap that was there before, ahead of all events, in address order.
+    /// The earlier heap, before all events, in address order.
     ///
     /// # Errors
-    /// When it cannot be taken.
+    /// If it cannot be written.
     fn seed(&mut self, blocks: &[SeedBlock]) -> Result<(), Self::Error>;
 
     /// An event.
     ///
     /// # Errors
-    /// When it cannot be taken.
+    /// If it cannot be written.
     fn event(&mut self, event: &Event) -> Result<(), Self::Error>;
 
     /// A checkpoint.
     ///
     /// # Errors
-    /// When it cannot be taken.
+    /// If it cannot be written.
     fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Self::Error>;
 }
 
@@ -50,7 +50,7 @@ impl<W: Write> TraceSink for Writer<W> {
     }
 }
 
-/// Records what a source gives. All times are the source's.
+/// Records the events of a source. All times are the source's.
 #[derive(Clone, Debug)]
 pub struct Recorder<S> {
     normaliser: Normaliser,
@@ -59,7 +59,7 @@ pub struct Recorder<S> {
 }
 
 impl<S: TraceSink> Recorder<S> {
-    /// A recording into `sink`, of which nothing was there before.
+    /// A recording into `sink` without an earlier heap.
     pub fn new(sink: S, normaliser: Normaliser) -> Self {
         Self {
             normaliser,
@@ -68,8 +68,8 @@ impl<S: TraceSink> Recorder<S> {
         }
     }
 
-    /// A recording of one process that had these blocks and these threads, as
-    /// [`Normaliser::number_threads`] takes them.
+    /// A recording of one process that had these blocks and these threads, in the form that
+    /// [`Normaliser::number_threads`] takes.
     ///
     /// # Errors
     /// Those of the sink.
@@ -125,7 +125,7 @@ impl<S: TraceSink> Recorder<S> {
         self.sink.event(&self.normaliser.lost(events))
     }
 
-    /// Records what the normaliser left out as lost.
+    /// Records as lost what the normaliser left out.
     fn report_left_out(&mut self) -> Result<(), S::Error> {
         match self.normaliser.take_pending_losses() {
             Some(lost) => self.sink.event(&lost),
@@ -133,7 +133,8 @@ impl<S: TraceSink> Recorder<S> {
         }
     }
 
-    /// Records that the process of this number of the source's ended at this time, if that is not known.
+    /// Records that the process with this number in the source ended at this time, if that is not
+    /// known.
     ///
     /// # Errors
     /// Those of the sink.
@@ -143,7 +144,8 @@ impl<S: TraceSink> Recorder<S> {
         self.end(end)
     }
 
-    /// Records that one of its threads ended the process with this number of the source's, at this time.
+    /// Records that one of its threads ended the process with this number in the source, at this
+    /// time.
     ///
     /// # Errors
     /// Those of the sink.
@@ -161,8 +163,8 @@ impl<S: TraceSink> Recorder<S> {
         self.sink.event(&end)
     }
 
-    /// Records what a sample of a process showed at this time: how much of its large blocks is touched,
-    /// then the checkpoint itself. All events before must be recorded already.
+    /// Records what a sample of a process showed at this time: how much of its large blocks is
+    /// touched, then the checkpoint itself. All earlier events must have been recorded already.
     ///
     /// # Errors
     /// Those of the sink.
@@ -189,25 +191,25 @@ impl<S: TraceSink> Recorder<S> {
         })
     }
 
-    /// What is known of the source's processes and threads.
+    /// The state of the source's processes and threads.
     pub fn normaliser(&self) -> &Normaliser {
         &self.normaliser
     }
 
-    /// Where the recording goes.
+    /// The sink of the recording.
     pub fn sink(&self) -> &S {
         &self.sink
     }
 
-    /// Where the recording goes.
+    /// The sink of the recording.
     pub fn sink_mut(&mut self) -> &mut S {
         &mut self.sink
     }
 
-    /// Where the recording went, at its end.
+    /// Ends the recording and returns its sink.
     ///
     /// # Errors
-    /// Those of the sink, which takes what was left out last.
+    /// Those of the sink, which receives what was left out last.
     pub fn finish(mut self) -> Result<S, S::Error> {
         self.report_left_out()?;
         Ok(self.sink)

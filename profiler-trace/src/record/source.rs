@@ -11,17 +11,17 @@ pub struct SourceEvent {
     pub time_ns: u64,
     /// The process, by the source's number: the kernel's, for what fragscope records itself.
     pub process: u64,
-    /// The thread, likewise. It needs to be unique within its process only.
+    /// The thread, likewise. It only needs to be unique within its process.
     pub thread: u64,
     /// What happened.
     pub kind: SourceKind,
 }
 
-/// What happened, as far as a source sees it.
+/// What happened, from the view of a source.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum SourceKind {
-    /// What the trace has as well. [`EventKind::Begin`], [`EventKind::Fork`] and [`EventKind::Exec`]
-    /// are left out here: they are concluded from the others.
+    /// Events that the trace has too. [`EventKind::Begin`], [`EventKind::Fork`] and
+    /// [`EventKind::Exec`] are left out here: they are derived from the others.
     Event(EventKind),
     /// A program began in the process: the first one, or another by exec.
     Start,
@@ -32,14 +32,14 @@ pub enum SourceKind {
     },
     /// The program in the process is about to end.
     Ending,
-    /// The thread says that it ends its process: whoever reads the source finds out whether it does, and says so by
-    /// [`Recorder::left`](super::Recorder::left).
+    /// The thread announces that it ends its process: the reader of the source finds out whether it
+    /// does, and reports that with [`Recorder::left`](super::Recorder::left).
     Leaving,
     /// The first event of a forked child.
     Forked {
         /// The process that forked.
         process: u64,
-        /// Its thread that did.
+        /// The thread that forked.
         thread: u64,
         /// Which of that thread's forks it was.
         fork: u64,
@@ -53,7 +53,7 @@ impl From<EventKind> for SourceKind {
 }
 
 impl SourceKind {
-    /// What an event of fragscope's own recorders says; [`RecordKind`] documents the numbers.
+    /// The meaning of an event of fragscope's own recorders; [`RecordKind`] documents the numbers.
     pub fn of(kind: RecordKind, addr: u64, size: u64, align: u8) -> Self {
         let alloc = |by| EventKind::Alloc {
             addr,

@@ -73,7 +73,7 @@ fields!(HeapSnapshot {
     library
 });
 
-/// A figure by its name. In a list, those of a name that is not known are left out.
+/// A figure by its name. In a list, figures with unknown names are left out.
 impl Wire for (ArenaFigure, u64) {
     const MOST: u64 = 4096;
 
@@ -107,12 +107,13 @@ fn figure(input: &mut Input<'_, '_>) -> io::Result<(Option<ArenaFigure>, u64)> {
     Ok((known, input.number()?))
 }
 
-/// A report has a cell for each page, and for those of a stretch that is not in memory up to this.
+/// A report has a cell for each page, and for up to this many pages of a stretch that is not in
+/// memory.
 const MAPPED_PAGES: u64 = 64;
 /// Bytes of such a cell.
 pub(super) const CELL: u64 = 8;
 
-/// Of each span its granules, and below them its state: most blocks take a byte or two.
+/// For each span its granules, and below them its state: most blocks take a byte or two.
 impl Wire for SpanList {
     fn put(&self, out: &mut Vec<u8>) {
         varint::put(out, self.count());
@@ -167,7 +168,7 @@ fn check_order<'a>(ranges: impl Iterator<Item = &'a AddrRange>) -> io::Result<()
 /// Counts that reports sum up.
 #[derive(Debug)]
 pub(super) struct Sums {
-    /// Of what every arena has, and what else is summed, all together.
+    /// Total of what every arena has and what else is summed.
     common: u64,
     /// Of each figure.
     figures: Vec<u64>,
@@ -206,7 +207,8 @@ impl Sums {
             arena.top_bytes,
         ])?;
         for (figure, value) in &arena.figures {
-            // They are numbered as they stand in ALL. Some are no counts, and as large as can be.
+            // They are numbered by their position in ALL. Some are not counts, and may be as large
+            // as possible.
             let sum = &mut self.figures[*figure as usize];
             let more = sum.checked_add(*value);
             sane(more.is_some())?;

@@ -16,10 +16,10 @@ use crate::varint;
 pub enum Fate {
     /// It has ended.
     Ended,
-    /// It was there when the file was written.
+    /// It was running when the file was written.
     #[default]
     Running,
-    /// It was ended for want of memory, or may have been.
+    /// The OOM killer ended it, or may have.
     Killed,
 }
 
@@ -34,10 +34,10 @@ impl Fate {
         }
     }
 
-    /// Of the file that these are the first bytes of; `None` when it is no black box's.
+    /// The fate in the file that begins with these bytes; `None` if it is not a black box's.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If they cannot be read.
     pub(crate) fn of_file(mut head: impl Read) -> io::Result<Option<Self>> {
         let mut name = [0; NAME.len() + 1];
         if block::fill(&mut head, &mut name)? < name.len()
@@ -67,15 +67,15 @@ pub(crate) struct KeptWalks {
 #[derive(Debug)]
 struct KeptWalk {
     number: u64,
-    /// The blocks of the walk and of what was observed beside it.
+    /// The blocks of the walk and of the observations made with it.
     bytes: Vec<u8>,
 }
 
 impl KeptWalks {
-    /// Those of a black box's file, all of them.
+    /// The walks of a black box's file, all of them.
     ///
     /// # Errors
-    /// When it cannot be read, or is not whole: what it has would be lost if it were written anew.
+    /// If it cannot be read, or is incomplete: writing it anew would lose its content.
     pub(crate) fn read(mut input: impl Read) -> io::Result<Self> {
         let mut kept = Self::default();
         let mut name = [0; NAME.len() + 1];
@@ -144,7 +144,7 @@ impl KeptWalks {
         Ok(())
     }
 
-    /// Adds what was observed after the last walk.
+    /// Adds an observation made after the last walk.
     pub(crate) fn observe(&mut self, observation: &Observation) -> io::Result<()> {
         if let Some(walk) = self.walks.back_mut() {
             let bytes = std::mem::take(&mut walk.bytes);
@@ -155,7 +155,7 @@ impl KeptWalks {
         Ok(())
     }
 
-    /// The last walk's sample; `None` where it cannot be read.
+    /// The last walk's sample; `None` if it cannot be read.
     pub(crate) fn last_sample(&self) -> Option<Sample> {
         let file = self.file(Fate::Running).ok()?;
         let mut reader = Reader::new(file.as_slice(), Meter::default()).ok()?;
@@ -168,7 +168,7 @@ impl KeptWalks {
         last?.sample(&Meter::default()).ok()
     }
 
-    /// All of it as a file.
+    /// Everything as a file.
     pub(crate) fn file(&self, fate: Fate) -> io::Result<Vec<u8>> {
         let mut writer = Writer::new(Vec::new())?;
         writer.mark(fate.number())?;

@@ -22,22 +22,22 @@ pub use writer::Writer;
 
 /// The first bytes of a saved session.
 pub(crate) const NAME: &[u8; 7] = b"FRAGSNP";
-/// The version of the format. It changes only where what was written before cannot be read any more.
+/// The version of the format. It changes only if older files can no longer be read.
 pub(crate) const VERSION: u8 = 1;
 
-/// What a record is.
+/// The kind of a record.
 mod kind {
     /// A sample, by its number.
     pub(super) const WALK: u8 = 1;
-    /// What was observed beside it.
+    /// The observations made with it.
     pub(super) const OBSERVATION: u8 = 2;
     /// The session was ended well: nothing follows.
     pub(super) const END: u8 = 3;
-    /// The file is a black box's, and what became of its process.
+    /// The file is a black box's, with the fate of its process.
     pub(super) const BLACK_BOX: u8 = 4;
 }
 
-/// Which part of its record a block holds, as bits.
+/// Which part of its record a block contains, as bits.
 mod part {
     /// The first.
     pub(super) const FIRST: u8 = 1;

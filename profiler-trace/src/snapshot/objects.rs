@@ -94,7 +94,8 @@ fields!(Dropped {
     untouched
 });
 
-/// The second sum was added later: two numbers where there was one, within the struct that they end.
+/// The second sum was added later: two numbers where there was one, within the struct that they
+/// end.
 impl Wire for NeverWritten {
     fn put(&self, out: &mut Vec<u8>) {
         self.bytes.put(out);

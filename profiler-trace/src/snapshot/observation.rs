@@ -18,29 +18,29 @@ use profiler_core::view::{ObjectsState, Point, Shadow, View, WhatIf};
 use super::wire::{Input, Wire, count, fields, malformed, put_framed};
 use crate::varint::{self, put_text};
 
-/// All of a [`View`] but the report, which is made anew from the sample.
+/// Everything in a [`View`] except the report, which is recomputed from the sample.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
-    /// What the probes saw until then; `None` without probes.
+    /// What the probes had seen by then; `None` without probes.
     pub activity: Option<Arc<Activity>>,
     /// Whether probes were requested.
     pub probes_wanted: bool,
-    /// What the user was to know.
+    /// Messages for the user.
     pub notices: Vec<String>,
     /// The points of the curves over time that were added since the observation before.
     pub points: Vec<Point>,
-    /// Fragmentation over the walks until then: kept, because a session of a day would have to be read
-    /// from its beginning for it.
+    /// Fragmentation over the walks up to then: saved, because otherwise a session of a day would
+    /// have to be read from its beginning.
     pub over_time: OverTime,
     /// The worker under other allocators.
     pub what_if: Option<WhatIf>,
     /// Why the session ended, when the target was gone.
     pub ended: Option<String>,
-    /// What was predicted of the walk: kept, because it takes seconds to play.
+    /// The predictions for the walk: saved, because replaying takes seconds.
     pub predictions: Option<Predictions>,
     /// The censuses of Python's objects that were taken since the observation before, the oldest first.
     pub objects: Vec<Arc<Census>>,
-    /// Where the allocations came from that the probes saw until then; `None` without probes.
+    /// Where the allocations seen by the probes up to then came from; `None` without probes.
     pub sites: Option<Arc<Sites>>,
     /// Whether probes were being attached.
     pub probes_attaching: bool,
@@ -54,7 +54,7 @@ pub struct Censuses {
 }
 
 impl Censuses {
-    /// Takes those of a later observation.
+    /// Takes over those of a later observation.
     pub fn add(&mut self, later: &[Arc<Census>]) {
         for census in later {
             let is_new = |now: &Arc<Census>| now.taken_at_ns < census.taken_at_ns;
@@ -64,7 +64,7 @@ impl Censuses {
         }
     }
 
-    /// Takes one that was read last, whatever the clock says.
+    /// Takes over the one that was read last, whatever the clock says.
     pub fn push(&mut self, census: Arc<Census>) {
         self.before = self.now.replace(census);
     }
@@ -74,7 +74,7 @@ impl Censuses {
         self.now.as_ref()
     }
 
-    /// The last of them, after that one instead of the one before.
+    /// The last of them, relative to `before`.
     pub fn since(self, before: &Arc<Census>) -> Self {
         Self {
             before: Some(Arc::clone(before)),
@@ -92,7 +92,7 @@ impl Censuses {
 }
 
 impl Observation {
-    /// That of a view, with the points that are new.
+    /// The observation of a view, with the points that are new.
     pub fn of(view: &View, points: Vec<Point>) -> Self {
         Self {
             activity: view.activity.clone(),
@@ -167,7 +167,7 @@ fields!(SelfCheck {
     measured_bytes,
     predicted_bytes
 });
-/// By its text.
+/// As text.
 impl Wire for CandidateName {
     fn put(&self, out: &mut Vec<u8>) {
         self.to_string().put(out);
@@ -370,7 +370,7 @@ impl Wire for ProbeState {
     }
 }
 
-/// Significant digits of a histogram at most, which settle how much memory it takes.
+/// The most significant digits of a histogram, which determine how much memory it takes.
 const MAX_DIGITS: u8 = 3;
 
 /// Digits, bounds, and each value with its count.

@@ -13,7 +13,7 @@ use crate::limits::{Counted, Layer, Meter, Stopped, TableOwner};
 use crate::trace;
 use crate::varint;
 
-/// Why a file is no saved session that can be read.
+/// Why a file is not a readable saved session.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not a saved session at all.
@@ -54,11 +54,12 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// A sample that was read whole, as its bytes: most walks of a long session are never looked at.
+/// The bytes of a sample that was read completely: most walks of a long session are never looked
+/// at.
 #[derive(Clone, Debug)]
 pub struct SavedSample {
     content: Vec<u8>,
-    /// Where in it the sample begins.
+    /// Where the sample begins in them.
     start: usize,
 }
 
@@ -66,7 +67,7 @@ impl SavedSample {
     /// When it was taken, in nanoseconds since 1970-01-01 UTC.
     ///
     /// # Errors
-    /// When it is of no known form.
+    /// If its form is unknown.
     pub fn taken_at_ns(&self) -> Result<u64, ReadError> {
         let meter = Meter::default();
         let memory = Memory::new(&meter, 0);
@@ -74,7 +75,7 @@ impl SavedSample {
         Ok(input.framed()?.number()?)
     }
 
-    /// Bytes that it takes until then.
+    /// Bytes that it occupies until then.
     pub fn held_bytes(&self) -> u64 {
         self.content.len() as u64
     }
@@ -82,7 +83,7 @@ impl SavedSample {
     /// The sample.
     ///
     /// # Errors
-    /// When it is of no known form, or takes more memory than is allowed.
+    /// If its form is unknown, or it takes more memory than is allowed.
     pub fn sample(&self, meter: &Meter) -> Result<Sample, ReadError> {
         let memory = Memory::new(meter, self.content.len() as u64);
         let mut input = Input::new(&self.content[self.start..], &memory);
@@ -90,21 +91,21 @@ impl SavedSample {
     }
 }
 
-/// What a session holds.
+/// The contents of a session.
 #[derive(Clone, Debug)]
 pub enum Record {
     /// A walk.
     Walk {
-        /// Its number in the session, from 1 on. Those that were lost have one too.
+        /// Its number in the session, from 1 on. Lost samples have one too.
         number: u64,
-        /// What it saw.
+        /// The sample.
         sample: SavedSample,
     },
-    /// What was observed beside a walk.
+    /// The observations made with a walk.
     Observation {
         /// The walk's number.
         walk: u64,
-        /// It.
+        /// The observation.
         observation: Box<Observation>,
     },
 }
@@ -116,9 +117,9 @@ enum End {
     NotYet,
     /// As it was written.
     Whole,
-    /// Without the record that says so.
+    /// Without the end record.
     Missing,
-    /// With something after the record that says so.
+    /// With something after the end record.
     Continued,
 }
 
@@ -139,13 +140,13 @@ impl Losses {
     }
 }
 
-/// What a block lacks that the file ends in.
+/// The defect of a block in which the file ends.
 const CUT: &str = "a block is longer than what is there";
 
 /// Bytes that are searched for the next block at a time.
 const SEARCHED_AT_ONCE: usize = 64 << 10;
 
-/// A counted stream that can go back to where the last block began.
+/// A counted stream that can go back to the beginning of the last block.
 struct Tape<R> {
     input: Counted<R>,
     /// What was read since then, or before.
@@ -177,7 +178,7 @@ impl<R> Tape<R> {
 
     /// A block begins here.
     fn begin(&mut self) {
-        // Rarely, so that what is moved was given before.
+        // Rarely, so that little is moved for what was delivered before.
         if self.given == self.bytes.len() || self.given > MAX_UNPACKED {
             self.bytes.drain(..self.given);
             self.given = 0;
@@ -192,10 +193,10 @@ impl<R> Tape<R> {
 }
 
 impl<R: Read> Tape<R> {
-    /// Goes to the next place where a block may begin, after the one that began last, and gives how many
-    /// bytes of the file lie between; `None` where there is no such place.
+    /// Goes to the next place where a block may begin, after the last one that began, and returns
+    /// the number of bytes between them; `None` if there is no such place.
     fn find_next(&mut self) -> io::Result<Option<u64>> {
-        // Much may be read again, which somebody could make us do without end.
+        // A lot may be read again; a prepared file could make that go on without end.
         self.input.meter.content(self.since_begun())?;
         let mut passed = 0;
         let mut from = self.begun + 1;
@@ -204,7 +205,7 @@ impl<R: Read> Tape<R> {
                 self.given = from + found;
                 return Ok(Some(passed + self.since_begun()));
             }
-            // The mark may lie at the end in part.
+            // The end may contain the mark in part.
             let kept = self.bytes.len().saturating_sub(from).min(MARK.len() - 1);
             let done = self.bytes.len() - kept;
             passed += (done - self.begun) as u64;
@@ -245,13 +246,13 @@ impl<R: Seek> Tape<R> {
     }
 }
 
-/// Reads a saved session record by record. What is damaged is left out, and said by
+/// Reads a saved session record by record. Damaged records are left out, and reported by
 /// [`Self::trouble`].
 pub struct Reader<R> {
     input: Tape<R>,
-    /// Where in the file the next block begins.
+    /// The file offset of the next block.
     at: u64,
-    /// Where the record that was read last begins.
+    /// The file offset of the last record read.
     offset: u64,
     /// The last block, packed.
     packed: Vec<u8>,
@@ -264,10 +265,10 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Opens a session, and counts what it comes to.
+    /// Opens a session, and counts its size.
     ///
     /// # Errors
-    /// When it is none, or of a later version.
+    /// If it is not a session, or has a later version.
     pub fn new(input: R, meter: Meter) -> Result<Self, ReadError> {
         let mut input = Tape::new(input, meter);
         let mut head = [0; NAME.len() + 1];
@@ -295,10 +296,10 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// The next record that is whole; `None` at the end, and where nothing more can be found.
+    /// The next complete record; `None` at the end, and if nothing more can be found.
     ///
     /// # Errors
-    /// When the file cannot be read, a limit is met or a signal came.
+    /// If the file cannot be read, a limit is met or a signal came.
     pub fn next_record(&mut self) -> Result<Option<Record>, ReadError> {
         while self.end == End::NotYet {
             let Some(kind) = self.parts()? else { break };
@@ -328,12 +329,12 @@ impl<R: Read> Reader<R> {
         Ok(None)
     }
 
-    /// Where in the file the record begins that was read last.
+    /// The file offset of the last record read.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Why not all that was saved was read, in words; `None` when it was.
+    /// A description of why not everything saved was read; `None` if it was.
     pub fn trouble(&self) -> Option<String> {
         let mut all = Vec::new();
         let many = |count: u64, one: &str, more: &str| match count {
@@ -378,7 +379,7 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// Gathers the parts of the next record that is whole in `content`, and gives its kind.
+    /// Collects the parts of the next complete record in `content`, and returns its kind.
     fn parts(&mut self) -> io::Result<Option<u8>> {
         let mut open = None;
         loop {
@@ -394,7 +395,8 @@ impl<R: Read> Reader<R> {
                 NextBlock::Damaged(why) => Some(why),
                 NextBlock::End => Some(CUT),
             };
-            // Which of its bytes are damaged is not known: a wrong length leads past the next block.
+            // It is unknown which of its bytes are damaged: a wrong length leads past the next
+            // block.
             if let Some(why) = why {
                 let next = self.input.find_next()?;
                 if next.is_some() || why != CUT {
@@ -421,7 +423,7 @@ impl<R: Read> Reader<R> {
                 self.offset = start;
                 self.content.clear();
             }
-            // Else it is the rest of a record whose beginning was damaged, and counted.
+            // Else it is the rest of a record whose beginning was damaged, and was counted.
             if open == Some(*kind) {
                 let bytes = (self.content.len() + content.len()) as u64;
                 meter.hold(TableOwner::Reader, bytes)?;
@@ -435,7 +437,7 @@ impl<R: Read> Reader<R> {
 }
 
 impl<R: Read + Seek> Reader<R> {
-    /// Goes to where a record begins, and counts anew what is read from there.
+    /// Goes to the beginning of a record, and counts anew what is read from there.
     ///
     /// # Errors
     /// Those of the file.

@@ -20,7 +20,7 @@ use crate::varint;
 
 by_name!(PythonMalloc, "an allocator of Python's objects");
 
-/// By its text.
+/// As text.
 impl Wire for AllocatorTitle {
     fn put(&self, out: &mut Vec<u8>) {
         self.to_string().put(out);
@@ -90,9 +90,9 @@ fields!(Slices {
     running_bytes
 });
 
-/// Whether the target stood still is a yes or no in its place, and how a stop ended early was added at
-/// the end: one value here, which no macro takes apart. Then the limit on files was added, then slices, then the end of the
-/// time.
+/// The flag for whether the target was stopped is stored in its place, and how a stop ended early
+/// was added at the end: one value here, which no macro can split. Then the limit on files was
+/// added, then slices, then the end of the time.
 impl Wire for Completeness {
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -194,7 +194,8 @@ fields!(Sample {
     completeness,
 } later { group });
 
-/// What is reclaimable was a number, and 0 where it was not known: that it is known was added at the end.
+/// The reclaimable bytes were a number, and 0 if unknown: whether they are known was added at the
+/// end.
 impl Wire for GroupAccount {
     fn put(&self, out: &mut Vec<u8>) {
         let Self {
@@ -353,8 +354,8 @@ impl Wire for PageRun {
 /// Heaps of one sample at most: each object that is mapped can hold an allocator.
 const MAX_HEAPS: usize = 64;
 
-/// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts can
-/// be summed.
+/// Takes a sample that is sound enough to be reported on: its ranges are in order, and its counts
+/// can be summed.
 pub(super) fn take_sound(input: &mut Input<'_, '_>) -> io::Result<Sample> {
     let mut sample = Sample::take(input)?;
     // That the pages are a core's is written once, with the kernel's count.

@@ -67,7 +67,7 @@ fields!(SitesWalk {
     unreadable
 });
 
-/// Sums of which nobody reads one alone: they never grow.
+/// Sums of which none is read alone: they never grow.
 impl Wire for Estimate {
     fn put(&self, out: &mut Vec<u8>) {
         self.value.put(out);
@@ -97,7 +97,7 @@ impl Wire for [f64; AGES.len() + 1] {
     }
 }
 
-/// Names, cleaned of what is harmful to show, whoever wrote the file.
+/// Names, with harmful characters removed, whoever wrote the file.
 impl Wire for Arc<str> {
     fn put(&self, out: &mut Vec<u8>) {
         crate::varint::put_text(out, self);

@@ -13,12 +13,12 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use crate::limits::{Meter, TableOwner};
 use crate::varint;
 
-/// What is not of the form that is described.
+/// The error for input of another form than described.
 pub(super) fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-/// Memory that what is read takes.
+/// Memory used by what is read.
 pub(super) struct Memory<'m> {
     meter: &'m Meter,
     held: Cell<u64>,
@@ -31,10 +31,10 @@ impl<'m> Memory<'m> {
         Self { meter, held }
     }
 
-    /// Adds `bytes` to what is held.
+    /// Adds `bytes` to the total.
     ///
     /// # Errors
-    /// When that is too much, or a signal came.
+    /// If that is too much, or a signal came.
     pub(super) fn add(&self, bytes: u64) -> io::Result<()> {
         self.meter.check()?;
         self.held.set(self.held.get().saturating_add(bytes));
@@ -143,9 +143,10 @@ pub(super) fn put_framed(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     out.append(&mut own);
 }
 
-/// Names the fields of a struct, in the order of their bytes; those after `later` were added since the
-/// first version. The struct is taken apart by name: a field that is missing here does not compile.
-/// What `finish` names makes of it what older bytes lack and [`Default`] does not give.
+/// Names the fields of a struct, in the order of their bytes; those after `later` were added since
+/// the first version. The struct is destructured by name: a field that is missing here does not
+/// compile. The function after `finish` fills in what older bytes lack and [`Default`] does not
+/// give.
 macro_rules! fields {
     ($Type:ty { $($field:ident),+ $(,)? } $(later { $($later:ident),+ $(,)? } $(finish $finish:path)?)?) => {
         impl $crate::snapshot::wire::Wire for $Type {
@@ -200,7 +201,8 @@ macro_rules! numbered {
     };
 }
 
-/// Writes an enum by the names that its values have elsewhere; `what` is what people call one.
+/// Writes an enum with the names that its values have elsewhere; `what` is the word for a value in
+/// messages.
 macro_rules! by_name {
     ($Type:ty, $what:literal) => {
         impl $crate::snapshot::wire::Wire for $Type {
@@ -290,7 +292,7 @@ impl Wire for String {
     }
 }
 
-/// A name and a value: of settings, which are compared with one another.
+/// A name and a value, for settings, which are compared with one another.
 impl Wire for (String, String) {
     const MOST: u64 = 4096;
 
@@ -358,7 +360,7 @@ impl Wire for AddrRange {
         Self::with_len(start, len).ok_or_else(|| malformed("a range ends beyond all addresses"))
     }
 
-    /// Each relative to the end of the one before.
+    /// Each relative to the end of the previous one.
     fn put_list(list: &[Self], out: &mut Vec<u8>) {
         varint::put(out, list.len() as u64);
         let mut end = 0u64;

@@ -62,8 +62,8 @@ impl<W: Write> Writer<W> {
         &mut self.out
     }
 
-    /// Writes what was observed beside the last walk. What is observed later of the same walk takes
-    /// its place, but for the points, which are added.
+    /// Writes the observations made with the last walk. A later observation of the same walk
+    /// replaces it, except for the points, which are added.
     ///
     /// # Errors
     /// Those of the output.
@@ -71,7 +71,7 @@ impl<W: Write> Writer<W> {
         self.record(kind::OBSERVATION, observation)
     }
 
-    /// Ends the session, and gives the output back.
+    /// Ends the session, and returns the output.
     ///
     /// # Errors
     /// Those of the output.
@@ -80,7 +80,7 @@ impl<W: Write> Writer<W> {
         Ok(self.out)
     }
 
-    /// Writes a value and the number of the walk that it is of.
+    /// Writes a value and the number of the walk to which it belongs.
     fn record(&mut self, kind: u8, value: &impl Wire) -> io::Result<()> {
         let mut content = Vec::new();
         varint::put(&mut content, self.walks);

@@ -3,7 +3,7 @@
 
 use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
 
-/// Everything about the recorded program that is not an event. What is not known is `None`.
+/// Everything about the recorded program except events. Unknown values are `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TraceDescription {
     /// The command line, at the start of the recording.
@@ -18,7 +18,7 @@ pub struct TraceDescription {
     pub libc: Option<String>,
     /// The allocator that the program had, by name and version.
     pub malloc: Option<AllocatorTitle>,
-    /// The object that holds it.
+    /// The object that contains it.
     pub malloc_path: Option<String>,
     /// Processors that the program could run on.
     pub cpus: Option<u32>,
@@ -28,7 +28,7 @@ pub struct TraceDescription {
     pub kernel: Option<String>,
     /// What recorded it.
     pub recorder: Option<RecordedBy>,
-    /// When the recording began, as RFC 3339 has it.
+    /// When the recording began, in RFC 3339 format.
     pub started_at: Option<String>,
     /// The mode of transparent huge pages: `always`, `madvise` or `never`.
     pub thp: Option<String>,
@@ -38,11 +38,11 @@ pub struct TraceDescription {
     pub settings: Vec<(String, String)>,
     /// The object allocator whose calls were to be recorded too: `python`.
     pub objects: Option<String>,
-    /// The format that the recording was read from, where it is another tool's.
+    /// The format from which the recording was read, if it is another tool's.
     pub format: Option<String>,
     /// What that format does not hold.
     pub lacks: Vec<String>,
-    /// What is not known here: of a later version.
+    /// Values that are unknown here, from a later version.
     pub other: Vec<(String, String)>,
 }
 
@@ -51,7 +51,7 @@ pub struct TraceDescription {
 pub enum RecordedBy {
     /// The recorder that fragscope preloads.
     Preload,
-    /// fragscope's probes, into which a walk of the heap as it was goes first.
+    /// fragscope's probes, which first record a walk of the heap.
     Probes,
     /// Another tool, by its name.
     Tool(String),
@@ -116,7 +116,7 @@ impl TraceDescription {
         value_of(&self.settings, name)
     }
 
-    /// Whether the program had glibc's malloc, as is assumed where that was not recorded.
+    /// Whether the program had glibc's malloc, which is assumed if that was not recorded.
     pub fn is_glibc(&self) -> bool {
         let recorded = self
             .malloc
@@ -131,7 +131,7 @@ impl TraceDescription {
         wanted.in_force(settings.map(|(name, value)| (&**name, &**value)))
     }
 
-    /// All that is known, each by its name in the file.
+    /// All known values, each by its name in the file.
     pub fn named(&self) -> Vec<(String, String)> {
         let text = |value: &Option<String>| value.clone();
         let number = |value: Option<u64>| value.map(|value| value.to_string());
@@ -171,8 +171,8 @@ impl TraceDescription {
             .collect()
     }
 
-    /// Takes a value by its name in the file. What is no value of that name, or comes once more, is kept
-    /// as it is.
+    /// Takes a value by its name in the file. An invalid value, or a second one with the same name,
+    /// is kept as it is.
     pub(super) fn put(&mut self, name: String, value: String) {
         if let Some(value) = self.put_known(&name, value) {
             self.other.push((name, value));
@@ -240,7 +240,7 @@ fn put_text(place: &mut Option<String>, value: String) -> Option<String> {
     }
 }
 
-/// A number is taken as it would be written.
+/// A number is accepted in the form in which it would be written.
 fn put_number<N>(place: &mut Option<N>, value: String) -> Option<String>
 where
     N: std::str::FromStr + ToString,

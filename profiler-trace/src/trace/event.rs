@@ -7,7 +7,7 @@ use crate::varint::{put, put_signed, take, take_signed};
 pub struct Event {
     /// Nanoseconds since the recording began.
     pub time_ns: u64,
-    /// The thread, by its number in the trace: numbered from 0 as they first appear, over all
+    /// The thread, by its number in the trace: numbered from 0 in order of appearance, across all
     /// processes.
     pub thread: u32,
     /// What happened.
@@ -23,9 +23,9 @@ pub enum EventKind {
         addr: u64,
         /// Bytes requested.
         bytes: u64,
-        /// The alignment requested as a power of two; 0 when none was.
+        /// The requested alignment as a power of two; 0 if none was requested.
         align: u8,
-        /// Which call gave it.
+        /// The call that returned it.
         by: By,
     },
     /// A block was freed.
@@ -33,18 +33,18 @@ pub enum EventKind {
         /// Its address.
         addr: u64,
     },
-    /// A realloc of a block began: its address is the thread's no more. The thread's next
+    /// A realloc of a block began: its address no longer belongs to the thread. The thread's next
     /// allocation [`By::Realloc`], or [`EventKind::Kept`], ends the call.
     Realloc {
         /// The block's address.
         addr: u64,
     },
-    /// A realloc failed: its block lives on.
+    /// A realloc failed: its block stays alive.
     Kept {
         /// Its address.
         addr: u64,
     },
-    /// A checkpoint of a large live block: how many of its bytes are on resident pages.
+    /// A large live block at a checkpoint: how many of its bytes are on resident pages.
     Touched {
         /// Its address.
         addr: u64,
@@ -57,7 +57,7 @@ pub enum EventKind {
         addr: u64,
         /// Bytes requested.
         bytes: u64,
-        /// Which call gave it.
+        /// The call that returned it.
         by: By,
     },
     /// A block was given back to Python's object allocator.
@@ -68,7 +68,7 @@ pub enum EventKind {
     /// Python's object allocator has resized a block: the thread's next [`EventKind::ObjectAlloc`], [`By::Realloc`],
     /// says to what.
     ObjectRealloc {
-        /// Its address before.
+        /// Its former address.
         addr: u64,
     },
     /// The thread called `malloc_trim`.
@@ -78,20 +78,20 @@ pub enum EventKind {
     },
     /// The thread ended.
     ThreadEnd,
-    /// The first event of a thread that begins in another process than the first: it belongs to
-    /// this one. A process of a new number is a new program, whose heap is empty.
+    /// The first event of a thread that begins in a process other than the first: the thread
+    /// belongs to this process. A process with a new number is a new program, whose heap is empty.
     Begin {
         /// The process.
         process: u32,
     },
     /// The thread's process forked.
     Fork {
-        /// The new process, of a new number; its heap is a copy of this one's.
+        /// The new process, with a new number; its heap is a copy of this one's.
         process: u32,
         /// Its only thread.
         child: u32,
     },
-    /// The thread's process became another program: its heap is gone.
+    /// The thread's process executed another program: its heap is gone.
     Exec,
     /// The thread's process ended.
     Exit,
@@ -148,7 +148,7 @@ const OBJECT_FREE: u8 = 12;
 const OBJECT_REALLOC: u8 = 13;
 const TRIM: u8 = 14;
 const KIND_MASK: u8 = 0x0f;
-/// Flag: another thread than that of the event before.
+/// Flag: another thread than that of the previous event.
 const SWITCH: u8 = 0x10;
 /// Flag: an alignment follows.
 const ALIGNED: u8 = 0x20;
@@ -157,7 +157,7 @@ const ZEROED: u8 = 0x40;
 /// Flag: from realloc.
 const MOVED: u8 = 0x80;
 
-/// What an event's bytes are relative to: the event before in the same block.
+/// What an event's bytes are relative to: the previous event in the same block.
 #[derive(Copy, Clone, Debug, Default)]
 pub(super) struct Context {
     time_ns: u64,
@@ -224,7 +224,7 @@ impl Context {
         }
     }
 
-    /// Takes an event from the front; `None` when there is no whole one.
+    /// Takes an event from the front; `None` if there is no complete one.
     pub(super) fn take(&mut self, input: &mut &[u8]) -> Option<Event> {
         let (&tag, rest) = input.split_first()?;
         *input = rest;

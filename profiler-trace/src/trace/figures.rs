@@ -3,14 +3,15 @@
 
 use profiler_core::report::LedgerClass;
 
-/// Figures of one process at one moment. What was not measured is `None`.
+/// Figures of one process at one moment. Values that were not measured are `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Figures {
     /// Resident bytes of malloc's own memory: what replays are compared with.
     pub malloc_resident_bytes: Option<u64>,
-    /// Swapped bytes of the same.
+    /// Its swapped bytes.
     pub malloc_swapped_bytes: Option<u64>,
-    /// Resident and swapped bytes of the arenas of Python's object allocator, which are no part of the above.
+    /// Resident and swapped bytes of the arenas of Python's object allocator, which are not
+    /// included above.
     pub pymalloc_bytes: Option<u64>,
     /// Resident bytes of the process, by the kernel.
     pub rss_bytes: Option<u64>,
@@ -30,7 +31,7 @@ pub struct Figures {
     pub on_request: bool,
     /// The last one of a process that ran on.
     pub is_final: bool,
-    /// Figures that are not known here: those of a later version, or of another tool.
+    /// Figures that are unknown here: from a later version, or another tool.
     pub other: Vec<(String, u64)>,
 }
 
@@ -48,13 +49,13 @@ const ON_REQUEST: &str = "asked";
 const FINAL: &str = "final";
 
 impl Figures {
-    /// malloc's memory, swapped bytes included, where that is known.
+    /// malloc's memory, including swapped bytes, if that is known.
     pub fn malloc_bytes(&self) -> Option<u64> {
         let swapped = self.malloc_swapped_bytes.unwrap_or(0);
         Some(self.malloc_resident_bytes?.saturating_add(swapped))
     }
 
-    /// All that are known, each by its name in the file.
+    /// All known figures, each by its name in the file.
     pub(super) fn named(&self) -> Vec<(String, u64)> {
         let first = [
             (MALLOC_RESIDENT_BYTES, self.malloc_resident_bytes),
@@ -102,7 +103,7 @@ impl Figures {
         }
     }
 
-    /// Bytes that they take beside the struct itself.
+    /// Bytes that they occupy besides the struct itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         let other = self.other.iter();
         let other: usize = other

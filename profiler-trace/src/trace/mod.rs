@@ -19,13 +19,13 @@ pub use writer::Writer;
 
 /// The first bytes of a trace: a name and the version of the format.
 pub(crate) const MAGIC: [u8; 8] = *b"FRAGTRC\x01";
-/// The version of a trace that has what Python asks of its object allocator: readers that know the first version alone
-/// say so, instead of finding damage.
+/// The version of a trace with Python's requests to its object allocator: readers that only know
+/// the first version say so, instead of finding damage.
 const WITH_OBJECTS: u8 = 2;
-/// The version of one that may have calls of `malloc_trim`.
+/// The version of a trace that may have calls of `malloc_trim`.
 pub(crate) const WITH_TRIMS: u8 = 3;
 
-/// What a block holds: its first byte.
+/// The content of a block: its first byte.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u8)]
 enum Kind {
@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// What was measured of the real program at one moment of the stream.
+/// The measurements of the real program at one moment of the stream.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Checkpoint {
     /// Nanoseconds since the recording began.
@@ -73,7 +73,7 @@ pub struct SeedBlock {
     pub addr: u64,
     /// Usable bytes.
     pub bytes: u64,
-    /// The allocator's arena that it lies in.
+    /// The allocator's arena that it belongs to.
     pub arena: u32,
     /// Whether it was in use; else it was free, and is allocated and freed again to shape the heap.
     pub live: bool,

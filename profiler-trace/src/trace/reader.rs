@@ -8,7 +8,7 @@ use crate::block::{self, NextBlock, fill};
 use crate::limits::{Meter, Stopped};
 use crate::varint::{take, take_signed, take_text};
 
-/// Why a file is no trace that can be read.
+/// Why a file is not a readable trace.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not a trace at all.
@@ -26,7 +26,7 @@ pub enum ReadError {
     /// A recording of another tool that cannot be read.
     #[error("{0}")]
     Foreign(String),
-    /// A capture of memray's in which allocations are added up.
+    /// A memray capture in which allocations are added up.
     #[error("this memray capture is aggregated and holds sums only")]
     Aggregated,
     /// The description is missing or damaged.
@@ -57,7 +57,7 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// What a trace holds after its description.
+/// The contents of a trace after its description.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Item {
     /// Blocks that were there before, in address order.
@@ -79,7 +79,7 @@ pub struct Reader<R> {
     at: usize,
     context: Context,
     events: u64,
-    /// Whether an event or a checkpoint was read: no seed follows those.
+    /// Whether an event or a checkpoint was read: no seed may follow them.
     begun: bool,
     complete: bool,
     ended: bool,
@@ -89,15 +89,15 @@ impl<R: Read> Reader<R> {
     /// Opens a trace.
     ///
     /// # Errors
-    /// When it is none, of a later version, or ends before its description.
+    /// If it is not a trace, has a later version, or ends before its description.
     pub fn new(input: R) -> Result<Self, ReadError> {
         Self::within(input, Meter::default())
     }
 
-    /// Opens a trace, and counts what it comes to.
+    /// Opens a trace, and counts its size.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// As for [`Self::new`].
     pub fn within(mut input: R, meter: Meter) -> Result<Self, ReadError> {
         let mut magic = [0; MAGIC.len()];
         match input.read_exact(&mut magic) {
@@ -131,13 +131,12 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// What the trace says of the program.
+    /// What the trace says about the program.
     pub fn description(&self) -> &TraceDescription {
         &self.description
     }
 
-    /// Whether the end was reached as it was written. A trace whose recording was cut off ends
-    /// without it.
+    /// Whether the proper end was reached. A trace whose recording was cut off ends without it.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
@@ -168,7 +167,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads a block: what it holds at once, or `None` when it holds events or the end.
+    /// Reads a block. Returns its item if it is one, or `None` if it contains events or the end.
     fn next_block(&mut self) -> Result<Option<Item>, ReadError> {
         // The first byte is the block's kind.
         (self.at, self.context) = (1, Context::default());
@@ -215,8 +214,8 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Reads the next block into `content`, whose first byte is then its kind. `Ok(None)` where the file
-/// ends, also in the midst of a block; an error of kind `InvalidData` where it is damaged.
+/// Reads the next block into `content`, whose first byte is then its kind. `Ok(None)` if the file
+/// ends, also in the middle of a block; an error of kind `InvalidData` if it is damaged.
 fn read_block(
     input: &mut impl Read,
     content: &mut Vec<u8>,

@@ -11,16 +11,16 @@ pub enum PassError {
     /// A signal came.
     #[error("interrupted")]
     Interrupted,
-    /// What took it failed.
+    /// The receiver failed.
     #[error(transparent)]
     Taker(io::Error),
 }
 
-/// Passes a stream on, item by item, as far as it can be read. Gives why that was not to its end;
-/// `None` when it was.
+/// Passes a stream on, item by item, as far as it can be read. Returns why it did not get to the
+/// end; `None` if it did.
 ///
 /// # Errors
-/// When a signal came, or `take` failed for another reason than a limit.
+/// If a signal came, or `take` failed for another reason than a limit.
 pub fn pass_on(
     source: &mut dyn TraceSource,
     mut take: impl FnMut(Item) -> io::Result<()>,
@@ -62,7 +62,7 @@ pub trait TraceSource {
     /// When what follows cannot be read; nothing follows an error.
     fn next_item(&mut self) -> Result<Option<Item>, ReadError>;
 
-    /// Whether the end was reached as it was written.
+    /// Whether the proper end was reached.
     fn is_complete(&self) -> bool;
 }
 

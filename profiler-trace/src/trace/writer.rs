@@ -10,8 +10,7 @@ use super::{
 use crate::block::{self, MAX_UNPACKED};
 use crate::varint::{put, put_signed, put_text};
 
-/// A block of events is written when it has this many bytes: small enough that a crash loses
-/// little.
+/// A block of events is written at this many bytes: small enough that a crash loses little.
 const BLOCK_BYTES: usize = 1 << 20;
 /// zstd's fastest ordinary level: recording must keep up with the program.
 const LEVEL: i32 = 1;
@@ -36,7 +35,7 @@ impl<W: Write> Writer<W> {
     /// Those of `out`.
     pub fn new(mut out: W, description: &TraceDescription) -> io::Result<Self> {
         let mut magic = MAGIC;
-        // What it will hold is not known yet: what it may.
+        // What it will contain is not known yet, only what it may contain.
         if description.recorder == Some(RecordedBy::Preload) {
             magic[7] = WITH_TRIMS;
         } else if description.objects.is_some() {
@@ -65,7 +64,7 @@ impl<W: Write> Writer<W> {
         })
     }
 
-    /// Writes the heap that was there before, in address order.
+    /// Writes the heap from before the recording, in address order.
     ///
     /// # Errors
     /// Those of the output.
@@ -137,7 +136,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Events that the output has in whole blocks: a reader finds as many, whatever comes next.
+    /// Events that the output has in complete blocks: a reader finds as many, whatever comes next.
     pub fn kept(&self) -> u64 {
         self.kept
     }
@@ -152,7 +151,7 @@ impl<W: Write> Writer<W> {
         self.written
     }
 
-    /// Ends the trace where it is, without the mark of a whole one: what comes after is not in it.
+    /// Ends the trace where it is, without the end mark: what comes after is not in it.
     ///
     /// # Errors
     /// Those of the output.
@@ -162,7 +161,7 @@ impl<W: Write> Writer<W> {
         Ok(self.out)
     }
 
-    /// Ends the trace, and gives the output back.
+    /// Ends the trace, and returns the output.
     ///
     /// # Errors
     /// Those of the output.

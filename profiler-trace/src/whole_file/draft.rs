@@ -40,7 +40,7 @@ pub(super) enum State {
     Placed,
 }
 
-/// A file that is being written. Dropped before it is in its place, it leaves nothing.
+/// A file that is being written. If it is dropped before it is in its place, it leaves nothing.
 #[derive(Debug)]
 pub(super) struct Draft {
     folder: Arc<Folder>,
@@ -51,17 +51,18 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Begins one in this folder; `temporary` is its name wherever it cannot do without, unless
-    /// something else has it.
+    /// Begins one in this directory; `temporary` is its name wherever it needs one, unless
+    /// something else has that name.
     ///
     /// # Errors
-    /// When the folder takes no files.
+    /// If the directory accepts no files.
     pub(super) fn begin(folder: &Arc<Folder>, temporary: &OsStr) -> Result<Self, Errno> {
         let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         match openat(&**folder, ".", flags, MODE) {
             Ok(file) => {
                 let file = File::from(file);
-                // Nobody else can have it locked. Without locks nobody removes it, either.
+                // Nobody else can have it locked. Where there are no locks, nobody removes it
+                // either.
                 let _ = lock_whole(&file);
                 Ok(Self::new(folder, file, temporary, State::Nameless))
             }
@@ -79,7 +80,8 @@ impl Draft {
         let flags = flags | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let make = |name: &OsStr| {
             let file = File::from(openat(&**folder, name, flags, MODE)?);
-            // In the moment before it was locked another one may have taken it for a dead one's.
+            // In the moment before it was locked, another process may have taken it for one left by
+            // a dead process.
             let is_taken = lock_whole(&file) == Ok(false) || !has_name(folder, &file, name);
             match is_taken {
                 true => Err(Errno::EEXIST),
@@ -102,8 +104,8 @@ impl Draft {
     /// Puts it into its place, where nothing was seen.
     ///
     /// # Errors
-    /// `EEXIST` when something lies there now, as far as that can be noticed: a file that has a name
-    /// already takes the place of anything.
+    /// `EEXIST` if something is there now, as far as that can be noticed: a file that already has a
+    /// name replaces anything.
     pub(super) fn place(&mut self, name: &OsStr) -> Result<(), Errno> {
         match self.state {
             State::Nameless => self.link(name)?,
@@ -114,11 +116,11 @@ impl Draft {
         Ok(())
     }
 
-    /// Takes the place of whatever file has this name.
+    /// Replaces whatever file has this name.
     ///
     /// # Errors
-    /// When the kernel refuses; `ESTALE` when somebody removed it, or put something else in its place,
-    /// which is left where it is.
+    /// If the kernel refuses; `ESTALE` if somebody removed that file, or put something else in its
+    /// place, which is left where it is.
     pub(super) fn replace(&mut self, name: &OsStr) -> Result<(), Errno> {
         if self.state == State::Nameless {
             let ((), temporary) = at_free_name(&self.temporary, |name| self.link(name))?;
@@ -153,10 +155,11 @@ impl Drop for Draft {
     }
 }
 
-/// Removes what a process that was killed at the wrong instant left under this temporary name: what is
-/// being written is locked, by any process, in any folder. A file that cannot be removed does no harm.
+/// Removes what a process that was killed at the wrong instant left under this temporary name: a
+/// file that is being written is locked, by any process, in any directory. A file that cannot be
+/// removed does no harm.
 pub(super) fn clear(folder: &Folder, name: &OsStr) {
-    // Nothing but a file is opened: a pipe or a device may belong to somebody who waits for that.
+    // Only files are opened: a pipe or a device may belong to somebody who waits for that.
     if !about(folder, name).is_ok_and(|about| kind(&about) == SFlag::S_IFREG) {
         return;
     }
@@ -180,8 +183,8 @@ fn about(folder: &Folder, name: &OsStr) -> Result<FileStat, Errno> {
     fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
-/// Makes something under a temporary name. Anybody who may put files there can have taken `first`,
-/// which is the same each time; the others cannot be foreseen.
+/// Creates something under a temporary name. Anybody who may put files there can have taken
+/// `first`, which is the same each time; the others cannot be predicted.
 fn at_free_name<T>(
     first: &OsStr,
     mut make: impl FnMut(&OsStr) -> Result<T, Errno>,

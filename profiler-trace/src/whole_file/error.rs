@@ -7,8 +7,8 @@ use profiler_core::text::visible;
 
 use super::ownership::Foreign;
 
-/// Why a file could not be written. Nothing was left behind, and what was there before is as it
-/// was.
+/// Why a file could not be written. Nothing was left behind, and what was there before is
+/// unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The folder is missing or not a folder.
@@ -19,7 +19,7 @@ pub enum WriteError {
     NoFolder {
         /// The file.
         path: PathBuf,
-        /// Its folder.
+        /// Its directory.
         folder: PathBuf,
     },
     /// The path names a folder.
@@ -36,10 +36,10 @@ pub enum WriteError {
     Link {
         /// The file.
         path: PathBuf,
-        /// The link, as far as the path was walked.
+        /// The link, as far as the path was followed.
         link: PathBuf,
     },
-    /// Another user's file lies there, where others than the folder's owner can put one.
+    /// Another user's file is there, where others than the directory's owner can put files.
     #[error(
         "cannot write {}: it belongs to user {owner}, in a folder where others than its owner can put files",
         visible(path.display())
@@ -50,7 +50,7 @@ pub enum WriteError {
         /// The user id of its owner.
         owner: u32,
     },
-    /// Others can change what lies in a folder that is to be ours.
+    /// Others can change the content of a directory that is to be ours.
     #[error("cannot keep files in {}: it {how}", visible(path.display()))]
     NotOurFolder {
         /// The folder.
@@ -64,7 +64,7 @@ pub enum WriteError {
     /// It is a link.
     #[error("cannot write {}: it is a link, which is not followed", visible(.0.display()))]
     IsLink(PathBuf),
-    /// It stands for what a process has open.
+    /// It refers to a file that a process has open.
     #[error(
         "cannot write {}: it stands for what a process has open, as /proc/PID/fd lists it, and is no place \
          for a file",
@@ -77,7 +77,7 @@ pub enum WriteError {
         visible(.0.display())
     )]
     MountPoint(PathBuf),
-    /// It is a file that is read meanwhile.
+    /// It is a file that is being read.
     #[error(
         "cannot write {}: it is the file that is read{}",
         visible(path.display()), by_another_name(path, input)
@@ -85,10 +85,10 @@ pub enum WriteError {
     IsInput {
         /// The file.
         path: PathBuf,
-        /// What it is called where it is read.
+        /// The path under which it is read.
         input: PathBuf,
     },
-    /// Its owner cannot be kept.
+    /// Its owner cannot be preserved.
     #[error(
         "cannot write {}: it belongs to user {owner} and group {group}, which would be lost",
         visible(path.display())
@@ -109,10 +109,10 @@ pub enum WriteError {
     InUse {
         /// The file.
         path: PathBuf,
-        /// The process, where it can be seen from here.
+        /// The process, if it is visible from here.
         pid: Option<i32>,
     },
-    /// A file that grows ends before its end; what was written of it stays.
+    /// A growing file ends early; what was written of it stays.
     #[error("cannot write to {}: {source}; {kept}", visible(path.display()))]
     Cut {
         /// The file.
@@ -140,7 +140,7 @@ impl WriteError {
         }
     }
 
-    /// For who writes by [`io::Write`]: what the kernel said, where that is why.
+    /// For users of [`io::Write`]: the kernel's error, if that is the reason.
     pub fn into_io(self) -> io::Error {
         match self {
             Self::Io { source, .. } => source,
@@ -166,7 +166,7 @@ fn writer(pid: Option<i32>) -> String {
     }
 }
 
-/// What an error of the kernel's means for a file that is put into its place whole.
+/// What a kernel error means for a file that is put into its place whole.
 fn meaning(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; nothing was left there",
@@ -174,7 +174,7 @@ fn meaning(error: &io::Error) -> &'static str {
             "; another process removed or replaced the file while it was written"
         }
         io::ErrorKind::FileTooLarge => "; files may not be so large (ulimit -f)",
-        // The folder is there: it takes no files, as those of /proc and /sys.
+        // The directory exists, but accepts no files, like those of /proc and /sys.
         io::ErrorKind::NotFound => "; its folder takes no new files",
         _ => "",
     }

@@ -19,7 +19,7 @@ use super::ownership::{is_ours, others_can_write};
 /// Links followed in one path, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
-/// A folder, held open: whatever becomes of its path, files are made in this one.
+/// A directory, held open: whatever becomes of its path, files are created in this one.
 #[derive(Debug)]
 pub(super) struct Folder {
     handle: OwnedFd,
@@ -27,8 +27,8 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder of the file at `path`, step by step. A link is followed only where root and
-    /// the user of this process alone can have put it.
+    /// Opens the directory of the file at `path`, step by step. A link is followed only if nobody
+    /// but root and this process's user can have put it there.
     pub(super) fn of(path: &Path) -> Result<Self, WriteError> {
         let named = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -69,7 +69,7 @@ impl Folder {
                         return Err(failed(Errno::ELOOP));
                     }
                     let target = PathBuf::from(readlinkat(&next, "").map_err(failed)?);
-                    // Its steps begin at the root, or in the folder that the link is in.
+                    // Its steps begin at the root, or in the directory of the link.
                     walked.pop();
                     if target.is_absolute() {
                         at = Self::begin(&target).map_err(failed)?;
@@ -85,7 +85,7 @@ impl Folder {
         Ok(at)
     }
 
-    /// The same once more.
+    /// The same directory, opened again.
     pub(super) fn again(&self) -> io::Result<Self> {
         Ok(Self {
             handle: self.handle.try_clone()?,
@@ -101,13 +101,14 @@ impl Folder {
         Ok(Self { handle, about })
     }
 
-    /// Whether a link in this folder was put here by root or by us: it is ours, and nobody else can put anything
-    /// here. Into a folder that is shared, as `/tmp`, anybody moves a link of ours that lies in a folder of his.
+    /// Whether a link in this directory was put here by root or by us: it is ours, and nobody else
+    /// can put anything here. Into a shared directory such as `/tmp`, anybody can move a link of
+    /// ours from their own directory.
     fn only_we_can_have_linked(&self, link: &FileStat) -> bool {
         is_ours(link.st_uid) && is_ours(self.about.st_uid) && !self.is_shared()
     }
 
-    /// Whether others than its owner may put files here: all of them, as in `/tmp`, or a group.
+    /// Whether others than its owner may put files here: everybody, as in `/tmp`, or a group.
     pub(super) fn is_shared(&self) -> bool {
         others_can_write(self.about.st_mode)
     }
@@ -117,18 +118,18 @@ impl Folder {
         self.about.st_uid
     }
 
-    /// Device and inode, which distinguish it from every other one.
+    /// Device and inode, which identify it uniquely.
     pub(super) fn id(&self) -> (u64, u64) {
         (self.about.st_dev, self.about.st_ino)
     }
 
-    /// Whether something is mounted on this name: it is seen, but is not what lies in the folder.
+    /// Whether something is mounted on this name: it is visible, but is not the directory's entry.
     pub(super) fn has_mounted(&self, name: &OsStr) -> bool {
         let of_file = open(&self.handle, name).ok().and_then(|file| mount(&file));
         of_file.is_some() && of_file != mount(&self.handle)
     }
 
-    /// Whether the link of this name stands for what a process has open.
+    /// Whether the link of this name refers to a file that a process has open.
     pub(super) fn has_descriptor(&self, name: &OsStr) -> bool {
         let is_of_proc =
             || fstatfs(&self.handle).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC);
@@ -136,7 +137,7 @@ impl Folder {
         Path::new(&target).starts_with("/proc/self/fd") || is_of_proc()
     }
 
-    /// Makes names in it last. A folder that cannot be synced is no loss.
+    /// Makes names in it durable. If the directory cannot be synced, nothing is lost.
     pub(super) fn sync(&self) {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = openat(&self.handle, ".", flags, Mode::empty()).map_err(io::Error::from);
@@ -150,12 +151,12 @@ impl AsFd for Folder {
     }
 }
 
-/// What a file is, of its mode.
+/// The file type in its mode.
 pub(super) fn kind(about: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT
 }
 
-/// Opens a name for its place alone: nothing is read, no device is asked, no link is followed.
+/// Opens a name only as a location: nothing is read, no device is asked, no link is followed.
 fn open(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(folder, name, flags, Mode::empty())
@@ -170,7 +171,7 @@ fn mount(file: &OwnedFd) -> Option<u64> {
     id.trim().parse().ok()
 }
 
-/// What is left of a path without its steps.
+/// The rest of a path without its steps.
 fn beginning(path: &Path) -> PathBuf {
     PathBuf::from(if path.is_absolute() { "/" } else { "" })
 }

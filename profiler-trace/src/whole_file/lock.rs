@@ -14,9 +14,9 @@ use super::runtime_dir::{NoRuntimeDir, RuntimeDir};
 /// Bytes of a file that can be locked (`OFFSET_MAX`).
 const BYTES: u64 = i64::MAX as u64;
 
-/// Held as long as it lives: a byte of a file in the [runtime directory](RuntimeDir), which only our
-/// own user can open. The kernel gives it up with the process, however that ends, and the file stays
-/// empty.
+/// A lock held as long as this lives: a byte of a file in the [runtime directory](RuntimeDir),
+/// which only our own user can open. The kernel releases it with the process, however that ends,
+/// and the file stays empty.
 #[derive(Debug)]
 pub struct Lock(File);
 
@@ -26,7 +26,7 @@ pub enum LockError {
     /// Another process of the same user holds it, or this one.
     #[error("{} holds the lock", .0.map_or("another process".into(), |pid| format!("process {pid}")))]
     Held(
-        /// The process, where it can be seen from here.
+        /// The process, if it is visible from here.
         Option<i32>,
     ),
     /// There is no directory for locks.
@@ -35,20 +35,20 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// Takes the lock with this number, of those in the file of this name.
+    /// Takes the lock with this number, in the file of this name.
     ///
     /// # Errors
-    /// When it is held, or no lock can be had.
+    /// If it is held, or no lock is available.
     pub fn take(file: &str, number: u64) -> Result<Self, LockError> {
         let byte = number & BYTES;
         let taken = RuntimeDir::first("locks", |dir| Self::within(dir, file, byte))?;
         taken.map_err(LockError::Held)
     }
 
-    /// Whether the file in which it is has these numbers, of a device and an inode.
+    /// Whether the file that contains it has these device and inode numbers.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// If the kernel does not say.
     pub(super) fn is_in(&self, file: (u64, u64)) -> io::Result<bool> {
         let own = self.0.metadata()?;
         Ok((own.dev(), own.ino()) == file)
@@ -63,13 +63,13 @@ impl Lock {
     }
 }
 
-/// Locks a whole file, which is open for writing, for as long as it is open; false when it is locked
-/// through another opening of it.
+/// Locks a whole file, which is open for writing, for as long as it is open; false if it is locked
+/// through another open file description.
 ///
 /// # Errors
-/// When its file system knows no locks.
+/// If its file system has no locks.
 pub(super) fn lock_whole(file: &File) -> Result<bool, Errno> {
-    // Up to whatever end it will have (fcntl(2)).
+    // Up to any end that it will have (fcntl(2)).
     lock(file, 0, 0)
 }
 
@@ -88,8 +88,9 @@ fn lock(file: &File, start: u64, bytes: i64) -> Result<bool, Errno> {
     }
 }
 
-/// The process that holds this byte of the file with this inode, of those of our own user that may be
-/// looked at. The kernel names none for a lock of this kind, but shows it with the open file.
+/// The process that holds this byte of the file with this inode, among our own user's inspectable
+/// processes. The kernel does not report the holder of a lock of this kind, but shows the lock with
+/// the open file.
 fn holder(inode: u64, byte: u64) -> Option<i32> {
     let own = geteuid().as_raw();
     let processes = fs::read_dir("/proc").ok()?.flatten();

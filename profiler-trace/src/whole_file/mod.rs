@@ -40,21 +40,21 @@ pub(crate) use self::own_folder::{Found, OwnFolder};
 pub use self::runtime_dir::{NoRuntimeDir, RuntimeDir};
 pub use self::unused::remove_unused;
 
-/// What a file's mode permits others than its owner.
+/// What a file's mode permits to others than its owner.
 const ALL_OTHERS: u32 = 0o077;
 
 /// The file in which places are locked.
 const LOCKS: &str = "written";
 
-/// FNV-1a: the same in every version of fragscope, of which several may run.
+/// FNV-1a: the same in every version of fragscope, several of which may run.
 fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// A place for a file, looked at and reserved: no other fragscope of the same user writes there as long
-/// as it is held, but where [no lock](Place::unlocked) can be had.
+/// A checked and reserved place for a file: no other fragscope of the same user writes there as
+/// long as it is held, unless [no lock](Place::unlocked) is available.
 #[derive(Clone, Debug)]
 pub struct Place(Arc<Reserved>);
 
@@ -63,14 +63,14 @@ struct Reserved {
     path: PathBuf,
     folder: Arc<Folder>,
     name: OsString,
-    /// The name for the moment between a file's last byte and its place, if nothing is in the way.
+    /// The name for the moment between a file's last byte and its place, if it is free.
     temporary: OsString,
     /// Keeps others from the place, or why nothing does.
     lock: Result<Lock, NoRuntimeDir>,
 }
 
 impl Place {
-    /// Reserves `path`: its folder is there and takes new files, and what lies there now, if
+    /// Reserves `path`: its directory exists and accepts new files, and what is there now, if
     /// anything, is a file that may be replaced.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Place {
         Self::reserve_in(path, Folder::of(path)?, name)
     }
 
-    /// The same in a folder that is open.
+    /// The same in an open directory.
     fn reserve_in(path: &Path, folder: Folder, name: &OsStr) -> Result<Self, WriteError> {
         let (device, inode) = folder.id();
         let bytes = [&device.to_le_bytes(), &inode.to_le_bytes(), name.as_bytes()].concat();
@@ -106,7 +106,7 @@ impl Place {
         folder: Folder,
         name: &OsStr,
     ) -> Result<Self, WriteError> {
-        // Those of other users, who have locks of their own, are called otherwise.
+        // Files of other users, who have their own locks, have other names.
         let user = geteuid().as_raw().to_le_bytes();
         let number = hash(name.as_bytes().iter().copied().chain(user));
         let place = Self(Arc::new(Reserved {
@@ -117,7 +117,7 @@ impl Place {
             lock,
         }));
         draft::clear(&place.0.folder, &place.0.temporary);
-        // What would fail at the end, after hours perhaps, fails now.
+        // Anything that would fail at the end, perhaps after hours, fails now.
         let before = place.existing()?;
         let trial = place.begin()?;
         if let Some(before) = before {
@@ -136,10 +136,11 @@ impl Place {
         Ok(place)
     }
 
-    /// Refuses a place that is this one by another path: where no lock can be had nothing else does.
+    /// Rejects a place that is this one under another path: if no lock is available, nothing else
+    /// does.
     ///
     /// # Errors
-    /// When it is.
+    /// If it is the same.
     pub fn apart_from_place(&self, other: &Self) -> Result<(), WriteError> {
         let is_same = self.0.folder.id() == other.0.folder.id() && self.0.name == other.0.name;
         match is_same {
@@ -151,10 +152,10 @@ impl Place {
         }
     }
 
-    /// Refuses the place of a file that is read: of these, whatever they are called.
+    /// Rejects the place of a file that is read: one of these, whatever their paths.
     ///
     /// # Errors
-    /// When it is one of them.
+    /// If it is one of them.
     pub fn apart_from<'a>(
         &self,
         inputs: impl IntoIterator<Item = &'a Path>,
@@ -163,7 +164,7 @@ impl Place {
             return Ok(());
         };
         let is_it = |input: &&Path| {
-            // What cannot be looked at is not read, either.
+            // A file that cannot be inspected is not read either.
             let input = std::fs::metadata(input);
             input.is_ok_and(|input| (input.dev(), input.ino()) == (there.st_dev, there.st_ino))
         };
@@ -181,15 +182,15 @@ impl Place {
         &self.0.path
     }
 
-    /// Why nothing keeps another fragscope from writing there as well, if that is so.
+    /// Why nothing prevents another fragscope from writing there too, if that is so.
     pub fn unlocked(&self) -> Option<&NoRuntimeDir> {
         self.0.lock.as_ref().err()
     }
 
-    /// Writes a whole file there, replacing what was there; it may be called again.
+    /// Writes a whole file there, replacing the previous one; it may be called again.
     ///
     /// # Errors
-    /// When it cannot be written whole.
+    /// If it cannot be written completely.
     pub fn write(&self, bytes: &[u8]) -> Result<(), WriteError> {
         let mut output = self.begin()?;
         let written = output.write_all(bytes);
@@ -197,10 +198,10 @@ impl Place {
         output.finish()
     }
 
-    /// Begins a file that appears when it is finished, whole or not at all.
+    /// Begins a file that appears when it is finished, complete or not at all.
     ///
     /// # Errors
-    /// When the folder takes no files.
+    /// If the directory accepts no files.
     pub fn begin(&self) -> Result<Output, WriteError> {
         let draft = Draft::begin(&self.0.folder, &self.0.temporary);
         self.output(draft)
@@ -215,17 +216,17 @@ impl Place {
     }
 
     /// Begins a file that appears with its first bytes and grows: what was written stays, whatever
-    /// ends the process. Until then what was there before is as it was.
+    /// ends the process. Until then the previous file is unchanged.
     ///
     /// # Errors
-    /// When the folder takes no files.
+    /// If the directory accepts no files.
     pub fn begin_growing(&self) -> Result<Output, WriteError> {
         let mut output = self.begin()?;
         output.grows = true;
         Ok(output)
     }
 
-    /// What lies there now, when it is a file that may be replaced.
+    /// The present file, if it may be replaced.
     fn existing(&self) -> Result<Option<FileStat>, WriteError> {
         let (place, path) = (&*self.0, self.path());
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
@@ -242,8 +243,8 @@ impl Place {
             SFlag::S_IFDIR => return Err(WriteError::NamesFolder(path.to_owned())),
             _ => return Err(WriteError::NotAFile(path.to_owned())),
         }
-        // As the kernel's fs.protected_regular, and for groups too: what was planted there to be
-        // filled in by root would be read by whoever planted it.
+        // Like the kernel's fs.protected_regular, and for groups too: a file that was planted there
+        // for root to fill in could be read by whoever planted it.
         let owner = about.st_uid;
         let ours = [geteuid().as_raw(), place.folder.owner()].contains(&owner);
         if place.folder.is_shared() && !ours {
@@ -264,11 +265,12 @@ impl Place {
     }
 }
 
-/// A file that is being written. Dropped before it is finished it leaves nothing, but for one that
-/// grows: of that, what was written stays.
+/// A file that is being written. If it is dropped before it is finished it leaves nothing, except
+/// for a growing file: what was written of it stays.
 #[derive(Debug)]
 pub struct Output {
-    /// Dropped before its place is given up: what it leaves is removed while nobody else writes there.
+    /// Dropped before its place is released: what it leaves is removed while nobody else writes
+    /// there.
     draft: Draft,
     place: Place,
     grows: bool,
@@ -294,7 +296,7 @@ impl Output {
     /// Writes all of it to the disk, and puts it into its place if it is not there yet.
     ///
     /// # Errors
-    /// When the disk fails, or something else lies in its place now.
+    /// If the disk fails, or something else is in its place now.
     pub fn finish(mut self) -> Result<(), WriteError> {
         let synced = self.draft.file.sync_all();
         synced.map_err(|error| self.place.failed(error))?;
@@ -303,11 +305,11 @@ impl Output {
         Ok(())
     }
 
-    /// Puts it into its place before it is finished: from now on it grows there, and what was written stays,
-    /// whatever ends the process. Until then what was there before is as it was.
+    /// Puts it into its place before it is finished: from now on it grows there, and what was
+    /// written stays, whatever ends the process. Until then the previous file is unchanged.
     ///
     /// # Errors
-    /// When something else lies in its place now.
+    /// If something else is in its place now.
     pub fn appear(&mut self) -> Result<(), WriteError> {
         self.put_in_place()
     }
@@ -318,7 +320,7 @@ impl Output {
         }
         let Some(before) = self.place.existing()? else {
             return match self.draft.place(&self.place.0.name) {
-                // It was made this very moment: existing again, once.
+                // A file was created this very moment: look at the existing one again, once.
                 Err(Errno::EEXIST) => {
                     let before = self.place.existing()?;
                     self.replace(before.as_ref())
@@ -329,7 +331,7 @@ impl Output {
         self.replace(Some(&before))
     }
 
-    /// Takes the place of a file, with its owner and mode. Other names of that file keep what it was.
+    /// Replaces a file, keeping its owner and mode. Other names of that file keep the old content.
     fn replace(&mut self, before: Option<&FileStat>) -> Result<(), WriteError> {
         if let Some(before) = before {
             self.dress_as(before)?;
@@ -361,9 +363,10 @@ impl Output {
     }
 }
 
-/// The mode that a file in this folder keeps when it is replaced. Whoever owns another user's file
-/// chose it. The folder's owner, whose folder was named to write into, may show it to whom he likes,
-/// and so may root; but none but the owner writes into what we wrote. A third one's mode is not asked.
+/// The mode that a file in this directory keeps when it is replaced. Whoever owns another user's
+/// file chose its mode. The directory's owner, whose directory was named as the destination, may
+/// show the file to anyone, and so may root; but only the owner may write into what we wrote. A
+/// third user's mode is ignored.
 fn kept_mode(before: &FileStat, folder: &Folder) -> Mode {
     let permissions = Mode::from_bits_truncate(before.st_mode & 0o777);
     match before.st_uid {

@@ -16,35 +16,35 @@ use super::draft::has_name;
 use super::folder::{Folder, kind};
 use super::{Place, WriteError, ownership};
 
-/// What a folder that is made permits.
+/// The mode of a new directory.
 const MODE: Mode = Mode::S_IRWXU;
 
-/// The folder, held open and locked: nobody else than root and our own user can put anything into it, and one
-/// fragscope at a time does.
+/// The directory, held open and locked: only root and our own user can put anything into it, and
+/// only one fragscope at a time does.
 #[derive(Debug)]
 pub(crate) struct OwnFolder {
     path: PathBuf,
     folder: Folder,
-    /// `None` where the file system knows no locks.
+    /// `None` if the file system has no locks.
     _lock: Option<Flock<File>>,
 }
 
-/// What has a name in the folder.
+/// What a name in the directory refers to.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Nothing.
     Nothing,
-    /// What is no file, or not ours.
+    /// Something that is not a file, or not ours.
     Foreign,
     /// A file of our own, open for reading.
     Ours(File, FileStat),
 }
 
 impl OwnFolder {
-    /// Opens it, or makes it in a folder that is there.
+    /// Opens it, or creates it in an existing directory.
     ///
     /// # Errors
-    /// Why it cannot be had, or whose it is.
+    /// Why it is not available, or who owns it.
     pub(crate) fn open(path: &Path) -> Result<Self, WriteError> {
         let failed = |error: Errno| WriteError::io(path, error.into());
         if let Some(name) = path.file_name() {
@@ -82,7 +82,7 @@ impl OwnFolder {
     /// The names in it, at most `most`.
     ///
     /// # Errors
-    /// When it cannot be listed.
+    /// If it cannot be listed.
     pub(crate) fn names(&self, most: usize) -> io::Result<Vec<String>> {
         let handle = format!("/proc/self/fd/{}", self.folder.as_fd().as_raw_fd());
         let entries = fs::read_dir(handle)?.take(most);
@@ -93,7 +93,7 @@ impl OwnFolder {
     /// What has this name.
     ///
     /// # Errors
-    /// When that cannot be found out, or a file of our own cannot be opened.
+    /// If that cannot be determined, or a file of our own cannot be opened.
     pub(crate) fn find(&self, name: &str) -> io::Result<Found> {
         let open = |flags: OFlag| {
             let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -115,7 +115,7 @@ impl OwnFolder {
         }
     }
 
-    /// Bytes of what has this name, as far as that is known.
+    /// The size of what has this name, as far as that is known.
     pub(crate) fn bytes(&self, name: &str) -> u64 {
         let about = fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         about.map_or(0, |about| about.st_size.cast_unsigned())
@@ -124,7 +124,7 @@ impl OwnFolder {
     /// Removes this file, if it still has this name.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// If it cannot be removed.
     pub(crate) fn remove(&self, name: &str, file: &File) -> io::Result<()> {
         if has_name(&self.folder, file, OsStr::new(name)) {
             unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir)?;
@@ -132,10 +132,10 @@ impl OwnFolder {
         Ok(())
     }
 
-    /// Writes a file in it, whole or not at all.
+    /// Writes a file in it, complete or not at all.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let path = self.path(name);
         let folder = self.folder.again();

@@ -13,7 +13,7 @@ use profiler_core::text::visible;
 /// Writing by the group and by others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// How another user can change a file, or what lies in a folder.
+/// How another user can change a file, or the content of a directory.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Foreign {
     /// The user with this id owns it.
@@ -30,7 +30,7 @@ pub enum NotOurs {
     /// It depends on the working directory.
     #[error("its path does not begin with a slash")]
     Relative,
-    /// It, or a folder above it, can be changed by another user.
+    /// Another user can change it, or a directory above it.
     #[error("{} {how}", visible(at.display()))]
     Foreign {
         /// The file or folder.
@@ -57,12 +57,12 @@ pub(super) fn is_ours(user: u32) -> bool {
     user == 0 || user == geteuid().as_raw()
 }
 
-/// Whether others than the owner can write to what has this mode.
+/// Whether others than the owner can write to something with this mode.
 pub(super) fn others_can_write(mode: u32) -> bool {
     mode & WRITABLE_BY_OTHERS != 0
 }
 
-/// That root and the user of this process alone can change what has this owner and mode.
+/// Checks that only root and this process's user can change something with this owner and mode.
 ///
 /// # Errors
 /// How others can.
@@ -74,8 +74,8 @@ pub fn check(owner: u32, mode: u32) -> Result<(), Foreign> {
     }
 }
 
-/// The path with all links followed, when root and the user of this process alone can change what
-/// lies there: it and each folder above it.
+/// The path with all links followed, if only root and this process's user can change what is there:
+/// it and each directory above it.
 ///
 /// # Errors
 /// Who else can, and where.

@@ -28,7 +28,7 @@ use super::draft::{Draft, clear, temporary};
 use super::folder::Folder;
 use super::{hash, ownership};
 
-/// Why no such directory serves.
+/// Why there is no usable directory.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no directory for {what} that only {} can write to: {}",
@@ -40,9 +40,9 @@ use super::{hash, ownership};
     }
 )]
 pub struct NoRuntimeDir {
-    /// What it was wanted for.
+    /// Its purpose.
     what: &'static str,
-    /// Whether it has to be root's.
+    /// Whether it must belong to root.
     pub root: bool,
     /// Each place, with what is wrong with it.
     tried: Vec<String>,
@@ -53,10 +53,11 @@ pub struct NoRuntimeDir {
 pub struct RuntimeDir(PathBuf);
 
 impl RuntimeDir {
-    /// Uses the first that serves, `/run/fragscope` for root, for `what`; it is made unless it is there.
+    /// Uses the first usable directory, `/run/fragscope` for root, for `what`; it is created if it
+    /// does not exist.
     ///
     /// # Errors
-    /// What is wrong with each place where it may be, or why it did not serve there.
+    /// What is wrong with each possible place, or why it could not be used there.
     pub fn first<T>(
         what: &'static str,
         mut using: impl FnMut(&Self) -> io::Result<T>,
@@ -72,12 +73,12 @@ impl RuntimeDir {
         Err(NoRuntimeDir { what, root, tried })
     }
 
-    /// Opens or makes it at this place.
+    /// Opens or creates it at this place.
     fn at(place: &Path) -> io::Result<Self> {
         let refused = |why: String| Err(io::Error::other(why));
         let parent = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
         make_missing(parent)?;
-        // With no links on the way, so that each directory can be looked at.
+        // Without links on the way, so that each directory can be checked.
         let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let path = ownership::only_ours(parent)?.join(name);
         match DirBuilder::new().mode(0o755).create(&path) {
@@ -98,7 +99,7 @@ impl RuntimeDir {
         Ok(Self(path))
     }
 
-    /// That programs load what lies here.
+    /// Checks that programs can load what is here.
     fn check_loadable(&self) -> io::Result<()> {
         let mut signs = self.0.as_os_str().as_bytes().iter();
         if let Some(sign) = signs.find(|sign| b" :$".contains(sign)) {
@@ -115,18 +116,18 @@ impl RuntimeDir {
         }
     }
 
-    /// The path of a shared object with this content, which is put there unless it is there. It stays
-    /// for whoever still loads it; [`remove_unused`](super::remove_unused) removes those of the same name, with
-    /// other versions or contents, that nobody does.
+    /// The path of a shared object with this content, which is put there if it is missing. It stays
+    /// for processes that still load it; [`remove_unused`](super::remove_unused) removes those of
+    /// the same name, with other versions or contents, that nobody loads.
     ///
     /// # Errors
-    /// When it cannot be written, or not be loaded from here.
+    /// If it cannot be written, or cannot be loaded from here.
     pub fn object(&self, name: &str, version: &str, content: &[u8]) -> io::Result<PathBuf> {
         self.check_loadable()?;
         let name = format!("{name}-{version}-{:016x}.so", hash(content.iter().copied()));
         let path = self.0.join(&name);
-        // It is used now: another fragscope that is about to remove it leaves it, or has done so before it is
-        // looked for. What is root's stays as it is.
+        // It is marked as used now: another fragscope that is about to remove it then leaves it, or
+        // has removed it before it is looked up. Root's stays as it is.
         let _ = utimensat(
             AT_FDCWD,
             &path,
@@ -144,10 +145,10 @@ impl RuntimeDir {
         Ok(path)
     }
 
-    /// A file for locks, which is made unless it is there, and stays.
+    /// A file for locks, which is created if it does not exist, and stays.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// If it cannot be opened.
     pub(super) fn lock_file(&self, name: &str) -> io::Result<File> {
         OpenOptions::new()
             .read(true)
@@ -160,8 +161,8 @@ impl RuntimeDir {
     }
 }
 
-/// Writes the object. What has its name already is another fragscope's, with the same content, or
-/// damaged: it is replaced in one step, and whoever has loaded it keeps what he has.
+/// Writes the object. An existing file of its name is another fragscope's, with the same content,
+/// or damaged: it is replaced in one step, and processes that have loaded it keep the old one.
 fn put(mut draft: Draft, name: &str, content: &[u8]) -> io::Result<()> {
     draft.file.write_all(content)?;
     draft
@@ -174,8 +175,8 @@ fn put(mut draft: Draft, name: &str, content: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes this directory and those above it that are missing, as private ones, where what is there is
-/// a directory of our own that nobody else can put anything into: a user's first cache.
+/// Creates this directory and the missing ones above it, as private ones, if the existing part is a
+/// directory of our own into which nobody else can put anything: a user's first cache.
 fn make_missing(directory: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     let mut there = directory;
@@ -209,15 +210,15 @@ fn make_missing(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the directory may be.
+/// A possible place of the directory.
 struct Candidate {
     path: PathBuf,
-    /// The variable that says so, and what it names.
+    /// The variable that gives it, with its value.
     by: Option<(&'static str, PathBuf)>,
 }
 
 impl Candidate {
-    /// Why it does not serve. `setpriv`, `su` and cron may leave the variables of another user's, and some
+    /// Why it is not usable. `setpriv`, `su` and cron may leave another user's variables, and some
     /// users have no home.
     fn why_not(&self, error: &io::Error) -> String {
         let own = geteuid().as_raw();
@@ -237,7 +238,7 @@ impl Candidate {
     }
 }
 
-/// Where it may be, the best first.
+/// The possible places, the best first.
 fn places(root: bool) -> Vec<Candidate> {
     if root {
         // Some hosts load nothing from /run. Root's own variables may be another user's (sudo -E).
@@ -263,7 +264,7 @@ fn places(root: bool) -> Vec<Candidate> {
     all.collect()
 }
 
-/// Whether this file is there with this content, and nobody else can change it.
+/// Whether this file exists with this content, and nobody else can change it.
 fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     let opened = OpenOptions::new()
         .read(true)
@@ -295,7 +296,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory in which only our own user can write, all the way.
+    /// A directory in which only our own user can write, at every level.
     fn own() -> tempfile::TempDir {
         let made = RuntimeDir::first("tests", |dir| tempfile::tempdir_in(&dir.0));
         made.expect("there is one")
@@ -408,7 +409,7 @@ mod tests {
         let left = dir.0.join(temporary(hash(name.bytes())));
         for before in [None, Some("damaged")] {
             fs::remove_file(&path).expect("ours");
-            // What a kill left goes as well.
+            // Files left by a kill are removed as well.
             fs::write(&left, "left").expect("ours");
             dir.object("recorder", "1", b"content").expect("written");
             fs::remove_file(&path).expect("ours");

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use memchr::memmem;
 use nix::unistd::geteuid;
 
-/// One that was used within this time is kept.
+/// A file that was used within this time is kept.
 const RECENT: Duration = Duration::from_secs(3600);
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
@@ -34,13 +34,13 @@ const LIMITS: Limits = Limits {
 /// A thread of the kernel's, in the flags of `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// What is read at most.
+/// Limits on what is read.
 #[derive(Copy, Clone, Debug)]
 struct Limits {
     /// Bytes of each file of a process.
     file_bytes: u64,
     processes: usize,
-    /// Of all processes together. A read that the kernel holds up may take longer.
+    /// For all processes together. A read that the kernel delays may take longer.
     time: Duration,
 }
 
@@ -51,12 +51,12 @@ struct Object {
     modified: SystemTime,
 }
 
-/// Removes the objects of this name, as [`object`](super::RuntimeDir::object) puts them there, that lie beside
-/// the one that is `used` now, unless they are needed. A file that cannot be removed does no harm. It reads of
-/// all processes, and may wait for one that the kernel holds up.
+/// Removes the objects of this name, as created by [`object`](super::RuntimeDir::object), that are
+/// beside the one that is `used` now, unless they are needed. A file that cannot be removed does no
+/// harm. It reads information about all processes, and may wait for one that the kernel delays.
 ///
 /// # Errors
-/// When it cannot be found out who needs them: then none is removed.
+/// If it cannot be determined who needs them: then none is removed.
 pub fn remove_unused(name: &str, used: &Path) -> io::Result<()> {
     remove_within(LIMITS, name, used)
 }
@@ -97,7 +97,7 @@ impl Object {
         let modified = self.modified;
         let now = Self::unless_recent(self.path);
         if let Some(now) = now.filter(|now| now.modified == modified) {
-            // Another fragscope may have done it.
+            // Another fragscope may have removed it.
             let _ = fs::remove_file(now.path);
         }
     }
@@ -107,16 +107,16 @@ fn is_own(about: &Metadata) -> bool {
     about.is_file() && about.uid() == geteuid().as_raw()
 }
 
-/// A time to come is that of a clock that was set.
+/// A time in the future means that the clock was set.
 fn is_recent(at: SystemTime) -> bool {
     at.elapsed().is_ok_and(|age| age < RECENT)
 }
 
-/// A search in what all processes hold.
+/// A search in the files of all processes.
 struct Search {
     limits: Limits,
     until: Instant,
-    /// The end of each piece that is looked at again with the next, as a path may have begun there.
+    /// The end of each piece that is searched again with the next, as a path may have begun there.
     carried: usize,
     piece: Vec<u8>,
 }
@@ -157,7 +157,8 @@ impl Search {
             if self.drop_named(&process.join("environ"), objects) == Some(0)
                 && !has_no_environment(&process)
             {
-                // It executes another program just now: which environment that gets is not seen yet.
+                // It is executing another program right now: the environment of that is not visible
+                // yet.
                 objects.clear();
             }
             self.drop_named(&process.join("maps"), objects);
@@ -165,8 +166,9 @@ impl Search {
         Ok(())
     }
 
-    /// Drops the objects that this file names, and all of them where it is not read to its end, or may not be
-    /// read. How many bytes it has, unless it is not there: a process that has ended holds nothing.
+    /// Drops the objects that this file names, or all of them if it is not read completely or must
+    /// not be read. Returns its size, unless it does not exist: a process that has ended holds
+    /// nothing.
     fn drop_named(&mut self, path: &Path, objects: &mut Vec<Object>) -> Option<u64> {
         let mut file = match File::open(path) {
             Ok(file) => file,
@@ -199,8 +201,8 @@ impl Search {
     }
 }
 
-/// Whether a process can neither be looked into nor load what is ours: an ordinary user's objects lie in a folder that is
-/// for him alone.
+/// Whether a process can neither be inspected nor load our objects: an ordinary user's objects are
+/// in a directory for that user alone.
 fn is_another_users(process: &Path) -> bool {
     let own = geteuid();
     if own.is_root() {
@@ -215,14 +217,15 @@ fn is_another_users(process: &Path) -> bool {
     users.clone().next().is_some() && !users.any(is_own)
 }
 
-/// Whether a process of which no environment was read has none, and will not have one at once.
+/// Whether a process of which no environment was read has none, and will not get one at once.
 fn has_no_environment(process: &Path) -> bool {
-    // One that has ended has none.
+    // A process that has ended has none.
     fs::read(process.join("stat")).map_or(true, |stat| is_without_environment(&stat))
 }
 
-/// The same, of its `/proc/PID/stat` (proc_pid_stat(5)): it is a thread of the kernel's, or has ended, or was
-/// started with an empty one. While a program is executed, the places of its environment are 0.
+/// The same, based on its `/proc/PID/stat` (proc_pid_stat(5)): it is a kernel thread, or has ended,
+/// or was started with an empty environment. While a program is being executed, the addresses of
+/// its environment are 0.
 fn is_without_environment(stat: &[u8]) -> bool {
     let Some(end) = memchr::memrchr(b')', stat) else {
         return false;
@@ -268,7 +271,7 @@ mod tests {
         process.wait().expect("ours");
     }
 
-    /// Until it has executed its program; a test beside this one may be starting one as well.
+    /// Until it has executed its program; a concurrent test may be starting one as well.
     fn remove(used: &Path, until: impl Fn() -> bool) {
         for _ in 0..100 {
             remove_unused("it", used).expect("listed");
@@ -313,7 +316,7 @@ mod tests {
         used(&mapped, OLD);
         let process = loop {
             match Command::new(&mapped).arg0("sleep").arg("1000").spawn() {
-                // What another test forked has it open for writing.
+                // A process forked by another test has it open for writing.
                 Err(busy) if busy.kind() == io::ErrorKind::ExecutableFileBusy => {}
                 process => break process.expect("it starts"),
             }
@@ -425,7 +428,8 @@ mod tests {
             Search::new(LIMITS, &objects).drop_named(file, &mut objects);
             objects.len()
         };
-        // In a folder that nobody may enter, whoever asks: no thread has privileges for as long.
+        // In a directory that nobody may enter, whoever asks: no thread has privileges for that
+        // long.
         let closed = folder.path().join("closed");
         fs::create_dir(&closed).expect("made");
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).expect("ours");
