@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::{next, sys};
 
-/// The name that it has there (vdso(7)).
+/// The function's name there (vdso(7)).
 #[cfg(target_arch = "x86_64")]
 const NAME: &CStr = c"__vdso_clock_gettime";
 #[cfg(target_arch = "aarch64")]
@@ -21,7 +21,7 @@ const NAME: &CStr = c"__kernel_clock_gettime";
 /// `AT_SYSINFO_EHDR` of `getauxval(3)`.
 const AT_SYSINFO_EHDR: usize = 33;
 
-/// The function; null where there is none.
+/// The function; null if there is none.
 static FUNCTION: AtomicPtr<core::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// Finds the function, before there are other threads.
@@ -50,13 +50,13 @@ pub(crate) fn now_ns() -> u64 {
     time.seconds as u64 * 1_000_000_000 + time.nanoseconds as u64
 }
 
-/// An ELF object in memory, of which nothing is read beyond what it says that is loaded of it, nor more than so
-/// many of its headers, entries and symbols.
+/// An ELF object in memory. Nothing is read beyond the part that its headers say is loaded, and no
+/// more than a fixed number of its headers, entries and symbols.
 #[derive(Copy, Clone)]
 struct Vdso {
     base: usize,
     bytes: usize,
-    /// Where its dynamic entries lie, from the base.
+    /// Where its dynamic entries are, relative to the base.
     dynamic: usize,
 }
 
@@ -92,7 +92,7 @@ impl Vdso {
             found.read::<u16>(54)?.into(),
         );
         let count: usize = found.read::<u16>(56)?.into();
-        // They come right after it, on the page that is there.
+        // They come right after the header, on the page that is there.
         found.bytes = profiler_common::PAGE_BYTES;
         let mut loaded = 0;
         for index in 0..count.min(MAX_HEADERS) {
@@ -102,7 +102,7 @@ impl Vdso {
                 found.read::<u64>(header.checked_add(40)?)? as usize,
             );
             match found.read::<u32>(header)? {
-                // What it says of addresses is from the base as well, where all of it is loaded at once.
+                // Its addresses are relative to the base as well, if all of it is loaded at once.
                 PT_LOAD if offset == 0 && found.read::<u64>(header.checked_add(16)?)? == 0 => {
                     loaded = bytes;
                 }
@@ -114,7 +114,7 @@ impl Vdso {
         (found.dynamic != 0).then_some(found)
     }
 
-    /// Where its function of this name is.
+    /// The address of its function of this name.
     fn function(self, name: &CStr) -> Option<usize> {
         let (mut strings, mut symbols) = (0, 0);
         for index in 0..MAX_ENTRIES {
@@ -127,8 +127,8 @@ impl Vdso {
                 _ => {}
             }
         }
-        // Strings come right after symbols. (The tables by which these are found, and counted, are of one form or
-        // of another.)
+        // Strings come right after symbols. (The tables for finding and counting the symbols have
+        // one form or another.)
         let count = strings.checked_sub(symbols)?.checked_div(SYMBOL)?;
         for index in 1..count.min(MAX_SYMBOLS) {
             let symbol = symbols.checked_add(SYMBOL * index)?;
@@ -144,7 +144,7 @@ impl Vdso {
         None
     }
 
-    /// Whether this string is there, with its zero.
+    /// Whether this zero-terminated string is there.
     fn is_named(self, at: usize, name: &CStr) -> bool {
         let mut wanted = name.to_bytes_with_nul().iter().enumerate();
         wanted.all(|(index, byte)| {
@@ -153,7 +153,7 @@ impl Vdso {
         })
     }
 
-    /// What lies so far from its base.
+    /// The value at this distance from its base.
     fn read<T: Plain>(self, from: usize) -> Option<T> {
         let end = from.checked_add(size_of::<T>())?;
         // SAFETY: within what is loaded of it.
@@ -163,7 +163,7 @@ impl Vdso {
     }
 }
 
-/// Of which any bytes are a value.
+/// A type for which any bytes are a valid value.
 trait Plain {}
 
 impl Plain for u8 {}
@@ -181,7 +181,7 @@ mod tests {
         unsafe extern "C" {
             fn getauxval(what: usize) -> usize;
         }
-        // SAFETY: it takes any number.
+        // SAFETY: any number is a valid argument.
         let base = unsafe { getauxval(AT_SYSINFO_EHDR) };
         let vdso = Vdso::at(base).expect("an object");
         assert!(vdso.function(NAME).is_some());

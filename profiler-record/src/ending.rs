@@ -12,11 +12,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::{next, ring, thread};
 
-/// The process that waited, by its number: one waits once.
+/// The pid of the process that waited: a process waits once.
 static HAS_WAITED: AtomicU32 = AtomicU32::new(0);
-/// The process of a Python that had begun to take everything apart, by its number.
+/// The pid of a Python process that had begun to take everything apart.
 static IS_FREEING: AtomicU32 = AtomicU32::new(0);
-/// Python's function that says whether it is ending; null where the program has none.
+/// Python's function that says whether it is ending; null if the program has none.
 static IS_FINALIZING: AtomicPtr<core::ffi::c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// Finds Python, before there are other threads.
@@ -30,11 +30,11 @@ pub(crate) fn look_up() {
     }
 }
 
-/// The program ends now. Nothing is asked of the kernel: what has put itself behind a filter of system calls would
+/// The program ends now. The kernel is not called: a program behind a filter of system calls would
 /// be killed.
 pub(crate) fn begin() {
     let process = thread::process();
-    // Of a thread that is not known fragscope could not see that it waits.
+    // fragscope could not see an unknown thread waiting.
     if thread::is_known()
         && HAS_WAITED.load(Ordering::Relaxed) != process
         && ring::awaits(process)
@@ -44,11 +44,12 @@ pub(crate) fn begin() {
     }
 }
 
-/// A block is about to be freed, or a signal to get its default action back, as Python does for those that it
-/// handles when it ends: after the program's own last words, and before anything is freed.
+/// A block is about to be freed, or a signal to be reset to its default action, as Python does at
+/// its end for the signals that it handles: after the program's own last output, and before
+/// anything is freed.
 pub(crate) fn may_have_begun() {
     let function = IS_FINALIZING.load(Ordering::Relaxed);
-    // What comes later takes apart what there was, and is no such moment.
+    // What comes later takes apart what there was, and is not that moment.
     if function.is_null() || IS_FREEING.load(Ordering::Relaxed) == thread::process() {
         return;
     }

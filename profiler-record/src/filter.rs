@@ -15,7 +15,7 @@ pub(crate) fn was_inherited() {
     IS_FILTERED.store(true, Ordering::SeqCst);
 }
 
-/// Whether no system call is to be made.
+/// Whether no system call may be made.
 pub(crate) fn is_filtered() -> bool {
     IS_FILTERED.load(Ordering::Relaxed)
 }
@@ -23,19 +23,20 @@ pub(crate) fn is_filtered() -> bool {
 /// How many threads are in a call that a filter may forbid.
 static CALLING: AtomicU32 = AtomicU32::new(0);
 
-/// What this gives, which makes a system call, unless none is to be made.
+/// The result of this function, which makes a system call, unless none may be made.
 pub(crate) fn unless_filtered<T>(call: impl FnOnce() -> T) -> Option<T> {
     CALLING.fetch_add(1, Ordering::SeqCst);
     // Asked once whoever sets a filter waits for this thread.
     let made = (!IS_FILTERED.load(Ordering::SeqCst)).then(call);
-    // A signal's handler that forked meanwhile left none counted in its child.
+    // If a signal handler forked meanwhile, no call is counted in the child.
     let one_less = |calling: u32| calling.checked_sub(1);
     let _ = CALLING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     made
 }
 
-/// The program is about to forbid itself calls, maybe of all its threads: those that are in one come out of it first, which
-/// takes a millisecond. Where the kernel refuses that, some are made too few.
+/// The program is about to forbid itself calls, perhaps in all its threads: threads inside a call
+/// finish it first, which takes a millisecond. If the kernel rejects that, a few calls are omitted
+/// needlessly.
 pub(crate) fn begins() {
     IS_FILTERED.store(true, Ordering::SeqCst);
     let began = now_ns();
@@ -44,7 +45,7 @@ pub(crate) fn begins() {
     }
 }
 
-/// No longer: a copy of a process has what its threads counted, and not the threads.
+/// Not longer than this: a copy of a process has its threads' counts, but not the threads.
 const LONGEST_CALL_NS: u64 = 50_000_000;
 
 /// In a child that was just forked: it has one thread.

@@ -10,7 +10,7 @@ use crate::sys;
 /// In place of the address of a function that no object has.
 const MISSING: *mut c_void = ptr::without_provenance_mut(1);
 
-/// A function that is looked up when it is first called.
+/// A function that is looked up on its first call.
 pub(crate) struct Next {
     name: &'static CStr,
     found: AtomicPtr<c_void>,
@@ -24,7 +24,7 @@ impl Next {
         }
     }
 
-    /// Its address, null when no object after this one has it.
+    /// Its address, null if no object after this one has it.
     fn get(&self) -> *mut c_void {
         let mut found = self.found.load(Ordering::Relaxed);
         if found.is_null() {
@@ -40,27 +40,27 @@ impl Next {
     #[cold]
     fn look_up(&self) -> *mut c_void {
         let found = find(sys::RTLD_NEXT, self.name);
-        // What is missing is not looked for again.
+        // A missing function is not looked up again.
         let kept = if found.is_null() { MISSING } else { found };
         self.found.store(kept, Ordering::Relaxed);
         kept
     }
 }
 
-/// The function of this name of the first object that has it; null where none has.
+/// The function of this name in the first object that has it; null if none has.
 pub(crate) fn first(name: &CStr) -> *mut c_void {
     find(sys::RTLD_DEFAULT, name)
 }
 
 fn find(among: *mut c_void, name: &CStr) -> *mut c_void {
     let lookup = Lookup::begin();
-    // SAFETY: a name with its zero.
+    // SAFETY: a zero-terminated name.
     let found = unsafe { sys::dlsym(among, name.as_ptr()) };
     lookup.end();
     found
 }
 
-/// A word of what the kernel gave to the program (`getauxval(3)`); 0 where there is none, or no such function.
+/// A word from the auxiliary vector (`getauxval(3)`); 0 if there is none, or no such function.
 pub(crate) fn auxiliary(what: usize) -> usize {
     let found = first(c"getauxval");
     if found.is_null() {
@@ -68,7 +68,7 @@ pub(crate) fn auxiliary(what: usize) -> usize {
     }
     // SAFETY: the C library's function of this name has this form.
     let getauxval: unsafe extern "C" fn(usize) -> usize = unsafe { mem::transmute(found) };
-    // SAFETY: it takes any number.
+    // SAFETY: any number is a valid argument.
     unsafe { getauxval(what) }
 }
 
@@ -89,7 +89,8 @@ pub(crate) fn page_bytes() -> usize {
     found
 }
 
-/// What the C library's own function says of an open file: it makes the call that its loader makes of each library.
+/// The result of the C library's own function for an open file: it makes the call that its loader
+/// makes for each library.
 pub(crate) fn about(fd: c_int) -> Option<sys::About> {
     let mut found = sys::Stat::default();
     let (fstat, older) = (first(c"fstat"), first(c"__fxstat"));
@@ -100,7 +101,7 @@ pub(crate) fn about(fd: c_int) -> Option<sys::About> {
         // SAFETY: a place for the answer.
         unsafe { fstat(fd, &mut found) }
     } else if !older.is_null() {
-        // SAFETY: glibc's function of this name has this form (until 2.33, where there is no other).
+        // SAFETY: glibc's function of this name has this form (until 2.33, which has no other).
         let older: unsafe extern "C" fn(c_int, c_int, *mut sys::Stat) -> c_int =
             unsafe { mem::transmute(older) };
         // SAFETY: the kernel's form of the answer, and a place for it.
@@ -116,7 +117,7 @@ const STAT_VERSION: c_int = if cfg!(target_arch = "x86_64") { 1 } else { 0 };
 
 /// How many lookups are under way.
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
-/// The threads that look something up, by their pointers; 0 is nobody.
+/// The threads that are looking something up, by their pointers; 0 is nobody.
 static LOOKING: [AtomicUsize; 16] = [const { AtomicUsize::new(0) }; 16];
 
 /// A lookup by this thread: dlsym may allocate, before there is anything to allocate from.
@@ -135,7 +136,8 @@ impl Lookup {
                     return Self(place);
                 }
             }
-            // It takes microseconds, and there are threads only where a library's constructor has started some.
+            // It takes microseconds, and there are other threads only if a library's constructor
+            // has started some.
             core::hint::spin_loop();
         }
     }
@@ -146,7 +148,8 @@ impl Lookup {
     }
 }
 
-/// Whether memory must come from [`early`]: this thread looks something up. Others do so for themselves.
+/// Whether memory must come from [`early`]: this thread is looking something up. Others do so for
+/// themselves.
 pub(crate) fn is_resolving() -> bool {
     LOOKUPS.load(Ordering::Relaxed) != 0 && is_looking()
 }
@@ -163,20 +166,20 @@ const EARLY_BYTES: usize = 16 << 10;
 #[repr(align(16))]
 struct Early(core::cell::UnsafeCell<[u8; EARLY_BYTES]>);
 
-// SAFETY: parts of it are handed out once each, by an atomic counter.
+// SAFETY: an atomic counter hands out each part of it once.
 unsafe impl Sync for Early {}
 
 static EARLY: Early = Early(core::cell::UnsafeCell::new([0; EARLY_BYTES]));
 static EARLY_USED: AtomicUsize = AtomicUsize::new(0);
 
-/// Zeroed memory for what dlsym allocates; never given back. Null when it is used up.
+/// Zeroed memory for the allocations of dlsym; never freed. Null when it is used up.
 pub(crate) fn early(bytes: usize) -> *mut c_void {
     let bytes = bytes.saturating_add(15) & !15;
     let at = EARLY_USED.fetch_add(bytes, Ordering::Relaxed);
     if bytes > EARLY_BYTES || at > EARLY_BYTES - bytes {
         return ptr::null_mut();
     }
-    // SAFETY: the part lies within the array.
+    // SAFETY: the part is within the array.
     unsafe { EARLY.0.get().cast::<u8>().add(at).cast() }
 }
 
@@ -186,7 +189,7 @@ pub(crate) fn is_early(at: *mut c_void) -> bool {
     (from..from + EARLY_BYTES).contains(&at.addr())
 }
 
-/// How many bytes of the array lie from an early block on: it is no longer than these.
+/// How many bytes of the array follow an early block's address: the block is not longer than that.
 pub(crate) fn early_after(at: *mut c_void) -> usize {
     EARLY.0.get().addr() + EARLY_BYTES - at.addr()
 }

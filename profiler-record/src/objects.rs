@@ -36,7 +36,8 @@ const NONE: Allocator = Allocator {
 
 /// `PYMEM_DOMAIN_MEM` and `PYMEM_DOMAIN_OBJ`: both are served by the object allocator.
 const DOMAINS: [c_int; 2] = [1, 2];
-/// The largest block that it serves itself (`SMALL_REQUEST_THRESHOLD`, `Objects/obmalloc.c`).
+/// The largest block that Python's object allocator serves itself (`SMALL_REQUEST_THRESHOLD`,
+/// `Objects/obmalloc.c`).
 const LARGEST: usize = 512;
 
 /// What served each of these domains.
@@ -47,7 +48,7 @@ unsafe impl Sync for OriginalAllocators {}
 
 static ORIGINAL: OriginalAllocators = OriginalAllocators(UnsafeCell::new([NONE; DOMAINS.len()]));
 
-/// Puts the functions in, if this is a Python whose objects are to be recorded.
+/// Installs the functions, if this is a Python whose objects are to be recorded.
 ///
 /// # Safety
 /// Called from the object's constructor, before the interpreter has begun.
@@ -91,10 +92,10 @@ pub(crate) unsafe fn begin(environment: Environment) {
     }
 }
 
-/// What served the domain before, by the context of the functions below.
+/// The allocator that served the domain before, by the context of the functions below.
 ///
 /// # Safety
-/// The context is one that [`begin`] gave away.
+/// The context comes from [`begin`].
 unsafe fn before(context: *mut c_void) -> Allocator {
     // SAFETY: as the caller promises: an element of the static, which is not written any more.
     unsafe { *context.cast::<Allocator>() }

@@ -12,7 +12,7 @@ use crate::ring::Ring;
 use crate::status::Status;
 use crate::{filter, next, root, sys};
 
-/// What the environment says of the ring.
+/// The environment's description of the ring.
 pub(crate) struct Named {
     ring: Place,
     reader: Place,
@@ -21,7 +21,7 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// It, when there is any.
+    /// The description, if there is one.
     ///
     /// # Safety
     /// The environment is not changed at the same moment: called from the object's constructor.
@@ -39,8 +39,8 @@ impl Named {
         words.next().is_none().then_some(named)
     }
 
-    /// Maps the ring, if it is there and is that ring. When it is not, the
-    /// program runs unrecorded and is not bothered: fragscope may be gone, and the path another's.
+    /// Maps the ring, if it is there and is that ring. If not, the program runs unrecorded and is
+    /// not bothered: fragscope may be gone, and the path may belong to another.
     pub(crate) fn map(&self, status: &Status) -> Option<Ring> {
         let user = status.user;
         let page = self
@@ -52,12 +52,13 @@ impl Named {
         };
         let Some(header) = map_ring(RING_BYTES) else {
             if let Some(head) = map_ring(SLOTS_AT) {
-                // SAFETY: the mapping made just now, in which the header lies; it is atomic.
+                // SAFETY: the mapping made just now, which contains the header; it is atomic.
                 let shared = unsafe { &*head.cast::<Header>() };
                 // SAFETY: the mapping of the page, made above.
                 let page = unsafe { &*page.cast::<ReaderPage>() };
                 Ring::new(shared, page).left(Leaves::NoAddresses);
-                // SAFETY: the mapping made just now, of this length, to which nothing refers any more.
+                // SAFETY: the mapping made just now, of this length, to which nothing refers any
+                // more.
                 unsafe { sys::unmap(head, SLOTS_AT) };
             }
             // SAFETY: the mapping made above, of this length.
@@ -68,7 +69,7 @@ impl Named {
         let shared = unsafe { &*header.cast::<Header>() };
         // SAFETY: as above.
         let ring = Ring::new(shared, unsafe { &*page.cast::<ReaderPage>() });
-        // It was found in the same folder of processes as the status.
+        // It was found in the same `/proc` as the status.
         if !status.is_numbered_here {
             ring.left(Leaves::Namespace);
             // SAFETY: the mapping made above, of this length; the ring is not used any more.
@@ -79,7 +80,7 @@ impl Named {
         }
         // Of a crash of the program the core is to have the program's own memory.
         let _ = filter::unless_filtered(|| {
-            // SAFETY: the mapping made above, of this length, which stays what it is.
+            // SAFETY: the mapping made above, of this length, whose content is unchanged by this.
             unsafe { sys::advise(header, RING_BYTES, sys::MADV_DONTDUMP) };
         });
         Some(ring)
@@ -115,7 +116,7 @@ fn map(fd: i32, bytes: usize, protection: i32, magic: u64) -> Option<*mut c_void
     None
 }
 
-/// Where one of the files is, and what distinguishes it from anything else that may lie there.
+/// The path of one of the files, and what distinguishes it from anything else that may be there.
 struct Place {
     path: [u8; 64],
     device: u64,
@@ -130,7 +131,7 @@ impl Place {
             device: decimal(device)?,
             inode: decimal(inode)?,
         };
-        // With a zero after it.
+        // With a terminating zero.
         if path.is_empty() || path.len() >= place.path.len() {
             return None;
         }
@@ -144,7 +145,8 @@ impl Place {
         self.path.as_ptr().cast()
     }
 
-    /// Maps the first `bytes` of what is there, if it is the file that fragscope made, which has `all`.
+    /// Maps the first `bytes` of the file there, if it is the one that fragscope made, with the
+    /// size `all`.
     fn map(
         &self,
         all: usize,
@@ -154,8 +156,8 @@ impl Place {
         user: u32,
     ) -> Option<*mut c_void> {
         let (flags, protection) = access.flags();
-        // A handle that touches nothing: whatever lies at the path now is neither read nor woken up.
-        // SAFETY: a path with its zero.
+        // A handle that touches nothing: whatever is at the path now is neither read nor woken up.
+        // SAFETY: a zero-terminated path.
         let handle = unsafe { sys::open(self.path(), sys::O_PATH | sys::O_CLOEXEC) };
         if handle < 0 {
             return None;
@@ -164,7 +166,7 @@ impl Place {
         let mut lacks_descriptors = false;
         if self.is_it(handle, all, user) {
             let path = Numbered::descriptor(handle);
-            // SAFETY: a path with its zero.
+            // SAFETY: a zero-terminated path.
             let fd = unsafe { sys::open(path.path(), flags | sys::O_CLOEXEC) };
             if fd >= 0 {
                 mapped = map(fd, bytes, protection, magic);
@@ -174,9 +176,10 @@ impl Place {
         }
         sys::close(handle);
         if lacks_descriptors {
-            // The loader itself needs one, and so there is this one. What was there a moment ago is the file.
+            // The loader itself needs a descriptor, so one is available. What was there a moment
+            // ago is the file.
             let flags = flags | sys::O_CLOEXEC | sys::O_NONBLOCK;
-            // SAFETY: a path with its zero.
+            // SAFETY: a zero-terminated path.
             let fd = unsafe { sys::open(self.path(), flags) };
             if fd >= 0 {
                 if self.is_it(fd, all, user) {
@@ -188,14 +191,13 @@ impl Place {
         mapped
     }
 
-    /// Whether the handle is on the very file that fragscope made: the kernel gives the numbers of
-    /// its files in memory once, and nobody but root makes a file that belongs to root.
+    /// Whether the handle refers to the very file that fragscope made: the kernel uses the numbers
+    /// of its files in memory only once, and nobody but root creates a file that belongs to root.
     fn is_it(&self, handle: i32, bytes: usize, user: u32) -> bool {
         let found = match filter::is_filtered() {
-            // What is known without asking whoever serves the file: it may be another's, who lets us
-            // wait.
+            // Known without asking whoever serves the file: it may be another's, who makes us wait.
             false => root::about(handle, c"", sys::AT_EMPTY_PATH),
-            // The call that the loader makes of each library that it loads.
+            // The call that the loader makes for each library that it loads.
             true => next::about(handle),
         };
         found.is_some_and(|found| {
@@ -221,7 +223,7 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     Some(number)
 }
 
-/// A path that ends in a number, with its zero.
+/// A zero-terminated path that ends in a number.
 struct Numbered([u8; 32]);
 
 impl Numbered {
@@ -230,7 +232,7 @@ impl Numbered {
         Self::of(b"/proc/self/fd/", fd.unsigned_abs())
     }
 
-    /// Nothing here can panic: there is no standard library to do so with.
+    /// Nothing here can panic: there is no standard library to do so.
     fn of(before: &[u8], number: u32) -> Self {
         const DIGITS: [u32; 10] = [
             1_000_000_000,

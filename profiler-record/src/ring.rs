@@ -13,13 +13,13 @@ use crate::clock::now_ns;
 use crate::wait::{Patience, Wait, earn};
 use crate::{filter, thread};
 
-/// The ring, or null while nothing is recorded. Once this program goes on without it, it does so for good,
-/// whatever others write into the ring.
+/// The ring, or null while nothing is recorded. Once this program continues without it, it does so
+/// for good, whatever others write into the ring.
 static RING: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 /// The reader's page, which is there when the ring is.
 static READER: AtomicPtr<ReaderPage> = AtomicPtr::new(ptr::null_mut());
 
-/// From this event on, slots that this process has claimed are its own, and not its parent's.
+/// From this event on, slots that this process has claimed are its own, not its parent's.
 static FORKED_AT: AtomicU64 = AtomicU64::new(0);
 
 /// A writer takes this many steps from the head before it reads the head again.
@@ -42,7 +42,8 @@ pub(crate) fn record(kind: RecordKind, addr: u64) {
     record_block(kind, addr, 0, 0);
 }
 
-/// Records one event of a block. When the ring is full it waits for the reader, so that nothing is lost.
+/// Records one event of a block. If the ring is full it waits for the reader, so that nothing is
+/// lost.
 pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     let Some(ring) = Ring::now() else {
         return;
@@ -64,7 +65,7 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
         false => Patience::UntilItComes,
     };
     if ring.write(&event, patience).is_none() {
-        // Where it waited for the reader, that knows why.
+        // If it waited for the reader, the reader knows why.
         match patience == Patience::WithoutACall && !ring.is_over() {
             true => leave(Leaves::NoRoom),
             false => go_on_without(),
@@ -72,8 +73,8 @@ pub(crate) fn record_block(kind: RecordKind, addr: u64, size: u64, align: u8) {
     }
 }
 
-/// Records one event of a program that is about to end, without any system call: where there is no room for it, it
-/// is missing, and the program goes on.
+/// Records one event of a program that is about to end, without any system call: if there is no
+/// room for it, it is left out, and the program continues.
 fn record_at_end(ring: Ring, kind: RecordKind, addr: u64) -> Option<Written> {
     let event = Event {
         kind,
@@ -95,7 +96,7 @@ pub(crate) fn record_exit() {
     }
 }
 
-/// Records that the process ends, or a child that shares its memory does: the reader finds out which.
+/// Records that the process ends, or a child that shares its memory: the reader finds out which.
 pub(crate) fn record_leaving() {
     if let Some(ring) = Ring::of_this_process() {
         let _ = record_at_end(ring, RecordKind::Leaving, 0);
@@ -110,13 +111,13 @@ struct Written {
 }
 
 impl Written {
-    /// Whether the reader has not come to it.
+    /// Whether the reader has not reached it.
     fn is_unread(self) -> bool {
         self.slot.turn.load(Ordering::Acquire) == Turn::whole(self.number).0
     }
 }
 
-/// What is written into a slot, but for when and by whom.
+/// The content of a slot, except the time and the writer.
 struct Event {
     kind: RecordKind,
     addr: u64,
@@ -124,7 +125,8 @@ struct Event {
     align: u8,
 }
 
-/// The ring with its reader's page. The mappings stay until the process ends; all shared fields are atomic.
+/// The ring with its reader's page. The mappings stay until the process ends; all shared fields are
+/// atomic.
 #[derive(Copy, Clone)]
 pub(crate) struct Ring {
     header: &'static Header,
@@ -136,23 +138,24 @@ impl Ring {
         Self { header, reader }
     }
 
-    /// From now on this program is recorded in it.
+    /// Starts recording this program in it.
     pub(crate) fn begin(self) {
         READER.store(ptr::from_ref(self.reader).cast_mut(), Ordering::Relaxed);
         RING.store(ptr::from_ref(self.header).cast_mut(), Ordering::Release);
     }
 
-    /// It, while this program is recorded.
+    /// The ring, while this program is recorded.
     fn now() -> Option<Self> {
         Self::of(RING.load(Ordering::Acquire))
     }
 
-    /// The same at the end, unless this process is a copy: that ends, and nothing of it is missing.
+    /// The same at the end, unless this process is a copy: a copy just ends, and nothing of it is
+    /// missing.
     fn of_this_process() -> Option<Self> {
         Self::now().filter(|_| !thread::is_in_a_copy())
     }
 
-    /// That of which this is the header, with its reader's page.
+    /// The ring with this header, with its reader's page.
     fn of(header: *mut Header) -> Option<Self> {
         // SAFETY: null, or a mapping that stays.
         let header = unsafe { header.as_ref() }?;
@@ -179,7 +182,7 @@ impl Ring {
             if claimed.filler(thread).is_none() {
                 continue;
             }
-            // One that was given up meanwhile may be somebody else's.
+            // A slot that was given up meanwhile may belong to another.
             let turn = Turn::claimed(number, number_of(caller)).0;
             if slot.turn.load(Ordering::Relaxed) == turn {
                 slot.turn.store(Turn::whole(number).0, Ordering::Release);
@@ -189,7 +192,8 @@ impl Ring {
         }
     }
 
-    /// Whether nothing more is to be written. Only the reader says so: what stands in the ring may be anybody's.
+    /// Whether nothing more is to be written. Only the reader says so: anybody may have written the
+    /// ring's content.
     pub(crate) fn is_over(self) -> bool {
         self.reader.closed.load(Ordering::Relaxed) != 0
     }
@@ -199,12 +203,12 @@ impl Ring {
         self.reader.heartbeat.load(Ordering::Relaxed)
     }
 
-    /// This program goes on without the reader, which is to end if it lives.
+    /// This program continues without the reader, which is to end if it is alive.
     pub(crate) fn give_up(self, why: u32) {
         self.header.given_up.store(why, Ordering::Relaxed);
     }
 
-    /// A process goes on without the recording, which is counted.
+    /// A process continues without the recording, which is counted.
     pub(crate) fn left(self, why: Leaves) {
         if let Some(left) = self.header.left.get(why as usize) {
             left.fetch_add(1, Ordering::Relaxed);
@@ -218,7 +222,7 @@ fn go_on_without() {
     RING.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
-/// The same, which is counted.
+/// The same, with counting.
 #[cold]
 pub(crate) fn leave(why: Leaves) {
     if let Some(ring) = Ring::of(RING.swap(ptr::null_mut(), Ordering::Acquire)) {
@@ -226,15 +230,15 @@ pub(crate) fn leave(why: Leaves) {
     }
 }
 
-/// Whether the reader wants to see the program of this process as it ends.
+/// Whether the reader wants to look at this process's program when it ends.
 pub(crate) fn awaits(process: u32) -> bool {
     let awaited = Ring::now().and_then(|ring| ring.reader.awaited.get(ending_at(process)));
     awaited.is_some_and(|awaited| awaited.load(Ordering::Relaxed) == process)
 }
 
-/// Records that the program of this process is about to end, and waits until the reader lets it go, has ended, or
-/// does not come; whether that was all that is to be done for it. It waits without a system call: a filter may forbid it
-/// any, from one moment to the next.
+/// Records that this process's program is about to end, and waits until the reader lets it go, has
+/// ended, or does not come. Returns whether nothing more needs to be done for it. It waits without
+/// a system call: a filter may forbid them from one moment to the next.
 pub(crate) fn record_ending(process: u32) -> bool {
     let Some(ring) = Ring::of_this_process() else {
         return false;
@@ -243,7 +247,8 @@ pub(crate) fn record_ending(process: u32) -> bool {
         return false;
     };
     let began = now_ns();
-    // A number that a copy of this process (`clone`) has not asked by, most likely: those would count alike.
+    // Most likely a number that a copy of this process (`clone`) has not used for asking: equal
+    // ones would count as one.
     let asked = (began >> 12) as u32;
     let [held, go] = [true, false].map(|is_held| answer_to(process, asked, is_held));
     let Some(question) = record_at_end(ring, RecordKind::Ending, asked.into()) else {
@@ -281,7 +286,7 @@ pub(crate) fn record_ending(process: u32) -> bool {
     }
 }
 
-/// A slot that is this thread's to fill. Until it has, nothing is called and nothing can fail.
+/// A slot that this thread must fill. Until it has, nothing is called and nothing can fail.
 struct Claimed {
     number: u64,
     slot: &'static Slot,
@@ -290,9 +295,10 @@ struct Claimed {
 }
 
 impl Claimed {
-    /// In whose name this thread, which was called by this word, fills the slot. A signal's handler may have forked
-    /// meanwhile, and its child goes on here: what was claimed before that is its parent's to fill (`None`), and the child
-    /// writes the event, which it has come to as its parent has, once more.
+    /// For which thread this one, whose word before the call is `caller`, fills the slot. A signal
+    /// handler may have forked meanwhile, and its child continues here: a slot claimed before that
+    /// is its parent's to fill (`None`), and the child, which has reached the event like its
+    /// parent, writes it once more.
     fn filler(&self, caller: u64) -> Option<u64> {
         if thread::process() == caller as u32 {
             return Some(caller);
@@ -301,8 +307,8 @@ impl Claimed {
     }
 }
 
-/// In a child that was just forked: all that its parent's thread has claimed came before the event by which it announced
-/// the fork, and so before this.
+/// In a child that was just forked: all that its parent's thread has claimed came before the event
+/// that announced the fork, and so before this.
 pub(crate) fn forked() {
     if let Some(ring) = Ring::now() {
         let head = ring.header.head.load(Ordering::Acquire);
@@ -339,7 +345,7 @@ fn claim(ring: Ring, thread: u32, patience: Patience) -> Option<Claimed> {
                 break;
             }
             let next = number.wrapping_add(1);
-            // Somebody else may have moved it.
+            // Another process may have moved it.
             let _ =
                 header
                     .head

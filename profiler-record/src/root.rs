@@ -22,11 +22,11 @@ pub(crate) fn begin() {
     }
 }
 
-/// The root directory was changed: what is executed from now on is not to load the recorder, unless
+/// The root directory was changed: programs executed from now on must not load the recorder, unless
 /// its path still leads to it.
 ///
 /// # Safety
-/// As C's `getenv`: the environment is not changed at the same moment.
+/// As for C's `getenv`: the environment is not changed at the same moment.
 pub(crate) unsafe fn changed() {
     let Some(own) = own_path() else {
         return;
@@ -35,16 +35,16 @@ pub(crate) unsafe fn changed() {
         DEVICE.load(Ordering::Relaxed),
         INODE.load(Ordering::Relaxed),
     );
-    // Where that cannot be asked, it is taken out.
+    // If that cannot be checked, it is removed from the list.
     if filter::unless_filtered(|| file(own)).flatten() == Some(known) {
         return;
     }
-    // SAFETY: a constant name with its zero.
+    // SAFETY: a constant, zero-terminated name.
     let list = unsafe { next::getenv(c"LD_PRELOAD".as_ptr()) };
     if list.is_null() {
         return;
     }
-    // SAFETY: getenv gave a string with its zero.
+    // SAFETY: getenv returned a zero-terminated string.
     let bytes = unsafe { CStr::from_ptr(list) }.to_bytes_with_nul();
     let Some(rest) = bytes.strip_prefix(own.to_bytes()) else {
         return;
@@ -52,11 +52,11 @@ pub(crate) unsafe fn changed() {
     let rest = match rest {
         [b':' | b' ', others @ ..] => others,
         [0] => rest,
-        // The path of another file that begins so.
+        // The path of another file with the same beginning.
         _ => return,
     };
-    // SAFETY: a shorter string over its own beginning, in memory that fragscope's value lies in: an
-    // environment is writable.
+    // SAFETY: a shorter string over its own beginning, in memory that contains fragscope's value:
+    // an environment is writable.
     unsafe { ptr::copy(rest.as_ptr(), list.cast_mut().cast(), rest.len()) };
 }
 
@@ -78,7 +78,7 @@ fn own_path() -> Option<&'static CStr> {
     Some(unsafe { CStr::from_ptr::<'static>(found.path) })
 }
 
-/// The file that a path leads to: its device and number.
+/// The file to which a path leads: its device and inode.
 fn file(path: &CStr) -> Option<(u64, u64)> {
     about(sys::AT_FDCWD, path, 0).map(|found| (found.device, found.inode))
 }
@@ -87,7 +87,7 @@ fn file(path: &CStr) -> Option<(u64, u64)> {
 pub(crate) fn about(folder: c_int, path: &CStr, flags: c_int) -> Option<About> {
     let mut found = sys::Statx::default();
     let flags = flags | sys::AT_STATX_DONT_SYNC;
-    // SAFETY: a path with its zero, and a place for the answer.
+    // SAFETY: a zero-terminated path, and a place for the answer.
     let error = unsafe {
         sys::statx(
             folder,

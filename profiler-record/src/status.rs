@@ -7,30 +7,30 @@
 use crate::open::decimal;
 use crate::sys;
 
-/// The process, when it begins.
+/// The process's state at its beginning.
 #[derive(Default)]
 pub(crate) struct Status {
-    /// Its number, and that of its first thread.
+    /// Its pid, which is also the id of its first thread.
     pub(crate) process: u32,
     pub(crate) parent: u32,
     /// The effective user.
     pub(crate) user: u32,
-    /// Whether its PID namespace is that of the folder of processes in which this was found: there it has the same
-    /// number. Where the kernel does not say (before Linux 4.1), it is.
+    /// Whether its PID namespace is that of the `/proc` in which this was found: its pid is the
+    /// same there. If the kernel does not say (before Linux 4.1), it is assumed to be.
     pub(crate) is_numbered_here: bool,
-    /// How many filters of system calls it runs behind; before Linux 5.9, 1 where there are any.
+    /// The number of system call filters that apply to it; before Linux 5.9, 1 if there are any.
     pub(crate) filters: u32,
 }
 
-/// Longer than the lines that are sought, up to what of them is.
+/// Longer than the wanted part of the lines that are looked for.
 const LINE: usize = 64;
 /// Bytes read at most: a user of many groups has a line of up to half of this.
 const MAX_BYTES: usize = 1 << 20;
 
 impl Status {
-    /// This process's; `None` where there is no such file.
+    /// This process's status; `None` if there is no such file.
     pub(crate) fn own() -> Option<Self> {
-        // SAFETY: a path with its zero.
+        // SAFETY: a zero-terminated path.
         let fd = unsafe {
             sys::open(
                 c"/proc/self/status".as_ptr(),
@@ -66,7 +66,7 @@ impl Status {
         (status.process != 0).then_some(status)
     }
 
-    /// Takes what a line says.
+    /// Takes in the value of a line.
     fn take(&mut self, line: &[u8]) {
         let mut words = line.split(|&byte| byte == b'\t');
         let (Some(name), Some(first)) = (words.next(), words.next()) else {
@@ -79,9 +79,9 @@ impl Status {
             b"PPid:" => self.parent = number(first),
             // The real one comes first.
             b"Uid:" => self.user = words.next().map_or(u32::MAX, number),
-            // One number for each namespace from that of the folder to its own.
+            // One pid for each namespace, from that of the `/proc` to its own.
             b"NSpid:" => self.is_numbered_here = words.next().is_none(),
-            // Its mode, 2 being that of filters; how many they are comes after it.
+            // Its mode, where 2 means filters; their number comes after it.
             b"Seccomp:" => self.filters = u32::from(number(first) == 2),
             b"Seccomp_filters:" => self.filters = number(first),
             _ => {}

@@ -17,18 +17,19 @@ pub(crate) const PROT_READ: c_int = 1;
 pub(crate) const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
 const MAP_PRIVATE_ANONYMOUS: c_int = 0x22;
-/// Of `madvise(2)`: the child of a fork finds zeros there, and no core has it.
+/// For `madvise(2)`: the child of a fork finds zeros there; and no core dump contains it.
 pub(crate) const MADV_WIPEONFORK: c_int = 18;
 pub(crate) const MADV_DONTDUMP: c_int = 16;
-/// The process has as many descriptors as it may have.
+/// The process has reached its limit of descriptors.
 pub(crate) const EMFILE: c_int = 24;
 pub(crate) const O_NONBLOCK: c_int = 0o4000;
 pub(crate) const CLOCK_MONOTONIC: c_int = 1;
 /// `RTLD_NEXT`: the next object after this one in the order of lookup.
 pub(crate) const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
-/// `RTLD_DEFAULT`: the first object that has it.
+/// `RTLD_DEFAULT`: the first object that has the symbol.
 pub(crate) const RTLD_DEFAULT: *mut c_void = ptr::null_mut();
-/// Of `prctl(2)`: what forbids system calls, and what makes reading the time stamp counter a fault.
+/// For `prctl(2)`: what forbids system calls, and what makes reading the time stamp counter a
+/// fault.
 pub(crate) const PR_SET_SECCOMP: usize = 22;
 /// Of `prctl(2)`: has calls that are not made from one range of addresses intercepted by the program.
 pub(crate) const PR_SET_SYSCALL_USER_DISPATCH: usize = 59;
@@ -56,7 +57,7 @@ pub(crate) struct DlInfo {
     pub(crate) address: *mut c_void,
 }
 
-/// What is asked of a file.
+/// The requested facts about a file.
 pub(crate) struct About {
     pub(crate) device: u64,
     pub(crate) inode: u64,
@@ -136,7 +137,7 @@ pub(crate) struct Statx {
 }
 
 impl Statx {
-    /// Where the file lies, as `st_dev` has it (`gnu_dev_makedev`).
+    /// The file's device, in the format of `st_dev` (`gnu_dev_makedev`).
     pub(crate) fn device(&self) -> u64 {
         let (major, minor) = (u64::from(self.device_major), u64::from(self.device_minor));
         (major & 0xffff_f000) << 32
@@ -146,18 +147,19 @@ impl Statx {
     }
 }
 
-/// A system call as the kernel has it: an error is its number, negative.
+/// A raw system call: an error is returned as its negative number.
 ///
-/// No function of the C library stands between: a program may have its own of the same name, it may be a point at
-/// which a thread is cancelled, and it changes errno.
+/// No function of the C library is involved: a program may have its own function of that name, it
+/// may be a cancellation point, and it changes errno.
 ///
 /// # Safety
-/// As the kernel's call with these arguments.
+/// As for the kernel's call with these arguments.
 #[cfg(target_arch = "x86_64")]
 unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
     let [a, b, c, d, e, f] = arguments;
     let result;
-    // SAFETY: the kernel's convention (`arch/x86/entry/entry_64.S`): it changes rax, rcx and r11 alone.
+    // SAFETY: the kernel's convention (`arch/x86/entry/entry_64.S`): it changes only rax, rcx and
+    // r11.
     unsafe {
         core::arch::asm!(
             "syscall",
@@ -178,7 +180,7 @@ unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
 unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
     let [a, b, c, d, e, f] = arguments;
     let result;
-    // SAFETY: the kernel's convention (`arch/arm64/kernel/entry.S`): it changes x0 alone.
+    // SAFETY: the kernel's convention (`arch/arm64/kernel/entry.S`): it changes only x0.
     unsafe {
         core::arch::asm!(
             "svc 0",
@@ -238,7 +240,7 @@ pub(crate) mod number {
 /// `statx(2)`: 0, or an error.
 ///
 /// # Safety
-/// `path` is a string with its zero.
+/// `path` is a zero-terminated string.
 pub(crate) unsafe fn statx(
     folder: c_int,
     path: *const c_char,
@@ -262,7 +264,7 @@ pub(crate) unsafe fn statx(
 /// `open(2)`: a descriptor, or an error below 0.
 ///
 /// # Safety
-/// `path` is a string with its zero.
+/// `path` is a zero-terminated string.
 pub(crate) unsafe fn open(path: *const c_char, flags: c_int) -> c_int {
     let arguments = [
         AT_FDCWD as usize,
@@ -334,7 +336,7 @@ fn map(bytes: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut 
     (at > 0).then(|| ptr::with_exposed_provenance_mut(at as usize))
 }
 
-/// Takes a mapping away.
+/// Removes a mapping.
 ///
 /// # Safety
 /// The mapping has `bytes` bytes, and nothing refers to it any more.
@@ -349,11 +351,12 @@ fn plain(number: usize) -> u32 {
     unsafe { call(number, [0; 6]) as u32 }
 }
 
-/// Where the C library keeps what it knows of this thread: another place for each.
+/// Where the C library keeps its data of this thread: a different place for each.
 pub(crate) fn thread_pointer() -> usize {
     let at;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the first word there is its own address (`tcbhead_t`, sysdeps/x86_64/nptl/tls.h; the ABI's section 3.4.6).
+    // SAFETY: the first word there is its own address (`tcbhead_t`, sysdeps/x86_64/nptl/tls.h; the
+    // ABI's section 3.4.6).
     unsafe {
         core::arch::asm!("mov {}, fs:0", out(reg) at, options(nostack, readonly, preserves_flags));
     }
@@ -365,7 +368,7 @@ pub(crate) fn thread_pointer() -> usize {
     at
 }
 
-/// The process, in its own namespace.
+/// The pid of the process, in its own namespace.
 pub(crate) fn process() -> u32 {
     plain(number::GETPID)
 }

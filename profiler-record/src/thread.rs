@@ -9,18 +9,19 @@ use profiler_common::{PAGE_BYTES, PID_BITS, RecordKind};
 
 use crate::{filter, next, ring, sys};
 
-/// Keys from this number on lie in a block that pthread_setspecific would have to allocate.
+/// Keys from this number on are in a block that pthread_setspecific would have to allocate.
 const FIRST_ALLOCATED_KEY: c_uint = 32;
 const NO_KEY: u32 = u32::MAX;
 
 /// The key under which each thread keeps its [`Own`].
 static KEY: AtomicU32 = AtomicU32::new(NO_KEY);
-/// The process's number, kept because asking for it is a system call.
+/// The process's pid, cached because asking for it is a system call.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
-/// A word that is 1 in the process of [`PROCESS`], and that the kernel makes 0 in copies of it; null where it does not
-/// do that.
+/// A word that is 1 in the process of [`PROCESS`], and that the kernel sets to 0 in copies of it;
+/// null if the kernel does not do that.
 static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
-/// Where the C library keeps a thread's number, in bytes from the thread pointer; 0 where that is not known.
+/// Where the C library keeps a thread's id, in bytes from the thread pointer; 0 if that is not
+/// known.
 static NUMBER_AT: AtomicU32 = AtomicU32::new(0);
 
 /// Sets up, before events are recorded.
@@ -65,17 +66,17 @@ fn mark() {
     }
 }
 
-/// Whether this process is a copy of a recorded one that was made by a system call of the program's own (`clone`): it has that
-/// one's number, and nobody has announced it.
+/// Whether this process is a copy of a recorded one, made by the program's own system call
+/// (`clone`): it has the pid of that one here, and was not announced.
 pub(crate) fn is_in_a_copy() -> bool {
     // In the child of a fork [`after_fork`] may still be to come.
     the_mark().is_some_and(|mark| mark.load(Ordering::Relaxed) == 0)
         && !Own::get().is_some_and(Own::is_forking)
 }
 
-/// Finds out where glibc keeps a thread's number, as it describes it to debuggers: three words, the second of which
-/// counts the numbers and the third of which says where they begin (`DB_STRUCT_FIELD (pthread, tid)`,
-/// nptl_db/structs.def). It is compared with this thread's own, which is known.
+/// Finds out where glibc keeps a thread's id, from its description for debuggers: three words, of
+/// which the second counts the ids and the third gives their offset (`DB_STRUCT_FIELD (pthread,
+/// tid)`, nptl_db/structs.def). It is compared with this thread's own id, which is known.
 fn find_number(own: u32) {
     let described = next::first(c"_thread_db_pthread_tid").cast::<[u32; 3]>();
     if described.is_null() {
@@ -93,18 +94,18 @@ fn find_number(own: u32) {
     }
 }
 
-/// This thread's number, as the C library keeps it.
+/// This thread's id, as the C library keeps it.
 fn kept_number() -> Option<u32> {
     let at = NUMBER_AT.load(Ordering::Relaxed);
     if at == 0 {
         return None;
     }
     let kept = sys::thread_pointer() + at as usize;
-    // SAFETY: within the thread's structure, where such a number was found.
+    // SAFETY: within the thread's structure, where such an id was found.
     Some(unsafe { ptr::with_exposed_provenance::<u32>(kept).read_volatile() })
 }
 
-/// The process's number, as it was when it began.
+/// The process's pid, as it was when it began.
 pub(crate) fn process() -> u32 {
     PROCESS.load(Ordering::Relaxed)
 }
@@ -114,8 +115,8 @@ pub(crate) fn word() -> u64 {
     u64::from(number()) << 32 | u64::from(process())
 }
 
-/// What a thread keeps under the key: its number, whether it forks just now, how often it was told that it ends, and in the
-/// upper half how often it forked.
+/// A thread's data under the key: its id, whether it is forking, how many times it was told that it
+/// ends, and in the upper half how many times it forked.
 #[derive(Copy, Clone)]
 struct Own(u64);
 
@@ -125,8 +126,8 @@ const ENDING_AT: u32 = PID_BITS + 1;
 const ENDINGS: u64 = 0b111;
 
 impl Own {
-    /// What this thread keeps: in a child that was just forked, what its parent's thread kept. `None`
-    /// before its first event, or when there is no key.
+    /// This thread's data: in a child that was just forked, the data of its parent's thread. `None`
+    /// before its first event, or if there is no key.
     fn get() -> Option<Self> {
         let key = KEY.load(Ordering::Relaxed);
         if key == NO_KEY {
@@ -142,7 +143,7 @@ impl Own {
         let key = KEY.load(Ordering::Relaxed);
         if key != NO_KEY {
             let kept = ptr::without_provenance(own.map_or(0, |own| own.0 as usize));
-            // SAFETY: the key was made, and is one of those for which nothing is allocated.
+            // SAFETY: the key was created, and is one for which nothing is allocated.
             unsafe { sys::pthread_setspecific(key, kept) };
         }
     }
@@ -155,7 +156,7 @@ impl Own {
         self.0 & FORKING != 0
     }
 
-    /// How often the thread was told that it ends.
+    /// How many times the thread was told that it ends.
     fn endings(self) -> u64 {
         self.0 >> ENDING_AT & ENDINGS
     }
@@ -174,7 +175,7 @@ fn number() -> u32 {
     Own::get().map_or_else(
         || {
             let Some(number) = kept_number().or_else(asked_number) else {
-                // Of a thread that is not known it is the process's.
+                // For an unknown thread, the process's id is used.
                 return process();
             };
             Own::set(Some(Own(number.into())));
@@ -190,7 +191,7 @@ fn asked_number() -> Option<u32> {
 }
 
 /// The C library calls destructors again while keys have values, at most this many times
-/// (`PTHREAD_DESTRUCTOR_ITERATIONS` of glibc and musl). Values of other keys are freed meanwhile,
+/// (`PTHREAD_DESTRUCTOR_ITERATIONS` in glibc and musl). Values of other keys are freed meanwhile,
 /// so the last call is the thread's end.
 const ROUNDS: u64 = 4;
 
@@ -219,13 +220,13 @@ unsafe extern "C" fn has_forked() {
 unsafe extern "C" fn after_fork() {
     let process = process();
     let forking = Own::get();
-    // Without a key it may have been any thread of the parent: its main thread, most likely.
+    // Without a key it may have been any thread of the parent: most likely its main thread.
     let thread = forking.map_or(process, Own::number);
     let forks = forking.map_or(0, Own::forks);
-    // The thread that forked is the child's first, and has its number.
+    // The thread that forked is the child's first, and has its pid as its id.
     let own = kept_number().or_else(|| filter::unless_filtered(sys::process));
     let Some(own) = own else {
-        // By which number it is called nobody knows.
+        // Nobody knows its pid.
         return ring::leave(Leaves::Copy);
     };
     ring::forked();
@@ -233,7 +234,7 @@ unsafe extern "C" fn after_fork() {
     mark();
     filter::forked();
     Own::set(None);
-    // A PID namespace counts from 1 on, and its first process has a parent that it does not know.
+    // A PID namespace counts from 1, and its first process has a parent that it does not know.
     if own < process && filter::unless_filtered(sys::parent) == Some(0) {
         return ring::leave(Leaves::Namespace);
     }

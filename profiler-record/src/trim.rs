@@ -28,7 +28,7 @@ struct Symbol {
     size: u64,
 }
 
-/// `Elf64_Ehdr`, as far as it is needed.
+/// The needed part of `Elf64_Ehdr`.
 #[repr(C)]
 struct Header {
     magic: [u8; 32],
@@ -40,7 +40,7 @@ struct Header {
     segments: u16,
 }
 
-/// `Elf64_Phdr`, as far as it is needed.
+/// The needed part of `Elf64_Phdr`.
 #[repr(C)]
 struct Segment {
     kind: u32,
@@ -53,10 +53,11 @@ struct Segment {
     align: usize,
 }
 
-/// Has the entry lead to the function at `own`, where the C library is one in which that is possible.
+/// Redirects the entry to the function at `own`, if the C library is one in which that is possible.
 ///
 /// # Safety
-/// There is no other thread, and the loader looks nothing up. `own` can be called as `malloc_trim` is.
+/// There is no other thread, and the loader is not looking anything up. `own` can be called like
+/// `malloc_trim`.
 pub(crate) unsafe fn begin(own: usize) {
     let found = next::trim();
     let Some((library, entry)) = entry_of(found) else {
@@ -71,16 +72,16 @@ pub(crate) unsafe fn begin(own: usize) {
     }
     let page_bytes = next::page_bytes();
     let page = entry.map_addr(|at| (at + mem::offset_of!(Symbol, value)) & !(page_bytes - 1));
-    // SAFETY: a page of a table that nobody reads now, and whose other entries stay as they are.
+    // SAFETY: a page of a table that nobody reads now, and whose other entries stay unchanged.
     if unsafe { sys::protect(page.cast(), page_bytes, sys::PROT_READ_WRITE) } {
-        // SAFETY: it may be written to now, and nobody else looks at it.
+        // SAFETY: it is writable now, and nobody else looks at it.
         unsafe { (*entry).value = own.wrapping_sub(library.addr()) };
-        // SAFETY: as it was.
+        // SAFETY: restores its former protection.
         unsafe { sys::protect(page.cast(), page_bytes, sys::PROT_READ) };
     }
 }
 
-/// Where the C library is loaded that has this function, and the function's entry in its table.
+/// The load address of the C library that has this function, and the function's entry in its table.
 fn entry_of(function: *mut c_void) -> Option<(*mut c_void, *mut Symbol)> {
     type Dladdr1 =
         unsafe extern "C" fn(*const c_void, *mut sys::DlInfo, *mut *mut Symbol, c_int) -> c_int;
@@ -110,7 +111,7 @@ fn entry_of(function: *mut c_void) -> Option<(*mut c_void, *mut Symbol)> {
     is_it.then_some((about.base, entry))
 }
 
-/// Whether an address lies in a segment of a loaded object that may only be read: what may be executed as well has
+/// Whether an address is in a read-only segment of a loaded object: an executable one has
 /// instructions beside it.
 fn lies_in_plain_data(object: *mut c_void, at: usize) -> bool {
     let header = object.cast::<Header>();

@@ -17,14 +17,15 @@ const YIELDS: u32 = 64;
 /// A program waits for space at most this many ns in total, even if the reader comes back: longer
 /// than the reader is ever absent.
 const MAX_WAITED_NS: u64 = 60_000_000_000;
-/// What its own events earn it back, by chance one of [`EARNING`]: of a program that writes on, the ring is full
-/// because it is slower to read, and of one that does not come to writing, because others take all the room.
+/// How much waiting time a program's own events earn back, with a chance of one in [`EARNING`]: if
+/// a program keeps writing, the ring is full because reading it is slower; if it does not get to
+/// write, others take all the room.
 const EARNED_NS: u64 = 1_000_000;
 /// See [`EARNED_NS`]: a power of two.
 const EARNING: u64 = 128;
 /// One turn of waiting counts at most this many ns, also on a busy host.
 const MAX_TURN_NS: u64 = 100_000_000;
-/// How long threads waited in all, but for what was earned. Those that waited at the same time count once.
+/// How long threads waited in total, minus what was earned. Simultaneous waits count once.
 static WAITED_NS: AtomicU64 = AtomicU64::new(0);
 /// Until when that was counted.
 static COUNTED_NS: AtomicU64 = AtomicU64::new(0);
@@ -38,7 +39,7 @@ pub(crate) enum Patience {
     WithoutACall,
 }
 
-/// A wait. Whoever waits has claimed nothing: when it dies, nothing is missing.
+/// A wait. A waiting thread has claimed nothing: if it dies, nothing is missing.
 #[derive(Default)]
 pub(crate) struct Wait {
     /// When it began, in ns.
@@ -49,7 +50,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Waits a little; false when the reader has ended or died, or it was enough.
+    /// Waits a little; false if the reader has ended or died, or the wait was long enough.
     #[cold]
     pub(crate) fn a_moment(&mut self, ring: Ring, patience: Patience) -> bool {
         if ring.is_over() {
@@ -62,7 +63,7 @@ impl Wait {
             return self.spins();
         }
         if has_waited_too_long(self.began) {
-            // Of all that are recorded it alone: the others may have their room.
+            // Of all recorded programs only this one: the others may have their room.
             leave(Leaves::NoRoom);
             return false;
         }
@@ -102,7 +103,8 @@ pub(crate) fn earn(now: u64) {
     }
 }
 
-/// A thread that has waited since `began` waits on; whether its program has waited too long.
+/// A thread that has waited since `began` continues to wait. Returns whether its program has waited
+/// too long.
 fn has_waited_too_long(began: u64) -> bool {
     let now = now_ns();
     let counted = COUNTED_NS.load(Ordering::Relaxed);

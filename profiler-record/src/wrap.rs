@@ -14,15 +14,16 @@ use crate::open::Named;
 use crate::status::Status;
 use crate::{clock, ending, filter, next, objects, ring, root, sys, thread, trim};
 
-/// Runs before the program does, and with glibc before all other constructors: then there is no other thread, and what the
-/// others allocate is recorded.
+/// Runs before the program, and with glibc before all other constructors: there is no other thread
+/// then, and the allocations of the others are recorded.
 unsafe extern "C" fn constructor(
     _count: c_int,
     _arguments: *const *const c_char,
     environment: *const *const c_char,
 ) {
     next::look_up();
-    // SAFETY: as said, and the loader runs constructors before the program can change its environment.
+    // SAFETY: as said, and the loader runs constructors before the program can change its
+    // environment.
     let environment = unsafe { Environment::given(environment) };
     clock::look_up();
     ending::look_up();
@@ -167,7 +168,7 @@ pub unsafe extern "C" fn reallocarray(
     match count.checked_mul(size) {
         // SAFETY: passed on.
         Some(bytes) => unsafe { realloc(block, bytes) },
-        // More than any allocator has: it fails and sets errno as it would.
+        // More than any allocator has: it fails and sets errno like one.
         // SAFETY: passed on.
         None => unsafe { realloc(block, usize::MAX) },
     }
@@ -238,10 +239,11 @@ pub unsafe extern "C" fn malloc_trim(pad: usize) -> c_int {
     unsafe { recorded_trim(pad) }
 }
 
-/// The same under a name that nobody else can have: another `malloc_trim`, of the program's own, may come before ours.
+/// The same under a name that nobody else can have: another `malloc_trim`, one of the program's
+/// own, may come before ours.
 ///
 /// # Safety
-/// As C's `malloc_trim`.
+/// As for C's `malloc_trim`.
 unsafe extern "C" fn recorded_trim(pad: usize) -> c_int {
     // SAFETY: passed on.
     let has_returned_any = unsafe { next::malloc_trim(pad) };
@@ -296,14 +298,14 @@ pub unsafe extern "C" fn syscall(
     result
 }
 
-/// What a program forbids itself by a call.
+/// What a program forbids itself with a call.
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Restriction {
     None,
-    /// System calls, by a filter, or by intercepting those that are not made where it expects them.
+    /// System calls, with a filter, or by intercepting those made from unexpected places.
     Calls,
-    /// The processor's counter of time, which the C library's clock reads, as strict seccomp does besides (`disable_TSC`,
-    /// arch/x86/kernel/process.c).
+    /// The processor's time counter, which the C library's clock reads; strict seccomp forbids it
+    /// in addition (`disable_TSC`, arch/x86/kernel/process.c).
     Clock,
 }
 
@@ -319,7 +321,7 @@ impl Restriction {
         }
     }
 
-    /// Of a call by its number.
+    /// What a call forbids, by the call's number.
     fn of_call(number: usize, a: usize, b: usize) -> Self {
         match (number, a) {
             (sys::number::PRCTL, _) => Self::of_prctl(a, b),
@@ -329,14 +331,14 @@ impl Restriction {
         }
     }
 
-    /// The call comes now. Where the kernel refuses it, the recorder is more careful than it need be.
+    /// The call comes now. If the kernel rejects it, the recorder is more careful than necessary.
     fn begins(self) {
         if self == Self::Calls {
             filter::begins();
         }
     }
 
-    /// Whether the call has done it. No other thread lacks the clock.
+    /// The call has or has not done it. No other thread lacks the clock.
     fn began(self, has: bool) {
         if has && self == Self::Clock {
             ring::leave(Leaves::Clock);
@@ -368,7 +370,7 @@ pub unsafe extern "C" fn sigaction(
 pub unsafe extern "C" fn _exit(code: c_int) -> ! {
     ending::begin();
     ring::record_leaving();
-    // SAFETY: passed on; it does not come back.
+    // SAFETY: passed on; it does not return.
     unsafe { next::exit(code) };
     sys::end(code)
 }
