@@ -15,27 +15,28 @@ use profiler_common::program::Control;
 use crate::memory;
 use crate::sys;
 
-/// Time is added to this: an hour after the epoch, so that no clock stands at zero.
+/// Added to the time: an hour after the epoch, so that no clock is at zero.
 const EPOCH_NS: u64 = 3_600_000_000_000;
-/// While an allocator has threads of its own, time advances in steps of this many ns.
+/// While an allocator has its own threads, time advances in steps of this many ns.
 const STEP_NS: u64 = 50_000_000;
-/// Threads of an allocator's own, at most.
+/// The most threads of an allocator's own.
 const SLEEPERS: usize = 64;
-/// How often it is checked whether they sleep again before they are left alone, and how long at once.
+/// How many times it is checked whether they sleep again before they are left alone, and how long
+/// each time.
 const MAX_CHECKS: u32 = 2_000;
 const CHECK_NS: i64 = 500_000;
 /// A sleeper that waits for no time.
 const NEVER: i64 = i64::MAX;
 
-/// A thread of the allocator's own, known since it first slept.
+/// One of the allocator's own threads, known since it first slept.
 struct Sleeper {
-    /// Its handle; 0 when there is none yet.
+    /// Its handle; 0 if there is none yet.
     thread: AtomicU64,
     condition: AtomicPtr<c_void>,
     mutex: AtomicPtr<c_void>,
     /// When it wants to wake, in the program's time.
     until_ns: AtomicI64,
-    /// Not 0 while it sleeps and nobody has woken it.
+    /// Not 0 while it sleeps and nothing has woken it.
     asleep: AtomicU32,
 }
 
@@ -48,7 +49,7 @@ static SLEEPING: [Sleeper; SLEEPERS] = [const {
         asleep: AtomicU32::new(0),
     }
 }; SLEEPERS];
-/// How many of them are known: those before the first without a handle.
+/// How many of them are known: those before the first one without a handle.
 static KNOWN: AtomicU32 = AtomicU32::new(0);
 /// Counts up when one goes to sleep.
 static SLEPT: AtomicU32 = AtomicU32::new(0);
@@ -93,8 +94,8 @@ fn wake_sleepers() {
         }
         woken = true;
         let mutex = sleeper.mutex.load(Ordering::Relaxed);
-        // SAFETY: the mutex of a thread that sleeps with it; the player holds no lock of the
-        // allocator's.
+        // SAFETY: the mutex of a thread that sleeps with it; the player holds none of the
+        // allocator's locks.
         unsafe { sys::pthread_mutex_lock(mutex) };
         wake_all(sleeper.condition.load(Ordering::Relaxed));
         // SAFETY: locked above.
@@ -132,7 +133,7 @@ const TIMED_OUT: c_int = 110;
 /// Sleeps until it is woken or the program's time is `until_ns`.
 ///
 /// # Safety
-/// As `pthread_cond_wait`'s.
+/// As for `pthread_cond_wait`.
 pub(crate) unsafe fn sleep(
     condition: *mut c_void,
     mutex: *mut c_void,

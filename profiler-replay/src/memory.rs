@@ -43,8 +43,9 @@ fn map(len: usize, protection: c_int, flags: c_int, fd: c_int) -> Option<*mut c_
     (at != usize::MAX as *mut c_void).then_some(at)
 }
 
-/// Addresses for the stacks of all threads that there may be, which cost nothing until they are used. They
-/// are private: the C library keeps its list of threads in them, and a fork's child changes its own.
+/// Reserves addresses for the stacks of all possible threads, which cost nothing until they are
+/// used. The mapping is private: the C library keeps its list of threads in the stacks, and a
+/// forked child changes its own.
 fn reserve_stacks() -> Option<*mut c_void> {
     let flags = sys::MAP_PRIVATE_ANONYMOUS | sys::MAP_NORESERVE;
     let stacks = map(STACKS_BYTES, sys::PROT_NONE, flags, -1)?;
@@ -55,7 +56,7 @@ fn reserve_stacks() -> Option<*mut c_void> {
     Some(stacks)
 }
 
-/// Where the stacks lie.
+/// The address of the stacks.
 pub(crate) fn stacks() -> *mut c_void {
     STACKS.load(Ordering::Relaxed)
 }
@@ -103,8 +104,8 @@ pub(crate) fn header() -> &'static ProgramHeader {
 
 /// The control block.
 pub(crate) fn control() -> &'static Control {
-    // SAFETY: mapped before anything is played, for as long as the process lives; what changes in
-    // it are atomics.
+    // SAFETY: mapped before anything is played, for as long as the process lives; only atomics in
+    // it change.
     unsafe { &*CONTROL.load(Ordering::Relaxed) }
 }
 
@@ -116,7 +117,7 @@ pub(crate) fn is_open() -> bool {
 /// The operation of this number, which has been published.
 pub(crate) fn op(number: u64) -> Op {
     let at = PROGRAM.load(Ordering::Relaxed).cast::<u8>();
-    // SAFETY: what has been published lies in the file, and the mapping is longer.
+    // SAFETY: published operations are in the file, and the mapping is longer.
     let at = unsafe { at.add(OPS_AT + number as usize * size_of::<Op>()) };
     // SAFETY: as above; operations are aligned, and do not change once published.
     unsafe { at.cast::<Op>().read() }
@@ -129,7 +130,7 @@ pub(crate) fn slot(number: u32) -> *mut *mut c_void {
     unsafe { at.add((number % MAX_SLOTS) as usize) }
 }
 
-/// Gives this process slots of its own, with what the first `used` hold.
+/// Gives this process its own slots, with the content of the first `used`.
 pub(crate) fn own_slots(used: u32) -> bool {
     let from = SLOTS.load(Ordering::Relaxed);
     let Some(to) = shared(SLOT_BYTES) else {

@@ -93,10 +93,10 @@ pub unsafe extern "C" fn pthread_cond_signal(condition: *mut c_void) -> c_int {
     unsafe { signal(condition) }
 }
 
-/// The number of processors that the target had, so that the allocator makes as many arenas.
+/// The number of processors that the target had, so that the allocator creates as many arenas.
 ///
 /// # Safety
-/// As the C function's.
+/// As for the C function.
 #[cfg_attr(feature = "player", unsafe(no_mangle))]
 pub unsafe extern "C" fn sysconf(name: c_int) -> c_long {
     if sys::SC_NPROCESSORS.contains(&name)
@@ -143,21 +143,22 @@ pub unsafe extern "C" fn pthread_getaffinity_np(
     unsafe { sched_getaffinity(0, len, mask) }
 }
 
-/// The allocator asks before the control block is mapped too, so the environment says it.
+/// The allocator also asks before the control block is mapped, so the number comes from the
+/// environment.
 fn cpus() -> Option<u32> {
     static KNOWN: AtomicU32 = AtomicU32::new(0);
     let known = KNOWN.load(Ordering::Relaxed);
     if known > 0 {
         return Some(known);
     }
-    // SAFETY: a name with its zero; nobody changes the environment.
+    // SAFETY: a zero-terminated name; nobody changes the environment.
     let mut text = unsafe { sys::getenv(CPUS_VARIABLE.as_ptr()) }.cast::<u8>();
     if text.is_null() {
         return None;
     }
     let mut number = 0u32;
     loop {
-        // SAFETY: within a string with its zero.
+        // SAFETY: within a zero-terminated string.
         let digit = unsafe { text.read() };
         if !digit.is_ascii_digit() {
             break;

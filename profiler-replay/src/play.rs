@@ -15,7 +15,7 @@ use crate::{clock, memory, process, sys, thread};
 
 /// Progress is reported every this many operations.
 const REPORT_EVERY: u64 = 1 << 14;
-/// How long a player sleeps when a program that grows has no more for it, in ns.
+/// How long a player sleeps when a growing program has no more operations for it, in ns.
 const SLEEP_NS: i64 = 2_000_000;
 
 /// Plays as thread `me`, which has the turn, until the thread ends.
@@ -93,7 +93,8 @@ pub(crate) fn play(me: u32) {
     }
 }
 
-/// Waits until the program has more than `at` operations; gives how many. Ends when it is over.
+/// Waits until the program has more than `at` operations, and returns their number. Ends when it is
+/// over.
 #[cold]
 fn more(control: &Control, at: u64) -> u64 {
     control.played.store(at, Ordering::Relaxed);
@@ -111,7 +112,7 @@ fn more(control: &Control, at: u64) -> u64 {
             // SAFETY: nothing of this process is needed any more.
             unsafe { sys::_exit(0) }
         }
-        // It is memory that may only be read, which the kernel waits on as well.
+        // It is read-only memory, but the kernel waits on that as well.
         sys::wait_for(&header.closed, 0, SLEEP_NS);
     }
 }
@@ -163,7 +164,7 @@ fn reallocate(op: &Op) -> *mut c_void {
     moved
 }
 
-/// Whether this player's allocator is one that an operation is for.
+/// Whether an operation is meant for this player's allocator.
 fn is_for(op: &Op, control: &Control) -> bool {
     match op.only {
         Only::C_LIBRARY => control.other == 0,
@@ -191,7 +192,7 @@ fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
     // To the start of the next page, and on from page to page.
     let mut offset = 0;
     while offset < bytes {
-        // SAFETY: within the block, which is of at least this size.
+        // SAFETY: within the block, which has at least this size.
         let byte = unsafe { first.add(offset) };
         // SAFETY: as above.
         unsafe { byte.write_volatile(1) };
@@ -199,8 +200,8 @@ fn touch_block(control: &Control, block: *mut c_void, size: u64, known: u64) {
     }
 }
 
-/// Lets the program's time pass, and has all of its processes trim when that is requested: also those
-/// that do nothing meanwhile.
+/// Advances the program's time, and has all of its processes trim when that is requested, including
+/// those that do nothing meanwhile.
 fn pass_time(control: &Control, to_ns: u64) {
     let periods = |ns: u64| {
         let ns = ns.saturating_add(control.trim_phase_ns);
@@ -213,8 +214,8 @@ fn pass_time(control: &Control, to_ns: u64) {
     clock::advance(control, to_ns);
 }
 
-/// Has the allocator give back what is free, where it has a function for it: `malloc_trim` of the C
-/// library, or `mi_collect`, which mimalloc has beside an empty `malloc_trim`.
+/// Has the allocator return free memory, if it has a function for that: the C library's
+/// `malloc_trim`, or `mi_collect`, which mimalloc has besides an empty `malloc_trim`.
 pub(crate) fn trim() {
     static COLLECT: sys::Next = sys::Next::named(c"mi_collect");
     let collect = COLLECT.get();
@@ -228,7 +229,7 @@ pub(crate) fn trim() {
     trim_to(0);
 }
 
-/// Calls `malloc_trim`, where the C library has it.
+/// Calls `malloc_trim`, if the C library has it.
 fn trim_to(pad: usize) {
     static TRIM: sys::Next = sys::Next::named(c"malloc_trim");
     let found = TRIM.get();

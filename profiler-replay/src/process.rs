@@ -39,7 +39,7 @@ fn send(message: PlayerMessage) {
     unsafe { sys::write(1, (&raw const byte).cast(), 1) };
 }
 
-/// Ends when fragscope has ended: nobody reads any more.
+/// Ends if fragscope has ended: nobody reads any more.
 pub(crate) fn end_if_alone() {
     let mut said = sys::Poll {
         fd: 1,
@@ -53,11 +53,12 @@ pub(crate) fn end_if_alone() {
     }
 }
 
-/// Gives up executing, for good: this process and those that it forks have no need of it. It comes
-/// on top of what fragscope restricts; where the kernel has no filters, that said so.
+/// Gives up executing programs, for good: this process and those that it forks do not need it. This
+/// adds to what fragscope restricts; where the kernel has no filters, fragscope has already said
+/// so.
 pub(crate) fn never_execute() {
     // `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K` and `BPF_RET | BPF_K`
-    // (`linux/bpf_common.h`); of `struct seccomp_data` the call's number comes first.
+    // (`linux/bpf_common.h`); the call's number is the first field of `struct seccomp_data`.
     let step = |code, if_true, value| FilterStep {
         code,
         if_true,
@@ -88,8 +89,8 @@ pub(crate) fn never_execute() {
     };
 }
 
-/// Decimal numbers with a space between them, such as fragscope and players pass in variables; 0 for
-/// those that are missing.
+/// Decimal numbers separated by spaces, as fragscope and players pass them in variables; 0 for
+/// missing ones.
 pub(crate) fn numbers<const N: usize>(text: &[u8]) -> [u32; N] {
     let mut numbers = [0u32; N];
     for (number, word) in numbers.iter_mut().zip(text.split(|byte| *byte == b' ')) {
@@ -101,20 +102,20 @@ pub(crate) fn numbers<const N: usize>(text: &[u8]) -> [u32; N] {
     numbers
 }
 
-/// Who a process is in the program.
+/// The identity of a process in the program.
 #[derive(Copy, Clone)]
 pub(crate) struct Identity {
     /// The process's number.
     pub(crate) process: u32,
-    /// Its first thread's.
+    /// The number of its first thread.
     pub(crate) thread: u32,
-    /// Whether it waits for its turn, and another for it to do so.
+    /// Whether it waits for its turn, while another process waits for it to do so.
     pub(crate) is_new: bool,
 }
 
 /// Variables of the environment at most.
 const ENVIRONMENT: usize = 512;
-/// Bytes of [`IDENTITY_VARIABLE`] with its value: three numbers of ten digits at most.
+/// The length of [`IDENTITY_VARIABLE`] with its value: three numbers of at most ten digits.
 const TEXT: usize = 64;
 
 impl Identity {
@@ -125,7 +126,7 @@ impl Identity {
         is_new: false,
     };
 
-    /// As a variable of the environment, with a zero at its end.
+    /// As a zero-terminated environment variable.
     fn text(self) -> [u8; TEXT] {
         let mut text = [0; TEXT];
         let name = IDENTITY_VARIABLE.to_bytes();
@@ -161,8 +162,8 @@ impl Identity {
 /// The number of this process in the program.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// This process is so numbered in the program, and so is its first thread: fragscope looks at it by its
-/// pid.
+/// Registers this process and its first thread under their numbers in the program: fragscope looks
+/// at it by its pid.
 fn enter(number: u32, thread: u32) {
     NUMBER.store(number, Ordering::Relaxed);
     // SAFETY: no arguments.
@@ -176,13 +177,13 @@ fn enter(number: u32, thread: u32) {
     BEGAN_FAULTS.store(faults as i64, Ordering::Relaxed);
 }
 
-/// This process is no more: fragscope has nothing to look at.
+/// Deregisters this process: fragscope has nothing to look at any more.
 pub(crate) fn leave() {
     let number = NUMBER.load(Ordering::Relaxed);
     memory::control().pids[(number % MAX_PROCESSES) as usize].store(0, Ordering::Release);
 }
 
-/// Has all other processes of the program trim: each would have a timer of its own for it.
+/// Has all other processes of the program trim: each would have its own timer for it.
 pub(crate) fn have_others_trim() {
     let own = (NUMBER.load(Ordering::Relaxed) % MAX_PROCESSES) as usize;
     let control = memory::control();
@@ -193,7 +194,7 @@ pub(crate) fn have_others_trim() {
     }
 }
 
-/// What the process had used when it began to play.
+/// The processor time that the process had used when it began to play.
 static BEGAN_CPU: AtomicI64 = AtomicI64::new(0);
 static BEGAN_FAULTS: AtomicI64 = AtomicI64::new(0);
 
@@ -216,7 +217,7 @@ fn used() -> (u64, u64) {
     let mut usage = MaybeUninit::<Usage>::zeroed();
     // SAFETY: a place for the answer.
     unsafe { sys::getrusage(sys::RUSAGE_SELF, usage.as_mut_ptr()) };
-    // SAFETY: filled, or zeros, which are a value of it too.
+    // SAFETY: filled, or zeros, which are a valid value too.
     let usage = unsafe { usage.assume_init() };
     let ns =
         |time: &sys::Timeval| time.seconds as u64 * 1_000_000_000 + time.microseconds as u64 * 1000;
@@ -235,7 +236,7 @@ pub(crate) fn note_slots(end: u32) {
 /// Forks: the child is process `number`, and plays as `child` when its turn comes.
 pub(crate) fn fork(number: u32, child: u32) {
     let before = memory::control().ready.load(Ordering::Acquire);
-    // SAFETY: as a program that forks; the child goes on in the same code.
+    // SAFETY: like in any program that forks; the child continues in the same code.
     match unsafe { sys::fork() } {
         0 => {
             clock::forget_sleepers();
@@ -254,7 +255,7 @@ pub(crate) fn fork(number: u32, child: u32) {
     }
 }
 
-/// How often a process that waits for one that it started looks whether that still runs, in ns.
+/// How often a process that waits for its child checks whether that still runs, in ns.
 const POLL_NS: i64 = 50_000_000;
 
 /// Waits until process `number`, which was just started, is ready: others count up from `before` then.
@@ -262,10 +263,10 @@ fn wait_until_ready(child: c_int, before: u32, number: u32) {
     let ready = &memory::control().ready;
     while ready.load(Ordering::Acquire) == before {
         sys::wait_for(ready, before, POLL_NS);
-        // SAFETY: a child, and no place for how it ended.
+        // SAFETY: a child, and no place for its exit status.
         let ended = unsafe { sys::waitpid(child, ptr::null_mut(), sys::WNOHANG) } != 0;
         if ended && ready.load(Ordering::Acquire) == before {
-            // One that failed said why.
+            // A process that failed reported why.
             if memory::control().failure.load(Ordering::Acquire) == 0 {
                 fail(failure::CHILD_ENDED, u64::from(number));
             }
@@ -275,7 +276,7 @@ fn wait_until_ready(child: c_int, before: u32, number: u32) {
     }
 }
 
-/// Plays as the first thread of a process, and never returns. One that is new waits for its turn.
+/// Plays as the first thread of a process, and never returns. A new process waits for its turn.
 pub(crate) fn run_as(identity: Identity) -> ! {
     enter(identity.process, identity.thread);
     if identity.is_new {
@@ -285,7 +286,7 @@ pub(crate) fn run_as(identity: Identity) -> ! {
         thread::wait_for_turn(identity.thread);
     }
     play::play(identity.thread);
-    // Its main thread has ended; the others go on.
+    // Its main thread has ended; the others continue.
     loop {
         thread::wait_for_turn(identity.thread);
     }
@@ -306,7 +307,7 @@ pub(crate) fn start(number: u32, child: u32) {
     }
 }
 
-/// Begins anew as another program, with the turn.
+/// Starts over as another program, with the turn.
 pub(crate) fn exec(child: u32) -> ! {
     execute(Identity {
         process: NUMBER.load(Ordering::Relaxed),
@@ -315,7 +316,7 @@ pub(crate) fn exec(child: u32) -> ! {
     })
 }
 
-/// Executes the player itself: whatever its allocator had is gone.
+/// Executes the player itself: all of its allocator's state is gone.
 fn execute(identity: Identity) -> ! {
     let text = identity.text();
     let mut environment = [ptr::null::<c_char>(); ENVIRONMENT];
@@ -329,13 +330,13 @@ fn execute(identity: Identity) -> ! {
         if variable.is_null() || count + 2 >= ENVIRONMENT {
             break;
         }
-        // SAFETY: a string with its zero.
+        // SAFETY: a zero-terminated string.
         let bytes = unsafe { CStr::from_ptr(variable) }.to_bytes();
         if !bytes.starts_with(name) {
             environment[count] = variable;
             count += 1;
         }
-        // SAFETY: the list goes on.
+        // SAFETY: the list continues.
         from = unsafe { from.add(1) };
     }
     environment[count] = text.as_ptr().cast();

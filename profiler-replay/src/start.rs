@@ -20,7 +20,7 @@ static LOADER: [u8; 28] = *b"/lib64/ld-linux-x86-64.so.2\0";
 #[unsafe(link_section = ".interp")]
 static LOADER: [u8; 28] = *b"/lib/ld-linux-aarch64.so.1\0\0";
 
-/// The first function, called by the loader with the stack as the kernel made it.
+/// The entry point, called by the loader with the stack as the kernel made it.
 #[cfg(all(feature = "player", target_arch = "x86_64"))]
 core::arch::global_asm!(
     ".globl _start",
@@ -62,11 +62,11 @@ pub extern "C" fn main() -> ! {
 
 /// The value of a variable of the environment.
 fn variable(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: a name with its zero; nobody changes the environment.
+    // SAFETY: a zero-terminated name; nobody changes the environment.
     let value = unsafe { sys::getenv(name.as_ptr()) };
     if value.is_null() {
         return None;
     }
-    // SAFETY: getenv gave a string with its zero, which stays.
+    // SAFETY: getenv returned a zero-terminated string, which stays.
     Some(unsafe { CStr::from_ptr(value) })
 }

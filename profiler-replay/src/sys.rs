@@ -41,7 +41,7 @@ pub(crate) struct Poll {
     pub(crate) found: i16,
 }
 
-/// `struct rusage`, whose rest is not looked at.
+/// `struct rusage`, the rest of which is not used.
 #[repr(C)]
 pub(crate) struct Usage {
     pub(crate) user: Timeval,
@@ -133,8 +133,8 @@ unsafe extern "C" {
 #[repr(C, align(8))]
 pub(crate) struct Attributes(pub(crate) [u8; 64]);
 
-/// A function of libc that is looked up when it is first called, in its current version. What is
-/// linked without a version gets the oldest one, which of conditions has another layout
+/// A libc function that is looked up on its first call, in its current version. A function linked
+/// without a version gets the oldest one, which for conditions has another layout
 /// (`nptl/old_pthread_cond_*.c`).
 pub(crate) struct Next {
     name: &'static CStr,
@@ -150,11 +150,11 @@ impl Next {
         }
     }
 
-    /// Its address; null when there is none.
+    /// Its address; null if there is none.
     pub(crate) fn get(&self) -> *mut c_void {
         let mut found = self.found.load(Ordering::Relaxed);
         if found.is_null() {
-            // SAFETY: a name with its zero.
+            // SAFETY: a zero-terminated name.
             found = unsafe { dlsym(RTLD_NEXT, self.name.as_ptr()) };
             self.found.store(found, Ordering::Relaxed);
         }
@@ -187,7 +187,7 @@ pub(crate) fn wait_for(word: &core::sync::atomic::AtomicU32, expected: u32, nano
     };
 }
 
-/// Wakes who waits for `word`, also in other processes.
+/// Wakes threads that wait for `word`, also in other processes.
 pub(crate) fn wake(word: &core::sync::atomic::AtomicU32) {
     // SAFETY: the word lives.
     unsafe { syscall(SYS_FUTEX, word.as_ptr(), FUTEX_WAKE, c_int::MAX) };

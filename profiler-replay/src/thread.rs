@@ -34,7 +34,7 @@ pub(crate) fn give_turn(number: u32) {
     sys::wake(turn);
 }
 
-/// Waits for the turn; trims meanwhile when another process has the time for it.
+/// Waits for the turn; meanwhile trims when another process has the timer for it.
 pub(crate) fn wait_for_turn(number: u32) {
     let turn = turn_of(number);
     loop {
@@ -56,8 +56,8 @@ pub(crate) fn wait_for_turn(number: u32) {
     }
 }
 
-/// Has a thread of another process trim there, and waits until it has. The caller has the turn, so that
-/// the thread waits for its own.
+/// Has a thread of another process trim there, and waits until it has. The caller has the turn, so
+/// the thread is waiting for its own.
 pub(crate) fn have_trim(number: u32) {
     let trimmed = &memory::control().trimmed;
     let before = trimmed.load(Ordering::Acquire);
@@ -82,7 +82,7 @@ pub(crate) fn spawn(number: u32) {
     unsafe { sys::pthread_attr_setstack(&mut attributes, stack, STACK_BYTES) };
     let mut made: c_ulong = 0;
     let argument = ptr::without_provenance_mut(number as usize);
-    // SAFETY: all of it lives; the stack until the thread is joined.
+    // SAFETY: everything here lives long enough; the stack until the thread is joined.
     let error = unsafe { sys::pthread_create(&mut made, &attributes, begin, argument) };
     if error != 0 {
         fail(failure::NO_THREAD, u64::from(error as u32));
@@ -97,7 +97,7 @@ extern "C" fn begin(number: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-/// Waits until a thread of this process has ended, with all that its allocator does then.
+/// Waits until a thread of this process has ended, including what its allocator does then.
 pub(crate) fn join(number: u32) {
     let ended = handle(number).swap(0, Ordering::Relaxed);
     if ended == 0 {
