@@ -36,7 +36,7 @@ impl Cookie {
         Self(site as u64 | (probe as u64) << 16 | (arguments as u64) << 32)
     }
 
-    /// Whether the word before a block holds its chunk's size and three flag bits (glibc).
+    /// Whether the word before a block contains its chunk's size and three flag bits (glibc).
     pub const fn with_chunk_header(self, yes: bool) -> Self {
         Self(self.0 | if yes { Self::CHUNK_HEADER } else { 0 })
     }
@@ -46,8 +46,8 @@ impl Cookie {
         Self(self.0 | if yes { Self::ENTRY_PROBED } else { 0 })
     }
 
-    /// Whether the function calls no other probed one, so that a thread that enters one has left it,
-    /// also when it passed no site of its result.
+    /// Whether the function calls no other probed function: a thread that enters one has then left
+    /// this one, even if it passed none of its result sites.
     pub const fn with_leaf(self, yes: bool) -> Self {
         Self(self.0 | if yes { Self::LEAF } else { 0 })
     }
@@ -67,7 +67,7 @@ impl Cookie {
         self.0 >> 32 & 0xff == arguments as u64
     }
 
-    /// Whether the word before a block holds its chunk's size.
+    /// Whether the word before a block contains its chunk's size.
     pub const fn chunk_header(self) -> bool {
         self.0 & Self::CHUNK_HEADER != 0
     }

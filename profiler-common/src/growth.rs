@@ -19,7 +19,7 @@ impl GrowthKind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Grown, Self::Returned, Self::Touched];
 
-    /// The one of this number.
+    /// The kind with this number.
     pub fn of(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u16 == number)
     }

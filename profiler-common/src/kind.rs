@@ -1,26 +1,26 @@
 //! Kinds of recorded events: one vocabulary for the BPF programs and the preloaded recorder.
 
-/// What an event of a recorder says happened. `addr` and `size` are fields of
+/// What happened, in an event of a recorder. `addr` and `size` are fields of
 /// [`RawEvent`](crate::RawEvent) and of a slot of the preloaded recorder's ring.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u16)]
 pub enum RecordKind {
     /// malloc or one of the calls with an alignment returned `addr` for `size` bytes.
     Alloc = 1,
-    /// The same from calloc.
+    /// The same, from calloc.
     Calloc = 2,
     /// `addr` was given to free, or to a realloc to no bytes.
     Free = 3,
-    /// `addr` was given to realloc: [`Self::Reallocated`] or [`Self::Kept`] of the same thread follows.
+    /// `addr` was passed to realloc: [`Self::Reallocated`] or [`Self::Kept`] of the same thread follows.
     Realloc = 4,
     /// realloc returned `addr` for `size` bytes.
     Reallocated = 5,
     /// The realloc of `addr` failed: the block lives on.
     Kept = 6,
-    /// The thread ended, unless events of it follow.
+    /// The thread ended, unless more of its events follow.
     ThreadEnd = 7,
-    /// A program began in this process: the first one, or another by exec. From the preloaded recorder
-    /// `addr` is the number of the parent process.
+    /// A program began in this process: the first one, or another by exec. From the preloaded
+    /// recorder `addr` is the pid of the parent process.
     Start = 8,
     /// The thread is about to fork; `size` says which of its forks this is.
     Forking = 9,
@@ -31,8 +31,8 @@ pub enum RecordKind {
     Exit = 11,
     /// There was no room for `size` events before this one.
     Lost = 12,
-    /// The program is about to end: its thread waits to be [let go](crate::ring::ReaderPage::answers), so that the
-    /// process can be sampled as it was.
+    /// The program is about to end: its thread waits to be [let
+    /// go](crate::ring::ReaderPage::answers), so that the process can be sampled in its last state.
     Ending = 13,
     /// The thread ends its process by `_exit`, unless a child that shares its memory (`vfork`) writes that in its name.
     Leaving = 14,

@@ -37,9 +37,9 @@ pub struct RawEvent {
     /// The block's address as the program sees it.
     pub addr: u64,
     /// Bytes of the block: usable with [`RawEvent::USABLE`], else as requested; 0 for a free. For
-    /// [`RecordKind::Lost`] the events that were lost so far, all together.
+    /// [`RecordKind::Lost`] the total number of events lost so far.
     pub size: u64,
-    /// The thread, as the kernel numbers it in the root PID namespace.
+    /// The thread's id in the root PID namespace.
     pub tid: u32,
     /// The number of a [`RecordKind`].
     pub kind: u16,
@@ -57,7 +57,7 @@ impl RawEvent {
         flags & 0xff | (log2 as u16) << 8
     }
 
-    /// The alignment requested, as a power of two; 0 when none was.
+    /// The requested alignment, as a power of two; 0 if none was requested.
     pub const fn align(&self) -> u8 {
         (self.flags >> 8) as u8
     }
@@ -68,21 +68,21 @@ impl RawEvent {
     }
 }
 
-/// What userspace sets for the BPF programs, the one element of the map `CONFIG`.
+/// The settings of the BPF programs, the only element of the map `CONFIG`.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Config {
-    /// The process whose calls count, as the root PID namespace numbers it; 0 for any that reaches
+    /// The process whose calls count, by its pid in the root PID namespace; 0 for any that reaches
     /// the probes.
     pub tgid: u32,
     /// Not 0 while a window is open: only then are there events. Hits are counted always.
     pub open: u32,
     /// Mean bytes between two points of the sample ([`sampling`]); 0 when none is taken.
     pub mean_bytes: u64,
-    /// The same of the sample of growth ([`growth`]), whether a window is open or not.
+    /// The same for the sample of growth ([`growth`]), whether or not a window is open.
     pub growth_mean_bytes: u64,
-    /// Not 0 when samples have the tops of native stacks beside them ([`sampling::RawNative`]).
+    /// Not 0 if samples come with the tops of native stacks ([`sampling::RawNative`]).
     pub native_stacks: u64,
 }
 
@@ -104,8 +104,8 @@ pub struct Call {
     pub probe: u32,
     /// 1 when the function is a [`Cookie::leaf`], else 0.
     pub leaf: u16,
-    /// The alignment requested, as a power of two.
+    /// The requested alignment, as a power of two.
     pub align: u16,
-    /// Where the function returns to, before its return is probed; 0 where nobody wants to know.
+    /// The function's return address, before its return is probed; 0 if nobody needs it.
     pub return_address: u64,
 }

@@ -25,10 +25,10 @@ pub const MAX_THREADS: u32 = 1 << 16;
 pub const MAX_PROCESSES: u32 = 1 << 12;
 /// Live blocks of a process at most.
 pub const MAX_SLOTS: u32 = 1 << 28;
-/// Bytes of the stack of a player's thread: allocators need little, and what is not touched costs
+/// The stack size of a player's thread, in bytes: allocators need little, and untouched pages cost
 /// nothing.
 pub const STACK_BYTES: usize = 256 << 10;
-/// Bytes of the addresses that a player reserves for the stacks of its threads.
+/// The size of the address range that a player reserves for the stacks of its threads.
 pub const STACKS_BYTES: usize = STACK_BYTES * MAX_THREADS as usize;
 
 /// The head of a program.
@@ -55,13 +55,13 @@ pub struct Op {
     pub value: u64,
     /// What [`OpCode`] says.
     pub slot: u32,
-    /// What it does.
+    /// The operation's code.
     pub code: OpCode,
-    /// The alignment as a power of two; 0 when none was requested.
+    /// The alignment as a power of two; 0 if none was requested.
     pub align: u8,
     /// Whether it was calloc.
     pub zeroed: u8,
-    /// Which allocators it is for.
+    /// The allocators that it applies to.
     pub only: Only,
 }
 
@@ -77,20 +77,20 @@ pub struct Only(u8);
 impl Only {
     /// Every allocator.
     pub const ALL: Self = Self(0);
-    /// The C library's own: it gives its heap a shape.
+    /// The C library's own: the operation shapes its heap.
     pub const C_LIBRARY: Self = Self(1);
     /// All others.
     pub const OTHERS: Self = Self(2);
-    /// All others, when [`Control::fill`] is 0: one of two ways to fill the gaps between blocks
-    /// that were there before.
+    /// All others, if [`Control::fill`] is 0: one of two ways to fill the gaps between blocks from
+    /// before the recording.
     pub const FIRST_FILL: Self = Self(3);
-    /// All others, when it is not 0: the other way.
+    /// All others, if it is not 0: the other way.
     pub const SECOND_FILL: Self = Self(4);
-    /// All, when [`Control::objects`] is not 0: what Python asks of its object allocator.
+    /// All, if [`Control::objects`] is not 0: Python's requests to its object allocator.
     pub const OBJECTS: Self = Self(5);
 }
 
-/// What an operation does: a byte in the program's file. One that is none of these is a damaged program.
+/// The kind of an operation: a byte in the program's file. Any other value means a damaged program.
 #[cfg_attr(
     feature = "user",
     derive(zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
@@ -115,7 +115,7 @@ impl OpCode {
     pub const SWITCH: Self = Self(6);
     /// Start thread `slot` in this process.
     pub const SPAWN: Self = Self(7);
-    /// The thread ends; go on in thread `slot` of its process.
+    /// The thread ends; continue in thread `slot` of its process.
     pub const THREAD_END: Self = Self(8);
     /// Wait until thread `slot` has ended.
     pub const JOIN: Self = Self(9);
@@ -125,7 +125,7 @@ impl OpCode {
     pub const START: Self = Self(11);
     /// The process ends; go on in thread `slot` of another.
     pub const EXIT: Self = Self(12);
-    /// The process becomes another program with an empty heap; its only thread is `slot`.
+    /// The process executes another program, with an empty heap; its only thread is `slot`.
     pub const EXEC: Self = Self(14);
     /// Checkpoint `value`, of the process that plays it.
     pub const CHECKPOINT: Self = Self(13);
@@ -148,17 +148,17 @@ pub struct Control {
     pub trim_every_ns: u64,
     /// The first call comes this many ns earlier than one interval after the start.
     pub trim_phase_ns: u64,
-    /// Not 0 when `malloc_trim(0)` is called before each checkpoint is looked at.
+    /// Not 0 if `malloc_trim(0)` is called before each checkpoint is measured.
     pub trim_at_checkpoints: u32,
-    /// Not 0 when blocks of which it is not known are left untouched, else they are touched whole.
+    /// Not 0 if blocks of unknown use are left untouched, else they are touched completely.
     pub least: u32,
     /// Why the player failed: one of [`failure`].
     pub failure: AtomicU32,
-    /// Bytes requested when it failed, or what [`failure`] says.
+    /// Bytes requested when it failed, or a detail of [`failure`].
     pub detail: AtomicU64,
-    /// Nanoseconds of processor time of the process that plays a checkpoint, since it began.
+    /// Nanoseconds of processor time, since it began, of the process that plays a checkpoint.
     pub cpu_ns: AtomicU64,
-    /// Page faults of it that needed no reading.
+    /// Its page faults that needed no reading.
     pub faults: AtomicU64,
     /// Counts up when a forked or started process is ready.
     pub ready: AtomicU32,
@@ -171,25 +171,25 @@ pub struct Control {
     pub objects: u32,
     /// Not 0 when the program starts others or becomes one; else the player gives up executing.
     pub executes: u32,
-    /// The kernel's number of each process, once it plays.
+    /// The pid of each process, once it plays.
     pub pids: [AtomicU32; MAX_PROCESSES as usize],
     /// The number of each process's first thread, which is there until the process ends.
     pub mains: [AtomicU32; MAX_PROCESSES as usize],
-    /// Where the stacks of its threads lie, for [`STACKS_BYTES`]: that is no memory of the allocator's.
+    /// Where the stacks of its threads are, for [`STACKS_BYTES`]: that memory is not the allocator's.
     pub stacks: [AtomicU64; MAX_PROCESSES as usize],
     /// Counts up when a process has trimmed for another: see [`turn::TRIM`].
     pub trimmed: AtomicU32,
-    /// What a thread is to do: one of [`turn`].
+    /// What a thread must do next: one of [`turn`].
     pub turns: [AtomicU32; MAX_THREADS as usize],
 }
 
-/// What a thread is to do.
+/// What a thread must do next.
 pub mod turn {
     /// To wait.
     pub const NONE: u32 = 0;
     /// To play.
     pub const PLAY: u32 = 1;
-    /// To give back what is free, and to wait again.
+    /// Return free memory, and wait again.
     pub const TRIM: u32 = 2;
 }
 
@@ -201,7 +201,7 @@ pub mod failure {
     pub const NO_THREAD: u32 = 2;
     /// A mapping of the player's own failed.
     pub const NO_MAPPING: u32 = 3;
-    /// An operation of no known kind; the detail is its number.
+    /// An operation of unknown kind; the detail is its number.
     pub const BAD_PROGRAM: u32 = 4;
     /// A process ended before it could play; the detail is its number in the program.
     pub const CHILD_ENDED: u32 = 5;
@@ -212,13 +212,13 @@ pub const PROGRAM_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_PROGRAM";
 /// The environment variable with the descriptor of the control block: a decimal number. Both stay
 /// open, for the players that a player executes.
 pub const CONTROL_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CONTROL";
-/// The environment variable by which a player says to the player that it executes who that is: the
-/// process's number, the thread's, and 1 when it waits for its turn, each as a decimal number.
+/// The environment variable in which a player passes its identity to the player that it executes: the
+/// numbers of the process and the thread, and 1 if it waits for its turn, each as a decimal number.
 pub const IDENTITY_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_AS";
 /// The environment variable with the number of processors that the allocator sees.
 pub const CPUS_VARIABLE: &core::ffi::CStr = c"FRAGSCOPE_REPLAY_CPUS";
 
-/// What a player sends: one byte. After each but [`Self::Failure`] it waits for a byte.
+/// A message of a player: one byte. After each except [`Self::Failure`] it waits for a byte.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum PlayerMessage {
@@ -228,7 +228,7 @@ pub enum PlayerMessage {
     Checkpoint = b'C',
     /// The program is played.
     End = b'E',
-    /// It fails, as [`Control::failure`] says.
+    /// It fails for the reason in [`Control::failure`].
     Failure = b'F',
 }
 

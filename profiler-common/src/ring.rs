@@ -29,24 +29,24 @@ pub const SLOTS_AT: usize = PAGE_BYTES;
 /// Bytes of the whole.
 pub const RING_BYTES: usize = SLOTS_AT + SLOTS as usize * size_of::<Slot>();
 
-/// What a writer puts into [`Header::given_up`] for whom the reader did not come.
+/// The value in [`Header::given_up`] from a writer for which the reader did not come.
 pub const READER_MISSED: u32 = 1;
-/// The same of one that finds no slot, though the reader lives.
+/// The value from a writer that finds no slot, although the reader is alive.
 pub const RING_DAMAGED: u32 = 2;
 
-/// Why a process goes on without the recording, though the reader lives.
+/// Why a process continues without the recording, although the reader is alive.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Leaves {
     /// It got no room for too long.
     NoRoom,
-    /// It has another PID namespace than the reader: what it would write names processes and threads by numbers that
-    /// are others' here.
+    /// It is in another PID namespace than the reader: its events would name processes and threads
+    /// by ids that belong to others here.
     Namespace,
-    /// It is a copy of a recorded process, made by a system call of its own: what it would write is in that one's name.
+    /// It is a copy of a recorded process, made by its own system call: it would write in the name of that process.
     Copy,
     /// It has made reading the clock a fault (`PR_SET_TSC`).
     Clock,
-    /// It has no room for the ring: its limit of addresses is too low.
+    /// It has no room for the ring: its address space limit is too low.
     NoAddresses,
 }
 
@@ -67,31 +67,30 @@ pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"FSREAD\x00\x04");
 /// Bytes of the reader's page.
 pub const READER_BYTES: usize = PAGE_BYTES;
 
-/// What the reader says, in a file of its own that nobody else can map to write to
+/// The reader's page, in a separate file that nobody else can map for writing
 /// (`F_SEAL_FUTURE_WRITE`).
 #[derive(Debug)]
 #[repr(C)]
 pub struct ReaderPage {
     /// [`READER_MAGIC`].
     pub magic: AtomicU64,
-    /// Not 0 when nothing more is to be written.
+    /// Not 0 if nothing more is to be written.
     pub closed: AtomicU32,
     /// Moves on while the reader lives and comes for events.
     pub heartbeat: AtomicU32,
-    /// The processes, by number, that are large enough that the reader wants to measure them as
-    /// they [end](crate::RecordKind::Ending), each at [its place](ending_at).
+    /// The processes, by pid, that are so large that the reader wants to measure them when they
+    /// [end](crate::RecordKind::Ending), each at [its place](ending_at).
     pub awaited: [AtomicU32; ENDINGS],
-    /// What the reader [answers](answer) such a process.
+    /// The reader's [answers](answer) to such processes.
     pub answers: [AtomicU32; ENDINGS],
 }
 
 /// After its question was read, an ending process waits this many ns for an answer.
 pub const ASKS_FOR_NS: u64 = 100_000_000;
-/// It waits this many ns for the question to be read, behind everything in the ring. Older
-/// questions are not answered.
+/// It waits this many ns for the question to be read, behind everything in the ring. Older questions are not answered.
 pub const UNREAD_FOR_NS: u64 = 2_000_000_000;
 
-/// How many places there are for processes that end. One whose place another took meanwhile does not wait.
+/// The number of places for processes that end. A process whose place another took meanwhile does not wait.
 pub const ENDINGS: usize = 256;
 
 /// The place of a process in [`ReaderPage::awaited`] and [`ReaderPage::answers`].
@@ -99,21 +98,21 @@ pub const fn ending_at(process: u32) -> usize {
     process as usize % ENDINGS
 }
 
-/// The answer to a process that said, by the number `asked`, that it ends: the same to no other of the 512 numbers
-/// beside it. It is held, or it need not wait.
+/// The answer to a process that announced its end with the number `asked`: no other of the 512
+/// numbers next to it gives the same answer. It is held, or it need not wait.
 pub const fn answer(process: u32, asked: u32, is_held: bool) -> u32 {
     process | asked << PID_BITS & !HELD | if is_held { HELD } else { 0 }
 }
 
-/// The bit of [`answer`] that says so.
+/// The bit of [`answer`] for a held process.
 const HELD: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<ReaderPage>() <= READER_BYTES && PID_BITS < 31);
 
-/// The environment variable that says where the ring is, and where the reader's page: of each `PATH
-/// DEVICE INODE`, numbers in decimal. Whoever opens the path compares what it found there with the two
-/// numbers. After both comes how many filters of system calls the reader runs behind itself (`Seccomp_filters`,
-/// proc_pid_status(5)).
+/// The environment variable with the locations of the ring and of the reader's page: for each `PATH
+/// DEVICE INODE`, numbers in decimal. Whoever opens the path compares the file there with the two
+/// numbers. After both comes the number of system call filters that apply to the reader itself
+/// (`Seccomp_filters`, proc_pid_status(5)).
 pub const RING_NAME: &CStr = c"FRAGSCOPE_RECORD_RING";
 /// The same as text.
 pub const RING_VARIABLE: &str = text(RING_NAME);
@@ -140,7 +139,7 @@ pub struct Header {
     pub given_up: AtomicU32,
     /// How many processes go on without the recording, by the number of a [`Leaves`].
     pub left: [AtomicU32; Leaves::ALL.len()],
-    /// What writers move lies on another line of the cache.
+    /// The fields that writers change are on another cache line.
     pub apart: [u32; 8],
     /// The number of the next event to be claimed, or of one shortly before it.
     pub head: AtomicU64,
@@ -154,23 +153,23 @@ pub struct Slot {
     pub turn: AtomicU64,
     /// Nanoseconds on the monotonic clock.
     pub time_ns: AtomicU64,
-    /// The block's address, or what the kind says.
+    /// The block's address, or as described for the kind.
     pub addr: AtomicU64,
-    /// Bytes requested, or what the kind says.
+    /// Bytes requested, or as described for the kind.
     pub size: AtomicU64,
-    /// The thread's number in the upper half, the process's in the lower, in its own namespace.
+    /// The thread's id in the upper half, the process's in the lower, in its own namespace.
     pub thread: AtomicU64,
-    /// The number of a [`RecordKind`](crate::RecordKind) in the lowest byte, above it the alignment as a
-    /// power of two.
+    /// The number of a [`RecordKind`](crate::RecordKind) in the lowest byte, above it the alignment
+    /// as a power of two.
     pub kind: AtomicU64,
 }
 
-/// The state of a slot, in one word: two bits of state, 22 of the thread that claimed it (no number
-/// of the kernel's is longer), and 40 of the lap, which is how often the ring went round before.
+/// The state of a slot, in one word: two bits of state, 22 for the thread that claimed it (no kernel
+/// thread id is longer), and 40 for the lap, which is the number of earlier rounds of the ring.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Turn(pub u64);
 
-/// What a [`Turn`] says.
+/// The meaning of a [`Turn`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum State {
     /// It may be claimed.
@@ -184,14 +183,14 @@ pub enum State {
 }
 
 impl Turn {
-    /// The slot of an abandoned event, in all laps.
+    /// An abandoned slot, in all laps.
     pub const ABANDONED: Self = Self(3);
     const STATE: u64 = 0b11;
     const THREAD_AT: u32 = 2;
     const THREAD: u64 = (1 << PID_BITS) - 1;
     const LAP_AT: u32 = Self::THREAD_AT + PID_BITS;
 
-    /// The slot of this event when nobody has claimed it yet.
+    /// The slot of this event before anybody has claimed it.
     pub const fn free(number: u64) -> Self {
         Self(Self::lap_of(number) << Self::LAP_AT)
     }
@@ -202,12 +201,12 @@ impl Turn {
         Self(Self::free(number).0 | thread << Self::THREAD_AT | 1)
     }
 
-    /// The same when it is filled.
+    /// The same once it is filled.
     pub const fn whole(number: u64) -> Self {
         Self(Self::free(number).0 | 2)
     }
 
-    /// What it says.
+    /// Its state.
     pub const fn state(self) -> State {
         match self.0 & Self::STATE {
             0 => State::Free,
@@ -222,13 +221,13 @@ impl Turn {
         self.0 >> Self::LAP_AT
     }
 
-    /// The lap of an event's number, as far as a turn holds it.
+    /// The lap of an event's number, as far as a turn can hold it.
     pub const fn lap_of(number: u64) -> u64 {
         (number / SLOTS) & (u64::MAX >> Self::LAP_AT)
     }
 
-    /// Whether the event of this number is past claiming here: it was claimed, or the slot is
-    /// not used. When it is not, and the slot is not free for it, an event of the lap before is
+    /// Whether the event of this number can no longer be claimed here: it was claimed, or the slot
+    /// is not used. If it can, and the slot is not free for it, an event of the previous lap is
     /// still to be read.
     pub const fn is_past(self, number: u64) -> bool {
         let lap = Self::lap_of(number);

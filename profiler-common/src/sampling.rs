@@ -11,28 +11,27 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{PAGE_BYTES, RawEvent};
 
-/// Frames of one stack at the most.
+/// The most frames of one stack.
 pub const MAX_FRAMES: usize = 128;
 
 /// The largest mean distance between points of the sample, in bytes.
 pub const MAX_MEAN_BYTES: u64 = 1 << 26;
 
-/// An allocation of this many mean distances is always sampled: the probability to miss it would be
-/// 10^-14.
+/// An allocation of this many mean distances is always sampled: the probability to miss it would be 10^-14.
 const CERTAIN: u64 = 32;
 /// Binary digits of the logarithm.
 const DIGITS: u32 = 30;
 /// The natural logarithm of 2, with [`DIGITS`] binary digits.
 const LN_2: u64 = 744_261_118;
 
-/// Whether an allocation of `size` bytes is taken into a sample with `mean` bytes between its points,
-/// up to [`MAX_MEAN_BYTES`]. `random` is equally distributed over all its values.
+/// Whether an allocation of `size` bytes is taken into a sample with `mean` bytes between its
+/// points, up to [`MAX_MEAN_BYTES`]. `random` must be uniformly distributed over all its values.
 #[inline(always)]
 pub fn is_sampled(random: u32, size: u64, mean: u64) -> bool {
     may_be_sampled(random, size, mean) && is_near(random, size, mean)
 }
 
-/// Whether [`is_near`] is to be asked; nearly always not, which takes no logarithm to know.
+/// Whether [`is_near`] must be called; nearly always not, which needs no logarithm.
 #[inline(always)]
 pub fn may_be_sampled(random: u32, size: u64, mean: u64) -> bool {
     if size == 0 || mean == 0 || mean > MAX_MEAN_BYTES {
@@ -50,8 +49,8 @@ pub fn is_near(random: u32, size: u64, mean: u64) -> bool {
         return true;
     }
     let distance = (32 << DIGITS) - log2(draw(random));
-    // Neither product overflows: the distance is at most 2^35, a quarter of it times less than 2^30 at
-    // most 2^63, and 2^35 times the mean at most 2^61.
+    // Neither product overflows: the distance is at most 2^35, a quarter of it times less than 2^30
+    // is at most 2^63, and 2^35 times the mean is at most 2^61.
     let nats = ((distance >> 2) * LN_2) >> (DIGITS - 2);
     (nats * mean) >> DIGITS < size
 }
@@ -62,15 +61,15 @@ fn draw(random: u32) -> u64 {
     random as u64 + 1
 }
 
-/// The logarithm to base 2 of a number from 1 to 2^32, with [`DIGITS`] binary digits. Without branches,
-/// of which the kernel's verifier would follow every combination.
+/// The base-2 logarithm of a number from 1 to 2^32, with [`DIGITS`] binary digits. Without
+/// branches, because the kernel's verifier would follow every combination of them.
 #[inline(always)]
 fn log2(number: u64) -> u64 {
     let mut whole = 0;
     let mut rest = number;
     let mut half = 32;
     while half > 0 {
-        // As many places as half, or none where nothing is above them.
+        // Shift by `half` places if a bit above them is set, else by none.
         let places = (0u64.wrapping_sub(rest >> half) >> 63) * half;
         rest >>= places;
         whole += places;
@@ -90,24 +89,24 @@ fn log2(number: u64) -> u64 {
     result
 }
 
-/// What a frame of a stack is: a number in [`RawFrame::kind`].
+/// The kind of a stack frame: a number in [`RawFrame::kind`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum FrameKind {
-    /// None: a frame of the interpreter's own, between two runs of its loop.
+    /// No function: a frame of the interpreter's own, between two runs of its loop.
     Skipped = 0,
-    /// A Python function: `code` is its code object, `place` where it is in that.
+    /// A Python function: `code` is its code object, `place` the position in it.
     Python = 1,
 }
 
-/// One frame of a stack, as it was found in the thread's own structures.
+/// One frame of a stack, as found in the thread's own structures.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct RawFrame {
-    /// What is executed, by [`Self::kind`].
+    /// The executed code, depending on [`Self::kind`].
     pub code: u64,
-    /// Where in it, by [`Self::kind`]: for Python what `f_lasti`, `prev_instr` or `instr_ptr` holds.
+    /// The position in it, depending on [`Self::kind`]: for Python the value of `f_lasti`, `prev_instr` or `instr_ptr`.
     pub place: u64,
     /// The number of a [`FrameKind`].
     pub kind: u32,
@@ -115,11 +114,11 @@ pub struct RawFrame {
     pub unused: u32,
 }
 
-/// Why a stack ends where it does: a number in [`RawStack::end`].
+/// Why a stack ends: a number in [`RawStack::end`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum StackEnd {
-    /// It is whole.
+    /// It is complete.
     Whole = 0,
     /// It has more than [`MAX_FRAMES`].
     Cut = 1,
@@ -127,7 +126,7 @@ pub enum StackEnd {
     Unreadable = 2,
     /// The thread has no state in Python, or none that was found.
     NoThreadState = 3,
-    /// How Python keeps its frames is not known.
+    /// Python's frame layout is unknown.
     NoPython = 4,
 }
 
@@ -149,9 +148,9 @@ impl StackEnd {
 pub struct RawStack {
     /// The allocation once more, of the kind [`Self::KIND`].
     pub event: RawEvent,
-    /// Mean bytes between two points of the sample it is one of.
+    /// Mean bytes between two points of the sample to which it belongs.
     pub mean_bytes: u64,
-    /// How many of `frames` are of this stack; what the others hold means nothing.
+    /// How many of `frames` belong to this stack; the content of the others is meaningless.
     pub count: u32,
     /// The number of a [`StackEnd`].
     pub end: u32,
@@ -163,11 +162,11 @@ pub struct RawStack {
     pub frames: [RawFrame; MAX_FRAMES],
 }
 
-/// What there is of the thread's native stack: a number in [`RawStack::native`].
+/// What is available of the thread's native stack: a number in [`RawStack::native`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum NativeCopy {
-    /// None was to be copied, or the thread's registers are not known here.
+    /// No copy was wanted, or the thread's registers are not known here.
     None = 0,
     /// A [`RawNative`] of the same thread and time came before.
     Copied = 1,
@@ -182,37 +181,37 @@ impl NativeCopy {
     pub const ALL: [Self; 4] = [Self::None, Self::Copied, Self::NoRoom, Self::Unreadable];
 }
 
-/// Pages of a thread's stack that are copied at the most: the one that its stack pointer is on, and those above.
+/// The most pages of a thread's stack that are copied: the one of its stack pointer, and those above.
 pub const STACK_PAGES: usize = 4;
 
-/// The top of a thread's native stack, of which its functions can be found: it comes before the [`RawStack`] of
-/// the same thread and time.
+/// The top of a thread's native stack, from which its functions can be found: it comes before the
+/// [`RawStack`] of the same thread and time.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug)]
 #[repr(C)]
 pub struct RawNative {
     /// Its thread and its time, of the kind [`Self::KIND`].
     pub event: RawEvent,
-    /// Where the thread was.
+    /// The thread's registers.
     pub registers: Registers,
-    /// Where the probed function that it is inside of has its return address, and that address: the kernel puts one of
-    /// its own in its place while the return is probed. 0 where none is known.
+    /// Where the probed function that the thread is in has its return address, and that address:
+    /// the kernel replaces it with one of its own while the return is probed. 0 if none is known.
     pub return_slot: u64,
     /// See `return_slot`.
     pub return_address: u64,
-    /// How many of the pages are of this stack; what the others hold means nothing, nor what is below the stack
-    /// pointer.
+    /// How many of the pages belong to this stack; the content of the others is meaningless, and so
+    /// is what is below the stack pointer.
     pub pages: u64,
-    /// The pages from that of the stack pointer on.
+    /// The pages from the stack pointer's page on.
     pub bytes: [u8; STACK_PAGES * PAGE_BYTES],
 }
 
 impl RawNative {
-    /// What the event's kind is: none of a [`RecordKind`](crate::RecordKind)'s numbers.
+    /// The kind of the event: none of a [`RecordKind`](crate::RecordKind)'s numbers.
     pub const KIND: u16 = 104;
 }
 
-/// The registers of a thread that its callers can be found by.
+/// The registers of a thread from which its callers can be found.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
@@ -223,25 +222,25 @@ pub struct Registers {
     pub stack: u64,
     /// `rbp`, `x29`.
     pub frame: u64,
-    /// The return address, where it is in a register and not known to be lost (`x30` of aarch64); else 0.
+    /// The return address, if it is in a register and not known to be lost (`x30` on aarch64); else 0.
     pub link: u64,
 }
 
 impl RawStack {
-    /// What the event's kind is: none of a [`RecordKind`](crate::RecordKind)'s numbers, so that nobody
-    /// takes a sample for an event.
+    /// The kind of the event: none of a [`RecordKind`](crate::RecordKind)'s numbers, so that a
+    /// sample is never mistaken for an event.
     pub const KIND: u16 = 100;
 }
 
-/// Where a CPython keeps its threads and their frames, the one element of the map `PYTHON`. Offsets
-/// are in bytes.
+/// Where a CPython keeps its threads and their frames, the only element of the map `PYTHON`.
+/// Offsets are in bytes.
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct PythonFrames {
-    /// Where the first interpreter has the address of its newest thread's state; 0 when not known.
+    /// Where the first interpreter has the address of its newest thread's state; 0 if unknown.
     pub head: u64,
-    /// Where Python has the address of the state of the thread that holds the GIL; 0 when not known.
+    /// Where Python has the address of the state of the thread that holds the GIL; 0 if unknown.
     pub current: u64,
     /// The bits of the word at `frame_place` that count.
     pub place_mask: u64,
@@ -249,31 +248,31 @@ pub struct PythonFrames {
     pub thread_next: u32,
     /// In a thread's state: what `pthread_self` gives there.
     pub thread_id: u32,
-    /// In a thread's state: its innermost frame, or what holds it.
+    /// In a thread's state: its innermost frame, or the structure that holds it.
     pub thread_frame: u32,
-    /// In what holds the innermost frame: that; [`Self::NONE`] where the state itself has it.
+    /// In the structure that holds the innermost frame: that frame; [`Self::NONE`] if the state itself has it.
     pub holder_frame: u32,
     /// In a frame: the code object.
     pub frame_code: u32,
-    /// In a frame: the one that called it.
+    /// In a frame: its caller.
     pub frame_previous: u32,
-    /// In a frame: where it is in its code.
+    /// In a frame: the position in its code.
     pub frame_place: u32,
-    /// In a frame: a byte that says whose it is; [`Self::NONE`] where there is none.
+    /// In a frame: a byte that gives its owner; [`Self::NONE`] if there is none.
     pub frame_owner: u32,
     /// The least value of that byte in frames of the interpreter's own.
     pub own_frames: u32,
     /// In the kernel's `task_struct`: the thread pointer; 0 when Python's frames are not known.
     pub thread_pointer: u32,
-    /// How many bytes before the thread pointer that is what `pthread_self` gives: none on x86-64, and what the C library
-    /// keeps of a thread on aarch64.
+    /// How many bytes before the thread pointer the value of `pthread_self` is: none on x86-64, and
+    /// the size of the C library's thread structure on aarch64.
     pub thread_before: u32,
     /// Nothing.
     pub unused: u32,
 }
 
-/// Bits of a frame's reference to its code that are not of the address: since 3.14 they say whether the frame counts
-/// among those who refer to it (`Include/internal/pycore_stackref.h`).
+/// Bits of a frame's reference to its code that do not belong to the address: since 3.14 they say
+/// whether the frame counts as one of its references (`Include/internal/pycore_stackref.h`).
 pub const CODE_TAGS: u64 = 3;
 
 impl PythonFrames {
@@ -287,19 +286,19 @@ impl PythonFrames {
 pub enum SamplingCounter {
     /// Samples taken.
     Taken = 0,
-    /// Samples for which the ring had no room.
+    /// Samples lost for lack of room in the ring.
     Lost = 1,
     /// Nanoseconds that taking them took.
     Nanoseconds = 2,
     /// Bytes that the target got from the kernel ([`GrowthKind::Grown`](crate::growth::GrowthKind)).
     GrownBytes = 3,
-    /// Bytes that it gave back.
+    /// Bytes that it returned.
     ReturnedBytes = 4,
-    /// Bytes of pages that it touched first.
+    /// Bytes of pages that it touched for the first time.
     TouchedBytes = 5,
     /// System calls and page faults of the target's, whether they are of those or not.
     GrowthEvents = 6,
-    /// Of the samples taken those of growth.
+    /// The samples of growth among those taken.
     GrowthTaken = 7,
     /// Nanoseconds that taking those took.
     GrowthNanoseconds = 8,
@@ -316,8 +315,8 @@ mod tests {
 
     use super::*;
 
-    /// The probability with which an allocation is taken: exactly, as `is_sampled` holds for all
-    /// numbers from some one on.
+    /// The exact probability with which an allocation is taken: `is_sampled` is true for all
+    /// numbers from a certain one on.
     fn probability(size: u64, mean: u64) -> f64 {
         let (mut low, mut high) = (0u64, 1 << 32);
         while low < high {
@@ -336,7 +335,7 @@ mod tests {
             for size in [1, 16, 24, 1000, 4096, 100_000, 1 << 20, 1 << 24, 1 << 30] {
                 let expected = -(-(size as f64) / mean as f64).exp_m1();
                 let found = probability(size, mean);
-                // A draw has 32 binary digits, and so has the logarithm, nearly.
+                // A draw has 32 binary digits, and the logarithm nearly as many.
                 let error = (found - expected).abs();
                 assert!(error < 3e-9, "{size} of {mean}: {found}, not {expected}");
             }

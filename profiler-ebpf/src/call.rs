@@ -40,7 +40,7 @@ pub fn set_size(tid: u32, size: u64) {
     }
 }
 
-/// Where the function that the thread is inside of has its return address, and that address; zeros where none is known.
+/// Where the function that the thread is in has its return address, and that address; zeros if none is known.
 #[inline(always)]
 pub fn returns_to(tid: u32) -> (u64, u64) {
     let Some(call) = CALLS.get_ptr(tid) else {

@@ -7,7 +7,7 @@ use profiler_common::{Arguments, Call, Cookie, RawEvent, RecordKind};
 use crate::registers::Probed;
 use crate::{maps, stack};
 
-/// glibc's `mchunk_size` (malloc/malloc.c): bits 0 to 2 are flags, bit 1 says that the chunk has
+/// glibc's `mchunk_size` (malloc/malloc.c): bits 0 to 2 are flags, bit 1 means that the chunk has
 /// its own mapping.
 const SIZE_BITS: u64 = !7;
 const IS_MMAPPED: u64 = 2;
@@ -25,7 +25,7 @@ pub fn emit(tid: u32, kind: RecordKind, addr: u64, size: u64, flags: u16) {
     }
 }
 
-/// Records at its place in the ring that events were lost before.
+/// Records in the ring, at this place, that events were lost before.
 #[inline(always)]
 fn emit_losses(tid: u32) {
     let (Some(lost), Some(known)) = (maps::LOST.get_ptr(0), maps::LOST.get_ptr_mut(1)) else {
@@ -63,7 +63,7 @@ fn put(tid: u32, kind: RecordKind, addr: u64, size: u64, flags: u16) -> bool {
 }
 
 /// Records that `block` was allocated by this call, or by one whose entry is not probed, with its
-/// usable size where the allocator shows it, else as requested. `at` is where the thread is.
+/// usable size if the allocator shows it, else as requested. `at` is the thread's position.
 #[inline(always)]
 pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>, at: &pt_regs) {
     let kind = if cookie.has(Arguments::CountSize) {
@@ -79,7 +79,7 @@ pub fn allocated(tid: u32, cookie: Cookie, block: u64, call: Option<&Call>, at: 
     stack::sample(tid, block, size, flags, || at.place());
 }
 
-/// Records that `block` lives on, although its realloc was recorded.
+/// Records that `block` stays alive, although its realloc was recorded.
 #[inline(always)]
 pub fn kept(tid: u32, cookie: Cookie, block: u64) {
     let _not_sampled = emit_block(tid, RecordKind::Kept, cookie, block, 0, 0);
@@ -91,7 +91,7 @@ pub fn takes_old(cookie: Cookie) -> bool {
     cookie.has(Arguments::OldSize) || cookie.has(Arguments::OldCountSize)
 }
 
-/// Puts it into the ring, and gives the size and the flags that it has there.
+/// Puts it into the ring, and returns its size and flags there.
 #[inline(always)]
 fn emit_block(
     tid: u32,
@@ -114,8 +114,8 @@ fn emit_block(
     (size, flags)
 }
 
-/// What glibc's `malloc_usable_size` gives: a chunk's user bytes reach into the next chunk's first
-/// word, except where the chunk has its own mapping.
+/// The result of glibc's `malloc_usable_size`: a chunk's user bytes extend into the next chunk's
+/// first word, unless the chunk has its own mapping.
 #[inline(always)]
 fn usable_size(block: u64) -> Option<u64> {
     // SAFETY: the helper checks the address, which is the target's.

@@ -26,13 +26,13 @@ const ANONYMOUS: u64 = 0x20;
 /// `MADV_DONTNEED` and `MADV_FREE`.
 const DONT_NEED: u64 = 4;
 const FREE: u64 = 8;
-/// The bits of a page fault's error code (`asm/trap_pf.h`): the page is there, and it was written to.
+/// The bits of a page fault's error code (`asm/trap_pf.h`): the page is present, and it was a write.
 const FAULT_PRESENT: u64 = 1;
 const FAULT_WRITE: u64 = 2;
 /// The highest number of an error (`MAX_ERRNO`).
 const MAX_ERRNO: u64 = 4095;
 
-/// The thread, and the mean distance between points of the sample, where the target is at it.
+/// The thread, and the mean distance between sampling points, if it is the target's.
 #[inline(always)]
 fn watched() -> Option<(u32, u64)> {
     let config = maps::CONFIG.get(0)?;
@@ -46,7 +46,7 @@ fn watched() -> Option<(u32, u64)> {
 #[inline(always)]
 pub fn called(context: &RawTracePointContext) {
     let Some((thread, mean_bytes)) = watched() else { return };
-    // All calls of the target's come by here, and cost it something.
+    // All the target's calls pass here, and that costs it something.
     stack::count(SamplingCounter::GrowthEvents, 1);
     let (registers, result): (*const pt_regs, u64) = (context.arg(0), context.arg(1));
     let registers = Kept(registers);
@@ -57,7 +57,7 @@ pub fn called(context: &RawTracePointContext) {
     record(thread, mean_bytes, kind, addr, bytes, registers);
 }
 
-/// What a call that succeeded has got or given back, where, and how much.
+/// What a successful call has got or returned, where, and how much.
 #[inline(always)]
 fn grown(registers: Kept, result: u64) -> Option<(GrowthKind, u64, u64)> {
     use GrowthKind::{Grown, Returned};
@@ -103,14 +103,14 @@ fn moved_break(result: u64) -> Option<(GrowthKind, u64, u64)> {
     }
 }
 
-/// A page fault, by the target or by the kernel for it.
+/// A page fault, by the target or by the kernel on its behalf.
 #[inline(always)]
 pub fn faulted(context: &RawTracePointContext) {
     let Some((thread, mean_bytes)) = watched() else { return };
     stack::count(SamplingCounter::GrowthEvents, 1);
     let (addr, code): (u64, u64) = (context.arg(0), context.arg(2));
-    // The kernel's own addresses have the highest bit. What is read or mapped from a file is not there either,
-    // but is not written to.
+    // The kernel's own addresses have the highest bit set. Pages that are read or mapped from a
+    // file are not present either, but are not written to.
     if addr >> 63 == 0 && code & FAULT_PRESENT == 0 && code & FAULT_WRITE != 0 {
         record(thread, mean_bytes, GrowthKind::Touched, addr, PAGE, Kept(context.arg(1)));
     }

@@ -90,8 +90,8 @@ fn entered(hit: &Hit, registers: &pt_regs) {
     } else if cookie.has(Arguments::CountSize) {
         product(first, second)
     } else if cookie.has(Arguments::OldCountSize) && cookie.chunk_header() {
-        // Only the old block is sure to be in its register still. A product that overflows fails
-        // at once, and any other reaches realloc, which tells.
+        // Only the old block is certain to be in its register still. An overflowing product fails
+        // at once, and any other reaches realloc, which has the size.
         u64::MAX
     } else if cookie.has(Arguments::OldCountSize) {
         product(second, third)
@@ -122,7 +122,7 @@ fn entered(hit: &Hit, registers: &pt_regs) {
         },
     );
     if takes_old(cookie) && first != 0 {
-        // A realloc to nothing is a free, unless it returns a block, which is new then.
+        // A realloc to 0 bytes is a free, unless it returns a block, which is then a new one.
         let kind = if size == 0 {
             RecordKind::Free
         } else {
@@ -132,8 +132,8 @@ fn entered(hit: &Hit, registers: &pt_regs) {
     }
 }
 
-/// Where the function returns to whose entry this is, where the stacks of growth inside of it are wanted: they have
-/// another address there once its return is probed.
+/// The return address of the function whose entry this is, if the stacks of growth inside it are
+/// wanted: they have another address there once its return is probed.
 #[inline(always)]
 fn return_address(registers: &pt_regs) -> u64 {
     let is_wanted = maps::CONFIG
@@ -145,8 +145,8 @@ fn return_address(registers: &pt_regs) -> u64 {
     registers::return_address(registers)
 }
 
-/// The product of calloc's arguments; one that may overflow, and is too much in any case, is as large
-/// as can be.
+/// The product of calloc's arguments; for one that may overflow, and is too large in any case, the
+/// largest number.
 #[inline(always)]
 fn product(count: u64, size: u64) -> u64 {
     if log2(count) + log2(size) >= 63 {
@@ -155,7 +155,7 @@ fn product(count: u64, size: u64) -> u64 {
     count.wrapping_mul(size)
 }
 
-/// The place of the highest bit, for powers of two their logarithm.
+/// The position of the highest bit; for powers of two their logarithm.
 #[inline(always)]
 fn log2(mut value: u64) -> u16 {
     let mut place = 0;
@@ -168,7 +168,7 @@ fn log2(mut value: u64) -> u16 {
     place as u16
 }
 
-/// A place in a function's body at which the register of results holds its own.
+/// A place in a function's body at which the result register contains the function's own result.
 #[uprobe]
 pub fn on_result(context: ProbeContext) -> u32 {
     if let Some(hit) = Hit::count(context.as_ptr()) {
@@ -243,7 +243,7 @@ fn emit_of_thread(kind: RecordKind) {
         return;
     };
     let id = bpf_get_current_pid_tgid();
-    // Every process of the host comes by here: without a number to tell the target by, none counts.
+    // Every process of the host passes here: without a pid that identifies the target, none counts.
     if config.open != 0 && config.tgid != 0 && config.tgid == (id >> 32) as u32 {
         emit(id as u32, kind, 0, 0, 0);
     }
@@ -256,18 +256,18 @@ pub fn on_call_end(context: RawTracePointContext) -> i32 {
     0
 }
 
-/// A page that the target, or the kernel for it, needs and that is not there.
+/// A page that is not present and that the target, or the kernel on its behalf, needs.
 #[raw_tracepoint(tracepoint = "page_fault_user")]
 pub fn on_page_fault(context: RawTracePointContext) -> i32 {
     growth::faulted(&context);
     0
 }
 
-/// Where `mark_victim` has the number of the process, in every version (`include/trace/events/oom.h`): what else
-/// it has, and what a raw tracepoint is given, changed with Linux 6.9.
+/// The offset of the pid in `mark_victim`, in every version (`include/trace/events/oom.h`): its
+/// other fields, and the arguments of the raw tracepoint, changed with Linux 6.9.
 const VICTIM: usize = 8;
 
-/// The kernel has chosen a process, which it ends for want of memory.
+/// The kernel's OOM killer has chosen a process, which it ends.
 #[tracepoint(category = "oom", name = "mark_victim")]
 pub fn on_oom_victim(context: TracePointContext) -> u32 {
     // SAFETY: the field is there, and the helper checks the address.

@@ -19,12 +19,12 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 #[map]
 pub static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SITES, 0);
 
-/// Events for which the ring had no room, and how many of them the ring tells of.
+/// Events lost for lack of room in the ring, and how many of them the ring reports.
 #[map]
 pub static LOST: Array<u64> = Array::with_max_entries(2, 0);
 
-/// The call that each thread is inside of. A thread that dies there leaves its record behind, so
-/// the oldest give way when the map is full.
+/// The call that each thread is in. A thread that dies there leaves its record behind, so the
+/// oldest records are dropped when the map is full.
 #[map]
 pub static CALLS: LruHashMap<u32, Call> = LruHashMap::with_max_entries(16384, 0);
 
@@ -36,22 +36,22 @@ pub static PYTHON: Array<PythonFrames> = Array::with_max_entries(1, 0);
 #[map]
 pub static THREADS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4096, 0);
 
-/// What taking samples comes to, by [`SamplingCounter`].
+/// The counters of sampling, by [`SamplingCounter`].
 #[map]
 pub static SAMPLING: PerCpuArray<u64> = PerCpuArray::with_max_entries(SamplingCounter::COUNT, 0);
 
-/// Where the heap that `brk` moves ends; 0 while that is not known. Userspace sets it at first.
+/// Where the heap that `brk` moves ends; 0 while that is unknown. Userspace sets it initially.
 #[map]
 pub static HEAP_END: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Processes that the kernel ends for want of memory, by their numbers. Nobody reads them but a black box.
+/// Processes that the kernel's OOM killer ends, by their pids. Only a black box reads them.
 #[map]
 pub static VICTIMS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Adds one to a map's element.
 ///
 /// # Safety
-/// It is valid and aligned, as a map's is while the program runs.
+/// It is valid and aligned, as a map's element is while the program runs.
 #[inline(always)]
 pub unsafe fn add_one(counter: *mut u64) {
     // SAFETY: the caller vouches for it.

@@ -10,7 +10,7 @@ use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use profiler_common::sampling::Registers;
 
-/// What a probed instruction finds in them. The accesses are to the program's context, and checked when it is loaded.
+/// The registers at a probed instruction. The accesses are to the program's context, and are checked when it is loaded.
 pub trait Probed {
     /// The first three arguments, at a function's entry.
     fn arguments(&self) -> (u64, u64, u64);
@@ -18,7 +18,7 @@ pub trait Probed {
     fn result(&self) -> u64;
     /// The stack pointer.
     fn stack_pointer(&self) -> u64;
-    /// Where the thread is.
+    /// The thread's position.
     fn place(&self) -> Registers;
 }
 
@@ -78,7 +78,7 @@ impl Probed for pt_regs {
     }
 }
 
-/// Where the function returns to whose entry this is; 0 where it cannot be read.
+/// The return address of the function whose entry this is; 0 if it cannot be read.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub fn return_address(registers: &pt_regs) -> u64 {
@@ -99,7 +99,7 @@ pub struct Kept(pub *const pt_regs);
 
 #[cfg(bpf_target_arch = "x86_64")]
 impl Kept {
-    /// The number of the call that it is in.
+    /// The number of the system call that it is in.
     #[inline(always)]
     pub fn number(self) -> Option<u64> {
         // SAFETY: a place within the kernel's copy of the registers, which the helper checks.
@@ -120,7 +120,7 @@ impl Kept {
         }
     }
 
-    /// Where the thread was; nowhere where the registers are the kernel's own.
+    /// The thread's position; none if the registers are the kernel's own.
     #[inline(always)]
     pub fn place(self) -> Registers {
         // SAFETY: as above.
@@ -143,7 +143,7 @@ impl Kept {
     }
 }
 
-/// Bytes from the beginning of `struct pt_regs` to what is behind a thread's own registers
+/// Bytes from the beginning of `struct pt_regs` to the fields behind a thread's own registers
 /// (`arch/arm64/include/asm/ptrace.h`): the first argument, which its result has replaced, and the call's number.
 #[cfg(bpf_target_arch = "aarch64")]
 const FIRST_ARGUMENT: usize = 272;
@@ -152,7 +152,7 @@ const CALL_NUMBER: usize = 280;
 
 #[cfg(bpf_target_arch = "aarch64")]
 impl Kept {
-    /// The number of the call that it is in.
+    /// The number of the system call that it is in.
     #[inline(always)]
     pub fn number(self) -> Option<u64> {
         let at = self.0.cast::<u8>().wrapping_add(CALL_NUMBER);
@@ -176,7 +176,7 @@ impl Kept {
         }
     }
 
-    /// Where the thread was; nowhere where the registers are the kernel's own.
+    /// The thread's position; none if the registers are the kernel's own.
     #[inline(always)]
     pub fn place(self) -> Registers {
         // SAFETY: as above.

@@ -1,9 +1,8 @@
-//! Samples: an allocation with the stack of Python functions that made it, and the top of the
-//! native stack.
+//! Samples: an allocation with the stack of Python's functions that made it, and the top of the native stack.
 //!
-//! A thread's frames are read from the interpreter's own structures, at locations given by
-//! userspace. All of it is target memory and may contain anything: each chain is followed for a
-//! bounded number of steps and ends where it is unreadable.
+//! A thread's frames are read from the interpreter's own structures, where userspace says that they are.
+//! All of it is the target's memory and may be anything: each chain is followed for a bounded number of
+//! steps, and ends where it cannot be read.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE};
 use aya_ebpf::helpers::generated::bpf_probe_read_user as read_user;
@@ -20,11 +19,11 @@ use profiler_common::sampling::{
 
 use crate::{call, maps};
 
-/// Threads that are looked at for one that userspace has not listed. New ones come first in the
-/// interpreter's own list.
+/// How many threads are checked to find one that userspace has not listed. New ones come first in
+/// the interpreter's own list.
 const NEW_THREADS: usize = 32;
 
-/// Puts an allocation into the ring with its stack, if it is one of the sample.
+/// Puts an allocation into the ring with its stack, if it is part of the sample.
 #[inline(always)]
 pub fn sample(tid: u32, block: u64, size: u64, flags: u16, registers: impl Fn() -> Registers) {
     let Some(config) = maps::CONFIG.get(0) else {
@@ -48,7 +47,7 @@ pub fn sample(tid: u32, block: u64, size: u64, flags: u16, registers: impl Fn() 
     }
 }
 
-/// What may be one of the sample.
+/// A candidate for the sample.
 #[repr(C)]
 pub struct Taken {
     pub taker: Taker,
@@ -59,7 +58,7 @@ pub struct Taken {
     pub registers: Registers,
 }
 
-/// What is sampled, and the thread, in one word.
+/// The sampled quantity and the thread, in one word.
 #[derive(Copy, Clone)]
 #[repr(transparent)]
 pub struct Taker(u64);
@@ -87,8 +86,8 @@ impl Taker {
     }
 }
 
-/// A function of its own in the object too, so that the verifier's work and the stack's 512 bytes are
-/// shared by all that call it.
+/// A separate function in the object too, so that all its callers share the verifier's work and the
+/// stack's 512 bytes.
 #[inline(never)]
 pub fn take(taken: &Taken) -> u32 {
     if !is_near(taken.random as u32, taken.size, taken.mean_bytes) {
@@ -131,8 +130,8 @@ pub fn take(taken: &Taken) -> u32 {
     0
 }
 
-/// Puts the top of the thread's native stack into the ring, where that is wanted. It comes before the sample, so
-/// that it is there when the sample is taken in.
+/// Puts the top of the thread's native stack into the ring, if that is wanted. It comes before the
+/// sample, so that it is there when the sample is taken in.
 #[inline(always)]
 fn copy_native(taken: &Taken, began: u64) -> NativeCopy {
     let is_wanted = maps::CONFIG
@@ -141,7 +140,7 @@ fn copy_native(taken: &Taken, began: u64) -> NativeCopy {
     if !is_wanted || taken.registers.instruction == 0 {
         return NativeCopy::None;
     }
-    // The other half of the ring is for events: none is lost for a copy.
+    // The other half of the ring is for events: no event is lost for a copy.
     let filled = maps::EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
     if filled > maps::EVENTS.query(u64::from(BPF_RB_RING_SIZE)) / 2 {
         return NativeCopy::NoRoom;
@@ -282,7 +281,7 @@ unsafe fn walk(frames: *mut RawFrame) -> (u32, StackEnd) {
     (MAX_FRAMES as u32, end)
 }
 
-/// The innermost frame of a thread; 0 when it runs no Python.
+/// The innermost frame of a thread; 0 if it runs no Python.
 #[inline(always)]
 fn innermost(python: &PythonFrames, state: u64) -> Option<u64> {
     let frame = word(state, python.thread_frame)?;
@@ -313,8 +312,8 @@ fn thread_state(python: &PythonFrames) -> Option<u64> {
     Some(state)
 }
 
-/// The same of a thread that is not listed: the one that holds the GIL, or one of the first interpreter's
-/// newest.
+/// The same for a thread that is not listed: the one that holds the GIL, or one of the first
+/// interpreter's newest.
 #[inline(always)]
 fn new_thread(python: &PythonFrames, id: u64) -> Option<u64> {
     if python.current != 0
