@@ -11,9 +11,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-/// No version of libc is bound to: a symbol version of the libc here would keep the object from
-/// loading beside an older one. Before glibc 2.34 the dynamic loader's and the threads' functions
-/// had libraries of their own, which later ones keep as empty files.
+/// The objects are not bound to a version of libc: a symbol version of the libc here would prevent
+/// an object from being loaded with an older one. Before glibc 2.34 the dynamic loader's and the
+/// threads' functions had separate libraries, which later versions keep as empty files.
 const LOOSE: [&str; 6] = [
     "-Clink-arg=-nostdlib",
     "-Clink-arg=-Wl,--no-as-needed",
@@ -23,11 +23,11 @@ const LOOSE: [&str; 6] = [
     "-Clink-arg=-Wl,-z,undefs",
 ];
 
-/// Compiles a crate of the workspace, which may use `profiler-common`, as a shared object with one of
-/// its features and more arguments for rustc; gives its path.
+/// Compiles a crate of the workspace, which may use `profiler-common`, as a shared object with one
+/// of its features and additional arguments for rustc. Returns its path.
 ///
 /// # Panics
-/// When it does not compile.
+/// If it does not compile.
 pub fn shared_object(krate: &str, feature: &str, arguments: &[&str]) -> PathBuf {
     let common = out_dir().join("libprofiler_common.rlib");
     let mut compile = rustc("profiler-common");
@@ -62,7 +62,7 @@ fn rustc(krate: &str) -> Command {
         .args(["--target", &variable("TARGET")])
         .args(["-Copt-level=3", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Cstrip=debuginfo", "-Cforce-unwind-tables=no"]);
-    // Set where cargo was given one, as for another machine.
+    // Set if cargo was given one, for example for another machine.
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         let mut argument = OsString::from("-Clinker=");
         argument.push(linker);
@@ -83,7 +83,7 @@ pub fn run(mut command: Command) {
     );
 }
 
-/// Where the build script may write.
+/// The directory in which the build script may write.
 pub fn out_dir() -> PathBuf {
     variable("OUT_DIR").into()
 }

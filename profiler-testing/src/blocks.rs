@@ -20,19 +20,19 @@ pub fn compiled(compiler: &str, options: &[&str]) -> TempDir {
 pub struct Blocks(Child);
 
 impl Blocks {
-    /// Starts it, up to where its threads run and no block is taken.
+    /// Starts it, up to the point where its threads run and no block is allocated.
     pub fn start(command: Command) -> Self {
         let child = Child::run(command);
         assert_eq!(child.first_line(), "ready");
         Self(child)
     }
 
-    /// Its process number.
+    /// Its pid.
     pub fn pid(&self) -> i32 {
         self.0.pid()
     }
 
-    /// Lets it work. Its live blocks, address to size; it stands still from then on.
+    /// Lets it work, after which it pauses. Returns its live blocks, address to size.
     pub fn run(&mut self) -> BTreeMap<u64, u64> {
         self.0.send("go");
         let line = self.0.next_line();
@@ -59,8 +59,8 @@ pub fn live(heap: &HeapSnapshot) -> BTreeMap<u64, u64> {
         .collect()
 }
 
-/// Asserts that each block of `taken` lies in one live span of its own, and every other live span is one of
-/// `others`: what was live before the program took any.
+/// Asserts that each block of `taken` is in a separate live span, and that every other live span is
+/// one of `others`: those that were live before the program allocated any.
 pub fn assert_exact(heap: &HeapSnapshot, taken: &BTreeMap<u64, u64>, others: &BTreeMap<u64, u64>) {
     let mut spans = live(heap);
     for (&block, &size) in taken {

@@ -38,11 +38,11 @@ impl Calls {
         })
     }
 
-    /// With what `change` makes of its command; the folder is its own.
+    /// Starts it with a command modified by `change`, which also gets its directory.
     pub fn start_with(change: impl FnOnce(&mut Command, &Path)) -> Self {
         let folder = open_folder();
         let program = folder.path().join("calls");
-        // It asks for more than there is, on purpose.
+        // It requests more than there is, on purpose.
         compile("calls", &["-Wno-alloc-size-larger-than"], &program);
         let mut command = Command::new(program);
         change(&mut command, folder.path());
@@ -51,7 +51,8 @@ impl Calls {
         Self(calls)
     }
 
-    /// Runs rounds of all calls; gives the allocations, frees and usable bytes by its own account.
+    /// Runs rounds of all calls. Returns the allocations, frees and usable bytes by its own
+    /// account.
     pub fn run(&mut self, rounds: u32) -> [u64; 3] {
         let answer = self.ask(&format!("run {rounds}"));
         let mut words = answer.split(' ');
@@ -60,7 +61,7 @@ impl Calls {
         numbers.try_into().expect("three numbers")
     }
 
-    /// The code of its program and of all objects that it has mapped, as it stands in its memory.
+    /// The code of its program and of all mapped objects, as it is in its memory.
     pub fn code(&self) -> Vec<u8> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).expect("maps");
         let memory = File::open(format!("/proc/{}/mem", self.pid())).expect("memory");
@@ -83,7 +84,7 @@ impl Calls {
         code
     }
 
-    /// Waits until its code is this again.
+    /// Waits until its code is the same again.
     pub fn wait_for_code(&self, code: &[u8]) {
         eventually("the end of all breakpoints", || {
             (self.code() == code).then_some(())

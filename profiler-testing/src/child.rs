@@ -16,7 +16,8 @@ use tempfile::TempDir;
 
 use crate::wait::{WAIT_LIMIT, eventually, promptly};
 
-/// A Python program that starts a process that has its memory (`CLONE_VM`), says its number, and ends it when it is asked to.
+/// A Python program that starts a process sharing its memory (`CLONE_VM`), prints its pid, and ends
+/// it on request.
 pub const SHARING: &str = "
 import ctypes, mmap, os, signal, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +35,7 @@ print('alone', flush=True)
 sys.stdin.readline()
 ";
 
-/// Where the C programs are.
+/// The directory of the C programs.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
 /// A running program. It is killed when this is dropped.
@@ -43,7 +44,7 @@ pub struct Child {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     first_line: String,
-    /// Where its program lies, when it was compiled for it.
+    /// The directory of its program, if that was compiled for it.
     folder: Option<TempDir>,
 }
 
@@ -52,7 +53,7 @@ pub fn compiled(name: &str) -> TempDir {
     compiled_by("cc", name, &[])
 }
 
-/// As [`compiled`], by this compiler and with these options beside the usual ones.
+/// Like [`compiled`], with this compiler and these additional options.
 pub fn compiled_by(compiler: &str, name: &str, options: &[&str]) -> TempDir {
     let folder = open_folder();
     compile(compiler, &program(name), options, &folder.path().join(name));
@@ -76,7 +77,7 @@ pub fn compile(compiler: &str, source: &Path, options: &[&str], program: &Path) 
     assert!(status.success(), "{} does not compile", source.display());
 }
 
-/// Makes `count` small libraries in `folder`, each with its own data and `.bss`.
+/// Creates `count` small libraries in `folder`, each with its own data and `.bss`.
 pub fn libraries(folder: &TempDir, count: usize) -> Vec<PathBuf> {
     let first = folder.path().join("library-0.so");
     compile("cc", &program("library"), &["-shared", "-fPIC"], &first);
@@ -88,8 +89,9 @@ pub fn libraries(folder: &TempDir, count: usize) -> Vec<PathBuf> {
     std::iter::once(first.clone()).chain(copies).collect()
 }
 
-/// Copies a program into a folder. Another process writes it: a descriptor of ours could be open in
-/// a child that another test starts at the same moment, and then it is not executed (ETXTBSY).
+/// Copies a program into a directory. Another process writes it: our own descriptor could be open
+/// in a child that another test starts at the same moment, and then the program cannot be executed
+/// (ETXTBSY).
 pub fn install(program: &Path, folder: &TempDir) -> PathBuf {
     let copy = folder.path().join("copy");
     let status = Command::new("install")
@@ -123,8 +125,8 @@ impl Child {
         Self::run(Command::new(folder.path().join(name))).keep(folder)
     }
 
-    /// Runs an ignored test of this test program as a process of its own, which can be killed, with a variable in
-    /// its environment, until it prints a line that ends with `ready`.
+    /// Runs an ignored test of this test program as a separate process, which can be killed, with a
+    /// variable in its environment, until it prints a line that ends with `ready`.
     pub fn ignored_test(name: &str, (variable, value): (&str, &str), ready: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this test"));
         command.args(["--exact", "--ignored", "--nocapture", name]);
@@ -158,7 +160,7 @@ impl Child {
         child
     }
 
-    /// Its process number.
+    /// Its pid.
     pub fn pid(&self) -> i32 {
         self.inner.id() as i32
     }
@@ -191,12 +193,12 @@ impl Child {
         self.inner.end();
     }
 
-    /// Where its program lies, when it was compiled for it.
+    /// The directory of its program, if that was compiled for it.
     pub fn folder(&self) -> &Path {
         self.folder.as_ref().expect("compiled for it").path()
     }
 
-    /// Keeps the folder of its program until it ends.
+    /// Keeps the directory of its program until it ends.
     pub fn keep(mut self, folder: TempDir) -> Self {
         self.folder = Some(folder);
         self
@@ -215,7 +217,7 @@ impl Child {
 }
 
 /// Stops all threads of the target, however long that takes: on a busy host a thread waits seconds
-/// for a processor before it can stop, or is in the midst of bringing in a page.
+/// for a processor before it can stop, or is in the middle of bringing in a page.
 pub fn stop(target: &Target) -> Stopped {
     let began = Instant::now();
     loop {
@@ -226,7 +228,7 @@ pub fn stop(target: &Target) -> Stopped {
     }
 }
 
-/// The state of a thread, as its `stat` file has it.
+/// The state of a thread, from its `stat` file.
 pub fn state_of(tid: i32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).expect("there");
     let state = stat
@@ -253,7 +255,7 @@ pub fn wait_for_handler(pid: i32, signal: Signal) {
     });
 }
 
-/// The child of a process that shows this name, of which there is one at most.
+/// The child of a process with this name, of which there is at most one.
 pub fn child_of(parent: u32, name: &str) -> Option<Pid> {
     let found = children_of(parent, name);
     assert!(found.len() < 2, "{found:?}");
@@ -277,7 +279,7 @@ pub fn children_of(parent: u32, name: &str) -> Vec<Pid> {
     found.map(number).collect()
 }
 
-/// Stops all threads of a process and gives its memory, through what is resident of it.
+/// Stops all threads of a process and provides its memory, through its resident pages.
 pub fn while_stopped<R>(
     target: &Target,
     read: impl FnOnce(&ResidentMemory<'_, LiveMemory>, &ResidencyMap, &Stopped) -> R,
@@ -299,13 +301,13 @@ impl KillOnDrop {
         eventually("its end", || self.0.try_wait().expect("our own child"))
     }
 
-    /// Its number, as signals take it.
+    /// Its pid, in the type that signals take.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.0.id().cast_signed())
     }
 
     fn end(&mut self) {
-        // What has ended cannot be killed.
+        // A process that has ended cannot be killed.
         let _ = self.0.kill();
         let pid = self.pid();
         if getpgid(Some(pid)) == Ok(pid) {

@@ -6,10 +6,10 @@ use profiler_core::completeness::Confidence;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
 use profiler_core::span::SpanState;
 
-/// An extent at this address that these spans fill, of the first arena and without headers of blocks.
+/// An extent at this address, filled by these spans, in the first arena and without block headers.
 ///
 /// # Panics
-/// Where it ends beyond all addresses.
+/// If it ends beyond all addresses.
 pub fn extent(kind: ExtentKind, at: u64, spans: &[(u64, SpanState)]) -> Extent {
     let spans = spans.iter().copied().collect();
     Extent::of_spans(kind, RemoteAddr::new(at), spans).expect("low")

@@ -7,7 +7,7 @@ use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::memory::{MemoryImage, ResidentMemory};
 use profiler_core::residency::{Mapping, MappingKind, PageRun, PageState, ResidencyMap};
 
-/// Mappings with what is resident of them. Addresses outside make its methods panic.
+/// Mappings with their resident content. Addresses outside make its methods panic.
 #[derive(Clone, Debug, Default)]
 pub struct HeapImage {
     pieces: Vec<Piece>,
@@ -16,7 +16,7 @@ pub struct HeapImage {
 #[derive(Clone, Debug)]
 struct Piece {
     mapping: Mapping,
-    /// From the mapping's start; what is behind them was never touched.
+    /// The content from the mapping's start; what is behind it was never touched.
     resident: Vec<u8>,
 }
 
@@ -36,7 +36,8 @@ impl HeapImage {
         self.map_partly(start, len, len, kind);
     }
 
-    /// Maps `len` bytes at `start`, to read and write, of which only the first `resident` are there.
+    /// Maps `len` bytes at `start`, readable and writable, of which only the first `resident` are
+    /// present.
     pub fn map_partly(&mut self, start: u64, len: u64, resident: u64, kind: MappingKind) {
         self.pieces.push(Piece {
             mapping: mapping(start, len, kind),
@@ -44,7 +45,7 @@ impl HeapImage {
         });
     }
 
-    /// Maps `len` bytes at `start`, to read and execute, of which nothing is resident.
+    /// Maps `len` bytes at `start`, readable and executable, of which nothing is resident.
     pub fn map_text(&mut self, start: u64, len: u64, kind: MappingKind) {
         self.pieces.push(Piece {
             mapping: Mapping {
@@ -56,7 +57,7 @@ impl HeapImage {
         });
     }
 
-    /// The bytes from `addr` to the end of what is resident there.
+    /// The bytes from `addr` to the end of the resident content there.
     pub fn bytes(&self, addr: u64) -> &[u8] {
         let piece = self.pieces.iter().find(|piece| piece.holds(addr));
         let piece = piece.unwrap_or_else(|| panic!("{addr:#x} is not in the image"));
@@ -93,7 +94,7 @@ impl HeapImage {
         u32::from_le_bytes(*bytes.expect("four bytes"))
     }
 
-    /// What is resident, mapping by mapping in ascending order.
+    /// The resident content, mapping by mapping in ascending order.
     pub fn resident(&self) -> Vec<(AddrRange, &[u8])> {
         let of_piece = |piece: &'_ Piece| {
             let start = piece.mapping.range.start().get();
@@ -108,7 +109,7 @@ impl HeapImage {
         all
     }
 
-    /// Its bytes, to be read by address.
+    /// Its bytes, for reading by address.
     pub fn memory(&self) -> MemoryImage {
         let mut memory = MemoryImage::default();
         for (range, bytes) in self.resident() {
@@ -117,7 +118,7 @@ impl HeapImage {
         memory
     }
 
-    /// Its mappings, and which pages of them are present.
+    /// Its mappings, and which of their pages are present.
     pub fn residency(&self) -> ResidencyMap {
         let mut mappings: Vec<_> = self
             .pieces
@@ -137,7 +138,7 @@ impl HeapImage {
         residency
     }
 
-    /// Walks it as a walk of a target does, reading only what is resident.
+    /// Walks it like a target, reading only what is resident.
     pub fn walk<R>(
         &self,
         walk: impl FnOnce(&ResidentMemory<'_, MemoryImage>, &ResidencyMap) -> R,
@@ -157,8 +158,8 @@ impl Piece {
     }
 }
 
-/// Where damage to an image goes furthest, and with which values: random bytes in random places are
-/// refused by the first check of any walker.
+/// The places in an image where damage has the most effect, and the values for it: any walker's
+/// first check rejects random bytes in random places.
 #[derive(Clone, Debug)]
 pub struct WeakPoints {
     /// The words that a walk reads. Each of these is damaged as often as every other.
@@ -182,7 +183,7 @@ impl Words {
         Self::of_each(start, bytes, 1, 0)
     }
 
-    /// The words in the first `bytes` bytes of each of `count` things that lie `step` bytes apart.
+    /// The words in the first `bytes` bytes of each of `count` items that are `step` bytes apart.
     pub const fn of_each(start: u64, bytes: u64, count: u64, step: u64) -> Self {
         Self {
             start,
@@ -225,7 +226,7 @@ impl Values {
 pub struct Damage {
     /// Which word.
     pub place: u32,
-    /// Which kind of value, and how it changes what is there.
+    /// The kind of value, and how it changes the previous one.
     pub kind: u8,
     /// Which value of that kind.
     pub value: u64,
@@ -265,7 +266,7 @@ impl Damage {
         };
         let width = if how == 7 { 1 } else { 8 };
         for (byte, value) in place[..width].iter_mut().zip(value.to_le_bytes()) {
-            // Small changes keep what is around them plausible.
+            // Small changes keep their surroundings plausible.
             *byte = if how == 6 { *byte ^ value } else { value };
         }
     }

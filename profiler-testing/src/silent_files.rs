@@ -11,12 +11,12 @@ use tempfile::TempDir;
 
 use crate::child::{Child, compiled};
 
-/// What the files hold that a Python is given.
+/// The content of the files that a Python program gets.
 pub const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 
-/// A program that is given a file of a file system, which stops answering when it is told.
+/// A program with a file on a file system that stops answering on request.
 pub struct SilentFiles {
-    // Killed first, and the file system with it: what waits for that goes on.
+    // Killed first, and the file system with it: whatever waits for that continues.
     program: Child,
     folder: TempDir,
 }
@@ -63,24 +63,24 @@ impl SilentFiles {
         &mut self.program
     }
 
-    /// Its number.
+    /// Its pid.
     pub fn pid(&self) -> i32 {
         self.program.pid()
     }
 
-    /// From now on it does not answer.
+    /// Makes the file system stop answering.
     pub fn fall_silent(&self) {
         File::create(self.folder.path().join("silent")).expect("made");
     }
 
-    /// A path beside it, of a folder that goes with it.
+    /// A path beside it, in a directory that is removed with it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }
 
 impl Drop for SilentFiles {
-    /// Those that serve its files are ended first: what waits for them cannot be.
+    /// The processes that serve its files are ended first: those that wait for them cannot be.
     fn drop(&mut self) {
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));

@@ -12,12 +12,12 @@ use profiler_trace::trace::{By, EventKind, Figures, TraceDescription, Writer};
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Block(u64);
 
-/// Builds a trace event by event. Addresses are never used again; a thread is of process 0 unless it
-/// was begun in another.
+/// Builds a trace event by event. Addresses are never reused; a thread belongs to process 0 unless
+/// it was begun in another.
 #[derive(Debug)]
 pub struct TraceBuilder {
     recorder: Recorder<Writer<Vec<u8>>>,
-    /// The process of each thread, where it is not the first.
+    /// The process of each thread, unless it is the first.
     processes: HashMap<u64, u64>,
     resident: Vec<AddrRange>,
     now: Duration,
@@ -49,7 +49,7 @@ impl TraceBuilder {
         writer.finish().expect("a Vec has room")
     }
 
-    /// The trace as it is so far. More may be added to it afterwards.
+    /// The trace so far. More may be added to it afterwards.
     pub fn bytes(&self) -> Vec<u8> {
         let writer = self.recorder.sink().clone();
         writer.finish().expect("a Vec has room")
@@ -123,7 +123,7 @@ impl TraceBuilder {
 
     /// A thread forks: the child has one thread.
     pub fn fork(&mut self, parent: u64, process: u64, thread: u64) {
-        // Which fork it is, as good as any number.
+        // The number of the fork, as good as any other.
         let fork = process;
         self.event(parent, SourceKind::Forking { fork });
         let of = self.process_of(parent);
@@ -136,7 +136,7 @@ impl TraceBuilder {
         self.event(thread, kind);
     }
 
-    /// A thread begins in a process, which is a new program when it is not known.
+    /// A thread begins in a process, which is a new program if it is not known.
     pub fn begin(&mut self, process: u64, thread: u64) {
         self.processes.insert(thread, process);
     }
@@ -158,7 +158,7 @@ impl TraceBuilder {
         self.checkpoint(0);
     }
 
-    /// Takes a checkpoint of a process, in which of its blocks what was touched is resident.
+    /// Takes a checkpoint of a process, at which the touched part of its blocks is resident.
     pub fn checkpoint(&mut self, process: u64) {
         let mut residency = ResidencyMap::new(vec![Mapping::private(
             AddrRange::with_len(RemoteAddr::new(0), 1 << 40).expect("in the address space"),
@@ -173,7 +173,7 @@ impl TraceBuilder {
         self.measured(process, &residency, Figures::default());
     }
 
-    /// Takes a checkpoint of a process with what was measured there.
+    /// Takes a checkpoint of a process with these measurements.
     pub fn measured(&mut self, process: u64, residency: &ResidencyMap, figures: Figures) {
         let of = self.recorder.normaliser().process(process);
         let (of, now_ns) = (of.expect("it recorded something"), self.now_ns());

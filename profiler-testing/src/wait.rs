@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What takes longer than this hangs. It measures nothing.
+/// Anything that takes longer than this hangs. It is not a measurement.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until `ready` gives something.
@@ -12,8 +12,8 @@ pub fn eventually<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
     })
 }
 
-/// As [`eventually`], without a pause between two looks: for a state that soon passes, or whose first
-/// instant is what the test is about.
+/// Like [`eventually`], without a pause between two checks: for a state that soon passes, or whose
+/// first instant is what the test is about.
 pub fn promptly<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
     wait(what, ready, std::thread::yield_now)
 }

@@ -8,12 +8,12 @@ use profiler_core::threads::Thread;
 use super::Specimen;
 use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 
-/// Where libc's data begin.
+/// The address of libc's data.
 pub const LIBC: u64 = 0x7f00_0000_0000;
 const LIBC_BYTES: u64 = 0x2000;
-/// Where `mp_` is.
+/// The address of `mp_`.
 pub const MP: u64 = LIBC + 0x340;
-/// Where the main arena is.
+/// The address of the main arena.
 pub const MAIN_ARENA: u64 = LIBC + 0xc60;
 const HEAP: u64 = 0x5555_0000_0000;
 const THREAD_HEAP: u64 = 0x7f10_0000_0000;
@@ -36,7 +36,7 @@ pub const THREADS: [Thread; 1] = [Thread {
     thread_pointer: RemoteAddr::new(THREAD_POINTER),
 }];
 
-/// What a chunk is to be.
+/// The intended kind of a chunk.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Chunk {
     /// Handed out.

@@ -12,9 +12,9 @@ const DATA: u64 = 0x7f00_0000_0000;
 const DATA_BYTES: u64 = 0x50000;
 const ROOT: u64 = DATA + 0x1000;
 const ARENAS: u64 = DATA + 0x42000;
-/// Where the one block of metadata lies.
+/// The address of the only block of metadata.
 pub const META: u64 = 0x7f10_0000_0000;
-/// Bytes of the one block of metadata.
+/// The size of the only block of metadata, in bytes.
 pub const META_BYTES: u64 = 0x20000;
 const BASE: u64 = META + 0x100;
 const ARENA: u64 = META + 0x1040;
@@ -27,7 +27,7 @@ const LARGE_BINS: u64 = META + 0x19000;
 const STACK: u64 = META + 0x1a000;
 const NODE: u64 = 0x7f11_0000_0000;
 const LEAF: u64 = 0x7f12_0000_0000;
-/// Where the extents lie.
+/// The address of the extents.
 pub const HEAP: u64 = 0x7f20_0000_0000;
 const HEAP_BYTES: u64 = 0x20000;
 /// The word of the tree's root that leads to them.
@@ -80,7 +80,7 @@ pub fn sound() -> HeapImage {
     image.put(EXTENTS + 0x40, u64::MAX);
     image.put(EXTENTS + 0x48, (1 << 36) - 1);
 
-    // What the arena counts.
+    // The arena's counters.
     image.put(ARENA + 0x10, 0xb000); // mapped
     image.put(ARENA + 0x2d8, 5); // lstats[0].nmalloc
     image.put(ARENA + 0x2e0, 4); // ndalloc

@@ -9,19 +9,19 @@ use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 
 /// The segment.
 pub const SEGMENT: u64 = 0x2000_0000_0000;
-/// Bytes of a slice, of which it has 512.
+/// The size of a slice, of which the segment has 512.
 pub const SLICE: u64 = 64 << 10;
 const HEAP: u64 = 0x7f10_0000_0000;
 const DATA: u64 = 0x7f00_0000_0000;
 const PATH: &str = "/lib/libmimalloc.so.2.0";
-/// Of a size by which the releases put a page's first block at different places.
+/// The block size, for which the releases place a page's first block differently.
 pub const BLOCK: u64 = 80;
 const FIRST_BLOCK: u64 = SEGMENT + SLICE + 384;
 const SECRET: u64 = 0x1234_5678_9abc_def1;
 /// The head of the heap's list of blocks that other threads freed.
 const DELAYED: u64 = HEAP + 2840;
 
-/// Of 40 blocks 3 and 1 are free, 2 were freed by other threads, 1 lies in the heap's list.
+/// Of 40 blocks, 3 and 1 are free, 2 were freed by other threads, 1 is in the heap's list.
 pub fn sound() -> HeapImage {
     let mut image = HeapImage::default();
     image.map_partly(SEGMENT, 512 * SLICE, 2 * SLICE, MappingKind::Anonymous);
@@ -54,7 +54,7 @@ pub fn sound() -> HeapImage {
 /// The walk of such an image.
 ///
 /// # Errors
-/// As the walker's.
+/// Those of the walker.
 pub fn walk(image: &HeapImage) -> Result<Vec<HeapSnapshot>, NotWalked> {
     walk_mimalloc(image, "2.0.9", PATH, range(DATA, 4096))
 }

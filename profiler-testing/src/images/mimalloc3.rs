@@ -22,7 +22,7 @@ pub const FIRST: u64 = PAGE;
 pub const SECOND: u64 = ARENA + 3 * SLICE;
 /// The arena's bitmap.
 const BITMAP: u64 = ARENA + 0x1000;
-/// The word of it that has a bit for each slice where a page begins.
+/// The word of it that has a bit for each slice at which a page begins.
 pub const PAGES: u64 = BITMAP + 128;
 const MAP: u64 = 0x7f00_0000_0000;
 const PART: u64 = 0x7f10_0000_0000;
@@ -31,8 +31,8 @@ const PATH: &str = "/lib/libmimalloc.so.3";
 /// Bytes of a block.
 pub const BLOCK: u64 = 80;
 
-/// Of the first page's 40 blocks 4 are in its lists and 2 in that of other threads; the second's 10
-/// are live.
+/// Of the first page's 40 blocks, 4 are in its lists and 2 in that of other threads; the second
+/// page's 10 are live.
 pub fn sound() -> HeapImage {
     let mut image = HeapImage::default();
     image.map_partly(ARENA, SLICES * SLICE, 5 * SLICE, MappingKind::Anonymous);
@@ -79,7 +79,7 @@ fn memid(image: &mut HeapImage, at: u64, slice: u64) {
 /// The walk of such an image.
 ///
 /// # Errors
-/// As the walker's.
+/// Those of the walker.
 pub fn walk(image: &HeapImage) -> Result<Vec<HeapSnapshot>, NotWalked> {
     walk_mimalloc(image, "3.0.1", PATH, range(DATA, 4096))
 }

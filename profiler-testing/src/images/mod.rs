@@ -17,17 +17,17 @@ use profiler_core::object::AllocatorObject;
 
 use crate::image::{Damage, HeapImage, WeakPoints};
 
-/// A sound heap of one allocator, where damage to it goes furthest, and its walk.
+/// A sound heap of one allocator, the places where damage to it has the most effect, and its walk.
 pub struct Specimen {
     /// The heap.
     pub image: HeapImage,
-    /// Where it is hurt most.
+    /// Where damage has the most effect.
     pub weak: WeakPoints,
-    /// The heaps that the walker finds in the image: none when it refuses.
+    /// The heaps that the walker finds in the image: none if it rejects it.
     pub walk: fn(&HeapImage) -> Vec<HeapSnapshot>,
 }
 
-/// One for each walker, and for each generation of layouts that has code of its own.
+/// One for each walker, and for each generation of layouts with separate code.
 pub const SPECIMENS: [fn() -> Specimen; 7] = [
     glibc::specimen,
     jemalloc::specimen,
@@ -42,7 +42,7 @@ impl Specimen {
     /// Damages the heap and walks it.
     ///
     /// # Panics
-    /// When a heap that the walk gives breaks conservation.
+    /// If a heap that the walk returns violates conservation.
     pub fn assert_survives(&self, damage: impl IntoIterator<Item = Damage>) {
         let mut image = self.image.clone();
         for damage in damage {
@@ -54,7 +54,7 @@ impl Specimen {
     }
 }
 
-/// The walk of an image of mimalloc, of which the object at `path` has this version and these data.
+/// The walk of a mimalloc image in which the object at `path` has this version and these data.
 fn walk_mimalloc(
     image: &HeapImage,
     version: &str,

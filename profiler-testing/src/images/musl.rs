@@ -12,15 +12,15 @@ const LIBC: u64 = 0x7f00_0000_0000;
 const CONTEXT: u64 = LIBC + 0x340;
 const AREA: u64 = 0x5555_0000_2000;
 const GROUPS: u64 = 0x7f10_0000_0000;
-/// Where the block with a mapping of its own lies.
+/// The address of the block with its own mapping.
 pub const LARGE: u64 = 0x7f20_0000_0000;
-/// Where the kernel put its random bytes.
+/// The address of the kernel's random bytes.
 pub const STACK: u64 = 0x7ffd_0000_0000;
 const SECRET: u64 = 0x1234_5678_9abc_def1;
 
-/// A group of two slots of 2032 bytes: in the first lies a group of three slots of 48 bytes, of which
-/// one is live, the second one is free. A group of three slots of 4080 bytes: one live, one free, one
-/// never used. And a block with a mapping of its own.
+/// A group of two slots of 2032 bytes: the first contains a group of three slots of 48 bytes, of
+/// which one is live, the second one is free. A group of three slots of 4080 bytes: one live, one
+/// free, one never used. And a block with its own mapping.
 pub fn sound() -> HeapImage {
     let mut image = HeapImage::default();
     image.map(AREA, 4096, MappingKind::Brk);
@@ -70,7 +70,7 @@ fn header(image: &mut HeapImage, block: u64, info: u8) {
     add(image, block - 8, u64::from(info) << 40);
 }
 
-/// Sets bits: words share headers with what lies before them.
+/// Sets bits: words share headers with what is before them.
 fn add(image: &mut HeapImage, addr: u64, bits: u64) {
     let word = image.get(addr);
     image.put(addr, word | bits);
@@ -79,10 +79,10 @@ fn add(image: &mut HeapImage, addr: u64, bits: u64) {
 /// The walk of such an image.
 ///
 /// # Errors
-/// As the walker's.
+/// Those of the walker.
 ///
 /// # Panics
-/// When a walk from known roots gives another heap.
+/// If a walk from known roots returns another heap.
 pub fn walk(image: &HeapImage) -> Result<HeapSnapshot, NotWalked> {
     let context = Context {
         at_random: Some(RemoteAddr::new(STACK)),
@@ -90,7 +90,7 @@ pub fn walk(image: &HeapImage) -> Result<HeapSnapshot, NotWalked> {
     };
     image.walk(|memory, residency| {
         let walked = musl::walk(memory, residency, &context);
-        // From where it was found, it is the same.
+        // From the place where it was found, the result is the same.
         let mut roots = Roots::default();
         for _ in 0..2 {
             let again = musl::walk_from(memory, residency, &context, &mut roots);

@@ -11,15 +11,15 @@ use profiler_core::span::{SpanList, SpanState};
 
 use crate::image::{Damage, HeapImage, Values, WeakPoints, Words};
 
-/// Where Python's data begin, with its static types.
+/// The address of Python's data, beginning with its static types.
 const PYTHON: u64 = 0x40_0000;
 /// Bytes from one static type to the next.
 const TYPE: u64 = 0x1a0;
 /// Names of static types, from here on.
 const NAMES: u64 = PYTHON + 0x3000;
-/// Where the heap begins.
+/// The address of the heap.
 pub const HEAP: u64 = 0x7f10_0000_0000;
-/// Bytes of it.
+/// Its size in bytes.
 const HEAP_BYTES: u64 = 1 << 18;
 /// Items of each list.
 pub const ITEMS: u64 = 1000;
@@ -48,7 +48,7 @@ pub struct Objects {
     pub image: HeapImage,
     /// The heap.
     pub heaps: Vec<HeapSnapshot>,
-    /// Where it is hurt most.
+    /// Where damage has the most effect.
     pub weak: WeakPoints,
 }
 
@@ -56,7 +56,7 @@ pub struct Objects {
 struct Program {
     image: HeapImage,
     spans: SpanList,
-    /// Where the next block begins.
+    /// The address of the next block.
     at: u64,
 }
 
@@ -145,7 +145,7 @@ impl Program {
         dict
     }
 
-    /// A list of numbers of its own, with room for more, where something was before.
+    /// A list with its own numbers, with room for more, in memory that was used before.
     fn list(&mut self) -> u64 {
         let items: Vec<u64> = (0..ITEMS)
             .map(|_| self.object(static_type("float"), 0, 24))
@@ -161,7 +161,7 @@ impl Program {
     }
 }
 
-/// Bytes that a list has with its items: itself, its table, and the numbers.
+/// Bytes of a list with its items: itself, its table, and the numbers.
 pub const LIST_BYTES: u64 = 64 + (ITEMS + 100) * 8 + ITEMS * 32;
 
 /// The objects. Names in `app`: `ALONE`, a list; `BOTH` and `ALSO`, another; `Order`, a class whose `CACHE` is
@@ -169,7 +169,7 @@ pub const LIST_BYTES: u64 = 64 + (ITEMS + 100) * 8 + ITEMS * 32;
 pub fn sound() -> Objects {
     let mut program = Program::new();
     let [alone, both, cached, watched] = [(); 4].map(|()| program.list());
-    // What was in the room behind the items of one was an item of another.
+    // The former content of the room behind one list's items is an item of another.
     let table = program.image.get(alone + 24);
     program.image.put(table + ITEMS * 8, cached);
     program.image.put(table + ITEMS * 8 + 8, watched);
@@ -183,7 +183,7 @@ pub fn sound() -> Objects {
     program.write_type(order, class_name, 16, 0, flags);
     program.image.put(order + 264, class_dict);
 
-    // Values behind a head of 32 bytes, of which only the last two say anything.
+    // Values behind a head of 32 bytes, of which only the last two have a meaning.
     let one = program.object(order, 32, 16);
     let values = program.block(32 + 30 * 8);
     let number = program.object(static_type("float"), 0, 24);
@@ -231,7 +231,7 @@ impl Program {
             weak: WeakPoints {
                 words: vec![
                     Words::of(HEAP, used),
-                    // Behind the four lists, where all else is.
+                    // Behind the four lists, where everything else is.
                     Words::of(HEAP + 4 * LIST_BYTES, used - 4 * LIST_BYTES),
                     Words::of(PYTHON, 0x4000),
                 ],
@@ -255,7 +255,7 @@ impl Objects {
     /// Takes the census as if the process were of another version of Python.
     ///
     /// # Errors
-    /// When there is nothing to look at.
+    /// If there is nothing to look at.
     pub fn census_as(&self, python: (u8, u8)) -> Result<Census, NoCensus> {
         let context = Context {
             python: Some(python),
@@ -270,7 +270,7 @@ impl Objects {
     /// Damages the memory and takes the census.
     ///
     /// # Panics
-    /// When what it gives does not add up.
+    /// If its result does not add up.
     pub fn assert_survives(&self, damage: impl IntoIterator<Item = Damage>) {
         let mut damaged = Self {
             image: self.image.clone(),
@@ -286,7 +286,7 @@ impl Objects {
     }
 }
 
-/// Asserts that every block is counted once, and that nobody holds more than there is.
+/// Asserts that every block is counted once, and that nothing holds more than there is.
 pub fn assert_adds_up(census: &Census) {
     let native: u64 = census.native.iter().map(|row| row.native.bytes).sum();
     let others = native + census.spare.bytes + census.unreadable.bytes;

@@ -7,15 +7,16 @@ use profiler_core::sample::PythonMalloc;
 use super::Specimen;
 use crate::image::{HeapImage, Values, WeakPoints, Words};
 
-/// Where Python's data begin.
+/// The address of Python's data.
 const PYTHON: u64 = 0x40_0000;
 /// The lists of pools in Python's data.
 const STATE: u64 = PYTHON + 0x608;
-/// The word that names the array of arenas: 0x240 bytes from here hold it, and the counts.
+/// The word with the address of the array of arenas: the 0x240 bytes from here contain it, and the
+/// counts.
 pub const ARENAS_POINTER: u64 = STATE + 512;
 /// pymalloc's count of its arenas.
 pub const ARENAS_COUNT: u64 = ARENAS_POINTER + 552;
-/// Where the brk heap begins, and with it the array of arenas.
+/// The address of the brk heap, which begins with the array of arenas.
 pub const HEAP: u64 = 0x5555_0000_0000;
 /// The array of arena objects (`struct arena_object`, 48 bytes each).
 pub const ARENA_OBJECTS: u64 = HEAP + 0x2a0;
@@ -36,7 +37,7 @@ pub const CONTEXT: Context = Context {
     serves: PythonMalloc::Pymalloc,
 };
 
-/// What the heap is by construction.
+/// The true figures of the heap, by construction.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Truth {
     /// Blocks in use.
@@ -90,7 +91,8 @@ fn pair(low: u64, high: u64) -> u64 {
     low | high << 32
 }
 
-/// A pool of a class, four in five blocks carved, every third of those freed; its live blocks.
+/// A pool of a class, with four in five blocks carved and every third of those freed. Returns the
+/// number of its live blocks.
 fn pool(image: &mut HeapImage, addr: u64, arena: u64, class: u64, free: bool) -> u64 {
     let block = (class + 1) * 16;
     let carved = ((POOL - 48) / block * 4 / 5).max(1);
@@ -114,7 +116,7 @@ fn pool(image: &mut HeapImage, addr: u64, arena: u64, class: u64, free: bool) ->
     carved - freed
 }
 
-/// Where a walk of an image finds what it begins from.
+/// The roots that a walk of an image finds.
 pub fn roots_of(image: &HeapImage) -> Roots {
     let mut roots = Roots::default();
     let walked = image.walk(|memory, residency| walk_from(memory, residency, &CONTEXT, &mut roots));

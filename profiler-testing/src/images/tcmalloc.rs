@@ -8,11 +8,11 @@ use profiler_core::tcmalloc::NotWalked;
 use super::{Specimen, object};
 use crate::image::{HeapImage, Values, WeakPoints, Words, range};
 
-/// Where the descriptions of spans and thread caches lie.
+/// The address of the descriptions of spans and thread caches.
 pub const META: u64 = 0x5555_0000_0000;
 const THREAD_CACHE: u64 = META + 0x1000;
 const LEAF: u64 = 0x5556_0000_0000;
-/// Where the spans lie.
+/// The address of the spans.
 pub const HEAP: u64 = 0x7f10_0000_0000;
 /// Bytes of a page of tcmalloc's.
 pub const PAGE: u64 = 8192;
@@ -81,10 +81,10 @@ fn span(image: &mut HeapImage, number: u64, (page, pages): (u64, u64), objects: 
     }
 }
 
-/// The walk of such an image, as of a library of this version.
+/// The walk of such an image, with a library of this version.
 ///
 /// # Errors
-/// As the walker's.
+/// Those of the walker.
 pub fn walk(image: &HeapImage, version: &str) -> Result<HeapSnapshot, NotWalked> {
     let data = vec![range(DATA, 0x1000), range(DATA + 0x1000, 0x1a_c000)];
     let library = object(Allocator::Tcmalloc, Some(version), PATH, data);
