@@ -11,15 +11,15 @@ use crate::{output, run as run_command};
 /// Suites that get no security updates of their own.
 const UNSTABLE: [&str; 2] = ["forky", "sid"];
 
-/// apt with lists of its own, which know one suite.
+/// apt with separate lists, which contain one suite.
 pub(crate) struct Apt {
     folder: PathBuf,
     architectures: Vec<String>,
 }
 
 impl Apt {
-    /// From where the host has its packages, for these architectures, the first of which is that of packages without one.
-    /// Lists and packages are kept below `folder` until they are unpacked.
+    /// From the host's package source, for these architectures, the first of which is used for
+    /// packages without one. Lists and packages are kept below `folder` until they are unpacked.
     pub(crate) fn of(suite: &str, architectures: &[&str], folder: &Path) -> Result<Self> {
         let packages = folder.join("packages");
         for part in ["state/lists/partial", "cache/archives/partial"] {
@@ -37,7 +37,8 @@ impl Apt {
         let archive = of("Debian|").context("apt knows no archive of Debian's")?;
         let all = architectures.join(",");
         let mut lines = format!("deb [arch={all}] {archive} {suite} main\n");
-        // What a stable Debian has is mended there; backports have none, nor has what is not stable.
+        // Stable Debian suites get fixes there; backports have none, nor have suites that are not
+        // stable.
         let is_mended = !suite.contains('-') && !UNSTABLE.contains(&suite);
         if let Some(security) = of("Debian-Security|").filter(|_| is_mended) {
             lines += &format!("deb [arch={all}] {security} {suite}-security main\n");
@@ -86,7 +87,7 @@ impl Apt {
         Ok(())
     }
 
-    /// The same with all that they depend on.
+    /// The same with all their dependencies.
     pub(crate) fn unpack_with_dependencies(self, packages: &[&str], into: &Path) -> Result<()> {
         let words = [
             "install",
@@ -115,7 +116,7 @@ impl Apt {
         run_command(self.command(program, words).stdout(Stdio::null()))
     }
 
-    /// What a package depends on.
+    /// The dependencies of a package.
     pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
         let said = output(&mut self.command("apt-cache", &["depends", package]))?;
         let names = said.lines().filter_map(|line| {

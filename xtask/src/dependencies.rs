@@ -20,7 +20,7 @@ const ALLOWED: [&str; 7] = [
     "Zlib",
 ];
 
-/// Crates of which two versions are linked, and who keeps the older one.
+/// Crates of which two versions are linked, and the crate that needs the older one.
 const TWICE: [(&str, &str); 6] = [
     ("base64", "hdrhistogram"),
     ("getrandom", "ring"),
@@ -50,7 +50,8 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with these crates, a sentence each: lines of a package, a tab, and its licence.
+/// The faults of these crates, a sentence each: the input has lines of a package, a tab, and its
+/// licence.
 fn faults(tree: &str) -> Result<Vec<String>> {
     let mut versions = BTreeMap::<&str, BTreeSet<&str>>::new();
     let mut faults = BTreeSet::new();

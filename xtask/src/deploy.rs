@@ -8,16 +8,17 @@ use anyhow::{Result, ensure};
 
 use crate::{root, run};
 
-/// The tool, which carries the schemas with it.
+/// The tool, which includes the schemas.
 const TOOL: &str = "kubernetes-validate==1.37.0";
 /// The oldest Kubernetes that knows all fields, and the newest that the tool does.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 const FILE: &str = "deploy/daemonset.yaml";
 
-/// Checks it, with the tool in a virtual environment under `target/`, which is made by pip unless it is there.
+/// Checks it, with the tool in a virtual environment under `target/`, which pip creates if it is
+/// missing.
 ///
 /// # Errors
-/// What is wrong with it, or why the tool cannot be had.
+/// What is wrong with it, or why the tool is not available.
 pub(crate) fn check() -> Result<()> {
     let tool = tool(&root())?;
     let path = root().join(FILE);

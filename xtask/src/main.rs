@@ -111,8 +111,9 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A Debian of this suite in `folder`, with its essential packages and these besides. What is mounted below it
-/// meanwhile is so in a namespace of its own: whoever removes the folder finds files alone.
+/// Creates a Debian of this suite in `folder`, with its essential packages and these additional
+/// ones. Anything mounted below it meanwhile is so in a separate namespace: whoever removes the
+/// directory finds only files.
 fn debootstrap(suite: &str, packages: &[&str], folder: &Path) -> Result<()> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private"]);
@@ -123,7 +124,7 @@ fn debootstrap(suite: &str, packages: &[&str], folder: &Path) -> Result<()> {
     run(command.arg(suite).arg(folder).stdout(Stdio::null()))
 }
 
-/// Where cargo builds.
+/// The directory in which cargo builds.
 fn target_folder() -> Result<PathBuf> {
     let described = output(
         Command::new("cargo")

@@ -21,7 +21,7 @@ pub(crate) fn install() -> Result<()> {
     if !root.exists() {
         install_packages(&["debootstrap", "patchelf"])?;
         fs::create_dir_all(&folder)?;
-        // Under another name until it is whole.
+        // Under another name until it is complete.
         let draft = tempfile::tempdir_in(&folder)?;
         let new = draft.path().join(SUITE);
         let names = VERSIONS.map(|version| format!("python{version}"));
@@ -40,8 +40,8 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
-/// Lets a program run outside of the root that it was made for: with that one's loader and libraries, as its C
-/// library is newer than the host's.
+/// Lets a program run outside the root for which it was built: with that root's loader and
+/// libraries, because its C library is newer than the host's.
 fn run_here(program: &Path, root: &Path) -> Result<()> {
     run(Command::new("patchelf")
         .arg("--set-interpreter")

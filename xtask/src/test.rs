@@ -28,13 +28,14 @@ const PACKAGES: [&str; 15] = [
     "tmux",
     "python3-venv",
 ];
-/// PyPI packages of the workers that nobody here wrote.
+/// PyPI packages of third-party workers.
 const PYTHON_PACKAGES: [&str; 4] = ["celery[redis]", "packaging", "pandas", "gunicorn"];
 
 /// Where the kernel describes its tracepoints, for the probe of the OOM killer.
 const TRACEFS: &str = "/sys/kernel/tracing";
 
-/// Mounts tracefs where nobody has: systemd does on a host, and nothing does in a small virtual machine.
+/// Mounts tracefs unless it is mounted: systemd does so on a host, but nothing does in a small
+/// virtual machine.
 fn mount_tracefs() -> Result<()> {
     match Path::new(TRACEFS).join("events").exists() {
         true => Ok(()),
@@ -65,7 +66,7 @@ pub(crate) fn run() -> Result<()> {
         ])
     })?;
     step("fuzz targets", || {
-        // With the workspace's own builds of what they depend on; fuzzing itself needs cargo-fuzz.
+        // With the workspace's builds of their dependencies; fuzzing itself needs cargo-fuzz.
         let targets = ["check", "--manifest-path", "fuzz/Cargo.toml"];
         cargo(&[&targets[..], &["--target-dir", "target"]].concat())
     })?;
@@ -98,10 +99,11 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("tests, privileged ones included", || {
         let mut command = Command::new("cargo");
-        // One runner for all: nextest runs each test in a process of its own, so that one that
-        // hangs or dies takes nothing with it. cargo test is what a fresh machine has: there is nextest
-        // only as source, which takes minutes to build. It runs one test binary after the other too, but
-        // not the tests of one: what probes cost is measured beside others there.
+        // One runner for everything: nextest runs each test in a separate process, so one that
+        // hangs or dies affects no other. cargo test is what a fresh machine has: nextest exists
+        // only as source, which takes minutes to build. cargo test also runs one test binary after
+        // the other, but not the tests of one: there the cost of probes is measured beside other
+        // tests.
         if has("cargo-nextest") {
             command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         } else {

@@ -6,7 +6,7 @@ use super::truth::Run;
 pub(super) const PEAK: &str = "peak";
 /// The row of the last moment, whatever the program calls it.
 pub(super) const FINAL: &str = "final";
-/// A saving smaller than this is none: neither sign of it is wrong.
+/// A smaller saving counts as none: neither sign of it is wrong.
 const SAVING: f64 = 5e6;
 
 /// Figures of several runs at one moment, in bytes.
@@ -18,7 +18,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// Of figures, of which there is one at least.
+    /// The spread of at least one figure.
     pub(super) fn of(figures: impl IntoIterator<Item = f64>) -> Self {
         let mut all: Vec<f64> = figures.into_iter().collect();
         all.sort_by(f64::total_cmp);
@@ -29,7 +29,7 @@ impl Spread {
         }
     }
 
-    /// How far the run that is farthest from the median is from it, as a share of it.
+    /// The distance from the median of the run farthest from it, as a share of the median.
     fn reach(&self) -> f64 {
         (self.high - self.median).max(self.median - self.low) / self.median
     }
@@ -42,7 +42,7 @@ pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * (at - low as f64)
 }
 
-/// What the rows of the tables come to.
+/// Summary of the rows of the tables.
 #[derive(Debug)]
 pub(super) struct Summary {
     /// Median of the errors, as a share of the truth, whatever their sign.
@@ -53,14 +53,14 @@ pub(super) struct Summary {
     pub(super) most: f64,
     /// Predictions within the range of the runs, or off by less than a hundredth.
     pub(super) within: usize,
-    /// How far single runs are from the median of all: what one run says of another.
+    /// How far single runs are from the median of all: how well one run predicts another.
     pub(super) own_p90: f64,
     /// Figures.
     pub(super) rows: usize,
 }
 
 impl Summary {
-    /// Of rows, of which there is one at least.
+    /// The summary of at least one row.
     pub(super) fn of<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
         let sorted = |figures: Vec<f64>| {
             let mut figures = figures;
@@ -116,8 +116,8 @@ impl Row {
     }
 }
 
-/// The rows of one program under one setting: each moment, of which the last is final, then the peak over
-/// all of them.
+/// The rows of one program under one setting: each moment, the last of which is final, then the
+/// peak over all of them.
 pub(super) fn rows(
     program: &'static str,
     setting: &'static str,

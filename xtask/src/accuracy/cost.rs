@@ -13,7 +13,8 @@ use super::programs::{PROGRAMS, Tools};
 use super::settings::BASELINE;
 
 const SCRIPTS: [&str; 2] = ["cost_frames", "cost_blocks"];
-/// Rounds, in each of which everything runs once: what else the machine does meets all alike.
+/// Rounds, in each of which everything runs once: other load on the machine affects all of them
+/// equally.
 const ROUNDS: usize = 5;
 const COLUMNS: [TextColumn; 5] = [
     TextColumn::left("program", 12),
@@ -71,7 +72,7 @@ impl Recorder {
         }
     }
 
-    /// Python under it; what it records goes into the folder, under its name.
+    /// Python under it; its recording goes into the directory, under its name.
     fn python(self, tools: &Tools, fragscope: &Path, folder: &Path) -> Command {
         let output = folder.join(self.name());
         match self {

@@ -24,18 +24,18 @@ use self::predict::Recording;
 use self::programs::{CASES, PROGRAMS, Program, Tools};
 use self::settings::{SETTINGS, Setting};
 
-/// What is compared.
+/// Options of the comparison.
 struct Options {
     programs: Vec<&'static Program>,
     settings: Vec<&'static Setting>,
     runs: usize,
-    /// The binary to use; `None` is the one of this tree.
+    /// The binary to use; `None` means this tree's.
     fragscope: Option<PathBuf>,
-    /// Whether what was measured before is measured again.
+    /// Whether earlier measurements are repeated.
     fresh: bool,
     /// More than this median error is a failure.
     at_most: Option<f64>,
-    /// Whether what one walk predicts is compared, rather than replays of recordings.
+    /// Whether the predictions of one walk are compared, rather than replays of recordings.
     one_walk: bool,
 }
 
@@ -79,7 +79,7 @@ impl Options {
             "--only" => self.programs.retain(|program| program.name == value),
             "--allocator" => self.settings.retain(|setting| setting.name == value),
             "--runs" => self.runs = value.parse().context("--runs")?,
-            // It is run in other folders.
+            // It is run in other directories.
             "--fragscope" => self.fragscope = Some(std::path::absolute(value)?),
             "--at-most" => {
                 let percent: f64 = value.parse().context("--at-most")?;
@@ -135,13 +135,13 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     }
 }
 
-/// Builds fragscope; gives its binary.
+/// Builds fragscope. Returns its binary.
 fn build() -> Result<PathBuf> {
     crate::run(Command::new("cargo").args(["build", "--quiet", "--package", "fragscope"]))?;
     Ok(crate::root().join("target/debug/fragscope"))
 }
 
-/// Removes the files in a folder whose names begin so.
+/// Removes the files in a directory whose names begin with this.
 fn remove(folder: &Path, begins: &str) -> Result<()> {
     let Ok(files) = std::fs::read_dir(folder) else {
         return Ok(());

@@ -12,18 +12,18 @@ use anyhow::{Context, Result, bail, ensure};
 use super::programs::{Program, Start, Tools};
 
 /// A program waits this long at each moment, however long measuring takes, so that allocators that
-/// purge by time have the same time in every run.
+/// purge over time have the same time in every run.
 const WAIT: Duration = Duration::from_millis(1200);
 /// Work of other threads, or of a worker that has just answered, is finished after this long.
 const SETTLING_TIME: Duration = Duration::from_millis(300);
 /// A program that prints nothing for this long hangs.
 const HANGS: Duration = Duration::from_secs(120);
 
-/// The variable that names the moments before which a program goes on until allocators have purged.
+/// The variable with the moments before which a program continues until allocators have purged.
 pub(super) const SETTLE: &str = "ACCURACY_SETTLE";
 
-/// Runs `command` as the process to look at, with what `program` needs beside it. `look` is called
-/// at each moment with its name and the process.
+/// Runs `command` as the process to look at, with the helpers that `program` needs. `look` is
+/// called at each moment with its name and the process.
 pub(super) fn run(
     tools: &Tools,
     program: &Program,
@@ -73,14 +73,14 @@ pub(super) fn run(
     let driver = script.as_mut().unwrap_or(&mut compared);
     follow(&pipes, program, driver, |name| look(name, pid))?;
     if script.is_some() {
-        // The worker goes on until it is asked to end; the recorder passes it on.
+        // The worker runs until it is asked to end; the recorder passes that on.
         kill("-TERM", pid)?;
         compared.0.wait()?;
     }
     Ok(())
 }
 
-/// Looks at each moment that is marked, until what marks them has ended.
+/// Looks at each marked moment, until the program that marks them has ended.
 fn follow(
     pipes: &Pipes,
     program: &Program,
@@ -121,13 +121,13 @@ struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // One that has ended already is no more to be killed.
+        // A process that has already ended cannot be killed.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The two pipes by which a program marks its moments.
+/// The two pipes through which a program marks its moments.
 struct Pipes {
     folder: tempfile::TempDir,
     ask: PathBuf,
@@ -142,7 +142,8 @@ impl Pipes {
         let folder = tempfile::tempdir_in(&tools.made)?;
         let (ask, answer) = (folder.path().join("ask"), folder.path().join("answer"));
         crate::run(Command::new("mkfifo").args([&ask, &answer]))?;
-        // Opened both ways, so that neither opening nor writing waits for the program.
+        // Opened for reading and writing, so that neither opening nor writing waits for the
+        // program.
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
         let (asks, answers) = (open(&ask)?, open(&answer)?);
         let (sender, moments) = channel();
@@ -172,7 +173,7 @@ impl Drop for Pipes {
     }
 }
 
-/// A Redis of its own, on a socket.
+/// A separate Redis, on a socket.
 struct Broker {
     url: String,
     _server: Ended,

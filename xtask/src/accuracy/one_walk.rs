@@ -15,11 +15,11 @@ use super::{Options, moments, truth};
 /// The tables are put between these lines.
 const BEGIN: &str = "<!-- written by cargo xtask accuracy --one-walk -->\n";
 const END: &str = "<!-- end of what it writes -->\n";
-/// A saving is large from this share and this many bytes on; then its sign counts.
+/// A saving is large from this share and this many bytes on; only then its sign counts.
 const LARGE_SHARE: f64 = 0.1;
 const LARGE_BYTES: f64 = 8e6;
 
-/// The moments of each program that are looked at: when most has been freed, and at its end.
+/// The moments of each program that are looked at: after most was freed, and at its end.
 fn moments_of(program: &Program) -> &'static str {
     match program.name {
         "json_tasks" => "expired,final",
@@ -34,7 +34,7 @@ fn moments_of(program: &Program) -> &'static str {
     }
 }
 
-/// One figure that was predicted, in bytes, and what it really is.
+/// One predicted figure, in bytes, and the real one.
 struct Row {
     program: &'static str,
     setting: &'static str,
@@ -62,12 +62,12 @@ impl Row {
         self.predicted / self.median() - 1.0
     }
 
-    /// Whether what it really needs lies in the band.
+    /// Whether the real need is within the band.
     fn is_within(&self) -> bool {
         (self.low..=self.high).contains(&self.median())
     }
 
-    /// Whether it was said to save or cost, and really does the contrary by much.
+    /// Whether a saving or cost was predicted, and the opposite is true by a large amount.
     fn has_wrong_sign(&self) -> bool {
         let saved = self.now - self.median();
         let is_large = saved.abs() > LARGE_BYTES && saved.abs() > self.now * LARGE_SHARE;
@@ -120,7 +120,7 @@ pub(super) fn run(tools: &Tools, fragscope: &Path, options: &Options) -> Result<
     Ok(())
 }
 
-/// What is predicted at each moment of one run under glibc as it comes.
+/// The predictions at each moment of one run under glibc with its defaults.
 fn look(
     tools: &Tools,
     fragscope: &Path,

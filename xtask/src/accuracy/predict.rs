@@ -12,7 +12,7 @@ use super::programs::{Program, Tools};
 use super::settings::Setting;
 use super::truth::{Measurement, Run};
 
-/// A recording of the program under glibc as it is.
+/// A recording of the program under unchanged glibc.
 pub(super) struct Recording {
     trace: PathBuf,
     names: Vec<String>,
@@ -79,12 +79,12 @@ impl Recording {
     }
 }
 
-/// Forgets what was kept of the program.
+/// Deletes the program's kept recordings.
 pub(super) fn forget(tools: &Tools, program: &Program) -> Result<()> {
     super::remove(&tools.made.join("traces"), &format!("{}.", program.name))
 }
 
-/// What is read of `fragscope.replay/1`.
+/// The fields of `fragscope.replay/1` that are read.
 #[derive(Deserialize)]
 struct Replayed {
     candidates: Vec<Candidate>,

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use crate::{root, run as run_command};
 
-/// A program, and what kind it stands for.
+/// A program, and the kind that it represents.
 pub(super) struct Program {
-    /// As `--only` names it.
+    /// Its name for `--only`.
     pub(super) name: &'static str,
     /// One line for the table.
     pub(super) kind: &'static str,
@@ -24,7 +24,7 @@ pub(super) enum Start {
     Python,
     /// It is compiled from the C file of this name.
     C,
-    /// A Celery worker, which is what is compared; a script beside it sends the tasks.
+    /// A Celery worker, which is compared; a script beside it sends the tasks.
     Celery,
 }
 
@@ -69,7 +69,7 @@ pub(super) const CASES: [Program; 4] = [
     python("parts", "parts of 160 KiB, dropped"),
 ];
 
-/// What the programs import, at the versions that were measured.
+/// Python packages that the programs import, at the versions that were measured.
 const PACKAGES: [&str; 7] = [
     "celery[redis]==5.7.0",
     "lxml==6.1.3",
@@ -80,7 +80,7 @@ const PACKAGES: [&str; 7] = [
     "sqlalchemy==2.1.9",
 ];
 
-/// What is used of Debian.
+/// Debian packages that are used.
 const DEBIAN_PACKAGES: [&str; 6] = [
     "gcc",
     "libjemalloc2",
@@ -90,13 +90,13 @@ const DEBIAN_PACKAGES: [&str; 6] = [
     "redis-server",
 ];
 
-/// Where the programs are, and what runs them.
+/// Where the programs are, and the tools that run them.
 pub(super) struct Tools {
     /// Python with the packages.
     pub(super) python: PathBuf,
     /// The folder of the sources.
     pub(super) sources: PathBuf,
-    /// The folder of all that is made, kept between runs.
+    /// The directory of all generated files, kept between runs.
     pub(super) made: PathBuf,
 }
 

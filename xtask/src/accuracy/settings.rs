@@ -10,12 +10,12 @@ use profiler_core::tuning::{JEMALLOC_BACKGROUND, MMAP_THRESHOLD, NO_TCACHE, Tuni
 
 use super::programs::library;
 
-/// The one that the programs are recorded under.
+/// The setting under which the programs are recorded.
 pub(super) const BASELINE: &str = "glibc";
 
 /// One allocator with its settings.
 pub(super) struct Setting {
-    /// As `--allocator` names it.
+    /// Its name for `--allocator`.
     pub(super) name: &'static str,
     /// The build that is preloaded; `None` for the C library's own malloc.
     preloaded: Option<BuildId>,
@@ -32,7 +32,7 @@ pub(super) static SETTINGS: [Setting; 6] = [
         Some(CandidateName::Tuning(&MMAP_THRESHOLD)),
     ),
     tuned("glibc-no-tcache", Some(&NO_TCACHE), None),
-    // A walk's jemalloc has purged, as one that goes on has.
+    // In a walk, jemalloc has purged, as in a program that continues.
     preloaded(
         "jemalloc",
         BuildId::Jemalloc,
@@ -73,12 +73,12 @@ const fn preloaded(name: &'static str, build: BuildId, candidate: CandidateName)
 }
 
 impl Setting {
-    /// Whether it is what the programs are recorded under.
+    /// Whether the programs are recorded under it.
     pub(super) fn is_baseline(&self) -> bool {
         self.name == BASELINE
     }
 
-    /// The candidate of one walk that is this setting, where there is one.
+    /// The candidate of one walk for this setting, if there is one.
     pub(super) fn candidate(&self) -> Option<String> {
         self.candidate.as_ref().map(CandidateName::to_string)
     }
@@ -96,7 +96,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Makes `fragscope replay` play it.
+    /// Makes `fragscope replay` use it.
     pub(super) fn choose(&self, replay: &mut Command) -> Result<()> {
         match (self.object()?, self.tuning) {
             (Some(object), _) => {
@@ -108,7 +108,7 @@ impl Setting {
                     replay.args(["--tunable", &setting]);
                 }
             }
-            // What the program was recorded under is played in any case.
+            // The allocator of the recording is replayed in any case.
             (None, None) => {
                 replay.args(["--allocator", BASELINE]);
             }

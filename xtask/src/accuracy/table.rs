@@ -37,7 +37,7 @@ pub(super) fn print(row: &Row) {
     println!("{}", cells.join(" "));
 }
 
-/// Prints what it comes to.
+/// Prints the summary.
 pub(super) fn print_summary(settings: &[&Setting], rows: &[Row]) {
     println!("\n{}", summary(settings, rows));
 }

@@ -39,7 +39,7 @@ pub(super) fn measure(
     )
 }
 
-/// The same of programs that go on before these moments until allocators have purged.
+/// The same for programs that continue before these moments until allocators have purged.
 pub(super) fn settled(
     tools: &Tools,
     fragscope: &Path,
@@ -76,7 +76,7 @@ fn kept_runs(
     Ok(known)
 }
 
-/// Forgets what was kept of the program.
+/// Deletes the program's kept measurements.
 pub(super) fn forget(tools: &Tools, program: &Program) -> Result<()> {
     super::remove(&tools.made.join("truth"), &format!("{}.", program.name))
 }

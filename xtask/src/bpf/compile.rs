@@ -38,7 +38,8 @@ pub(super) fn object(machine: &str) -> Result<Vec<u8>> {
     strip(&linked)
 }
 
-/// Debug information is for the BTF that is made from it. No path of this machine may stay in it.
+/// The debug information is for the BTF that is generated from it. No path of this machine may
+/// remain in it.
 fn flags(machine: &str) -> Result<Vec<String>> {
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let linker = linker().context("bpf-linker is not installed; run `cargo xtask bpf-setup`")?;
@@ -60,8 +61,8 @@ pub(super) fn cargo_home() -> Result<PathBuf> {
     Ok(home.join(".cargo"))
 }
 
-/// Without the DWARF sections, which the kernel does not take. BTF stays: the kernel checks it and
-/// the verifier quotes source lines from it.
+/// Removes the DWARF sections, which the kernel does not accept. BTF stays: the kernel checks it
+/// and the verifier quotes source lines from it.
 fn strip(linked: &[u8]) -> Result<Vec<u8>> {
     let mut elf = Builder::read(linked).context("the linked object is no ELF file")?;
     for section in elf.sections.iter_mut() {
@@ -86,8 +87,8 @@ fn strip(linked: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
-/// A mangled name without the hash of its crate, which has the checkout's path in it: the object is the same
-/// wherever it is compiled (`Cs…_` of the v0 mangling).
+/// A mangled name without the hash of its crate, which depends on the checkout's path: the object
+/// is the same wherever it is compiled (`Cs…_` of the v0 mangling).
 fn without_crate_hash(name: &[u8]) -> Vec<u8> {
     let is_mangled = name.starts_with(b"_R");
     let hash = name.windows(2).position(|two| two == b"Cs");

@@ -66,7 +66,7 @@ fn check_one(machine: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where [`check`] puts the object that it compiles for the machine that this runs on.
+/// The path of the object that [`check`] compiles for the machine on which this runs.
 pub(crate) fn fresh_object() -> Result<PathBuf> {
     fresh_for(std::env::consts::ARCH)
 }

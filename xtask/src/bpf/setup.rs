@@ -41,7 +41,7 @@ pub(crate) fn setup() -> Result<()> {
         .env("LLVM_PREFIX", llvm_prefix()?))
 }
 
-/// Where bpf-linker of the right version is.
+/// The path of the right version of bpf-linker.
 pub(super) fn linker() -> Option<PathBuf> {
     let path = cargo_home().ok()?.join("bin/bpf-linker");
     let version = output(Command::new(&path).arg("--version")).ok()?;
@@ -67,8 +67,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
-/// A folder whose `lib/libLLVM.so` is the LLVM that the compiler uses: all that bpf-linker's build
-/// asks for, without LLVM's development packages.
+/// A directory whose `lib/libLLVM.so` is the compiler's LLVM: bpf-linker's build needs nothing
+/// else, in particular no LLVM development packages.
 fn llvm_prefix() -> Result<PathBuf> {
     let listed = output(Command::new("/sbin/ldconfig").arg("-p"))?;
     let library = listed

@@ -14,7 +14,7 @@ use crate::kernels::machine::{Machine, Processor};
 use crate::kernels::packages::{self, Origin};
 use crate::kernels::plan::{Row, row};
 
-/// What the host needs for it besides.
+/// What the host needs in addition.
 pub(super) const HOST_PACKAGES: [&str; 5] =
     ["cpio", "e2fsprogs", "kmod", "qemu-system-arm", "xz-utils"];
 
@@ -23,7 +23,7 @@ const SUITE: &str = "trixie";
 const ARCHITECTURE: &str = "arm64";
 /// With pages of 4 and of 16 KiB. Debian has none of 64.
 const FLAVOURS: [&str; 2] = ["", "-16k"];
-/// What the tests use there.
+/// Packages that the tests use there.
 const PACKAGES: [&str; 5] = [
     "busybox-static",
     "gcc",
@@ -31,7 +31,7 @@ const PACKAGES: [&str; 5] = [
     "libcap2-bin",
     "python3",
 ];
-/// Programs that busybox stands in for.
+/// Programs replaced by busybox.
 const BY_BUSYBOX: [&str; 10] = [
     "cat", "dmesg", "env", "hostname", "ifconfig", "kill", "ls", "mount", "sh", "sleep",
 ];
@@ -62,7 +62,7 @@ const ROWS: [Row; 6] = [
     ),
 ];
 
-/// Boots each kernel, and prints what came of the tests.
+/// Boots each kernel, and prints the results of the tests.
 pub(super) fn run(cargo: &dyn Fn() -> Command, folder: &Path) -> Result<()> {
     let clean = clean_root(folder)?;
     let guest = Guest {
@@ -124,7 +124,7 @@ fn clean_root(folder: &Path) -> Result<PathBuf> {
     if made.exists() {
         return Ok(made);
     }
-    // Under another name until it is whole.
+    // Under another name until it is complete.
     let draft = tempfile::tempdir_in(folder)?;
     let new = draft.path().join("root");
     fs::create_dir(&new)?;

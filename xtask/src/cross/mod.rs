@@ -55,7 +55,8 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// cargo with that compiler, in a folder of its own: what another compiler has built is of no use to it.
+/// cargo with that compiler, in a separate directory: it cannot use what another compiler has
+/// built.
 fn cargo(compiler: &Path, folder: &Path) -> Command {
     let of_target = |what: &str| format!("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_{what}");
     let mut command = Command::new("cargo");

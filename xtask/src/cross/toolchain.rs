@@ -12,7 +12,7 @@ use crate::output;
 
 /// The suite that has a compiler which is new enough (`rust-version` in Cargo.toml).
 const SUITE: &str = "forky";
-/// The compiler, what it is linked against, and the standard library for what it compiles and for what runs meanwhile.
+/// The compiler, its libraries, and the standard library for the target and for build scripts.
 const PACKAGES: [&str; 16] = [
     "libbsd0",
     "libc6",
@@ -31,14 +31,14 @@ const PACKAGES: [&str; 16] = [
     "rustc",
     "zlib1g",
 ];
-/// What of the above has another name with each version.
+/// Those of the above whose name changes with each version.
 const VERSIONED: [(&str, &str); 2] = [("rustc", "libstd-rust-1."), ("libstd-rust-1.", "libllvm")];
 
 /// The compiler, in a folder that is made once.
 pub(super) fn compiler(folder: &Path) -> Result<PathBuf> {
     let made = folder.join("rust");
     if !made.exists() {
-        // Under another name until it is whole.
+        // Under another name until it is complete.
         let draft = tempfile::tempdir_in(folder)?;
         let apt = Apt::of(SUITE, &["amd64", "arm64"], draft.path())?;
         let library = depended(&apt, "libstd-rust-dev", VERSIONED[0].1)?;
@@ -61,7 +61,7 @@ fn depended(apt: &Apt, package: &str, begins: &str) -> Result<String> {
     found.with_context(|| format!("{package} depends on no {begins}"))
 }
 
-/// It runs with the loader and the libraries that it was made for, as its C library is newer than the host's.
+/// It runs with its own loader and libraries, because its C library is newer than the host's.
 fn wrapper(root: &Path) -> String {
     let root = root.display();
     format!(

@@ -15,14 +15,14 @@ pub(super) struct Packaged {
     /// Where it is installed, from `/usr`.
     pub path: PathBuf,
     pub bytes: Vec<u8>,
-    /// Its mode: 0755 for programs, 0644 for all else.
+    /// Its mode: 0755 for programs, 0644 for everything else.
     pub mode: u32,
 }
 
 /// Everything that a system's package installs.
 pub(super) struct Contents {
     pub files: Vec<Packaged>,
-    /// The licences of what is linked into the program.
+    /// The licences of the code linked into the program.
     pub licences: String,
 }
 
@@ -34,7 +34,7 @@ const DOCUMENTS: [&str; 5] = [
     "LICENSE-APACHE",
     "LICENSE-MIT",
 ];
-/// Where each shell looks for completions, of those whose packages agree on a place.
+/// The completion directories of the shells whose packages agree on one.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "share/bash-completion/completions/fragscope"),
     ("fish", "share/fish/vendor_completions.d/fragscope.fish"),
@@ -42,7 +42,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 impl Contents {
-    /// Of this program, which is asked for its manual pages and completions.
+    /// The contents for this program, which generates its manual pages and completions.
     ///
     /// # Errors
     /// A file that cannot be read, or a program that does not answer.
@@ -137,7 +137,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Writes a file with this mode, whatever the user's mask is, and the folders above it with 0755.
+/// Writes a file with this mode, whatever the user's umask is, and the directories above it with
+/// 0755.
 pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let folder = path.parent().context("a file lies in a folder")?;
     let written = fs::create_dir_all(folder)

@@ -12,7 +12,7 @@ use super::contents::{Contents, Packaged, write as write_file};
 use super::{Date, VERSION};
 use crate::{root, run};
 
-/// Who may do what with it: in the form that Debian reads.
+/// The copyright file, in Debian's format.
 const COPYRIGHT: &str = "\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: fragscope
@@ -24,8 +24,8 @@ License: Apache-2.0 or Expat
  what is linked into the program are in LICENSES-THIRD-PARTY.txt.
 ";
 
-/// Writes `fragscope_VERSION_amd64.deb` into `folder`. The program needs nothing of the system it is
-/// installed on, so that the package depends on none.
+/// Writes `fragscope_VERSION_amd64.deb` into `folder`. The program needs nothing from the system on
+/// which it is installed, so the package depends on none.
 ///
 /// # Errors
 /// dpkg's.
@@ -50,7 +50,7 @@ pub(super) fn write(contents: &Contents, date: Date, folder: &Path) -> Result<()
         .env(Date::VARIABLE, date.seconds()))
 }
 
-/// The unit of `fragscope serve`, which runs the program where this package puts it.
+/// The unit of `fragscope serve`, which runs the program from where this package installs it.
 fn service_unit() -> Result<String> {
     const ELSEWHERE: &str = "/usr/local/bin/fragscope";
     let path = root().join("deploy/fragscope.service");
@@ -76,7 +76,7 @@ fn control(installed_size: usize) -> String {
     )
 }
 
-/// Manual pages are compressed, and so is the changelog, which has a name of its own.
+/// Manual pages are compressed, and so is the changelog, which gets another name.
 fn as_debian_has_it(file: &Packaged) -> Result<(PathBuf, Vec<u8>)> {
     let path = &file.path;
     if path.starts_with("share/man") {
@@ -89,7 +89,7 @@ fn as_debian_has_it(file: &Packaged) -> Result<(PathBuf, Vec<u8>)> {
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    // Without a time, so that the same text is the same file.
+    // Without a time, so that the same text gives the same file.
     let mut packed = GzBuilder::new()
         .mtime(0)
         .write(Vec::new(), Compression::best());

@@ -14,7 +14,7 @@ use crate::{output, root};
 pub(super) const NAME: &str = "LICENSES-THIRD-PARTY.txt";
 /// How the files begin that hold a licence, in upper case.
 const BEGIN: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", "NOTICE"];
-/// How deep below a crate they are looked for: libraries in C lie in folders of their own.
+/// How deep below a crate they are looked for: C libraries are in separate directories.
 const DEPTH: usize = 2;
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ struct Package {
     source: Option<String>,
 }
 
-/// Each text once, with the crates that it covers before it.
+/// Each text once, preceded by the crates that it covers.
 ///
 /// # Errors
 /// A crate that names no licence, and cargo's.
@@ -89,7 +89,7 @@ fn linked() -> Result<BTreeSet<String>> {
             ])
             .current_dir(root()),
     )?;
-    // What follows the version says where it is from, or that it is a macro.
+    // After the version comes its source, or that it is a macro.
     let words = tree.lines().map(|line| line.split(' ').take(2));
     Ok(words.map(|two| two.collect::<Vec<_>>().join(" ")).collect())
 }

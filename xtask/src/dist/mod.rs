@@ -18,7 +18,7 @@ use contents::Contents;
 
 /// The version of every package.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What the packages are for. Named to cargo, so that flags for it are not those of build scripts.
+/// The target of the packages. Passed to cargo, so that flags for it do not apply to build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Debian packages that make packages, and try them.
 const PACKAGES: [&str; 6] = [
@@ -29,13 +29,13 @@ const PACKAGES: [&str; 6] = [
     "make",
     "python3-venv",
 ];
-/// The names and sums of all other files, as `sha256sum --check` reads them.
+/// The names and checksums of all other files, in the format of `sha256sum --check`.
 const SUMS: &str = "SHA256SUMS";
 
 /// How the program is compiled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Profile {
-    /// For people: optimised, and linked statically, so that neither the age of the C library nor
+    /// For users: optimised, and linked statically, so that neither the age of the C library nor
     /// musl in its place matters.
     Dist,
     /// To try the packages themselves in seconds, with what development has already compiled.
@@ -50,8 +50,8 @@ impl Profile {
         }
     }
 
-    /// What cargo, called by us or by maturin, compiles the same program by: both calls must be
-    /// alike, or the second compiles everything once more.
+    /// The options with which cargo, called directly or by maturin, compiles the same program: both
+    /// calls must be alike, or the second compiles everything again.
     fn compile(self, command: &mut Command) -> &mut Command {
         command.args(["--locked", "--profile", self.name()]);
         match self {
@@ -62,7 +62,7 @@ impl Profile {
         }
     }
 
-    /// Where cargo puts it.
+    /// The path of cargo's output.
     fn program(self, target: &Path) -> PathBuf {
         let folder = match self {
             Self::Dist => target.join(TARGET).join("dist"),
@@ -72,13 +72,13 @@ impl Profile {
     }
 }
 
-/// The date of everything in packages: that of the last commit, so that the same sources are the same
-/// packages.
+/// The date of everything in packages: that of the last commit, so that the same sources give the
+/// same packages.
 #[derive(Clone, Copy, Debug)]
 struct Date(u64);
 
 impl Date {
-    /// The variable that tools read it from.
+    /// The variable from which tools read it.
     const VARIABLE: &str = "SOURCE_DATE_EPOCH";
 
     fn of_last_commit() -> Result<Self> {
@@ -94,7 +94,8 @@ impl Date {
     }
 }
 
-/// Makes every package, the bill of materials and the sums, and tries each where nothing else is.
+/// Makes every package, the bill of materials and the checksums, and tries each in an otherwise
+/// empty place.
 ///
 /// # Errors
 /// What cannot be built, and what does not work where it was installed.
@@ -110,7 +111,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     trial::run(profile, &folder)
 }
 
-/// Packages in `folder`, which is made anew.
+/// Makes packages in `folder`, which is recreated.
 fn make(profile: Profile, target: &Path, folder: &Path) -> Result<()> {
     test::install(&PACKAGES)?;
     let mut cargo = Command::new("cargo");
@@ -146,7 +147,7 @@ fn write_sums(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The one file of `folder` whose name ends like that.
+/// The only file of `folder` whose name has this ending.
 fn only_file(folder: &Path, ending: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -9,13 +9,13 @@ use super::contents::Contents;
 use super::{Date, VERSION};
 use crate::run;
 
-/// The name without its ending: also of the one folder inside.
+/// The name without its ending, also of the only directory inside.
 pub(super) fn name() -> String {
     format!("fragscope-{VERSION}-x86_64-linux")
 }
 
-/// Writes `fragscope-VERSION-x86_64-linux.tar.gz` into `folder`: the same bytes of the same
-/// program, whoever makes it and when.
+/// Writes `fragscope-VERSION-x86_64-linux.tar.gz` into `folder`: the same program gives the same
+/// bytes, whoever makes it and when.
 ///
 /// # Errors
 /// tar's.

@@ -12,7 +12,7 @@ use crate::{debootstrap, output, root, run as run_command};
 
 /// The distribution whose clean root file system the Debian package is installed in.
 const SUITE: &str = "bookworm";
-/// What is looked at: it says when it has its memory.
+/// The program that is looked at: it prints a line when it has its memory.
 const WORKER: &str = "
 import time
 kept = [bytes(1000 + n % 500) for n in range(50_000)]
@@ -24,7 +24,7 @@ time.sleep(600)
 /// Tries every file in `folder`, as root.
 ///
 /// # Errors
-/// The first that does not do what it is for.
+/// The first file that does not work.
 pub(super) fn run(profile: Profile, folder: &Path) -> Result<()> {
     run_command(
         Command::new("sha256sum")
@@ -32,7 +32,7 @@ pub(super) fn run(profile: Profile, folder: &Path) -> Result<()> {
             .current_dir(folder),
     )?;
     let worker = Worker::start()?;
-    // Only a program that is linked statically runs where there is no C library.
+    // Only a statically linked program runs where there is no C library.
     if profile == Profile::Dist {
         tarball(folder, &worker).context("the tar in an empty root")?;
     }
@@ -62,7 +62,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// A snapshot of it by the program that `command` runs must be of its heap.
+    /// The program that `command` runs must be able to take a snapshot of its heap.
     fn looked_at_by(&self, mut command: Command) -> Result<()> {
         let pid = self.0.id().to_string();
         let printed = output(command.args(["snapshot", "--json", "--pid", &pid]))?;
@@ -93,7 +93,7 @@ impl Drop for Worker {
 
 /// A command inside another root, which has the host's processes and devices.
 fn inside(root: &Path, program: &str) -> Command {
-    // A mount namespace of its own: whatever happens, nothing stays mounted.
+    // A separate mount namespace: whatever happens, nothing stays mounted.
     let script = r#"for shared in proc dev; do
             mkdir -p "$0/$shared" && mount --bind "/$shared" "$0/$shared" || exit
         done
@@ -149,7 +149,8 @@ fn debian(profile: Profile, folder: &Path, worker: &Worker) -> Result<()> {
     }
 }
 
-/// The package works once dpkg installed it below `root`, and leaves nothing there when it goes.
+/// The package works after dpkg has installed it below `root`, and leaves nothing behind when
+/// removed.
 fn installed_and_removed(
     root: &Path,
     dpkg: impl Fn() -> Command,
@@ -180,7 +181,7 @@ fn installed_and_removed(
     Ok(())
 }
 
-/// A Debian with its essential packages alone, made once.
+/// A Debian with only its essential packages, made once.
 fn clean_root(folder: &Path) -> Result<PathBuf> {
     let roots = folder
         .parent()
@@ -189,7 +190,7 @@ fn clean_root(folder: &Path) -> Result<PathBuf> {
     let made = roots.join(SUITE);
     if !made.exists() {
         fs::create_dir_all(&roots)?;
-        // Under another name until it is whole.
+        // Under another name until it is complete.
         let draft = tempfile::tempdir_in(&roots)?;
         let new = draft.path().join(SUITE);
         debootstrap(SUITE, &[], &new)?;
@@ -239,7 +240,7 @@ fn recorded(program: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// It says which it is.
+/// It prints its version.
 fn version(mut program: Command) -> Result<()> {
     let said = output(program.arg("--version").current_dir(root()))?;
     let expected = format!("fragscope {}", super::VERSION);

@@ -14,7 +14,7 @@ use crate::{debootstrap, output, root, run as run_command};
 
 /// The guest's distribution: the programs are built against its C library or an older one.
 const SUITE: &str = "bookworm";
-/// What the tests use there.
+/// Packages that the tests use there.
 const PACKAGES: [&str; 13] = [
     "busybox-static",
     "g++",
@@ -39,7 +39,8 @@ const SOURCES: [&str; 6] = [
     "profiler-target/tests",
     "profiler-testing/programs",
 ];
-/// Kernel modules that a disk needs, where they are not within the kernel: the last of them mounts it.
+/// Kernel modules that a disk needs, unless they are built into the kernel: the last of them mounts
+/// it.
 const MODULES: [&str; 5] = [
     "virtio_pci",
     "virtio_blk",
@@ -54,19 +55,19 @@ const GUEST: &str = include_str!("guest.py");
 const SETTINGS: &str = include_str!("settings.py");
 const INIT: &str = include_str!("init.sh");
 
-/// What a guest has.
+/// The contents of a guest.
 pub(crate) struct Guest<'g> {
-    /// A Debian with what the tests use.
+    /// A Debian with the packages that the tests use.
     pub(crate) clean: &'g Path,
     /// cargo, for its machine.
     pub(crate) cargo: &'g dyn Fn() -> Command,
-    /// What takes lines of code out of its programs.
+    /// The tool that strips its programs.
     pub(crate) strip: &'g str,
     /// The tests that are run there.
     pub(crate) rows: &'g [Row],
 }
 
-/// The image of a Debian with what cargo built and the tests' sources where they expect them.
+/// The image of a Debian with cargo's output and the tests' sources where the tests expect them.
 pub(crate) fn image(of: &Guest<'_>, folder: &Path) -> Result<PathBuf> {
     let draft = tempfile::tempdir_in(folder)?;
     let guest = draft.path().join("root");
@@ -99,7 +100,7 @@ pub(crate) fn image(of: &Guest<'_>, folder: &Path) -> Result<PathBuf> {
 pub(super) fn clean_root(folder: &Path) -> Result<PathBuf> {
     let made = folder.join("root");
     if !made.exists() {
-        // Under another name until it is whole.
+        // Under another name until it is complete.
         let draft = tempfile::tempdir_in(folder)?;
         let new = draft.path().join("root");
         debootstrap(SUITE, &PACKAGES, &new)?;
@@ -110,7 +111,8 @@ pub(super) fn clean_root(folder: &Path) -> Result<PathBuf> {
     Ok(made)
 }
 
-/// Builds the tests, copies them and what they read to the same places below `guest`, and gives the guest's plan.
+/// Builds the tests, copies them and the files that they read to the same places below `guest`, and
+/// returns the guest's plan.
 fn copy_tests(of: &Guest<'_>, guest: &Path) -> Result<Value> {
     let built = built(of)?;
     let mut tests = Vec::new();
@@ -137,7 +139,7 @@ fn copy_tests(of: &Guest<'_>, guest: &Path) -> Result<Value> {
     for folder in SOURCES {
         copy_folder(&root.join(folder), guest)?;
     }
-    // Where tests make folders that players may not look into.
+    // Where tests create directories that players may not look into.
     let scratch = crate::target_folder()?.join("tmp");
     fs::create_dir_all(below(guest, &scratch))?;
     Ok(json!({
@@ -152,7 +154,7 @@ struct Built {
     name: String,
     is_test: bool,
     path: PathBuf,
-    /// Of its crate.
+    /// Its crate's directory.
     folder: PathBuf,
 }
 
@@ -199,12 +201,12 @@ fn built(of: &Guest<'_>) -> Result<Vec<Built>> {
     Ok(all)
 }
 
-/// The same place in the guest.
+/// The corresponding path in the guest.
 fn below(guest: &Path, path: &Path) -> PathBuf {
     guest.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Without lines of code, which make it several times as large.
+/// Strips debug information, which makes programs several times as large.
 fn stripped_copy(strip: &str, program: &Path, guest: &Path) -> Result<()> {
     let copy = below(guest, program);
     fs::create_dir_all(copy.parent().context("a program's folder")?)?;
@@ -259,7 +261,7 @@ pub(crate) fn initramfs(kernel: &Kernel, clean: &Path, folder: &Path) -> Result<
     Ok(made)
 }
 
-/// Their files, in the order in which they are loaded.
+/// The files of these modules, in the order in which they are loaded.
 fn needed_modules(kernel: &Kernel) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for name in MODULES {
@@ -267,7 +269,8 @@ fn needed_modules(kernel: &Kernel) -> Result<Vec<PathBuf>> {
             .args(["-d".as_ref(), kernel.modules.as_os_str()])
             .args(["-S", &kernel.release, "--show-depends", name])
             .output()?;
-        // One that is within the kernel, or not there any more, needs nothing; the disk says what is lacking.
+        // A module that is built in, or no longer exists, needs nothing; the disk reports what is
+        // missing.
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         let paths = said.lines().filter_map(|line| line.strip_prefix("insmod "));
         all.extend(paths.map(|path| PathBuf::from(path.trim())));

@@ -13,7 +13,7 @@ use super::packages::Kernel;
 /// Of the guest.
 const MEMORY: &str = "2048";
 const PROCESSORS: &str = "2";
-/// A guest that takes longer hangs: its checks have bounds of their own.
+/// A guest that takes longer hangs: its checks have their own limits.
 const ENDS_WITHIN: Duration = Duration::from_secs(3 * 3600);
 
 /// Which machine is emulated.
@@ -23,7 +23,7 @@ pub(crate) enum Processor {
     Aarch64,
 }
 
-/// What is booted.
+/// The machine to boot.
 pub(crate) struct Machine<'m> {
     pub(crate) processor: Processor,
     pub(crate) kernel: &'m Kernel,
@@ -34,7 +34,7 @@ pub(crate) struct Machine<'m> {
 }
 
 impl Machine<'_> {
-    /// Boots it with these words on the kernel's command line, and gives what the guest reported.
+    /// Boots it with these words on the kernel's command line, and returns the guest's reports.
     pub(crate) fn run(&self, name: &str, words: &str) -> Result<Vec<Value>> {
         let (console, report) = (self.place(name, "console"), self.place(name, "report"));
         let mut child = self.command(words, &console, &report).spawn()?;
@@ -66,7 +66,7 @@ impl Machine<'_> {
         Ok(all)
     }
 
-    /// What the last run of this name has reported, whole or not; nothing where there was none.
+    /// The reports of the last run of this name, complete or not; none if there was no run.
     pub(super) fn kept(&self, name: &str) -> Result<Vec<Value>> {
         let report = self.place(name, "report");
         match report.exists() {
@@ -92,7 +92,7 @@ impl Machine<'_> {
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(self.initramfs)
-            // What the guest writes is gone with it.
+            // What the guest writes is discarded with it.
             .args(["-snapshot", "-drive"])
             .arg(format!("file={},if=virtio,format=raw", self.disk.display()))
             .arg("-append")
@@ -102,7 +102,8 @@ impl Machine<'_> {
     }
 }
 
-/// The emulator of such a machine, and the words on its kernel's command line: where the console is, and the report.
+/// The emulator of such a machine, and its kernel's command line, which says where the console and
+/// the report are.
 fn x86_64(console: &Path, report: &Path, words: &str) -> (Command, String) {
     let file = |path: &Path| format!("file:{}", path.display());
     let mut command = Command::new("qemu-system-x86_64");
@@ -115,7 +116,7 @@ fn x86_64(console: &Path, report: &Path, words: &str) -> (Command, String) {
     (command, words)
 }
 
-/// The same of a machine that has one serial port; the report has one on the bus.
+/// The same for a machine with one serial port; the report has one on the bus.
 fn aarch64(console: &Path, report: &Path, words: &str) -> (Command, String) {
     let mut command = Command::new("qemu-system-aarch64");
     command
@@ -135,8 +136,9 @@ fn aarch64(console: &Path, report: &Path, words: &str) -> (Command, String) {
 /// Emulation by software.
 const SOFTWARE: &str = "tcg,thread=multi";
 
-/// The processor's own virtualisation, or software, which takes ten times as long. A `/dev/kvm` on a processor without
-/// it is one for guests that are made for that, which these are not.
+/// The processor's virtualisation, or software emulation, which takes ten times as long. A
+/// `/dev/kvm` on a processor without virtualisation is for specially prepared guests, which these
+/// are not.
 fn accelerator() -> &'static str {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let has = |flag| processors.split_whitespace().any(|word| word == flag);

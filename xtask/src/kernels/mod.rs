@@ -23,7 +23,7 @@ use machine::{Machine, Processor};
 use packages::Origin;
 use table::Seen;
 
-/// What the host needs for it.
+/// What the host needs.
 const PACKAGES: [&str; 6] = [
     "cpio",
     "debootstrap",
@@ -32,17 +32,17 @@ const PACKAGES: [&str; 6] = [
     "qemu-system-x86",
     "xz-utils",
 ];
-/// What a kernel is booted with for its settings to be tried.
+/// The lockdown modes in which kernels are booted.
 const LOCKDOWNS: [&str; 2] = ["integrity", "confidentiality"];
 
-/// What of it is wanted.
+/// Options of the run.
 #[derive(Default)]
 struct Options<'o> {
     /// The suite whose kernel alone is booted.
     suite: Option<&'o str>,
     /// A part of the title of the rows that are run.
     row: Option<&'o str>,
-    /// Whether nothing is booted, and the tables are of what the last runs have reported.
+    /// Whether nothing is booted, and the tables show the reports of the last runs.
     is_kept: bool,
 }
 

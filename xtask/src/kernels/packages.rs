@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::apt::Apt;
 use crate::run as run_command;
 
-/// Debian's suites, each with the kernel of its own that is the newest there.
+/// Debian's suites, each with the newest kernel of its own.
 pub(super) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
 
 /// Which kernel of Debian's.
@@ -19,12 +19,12 @@ pub(crate) struct Origin {
     pub(crate) suite: &'static str,
     /// Debian's name of the machine.
     pub(crate) architecture: &'static str,
-    /// What its package's name has behind that: `-16k`, or nothing.
+    /// The suffix of its package's name: `-16k`, or nothing.
     pub(crate) flavour: &'static str,
 }
 
 impl Origin {
-    /// That of a suite for x86-64.
+    /// A suite's kernel for x86-64.
     pub(super) const fn amd64(suite: &'static str) -> Self {
         Self {
             suite,
@@ -47,16 +47,16 @@ impl Origin {
 
 /// A kernel that was unpacked.
 pub(crate) struct Kernel {
-    /// As `uname -r` gives it.
+    /// Its release, as printed by `uname -r`.
     pub(crate) release: String,
-    /// What is booted.
+    /// The image to boot.
     pub(super) image: PathBuf,
     /// Where `lib/modules` is, with `modules.dep`.
     pub(super) modules: PathBuf,
 }
 
 impl Kernel {
-    /// Its version, as 6.1.
+    /// Its version, such as 6.1.
     pub(super) fn version(&self) -> String {
         let mut parts = self.release.split('.');
         let (major, minor) = (parts.next(), parts.next());
@@ -64,17 +64,17 @@ impl Kernel {
     }
 }
 
-/// The newest such kernel, in a folder below `folder` that is made once.
+/// The newest such kernel, in a directory below `folder` that is created once.
 pub(crate) fn kernel(origin: &Origin, folder: &Path) -> Result<Kernel> {
     let made = folder.join(origin.folder());
     if !made.exists() {
-        // Under another name until it is whole.
+        // Under another name until it is complete.
         let draft = tempfile::tempdir_in(folder)?;
         download(origin, draft.path())
             .with_context(|| format!("the kernel of {}", origin.suite))?;
         fs::rename(draft.keep(), &made)?;
     }
-    // Where /lib and /usr/lib are one, the packages have the second alone.
+    // Where /lib and /usr/lib are merged, the packages only have the second.
     let release = only_entry(&made.join("lib/modules"))?;
     let beside = made.join("lib/modules").join(&release).join("vmlinuz");
     let booted = made.join(format!("boot/vmlinuz-{release}"));
@@ -89,7 +89,8 @@ pub(crate) fn kernel(origin: &Origin, folder: &Path) -> Result<Kernel> {
 fn download(origin: &Origin, folder: &Path) -> Result<()> {
     let apt = Apt::of(origin.suite, &[origin.architecture], folder)?;
     let package = origin.package();
-    // The newest is what the package without a version depends on, which is in parts since Linux 7.0 or so.
+    // The newest is the dependency of the package without a version, which is split since about
+    // Linux 7.0.
     let image = apt.depends(&package)?;
     let image = image.iter().find(|name| name.starts_with("linux-image-"));
     let image = image.with_context(|| format!("{package} depends on no kernel"))?;

@@ -2,13 +2,13 @@
 
 /// The tests of a binary as a row of the table.
 pub(crate) struct Row {
-    /// What they are about.
+    /// What the tests cover.
     pub(crate) title: &'static str,
     /// The crate.
     pub(crate) package: &'static str,
     /// The test binary.
     pub(crate) binary: &'static str,
-    /// Parts of the names of those that are not run, as the guest lacks what they need.
+    /// Parts of the names of tests that are not run, because the guest lacks what they need.
     pub(crate) without: &'static [&'static str],
 }
 
@@ -31,8 +31,8 @@ impl Row {
     }
 }
 
-/// In the order of the table. Left out are tests of how fast things are: a trap of an emulated processor takes a
-/// hundred times as long, and more than all of the budget, and so does attaching.
+/// In the order of the table. Speed tests are left out: a trap on an emulated processor takes a
+/// hundred times as long, more than the whole budget, and so does attaching.
 pub(super) const ROWS: [Row; 15] = [
     row(
         "states of pages, residency, shares",

@@ -14,7 +14,7 @@ use crate::root;
 const BEGIN: &str = "<!-- written by cargo xtask kernels -->\n";
 const END: &str = "<!-- end of what it writes -->\n";
 
-/// What was seen on one kernel.
+/// The results on one kernel.
 pub(super) struct Seen {
     version: String,
     release: String,
@@ -49,7 +49,7 @@ struct Setting {
 }
 
 impl Seen {
-    /// Of what the guest reported.
+    /// From the guest's reports.
     pub(super) fn of(kernel: &Kernel, reports: &[Value]) -> Self {
         let of = |kind: &'static str| reports.iter().filter(move |one| one["kind"] == kind);
         let doctor = of("doctor").next().map(|report| text(&report["output"]));
@@ -69,7 +69,7 @@ impl Seen {
         failed.count()
     }
 
-    /// Prints what is short, and each failure.
+    /// Prints a summary, and each failure.
     pub(super) fn print(&self) {
         for row in &ROWS {
             println!("{:<50} {}", row.title, self.passed(row.title));
@@ -114,7 +114,7 @@ impl Test {
 }
 
 impl DoctorRow {
-    /// `None` for what mends the row above it.
+    /// `None` for a line that corrects the row above it.
     fn of(line: &str) -> Option<Self> {
         let (grade, rest) = line.split_once(' ')?;
         let rest = rest.trim_start();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::rules::{Source, Violation};
 
-/// Which module names which, and the first place where it does.
+/// Which module refers to which, and the first place where it does.
 type Edges<'a> = BTreeMap<&'a str, BTreeMap<&'a str, (&'a str, usize)>>;
 
 /// Circles that are there still, by crate: this list only shrinks. The recorder and the player are each one
@@ -22,11 +22,11 @@ const REMAINING: [(&str, &[&str]); 6] = [
     ("profiler_target", &["file_reader", "forked", "guard"]),
 ];
 
-/// The places by which top-level modules of one crate depend on each other, but for the circles that
-/// remain; and which of those are no longer there.
+/// The places where top-level modules of one crate depend on each other, except for the known
+/// remaining circles; and which of those no longer exist.
 ///
-/// Of a circle each way from one of its modules to the next is reported: any of them may be the one
-/// to cut.
+/// Each step of a circle from one module to the next is reported: any of them may be the one to
+/// cut.
 pub(super) fn circles(krate: &str, sources: &[Source]) -> Vec<Violation> {
     circles_but(&REMAINING, krate, sources)
 }

@@ -11,26 +11,27 @@ use super::rules::Violation;
 /// The documents outside of `docs` that are checked.
 const DOCUMENTS: [&str; 3] = ["CONTRIBUTING.md", "README.md", "SECURITY.md"];
 
-/// The folders of which every document is checked.
+/// The directories in which every document is checked.
 const FOLDERS: [&str; 2] = ["docs", "docs/questions"];
 
-/// Those whose identifiers are checked: others name those of programs that they are about.
+/// The documents whose identifiers are checked: others contain those of the programs that they are
+/// about.
 pub(super) const WITH_IDENTIFIERS: [&str; 5] =
     ["CONTRIBUTING.md", "README.md", "SECURITY.md", MAP, STYLE];
 
-/// One whose paths are not checked: it has examples of them.
+/// The document whose paths are not checked: it has examples of them.
 const STYLE: &str = "docs/style.md";
 
-/// The one that has the map of the crates.
+/// The document with the map of the crates.
 pub(super) const MAP: &str = "docs/architecture.md";
 
 /// The chapter of the map.
 const MAP_CHAPTER: &str = "Where things are";
 
-/// Folders whose modules the map has, as it has those at the top of a crate.
+/// Directories whose modules are in the map, like those at the top of a crate.
 const MAPPED_WITHIN: [&str; 1] = ["profiler/src/session"];
 
-/// What the map has no modules of: the BPF programs are not in the workspace.
+/// Crates whose modules are not in the map: the BPF programs are not in the workspace.
 const UNMAPPED: [&str; 2] = ["profiler-ebpf", "xtask"];
 
 /// Folders that are made, and in no commit.
@@ -39,10 +40,10 @@ const MADE: [&str; 2] = ["target", "fuzz/target"];
 /// Endings of the names of files that documents name.
 const ENDINGS: [&str; 6] = ["rs", "md", "toml", "c", "py", "txt"];
 
-/// Those that files of ours alone have, of all that documents name.
+/// The file endings that only our own files have among those that documents name.
 const OWN_ENDINGS: [&str; 2] = ["rs", "md"];
 
-/// Everything in the workspace but what is made, as paths from its root.
+/// Everything in the workspace except generated files, as paths from its root.
 pub(super) fn tree(root: &Path) -> Result<Vec<String>> {
     let mut all = Vec::new();
     collect(root, "", &mut all)?;
@@ -76,7 +77,7 @@ pub(super) fn documents(tree: &[String]) -> Vec<&str> {
     DOCUMENTS.into_iter().chain(of_folder).collect()
 }
 
-/// What a document names that is not in the tree.
+/// What a document names that does not exist in the tree.
 pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violation> {
     let named = Named {
         folder: document.rsplit_once('/').map_or("", |(folder, _)| folder),
@@ -98,7 +99,7 @@ pub(super) fn missing(document: &str, text: &str, tree: &[String]) -> Vec<Violat
         let mut lacking: Vec<&str> = links(line).filter(|link| !named.has_link(link)).collect();
         lacking.extend(quoted.iter().filter(|word| !named.has_path(word)));
         if section == MAP_CHAPTER && line.starts_with("| — ") {
-            // Modules of the crate above, up to what is said of them.
+            // Modules of the crate above, up to their description.
             let modules = line.split('|').nth(1).unwrap_or_default();
             let modules = modules.split('`').skip(1).step_by(2);
             lacking.extend(modules.filter(|module| !named.has_module(package, module)));
@@ -127,8 +128,8 @@ pub(super) fn words(root: &Path, tree: &[String]) -> Result<HashSet<String>> {
     Ok(words)
 }
 
-/// The quoted identifiers of a document that no source has: `snake_case` and `CamelCase`, as far as these
-/// are no plain words.
+/// The quoted identifiers of a document that occur in no source: `snake_case` and `CamelCase`,
+/// unless they are plain words.
 pub(super) fn unknown(document: &str, text: &str, words: &HashSet<String>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -197,7 +198,8 @@ pub(super) fn not_in_map(text: &str, tree: &[String]) -> Vec<Violation> {
         .collect()
 }
 
-/// The module that a path is, where the map is to have it: a file without its ending, or a folder of files.
+/// The module for a path, if the map must have it: a file without its ending, or a directory of
+/// files.
 fn module<'a>(path: &'a str, tree: &[String]) -> Option<&'a str> {
     let (package, inside) = path.split_once("/src/")?;
     let is_checked = !package.contains('/') && !UNMAPPED.contains(&package);
@@ -225,11 +227,12 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
     ends.filter_map(|rest| rest.split([')', '#']).next())
 }
 
-/// What a document can name.
+/// The things that a document can name.
 struct Named<'a> {
     /// The folder that the document is in.
     folder: &'a str,
-    /// Whether it names no files of other projects: else a path is ours by its ending, or by its first folder.
+    /// Whether it names only our own files: else a path is ours by its ending, or by its first
+    /// directory.
     is_of_own_alone: bool,
     tree: &'a [String],
 }
@@ -252,8 +255,8 @@ impl Named<'_> {
         link.is_empty() || link.contains("://") || self.has(path.trim_end_matches('/'))
     }
 
-    /// Whether a quoted word is no path, or one that is there: in full, or from any folder on. `NAME`
-    /// stands for any name.
+    /// Whether a quoted word is not a path, or an existing one: in full, or from any directory on.
+    /// `NAME` stands for any name.
     fn has_path(&self, word: &str) -> bool {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
         let ending = word.rsplit_once('.').map_or("", |(_, ending)| ending);
@@ -274,7 +277,8 @@ impl Named<'_> {
     }
 }
 
-/// Whether `there` is `path`, or lies at `path` in some folder; modules are named without their ending.
+/// Whether `there` is `path`, or ends with it below some directory; modules are named without their
+/// ending.
 fn ends_with(there: &str, path: &str) -> bool {
     let mut parts = there.rsplit('/');
     path.rsplit('/').enumerate().all(|(number, wanted)| {
@@ -285,7 +289,7 @@ fn ends_with(there: &str, path: &str) -> bool {
     })
 }
 
-/// Whether a name is one of those that a name with `NAME` in it stands for.
+/// Whether a name matches one with `NAME` in it.
 fn is_any(part: &str, wanted: &str) -> bool {
     wanted
         .split_once("NAME")

@@ -32,7 +32,7 @@ const CRATES: [(&str, &str); 12] = [
     ("profiler-trace", "profiler_trace"),
 ];
 
-/// Members of the workspace of which no crate is checked: `xtask` is none that is shipped.
+/// The member of the workspace that is not checked: `xtask` is not shipped.
 const NOT_CHECKED: &str = "xtask";
 
 /// The folders of the workspace's members that [`CRATES`] does not have.
@@ -86,7 +86,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All source files of one crate but its tests.
+/// All source files of one crate except its tests.
 fn sources(root: &Path, folder: &str, name: &str) -> Result<Vec<Source>> {
     let base = root.join(folder).join("src");
     let mut paths = Vec::new();
@@ -136,7 +136,7 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The folder in which the modules that `file` declares lie.
+/// The directory of the modules that `file` declares.
 fn child_folder(file: &Path) -> PathBuf {
     let stem = file.file_stem().unwrap_or_default();
     let folder = file.parent().unwrap_or(Path::new(""));
@@ -146,7 +146,7 @@ fn child_folder(file: &Path) -> PathBuf {
     }
 }
 
-/// The module that a file is, from its path below `src`: `a/mod.rs` and `a.rs` are `a`.
+/// The module of a file, from its path below `src`: `a/mod.rs` and `a.rs` are `a`.
 fn module_of(inside: &Path) -> Vec<String> {
     child_folder(inside)
         .iter()

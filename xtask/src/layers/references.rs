@@ -16,7 +16,7 @@ pub(super) struct Named {
     pub line: usize,
 }
 
-/// A test module that lies in a file of its own.
+/// A test module in a separate file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct TestModule {
     pub name: String,
@@ -24,7 +24,7 @@ pub(super) struct TestModule {
     pub path: Option<String>,
 }
 
-/// What a file refers to, outside of its tests.
+/// What a file refers to, except in its tests.
 #[derive(Debug, Default)]
 pub(super) struct References {
     pub named: Vec<Named>,
@@ -35,9 +35,9 @@ pub(super) struct References {
     pub forbids_unsafe: bool,
     /// Macros that print, with their lines.
     pub prints: Vec<(String, usize)>,
-    /// Lines that show a path as it is: `.display()` that is not given to `visible` at once.
+    /// Lines that show a path unescaped: `.display()` that is not passed directly to `visible`.
     pub raw_paths: Vec<usize>,
-    /// What its strings say, with their lines; documentation is none.
+    /// The text of its strings, with their lines; documentation is excluded.
     pub strings: Vec<(String, usize)>,
 }
 
@@ -127,7 +127,7 @@ impl Visitor<'_> {
         self.found.named.push(Named { path, line });
     }
 
-    /// Paths in tokens that are not parsed: `a::b::c`. `is_cleaned` when they are what is given to
+    /// Paths in tokens that are not parsed: `a::b::c`. `is_cleaned` if they are the argument of
     /// `visible`.
     fn tokens(&mut self, tokens: TokenStream, is_cleaned: bool) {
         let mut path: Vec<String> = Vec::new();
@@ -200,7 +200,7 @@ impl Visitor<'_> {
         self.name_in_code(&whole, line);
     }
 
-    /// One name alone is a local thing, or imported by a `use` that is looked at itself.
+    /// A single name is local, or imported by a `use` that is checked itself.
     fn name_in_code(&mut self, path: &[String], line: usize) {
         if path.len() > 1 {
             self.name(path, line);
@@ -315,7 +315,7 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
     }
 }
 
-/// Each path of a `use`, the name it is known by, and its line.
+/// Each path of a `use`, its local name, and its line.
 fn flatten(
     tree: &UseTree,
     prefix: &mut Vec<String>,
@@ -357,7 +357,7 @@ fn flatten(
     }
 }
 
-/// `self::` and `super::` resolved against the module; everything else as it is.
+/// Resolves `self::` and `super::` against the module; everything else is unchanged.
 fn relative(path: &[String], module: &[String]) -> Vec<String> {
     let mut base = [&["crate".to_string()], module].concat();
     let mut rest = path;

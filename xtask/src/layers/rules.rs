@@ -9,12 +9,12 @@ use super::references::{Named, References};
 pub(super) struct Source {
     /// Its path from the workspace.
     pub file: String,
-    /// The module that it is.
+    /// Its module.
     pub module: Vec<String>,
     pub references: References,
 }
 
-/// One place where a layer is crossed.
+/// One place where a layer rule is violated.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Violation {
     pub file: String,
@@ -32,7 +32,7 @@ impl fmt::Display for Violation {
 enum Scope {
     /// In this module of the crate and below; the crate's root is "".
     In(&'static str),
-    /// There, but for this module of it.
+    /// In this crate, except in this module.
     InBut(&'static str, &'static str),
     /// Everywhere in the crate but there.
     OutsideOf(&'static [&'static str]),
@@ -46,7 +46,8 @@ struct Rule {
     why: &'static str,
 }
 
-/// Folders of the core that are no walkers. Every other folder is held to what walkers must keep.
+/// Directories of the core that are not walkers. Every other directory must obey the rules for
+/// walkers.
 const NO_WALKERS: [&str; 12] = [
     "allocator",
     "columns",
@@ -62,9 +63,9 @@ const NO_WALKERS: [&str; 12] = [
     "tables",
 ];
 
-/// What calls into C or the kernel, and so may be `unsafe`, by crate and module; "" is a whole crate.
-/// All other crates forbid it. The recorder and the player run inside other programs, without the
-/// standard library.
+/// Code that calls C or the kernel, and so may be `unsafe`, by crate and module; "" is a whole
+/// crate. All other crates forbid it. The recorder and the player run inside other programs,
+/// without the standard library.
 const UNSAFE: [(&str, &str); 5] = [
     ("profiler_lab", "play"),
     ("profiler_probe", ""),
@@ -73,7 +74,7 @@ const UNSAFE: [(&str, &str); 5] = [
     ("profiler_target", ""),
 ];
 
-/// Libraries that meet foreign text and run where a terminal is.
+/// Libraries that handle untrusted text and run where there is a terminal.
 pub(super) const LIBRARIES: [&str; 6] = [
     "profiler_core",
     "profiler_lab",
@@ -101,8 +102,8 @@ const NO_ADVICE: &str = "names a flag: what to do about something is said by the
 /// Why libraries do not name the command's own commands.
 const NO_COMMANDS: &str = "names a command of fragscope: what to do is said by the command line and its hints, by its kind";
 
-/// What the words of a library may name commands in all the same: sentences that are part of a report. Nothing is added
-/// here, and what names none any more is taken out.
+/// Names of commands that messages of a library may contain all the same: in sentences that are
+/// part of a report. Nothing is added here, and entries that are no longer needed are removed.
 pub(super) const NAMES_COMMANDS: [&str; 5] = [
     "profiler-core/src/explain/growth/cause.rs",
     "profiler-core/src/explain/growth/lately.rs",
@@ -117,7 +118,7 @@ const NAMES_FLAGS: [&str; 2] = ["cli", "hints"];
 
 /// Where text leaves the process.
 const STANDARD_STREAMS: [&str; 2] = ["std::io::stdout", "std::io::stderr"];
-/// What looks at targets.
+/// Code that looks at targets.
 const INSPECTS_TARGETS: [&str; 4] = [
     "profiler_probe",
     "profiler_sampling",
@@ -312,8 +313,8 @@ fn is_in(module: &[String], inside: &str) -> bool {
     }
 }
 
-/// Whether naming it gives access to `forbidden`: it is it, is inside it, or is a glob that
-/// brings it in.
+/// Whether the named path gives access to `forbidden`: it is that path, is inside it, or is a glob
+/// that imports it.
 fn reaches(named: &Named, forbidden: &str) -> bool {
     let forbidden: Vec<&str> = forbidden.split("::").collect();
     match named.path.split_last() {
@@ -335,7 +336,7 @@ fn has_width(format: &str) -> bool {
         let width = aligned.unwrap_or(spec);
         let digits = width.trim_start_matches(|c: char| c.is_ascii_digit());
         let count = width.len() - digits.len();
-        // `{:02}` and `{:016x}` pad a number with zeros, and are no column.
+        // `{:02}` and `{:016x}` pad a number with zeros, and are not columns.
         count > 0 && !width.starts_with('0') && digits.starts_with(['}', '.'])
     })
 }

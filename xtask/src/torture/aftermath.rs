@@ -23,13 +23,13 @@ const PRINTED: usize = 4;
 /// How fragscope ended.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum How {
-    /// It was killed: its children become orphans, which nobody of its own can wait for.
+    /// It was killed: its children become orphans, which nobody of its own can reap.
     Killed,
-    /// By itself, as signals and events ask for: it has waited for its children.
+    /// By itself, after a signal or an event: it has reaped its children.
     ByItself,
 }
 
-/// Checks everything, and adds what is wrong to the round. The worker is to run on.
+/// Checks everything, and adds the faults to the round. The worker must continue to run.
 pub(super) fn check(
     stage: &Stage,
     round: &mut Round,
@@ -53,7 +53,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// None of fragscope's processes is left, but for the worker that it recorded.
+/// None of fragscope's processes remains, except the worker that it recorded.
 fn no_processes(stage: &Stage, round: &mut Round, running: &Running, how: How) -> Result<()> {
     let mut orphans = BTreeSet::new();
     let mut left = Vec::new();
@@ -102,7 +102,7 @@ fn no_processes(stage: &Stage, round: &mut Round, running: &Running, how: How) -
     Ok(())
 }
 
-/// No thread is held, nobody traces it, and each goes on.
+/// No thread is held or traced, and each continues.
 pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &mut Worker) -> Result<()> {
     let mut held = Vec::new();
     let free = stage.wait_for(LIMIT, PAUSE, || {
@@ -137,7 +137,7 @@ pub(super) fn runs_on(stage: &Stage, round: &mut Round, worker: &mut Worker) -> 
     Ok(())
 }
 
-/// A repair that was killed before its work was done is done by a second one.
+/// A repair that was killed before it was finished is completed by a second one.
 pub(super) fn repaired(stage: &Stage, round: &mut Round, worker: &Worker) -> Result<()> {
     let repair = Command::new(&stage.fragscope)
         .args(["doctor", "--repair", "--pid", &worker.pid.to_string()])
@@ -152,7 +152,7 @@ pub(super) fn repaired(stage: &Stage, round: &mut Round, worker: &Worker) -> Res
     Ok(())
 }
 
-/// Its code is that of its files.
+/// Its code is the same as in its files.
 pub(super) fn no_breakpoints(stage: &Stage, round: &mut Round, worker: &mut Worker) -> Result<()> {
     let mut left = Vec::new();
     let clean = stage.wait_for(LIMIT, PAUSE, || {
@@ -216,15 +216,14 @@ fn says_there_is_nothing(errors: &str) -> bool {
     words.iter().any(|words| errors.contains(words))
 }
 
-/// The output that a mode promised is there; a trace must be readable from its first event to its
-/// last.
+/// The promised output of a mode exists; a trace must be readable from its first event to its last.
 pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Running) -> Result<()> {
     let Some(&output) = running.mode.outputs().first() else {
         return Ok(());
     };
     let path = running.folder.join(output);
     if !path.is_file() && !running.is_heard() {
-        // It cannot be known whether there was anything to save.
+        // It is unknown whether there was anything to save.
         return Ok(());
     }
     if !path.is_file() && says_there_is_nothing(&running.errors()) {
@@ -233,7 +232,8 @@ pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Runnin
     if !path.is_file() {
         round.fault("an output is missing", output);
     } else if matches!(running.mode, Mode::RecordProcess | Mode::RecordCommand) {
-        // A command that is ended by a signal may leave an event half written: that is said twice.
+        // A command that is ended by a signal may leave an event half written: that is reported
+        // twice.
         let code = match says_that_events_were_lost(&running.errors()) {
             true => NOT_WHOLE,
             false => 0,
@@ -243,8 +243,8 @@ pub(super) fn promised_output(stage: &Stage, round: &mut Round, running: &Runnin
     Ok(())
 }
 
-/// fragscope ended because its target is gone: it says so in a sentence, and what it could not do
-/// meanwhile is no bare error of the kernel's.
+/// fragscope ended because its target is gone: it says so in a sentence, and does not report a bare
+/// kernel error for what it could not do meanwhile.
 pub(super) fn gone_is_said(round: &mut Round, said: &str) {
     let last = said.lines().last().unwrap_or_default();
     if last.split_whitespace().count() < 4 {
@@ -259,7 +259,7 @@ pub(super) fn gone_is_said(round: &mut Round, said: &str) {
     }
 }
 
-/// A recording that was killed is readable up to its last whole block.
+/// A recording that was killed is readable up to its last complete block.
 pub(super) fn killed_trace(stage: &Stage, round: &mut Round, running: &Running) -> Result<()> {
     let Some(output) = running.mode.outputs().first() else {
         return Ok(());

@@ -17,7 +17,7 @@ use super::{Round, Tally};
 
 /// One attack, and the tests of one binary that try it.
 struct Attack {
-    /// The attack, as SECURITY.md has it.
+    /// The attack, as described in SECURITY.md.
     what: &'static str,
     package: &'static str,
     /// An integration test, or "" for the library's own tests.
@@ -25,7 +25,7 @@ struct Attack {
     tests: &'static [&'static str],
 }
 
-/// The attacks, by what is attacked.
+/// The attacks, by target.
 const TOPICS: [&[Attack]; 5] = [
     recordings::ATTACKS,
     replays::ATTACKS,
@@ -39,7 +39,7 @@ fn all() -> impl Iterator<Item = &'static Attack> {
     TOPICS.into_iter().flatten()
 }
 
-/// What one binary says of the tests that it ran: by name, whether it passed.
+/// The results of the tests that one binary ran: by name, whether they passed.
 type Ran = BTreeMap<String, bool>;
 
 /// The row.
@@ -74,7 +74,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests; gives also what the run said, for a failure.
+/// Runs the tests. Also returns the output of the run, for a failure.
 fn ran(attack: &Attack) -> Result<(Ran, String)> {
     if attack.tests.is_empty() {
         return Ok((Ran::new(), String::new()));

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// What a group is for.
+/// The purpose of a group.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Memory,
     Freezer,
 }
 
-/// A group of our own; it is removed with this, once its processes have ended.
+/// Our own group; it is removed with this, after its processes have ended.
 pub(super) struct Cgroup {
     path: PathBuf,
     /// Whether it is of version 1.
@@ -41,8 +41,8 @@ impl Cgroup {
             (root.join(name), true)
         } else if root.join("cgroup.controllers").is_file() {
             if kind == Kind::Memory {
-                // Fails where it is on already, or where this is no root of a tree: then the files
-                // of the group are missing below.
+                // Fails if it is already enabled, or if this is not the root of a tree: then the
+                // group's files are missing below.
                 let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
             }
             (root.to_owned(), false)
@@ -54,7 +54,7 @@ impl Cgroup {
         Ok(Self { path, first })
     }
 
-    /// The file to which a process writes 0 to be in it.
+    /// The file to which a process writes 0 to enter it.
     pub(super) fn entrance(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
@@ -64,19 +64,19 @@ impl Cgroup {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// Its processes are ended by the kernel when they need more.
+    /// The OOM killer ends its processes when they need more.
     pub(super) fn limit_memory(&self, bytes: u64) -> Result<()> {
         let file = ["memory.max", "memory.limit_in_bytes"][usize::from(self.first)];
         self.write(file, &bytes.to_string())
     }
 
-    /// What its processes have.
+    /// The memory of its processes.
     pub(super) fn memory(&self) -> Result<u64> {
         let file = ["memory.current", "memory.usage_in_bytes"][usize::from(self.first)];
         self.read(file)?.parse().context("a number")
     }
 
-    /// How often the kernel ended a process of it for want of memory.
+    /// How many of its processes the OOM killer has ended.
     pub(super) fn kills(&self) -> Result<u64> {
         let file = ["memory.events", "memory.oom_control"][usize::from(self.first)];
         let text = self.read(file)?;
@@ -86,7 +86,7 @@ impl Cgroup {
         count.with_context(|| format!("{file} has no count of kills"))
     }
 
-    /// Freezes its processes, or lets them go on.
+    /// Freezes its processes, or thaws them.
     pub(super) fn freeze(&self, frozen: bool) -> Result<()> {
         let i = usize::from(frozen);
         if self.first {
@@ -110,14 +110,14 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A frozen process does not end. What is still in it goes back to the root, so that the
-        // group can be removed; a failure leaves an empty folder of the kernel's behind.
+        // A frozen process does not end. The remaining processes go back to the root, so that the
+        // group can be removed; a failure leaves an empty cgroup directory behind.
         let _ = self.freeze(false);
         let root = self.path.parent().map(|parent| parent.join("cgroup.procs"));
         for pid in self.read("cgroup.procs").unwrap_or_default().lines() {
             let _ = root.as_ref().map(|root| fs::write(root, pid));
         }
-        // What is still ending keeps the group for a moment.
+        // Processes that are still ending keep the group for a moment.
         for _ in 0..200 {
             if fs::remove_dir(&self.path).is_ok() {
                 break;

@@ -13,7 +13,7 @@ use super::stage::Stage;
 use super::{Round, Tally};
 
 const PROGRAM: &str = include_str!("eintr.c");
-/// Calls that the kernel begins again, whatever stops their thread.
+/// Calls that the kernel restarts, whatever stops their thread.
 const RESTARTED: [&str; 14] = [
     "read",
     "futex",
@@ -74,7 +74,7 @@ fn one(stage: &Stage, round: &mut Round, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The program, each of whose threads waits in another call.
+/// The program, each of whose threads waits in a different call.
 struct Waiting {
     program: Child,
     output: BufReader<ChildStdout>,
@@ -99,9 +99,9 @@ impl Waiting {
         Ok(Self { program, output })
     }
 
-    /// Ends it; gives its table, how often each call returned EINTR.
+    /// Ends it. Returns its table of how often each call returned EINTR.
     fn end(&mut self) -> Result<String> {
-        // The end of its input is the sign to print.
+        // The end of its input tells it to print.
         let mut input = self.program.stdin.take().context("piped")?;
         input.write_all(b"\n")?;
         drop(input);
@@ -112,7 +112,7 @@ impl Waiting {
     }
 }
 
-/// The samples of a session in which every interval has a walk, and every walk a stop.
+/// The samples of a session with a walk in every interval, and a stop in every walk.
 fn watch(stage: &Stage, round: &mut Round, pid: u32) -> Result<Vec<serde_json::Value>> {
     let mut watching = Command::new(&stage.fragscope)
         .args(["attach", "--json", "--no-probes", "--budget", "unlimited"])

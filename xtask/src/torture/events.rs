@@ -20,13 +20,13 @@ use super::worker::{SMALL, Worker};
 use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
 
 const WINDOW: Duration = Duration::from_secs(2);
-/// How long fragscope may take to see that its target is gone: loading the BPF programs takes
+/// How long fragscope may take to notice that its target is gone: loading the BPF programs takes
 /// seconds on a busy host.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(1);
-/// The default of `--max-stop`, and what a busy host adds.
+/// The default of `--max-stop`, plus the delay on a busy host.
 const LONGEST: Duration = Duration::from_millis(3500);
-/// How long what was done lasts before fragscope is asked to end.
+/// How long the effect lasts before fragscope is asked to end.
 const LASTS: Duration = Duration::from_millis(1500);
 
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -132,7 +132,7 @@ fn one(
     Ok(())
 }
 
-/// Lets it happen, and ends fragscope where that does not.
+/// Triggers the event, and ends fragscope if the event does not.
 fn happens(
     event: Event,
     stage: &Stage,
@@ -168,8 +168,8 @@ fn happens(
     }
 }
 
-/// The target has exited or is another program: fragscope ends with 5 and a sentence, or went on to
-/// its end before.
+/// The target has exited or executed another program: fragscope ends with 5 and a sentence, or had
+/// finished before.
 fn target_gone(
     stage: &Stage,
     round: &mut Round,
@@ -177,7 +177,7 @@ fn target_gone(
     printed: bool,
 ) -> Result<How> {
     if running.mode == Mode::Screen {
-        // It shows what was seen until the user quits.
+        // It shows the results until the user quits.
         stage.let_pass(LASTS)?;
         running.signal(Signal::SIGTERM);
     }
@@ -210,7 +210,7 @@ fn how_of(status: ExitStatus) -> How {
     }
 }
 
-/// The target is stopped by SIGSTOP: fragscope goes on, and leaves it stopped.
+/// The target is stopped by SIGSTOP: fragscope continues, and leaves it stopped.
 fn stopped(
     stage: &Stage,
     round: &mut Round,
@@ -265,7 +265,7 @@ fn forks(
     Ok(how)
 }
 
-/// Another tracer holds the target: fragscope says so, or goes on without stops.
+/// Another tracer holds the target: fragscope says so, or continues without stops.
 fn traced(stage: &Stage, round: &mut Round, running: &mut Running, worker: &Worker) -> Result<How> {
     let tracer = Tracer::begin(worker.pid)?;
     stage.let_pass(LASTS)?;
@@ -285,7 +285,7 @@ fn traced(stage: &Stage, round: &mut Round, running: &mut Running, worker: &Work
     Ok(how)
 }
 
-/// A small tracer: it seizes every thread and does nothing more.
+/// A small tracer: it seizes every thread and does nothing else.
 struct Tracer {
     end: mpsc::Sender<()>,
     thread: JoinHandle<()>,
@@ -295,7 +295,7 @@ impl Tracer {
     fn begin(pid: i32) -> Result<Self> {
         let (end, ended) = mpsc::channel();
         let (ready, is_ready) = mpsc::channel();
-        // The kernel detaches what a thread traced when that thread ends.
+        // The kernel detaches a thread's tracees when that thread ends.
         let thread = thread::spawn(move || {
             for thread in processes::threads(pid) {
                 // A walk of fragscope's may hold it at this moment; then fragscope was first.
@@ -307,7 +307,7 @@ impl Tracer {
                     }
                 }
             }
-            // Both ends live as long as the tracer is wanted.
+            // Both ends live as long as the tracer is needed.
             let _ = ready.send(());
             let _ = ended.recv();
         });
@@ -321,7 +321,7 @@ impl Tracer {
     }
 }
 
-/// fragscope's group is frozen in a stop, where one is seen: the target is not kept.
+/// fragscope's group is frozen in a stop, if one is seen: the target is not held.
 fn fragscope_frozen(
     stage: &Stage,
     round: &mut Round,
@@ -365,7 +365,7 @@ impl<'a> Frozen<'a> {
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        // The group's own end thaws it again.
+        // The end of the group thaws it again.
         let _ = self.0.freeze(false);
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::OFlag;
 
-/// The kernel's log from where it was opened.
+/// The kernel's log from the time it was opened.
 pub(super) struct KernelLog(File);
 
 impl KernelLog {
@@ -38,7 +38,7 @@ impl KernelLog {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(leaks),
-                // What was not read in time is overwritten; the next record follows.
+                // Messages that were not read in time are overwritten; the next record follows.
                 Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
                 Err(error) => bail!("/dev/kmsg: {error}"),
             }

@@ -13,9 +13,9 @@ use super::stage::{Interrupted, Stage};
 use super::worker::{SMALL, USUAL, Worker};
 use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
 
-/// A random instant lies within this from the start.
+/// A random instant is within this time from the start.
 const WINDOW: Duration = Duration::from_secs(3);
-/// Between two looks for it: as close as they can be.
+/// The time between two checks for it: as short as possible.
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// When it is killed.
@@ -34,13 +34,13 @@ enum Aim {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Victim {
     Process,
-    /// Its process group and its session, as a terminal or a supervisor does.
+    /// Its process group and its session, like a terminal or a supervisor.
     Group,
     /// What `pkill -9 fragscope` finds.
     Name,
 }
 
-/// What can be aimed at: breakpoints come and go, or the whole work is to stop the target.
+/// Moments to aim at: breakpoints come and go, or the whole work is to stop the target.
 const AIMED: [(Mode, Aim); 17] = [
     (Mode::Headless, Aim::Arming),
     (Mode::Headless, Aim::Closing),
@@ -61,7 +61,7 @@ const AIMED: [(Mode, Aim); 17] = [
     (Mode::Objects, Aim::Stopped),
 ];
 
-/// What a round is counted under in which the moment did not come.
+/// The name under which a round is counted if the moment did not come.
 const MISSED: &str = "aim missed";
 /// At most this share of the aimed rounds may miss.
 const MAX_MISSED: f64 = 0.1;
@@ -85,7 +85,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The mode and the instant of a round: half of all rounds are aimed, in the modes that can be.
+/// The mode and the instant of a round: half of all rounds are aimed, in the modes that allow it.
 fn chosen(seed: u64) -> (Mode, Aim) {
     let turn = (seed / 2) as usize;
     match seed.is_multiple_of(2) {
@@ -137,13 +137,13 @@ fn one(stage: &Stage, round: &mut Round, trace: &Path, kept: &mut Option<Worker>
     }
     round.hear(running.errors());
     if round.has_failed() {
-        // The next round begins with one that is whole.
+        // The next round begins with an intact one.
         *kept = None;
     }
     Ok(())
 }
 
-/// Kills the processes that the round is about, but for what has ended and been waited for.
+/// Kills the round's processes, except those that have ended and been reaped.
 fn kill_all(stage: &Stage, running: &mut Running, victim: Victim) {
     let victims = match victim {
         Victim::Process => vec![running.pid],
@@ -173,7 +173,7 @@ fn recorded_settles(stage: &Stage, round: &mut Round, recorded: &mut Worker) -> 
     }
 }
 
-/// Waits for the instant; whether it came.
+/// Waits for the instant. Returns whether it came.
 fn wait_for_aim(
     stage: &Stage,
     round: &mut Round,
@@ -204,7 +204,7 @@ fn wait_for_aim(
         Aim::Closing => {
             let mut most = 0;
             let mut asked = false;
-            // Probes that stay go when it is asked to end, once it is at work.
+            // Probes that stay are removed when it is asked to end, once it is at work.
             let mut steady = 0;
             stage.wait_for(WAIT_LIMIT, PAUSE, || {
                 let now = worker.text.count();

@@ -21,9 +21,9 @@ const MODES: [Mode; 4] = [
     Mode::WhatIf,
 ];
 const PAUSE: Duration = Duration::from_millis(2);
-/// What a target may grow by before it is killed.
+/// How much a target may grow before it is killed.
 const ROOM: u64 = 8 << 20;
-/// fragscope needs more than the least of these from its start, and less than the most.
+/// fragscope needs more than the first from its start, and less than the second.
 const FRAGSCOPE: (u64, u64) = (2 << 20, 40 << 20);
 
 /// The row.
@@ -67,7 +67,7 @@ fn target_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &Path) -> 
     }
     let instant = round.instant(Duration::from_secs(1));
     stage.let_pass(instant)?;
-    // Pages that it had before it was in the group are not counted.
+    // Pages that it had before it entered the group are not counted.
     cgroup.limit_memory(cgroup.memory()? + ROOM)?;
     worker.command("eat")?;
     let killed = stage.wait_for(WAIT_LIMIT, PAUSE, || Ok(worker.ended()))?;
@@ -116,7 +116,7 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &Path) 
     };
     let mut running = Running::start(stage, mode, &setting)?;
     if wait_for_attached(stage, &mut running, &mut worker)? {
-        // It was enough to attach; now there is no more to be had.
+        // It had enough to attach; now it gets no more.
         let mut limit = cgroup.memory()?;
         stage.wait_for(WAIT_LIMIT, PAUSE, || {
             limit = limit.saturating_sub(64 << 10).max(64 << 10);
@@ -134,18 +134,18 @@ fn fragscope_killed(stage: &Stage, round: &mut Round, mode: Mode, trace: &Path) 
         running.signal(Signal::SIGKILL);
     }
     if running.wait(stage, WAIT_LIMIT)?.is_none() {
-        // A child of it was killed instead: a player, or the guard. It goes on without.
+        // A child of it was killed instead: a player, or the guard. It continues without.
         round.kind("a child killed");
         give_up(stage, round, &mut running)?;
     }
-    // What is left of its processes needs memory to end.
+    // Its remaining processes need memory to end.
     cgroup.limit_memory(1 << 30)?;
     aftermath::check(stage, round, &running, Some(&mut worker), How::Killed)?;
     round.hear(running.errors());
     Ok(())
 }
 
-/// Waits until breakpoints or a stop show that it is attached; `false` when it ended before.
+/// Waits until breakpoints or a stop show that it is attached; `false` if it ended before.
 fn wait_for_attached(stage: &Stage, running: &mut Running, worker: &mut Worker) -> Result<bool> {
     let seen = stage.wait_for(WAIT_LIMIT, PAUSE, || {
         if running.ended().is_some() {

@@ -32,13 +32,13 @@ use profiler_core::columns::TextColumn;
 use self::stage::Stage;
 use self::worker::{SMALL, Worker};
 
-/// How long what has no bound of its own is waited for: on a busy host loading the BPF programs takes
-/// seconds.
+/// How long to wait for anything that has no limit of its own: on a busy host loading the BPF
+/// programs takes seconds.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// Instants lie within this from the start of what ends by itself.
 const BRIEF_WINDOW: Duration = Duration::from_millis(300);
 
-/// Of what was done; the row takes what is left.
+/// Columns for the action; the row takes the remaining width.
 const COLUMNS: [TextColumn; 4] = [
     TextColumn::left("rounds", 9),
     TextColumn::left("failures", 8),
@@ -58,7 +58,7 @@ fn table_row(cells: [&str; COLUMNS.len()], what: &str) -> String {
 /// One row of the table.
 struct Row {
     name: &'static str,
-    /// What is done, as the table has it.
+    /// The action, as shown in the table.
     what: &'static str,
     /// Rounds by default: all rows together take minutes.
     quick: u64,
@@ -175,7 +175,7 @@ impl Options {
         match self.rounds {
             Rounds::Quick => row.quick,
             Rounds::Full => row.full,
-            // The whole of a list is one round of it.
+            // The complete list is one round of it.
             Rounds::Each(_) if row.full == 1 => 1,
             Rounds::Each(rounds) => rounds,
         }
@@ -227,7 +227,6 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds fragscope as it is installed; gives its binary.
 /// Whether SIGHUP, SIGINT, SIGQUIT or SIGTERM is ignored, as in a background job of a script.
 fn ignores_signals() -> Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status")?;
@@ -244,7 +243,7 @@ fn build(target: &std::path::Path) -> Result<PathBuf> {
     Ok(target.join("release/fragscope"))
 }
 
-/// What the rounds of one row came to.
+/// The results of the rounds of one row.
 pub(super) struct Tally {
     rounds: u64,
     done: u64,
@@ -387,12 +386,12 @@ impl Tally {
 
 /// One round.
 pub(super) struct Round {
-    /// What it is repeated by.
+    /// The seed with which it can be repeated.
     pub(super) seed: u64,
     pub(super) random: fastrand::Rng,
     /// What is done in it, for the report of a failure.
     pub(super) what: String,
-    /// What it is counted under.
+    /// The kinds under which it is counted.
     kinds: Vec<String>,
     figures: Vec<(&'static str, f64)>,
     faults: Vec<(&'static str, String)>,
@@ -415,7 +414,7 @@ impl Round {
         }
     }
 
-    /// One of several, each in its turn as seeds go up.
+    /// One of several, in turn as seeds increase.
     pub(super) fn turn<T: Copy>(&self, all: &[T]) -> T {
         all[(self.seed % all.len() as u64) as usize]
     }
@@ -430,7 +429,7 @@ impl Round {
         self.kinds.push(kind.into());
     }
 
-    /// A number of this round, of which the row prints how they lie.
+    /// A number of this round; the row prints their distribution.
     pub(super) fn figure(&mut self, name: &'static str, value: f64) {
         self.figures.push((name, value));
     }
@@ -444,7 +443,7 @@ impl Round {
         !self.faults.is_empty()
     }
 
-    /// Keeps what fragscope said, and looks for what it must never say.
+    /// Keeps fragscope's output, and checks it for what it must never say.
     pub(super) fn hear(&mut self, said: String) {
         if said.contains("panicked at") {
             self.fault("a panic", "");
@@ -453,8 +452,8 @@ impl Round {
     }
 }
 
-/// Records a small program, for `replay` and `export`, and puts a saved session and a core of another beside
-/// that.
+/// Records a small program, for `replay` and `export`, and puts another one's saved session and
+/// core beside that.
 fn small_trace(stage: &Stage) -> Result<PathBuf> {
     let trace = stage.fresh("small.fragtrace");
     let recorded = Command::new(&stage.fragscope)

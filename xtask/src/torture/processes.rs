@@ -12,7 +12,7 @@ pub(super) struct Process {
     pub(super) session: i32,
     /// As `ps` prints it: R, S, D, T, t, Z...
     pub(super) state: char,
-    /// What the kernel calls it: 15 bytes at the most. `pkill NAME` looks at this.
+    /// Its name in the kernel: at most 15 bytes. `pkill NAME` matches this.
     pub(super) name: String,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn all() -> Vec<Process> {
     numbers(Path::new("/proc")).filter_map(process).collect()
 }
 
-/// The threads of a process; none when it is gone.
+/// The threads of a process; none if it is gone.
 pub(super) fn threads(pid: i32) -> Vec<Thread> {
     let tasks = format!("/proc/{pid}/task");
     let thread = |tid| {
@@ -64,7 +64,7 @@ pub(super) fn is_held(pid: i32) -> bool {
     threads(pid).iter().any(|thread| thread.state == 't')
 }
 
-/// Who traces a thread, or 0.
+/// The tracer of a thread, or 0.
 pub(super) fn tracer(pid: i32, tid: i32) -> i32 {
     let tracer = field(&format!("/proc/{pid}/task/{tid}/status"), "TracerPid");
     tracer.and_then(|text| text.parse().ok()).unwrap_or(0)

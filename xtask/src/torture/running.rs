@@ -22,7 +22,7 @@ use super::processes;
 use super::stage::{Expected, Stage};
 use super::worker::{self, SMALL};
 
-/// The ways in which fragscope runs.
+/// The modes in which fragscope runs.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Mode {
     /// `attach --headless`, in windows of the default budget.
@@ -121,13 +121,13 @@ impl Mode {
         self.probes() && !matches!(self, Self::Headless | Self::BlackBox | Self::GrowthSites)
     }
 
-    /// Whether it looks at a worker that runs already.
+    /// Whether it looks at an already running worker.
     pub(super) fn attaches(self) -> bool {
         let looks = matches!(self, Self::Repair | Self::AttachTree);
         self.probes() || self.stops_briefly() || looks
     }
 
-    /// Whether all it does is to stop a worker and look at it.
+    /// Whether all it does is stop a worker and look at it.
     pub(super) fn stops_briefly(self) -> bool {
         matches!(
             self,
@@ -265,7 +265,7 @@ impl Mode {
 
 /// The ending of the session to view.
 pub(super) const SESSION: &str = "fragsnap";
-/// That of the core to look at.
+/// The ending of the core to look at.
 pub(super) const CORE: &str = "core";
 
 /// The folder of a black box.
@@ -275,12 +275,12 @@ const BOX: &str = "box";
 pub(super) struct Setting<'a> {
     /// The worker to attach to.
     pub(super) worker: i32,
-    /// The trace to replay and to export; beside it lie a saved session and a core, with [`SESSION`] and
-    /// [`CORE`] in the place of its ending.
+    /// The trace to replay and to export; beside it are a saved session and a core, with
+    /// [`SESSION`] and [`CORE`] as endings instead.
     pub(super) trace: &'a Path,
     /// A group to be in.
     pub(super) cgroup: Option<&'a Cgroup>,
-    /// Where what it prints goes, when that is not its screen.
+    /// Where its output goes, if that is not its screen.
     pub(super) streams: Streams,
 }
 

@@ -22,8 +22,8 @@ pub(super) enum Reader {
     Session,
 }
 
-/// How the content lies in the file: damage is done to the file, or to the content, which is then
-/// packed again so that no checksum keeps the damage from the reader.
+/// How the content is stored in the file: damage is done to the file, or to the content, which is
+/// then packed again so that no checksum protects the reader from the damage.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) enum Packing {
     Plain,
@@ -63,7 +63,7 @@ pub(super) fn make(stage: &Stage) -> Result<Vec<Input>> {
         recording("logalloc.txt", Packing::Plain, logalloc),
         recording("heaptrack.zst", Packing::Zstd, heaptrack),
         recording("memray.bin", Packing::Lz4, memray),
-        // No command reads these: what is given by mistake is refused, and no more.
+        // No command reads these: if given by mistake, they are rejected, and no more.
         recording("sample.json", Packing::Plain, json),
         recording("sample.hlog", Packing::Plain, hlog),
         Input {
@@ -121,7 +121,7 @@ fn of_command(stage: &Stage) -> Result<[Vec<u8>; 2]> {
     Ok([fs::read(trace)?, fs::read(text)?])
 }
 
-/// A recording through probes, which begins with a heap as it was.
+/// A recording through probes, which begins with a walk of the heap.
 fn of_process(stage: &Stage) -> Result<Vec<u8>> {
     let worker = Worker::start(stage, Size { mib: 1, threads: 1 })?;
     let trace = stage.fresh("process.fragtrace");

@@ -21,7 +21,7 @@ use super::cgroup::{Cgroup, Kind};
 use super::stage::{Interrupted, Stage};
 use super::{Round, Tally};
 
-/// What a command and its children may have.
+/// The memory limit of a command and its children.
 const MEMORY: u64 = 1 << 30;
 /// How long reading one of these small files may take, on a busy host.
 const TIME: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
 
 /// A file that was read, whole or in part.
 const READ: &str = "read";
-/// A run in which fewer files were read has tried no more than how files are refused.
+/// A run in which fewer files were readable has only tested how files are rejected.
 const LEAST_READ: f64 = 0.1;
 
 /// What runs one file after the other.
@@ -92,7 +92,7 @@ struct Lane {
     cgroup: Cgroup,
     folder: PathBuf,
     fragscope: PathBuf,
-    /// Where files are kept that made a round fail.
+    /// Where files that made a round fail are kept.
     kept: PathBuf,
     interrupted: Arc<AtomicBool>,
 }
@@ -132,7 +132,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Runs it in the group of this lane; gives how it ended, unless it took too long.
+    /// Runs it in the group of this lane. Returns how it ended, unless it took too long.
     fn run(&self, words: &[&str], file: &Path, errors: &Path) -> Result<Option<ExitStatus>> {
         let began = Instant::now();
         let mut child = Command::new("sh")
@@ -162,7 +162,7 @@ impl Lane {
         }
     }
 
-    /// Keeps the file, so that the reader can be mended.
+    /// Keeps the file, so that the reader can be fixed.
     fn keep(&self, round: &mut Round, file: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(&self.kept)?;
         let kept = self.kept.join(format!("{}-{name}", round.seed));
@@ -184,7 +184,7 @@ fn reading(reader: Reader, replayed: bool) -> &'static [&'static str] {
     }
 }
 
-/// It may read or refuse the file, within its memory and time; `None` took too long.
+/// It may read or reject the file, within its memory and time; `None` means that it took too long.
 fn judge(round: &mut Round, status: Option<ExitStatus>, was_killed: bool) {
     match status {
         _ if was_killed => round.fault(
@@ -198,7 +198,7 @@ fn judge(round: &mut Round, status: Option<ExitStatus>, was_killed: bool) {
         Some(status) => match status.code() {
             Some(0 | 6) => round.kind(READ),
             Some(1) => round.kind("refused"),
-            // Those of a shell that cannot start it among them.
+            // Including those of a shell that cannot start it.
             _ => round.fault("a wrong exit code", status.to_string()),
         },
     }

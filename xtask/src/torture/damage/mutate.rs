@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::files::{Input, Packing};
 
-/// Numbers at which readers go wrong.
+/// Numbers that tend to break readers.
 const NUMBERS: [u64; 10] = [
     0,
     1,
@@ -19,7 +19,7 @@ const NUMBERS: [u64; 10] = [
     0xffff_ffff_ffff_ffff,
     1 << 40,
 ];
-/// A block that is moved, doubled or taken away is no longer than this.
+/// The longest block that is moved, doubled or removed.
 const LONGEST: usize = 1 << 12;
 /// The first bytes of a block of a trace or of a saved session (docs/trace-format.md).
 const MARK: &[u8] = b"FSBK";
