@@ -285,7 +285,7 @@ pub(super) struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
-    /// In no group of its own, with files for what is printed.
+    /// In no separate group, with files for the output.
     pub(super) fn of(worker: i32, trace: &'a Path) -> Self {
         Self {
             worker,
@@ -307,7 +307,7 @@ pub(super) enum Streams {
     StoppedTerminal,
 }
 
-/// fragscope, running. It is killed with this, and its folder removed.
+/// A running fragscope. When this is dropped, it is killed and its directory removed.
 pub(super) struct Running {
     pub(super) mode: Mode,
     pub(super) pid: i32,
@@ -324,7 +324,7 @@ pub(super) struct Running {
     expected: Expected,
 }
 
-/// What begins a session, in the group where one is given.
+/// The command that begins a session, in the group if one is given.
 fn in_a_session(cgroup: Option<&Cgroup>) -> Command {
     let Some(cgroup) = cgroup else {
         return Command::new("setsid");
@@ -335,7 +335,7 @@ fn in_a_session(cgroup: Option<&Cgroup>) -> Command {
     shell
 }
 
-/// Gives it the streams; with a terminal, gives our end of it.
+/// Connects the streams. With a terminal, returns our end of it.
 fn connect(
     command: &mut Command,
     mode: Mode,
@@ -362,7 +362,7 @@ fn connect(
 }
 
 impl Running {
-    /// Starts it in a session of its own.
+    /// Starts it in a separate session.
     pub(super) fn start(stage: &Stage, mode: Mode, setting: &Setting<'_>) -> Result<Self> {
         let folder = stage.fresh_folder("outputs")?;
         let (printed, errors) = (stage.fresh("stdout"), stage.fresh("stderr"));
@@ -412,7 +412,7 @@ impl Running {
         }
     }
 
-    /// How it ended, when it has.
+    /// How it ended, if it has.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten();
         if status.is_some() {
@@ -421,7 +421,7 @@ impl Running {
         status
     }
 
-    /// How it ends, when it does within `limit`.
+    /// How it ends, if it does so within `limit`.
     pub(super) fn wait(&mut self, stage: &Stage, limit: Duration) -> Result<Option<ExitStatus>> {
         stage.wait_for(limit, Duration::from_millis(1), || Ok(self.ended()))
     }
@@ -448,24 +448,24 @@ impl Running {
         found.iter().map(|process| process.pid).collect()
     }
 
-    /// Whether what it says on stderr can be read.
+    /// Whether its stderr can be read.
     pub(super) fn is_heard(&self) -> bool {
         self.streams != Streams::StoppedTerminal
     }
 
-    /// Closes its terminal, or the pipe that it prints into.
+    /// Closes its terminal, or the pipe of its output.
     pub(super) fn close(&mut self) {
         self.terminal = None;
         self.pipe = None;
     }
 
-    /// What it has printed so far, when that goes into a file.
+    /// Its output so far, if that goes into a file.
     pub(super) fn printed(&self) -> String {
         let bytes = fs::read(&self.printed).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// What it has said on stderr so far.
+    /// Its stderr so far.
     pub(super) fn errors(&self) -> String {
         let bytes = fs::read(&self.errors).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -483,7 +483,8 @@ impl Drop for Running {
     }
 }
 
-/// A terminal whose screen nobody looks at: what is drawn is read and dropped. It closes with this.
+/// A terminal whose screen nobody looks at: the output is read and dropped. It closes when this is
+/// dropped.
 struct Terminal {
     over: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,

@@ -16,7 +16,7 @@ use super::worker::{USUAL, Worker};
 use super::{BRIEF_WINDOW, Round, Tally, WAIT_LIMIT, processes, small_trace};
 use std::os::unix::process::ExitStatusExt;
 
-/// Instants lie within this from the start.
+/// Instants are within this time from the start.
 const WINDOW: Duration = Duration::from_secs(2);
 /// A signal ends fragscope within this, on a busy host too.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
@@ -24,15 +24,15 @@ const ENDS_WITHIN: Duration = Duration::from_secs(2);
 const PROMISED: f64 = 0.2;
 /// In half of the rounds of each mode within this: a walk that is under way is finished first.
 const PROMISED_EACH: f64 = 0.4;
-/// A median of fewer is no verdict: one session that was about to finish a walk would be all of it.
+/// A median of fewer gives no verdict: one session that was about to finish a walk would decide it.
 const ENOUGH_FOR_A_MEDIAN: usize = 8;
-/// The figure that this is said of.
+/// The figure that is judged.
 const TO_THE_END: &str = "seconds from a signal to the end";
-/// What has not ended by then does not end.
+/// What has not ended by then hangs.
 const HANGS: Duration = Duration::from_secs(20);
 /// The default of `--max-stop`.
 const MAX_STOP: Duration = Duration::from_secs(2);
-/// What a busy host adds to it.
+/// Added to it for a busy host.
 const MARGIN: Duration = Duration::from_millis(1500);
 /// A target with no thread seen stopped for this long is not held by a suspended fragscope.
 const NOT_KEPT: Duration = Duration::from_millis(300);
@@ -51,7 +51,7 @@ enum Harm {
     StopTerminal,
 }
 
-/// The same of one mode.
+/// The same for one mode.
 fn to_the_end_of(mode: Mode) -> &'static str {
     match mode {
         Mode::Headless => "seconds from a signal to the end, attach --headless",
@@ -97,7 +97,7 @@ pub(super) fn run(stage: &Stage, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Whether the median of a figure is as promised, where there are enough of it.
+/// Checks whether the median of a figure is as promised, if there are enough values.
 fn judge(tally: &mut Tally, name: &'static str, promised: f64) {
     match tally.median(name, ENOUGH_FOR_A_MEDIAN) {
         Some(median) if median > promised => {
@@ -202,13 +202,13 @@ fn one(
     Ok(())
 }
 
-/// Sends a signal that ends it, and checks how soon and how it ends.
+/// Sends a terminating signal, and checks how soon and how it ends.
 fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) -> Result<How> {
-    // Before it has taken the signals over, their default action is as good: nothing is attached.
+    // Before it has taken over the signals, their default action is as good: nothing is attached.
     let caught = running.catches(signal);
     let sent = Instant::now();
     if running.mode == Mode::RecordCommand && signal == Signal::SIGINT {
-        // As the terminal does: the command ends by the same key.
+        // Like the terminal: the same key ends the command.
         for pid in running.group_and_session() {
             let _ = kill(Pid::from_raw(pid), signal);
         }
@@ -222,12 +222,13 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
     let took = sent.elapsed();
     round.figure(TO_THE_END, took.as_secs_f64());
     round.figure(to_the_end_of(running.mode), took.as_secs_f64());
-    // A recorded command ends in its own time.
+    // A recorded command ends at its own pace.
     if took > ENDS_WITHIN && running.mode != Mode::RecordCommand {
         round.fault("it ends late", format!("{took:.1?} after {signal}"));
     }
     let by_default = status.signal() == Some(signal as i32);
-    // With its last words before a terminal that takes nothing in, it is ended by the signal after all.
+    // If its last messages block on a terminal that accepts nothing, the signal's default action
+    // ends it after all.
     if by_default && (!caught || !running.is_heard()) {
         return Ok(How::Killed);
     }
@@ -237,7 +238,7 @@ fn end(stage: &Stage, round: &mut Round, running: &mut Running, signal: Signal) 
         codes.extend([128 + signal as i32, 128 + Signal::SIGTERM as i32]);
     }
     if running.mode.is_brief() {
-        // It may have been done.
+        // It may have finished.
         codes.push(0);
     }
     match status.code() {
@@ -287,7 +288,7 @@ fn close_terminal(stage: &Stage, round: &mut Round, running: &mut Running) -> Re
 
 fn close_pipe(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.close();
-    // Nobody needs to read what a service prints.
+    // Nobody needs to read a service's output.
     if running.mode == Mode::Serve {
         stage.let_pass(BRIEF_WINDOW)?;
         if running.ended().is_some() {
@@ -309,7 +310,7 @@ fn close_pipe(stage: &Stage, round: &mut Round, running: &mut Running) -> Result
     Ok(How::ByItself)
 }
 
-/// Suspends it as `pkill -STOP fragscope` does, and watches how long the target is kept.
+/// Suspends it like `pkill -STOP fragscope`, and measures how long the target is held.
 fn suspend(
     stage: &Stage,
     round: &mut Round,
@@ -382,7 +383,7 @@ pub(super) fn longest_stop(stage: &Stage, pid: i32) -> Result<Duration> {
     Ok(longest)
 }
 
-/// It does not end by what should end it.
+/// It does not end when it should.
 pub(super) fn give_up(stage: &Stage, round: &mut Round, running: &mut Running) -> Result<How> {
     running.signal(Signal::SIGKILL);
     if running.wait(stage, WAIT_LIMIT)?.is_none() {

@@ -24,8 +24,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::kernel_log::KernelLog;
 use super::processes::{self, Process};
 
-/// Where programs leave files, with who may write there; each is made empty for the run, as a file
-/// system of its own.
+/// Where programs leave files, with who may write there; each is mounted as a separate, empty file
+/// system for the run.
 const SCRATCH: [(&str, &str); 3] = [
     ("/tmp", "mode=1777"),
     ("/dev/shm", "mode=1777"),
@@ -39,7 +39,7 @@ const KEPT: [&str; 3] = [
     "/run/fragscope/written",
 ];
 
-/// Somebody asked for the end (Ctrl-C).
+/// Somebody requested the end (Ctrl-C).
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(super) struct Interrupted;
@@ -47,13 +47,13 @@ pub(super) struct Interrupted;
 /// Children that are expected to live, by number.
 pub(super) type Expected = Rc<RefCell<BTreeSet<i32>>>;
 
-/// The stage. Its folder is removed with it.
+/// The stage. Its directory is removed with it.
 pub(super) struct Stage {
     folder: tempfile::TempDir,
-    /// The command: a copy, so that its processes are distinguished from others of the same name.
+    /// The command: a copy, so that its processes can be told apart from others of the same name.
     pub(super) fragscope: PathBuf,
     identity: (u64, u64),
-    /// The interpreter of the workers, and no script that starts it.
+    /// The interpreter of the workers itself, not a script that starts it.
     pub(super) python: PathBuf,
     interrupted: Arc<AtomicBool>,
     pub(super) log: RefCell<KernelLog>,
@@ -64,7 +64,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Sets it up; `target` is the folder for what is built.
+    /// Sets it up; `target` is the build directory.
     pub(super) fn set_up(binary: &Path, target: &Path) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
@@ -127,7 +127,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Looks every `pause` whether something has come, for at most `limit`; `None` when it has not.
+    /// Checks every `pause` whether something has come, for at most `limit`; `None` if it has not.
     ///
     /// # Errors
     /// [`Interrupted`], and those of `look`.
@@ -167,7 +167,7 @@ impl Stage {
         exe.is_ok_and(|exe| (exe.dev(), exe.ino()) == self.identity)
     }
 
-    /// The processes of fragscope's: those that run it, and orphans that came to us.
+    /// fragscope's processes: those that run it, and orphans that were reparented to us.
     pub(super) fn left_processes(&self) -> Vec<Process> {
         let own = std::process::id() as i32;
         let expected = self.expected.borrow();
@@ -179,9 +179,9 @@ impl Stage {
         left
     }
 
-    /// Takes note of an orphan's end, as PID 1 would.
+    /// Reaps an orphan, as PID 1 would.
     pub(super) fn reap(&self, pid: i32) {
-        // It may be another's child that is a zombie for a moment.
+        // It may be another process's child that is a zombie for a moment.
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
 
@@ -195,7 +195,7 @@ impl Stage {
         let object = |path: &PathBuf| {
             path.starts_with(KEPT[0]) && path.extension().is_some_and(|ending| ending == "so")
         };
-        // Its name is made of its content: a second one is one too many.
+        // Its name is derived from its content: a second one is one too many.
         if found.iter().filter(|path| object(path)).count() == 1 {
             found.retain(|path| !object(path));
         }
@@ -214,8 +214,8 @@ pub(super) fn list(folder: &Path, into: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Mounts empty file systems where programs leave files, seen by this process and its children
-/// alone, so that what others leave there meanwhile is not taken for fragscope's.
+/// Mounts empty file systems where programs leave files, visible only to this process and its
+/// children, so that other programs' files there are not taken for fragscope's.
 fn private_scratch(needed: &Path) -> Result<Vec<PathBuf>> {
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
     let all = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -223,7 +223,7 @@ fn private_scratch(needed: &Path) -> Result<Vec<PathBuf>> {
     let mut mounted = Vec::new();
     for (folder, mode) in SCRATCH {
         let folder = Path::new(folder);
-        // What is needed must stay in sight.
+        // Needed files must stay visible.
         if folder.is_dir() && !needed.starts_with(folder) {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
             mount(Some("torture"), folder, Some("tmpfs"), flags, Some(mode))

@@ -9,16 +9,16 @@ use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSegment, ObjectSymbol};
 
 const PAGE: usize = 4096;
-/// Functions of the C library that no worker calls: a breakpoint in one that is called, which the kernel knows
-/// nothing of, ends it.
+/// Functions of the C library that no worker calls: a breakpoint unknown to the kernel ends a
+/// process that runs into it.
 const UNUSED: [&[u8]; 3] = [b"pvalloc", b"valloc", b"malloc_info"];
 const INT3: u8 = 0xcc;
 
-/// The code of one process, as it was when this was made; after an exec it is made anew.
+/// The code of one process, as it was when this was created; after an exec it is created again.
 pub(super) struct Text {
     memory: File,
     segments: Vec<Segment>,
-    /// Pages in which something was seen, by segment and number: what a quick look reads.
+    /// Pages in which something was seen, by segment and number: a quick check reads these.
     pages: BTreeSet<(usize, usize)>,
 }
 
@@ -68,7 +68,7 @@ impl Text {
         })
     }
 
-    /// Leaves breakpoints in its C library, as a tool that was killed may: nobody holds them.
+    /// Leaves breakpoints in its C library, as a killed tool may: nobody holds them.
     pub(super) fn leave_breakpoints(&self) -> Result<()> {
         let is_library = |one: &&Segment| one.path.contains("/libc.so");
         let segment = self.segments.iter().find(is_library);
@@ -110,7 +110,7 @@ impl Text {
         changes
     }
 
-    /// How many bytes differ, looked for only where something was seen before.
+    /// How many bytes differ, checked only where something was seen before.
     pub(super) fn count(&mut self) -> usize {
         if self.pages.is_empty() {
             return self.changes().len();
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_breakpoint_is_seen_when_it_comes_and_when_it_goes() -> Result<()> {
-        // It says something once it is loaded, and waits.
+        // It prints something once it is loaded, and waits.
         let mut child = Command::new("cat")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

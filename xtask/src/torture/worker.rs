@@ -18,11 +18,11 @@ use super::text::Text;
 use super::{WAIT_LIMIT, processes};
 
 const PROGRAM: &str = include_str!("worker.py");
-/// Slots of the program's counters that are no thread's: as in the program.
+/// Slots of the program's counters that belong to no thread: as in the program.
 const READY: u64 = 100;
 const MAIN: u64 = 101;
 const PID: u64 = 102;
-/// A worker that nobody ends does so itself.
+/// A worker that nobody ends exits by itself after this time.
 const SECONDS: &str = "900";
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -41,7 +41,7 @@ pub(super) const USUAL: Size = Size {
 /// Quick to start, for rounds that end it.
 pub(super) const SMALL: Size = Size { mib: 4, threads: 2 };
 
-/// A running worker. It ends with this.
+/// A running worker. It ends when this is dropped.
 pub(super) struct Worker {
     pub(super) pid: i32,
     pub(super) text: Text,
@@ -86,7 +86,7 @@ impl Worker {
         let pid = child.id() as i32;
         stage.expected.borrow_mut().insert(pid);
         let commands = child.stdin.take();
-        // Its end is seen to from here on.
+        // From here on, its end is taken care of.
         let mut worker = Self {
             text: Text::of(pid)?,
             pid,
@@ -101,7 +101,8 @@ impl Worker {
         Ok(worker)
     }
 
-    /// One that fragscope started with these counters and did not end; `None` when it is not there.
+    /// The worker that fragscope started with these counters and did not end; `None` if it is not
+    /// there.
     pub(super) fn recorded(stage: &Stage, size: Size, counters: &Path) -> Result<Option<Self>> {
         let Some(pid) = find_recorded(stage, counters) else {
             return Ok(None);
@@ -122,7 +123,7 @@ impl Worker {
         }))
     }
 
-    /// Waits until it is at work, and reads its code: anew after an exec.
+    /// Waits until it is at work, and reads its code: again after an exec.
     pub(super) fn settle(&mut self, stage: &Stage) -> Result<()> {
         let ready = stage.wait_for(WAIT_LIMIT, PAUSE, || {
             ensure!(self.is_alive(), "a worker ended at its start");
@@ -145,7 +146,7 @@ impl Worker {
         processes::process(self.pid).is_some_and(|process| !matches!(process.state, 'Z' | 'X'))
     }
 
-    /// Whether every thread of it goes on: waits until each has counted.
+    /// Whether all its threads continue: waits until each has counted.
     pub(super) fn goes_on(&self, stage: &Stage) -> Result<bool> {
         let slots: Vec<_> = (0..self.threads).chain([MAIN]).collect();
         let before: Vec<_> = slots.iter().map(|&slot| self.counter(slot)).collect();
@@ -157,9 +158,9 @@ impl Worker {
         Ok(went_on.is_some() && self.is_alive())
     }
 
-    /// Has it execute its program anew, and waits until that is at work.
+    /// Has it execute its program again, and waits until that is at work.
     pub(super) fn exec(&mut self, stage: &Stage) -> Result<()> {
-        // What it said before is of the program that it was.
+        // Its former counters belong to the previous program.
         let counters = File::options().write(true).open(&self.counters)?;
         counters.write_all_at(&0u64.to_le_bytes(), 8 * READY)?;
         self.command("exec")?;
@@ -169,12 +170,12 @@ impl Worker {
     /// Asks it to do something: a line that the program knows.
     pub(super) fn command(&mut self, line: &str) -> Result<()> {
         let commands = self.commands.as_mut().context("it takes no commands")?;
-        // One that has ended hears nothing.
+        // A worker that has ended receives nothing.
         let _ = writeln!(commands, "{line}");
         Ok(())
     }
 
-    /// The number of the child that it forked, once it has.
+    /// The pid of the child that it forked, once it has.
     pub(super) fn forked(&mut self, stage: &Stage) -> Result<i32> {
         let pid = stage.wait_for(WAIT_LIMIT, PAUSE, || {
             let pid = self.counter(PID + 1);
@@ -188,11 +189,11 @@ impl Worker {
 
     /// Sends it a signal.
     pub(super) fn signal(&self, signal: Signal) {
-        // One that has ended needs none.
+        // A worker that has ended needs none.
         let _ = kill(Pid::from_raw(self.pid), signal);
     }
 
-    /// How it ended, when fragscope did not start it.
+    /// How it ended, if fragscope did not start it.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().ok()?
     }
@@ -218,7 +219,7 @@ impl Drop for Worker {
             Some(child) => {
                 let _ = child.wait();
             }
-            // An orphan is ours to wait for; one whose parent lives is its parent's.
+            // An orphan is ours to reap; a child whose parent lives is its parent's.
             None => {
                 let _ = waitpid(Pid::from_raw(self.pid), None);
             }
