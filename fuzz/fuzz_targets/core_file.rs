@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// A sound core with damage to its headers and notes as often as to all of it.
+/// A sound core, with damage to its headers and notes as often as to all of it.
 fn damaged(input: &[u8]) -> Vec<u8> {
     let sound = core_file::sound();
     let len = sound.len() as u64;

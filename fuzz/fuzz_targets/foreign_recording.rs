@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use profiler_trace::interchange::{read, write_logalloc};
 use profiler_trace::limits::{Limits, Meter};
 
-/// How files of each format begin; memray's up to where its records do.
+/// The first bytes of files in each format; for memray up to its records.
 const STARTS: [&[u8]; 4] = [
     b"v 10400 3\nX program\na 10 1\n",
     b"1 1 malloc(4)=0x10\n",

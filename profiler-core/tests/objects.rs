@@ -45,7 +45,7 @@ fn every_block_is_named_and_held_by_whom_it_is() {
     let one = holder(&census, "app.ONE").expect("it holds");
     assert_eq!(one.retained_bytes, 48 + 272 + 32);
     assert_eq!(one.type_name.as_deref(), Some("app.Order"));
-    // A weak reference holds nothing, and neither does what lies where nothing is.
+    // A weak reference holds nothing, and neither does one to an empty place.
     let watch = holder(&census, "app.WATCH").expect("the reference itself");
     assert_eq!(watch.retained_bytes, 80);
     assert_eq!(census.unreached.bytes, LIST_BYTES);
@@ -73,7 +73,7 @@ fn a_version_that_is_newer_than_those_known_is_said() {
     assert_eq!(unknown, Err(NoCensus::UnknownVersion(3, 5)));
 }
 
-/// Where the first table of a dictionary's begins: the class's, behind the lists and three names.
+/// The address of the first dictionary's table: the class's, behind the lists and three names.
 fn first_table(objects: &Objects) -> u64 {
     let start = profiler_testing::images::objects::HEAP + 4 * LIST_BYTES;
     let tables = (start..).step_by(16);

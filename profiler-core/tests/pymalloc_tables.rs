@@ -44,7 +44,7 @@ impl Tables {
         for domain in 0..3 {
             let place = DEBUG + 48 * domain;
             tables.put(place, u64::from(b"rmo"[domain as usize]));
-            // Without hooks the table has what the build uses by default.
+            // Without hooks the table has the build's defaults.
             let below = if debug {
                 in_force[domain as usize]
             } else {
@@ -115,13 +115,13 @@ fn what_leads_nowhere_is_unknown() {
     tables.entry(0x1000, DATA + 0x1000, HOOKS);
     tables.entry(obj, DATA + 0x1000, HOOKS);
     assert_eq!(tables.allocator(), Unknown);
-    // Someone's own context, which is no entry.
+    // Another program's context, which is no entry.
     tables.entry(obj, DATA + 0x1800, HOOKS);
     assert_eq!(tables.allocator(), Unknown);
     // Functions that cannot be executed.
     tables.entry(obj, 0, DATA);
     assert_eq!(tables.allocator(), Unknown);
-    // Someone's own allocator without context, where the entries are apart.
+    // Another program's allocator without context, where the entries are apart.
     for says in [Pymalloc, Malloc] {
         let mut tables = Tables::new((3, 11), says);
         let place = tables.place(2);

@@ -20,7 +20,7 @@ fn frame(function: &str, line: u32) -> Frame {
     }
 }
 
-/// One that is certain to be sampled, so that the estimates are exact.
+/// An allocation that is certain to be sampled, so that the estimates are exact.
 fn certain(block: u64, bytes: u64) -> Allocation {
     Allocation {
         block: RemoteAddr::new(block),
@@ -43,8 +43,8 @@ impl Random {
     }
 }
 
-/// Three sites with sizes from far below to far above the mean, sampled anew many times: the
-/// estimates are right on the average, and off by as much as they say.
+/// Three sites with sizes from far below to far above the mean, sampled many times over: the
+/// estimates are right on average, and their errors are as large as they say.
 #[test]
 fn estimates_are_unbiased_and_their_errors_are_what_they_say() {
     const RUNS: u32 = 400;
@@ -185,7 +185,7 @@ fn stacks_that_differ_in_one_line_are_two_sites_of_one_outer_function() {
 
 const BASE: u64 = 0x5555_0000_0000;
 
-/// A walk of one extent of these spans, all of it resident but for its last page.
+/// A walk of one extent of these spans, all of it resident except its last page.
 fn walk_of(spans: &[(u64, SpanState)]) -> Sample {
     let spans = spans.iter().copied().collect();
     let extent = Extent::of_spans(ExtentKind::Brk, RemoteAddr::new(BASE), spans).expect("low");
@@ -212,8 +212,8 @@ fn walk_of(spans: &[(u64, SpanState)]) -> Sample {
 fn what_a_walk_finds_is_told_by_exact_addresses_and_sizes() {
     const SECOND: u64 = 1_000_000_000;
     let user = |offset: u64| BASE + offset + CHUNK_HEADER;
-    // The first page: 1024 live, 1024 free, 2048 live; the second a block that reaches into the third,
-    // of which 2048 are free; the fourth could not be read, the fifth is not resident.
+    // The first page: 1024 live, 1024 free, 2048 live; the second a block that extends into the
+    // third, of which 2048 are free; the fourth could not be read, the fifth is not resident.
     let sample = walk_of(&[
         (1024, SpanState::Live),
         (1024, SpanState::Free),
@@ -263,14 +263,14 @@ fn what_a_walk_finds_is_told_by_exact_addresses_and_sizes() {
         let age = ages.iter().position(|bytes| *bytes > 0);
         (walk.bytes.rounded(), walk.blocks.rounded(), pinned, age)
     };
-    // Half of what is free on its page, which another block lies on, too.
+    // Half of the free memory on its page, which it shares with another block.
     assert_eq!(of("first"), (usable(1024), 1, 512, Some(1)));
     assert_eq!(of("large"), (usable(PAGE_SIZE + 2048), 1, 2048, Some(3)));
     assert_eq!(of("not resident"), (usable(1024), 1, 0, Some(0)));
     for name in ["freed", "other size", "inside", "unreadable", "later"] {
         assert_eq!(of(name), (0, 0, 0, None), "{name}");
     }
-    // A later walk says all anew.
+    // A later walk determines everything anew.
     let found = table
         .lookup(100 * SECOND)
         .in_walk(&walk_of(&[(PAGE_SIZE, SpanState::Free)]));
@@ -303,7 +303,7 @@ fn a_walk_is_of_one_moment_whatever_is_freed_and_allocated_while_it_is_read() {
         }
     };
     old(&mut table);
-    // As long as no walk is begun, nothing is kept of what is freed.
+    // As long as no walk has begun, freed blocks are not remembered.
     table.gone(RemoteAddr::new(blocks[0]), 20);
     table.walk_begins();
     // Before the moment and after it, at an address that is given out again, and unseen.
@@ -323,7 +323,7 @@ fn a_walk_is_of_one_moment_whatever_is_freed_and_allocated_while_it_is_read() {
         site.map(|site| site.figures.at_walk.blocks.rounded())
     };
     assert_eq!((by_name("old"), by_name("new")), (Some(2), Some(0)));
-    // What was sampled after the walk began alone, that walk has not looked at.
+    // A walk has not looked at blocks that were only sampled after it began.
     let known = sites.by_innermost().into_iter();
     let known = known.map(|row| (sites.label(row.step), row.is_known_of_walk()));
     let known: Vec<(String, bool)> = known.collect();

@@ -36,7 +36,7 @@ fn verdicts_read_as_they_should() {
     let mut not_walked = worker(256, &[], 0);
     not_walked.heaps.clear();
     assert_eq!(verdict(&not_walked), "No verdict: no heap could be walked.");
-    // glibc is walked, but it is not what serves malloc.
+    // glibc is walked, but it does not serve malloc.
     let mut another = worker(25_600, &[live(64), free(4032)], 0);
     another.target.malloc = Some(AllocatorTitle::parse("jemalloc"));
     let report = FragReport::from_sample(&another);
@@ -90,7 +90,7 @@ fn ends_of_arenas_stay_when_the_trim_threshold_has_grown() {
     kept.heaps[0].settings = settings(32 << 20);
     assert_eq!(mechanisms(&kept), [Mechanism::KeptTop]);
 
-    // What would return them is only known once it was played.
+    // What would return them is only known after a replay.
     let report = FragReport::from_sample(&kept);
     let setting = "MALLOC_TRIM_THRESHOLD_=131072";
     let advice = report.findings[0].advice();
@@ -115,7 +115,7 @@ fn ends_of_arenas_stay_when_the_trim_threshold_has_grown() {
         "{}",
         saves.explanation
     );
-    // Nothing was played that speaks of it.
+    // No replay says anything about it.
     let other = report.with_predictions(predicted(&[]));
     assert!(other.findings[0].advice().starts_with(assumed));
     let how = "A recording shows what could not be predicted: `fragscope record -- COMMAND`";

@@ -132,7 +132,7 @@ fn growth_outside_of_live_blocks_is_said_by_its_class() {
         said(0, [18, 2, 0], Some(37), [57, 40, 0]),
         "Growing 3.9 MiB/s: shared memory grows by 3.8 MiB/s."
     );
-    // What holds the objects that have it is not named for their own few bytes.
+    // The holder of the objects that contain it is not named for its own few bytes.
     assert_eq!(
         said(2000, [18, 2, 0], Some(37), [57, 40, 0]),
         "Growing 3.9 MiB/s: shared memory grows by 3.8 MiB/s."
@@ -238,7 +238,8 @@ fn who_holds_most_of_the_heap_is_not_who_maps_most() {
 #[test]
 fn who_gains_the_objects_is_named_though_its_table_moved_between_walk_and_reading() {
     let earlier = census(0, 100_000, 5 * MIB, 12 * MIB);
-    // The new table was none of the walk's blocks: its bytes are missing of what the name holds.
+    // The new table was not among the walk's blocks: its bytes are missing from what the name
+    // holds.
     let later = census(2_000_000_000, 170_000, 12 * MIB, 12 * MIB + 1000);
     let growth = Growth::between(&earlier, &later).expect("time has passed");
     assert_eq!(growth.types[0].name, "dict", "the table gained most");
@@ -396,7 +397,7 @@ fn gainer(name: &str, at: usize, bytes: f64) -> (HolderGrowth, Holder) {
     (of, holder)
 }
 
-/// What is said of a process of which these names gain bytes a second, of as many in all.
+/// The sentence for a process in which these names gain bytes per second, out of this total.
 fn caused(gainers: &[(&str, f64)], live: f64, has_more_threads: bool) -> String {
     let (mut earlier, mut later) = (census(0, 1000, MIB, MIB), census(0, 1000, MIB, MIB));
     earlier.taken_at_ns = 0;

@@ -71,7 +71,7 @@ fn a_master_and_its_children_are_summed_up_and_what_they_share_counts_once() {
     assert_eq!(celery.oldest_walk_ns, Some(50));
     assert_eq!(celery.verdicts.values().sum::<u64>(), 2);
     assert_eq!(celery.path.words(), Some(CELERY));
-    // By classes as well, and of the third, which was not walked, only how large it is.
+    // By classes too; of the third process, which was not walked, only the size is known.
     let held = celery.ledger[&LedgerClass::FreePinned];
     assert_eq!(
         (held.resident_bytes, held.swapped_bytes),
@@ -108,7 +108,7 @@ fn there_are_no_more_groups_than_asked_for_and_nothing_is_lost() {
     assert_eq!(found_names, ["job00", "job01", "job40", "other"]);
     assert_eq!(found.iter().map(|group| group.processes).sum::<u64>(), 50);
     assert_eq!(found[3].name.program, "");
-    // One that chose this name is another.
+    // A process that chose this name is another.
     let rows = [row(1, 0, &["other"], None), row(2, 0, &["b"], None)];
     let found = groups(&rows, 1);
     assert!(found.len() == 2 && found[0].name != found[1].name);

@@ -132,7 +132,7 @@ fn what_children_share_with_their_master_counts_once() {
         let mut all = all.iter();
         all.find(|of| of.names == [name]).expect("it is there")
     };
-    // 2 and 10 MiB of their own beside the master's 30.
+    // 2 and 10 MiB of their own besides the master's 30.
     let table = of("app.TABLE");
     assert_eq!(table.bytes, 42 * MIB);
     assert_eq!((table.master_bytes, table.children), (Some(30 * MIB), 2));

@@ -111,7 +111,7 @@ fn what_a_new_holder_maps_is_no_growth_of_blocks_and_unknown_is_not_nothing() {
             Some((0.0, Some(8192.0))),
         ]
     );
-    // Of files of before it is not known what was mapped.
+    // For older files it is unknown what was mapped.
     for holder in &mut earlier.holders {
         holder.mapped_bytes = None;
     }
@@ -151,11 +151,11 @@ fn where_a_holder_grows_is_found_beside_what_is_largest() {
     let found = growth.branch_of(0, &later.holders[0]);
     assert_eq!(found, Some(&grown));
     assert_eq!(growth.of_holder(0).and_then(|of| of.items), Some(100.0));
-    // One that is new has what it has.
+    // A new one has gained all that it has.
     earlier.holders = holders(900_000, vec![idle.clone()]);
     let growth = Growth::between(&earlier, &later).expect("time has passed");
     assert_eq!(growth.branch_of(0, &later.holders[0]), Some(&grown));
-    // Where the largest gains more, that is where it grows.
+    // If the largest gains more, the growth is there.
     earlier.holders = holders(700_000, vec![idle, small]);
     let growth = Growth::between(&earlier, &later).expect("time has passed");
     assert_eq!(growth.branch_of(0, &later.holders[0]), None);
@@ -186,7 +186,7 @@ fn a_table_that_was_enlarged_once_is_a_step_and_no_growth() {
         (step.bytes - (5u64 << 20) as f64).abs() < 4096.0,
         "{step:?}"
     );
-    // The same bytes for as many entries more are growth.
+    // The same bytes for as many more entries are growth.
     later.types = vec![tables(10 << 20, 2 * 87_381)];
     let growth = Growth::between(&earlier, &later).expect("time has passed");
     assert!(growth.is_growing, "{growth:?}");

@@ -43,7 +43,7 @@ fn pinned(heap: HeapSnapshot, holders: &[u16], around: &[u16]) -> Pinned {
 #[test]
 fn a_page_goes_with_who_has_all_that_lives_on_it() {
     use SpanState::{Free, Live};
-    // 1 is within 0; the page in the middle is that of both, the last one somebody else's too.
+    // 1 is within 0; the page in the middle belongs to both, the last one to another as well.
     let parts = [
         (64, Live),
         (PAGE_SIZE - 64, Free),

@@ -9,11 +9,11 @@ use crate::objects::layout::Layout;
 use crate::span::SpanState;
 
 const HEAP: u64 = 0x10_0000;
-/// Where nothing is that the walk knows.
+/// An address with nothing that the walk knows.
 const NEWER: u64 = 0x7000_0000;
 const CODE: u64 = 0x40_0000_0000;
 
-/// Counts what is read.
+/// Counts the reads.
 struct Counting {
     image: MemoryImage,
     bytes: Cell<u64>,
@@ -44,7 +44,7 @@ impl Heap {
         }
     }
 
-    /// A block of these words, and where it is.
+    /// Puts a block of these words, and returns its address.
     fn put(&mut self, words: &[u64]) -> u64 {
         let at = HEAP + self.words.len() as u64 * 8;
         let len = words.len().next_multiple_of(2);
@@ -54,7 +54,7 @@ impl Heap {
         at
     }
 
-    /// What was made after the walk.
+    /// Puts a block that was made after the walk.
     fn put_newer(&mut self, words: &[u64]) -> u64 {
         let at = NEWER + self.newer.len() as u64 * 8;
         self.newer.extend(words);
@@ -73,7 +73,7 @@ impl Heap {
         self.put(&[count, count, buckets, CODE, CODE, CODE, 0, 0, 0, 0])
     }
 
-    /// The blocks that are found from the tables, and the bytes and reads that it took.
+    /// The blocks that are found from the tables, and the bytes and reads that this took.
     fn found(&self, tables: &[u64]) -> (Option<Vec<u64>>, u64, u64) {
         let mut image = MemoryImage::default();
         for (at, words) in [(HEAP, &self.words), (NEWER, &self.newer)] {
@@ -142,7 +142,7 @@ fn entries_behind_those_that_are_newer_than_the_walk_are_found() {
     own.sort_unstable();
     assert_eq!(heap.found(&[table]).0, Some(own.clone()));
 
-    // Buckets that have been moved since are no blocks themselves.
+    // Buckets that have been moved since are not blocks themselves.
     let copied = heap.words[((buckets - HEAP) / 8) as usize..][..64].to_vec();
     let moved = heap.put_newer(&copied);
     let again = heap.table(64, moved);

@@ -8,7 +8,8 @@ use crate::size_class::SizeClass;
 const MIB: f64 = (1 << 20) as f64;
 const SECONDS: f64 = 5.0;
 
-/// Live blocks of a process, and what of that was no step, in MiB gained in five seconds.
+/// Live blocks of a process, and the part of their growth that was not a step, in MiB gained in
+/// five seconds.
 fn growth(live: f64, steady: f64) -> Growth {
     Growth {
         elapsed_ns: 5_000_000_000,
@@ -32,7 +33,7 @@ fn growth(live: f64, steady: f64) -> Growth {
     }
 }
 
-/// All memory: what it gained, and what of that in the second half.
+/// All memory: its gain, and the part of that in the second half.
 fn memory(bytes: f64, later: Option<f64>) -> MemoryGrowth {
     MemoryGrowth {
         elapsed_ns: 5_000_000_000,
@@ -105,7 +106,8 @@ fn a_little_of_what_is_live_that_other_memory_does_not_show_may_be_a_full_cache(
     let full = of(0.45, 0.0, 50, 1.0);
     assert_eq!(full.live, 0.0);
     assert!((full.fluctuation - 0.45 * MIB).abs() < 1.0, "{full:?}");
-    // So may large blocks be that nobody had any more when objects were read, as many as they are.
+    // So may large blocks be that nothing referred to any more when objects were read, however
+    // many.
     let passing = |blocks: f64, memory_gained: f64| {
         let mut growth = growth(2.5, 2.5);
         growth.unreached = Rate {
@@ -135,7 +137,7 @@ fn what_stands_still_does_not_grow() {
     let still = growth(0.01, 0.01);
     assert_eq!(of(&still, memory(0.3, Some(0.2))), Growing::default());
     assert_eq!(of(&still, memory(-7.0, Some(-1.0))), Growing::default());
-    // Whatever is said of memory that became larger once, live blocks do not grow beside it.
+    // However memory that became larger once is described, live blocks do not grow beside it.
     let stepped = of(&growth(5.0, 0.05), memory(7.0, Some(0.0)));
     let once = Growing {
         once: 7.0 * MIB,
@@ -163,7 +165,7 @@ fn memory_outside_of_live_blocks_grows_slowly_and_fast() {
         let grown = of(&growth(live, live), memory(gained, Some(gained * 0.45)));
         assert_eq!((grown.live, grown.rest), (0.0, rate(gained)));
     }
-    // Two looks do not show whether it goes on.
+    // Two samples do not show whether it continues.
     let twice = of(&growth(0.0, 0.0), memory(39.5, None));
     assert_eq!((twice.rest, twice.unclear), (0.0, 39.5 * MIB));
     let table = of(&growth(2.6, 0.0), memory(2.5, None));
@@ -174,7 +176,7 @@ fn memory_outside_of_live_blocks_grows_slowly_and_fast() {
 fn live_blocks_that_grow_are_the_same_growth_as_that_of_memory() {
     let leak = of(&growth(20.0, 18.0), memory(20.5, Some(10.0)));
     assert_eq!((leak.live, leak.rest, leak.once), (rate(18.0), 0.0, 0.0));
-    // Where free memory is used again, memory does not grow.
+    // Where free memory is reused, memory does not grow.
     let reused = of(&growth(4.0, 4.0), memory(0.0, Some(0.0)));
     assert!(reused.live == rate(4.0) && reused.is_reused);
     let half = of(&growth(4.0, 4.0), memory(2.0, Some(0.0)));
@@ -182,7 +184,7 @@ fn live_blocks_that_grow_are_the_same_growth_as_that_of_memory() {
     // Less than what memory shows.
     let slow = of(&growth(0.5, 0.5), memory(0.5, Some(0.0)));
     assert_eq!(slow.live, rate(0.5));
-    // Other memory beside them, that goes on and that does not.
+    // Other memory besides them, that continues to grow and that does not.
     let both = of(&growth(10.0, 10.0), memory(30.0, Some(15.0)));
     assert_eq!((both.live, both.rest), (rate(10.0), rate(20.0)));
     let once = of(&growth(10.0, 10.0), memory(30.0, Some(5.0)));
@@ -308,7 +310,8 @@ fn what_is_reached_from_nowhere_is_growth_where_reference_counts_or_a_stop_say_s
     };
     assert_eq!(with(0, 2.0, false), (rate(2.4), rate(2.0)), "cycles");
     assert_eq!(with(500, 0.0, true), (rate(2.4), rate(2.0)));
-    // Else what was replaced, or moved on, while it was read took with it what it led to.
+    // Else objects that were replaced or moved while they were read took with them what they led
+    // to.
     for (replaced, cycles) in [(500, 2.0), (0, 1.0)] {
         let (live, unreached) = with(replaced, cycles, false);
         assert!((live - rate(0.4)).abs() < 1.0 && unreached == 0.0, "{live}");
@@ -363,7 +366,7 @@ fn what_is_there_for_a_moment_or_was_not_written_to_is_not_in_the_rate() {
             bytes: bytes * MIB,
         })
     };
-    // A string of 7 MiB that was copied just when it was looked at, beside what it grows by.
+    // A string of 7 MiB that was being copied when it was looked at, besides the growth.
     let copied = MemoryGrowth {
         halves: Some(halves(1.0)),
         ..memory(9.5, None)
