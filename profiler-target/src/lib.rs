@@ -80,7 +80,7 @@ pub use privileges::{
 pub use proc_dir::{Gone, MemoryShared};
 pub use process::{Files, Process, malloc_in};
 pub use process_group::ProcessGroup;
-pub use processes::{Listed, Listing, list, resident_bytes};
+pub use processes::{Listed, Listing, list, resident_bytes, user_of};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use runs_on::RunsOn;

@@ -241,7 +241,7 @@ impl WatchedHost {
     pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
         let is_new = |id| !tried.contains(&id);
         // What may have to be waited for takes nobody else's time.
-        let at_once = |id| is_new(id) && !self.sampler.is_served(id);
+        let at_once = |id| is_new(id) && !self.sampler.may_be_slow(id);
         let next = self.model.next(now_ns(), at_once);
         let next = next.or_else(|| self.model.next(now_ns(), is_new));
         if let Some(id) = next {
