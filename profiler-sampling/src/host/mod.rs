@@ -392,8 +392,10 @@ impl HostSampler {
                 known.walked = Some(now);
                 self.cost.walks += 1;
                 self.cost.stop_ns += sample.completeness.stop_ns;
-                self.cost.longest_stop_ns =
-                    self.cost.longest_stop_ns.max(sample.completeness.stop_ns);
+                self.cost.longest_stop_ns = self
+                    .cost
+                    .longest_stop_ns
+                    .max(sample.completeness.longest_stop_ns());
                 self.cost.stops.count(sample.completeness.stop_ns);
                 stop
             }
