@@ -316,7 +316,11 @@ fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> 
     };
     let same = match facts.description.thp.as_deref() {
         _ if candidate.same_as_now.is_some() => return candidate,
-        Some("madvise") | None if facts.is_glibc() && advised(&candidate.env) == advised(env) => {
+        Some("madvise") | None
+            if facts.description.environment_unknown.is_none()
+                && facts.is_glibc()
+                && advised(&candidate.env) == advised(env) =>
+        {
             Some(IS_SET.to_owned())
         }
         Some("madvise") | None => None,

@@ -15,7 +15,7 @@ mod version;
 use std::fmt;
 
 pub use self::builds::{Build, BuildId, Source};
-pub use self::environment::{Environment, PRELOAD};
+pub use self::environment::{Environment, PRELOAD, UnknownEnvironment};
 pub use self::glibc_settings::{
     GlibcSetting, INITIAL_MMAP_THRESHOLD_KIB, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS,
 };

@@ -22,6 +22,7 @@ mod trim;
 use std::collections::HashSet;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::allocator::UnknownEnvironment;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
@@ -50,8 +51,8 @@ pub struct Context<'a> {
     pub threads: &'a [Thread],
     /// The writable mappings of libc, its `.bss` included.
     pub libc_data: Vec<AddrRange>,
-    /// The entries of the target's environment that malloc reads, as it started with them.
-    pub environment: &'a [String],
+    /// The entries of the target's environment that allocators read, as it started with them, or why they are unknown.
+    pub environment: Result<&'a [String], UnknownEnvironment>,
 }
 
 /// Why a heap was not walked. Residency and probes work all the same.
@@ -134,7 +135,12 @@ pub fn walk_from<M: TargetMemory>(
     let mut heap = HeapSnapshot::new(Allocator::Glibc, format!("{major}.{minor}"));
     heap.settings = par.settings();
     heap.defaults = settings::defaults((major, minor));
-    heap.requested = settings::requested(context.environment, &par, &heap.settings);
+    match context.environment {
+        Ok(environment) => {
+            heap.requested = settings::requested(environment, &par, &heap.settings);
+        }
+        Err(reason) => heap.environment_unknown = Some(reason),
+    }
     let mut tries = HELD_TRIES;
     let (held, tcaches_known, notes) = loop {
         let epoch = memory.epoch();

@@ -64,6 +64,8 @@ pub enum Fix {
     DynamicAllocator,
     /// A program that has its C library in a shared object.
     DynamicLibc,
+    /// The settings in effect, which are read where the environment is unknown.
+    SettingsInEffect,
     /// A fragscope that knows this C library.
     NewerFragscope,
     /// A report of this C library's version.
