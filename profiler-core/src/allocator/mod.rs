@@ -14,6 +14,9 @@ mod version;
 
 use std::fmt;
 
+pub use self::version::FoundVersion;
+pub(crate) use self::version::known_of;
+
 pub use self::builds::{Build, BuildId, Source};
 pub use self::environment::{Environment, PRELOAD, UnknownEnvironment};
 pub use self::glibc_settings::{

@@ -63,7 +63,8 @@ pub enum NotWalked {
     NoVersion,
     /// The layout of this release is not known.
     #[error(
-        "glibc {0}.{1} is not known to this fragscope, so its heap is not walked; 2.17 to 2.43 are"
+        "glibc {0}.{1} is not known to this fragscope, so its heap is not walked; {known} are",
+        known = layout::known()
     )]
     UnknownVersion(u32, u32),
     /// No `main_arena` in libc's data.
