@@ -2,6 +2,7 @@
 //! them.
 
 use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting, UnknownEnvironment};
+use profiler_core::machine::HugePageMode;
 
 /// Everything about the recorded program that is not an event. What is not known is `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -30,8 +31,8 @@ pub struct TraceDescription {
     pub recorder: Option<RecordedBy>,
     /// When the recording began, as RFC 3339 has it.
     pub started_at: Option<String>,
-    /// The mode of transparent huge pages: `always`, `madvise` or `never`.
-    pub thp: Option<String>,
+    /// The mode of transparent huge pages.
+    pub thp: Option<HugePageMode>,
     /// Variables that settle an allocator; empty where [`Self::environment_unknown`] says why they are unknown.
     pub env: Vec<(String, String)>,
     /// Why it is unknown which variables the program had.
@@ -155,7 +156,7 @@ impl TraceDescription {
                 self.recorder.as_ref().map(|by| by.name().to_owned()),
             ),
             (STARTED_AT, text(&self.started_at)),
-            (THP, text(&self.thp)),
+            (THP, self.thp.map(|mode| mode.name().to_owned())),
             (
                 ENVIRONMENT_UNKNOWN,
                 self.environment_unknown
@@ -209,7 +210,10 @@ impl TraceDescription {
                 None
             }
             STARTED_AT => put_text(&mut self.started_at, value),
-            THP => put_text(&mut self.thp, value),
+            THP if self.thp.is_none() => {
+                self.thp = HugePageMode::named(&value);
+                self.thp.is_none().then_some(value)
+            }
             ENVIRONMENT_UNKNOWN if self.environment_unknown.is_none() => {
                 self.environment_unknown = UnknownEnvironment::named(&value);
                 self.environment_unknown.is_none().then_some(value)
@@ -294,7 +298,7 @@ mod tests {
             kernel: text("6.18"),
             recorder: Some(RecordedBy::Probes),
             started_at: text("2026-11-23T00:00:00Z"),
-            thp: text("madvise"),
+            thp: Some(HugePageMode::Madvise),
             env: vec![named("MALLOC_CONF", "narenas:2")],
             environment_unknown: Some(UnknownEnvironment::Overwritten),
             settings: vec![named("narenas", "2")],
@@ -332,6 +336,7 @@ mod tests {
             named("malloc", "glibc 2.36"),
             named("malloc", "jemalloc 5.3.0"),
             named("environment_unknown", "for a reason of a later version"),
+            named("thp", "sometimes"),
             named("recorder", "memray"),
             named("recorder", "probes"),
             named("lacks.times", "no"),
@@ -339,6 +344,7 @@ mod tests {
         let description: TraceDescription = all.iter().cloned().collect();
         assert_eq!(description.cpus, None);
         assert_eq!(description.environment_unknown, None);
+        assert_eq!(description.thp, None);
         let title = AllocatorTitle::parse("glibc 2.36");
         assert_eq!(description.malloc, Some(title));
         let by = RecordedBy::Tool("memray".to_owned());
