@@ -2,6 +2,7 @@
 
 use crate::addr::{AddrRange, RemoteAddr};
 pub use crate::allocator::Allocator;
+use crate::allocator::UnknownEnvironment;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::span::{SpanList, SpanState};
@@ -159,7 +160,8 @@ pub struct HeapSnapshot {
     pub settings: Vec<(String, String)>,
     /// The same of this release when nobody changes them, as far as known.
     pub defaults: Vec<(String, String)>,
-    /// What the environment of the target requests.
+    /// What the environment of the target requests of it; empty where [`Self::environment_unknown`] says why that is
+    /// unknown. [`Self::requested`] gives both.
     pub requested: Vec<RequestedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
@@ -175,6 +177,8 @@ pub struct HeapSnapshot {
     /// The path of the library, as the target sees it, that has this allocator for itself alone; `None`
     /// for one that serves malloc or Python.
     pub library: Option<String>,
+    /// Why it is unknown what the environment of the target requests.
+    pub environment_unknown: Option<UnknownEnvironment>,
 }
 
 impl HeapSnapshot {
@@ -195,6 +199,18 @@ impl HeapSnapshot {
             defects: Vec::new(),
             unreadable_bytes: 0,
             library: None,
+            environment_unknown: None,
+        }
+    }
+
+    /// What the environment of the target requests of it, or why that is unknown.
+    ///
+    /// # Errors
+    /// When it is unknown.
+    pub fn requested(&self) -> Result<&[RequestedSetting], UnknownEnvironment> {
+        match self.environment_unknown {
+            Some(reason) => Err(reason),
+            None => Ok(&self.requested),
         }
     }
 

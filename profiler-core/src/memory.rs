@@ -27,6 +27,9 @@ pub enum ReadError {
         "the page of {0} is not in the target's memory, or of a file whose file system may not answer"
     )]
     NotRead(RemoteAddr),
+    /// It could not be read, for no reason that says that nothing is there.
+    #[error("the page of {0} could not be read")]
+    Failed(RemoteAddr),
     /// Reading it waits for somebody who does not answer, or so many such reads wait that no more are made.
     #[error("reading the page of {0} waits for a file system that does not answer")]
     NotAnswered(RemoteAddr),

@@ -3,7 +3,7 @@
 //! The lab plays the heap into real allocators (`docs/prediction.md`); here is what that came to, and
 //! what follows from it.
 
-use crate::allocator::{AllocatorTitle, ReturnTime};
+use crate::allocator::{AllocatorTitle, ReturnTime, UnknownEnvironment};
 use crate::candidate::CandidateName;
 use crate::mechanism::Mechanism;
 use crate::units::{bytes, nanoseconds};
@@ -45,6 +45,9 @@ pub struct Predictions {
     /// RSS at the walk, without pages that its allocator is about to purge, as [`Self::now`] is; `None` where much of
     /// the process is in swap, so that nobody knows which part of a need would be.
     pub rss_bytes: Option<u64>,
+    /// Why it is unknown which settings the environment asked for, where the heap was played with the defaults instead;
+    /// `None` where they are known, or were read from the heap.
+    pub environment_unknown: Option<UnknownEnvironment>,
 }
 
 /// The heap as it is, compared with what playing it into its own allocator needs.
@@ -332,7 +335,12 @@ impl Predictions {
             let what = if nothing { "Nothing" } else { "No more" };
             format!("{what} was predicted: {why}.")
         });
-        pending.into_iter().chain(failed).chain(trouble).collect()
+        let assumed = self.environment_unknown.map(|reason| {
+            let why = reason.because();
+            format!("The heap was replayed with default settings, its own are unknown: {why}.")
+        });
+        let all = assumed.into_iter().chain(pending);
+        all.chain(failed).chain(trouble).collect()
     }
 
     /// What malloc's heap took at their walk, where the heap as it was could be reproduced.

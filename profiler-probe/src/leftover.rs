@@ -252,7 +252,7 @@ impl Sites {
             // A breakpoint's page is in memory. Of a file of FUSE or of another host it may be, and is not looked at.
             Err(ReadError::NotRead(_) | ReadError::OutOfTime) => false,
             // It may be.
-            Err(ReadError::NotAnswered(_) | ReadError::NotPermitted) => true,
+            Err(ReadError::NotAnswered(_) | ReadError::NotPermitted | ReadError::Failed(_)) => true,
         }
     }
 

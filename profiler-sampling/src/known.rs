@@ -34,8 +34,7 @@ impl KnownFacts {
     /// Makes them those of a target that has these mappings by now.
     pub(crate) fn renew(&mut self, target: &Target, mappings: &[Mapping]) {
         self.signature = signature(mappings);
-        let before = std::mem::take(&mut self.facts);
-        self.facts = before.with_files(target, mappings);
+        self.facts = self.facts.clone().with_files(target, mappings);
     }
 }
 

@@ -19,6 +19,7 @@ mod closed_stdout;
 mod core_file;
 mod denial;
 mod elf;
+mod environment;
 mod error_kind;
 mod file_reader;
 mod forked;
@@ -59,6 +60,7 @@ pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, UnreadFiles, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
+pub use environment::StartEnvironment;
 pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, ListenProblem,
     OutputProblem, Packer, ProgramProblem, not_started, start_thread,

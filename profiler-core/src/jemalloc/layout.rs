@@ -4,6 +4,8 @@
 //! depend on its options, except `--enable-debug`, `--with-lg-page` and `--with-lg-slab-maxregs`,
 //! which no layout here fits; then the shape is not found and nothing is walked.
 
+use crate::allocator::known_of;
+
 /// One release's structures. All numbers are bytes from the start of the structure.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -289,6 +291,12 @@ static LAYOUTS: [Layout; 6] = [
         },
     },
 ];
+
+/// The versions that are known, in words.
+pub(super) fn known() -> String {
+    let versions = LAYOUTS.iter().flat_map(|layout| layout.versions);
+    known_of(versions.map(|version| version.trim_end_matches('.')))
+}
 
 /// The layouts that may fit a version: its own, or all when the object does not name it.
 pub(super) fn candidates(version: Option<&str>) -> impl Iterator<Item = &'static Layout> {

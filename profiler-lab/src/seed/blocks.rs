@@ -2,7 +2,7 @@
 //! arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::{Allocator, GlibcSetting, serving};
+use profiler_core::allocator::{Allocator, GlibcSetting, UnknownEnvironment, serving};
 use profiler_core::arena::ArenaFigure;
 use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
@@ -86,9 +86,13 @@ impl<'a> WalkedHeap<'a> {
         &self.heap.version
     }
 
-    /// Whether the target's environment asked for settings of it.
-    pub fn has_settings(&self) -> bool {
-        !self.heap.requested.is_empty()
+    /// The settings of it that the target's environment asked for, `NAME=VALUE` each.
+    ///
+    /// # Errors
+    /// Why they are unknown.
+    pub fn requested(&self) -> Result<impl Iterator<Item = &str>, UnknownEnvironment> {
+        let requested = self.heap.requested()?.iter();
+        Ok(requested.map(|setting| &*setting.request))
     }
 
     /// Bytes of which it is not known what they are.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
+use profiler_core::machine::HugePageMode;
 use profiler_core::sample::KernelCount;
 
 use super::Target;
@@ -56,7 +57,7 @@ impl Target {
 
     /// Whether the kernel makes huge pages of its memory without being asked to: a page fault may bring 2 MiB then.
     pub fn may_get_huge_pages(&self) -> bool {
-        let always = host::transparent_huge_pages().is_some_and(|mode| mode == "always");
+        let always = host::transparent_huge_pages() == Some(HugePageMode::Always);
         // What a process chose for itself (`PR_SET_THP_DISABLE`). One that is gone gets none.
         let status = || self.dir.text("status").unwrap_or_default();
         always && field(&status(), "THP_enabled") == Some(1)

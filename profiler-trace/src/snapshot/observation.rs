@@ -161,7 +161,8 @@ fields!(Predictions {
     pending,
     trouble
 } later {
-    rss_bytes
+    rss_bytes,
+    environment_unknown
 });
 fields!(SelfCheck {
     measured_bytes,
@@ -262,7 +263,8 @@ fields!(WhatIf {
     gone_share,
     allocated_bytes,
     cost,
-    ended
+    ended,
+    environment_unknown
 });
 fields!(Shadow {
     name,

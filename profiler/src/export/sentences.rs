@@ -115,6 +115,15 @@ fn settings(heap: &HeapReport) -> Option<String> {
     })
 }
 
+/// Why it is unknown what the environment asks of a heap; `None` where that is known.
+pub(crate) fn unknown_requests(heap: &HeapReport) -> Option<String> {
+    let reason = heap.requested.as_ref().err()?;
+    Some(format!(
+        "settings that its environment asks for: unknown, {}",
+        reason.because()
+    ))
+}
+
 /// What a heap would give back, what is set of it, and what does not fit.
 pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
@@ -128,7 +137,8 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
         ));
     }
     all.extend(settings(heap));
-    let requested = heap.requested.iter();
+    all.extend(unknown_requests(heap));
+    let requested = heap.requested.iter().flatten();
     all.extend(requested.map(|requested| {
         let word = match requested.in_force {
             Some(true) => "",

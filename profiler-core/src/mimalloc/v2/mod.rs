@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::known_of;
 use crate::arena::ArenaKind;
 use crate::heap::{CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
@@ -20,6 +21,11 @@ use super::instance;
 use super::{HeapNamer, anonymous, arena_of, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
+
+/// The releases that are known, in words.
+pub(super) fn known() -> String {
+    known_of(LAYOUTS.iter().flat_map(|layout| layout.name.split(' ')))
+}
 
 /// Different mimallocs in one process looked for at most.
 const MAX_HEAPS: usize = 8;
