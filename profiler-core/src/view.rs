@@ -27,6 +27,7 @@ impl Point {
             live_bytes: of_walk(report.live_bytes()),
             heap_bytes: of_walk(report.heap_resident_bytes()),
             live_resident_bytes: of_walk(report.live_resident_bytes()),
+            threads: Some(report.target.threads),
         }
     }
 }

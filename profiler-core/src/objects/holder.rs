@@ -1,5 +1,6 @@
 //! Who holds what: a name, the way from it, and what would go with it.
 
+use super::lengths::Course;
 use super::pins::Dropped;
 use crate::addr::RemoteAddr;
 use crate::units::{bytes, count};
@@ -84,6 +85,10 @@ pub struct Branch {
     pub item_type: Option<String>,
     /// How many of that type are right there.
     pub items: u64,
+    /// Where the number of items of the container is that its path ends in.
+    pub length_at: Option<RemoteAddr>,
+    /// How that number went on since the census before; `None` where it was not counted, or shows nothing.
+    pub course: Option<Course>,
 }
 
 /// What a name of a holder is.
@@ -156,6 +161,10 @@ pub struct Holder {
     pub dropped: Option<Dropped>,
     /// Other places where its bytes spread out, the largest first.
     pub branches: Vec<Branch>,
+    /// Where the number of items of the container is that its path ends in.
+    pub length_at: Option<RemoteAddr>,
+    /// How that number went on since the census before; `None` where it was not counted, or shows nothing.
+    pub course: Option<Course>,
     /// Of the bytes that would be freed with it, those on pages that another process maps as well, as a forked worker
     /// has them with its parent; `None` where that was not recorded.
     pub shared_bytes: Option<u64>,

@@ -241,7 +241,8 @@ fields!(Point {
     live_bytes,
     heap_bytes
 } later {
-    live_resident_bytes
+    live_resident_bytes,
+    threads
 });
 fields!(Moment {
     time_ns,

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use profiler_core::activity::Activity;
 use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
 use profiler_core::heap::Allocator;
-use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
+use profiler_core::objects::{Branch, Census, Growth, Holder, HolderGain, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::sites::{AGES, GrowthSampling, SiteFigures, SiteRow, Sites, StackStep};
@@ -27,6 +27,14 @@ const TOP_PACKAGES: usize = 6;
 
 /// What `mmap` objects map is worth a sentence from so many bytes on.
 const LEAST_MAPPED: u64 = 1 << 20;
+
+/// What the holder at each place of the census is shown to gain; `None` without a census before.
+pub(crate) fn gains_of_holders(report: &FragReport) -> impl Fn(usize) -> Option<HolderGain> {
+    // As the verdict has it: what running functions have in hand is no growth.
+    let counts_passing = report.growing().is_some_and(|by| by.counts_passing);
+    let growth = report.growth.as_ref();
+    move |at| Some(growth?.shown_gain_of_holder(at, counts_passing))
+}
 
 /// Python's version and what serves its objects.
 pub(super) fn python(target: &Target) -> String {

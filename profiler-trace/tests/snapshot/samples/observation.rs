@@ -245,6 +245,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
     let point = point.prop_map(
         |(time_ns, rss_bytes, swap_bytes, live_bytes, heap_bytes, live_resident_bytes)| Point {
             live_resident_bytes,
+            threads: live_resident_bytes.map(|bytes| bytes as u32),
             time_ns,
             rss_bytes,
             swap_bytes,
