@@ -206,3 +206,11 @@ pub struct Completeness {
     /// defects says so, and more time helps.
     pub out_of_time_ns: Option<u64>,
 }
+
+impl Completeness {
+    /// The longest time for which the target stood still at once, in ns. Of several tries of one stop it is their sum.
+    pub fn longest_stop_ns(&self) -> u64 {
+        let slices = self.stand_still.slices();
+        slices.map_or(self.stop_ns, |slices| slices.longest_ns)
+    }
+}

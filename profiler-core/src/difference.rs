@@ -295,11 +295,25 @@ fn about(report: &FragReport, other: &FragReport) -> Vec<(String, String)> {
             let name = format!("{} {}", heap.allocator.name(), setting.name);
             (name, setting.value_text())
         }));
+        all.extend(requested(heap));
     }
     all
 }
 
-/// The allocator that serves malloc.
+/// What the environment asks of a heap; `None` where it asks for nothing.
+fn requested(heap: &HeapReport) -> Option<(String, String)> {
+    let value = match &heap.requested {
+        Ok(none) if none.is_empty() => return None,
+        Ok(all) => {
+            let all: Vec<&str> = all.iter().map(|setting| &*setting.request).collect();
+            all.join(" ")
+        }
+        Err(reason) => format!("unknown: {}", reason.because()),
+    };
+    Some((format!("{} environment", heap.allocator.name()), value))
+}
+
+/// Who serves malloc.
 fn malloc(report: &FragReport) -> Option<String> {
     let mut walked = report.heaps.iter().filter(|heap| heap.serves_malloc());
     let named = report.target.malloc.as_ref().map(ToString::to_string);

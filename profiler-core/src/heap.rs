@@ -2,6 +2,7 @@
 
 use crate::addr::{AddrRange, RemoteAddr};
 pub use crate::allocator::Allocator;
+use crate::allocator::UnknownEnvironment;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::span::{SpanList, SpanState};
@@ -160,7 +161,8 @@ pub struct HeapSnapshot {
     pub settings: Vec<(String, String)>,
     /// Their defaults in this release, as far as known.
     pub defaults: Vec<(String, String)>,
-    /// Settings requested by the target's environment.
+    /// What the environment of the target requests of it; empty where [`Self::environment_unknown`] says why that is
+    /// unknown. [`Self::requested`] gives both.
     pub requested: Vec<RequestedSetting>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
@@ -176,6 +178,8 @@ pub struct HeapSnapshot {
     /// The path, as seen by the target, of the library that has this allocator for itself; `None`
     /// if it serves malloc or Python.
     pub library: Option<String>,
+    /// Why it is unknown what the environment of the target requests.
+    pub environment_unknown: Option<UnknownEnvironment>,
 }
 
 impl HeapSnapshot {
@@ -196,6 +200,18 @@ impl HeapSnapshot {
             defects: Vec::new(),
             unreadable_bytes: 0,
             library: None,
+            environment_unknown: None,
+        }
+    }
+
+    /// What the environment of the target requests of it, or why that is unknown.
+    ///
+    /// # Errors
+    /// When it is unknown.
+    pub fn requested(&self) -> Result<&[RequestedSetting], UnknownEnvironment> {
+        match self.environment_unknown {
+            Some(reason) => Err(reason),
+            None => Ok(&self.requested),
         }
     }
 

@@ -1,4 +1,34 @@
-//! The supported processor architectures: those with known layouts, registers and instructions.
+//! The processor architectures whose layouts, registers and instructions are known, and how a kernel makes huge pages.
+
+/// When a kernel makes huge pages of its own accord (`Documentation/admin-guide/mm/transhuge.rst`).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum HugePageMode {
+    /// Of all memory that is large enough.
+    Always,
+    /// Of what a program asks for (`MADV_HUGEPAGE`).
+    Madvise,
+    /// Of nothing.
+    Never,
+}
+
+impl HugePageMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Always, Self::Madvise, Self::Never];
+
+    /// The name in files, which is the kernel's own.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Madvise => "madvise",
+            Self::Never => "never",
+        }
+    }
+
+    /// The mode of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
 
 /// The machine that a program was compiled for.
 #[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]

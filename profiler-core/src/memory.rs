@@ -27,7 +27,10 @@ pub enum ReadError {
         "the page of {0} is not in the target's memory, or of a file whose file system may not answer"
     )]
     NotRead(RemoteAddr),
-    /// The page's file system does not answer, or too many such reads are pending for another one.
+    /// It could not be read, for no reason that says that nothing is there.
+    #[error("the page of {0} could not be read")]
+    Failed(RemoteAddr),
+    /// Reading it waits for somebody who does not answer, or so many such reads wait that no more are made.
     #[error("reading the page of {0} waits for a file system that does not answer")]
     NotAnswered(RemoteAddr),
     /// The time for the walk is over, and nothing more is read.

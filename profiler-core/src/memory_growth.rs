@@ -5,12 +5,15 @@ use std::ops::RangeInclusive;
 
 use crate::tables::LedgerClass;
 use crate::trend::Point;
+use crate::worth::MOST;
 
 /// Memory that changes by less than this between two walks is steady.
 const STEADY_BYTES: f64 = (1 << 20) as f64;
 /// A change of less than this share of RSS also counts as none.
 const STEADY_SHARE: f64 = 0.005;
-/// The parts of the time between two walks whose medians are compared.
+/// What falls all the time loses at least this share, in each half of the time, of what it would at a steady rate.
+const STEADY_FALL: f64 = 0.25;
+/// Parts of the time between two walks of which the median of what was counted is compared.
 const PARTS: [RangeInclusive<f64>; 3] = [0.0..=0.2, 0.35..=0.65, 0.8..=1.0];
 
 /// A count taken more than this long after a walk, in ns, is not used for it.
@@ -36,13 +39,27 @@ pub struct MemoryGrowth {
     pub halves: Option<[Half; 2]>,
     /// The largest drop meanwhile, from any count to a later one.
     pub fell_bytes: f64,
+    /// In each fifth of the time, the lowest count and when that was, from 0 to 1; `None` where one of them has none.
+    pub lows: Option<[Low; FIFTHS]>,
     /// Growth by less than this is steady.
     pub least_bytes: f64,
     /// Numbers of threads at the first and the second walk; `None` unless counted at both.
     pub threads: Option<(u32, u32)>,
 }
 
-/// The gain in a part of the time between two walks.
+/// Parts of the time between two walks of which each has a lowest count.
+const FIFTHS: usize = 5;
+
+/// The lowest count in a part of the time between two walks.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct Low {
+    /// When, from 0 to 1.
+    pub at: f64,
+    /// RSS and swap together.
+    pub bytes: f64,
+}
+
+/// What a part of the time between two walks gained.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct Half {
     /// That part of the time, from 0 to 1.
@@ -75,8 +92,9 @@ impl MemoryGrowth {
                 .map(|(later, earlier)| later - earlier),
             classes: Vec::new(),
             halves: None,
-            threads: None,
+            threads: earlier.threads.zip(later.threads),
             fell_bytes: 0.0,
+            lows: None,
             least_bytes: STEADY_BYTES.max(later.rss_bytes as f64 * STEADY_SHARE),
         })
     }
@@ -99,6 +117,7 @@ impl MemoryGrowth {
             most = most.max(*bytes);
             self.fell_bytes = self.fell_bytes.max(most - bytes);
         }
+        self.lows = lows(&seen);
         let medians = PARTS.map(|part| {
             let within = seen.iter().filter(|(share, _)| part.contains(share));
             let (shares, bytes): (Vec<f64>, Vec<f64>) = within.copied().unzip();
@@ -121,7 +140,42 @@ impl MemoryGrowth {
         (share > 0.0).then(|| halves.iter().map(|half| half.bytes).sum::<f64>() / share)
     }
 
-    /// The number of threads added by the second walk.
+    /// The same by its lowest counts, where it goes up and down by about as much as it gained and these become more from each fifth of
+    /// the time to the next: so what a program has for a moment, when it copies a large block, counts for nothing.
+    pub(crate) fn settled(&self) -> Option<Self> {
+        let lows = self.lows?;
+        let rises = lows.windows(2).all(|two| two[0].bytes < two[1].bytes);
+        let [first, _, middle, _, last] = lows;
+        let share = last.at - first.at;
+        let bytes = (last.bytes - first.bytes) / share;
+        let goes_back = self.fell_bytes >= self.bytes.abs().max(self.least_bytes) * MOST;
+        if !goes_back || !rises || bytes < self.least_bytes {
+            return None;
+        }
+        let of_moment = self.bytes - bytes;
+        let half = |from: Low, to: Low| Half {
+            share: (to.at - from.at) / share,
+            bytes: to.bytes - from.bytes,
+        };
+        Some(Self {
+            bytes,
+            heap_bytes: self.heap_bytes.map(|heap| heap - of_moment),
+            live_bytes: None,
+            halves: Some([half(first, middle), half(middle, last)]),
+            fell_bytes: 0.0,
+            ..self.clone()
+        })
+    }
+
+    /// Bytes that it lost, where it fell in each half of the time by a quarter at least of what a steady fall would have been.
+    pub(crate) fn steady_fall(&self) -> Option<f64> {
+        let lost = -self.bytes;
+        let falls = |half: &Half| -half.bytes >= lost * half.share * STEADY_FALL;
+        let is_steady = self.halves.is_some_and(|halves| halves.iter().all(falls));
+        (lost >= self.least_bytes && is_steady).then_some(lost)
+    }
+
+    /// Threads that it had more at the second walk.
     pub(crate) fn more_threads(&self) -> u32 {
         self.threads
             .map_or(0, |(before, now)| now.saturating_sub(before))
@@ -137,6 +191,20 @@ impl MemoryGrowth {
 fn at(points: &[Point], walk_ns: u64) -> Option<&Point> {
     let mut points = points.iter();
     points.find(|point| (walk_ns..=walk_ns.saturating_add(MOST_AFTER_NS)).contains(&point.time_ns))
+}
+
+/// The lowest count in each fifth of the time.
+fn lows(seen: &[(f64, f64)]) -> Option<[Low; FIFTHS]> {
+    let mut lows = [None; FIFTHS];
+    for &(at, bytes) in seen {
+        let fifth = ((at * FIFTHS as f64) as usize).min(FIFTHS - 1);
+        let low: &mut Option<Low> = &mut lows[fifth];
+        if low.is_none_or(|low| bytes < low.bytes) {
+            *low = Some(Low { at, bytes });
+        }
+    }
+    let known: Vec<Low> = lows.into_iter().flatten().collect();
+    known.try_into().ok()
 }
 
 fn median(mut all: Vec<f64>) -> Option<f64> {
@@ -162,6 +230,7 @@ mod tests {
             live_bytes: None,
             heap_bytes: None,
             live_resident_bytes: None,
+            threads: None,
         });
         points.collect()
     }
@@ -200,6 +269,37 @@ mod tests {
             assert!((half.bytes - steady).abs() <= MIB as f64, "{half:?}");
         }
         assert_eq!(MemoryGrowth::of_points(&points(&[(1, 0)]), 0, 0), None);
+    }
+
+    #[test]
+    fn what_is_there_for_a_moment_counts_for_nothing_where_the_lowest_counts_rise() {
+        let of = |all: &[u64]| {
+            let last = (all.len() as u64 - 1) * 1_000_000_000;
+            let all: Vec<(u64, u64)> = all.iter().map(|rss| (*rss, 0)).collect();
+            let all = points(&all);
+            let growth = MemoryGrowth::of_points(&all, 0, last).expect("two");
+            growth.with_halves(&all, 0).settled()
+        };
+        // 4 MiB a second, and a copy of all of it in every second count but the first.
+        let copied: Vec<u64> = (0..20).map(|at| (100 + 4 * at) * (1 + at % 2)).collect();
+        let settled = of(&copied).expect("it rises");
+        assert!(
+            (settled.bytes - (19 * 4 * MIB) as f64).abs() < 2.0,
+            "{settled:?}"
+        );
+        let halves: f64 = settled
+            .halves
+            .into_iter()
+            .flatten()
+            .map(|half| half.share)
+            .sum();
+        assert!((halves - 1.0).abs() < 1e-9, "{settled:?}");
+        let steady: Vec<u64> = (0..20).map(|at| 100 + 4 * at).collect();
+        assert_eq!(of(&steady), None, "nothing to leave out");
+        let sawtooth: Vec<u64> = (0..20).map(|at| 100 + 30 * (at % 7)).collect();
+        assert_eq!(of(&sawtooth), None);
+        let swings: Vec<u64> = (0..20).map(|at| 100 + 50 * (at % 2)).collect();
+        assert_eq!(of(&swings), None, "it does not grow");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The lab replays the heap in real allocators (`docs/prediction.md`). Here are the results and
 //! what follows from them.
 
-use crate::allocator::{AllocatorTitle, ReturnTime};
+use crate::allocator::{AllocatorTitle, ReturnTime, UnknownEnvironment};
 use crate::candidate::CandidateName;
 use crate::mechanism::Mechanism;
 use crate::units::{bytes, nanoseconds};
@@ -48,6 +48,9 @@ pub struct Predictions {
     /// `None` if much of the process is in swap, so that it is unknown which part of a need would
     /// be.
     pub rss_bytes: Option<u64>,
+    /// Why it is unknown which settings the environment asked for, where the heap was played with the defaults instead;
+    /// `None` where they are known, or were read from the heap.
+    pub environment_unknown: Option<UnknownEnvironment>,
 }
 
 /// The current heap, compared with a replay of it in its own allocator.
@@ -339,7 +342,12 @@ impl Predictions {
             let what = if nothing { "Nothing" } else { "No more" };
             format!("{what} was predicted: {why}.")
         });
-        pending.into_iter().chain(failed).chain(trouble).collect()
+        let assumed = self.environment_unknown.map(|reason| {
+            let why = reason.because();
+            format!("The heap was replayed with default settings, its own are unknown: {why}.")
+        });
+        let all = assumed.into_iter().chain(pending);
+        all.chain(failed).chain(trouble).collect()
     }
 
     /// What malloc's heap took at their walk, if the replay reproduced it.

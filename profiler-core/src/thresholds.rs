@@ -165,6 +165,7 @@ mod tests {
             live_bytes: None,
             heap_bytes: None,
             live_resident_bytes: None,
+            threads: None,
         };
         let (first, later) = (point(0, 3000), point(2_000_000_000, 1000));
         assert_eq!(growth(&first, &later), Some(-1000.0));

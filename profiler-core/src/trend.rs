@@ -28,6 +28,8 @@ pub struct Point {
     pub heap_bytes: Option<u64>,
     /// The part of `live_bytes` in memory; also `None` in sessions saved by versions without it.
     pub live_resident_bytes: Option<u64>,
+    /// Threads at the last walk; `None` also in sessions that were saved by versions without it.
+    pub threads: Option<u32>,
 }
 
 impl Point {
@@ -166,6 +168,7 @@ mod tests {
             live_bytes: live.map(|live| live * 3 * MIB),
             heap_bytes: None,
             live_resident_bytes: live.map(|live| live * MIB),
+            threads: None,
         });
         points.collect()
     }

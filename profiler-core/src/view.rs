@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::activity::{Activity, ProbeCost};
+use crate::allocator::UnknownEnvironment;
 use crate::metrics::Metric;
 use crate::over_time::OverTime;
 use crate::prediction::saving_stands;
@@ -26,6 +27,7 @@ impl Point {
             live_bytes: of_walk(report.live_bytes()),
             heap_bytes: of_walk(report.heap_resident_bytes()),
             live_resident_bytes: of_walk(report.live_resident_bytes()),
+            threads: Some(report.target.threads),
         }
     }
 }
@@ -48,6 +50,8 @@ pub struct WhatIf {
     pub cost: Option<ProbeCost>,
     /// Why the recording ended before the session and its target did.
     pub ended: Option<String>,
+    /// Why it is unknown which settings the worker has: the baseline has the defaults.
+    pub environment_unknown: Option<UnknownEnvironment>,
 }
 
 /// One shadow: a process that has all the blocks that the worker has, from another allocator.
@@ -93,7 +97,11 @@ impl WhatIf {
                 ),
             });
         }
-        // Reused memory shows only after the worker has allocated as much as it has.
+        all.extend(self.environment_unknown.map(|reason| {
+            let why = reason.because();
+            format!("the baseline has default settings, those of the worker are unknown: {why}")
+        }));
+        // What the worker frees again shows only once it has asked for as much as there is.
         if worker.is_some_and(|own| self.allocated_bytes < own) {
             let allocated = bytes(self.allocated_bytes);
             all.push(format!("too early: {allocated} allocated since attaching"));

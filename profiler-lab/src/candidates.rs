@@ -7,6 +7,7 @@ use profiler_core::allocator::{
     Allocator, AllocatorTitle, BuildId, Environment, GlibcSetting, PRELOAD, reader_of,
 };
 use profiler_core::candidate::{CandidateName, PYTHON_MALLOC};
+use profiler_core::machine::HugePageMode;
 use profiler_core::text::visible;
 use profiler_core::tuning::{self, Tuning};
 use profiler_trace::trace::TraceDescription;
@@ -315,14 +316,19 @@ fn of_huge_pages(facts: &Facts<'_>, candidate: Candidate, env: &Environment) -> 
         let requested = env.glibc_setting(GlibcSetting::Hugetlb);
         requested.is_some_and(|value| value != "0")
     };
-    let same = match facts.description.thp.as_deref() {
+    let same = match facts.description.thp {
         _ if candidate.same_as_now.is_some() => return candidate,
-        Some("madvise") | None if facts.is_glibc() && advised(&candidate.env) == advised(env) => {
+        Some(HugePageMode::Madvise) | None
+            if facts.description.environment_unknown.is_none()
+                && facts.is_glibc()
+                && advised(&candidate.env) == advised(env) =>
+        {
             Some(IS_SET.to_owned())
         }
-        Some("madvise") | None => None,
+        Some(HugePageMode::Madvise) | None => None,
         Some(mode) => Some(format!(
-            "transparent huge pages are {mode}: advice changes nothing"
+            "transparent huge pages are {}: advice changes nothing",
+            mode.name()
         )),
     };
     candidate.same_if(same)

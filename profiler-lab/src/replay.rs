@@ -401,6 +401,7 @@ impl PlayedSet<'_> {
                 .filter(|at| at.checkpoint.figures.malloc_bytes().is_some())
                 .count() as u64,
             trouble: self.trouble.cloned(),
+            environment_unknown: description.environment_unknown,
             not_taken: Vec::new(),
             not_loaded: None,
             last_checkpoint_ns: self.last().map_or(0, |at| at.checkpoint.time_ns),

@@ -1,6 +1,6 @@
 //! The result of a replay as plain data, from which text and JSON are made.
 
-use profiler_core::allocator::{Allocator, AllocatorTitle};
+use profiler_core::allocator::{Allocator, AllocatorTitle, UnknownEnvironment};
 use profiler_core::candidate::CandidateName;
 use profiler_core::prediction::saving_stands;
 use profiler_core::worth;
@@ -87,8 +87,9 @@ pub struct TraceFacts {
     pub last_checkpoint_ns: u64,
     /// Why it was not read to its end.
     pub trouble: Option<Incomplete>,
-    /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not
-    /// loaded.
+    /// Why it is unknown which settings the program had: the baseline has the defaults.
+    pub environment_unknown: Option<UnknownEnvironment>,
+    /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not loaded.
     pub not_taken: Vec<String>,
     /// The kind of the reason for which its allocator was not loaded.
     pub not_loaded: Option<ErrorKind>,

@@ -115,6 +115,7 @@ impl Shadows {
             let name = short_title(allocator);
             Candidate::called(&name, Ok(allocator.clone()), Environment::default())
         });
+        shared.lock().environment_unknown = description.environment_unknown;
         let builder = ProgramBuilder::new(description, Meter::default())?;
         let mut players = Vec::new();
         for (number, candidate) in std::iter::once(baseline).chain(others).enumerate() {

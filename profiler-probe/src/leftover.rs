@@ -256,8 +256,8 @@ impl Sites {
             // The page of a breakpoint is in memory. A page of a FUSE or network file may be in
             // memory too, and is not looked at.
             Err(ReadError::NotRead(_) | ReadError::OutOfTime) => false,
-            // There may be one.
-            Err(ReadError::NotAnswered(_) | ReadError::NotPermitted) => true,
+            // It may be.
+            Err(ReadError::NotAnswered(_) | ReadError::NotPermitted | ReadError::Failed(_)) => true,
         }
     }
 

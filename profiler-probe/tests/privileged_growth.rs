@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use profiler_core::machine::HugePageMode;
 use profiler_core::sites::{SiteGrowth, Sites};
 use profiler_probe::plan::ProbePlan;
 use profiler_probe::{Budget, ProbeSession};
@@ -82,7 +83,7 @@ fn pages_that_may_be_huge_are_said_not_to_be_counted_whole() {
     let session = ProbeSession::attach(child.pid(), &watching(&target), Budget::Unlimited);
     let growth = session.expect("probes").sites().growth;
     let missing = growth.expect("it is watched").missing;
-    let expected = huge.as_deref() == Some("always");
+    let expected = huge == Some(HugePageMode::Always);
     let said = missing.iter().any(|what| what.starts_with("huge pages"));
     assert_eq!(said, expected, "{huge:?}: {missing:?}");
 }

@@ -3,8 +3,8 @@
 use std::io;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
-use profiler_core::heap::HeapSnapshot;
+use profiler_core::allocator::{Allocator, AllocatorIdentity, Role, UnknownEnvironment, reader_of};
+use profiler_core::heap::{HeapSnapshot, RequestedSetting};
 use profiler_core::memory::TargetMemory;
 use profiler_core::object::AllocatorObject;
 use profiler_core::pymalloc;
@@ -15,21 +15,21 @@ use profiler_target::{Libc, Process};
 use super::roots::{Roots, locked};
 
 /// What walks must know of a target.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// Its C library; `None` if it is statically linked.
     pub(crate) libc: Option<Libc>,
     /// The writable mappings of its C library, `.bss` included.
     pub(crate) libc_data: Vec<AddrRange>,
-    /// Settings of glibc's malloc in its environment.
-    pub(crate) malloc_environment: Vec<String>,
-    /// The address of the kernel's random bytes (`AT_RANDOM`).
+    /// What its environment asks of allocators, `NAME=VALUE` each, or why that is unknown.
+    pub(crate) environment: Result<Vec<String>, UnknownEnvironment>,
+    /// Where the kernel's random bytes lie (`AT_RANDOM`).
     pub(crate) at_random: Option<RemoteAddr>,
     /// Python's major and minor version.
     pub(crate) python: Option<(u8, u8)>,
-    /// Settings of Python's allocators in its environment.
-    pub(crate) python_malloc_setting: Option<String>,
-    /// The allocator of Python's objects according to its memory: [`Facts::read_python_tables`].
+    /// What its environment asks of Python's allocators, or why that is unknown.
+    pub(crate) python_malloc_setting: Result<Option<String>, UnknownEnvironment>,
+    /// What its memory says of them: [`Facts::read_python_tables`].
     pub(crate) python_malloc: Option<PythonMalloc>,
     /// Allocators other than its C library's and Python's, in any object.
     pub(crate) allocators: Vec<AllocatorObject>,
@@ -42,10 +42,14 @@ impl Facts {
     /// When the target has exited, or the kernel does not permit reading its auxiliary vector.
     pub(crate) fn of(process: &impl Process, mappings: &[Mapping]) -> io::Result<Self> {
         let of_its_start = Self {
-            malloc_environment: process.malloc_environment(),
+            libc: None,
+            libc_data: Vec::new(),
+            environment: process.allocator_environment(),
             at_random: process.at_random()?,
+            python: None,
             python_malloc_setting: process.python_malloc_setting(),
-            ..Self::default()
+            python_malloc: None,
+            allocators: Vec::new(),
         };
         Ok(of_its_start.with_files(process, mappings))
     }
@@ -98,6 +102,25 @@ impl Facts {
             PythonMalloc::Unknown if walked => Some(PythonMalloc::Pymalloc),
             known => Some(known),
         }
+    }
+
+    /// What its environment asks of the allocator that serves its malloc, where that has no walker that compares the
+    /// two, or why that is unknown.
+    pub(crate) fn requested_of(
+        &self,
+        kind: Allocator,
+    ) -> Result<Vec<RequestedSetting>, UnknownEnvironment> {
+        let entries = self.environment.as_ref().map_err(|reason| *reason)?.iter();
+        let is_read = |entry: &&String| {
+            let name = entry.split('=').next().unwrap_or(entry);
+            reader_of(name) == Some(kind)
+        };
+        let own = entries.filter(is_read).map(|entry| RequestedSetting {
+            request: entry.clone(),
+            in_force: None,
+            note: "it is not compared with what is in effect".to_owned(),
+        });
+        Ok(own.collect())
     }
 
     /// Its C library, if it is of this kind.

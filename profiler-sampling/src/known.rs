@@ -34,8 +34,7 @@ impl KnownFacts {
     /// Updates the facts for the target's present mappings.
     pub(crate) fn renew(&mut self, target: &Target, mappings: &[Mapping]) {
         self.signature = signature(mappings);
-        let before = std::mem::take(&mut self.facts);
-        self.facts = before.with_files(target, mappings);
+        self.facts = self.facts.clone().with_files(target, mappings);
     }
 }
 

@@ -54,15 +54,20 @@ impl SamplingOptions {
     /// The time for a walk of this target, which begins.
     pub(crate) fn walk_time(&self, target: &Target) -> ReadTime {
         let count = target.quick_count().unwrap_or_default();
-        let mut usual = WALK + WALK_A_GIB.mul_f64(gib(count.rss_bytes));
+        ReadTime::from_now(self.longest_walk(count.rss_bytes, count.swap_bytes))
+    }
+
+    /// How long a walk of a process with so much memory may take, with all its stops.
+    pub(crate) fn longest_walk(&self, rss_bytes: u64, swap_bytes: u64) -> Duration {
+        let mut usual = WALK + WALK_A_GIB.mul_f64(gib(rss_bytes));
         if self.swap_in {
-            usual += SWAP_A_GIB.mul_f64(gib(count.swap_bytes));
+            usual += SWAP_A_GIB.mul_f64(gib(swap_bytes));
         }
-        ReadTime::from_now(self.max_walk.unwrap_or(match self.slices {
-            // Between the slices it runs most of the time.
+        self.max_walk.unwrap_or(match self.slices {
+            // It runs between them for most of the time.
             true => usual * (1 + RUNS_BETWEEN),
             false => self.max_stop.saturating_add(usual),
-        }))
+        })
     }
 
     /// The time for reading the objects of one.

@@ -4,7 +4,7 @@
 //! of an allocator's state knows where they are.
 
 use profiler_core::addr::PageSize;
-use profiler_core::allocator::{Allocator, AllocatorIdentity, Role};
+use profiler_core::allocator::{Allocator, AllocatorIdentity, Role, UnknownEnvironment};
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::machine::Machine;
 use profiler_core::memory::TargetMemory;
@@ -63,8 +63,8 @@ pub(crate) enum NotWalked {
     #[error("{reason}, and the allocator of Python's objects could not be determined{}", hint(.setting))]
     PythonUnknown {
         reason: pymalloc::NotWalked,
-        /// What the environment sets for it.
-        setting: Option<String>,
+        /// What the environment says of it, or why that is unknown.
+        setting: Result<Option<String>, UnknownEnvironment>,
     },
 }
 
@@ -85,11 +85,13 @@ fn check_machine(allocator: Allocator, residency: &ResidencyMap) -> Result<(), N
     }
 }
 
-/// The environment's setting as a hint.
-fn hint(setting: &Option<String>) -> String {
-    setting.as_ref().map_or_else(String::new, |setting| {
-        format!("; its environment has {setting}, which is only a hint")
-    })
+/// What a setting in the environment is worth.
+fn hint(setting: &Result<Option<String>, UnknownEnvironment>) -> String {
+    match setting {
+        Ok(Some(setting)) => format!("; its environment has {setting}, which is only a hint"),
+        Ok(None) => String::new(),
+        Err(reason) => format!("; there is no hint either: {}", reason.because()),
+    }
 }
 
 /// How the heaps of one allocator are found and walked.
@@ -154,15 +156,25 @@ impl<M> Planned<'_, M> {
     /// Does the walk.
     pub(crate) fn walk(&self, input: &Input<'_, M>) -> Result<Vec<HeapSnapshot>, NotWalked> {
         check_machine(self.kind, input.residency)?;
-        match self.from {
-            Source::Anywhere(walk) => walk(input),
+        let mut heaps = match self.from {
+            Source::Anywhere(walk) => walk(input)?,
             Source::Object(walk, object) => {
                 let mut heap = walk(input, object)?;
                 // The library's name, if the library has it for itself.
                 heap.library = object.identity.private_library();
-                Ok(vec![heap])
+                vec![heap]
+            }
+        };
+        // glibc's walker compares what was requested with what is in effect. A library's own copy reads variables of
+        // other names.
+        let serving = heaps.iter_mut().filter(|heap| heap.serves_malloc());
+        for heap in serving.filter(|heap| heap.allocator != Allocator::Glibc) {
+            match input.facts.requested_of(heap.allocator) {
+                Ok(requested) => heap.requested = requested,
+                Err(reason) => heap.environment_unknown = Some(reason),
             }
         }
+        Ok(heaps)
     }
 }
 
@@ -341,7 +353,7 @@ pub(crate) fn glibc_context<'a>(facts: &'a Facts, threads: &'a [Thread]) -> glib
         version: facts.libc.as_ref().and_then(Libc::glibc_release),
         threads,
         libc_data: facts.libc_data.clone(),
-        environment: &facts.malloc_environment,
+        environment: facts.environment.as_deref().map_err(|reason| *reason),
     }
 }
 
@@ -381,7 +393,16 @@ mod tests {
 
     #[test]
     fn a_program_of_which_nothing_is_known_is_expected_to_have_no_heap() {
-        let facts = Facts::default();
+        let facts = Facts {
+            libc: None,
+            libc_data: Vec::new(),
+            environment: Ok(Vec::new()),
+            at_random: None,
+            python: None,
+            python_malloc_setting: Ok(None),
+            python_malloc: None,
+            allocators: Vec::new(),
+        };
         for walker in Walker::<MemoryImage>::ALL {
             let planned = walker.plan(&facts);
             assert!(planned.iter().all(|one| !one.expected), "{}", walker.kind);

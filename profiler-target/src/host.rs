@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
+use profiler_core::machine::HugePageMode;
 use profiler_core::sample::Host;
 use profiler_core::text::visible;
 
@@ -335,9 +336,35 @@ pub fn has_sysfs() -> bool {
     Path::new("/sys/bus").exists()
 }
 
-/// The lockdown mode in force: `none`, `integrity` or `confidentiality`. `None` without the module.
-pub fn lockdown() -> Option<String> {
-    bracketed(&text("/sys/kernel/security/lockdown"))
+/// What a kernel's lockdown module forbids, root included (kernel_lockdown(7)).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Lockdown {
+    /// Nothing.
+    None,
+    /// Changing the kernel.
+    Integrity,
+    /// Reading the kernel's memory as well.
+    Confidentiality,
+}
+
+impl Lockdown {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Integrity, Self::Confidentiality];
+
+    /// The kernel's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Integrity => "integrity",
+            Self::Confidentiality => "confidentiality",
+        }
+    }
+}
+
+/// The lockdown mode in force. `None` without the module.
+pub fn lockdown() -> Option<Lockdown> {
+    let mode = bracketed(&text("/sys/kernel/security/lockdown"))?;
+    Lockdown::ALL.into_iter().find(|one| one.name() == mode)
 }
 
 /// The active one of the choices listed by the kernel, such as `never [always]`.
@@ -372,10 +399,10 @@ pub fn hides_processes() -> bool {
     })
 }
 
-/// When the kernel creates huge pages by itself: `always`, `madvise` or `never`. `None` if it does
-/// not support that.
-pub fn transparent_huge_pages() -> Option<String> {
-    bracketed(&text("/sys/kernel/mm/transparent_hugepage/enabled"))
+/// When the kernel makes huge pages of its own accord. `None` where it cannot, or has another mode.
+pub fn transparent_huge_pages() -> Option<HugePageMode> {
+    let mode = bracketed(&text("/sys/kernel/mm/transparent_hugepage/enabled"))?;
+    HugePageMode::named(&mode)
 }
 
 /// The kernel's major and minor version.

@@ -20,6 +20,7 @@ mod closed_stdout;
 mod core_file;
 mod denial;
 mod elf;
+mod environment;
 mod error_kind;
 mod file_reader;
 mod forked;
@@ -60,6 +61,7 @@ pub use core_file::{CoreError, CoreFile, CoreMemory, CorePages};
 pub use denial::{Caller, Denial};
 pub use elf::{FILE_LIMIT, FileError, FileLimit, FilePath, UnreadFiles, set_file_limit};
 pub use elf::{Source, file_limit, open_checked, open_regular};
+pub use environment::StartEnvironment;
 pub use error_kind::{
     Action, AllocatorProblem, CoreProblem, ErrorKind, InputProblem, Limit, ListenProblem,
     OutputProblem, Packer, ProgramProblem, not_started, start_thread,
@@ -81,7 +83,7 @@ pub use privileges::{
 pub use proc_dir::{Gone, MemoryShared};
 pub use process::{Files, Process, malloc_in};
 pub use process_group::ProcessGroup;
-pub use processes::{Listed, Listing, list, resident_bytes};
+pub use processes::{Listed, Listing, list, resident_bytes, user_of};
 pub use record_ring::{Marker, Next, RecordRing, RingEvent, SUSPENDED_AFTER};
 pub use residency::PageSource;
 pub use runs_on::RunsOn;

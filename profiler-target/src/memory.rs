@@ -290,7 +290,9 @@ fn what_came(at: RemoteAddr, read: Result<usize, Errno>) -> Result<usize, ReadEr
         Ok(read) => Ok(read),
         Err(Errno::EPERM | Errno::EACCES) => Err(ReadError::NotPermitted),
         Err(Errno::EINTR) => Ok(0),
-        Err(_) => Err(ReadError::Unmapped(at)),
+        // Nothing is mapped there, or nothing that the kernel can read (`mem_rw`, process_vm_readv(2)).
+        Err(Errno::EIO | Errno::EFAULT) => Err(ReadError::Unmapped(at)),
+        Err(_) => Err(ReadError::Failed(at)),
     }
 }
 

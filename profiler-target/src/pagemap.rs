@@ -132,7 +132,7 @@ pub(super) fn for_pages(
             }
             Ok(read) => read / 8,
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
-            Err(_) => return Err(ReadError::Unmapped(at)),
+            Err(_) => return Err(ReadError::Failed(at)),
         };
         for &word in &words[..entries] {
             each(RemoteAddr::new(page * page_bytes), Entry(word))?;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use profiler_core::addr::{AddrRange, RemoteAddr};
-use profiler_core::allocator::{self, Allocator, AllocatorIdentity, PRELOAD};
+use profiler_core::allocator::{self, AllocatorIdentity, PRELOAD, UnknownEnvironment};
 use profiler_core::machine::{Machine, ThreadVariables};
 use profiler_core::object::AllocatorObject;
 use profiler_core::objects::stacks::PythonSymbols;
@@ -14,6 +14,7 @@ use profiler_core::sample;
 use super::allocators::{self, serving_malloc};
 use super::auxv::{AT_RANDOM, auxv_value};
 use super::elf::{FileError, FilePath, Reader, Source, UnreadFiles};
+use super::environment::StartEnvironment;
 use super::identity::{self, Identity, Libc, Python};
 use super::known_files::KnownFiles;
 
@@ -39,9 +40,11 @@ pub trait Process {
     /// Its pid, its names and its number of threads; nothing from its files.
     fn names(&self) -> sample::Target;
 
-    /// The non-empty entries of its environment with this prefix, limited in number and length.
-    /// Empty for a core, because its entries could not be trusted to be those of its start.
-    fn environment(&self, begin: &str) -> Vec<String>;
+    /// The environment that its program was started with.
+    ///
+    /// # Errors
+    /// Why it is unknown. A core holds none that could be trusted to be that of its start.
+    fn environment(&self) -> Result<StartEnvironment, UnknownEnvironment>;
 
     /// Where the file behind one of its mappings can be opened, if anywhere. Other processes may
     /// map another file under the same path.
@@ -183,35 +186,30 @@ pub trait Process {
         Ok(auxv_value(&self.auxv()?, AT_RANDOM).map(RemoteAddr::new))
     }
 
-    /// Settings of Python's allocators in its environment, e.g. `PYTHONMALLOC=malloc`. This is only
-    /// a hint: a program may set the variable for its children only, or have it ignored (`-E`,
-    /// `-I`).
-    fn python_malloc_setting(&self) -> Option<String> {
-        let set = |name| self.environment(name).into_iter().next();
-        set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE="))
+    /// What its environment asks of Python's allocators, e.g. `PYTHONMALLOC=malloc`: a hint, for a
+    /// program may set it for its children only, or have it ignored (`-E`, `-I`).
+    ///
+    /// # Errors
+    /// Why its environment is unknown.
+    fn python_malloc_setting(&self) -> Result<Option<String>, UnknownEnvironment> {
+        let environment = self.environment()?;
+        let set = |name| environment.beginning_with(name).into_iter().next();
+        Ok(set("PYTHONMALLOC=").or_else(|| set("PYTHONDEVMODE=")))
     }
 
-    /// Settings of glibc's malloc in its initial environment: `NAME=VALUE`.
-    fn malloc_environment(&self) -> Vec<String> {
-        let variables = Allocator::Glibc.row().variables.iter();
-        let all = variables.flat_map(|name| self.environment(name));
-        // Another allocator's variable may begin as glibc's do.
-        let is_glibcs = |entry: &String| {
-            let name = entry.split('=').next().unwrap_or(entry);
-            allocator::reader_of(name) == Some(Allocator::Glibc)
-        };
-        all.filter(is_glibcs).collect()
-    }
-
-    /// Settings of any allocator in its initial environment: names and values.
-    fn allocator_environment(&self) -> Vec<(String, String)> {
+    /// What its environment asks of any allocator, as the program was started with it: `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// Why its environment is unknown.
+    fn allocator_environment(&self) -> Result<Vec<String>, UnknownEnvironment> {
+        let environment = self.environment()?;
         let preload = format!("{PRELOAD}=");
-        let of_allocators =
-            allocator::environment_beginnings().flat_map(|name| self.environment(name));
-        let all: Vec<String> = of_allocators.chain(self.environment(&preload)).collect();
-        let entries = all.iter().filter_map(|entry| entry.split_once('='));
-        let owned = entries.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        owned.collect()
+        let beginnings = allocator::environment_beginnings();
+        let mut all: Vec<String> = beginnings
+            .flat_map(|name| environment.beginning_with(name))
+            .collect();
+        all.extend(environment.beginning_with(&preload));
+        Ok(all)
     }
 
     /// The parts of its files that were not read because of limits.

@@ -137,6 +137,13 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     pages.checked_mul(page_size().bytes())
 }
 
+/// The user that a process runs as (its real user ID), which is read without waiting for the process; `None` when there is
+/// none with this number.
+pub fn user_of(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    field(&status, "Uid")?.try_into().ok()
+}
+
 fn of_rollup(rollup: &str) -> Option<Memory> {
     let bytes = |name| field(rollup, name).map(|kib| kib << 10);
     let private = [bytes("Private_Clean"), bytes("Private_Dirty")];
@@ -182,6 +189,8 @@ mod tests {
             "{quick} {memory:?}"
         );
         assert_eq!(resident_bytes(0), None);
+        assert_eq!(user_of(own), Some(nix::unistd::getuid().as_raw()));
+        assert_eq!(user_of(0), None);
         assert!(listing.processes.iter().all(|one| one.comm != "kthreadd"));
         let few = list(1).expect("/proc");
         assert_eq!(few.processes.len(), 1);

@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -396,7 +397,13 @@ impl Slice {
             return Ok(Arc::clone(region));
         }
         let mut entries = [0; REGION_PAGES as usize];
-        match pagemap.read_at(entries.as_mut_bytes(), key * REGION_PAGES * 8) {
+        let read = loop {
+            match pagemap.read_at(entries.as_mut_bytes(), key * REGION_PAGES * 8) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) if page.get() >= HEAP_END => Err(ReadError::Unmapped(page)),
             Ok(0) => Err(ReadError::Gone),
             Ok(_) => {
@@ -404,7 +411,7 @@ impl Slice {
                 regions.insert(key, Arc::clone(&region));
                 Ok(region)
             }
-            Err(_) => Err(ReadError::Unmapped(page)),
+            Err(_) => Err(ReadError::Failed(page)),
         }
     }
 }
@@ -421,12 +428,25 @@ pub(super) fn entry_of(region: &Region, addr: RemoteAddr) -> Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::process::Command;
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use super::mapped_ranges;
+    use profiler_core::addr::RemoteAddr;
+    use profiler_core::memory::ReadError;
+
+    use super::{Slice, mapped_ranges};
     use crate::open;
+
+    #[test]
+    fn a_page_map_that_cannot_be_read_does_not_say_that_nothing_is_mapped() {
+        // Reading a folder is an error.
+        let folder = File::open("/").expect("it is there");
+        let page = RemoteAddr::new(0x7000);
+        let read = Slice::default().region(&folder, page);
+        assert_eq!(read.err(), Some(ReadError::Failed(page)));
+    }
 
     #[test]
     fn of_a_target_that_has_ended_it_is_not_known_what_is_mapped() {

@@ -129,7 +129,7 @@ fn walk(pid: i32) -> (HeapSnapshot, ResidencyMap) {
                 .and_then(Libc::glibc_release),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges().expect("it runs"),
-            environment: &[],
+            environment: Ok(&[]),
         };
         let heap = glibc::walk(memory, residency, &context);
         // From where it was found, it is the same.

@@ -142,11 +142,10 @@ const MAX_FILES: u64 = 64;
 
 /// Not a test of its own: it stops a process with ever more files that it may still open.
 #[test]
-#[ignore = "a helper of the test below"]
+#[ignore = "started by the test below"]
 fn helper_stops_the_target_with_few_files() {
-    let Some(pid) = std::env::var(TARGET).ok().and_then(|pid| pid.parse().ok()) else {
-        return;
-    };
+    let pid = std::env::var(TARGET).expect("set by the test that starts this");
+    let pid = pid.parse().expect("a pid");
     let target = Target::open(pid).expect("our own child");
     setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES).expect("fewer than before");
     let mut refused = 0;
@@ -329,11 +328,10 @@ fn who_waits_for_another_fragscope_leaves_the_target_alone_and_keeps_its_guard()
 
 /// Not a test of its own: it stops a process while none of its guards ever runs.
 #[test]
-#[ignore = "a helper of the test below"]
+#[ignore = "started by the test below"]
 fn helper_stops_the_target_without_a_guard_that_runs() {
-    let Some(pid) = std::env::var(TARGET).ok().and_then(|pid| pid.parse().ok()) else {
-        return;
-    };
+    let pid = std::env::var(TARGET).expect("set by the test that starts this");
+    let pid = pid.parse().expect("a pid");
     let target = Target::open(pid).expect("our own child");
     // What is asked for, the 0.3 s in which the kernel ends a stop, and 2 s for a busy host.
     let limit = Duration::from_secs(4);

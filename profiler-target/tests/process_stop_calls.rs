@@ -15,11 +15,10 @@ const TARGET: &str = "FRAGSCOPE_TEST_TARGET";
 
 /// Not a test of its own: it stops a process, and ends with the number of tries.
 #[test]
-#[ignore = "a helper of the test below"]
+#[ignore = "started by the test below"]
 fn helper_stops_the_target_and_counts_its_tries() {
-    let Some(pid) = std::env::var(TARGET).ok().and_then(|pid| pid.parse().ok()) else {
-        return;
-    };
+    let pid = std::env::var(TARGET).expect("set by the test that starts this");
+    let pid = pid.parse().expect("a pid");
     let target = Target::open(pid).expect("our own child");
     for tries in 1..=5 {
         match target.stop_within(WAIT_LIMIT) {

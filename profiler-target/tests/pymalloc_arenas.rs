@@ -117,7 +117,7 @@ fn sample(pid: i32) -> Sample {
             .and_then(Libc::glibc_release),
         threads: stopped.threads(),
         libc_data: target.libc_data_ranges().expect("it runs"),
-        environment: &[],
+        environment: Ok(&[]),
     };
     let outer = glibc::walk(&memory, &residency, &context).expect("a heap");
     let context = Context {

@@ -64,8 +64,10 @@ fn heaps(snapshot: &Value, with_pages: bool) -> Value {
             arena.retain(|name, _| with_pages || !by_pages.iter().any(|part| name.contains(part)));
         }
         fields.retain(|name, _| with_pages || !name.contains("resident"));
-        // No core says which pages were never written to.
-        fields.remove("untouched_bytes");
+        // No core says which pages were never written to, nor what the environment was at the start.
+        for unknown in ["untouched_bytes", "asked", "environment_unknown"] {
+            fields.remove(unknown).expect("it is there");
+        }
         heaps.push(heap);
     }
     let mut all = vec![Value::from(heaps)];
@@ -103,6 +105,7 @@ fn a_core_gives_the_heaps_that_the_process_has() {
     let mut command = Command::new("python3");
     command
         .args(["-S", "-c", WORKER])
+        .env_clear()
         .current_dir(folder.path());
     let child = Child::run(command);
     assert_eq!(child.first_line(), "READY");
@@ -138,6 +141,17 @@ fn a_core_gives_the_heaps_that_the_process_has() {
     };
     assert!(untouched(&live).expect("known").iter().sum::<u64>() > 14 << 20);
     assert_eq!(untouched(&gcores), None);
+    let asked = |of: &Value| {
+        let heaps = of["heaps"].as_array().expect("heaps");
+        let glibcs = heaps.iter().find(|heap| heap["allocator"] == "glibc");
+        let glibcs = glibcs.expect("it serves malloc");
+        (
+            glibcs["asked"].clone(),
+            glibcs["environment_unknown"].clone(),
+        )
+    };
+    assert_eq!(asked(&live), (Value::Array(vec![]), Value::Null));
+    assert_eq!(asked(&gcores), (Value::Null, "core_file".into()));
     assert_eq!(gcores["target"]["threads"], 3);
     assert_eq!(gcores["target"]["python"], live["target"]["python"]);
     fs::rename(&written, folder.path().join("gcore")).expect("ours");

@@ -47,8 +47,9 @@ impl Helper {
     }
 }
 
-fn helpers_target() -> Option<i32> {
-    std::env::var(TARGET).ok()?.parse().ok()
+fn helpers_target() -> i32 {
+    let pid = std::env::var(TARGET).expect("set by the test that starts this");
+    pid.parse().expect("a pid")
 }
 
 /// The first line of a helper's output that begins with this mark.
@@ -64,7 +65,7 @@ fn first_word_of(output: impl std::io::Read) -> String {
 }
 
 fn hold_the_target(longest: Duration) {
-    let Some(pid) = helpers_target() else { return };
+    let pid = helpers_target();
     let target = Target::open(pid).expect("we are root");
     let _stopped = loop {
         match target.stop_for(longest) {
@@ -93,7 +94,7 @@ fn helper_holds_the_target_for_a_second() {
 #[test]
 #[ignore = "a helper of the tests below"]
 fn helper_stops_the_target_again_and_again() {
-    let Some(pid) = helpers_target() else { return };
+    let pid = helpers_target();
     let target = Target::open(pid).expect("we are root");
     println!("{MARK}begins");
     loop {
@@ -104,7 +105,7 @@ fn helper_stops_the_target_again_and_again() {
 #[test]
 #[ignore = "a helper of the tests below"]
 fn helper_opens_the_target() {
-    let Some(pid) = helpers_target() else { return };
+    let pid = helpers_target();
     match Target::open(pid) {
         Ok(target) => println!("{MARK}opened {}", target.pid()),
         Err(error) => {
@@ -120,7 +121,7 @@ fn helper_opens_the_target() {
 #[test]
 #[ignore = "a helper of the tests below"]
 fn helper_runs_doctor() {
-    let Some(pid) = helpers_target() else { return };
+    let pid = helpers_target();
     let checks = doctor::run(Some(pid));
     let bad = checks.iter().filter(|check| check.ok != Grade::Ok);
     println!(
@@ -252,9 +253,7 @@ fn a_guard_is_found_neither_by_name_nor_by_session_nor_by_group_and_leaves_with_
 #[test]
 #[ignore = "a helper of the test below"]
 fn helper_has_the_number_of_its_guard_given_to_another() {
-    let Some(TARGET_IN_ITS_NAMESPACE) = helpers_target() else {
-        return;
-    };
+    assert_eq!(helpers_target(), TARGET_IN_ITS_NAMESPACE);
     let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
     let target = Target::open(child.id() as i32).expect("our own child");
     drop(child::stop(&target));

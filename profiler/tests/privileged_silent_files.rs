@@ -5,6 +5,9 @@ mod support;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child as Process, Command};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -310,4 +313,54 @@ fn files_that_nobody_answers_for_take_no_time_from_the_walks_of_others() {
     // It is larger, and comes after it all the same, within the time for walks.
     let are_walked = other.as_deref() != Some("null") && silent.as_deref() != Some("null");
     assert!(are_walked && other < silent, "{seen:#}");
+}
+
+/// A thread reads a page of the file by way of the process's memory, which takes the lock of its address space for reading; the
+/// next waits to write to it, and all further readers wait behind that (`mmap_lock`, fair). The first waits in
+/// `request_wait_answer` (`fs/fuse/dev.c`).
+const HOLDS_ITS_LOCK: &str = "
+import ctypes, mmap, os, sys, threading
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+kept = [b'x' * 1000 for _ in range(10_000)]
+opened = os.open(sys.argv[1], os.O_RDONLY)
+mapped = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, opened, 0)
+memory = os.open('/proc/self/mem', os.O_RDONLY)
+print('READY', flush=True)
+sys.stdin.readline()
+threading.Thread(target=os.pread, args=(memory, 8, mapped)).start()
+waits = f'/proc/self/task/{threading.enumerate()[1].native_id}/wchan'
+while 'request_wait_answer' not in open(waits).read():
+    pass
+libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, opened, 0)
+";
+
+/// Waits until nobody gets an answer of a process.
+fn no_answer_of(pid: i32) {
+    eventually("a wait for the lock", || {
+        let (send, answered) = channel();
+        // Left behind: it ends with the file system.
+        thread::spawn(move || send.send(fs::read(format!("/proc/{pid}/cmdline"))));
+        answered.recv_timeout(Duration::from_millis(300)).err()
+    });
+}
+
+#[test]
+fn a_process_that_holds_the_lock_of_its_address_space_keeps_nobody_from_looking_at_others() {
+    let mut silent = running(HOLDS_ITS_LOCK);
+    let other = Child::python("import sys; print('READY', flush=True); sys.stdin.readline()");
+    assert_eq!(other.first_line(), "READY");
+    silent.fall_silent();
+    silent.program().send("");
+    no_answer_of(silent.pid());
+    let seen = json(&fragscope(&["top", "--once", "--json"]));
+    let processes = seen["processes"].as_array().expect("a list");
+    let its = processes.iter().find(|one| one["pid"] == other.pid());
+    assert!(
+        its.is_some_and(|its| !its["walked_at"].is_null()),
+        "{seen:#}"
+    );
+    let why = format!("process {} has not answered for", silent.pid());
+    assert!(seen["notices"].to_string().contains(&why), "{seen:#}");
 }

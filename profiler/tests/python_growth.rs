@@ -564,3 +564,72 @@ while True:
     assert!(said.contains(named), "{said}");
     assert!(said.contains(" threads, and "), "{said}");
 }
+
+/// What `explain` says first of a program, in one look.
+fn said_of(program: &str) -> String {
+    let child = Child::python(program);
+    let pid = child.pid().to_string();
+    let output = fragscope(&["explain", "--no-predict", "--growth", "4s", "--pid", &pid]);
+    stdout(&output).replace('\n', " ")
+}
+
+#[test]
+fn a_cache_that_is_being_emptied_shrinks_and_a_batch_that_is_flushed_does_not_grow() {
+    let emptied = "
+import os, time
+CACHE = {n: os.urandom(2000) for n in range(15000)}
+start, n = time.time(), 0
+print('ready', flush=True)
+while CACHE:
+    while n < (time.time() - start) * 500:
+        CACHE.popitem()
+        n += 1
+    time.sleep(0.005)
+";
+    let said = said_of(emptied);
+    assert!(said.contains("Shrinking "), "{said}");
+    assert!(said.contains("`__main__.CACHE` (dict) loses "), "{said}");
+    let flushed = "
+import time
+BATCH = []
+start, n = time.time(), 0
+print('ready', flush=True)
+while True:
+    while n < (time.time() - start) * 8000:
+        n += 1
+        BATCH.append({'id': n, 'name': 'x%d' % n})
+        if len(BATCH) >= 11000: BATCH.clear()
+    time.sleep(0.005)
+";
+    let said = said_of(flushed);
+    assert!(!said.contains("Growing "), "{said}");
+    assert!(said.contains("Not growing"), "{said}");
+}
+
+/// It gains less than memory as a whole varies by, and nothing but a variable refers to it.
+#[test]
+fn a_set_that_a_thread_fills_is_named_with_its_rate() {
+    let program = "
+import threading, time
+def fill():
+    seen = set()
+    start, n = time.time(), 0
+    while True:
+        while n < (time.time() - start) * 1500:
+            n += 1
+            seen.add('user-%d' % n)
+        time.sleep(0.005)
+threading.Thread(target=fill).start()
+time.sleep(2)
+print('ready', flush=True)
+";
+    let said = said_of(program);
+    let rate = said.split("`__main__.fill(): seen` (set) gains ").nth(1);
+    let rate = rate.and_then(|rest| rest.split(' ').next());
+    let rate: f64 = rate
+        .unwrap_or_else(|| panic!("{said}"))
+        .parse()
+        .expect("a number");
+    assert!((rate - 1500.0).abs() < 150.0, "{said}");
+    assert!(said.contains("Growing "), "{said}");
+}

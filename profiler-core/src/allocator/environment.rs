@@ -7,6 +7,58 @@ use super::{Allocator, Assignment, GlibcSetting, List, reader_of};
 /// The variable that makes the dynamic loader load an allocator before everything else (ld.so(8)).
 pub const PRELOAD: &str = "LD_PRELOAD";
 
+/// Why it is unknown what the environment of a process held when its program was started, which is when allocators
+/// read it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum UnknownEnvironment {
+    /// The kernel does not give it, or only a part of it.
+    Unreadable,
+    /// The process has written something else where its environment was, as programs do that change their title
+    /// (`setproctitle`).
+    Overwritten,
+    /// A core file records no environment that is sure to be that of the start.
+    InCore,
+    /// The format that a recording was read from does not hold it.
+    NotRecorded,
+}
+
+impl UnknownEnvironment {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Unreadable,
+        Self::Overwritten,
+        Self::InCore,
+        Self::NotRecorded,
+    ];
+
+    /// The name in output and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::Overwritten => "overwritten",
+            Self::InCore => "core_file",
+            Self::NotRecorded => "not_recorded",
+        }
+    }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// Why, in words that follow a colon.
+    pub const fn because(self) -> &'static str {
+        match self {
+            Self::Unreadable => "the environment cannot be read",
+            Self::Overwritten => {
+                "the process has overwritten its environment, as programs do that change their title"
+            }
+            Self::InCore => "a core file does not record the environment of the start",
+            Self::NotRecorded => "the format of the recording does not hold the environment",
+        }
+    }
+}
+
 /// Variables with their values, in order. [`PRELOAD`] is not among them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Environment(Vec<(String, String)>);

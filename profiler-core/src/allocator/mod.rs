@@ -14,8 +14,11 @@ mod version;
 
 use std::fmt;
 
+pub use self::version::FoundVersion;
+pub(crate) use self::version::known_of;
+
 pub use self::builds::{Build, BuildId, Source};
-pub use self::environment::{Environment, PRELOAD};
+pub use self::environment::{Environment, PRELOAD, UnknownEnvironment};
 pub use self::glibc_settings::{
     GlibcSetting, INITIAL_MMAP_THRESHOLD_KIB, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS,
 };

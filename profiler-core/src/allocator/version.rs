@@ -1,8 +1,52 @@
 //! Reads an allocator's version from the file that contains it.
 
+use std::fmt;
+
 use memchr::memmem;
 
 use super::Contents;
+
+/// The version of an allocator that was found, or that none was.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FoundVersion {
+    /// By its number.
+    Known(String),
+    /// Its object names none.
+    Unknown,
+}
+
+impl FoundVersion {
+    /// That of an object that names it, or does not.
+    pub(crate) fn of(named: Option<&str>) -> Self {
+        named.map_or(Self::Unknown, |version| Self::Known(version.to_owned()))
+    }
+}
+
+impl fmt::Display for FoundVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Known(version) => version,
+            Self::Unknown => "of unknown version",
+        })
+    }
+}
+
+/// The first and the last of these versions, in words; what is no version is passed over.
+pub(crate) fn known_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let number = |name: &&str| -> Option<Vec<u32>> {
+        name.split('.').map(|number| number.parse().ok()).collect()
+    };
+    let names = names.map(|name| name.trim_end_matches(','));
+    let mut known: Vec<(Vec<u32>, &str)> = names
+        .filter_map(|name| Some((number(&name)?, name)))
+        .collect();
+    known.sort();
+    match (known.first(), known.last()) {
+        (Some((first, only)), Some((last, _))) if first == last => (*only).to_owned(),
+        (Some((_, first)), Some((_, last))) => format!("{first} to {last}"),
+        _ => "none".to_owned(),
+    }
+}
 
 /// What gperftools' version begins with (`TC_VERSION_STRING`).
 pub(super) const GPERFTOOLS: &[u8] = b"gperftools ";
@@ -94,6 +138,16 @@ fn number_with_dots(text: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_and_the_last_version_are_found_by_number() {
+        let names = "2.1.8 to 2.4.1, secure 2.10 2.0.9";
+        assert_eq!(known_of(names.split(' ')), "2.0.9 to 2.10");
+        assert_eq!(known_of(["2.10"].into_iter()), "2.10");
+        assert_eq!(known_of(["none"].into_iter()), "none");
+        assert_eq!(FoundVersion::of(None).to_string(), "of unknown version");
+        assert_eq!(FoundVersion::of(Some("5.3")).to_string(), "5.3");
+    }
 
     fn of(read_only: &[u8], version: fn(&Contents<'_>) -> Option<String>) -> Option<String> {
         version(&Contents {

@@ -256,6 +256,12 @@ pub(super) fn candidates(version: (u32, u32)) -> impl Iterator<Item = &'static L
     own.into_iter().chain(next).filter(move |_| known)
 }
 
+/// The releases that are known, in words.
+pub(super) fn known() -> String {
+    let ((major, minor), (last_major, last_minor)) = (LAYOUTS[0].since, LAST);
+    format!("{major}.{minor} to {last_major}.{last_minor}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +279,11 @@ mod tests {
         assert_eq!(candidates((2, 16)).count(), 0);
         assert_eq!(candidates((2, 44)).count(), 0);
         assert_eq!(candidates((3, 0)).count(), 0);
+    }
+
+    #[test]
+    fn the_releases_that_are_known_are_said() {
+        assert_eq!(known(), "2.17 to 2.43");
     }
 
     #[test]

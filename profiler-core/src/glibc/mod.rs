@@ -22,6 +22,7 @@ mod trim;
 use std::collections::HashSet;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::allocator::UnknownEnvironment;
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
@@ -50,8 +51,8 @@ pub struct Context<'a> {
     pub threads: &'a [Thread],
     /// The writable mappings of libc, its `.bss` included.
     pub libc_data: Vec<AddrRange>,
-    /// The entries of the target's initial environment that malloc reads.
-    pub environment: &'a [String],
+    /// The entries of the target's environment that allocators read, as it started with them, or why they are unknown.
+    pub environment: Result<&'a [String], UnknownEnvironment>,
 }
 
 /// Why a heap was not walked. Residency and probes are not affected.
@@ -62,7 +63,8 @@ pub enum NotWalked {
     NoVersion,
     /// The layout of this release is not known.
     #[error(
-        "glibc {0}.{1} is not known to this fragscope, so its heap is not walked; 2.17 to 2.43 are"
+        "glibc {0}.{1} is not known to this fragscope, so its heap is not walked; {known} are",
+        known = layout::known()
     )]
     UnknownVersion(u32, u32),
     /// No `main_arena` in libc's data.
@@ -134,7 +136,12 @@ pub fn walk_from<M: TargetMemory>(
     let mut heap = HeapSnapshot::new(Allocator::Glibc, format!("{major}.{minor}"));
     heap.settings = par.settings();
     heap.defaults = settings::defaults((major, minor));
-    heap.requested = settings::requested(context.environment, &par, &heap.settings);
+    match context.environment {
+        Ok(environment) => {
+            heap.requested = settings::requested(environment, &par, &heap.settings);
+        }
+        Err(reason) => heap.environment_unknown = Some(reason),
+    }
     let mut tries = HELD_TRIES;
     let (held, tcaches_known, notes) = loop {
         let epoch = memory.epoch();

@@ -286,7 +286,7 @@ pub const WALK_STOPS: Declared = Declared::of(
     "fragscope_walk_stop_seconds",
     MetricKind::Histogram,
     Unit::Seconds,
-    "for how long a walk stopped its process",
+    "for how long a walk stopped its process, all its stops together",
 );
 
 /// Metrics of the host and of fragscope.
@@ -330,7 +330,7 @@ pub const HOST_METRICS: [ServedMetric<ServedHost>; 15] = [
     gauge(
         "fragscope_walk_longest_stop_seconds",
         Unit::Seconds,
-        "the longest time that a walk stopped its process since fragscope began",
+        "the longest stop of a process since fragscope began",
         |host| {
             let cost = host.view.as_ref()?.cost;
             (cost.walks > 0).then(|| seconds(cost.longest_stop_ns))

@@ -4,6 +4,8 @@
 //! not change them except `--enable-debug`, `--with-lg-page` and `--with-lg-slab-maxregs`. No
 //! layout here fits such builds: the shape is not found and nothing is walked.
 
+use crate::allocator::known_of;
+
 /// One release's structures. All numbers are bytes from the start of the structure.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -291,7 +293,13 @@ static LAYOUTS: [Layout; 6] = [
     },
 ];
 
-/// The layouts that may fit a version: its own, or all if the object does not name its version.
+/// The versions that are known, in words.
+pub(super) fn known() -> String {
+    let versions = LAYOUTS.iter().flat_map(|layout| layout.versions);
+    known_of(versions.map(|version| version.trim_end_matches('.')))
+}
+
+/// The layouts that may fit a version: its own, or all when the object does not name it.
 pub(super) fn candidates(version: Option<&str>) -> impl Iterator<Item = &'static Layout> {
     LAYOUTS.iter().filter(move |layout| match version {
         Some(version) => layout.versions.iter().any(|v| version.starts_with(v)),

@@ -15,6 +15,7 @@ mod snapshot;
 mod tcache;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::allocator::FoundVersion;
 use crate::allocator::jemalloc_classes::BINS;
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, HeapSnapshot};
@@ -34,21 +35,22 @@ use snapshot::Builder;
 pub enum NotWalked {
     /// The layout of this release is not known.
     #[error(
-        "jemalloc {0} is not known to this fragscope, so its heap is not walked; 5.0 to 5.3.1 are"
+        "jemalloc {0} is not known to this fragscope, so its heap is not walked; {known} are",
+        known = layout::known()
     )]
-    UnknownVersion(String),
+    UnknownVersion(FoundVersion),
     /// No `arenas[]` in the object's data.
     #[error(
         "the arenas of jemalloc {0} were not found: it is not used yet, is built unlike the release \
          (other page size, debug), or its data is swapped out"
     )]
-    NoArenas(String),
+    NoArenas(FoundVersion),
     /// No radix tree in the object's data.
     #[error(
         "the tree of extents of jemalloc {0} was not found: it is built unlike the release, or its \
          data is swapped out"
     )]
-    NoTree(String),
+    NoTree(FoundVersion),
 }
 
 /// The most writable data of an object that is examined: a program may have much of its own.
@@ -70,7 +72,7 @@ pub fn walk<M: TargetMemory>(
     object: &AllocatorObject,
 ) -> Result<HeapSnapshot, NotWalked> {
     let version = object.identity.version.as_deref();
-    let named = || version.unwrap_or("of unknown version").to_owned();
+    let named = || FoundVersion::of(version);
     if layout::candidates(version).next().is_none() {
         return Err(NotWalked::UnknownVersion(named()));
     }

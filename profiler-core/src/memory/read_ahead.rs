@@ -114,7 +114,7 @@ impl<M: TargetMemory> ReadAhead<M> {
                     self.buffer.truncate(self.window.len() as usize);
                     return Ok(());
                 }
-                Err(ReadError::Swapped(at) | ReadError::Unmapped(at))
+                Err(ReadError::Swapped(at) | ReadError::Unmapped(at) | ReadError::Failed(at))
                     if wanted.end() <= at.align_down(PAGE_SIZE) && at < end =>
                 {
                     end = at.align_down(PAGE_SIZE);

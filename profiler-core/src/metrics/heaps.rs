@@ -139,7 +139,7 @@ pub(crate) fn heaps(sample: &Sample, residency: &ArenaResidency, pins: &Pins) ->
             mapped_large_resident_bytes: whole.large_resident,
             untouched_bytes: whole.untouched.known(),
             settings: settings(heap, sample.is_forked()),
-            requested: heap.requested.clone(),
+            requested: heap.requested().map(<[_]>::to_vec),
             checks: heap.checks.clone(),
             confidence: heap.confidence,
         }

@@ -46,8 +46,10 @@ pub struct Context<'a> {
 pub enum NotWalked {
     /// No segment and no page map was recognised.
     #[error(
-        "no segment of mimalloc 2.0.9 to 2.4 and no page map of 3.0 to 3.4 was found: the target has \
-         not allocated with it, or it is of another release"
+        "no segment of mimalloc {} and no page map of {} was found: the target has not allocated with it, or it is of \
+         another release",
+        v2::known(),
+        v3::known()
     )]
     NothingFound,
 }
@@ -210,4 +212,16 @@ fn judge<M: TargetMemory>(heap: &mut HeapSnapshot, walker: &Walker<'_, M>, objec
         true => Confidence::High,
         false => Confidence::Low,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_releases_that_are_known_are_said() {
+        let sentence = NotWalked::NothingFound.to_string();
+        assert!(sentence.contains("2.0.9 to 2.4.1"), "{sentence}");
+        assert!(sentence.contains("3.0 to 3.4 was found"), "{sentence}");
+    }
 }

@@ -56,8 +56,10 @@ pub enum NotWalked {
     NoSecret,
     /// A release with the old allocator.
     #[error(
-        "musl {0} has the allocator from before mallocng, which this fragscope cannot walk; 1.2.1 \
-         to 1.2.6 are known"
+        "musl {0} has the allocator from before mallocng, which this fragscope cannot walk; {first} to {last} are \
+         known",
+        first = dotted(FIRST),
+        last = dotted(LAST)
     )]
     OldMalloc(String),
     /// No context.
@@ -194,11 +196,20 @@ pub fn walk_from<M: TargetMemory>(
     Ok(heap)
 }
 
-/// Before 1.2.1.
+/// The first release with mallocng.
+const FIRST: (u32, u32, u32) = (1, 2, 1);
+/// The last one whose sources were read.
+const LAST: (u32, u32, u32) = (1, 2, 6);
+
+fn dotted((major, minor, patch): (u32, u32, u32)) -> String {
+    format!("{major}.{minor}.{patch}")
+}
+
+/// Before the first release with mallocng.
 fn is_old(version: &str) -> bool {
     let mut numbers = version.split('.').map(str::parse::<u32>);
     match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => (major, minor, patch) < (1, 2, 1),
+        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => (major, minor, patch) < FIRST,
         _ => false,
     }
 }

@@ -131,8 +131,11 @@ pub struct Census {
     pub mapped: Amount,
     /// Holders, the most bytes first: more than reports have, see [`Self::shown`].
     pub holders: Vec<Holder>,
-    /// Memory on pages that were copied by writes since the process was forked; `None` if there are
-    /// none.
+    /// When the walk of the census before was since which items of containers were counted ([`Holder::course`]), in ns since
+    /// 1970-01-01 UTC; `None` where they were not.
+    pub counted_since_ns: Option<u64>,
+    /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
+    /// there are none.
     pub copied: Option<Copied>,
     /// All that names in the program hold.
     pub held_by_names: Amount,

@@ -10,8 +10,10 @@ use hashbrown::HashMap;
 use self::counterparts::counterparts;
 use super::census::{Amount, Census, NativeRow, SHOWN, TypeRow};
 use super::holder::{Branch, Holder, MAX_BRANCHES, PathStep};
+use super::lengths::Course;
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
+use crate::units::growth;
 
 /// Growth of less than this between two censuses is what any program's memory does.
 const NOISE_BYTES: f64 = 64.0 * 1024.0;
@@ -57,6 +59,45 @@ pub struct TypeGrowth {
     pub rate: Rate,
 }
 
+/// What a table shows a holder to gain.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub enum HolderGain {
+    /// Bytes a second: growth, or what it lost.
+    Bytes(f64),
+    /// It is what running functions have in hand, of which two looks show two moments.
+    InHand,
+    /// It becomes longer and shorter in turn.
+    UpAndDown,
+}
+
+impl HolderGain {
+    /// Bytes a second that are growth.
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::InHand | Self::UpAndDown => 0.0,
+        }
+    }
+
+    /// In a cell of a table: nothing where nothing changes.
+    pub fn text(self) -> String {
+        match self {
+            Self::Bytes(bytes) => growth(bytes),
+            Self::InHand => "in hand".to_owned(),
+            Self::UpAndDown => "up and down".to_owned(),
+        }
+    }
+
+    /// Its name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bytes(_) => "stays",
+            Self::InHand => "in_hand",
+            Self::UpAndDown => "up_and_down",
+        }
+    }
+}
+
 /// Growth of the blocks of one size class that no object owns.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct NativeGrowth {
@@ -95,6 +136,8 @@ pub struct HolderGrowth {
     pub is_passing: bool,
     /// Whether it refers to the same object as before, by the address.
     pub is_same: bool,
+    /// How the number of items went on of the container that gains most, where that was counted in between.
+    pub course: Option<Course>,
 }
 
 impl HolderGrowth {
@@ -102,6 +145,17 @@ impl HolderGrowth {
     /// tables.
     pub fn held_bytes(&self) -> f64 {
         self.bytes + self.mapped_bytes.unwrap_or(0.0)
+    }
+
+    /// Whether what it gains is growth: what becomes longer and shorter in turn is none, and what running functions have in hand
+    /// only where all memory shows that it stays, or counts in between show that the same container becomes longer all
+    /// the time.
+    pub fn counts(&self, counts_passing: bool) -> bool {
+        match self.course {
+            Some(Course::UpAndDown) => false,
+            Some(Course::Rises) if self.is_same => true,
+            _ => counts_passing || !self.is_passing,
+        }
     }
 }
 
@@ -140,10 +194,13 @@ pub struct Growth {
     pub native: Vec<NativeGrowth>,
     /// Holders whose bytes changed, the largest gain first.
     pub holders: Vec<HolderGrowth>,
-    /// Bytes per second gained by holders that [pass](HolderGrowth::is_passing); negative if they
-    /// had more before.
+    /// Bytes a second that holders gained which [pass](HolderGrowth::is_passing) and do not become longer all the time;
+    /// below 0 where they had more before.
     pub passing_bytes: f64,
-    /// What became larger in one step, the largest first.
+    /// Bytes a second that holders gained which [become longer and shorter in turn](Course::UpAndDown); below 0 where they had
+    /// more before.
+    pub swinging_bytes: f64,
+    /// What became larger in one step, the most first.
     pub steps: Vec<GrowthStep>,
     /// Bytes per second gained by all live blocks, without those steps.
     pub steady_bytes: f64,
@@ -164,6 +221,7 @@ impl Growth {
         let in_steps: f64 = steps.iter().map(|step| step.bytes).sum();
         let steady_bytes = live.bytes - in_steps / clock.seconds;
         let noise_bytes = NOISE_BYTES.max(later.live.bytes as f64 * NOISE_SHARE);
+        let holders = holders(earlier, later, clock);
         let typed = |census: &Census| Amount {
             blocks: (census.types.iter().map(|row| row.objects.blocks))
                 .fold(0, u64::saturating_add),
@@ -182,8 +240,9 @@ impl Growth {
                 bytes: row.objects.bytes.saturating_add(row.storage.bytes),
             }),
             native: native(earlier, later, clock),
-            holders: holders(earlier, later, clock),
-            passing_bytes: passing::gained(&earlier.holders, &later.holders) / clock.seconds,
+            passing_bytes: passing::gained(earlier, later, &holders) / clock.seconds,
+            swinging_bytes: passing::swung(earlier, later, &holders) / clock.seconds,
+            holders,
             is_growing: steady_bytes * clock.seconds > noise_bytes,
             noise_bytes,
             steps,
@@ -228,8 +287,23 @@ impl Growth {
         }
     }
 
-    /// The branch of a holder, given with its index, that gains most; `None` if that is where its
-    /// path leads.
+    /// What a table shows the holder at this place to gain; what running functions have in hand counts where the verdict
+    /// counts it.
+    pub fn shown_gain_of_holder(&self, holder: usize, counts_passing: bool) -> HolderGain {
+        let Some(of) = self.of_holder(holder) else {
+            return HolderGain::Bytes(0.0);
+        };
+        let bytes = of.held_bytes();
+        let is_little = self.rank(bytes.abs()) == 0;
+        match of.course {
+            _ if is_little || of.counts(counts_passing) => HolderGain::Bytes(bytes),
+            Some(Course::UpAndDown) => HolderGain::UpAndDown,
+            _ => HolderGain::InHand,
+        }
+    }
+
+    /// Of a holder and its place, the branch that gains most of what it gains; `None` where that is where
+    /// its path leads.
     pub fn branch_of<'h>(&self, at: usize, holder: &'h Holder) -> Option<&'h Branch> {
         holder.branches.get(self.of_holder(at)?.branch?)
     }
@@ -347,6 +421,8 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
     };
     let mut all_before = earlier.holders.iter();
     let is_recorded = all_before.all(|holder| holder.mapped_bytes.is_some());
+    // Courses are of the time between two censuses: of others they say nothing.
+    let is_counted = later.counted_since_ns == Some(earlier.taken_at_ns);
     let mut grown = Vec::new();
     let before = counterparts(&earlier.holders, &later.holders);
     for (at, (holder, was)) in later.holders.iter().zip(before).enumerate() {
@@ -369,6 +445,11 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
                 has_more: was.is_none_or(|was| has_more(was, holder)),
                 is_passing: passing::is_passing(holder),
                 is_same: was.is_some_and(|was| passing::is_same(was, holder)),
+                course: match branch {
+                    Some((branch, _)) => holder.branches[branch].course,
+                    None => holder.course,
+                }
+                .filter(|_| is_counted),
                 branch: branch.map(|(branch, _)| branch),
                 at_largest: was.and_then(|was| items(was, holder, clock)),
                 items: match branch {

@@ -1,5 +1,6 @@
 //! A holder: a name, the path from it, and what would be freed with it.
 
+use super::lengths::Course;
 use super::pins::Dropped;
 use crate::addr::RemoteAddr;
 use crate::units::{bytes, count};
@@ -86,6 +87,10 @@ pub struct Branch {
     pub item_type: Option<String>,
     /// How many of that type are right there.
     pub items: u64,
+    /// Where the number of items of the container is that its path ends in.
+    pub length_at: Option<RemoteAddr>,
+    /// How that number went on since the census before; `None` where it was not counted, or shows nothing.
+    pub course: Option<Course>,
 }
 
 /// The kind of a holder's name.
@@ -160,8 +165,12 @@ pub struct Holder {
     pub dropped: Option<Dropped>,
     /// Other places where its bytes spread out, the largest first.
     pub branches: Vec<Branch>,
-    /// The part of the bytes freed with it that is on pages also mapped by another process, such as
-    /// a forked worker's parent; `None` if it was not recorded.
+    /// Where the number of items of the container is that its path ends in.
+    pub length_at: Option<RemoteAddr>,
+    /// How that number went on since the census before; `None` where it was not counted, or shows nothing.
+    pub course: Option<Course>,
+    /// Of the bytes that would be freed with it, those on pages that another process maps as well, as a forked worker
+    /// has them with its parent; `None` where that was not recorded.
     pub shared_bytes: Option<u64>,
     /// The part of the bytes freed with it that belongs to other holders inside it, which have
     /// their own rows; `None` if it was not recorded.

@@ -25,6 +25,7 @@ mod interpreter;
 mod kinds;
 mod late;
 mod layout;
+mod lengths;
 mod mapped;
 mod names;
 mod nesting;
@@ -63,7 +64,10 @@ pub use self::census::{
     NativeRow, NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 pub(crate) use self::growth::ranked;
-pub use self::growth::{Gain, Growth, GrowthStep, HolderGrowth, NativeGrowth, Rate, TypeGrowth};
+pub use self::growth::{
+    Gain, Growth, GrowthStep, HolderGain, HolderGrowth, NativeGrowth, Rate, TypeGrowth,
+};
+pub use self::lengths::{Course, Lengths};
 pub use self::names::Root;
 
 /// What is known about the target beforehand.

@@ -6,6 +6,7 @@ mod ledger;
 
 pub use self::ledger::{LedgerClass, LedgerPart, LedgerRow};
 use crate::addr::AddrRange;
+use crate::allocator::UnknownEnvironment;
 use crate::completeness::Confidence;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::residency::PageState;
@@ -179,8 +180,8 @@ pub struct HeapReport {
     pub untouched_bytes: Option<u64>,
     /// Settings in force.
     pub settings: Vec<Setting>,
-    /// Settings requested by the target's environment.
-    pub requested: Vec<RequestedSetting>,
+    /// What the target's environment asked for, or why that is unknown.
+    pub requested: Result<Vec<RequestedSetting>, UnknownEnvironment>,
     /// The walk against the allocator's own account.
     pub checks: Vec<CrossCheck>,
     /// How sure the layout is.

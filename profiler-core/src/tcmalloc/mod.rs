@@ -9,6 +9,7 @@ mod layout;
 mod spans;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::allocator::{FoundVersion, known_of};
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::heap::{Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot};
@@ -28,8 +29,11 @@ const KNOWN: [&str; 1] = ["2.10"];
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotWalked {
     /// A release of unknown layout.
-    #[error("gperftools {0} is not known to this fragscope, which can walk 2.10")]
-    UnknownVersion(String),
+    #[error(
+        "gperftools {0} is not known to this fragscope, which can walk {known}",
+        known = known_of(KNOWN.into_iter())
+    )]
+    UnknownVersion(FoundVersion),
     /// The object has no page heap.
     #[error(
         "tcmalloc's page heap was not found in {0}: the target has not called its malloc, or it is \
@@ -49,14 +53,10 @@ pub fn walk<M: TargetMemory>(
     residency: &ResidencyMap,
     object: &AllocatorObject,
 ) -> Result<HeapSnapshot, NotWalked> {
-    let version = object
-        .identity
-        .version
-        .as_deref()
-        .unwrap_or("of unknown version");
-    if !KNOWN.contains(&version) {
-        return Err(NotWalked::UnknownVersion(version.into()));
-    }
+    let version = object.identity.version.as_deref();
+    let unknown = || NotWalked::UnknownVersion(FoundVersion::of(version));
+    let known = version.filter(|version| KNOWN.contains(version));
+    let version = known.ok_or_else(unknown)?;
     let statics = layout::find(memory, &object.data)
         .ok_or_else(|| NotWalked::NoPageHeap(object.identity.object.clone()))?;
     let caches = Caches::read(memory, &statics);

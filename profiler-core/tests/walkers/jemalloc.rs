@@ -1,5 +1,6 @@
 //! jemalloc on images.
 
+use profiler_core::allocator::FoundVersion;
 use profiler_core::completeness::Confidence;
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::jemalloc::NotWalked;
@@ -52,13 +53,20 @@ fn a_sound_image_is_walked_whole() {
 #[test]
 fn what_is_not_known_is_refused_by_name() {
     let mut image = sound();
-    let unknown = Err(NotWalked::UnknownVersion("3.6.0".to_owned()));
+    let unknown = Err(NotWalked::UnknownVersion(FoundVersion::Known(
+        "3.6.0".to_owned(),
+    )));
     assert_eq!(walk(&image, Some("3.6.0")), unknown);
     // Another layout than the image's.
-    let no_arenas = Err(NotWalked::NoArenas("5.3.0".to_owned()));
+    let sentence = NotWalked::UnknownVersion(FoundVersion::Unknown).to_string();
+    assert_eq!(
+        sentence,
+        "jemalloc of unknown version is not known to this fragscope, so its heap is not walked; 5.0 to 5.3.1 are"
+    );
+    let no_arenas = Err(NotWalked::NoArenas(FoundVersion::Known("5.3.0".to_owned())));
     assert_eq!(walk(&image, Some("5.3.0")), no_arenas);
     image.put(ROOT_ENTRY, 0);
-    let no_tree = Err(NotWalked::NoTree("5.1.0".to_owned()));
+    let no_tree = Err(NotWalked::NoTree(FoundVersion::Known("5.1.0".to_owned())));
     assert_eq!(walk(&image, Some("5.1.0")), no_tree);
 }
 

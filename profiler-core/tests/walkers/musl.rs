@@ -60,6 +60,11 @@ fn what_cannot_be_walked_says_why() {
         )
     };
     assert_eq!(walk(None, "1.2.5"), Err(NotWalked::NoSecret));
+    let sentence = NotWalked::OldMalloc("1.1.24".into()).to_string();
+    assert!(
+        sentence.ends_with("; 1.2.1 to 1.2.6 are known"),
+        "{sentence}"
+    );
     let old = Err(NotWalked::OldMalloc("1.1.24".into()));
     assert_eq!(walk(Some(RemoteAddr::new(STACK)), "1.1.24"), old);
 }

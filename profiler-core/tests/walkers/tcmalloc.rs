@@ -1,5 +1,6 @@
 //! tcmalloc on images.
 
+use profiler_core::allocator::FoundVersion;
 use profiler_core::heap::HeapSnapshot;
 use profiler_core::tcmalloc::NotWalked;
 use profiler_testing::heap::assert_verified;
@@ -47,7 +48,14 @@ fn large_free_spans_do_not_hide_the_page_heap() {
 
 #[test]
 fn what_cannot_be_walked_says_why() {
-    let unknown = Err(NotWalked::UnknownVersion("2.99".into()));
+    let sentence = NotWalked::UnknownVersion(FoundVersion::Unknown).to_string();
+    assert_eq!(
+        sentence,
+        "gperftools of unknown version is not known to this fragscope, which can walk 2.10"
+    );
+    let unknown = Err(NotWalked::UnknownVersion(FoundVersion::Known(
+        "2.99".into(),
+    )));
     assert_eq!(walk(&sound(), "2.99"), unknown);
     let mut image = sound();
     image.put(FREE_LISTS + 16, 0);

@@ -219,6 +219,19 @@ fn a_setting_that_no_known_allocator_reads_goes_to_the_programs_own() {
 }
 
 #[test]
+fn settings_that_are_unknown_are_not_taken_for_the_defaults() {
+    let known = [("malloc", "glibc 2.36"), ("thp", "madvise")];
+    let unknown = [&known[..], &[("environment_unknown", "overwritten")]].concat();
+    let played = |named_in_file: &[(&str, &str)]| {
+        let description = described(named_in_file);
+        let all = default_candidates(&facts(&description, 4));
+        named(&all, "hugetlb=0").same_as_now.is_none()
+    };
+    assert!(!played(&known), "nothing is advised by default");
+    assert!(played(&unknown), "hugetlb=1 may be what the program had");
+}
+
+#[test]
 fn each_candidate_that_is_played_is_once_more_without_an_object_allocator() {
     let description = described(&[("malloc", "glibc 2.36"), ("thp", "always")]);
     let facts = facts(&description, 1);

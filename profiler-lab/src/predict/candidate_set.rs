@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use profiler_core::allocator::PRELOAD;
+use profiler_core::allocator::{PRELOAD, UnknownEnvironment};
 use profiler_core::prediction::{Needs, Prediction, Predictions, SelfCheck};
 
 use super::band::{HeapFigures, Walked};
@@ -23,6 +23,8 @@ pub(super) struct HeapCandidateSet<'a> {
     pub(super) idle_threads: Option<Arc<ReplayProgram>>,
     pub(super) walk_ns: u64,
     pub(super) walked: Walked,
+    /// Why the heap as it is is played with the defaults, where its settings are unknown.
+    pub(super) environment_unknown: Option<UnknownEnvironment>,
     pub(super) cpus: u32,
     /// Bytes that a player may take.
     pub(super) limit: u64,
@@ -222,6 +224,7 @@ impl HeapCandidateSet<'_> {
             self_check: predicted.map(|played| self.self_check(played)),
             candidates,
             pending,
+            environment_unknown: self.environment_unknown,
             trouble: baseline.and_then(|outcome| {
                 let why = outcome.failure.as_ref()?;
                 Some(format!("the heap as it is cannot be played: {why}"))

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use profiler_core::allocator::{Allocator, BuildId, Environment, GlibcSetting, ReturnTime};
+use profiler_core::allocator::{
+    Allocator, BuildId, Environment, GlibcSetting, ReturnTime, UnknownEnvironment,
+};
 use profiler_core::report::Mechanism;
 use profiler_core::tuning::{self, Tuning};
 
 use crate::allocators::PlayableAllocator;
 use crate::candidates::Candidate;
 use crate::failure::Failure;
+use crate::recorded;
 use crate::seed::WalkedHeap;
 
 /// How to interpret the figures of a candidate's players: what the program would need besides what
@@ -106,11 +109,10 @@ pub(super) fn candidates(
     root: Option<&Path>,
 ) -> Vec<HeapCandidate> {
     let own = heap.allocator();
-    let env = settings_of(heap);
     let installed = |build| PlayableAllocator::to_preload(build, root).map_err(Failure::from);
-    let as_it_is = match own {
-        Allocator::Glibc => Ok(PlayableAllocator::glibc()),
-        _ => as_the_worker_has(heap, root),
+    let (as_it_is, env) = match own {
+        Allocator::Glibc => (Ok(PlayableAllocator::glibc()), settings_of(heap)),
+        _ => as_the_worker_has(heap, is_forked, root),
     };
     let baseline = Candidate::called("baseline", as_it_is, env.clone());
     let plain = |build: BuildId| {
@@ -175,17 +177,40 @@ fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<Heap
     all
 }
 
-/// The allocator of a worker that has another than glibc, if it can be replayed as it is.
+/// The allocator of a worker that has another than glibc, with what its environment asked for, where that can be played
+/// as it is. Where the environment is unknown, it is played with the defaults, and [`defaults_assumed`] says so.
 fn as_the_worker_has(
     heap: &WalkedHeap<'_>,
+    is_forked: bool,
     root: Option<&Path>,
-) -> Result<PlayableAllocator, Failure> {
-    let found = of_version(heap.allocator(), heap.version(), root)?;
-    if heap.has_settings() {
-        let why = "its settings are those of its environment, which players do not get";
-        return Err(why.to_owned().into());
+) -> (Result<PlayableAllocator, Failure>, Environment) {
+    let found = of_version(heap.allocator(), heap.version(), root);
+    let Ok(requested) = heap.requested() else {
+        return (found, Environment::default());
+    };
+    let requested = requested.filter_map(|entry| entry.split_once('='));
+    let (mut env, not_taken) = recorded::taken(requested);
+    if let Some(setting) = not_taken.first() {
+        let why = format!("players do not get {setting}, which the process has");
+        return (Err(why.into()), env);
     }
-    Ok(found)
+    // A thread that purges stays with the parent.
+    let background = tuning::JEMALLOC_BACKGROUND.sets.iter();
+    for set in background.filter(|_| is_forked) {
+        if env.setting(Allocator::Jemalloc, set.name).is_some() {
+            env.set_setting(Allocator::Jemalloc, set.name, "false");
+        }
+    }
+    (found, env)
+}
+
+/// Why the heap is played with settings that may not be its own: those of glibc are read from its heap, of other
+/// allocators they stand in the environment.
+pub(super) fn defaults_assumed(heap: &WalkedHeap<'_>) -> Option<UnknownEnvironment> {
+    match heap.allocator() {
+        Allocator::Glibc => None,
+        _ => heap.requested().err(),
+    }
 }
 
 /// The build of an allocator that has this version.
@@ -209,9 +234,6 @@ fn of_version(
 /// glibc's settings in force, as far as they were changed and a variable sets them.
 fn settings_of(heap: &WalkedHeap<'_>) -> Environment {
     let mut env = Environment::default();
-    if heap.allocator() != Allocator::Glibc {
-        return env;
-    }
     let is_fixed = heap.setting(GlibcSetting::NoDynThreshold) == Some(1);
     for setting in [
         GlibcSetting::ArenaMax,
@@ -236,7 +258,54 @@ fn settings_of(heap: &WalkedHeap<'_>) -> Environment {
 
 #[cfg(test)]
 mod tests {
+    use profiler_core::heap::{HeapSnapshot, RequestedSetting};
+    use profiler_core::sample::Sample;
+
     use super::*;
+
+    /// A heap of jemalloc's that these settings were asked for, or of which they are unknown.
+    fn sample(requested: Result<&[&str], UnknownEnvironment>) -> Sample {
+        let build = PlayableAllocator::to_preload(BuildId::Jemalloc, None).expect("carried");
+        let version = build.identity.version.expect("known");
+        let mut heap = HeapSnapshot::new(Allocator::Jemalloc, version);
+        let as_requested = |entry: &&str| RequestedSetting {
+            request: (*entry).to_owned(),
+            in_force: None,
+            note: String::new(),
+        };
+        match requested {
+            Ok(requested) => heap.requested = requested.iter().map(as_requested).collect(),
+            Err(reason) => heap.environment_unknown = Some(reason),
+        }
+        Sample {
+            heaps: vec![heap],
+            ..Sample::default()
+        }
+    }
+
+    #[test]
+    fn another_allocators_heap_is_played_with_what_its_environment_asked_for() {
+        let played = |requested: Result<&[&str], UnknownEnvironment>, is_forked| {
+            let sample = sample(requested);
+            let heap = WalkedHeap::of(&sample).expect("it serves malloc");
+            let (allocator, env) = as_the_worker_has(&heap, is_forked, None);
+            let failure = allocator.err().map(|failure| failure.why);
+            (failure, env.to_string(), defaults_assumed(&heap))
+        };
+        let nothing = (None, String::new(), None);
+        assert_eq!(played(Ok(&[]), false), nothing);
+        let conf = ["MALLOC_CONF=narenas:2,background_thread:true"];
+        let of_parent = (None, conf[0].to_owned(), None);
+        assert_eq!(played(Ok(&conf), false), of_parent);
+        let (_, of_child, _) = played(Ok(&conf), true);
+        assert_eq!(of_child, "MALLOC_CONF=narenas:2,background_thread:false");
+        let (failure, _, _) = played(Ok(&["MALLOC_CONF=prof:true"]), false);
+        let why = "players do not get MALLOC_CONF=prof:true, which the process has";
+        assert_eq!(failure.as_deref(), Some(why));
+        let reason = UnknownEnvironment::Overwritten;
+        let assumed = (None, String::new(), Some(reason));
+        assert_eq!(played(Err(reason), false), assumed);
+    }
 
     #[test]
     fn a_worker_has_the_build_of_its_version_and_no_other() {

@@ -147,6 +147,7 @@ pub fn predict(
         programs,
         walk_ns: sample.taken_at_ns,
         walked: Walked::of(sample, &heap, measured),
+        environment_unknown: candidates::defaults_assumed(&heap),
         cpus: sample.host.cpus,
         limit: limit.min(room),
         idle_limit: limit.saturating_add(idle_bytes(&heap)).min(room),

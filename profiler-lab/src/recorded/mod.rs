@@ -21,13 +21,19 @@ use super::failure::Failure;
 
 /// The variables of a recording that players get, and a description of what was not accepted.
 pub fn environment(description: &TraceDescription) -> (Environment, Vec<String>) {
+    let all = description.env.iter();
+    let all = all.map(|(name, value)| (&**name, &**value));
+    // What it loaded beside its allocator is not played; the allocator is spoken of below.
+    taken(all.filter(|(name, value)| *name != PRELOAD || !is_the_allocator(description, value)))
+}
+
+/// Of these variables what players get, and what they do not, as `NAME=VALUE`.
+pub(crate) fn taken<'a>(
+    variables: impl Iterator<Item = (&'a str, &'a str)>,
+) -> (Environment, Vec<String>) {
     let mut taken = Environment::default();
     let mut dropped = Vec::new();
-    for (name, value) in &description.env {
-        // What it loaded besides its allocator is not replayed; the allocator is reported below.
-        if name == PRELOAD && is_the_allocator(description, value) {
-            continue;
-        }
+    for (name, value) in variables {
         let Kept { value, rest } = forms::kept(name, value);
         if !value.is_empty() {
             taken.set(name, &value);

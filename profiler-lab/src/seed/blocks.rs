@@ -1,7 +1,7 @@
 //! The walked heap that serves malloc: its blocks and the gaps between them, arena by arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::{Allocator, GlibcSetting, serving};
+use profiler_core::allocator::{Allocator, GlibcSetting, UnknownEnvironment, serving};
 use profiler_core::arena::ArenaFigure;
 use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
@@ -85,9 +85,13 @@ impl<'a> WalkedHeap<'a> {
         &self.heap.version
     }
 
-    /// Whether the target's environment sets any of its settings.
-    pub fn has_settings(&self) -> bool {
-        !self.heap.requested.is_empty()
+    /// The settings of it that the target's environment asked for, `NAME=VALUE` each.
+    ///
+    /// # Errors
+    /// Why they are unknown.
+    pub fn requested(&self) -> Result<impl Iterator<Item = &str>, UnknownEnvironment> {
+        let requested = self.heap.requested()?.iter();
+        Ok(requested.map(|setting| &*setting.request))
     }
 
     /// Bytes of unknown use.

@@ -77,7 +77,7 @@ impl TargetMemory for CoreMemory<'_> {
             let (file, offset, len) = self.piece(at).ok_or(ReadError::Unmapped(at))?;
             let len = len.min(rest.len() as u64) as usize;
             file.read_exact_at(&mut rest[..len], offset)
-                .map_err(|_| ReadError::Unmapped(at))?;
+                .map_err(|_| ReadError::Failed(at))?;
             Ok(len)
         })
     }

@@ -21,12 +21,14 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use profiler_core::addr::{AddrRange, PAGE_SIZE, RemoteAddr, USER_END};
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::machine::Machine;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 use profiler_core::threads::Thread;
 
 use super::elf::{FilePath, Source, open_regular};
+use super::environment::StartEnvironment;
 use super::link_map;
 use super::process::{Files, Process};
 use error::check_kind;
@@ -177,8 +179,8 @@ impl Process for CoreFile {
         }
     }
 
-    fn environment(&self, _begin: &str) -> Vec<String> {
-        Vec::new()
+    fn environment(&self) -> Result<StartEnvironment, UnknownEnvironment> {
+        Err(UnknownEnvironment::InCore)
     }
 
     fn file_of(&self, mapping: &Mapping) -> FilePath {

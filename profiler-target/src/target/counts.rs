@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
+use profiler_core::machine::HugePageMode;
 use profiler_core::sample::KernelCount;
 
 use super::Target;
@@ -57,8 +58,8 @@ impl Target {
     /// Whether the kernel makes huge pages of its memory without a request: then a page fault may
     /// bring in 2 MiB.
     pub fn may_get_huge_pages(&self) -> bool {
-        let always = host::transparent_huge_pages().is_some_and(|mode| mode == "always");
-        // The process's own setting (`PR_SET_THP_DISABLE`). A process that is gone gets none.
+        let always = host::transparent_huge_pages() == Some(HugePageMode::Always);
+        // What a process chose for itself (`PR_SET_THP_DISABLE`). One that is gone gets none.
         let status = || self.dir.text("status").unwrap_or_default();
         always && field(&status(), "THP_enabled") == Some(1)
     }

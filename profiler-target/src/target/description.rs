@@ -5,11 +5,13 @@ use std::io;
 use std::path::PathBuf;
 
 use profiler_core::addr::RemoteAddr;
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::residency::{Mapping, MappingKind};
 use profiler_core::sample;
 
 use super::Target;
 use crate::elf::{FilePath, UnreadFiles};
+use crate::environment::StartEnvironment;
 use crate::link_map;
 use crate::maps;
 use crate::memory::Answers;
@@ -19,10 +21,6 @@ use crate::tmpfs::Kind;
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
-/// At most this many environment entries of one kind are kept.
-const MAX_SETTINGS: usize = 32;
-/// The longest entry of the environment that is shown whole, in bytes.
-const MAX_SETTING_BYTES: usize = 1024;
 
 impl Target {
     /// Its root directory as a path of ours.
@@ -152,15 +150,8 @@ impl Process for Target {
         }
     }
 
-    fn environment(&self, begin: &str) -> Vec<String> {
-        let environment = self.dir.bytes("environ").unwrap_or_default();
-        let entries = environment.split(|&byte| byte == 0);
-        entries
-            .filter(|entry| entry.starts_with(begin.as_bytes()) && !entry.ends_with(b"="))
-            .take(MAX_SETTINGS)
-            .map(|entry| &entry[..entry.len().min(MAX_SETTING_BYTES)])
-            .map(|entry| String::from_utf8_lossy(entry).into_owned())
-            .collect()
+    fn environment(&self) -> Result<StartEnvironment, UnknownEnvironment> {
+        StartEnvironment::of(&self.dir)
     }
 
     /// The mapped inode itself if the kernel gives access to it (the file may have been deleted or

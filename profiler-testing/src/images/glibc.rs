@@ -155,7 +155,7 @@ pub fn sound() -> HeapImage {
 /// What else a walk must know.
 pub fn context() -> Context<'static> {
     Context {
-        environment: &[],
+        environment: Ok(&[]),
         version: Some((2, 36)),
         threads: &THREADS,
         libc_data: vec![range(LIBC, LIBC_BYTES)],

@@ -3,6 +3,7 @@
 use std::io;
 
 use profiler_core::addr::{AddrRange, PAGE_SIZE, USER_END};
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::completeness::{Confidence, Defect};
 use profiler_core::heap::{
@@ -15,6 +16,7 @@ use crate::varint;
 
 by_name!(Allocator, "an allocator");
 by_name!(ArenaKind, "a kind of arena");
+by_name!(UnknownEnvironment, "why an environment is unknown");
 
 numbered!(Confidence, "a confidence" { 0 => None, 1 => Low, 2 => Medium, 3 => High });
 numbered!(ExtentKind, "a kind of extent" { 0 => Brk, 1 => ThreadHeap, 2 => LargeMapped, 3 => PoolArena, 4 => Region });
@@ -70,7 +72,8 @@ fields!(HeapSnapshot {
     defects,
     unreadable_bytes,
 } later {
-    library
+    library,
+    environment_unknown
 });
 
 /// A figure by its name. In a list, figures with unknown names are left out.

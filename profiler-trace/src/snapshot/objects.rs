@@ -3,7 +3,7 @@
 use std::io;
 
 use profiler_core::objects::{
-    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NameKind,
+    AllocatorShare, Amount, Branch, Census, Copied, Course, Dropped, Holder, LayoutBasis, NameKind,
     NativeRow, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 use profiler_core::residency::NeverWritten;
@@ -13,6 +13,7 @@ use super::wire::{Input, Wire, by_name, fields};
 by_name!(LayoutBasis, "a basis of layouts");
 by_name!(Via, "a way of holding an object");
 by_name!(NameKind, "a kind of name");
+by_name!(Course, "a course of lengths");
 
 /// Major and minor version of Python.
 impl Wire for (u8, u8) {
@@ -76,7 +77,9 @@ fields!(Holder {
     mapped_shared_bytes,
     mapped_kept_bytes,
     object,
-    name_kinds
+    name_kinds,
+    length_at,
+    course
 } finish Holder::with_kinds);
 
 fields!(Branch {
@@ -85,6 +88,9 @@ fields!(Branch {
     path,
     item_type,
     items
+} later {
+    length_at,
+    course
 });
 
 fields!(Dropped {
@@ -146,7 +152,8 @@ fields!(Census {
     held_unseen,
     page_owners,
     mapped,
-    tracing
+    tracing,
+    counted_since_ns
 });
 
 fields!(PackageRow { name, unlisted });

@@ -161,7 +161,8 @@ fields!(Predictions {
     pending,
     trouble
 } later {
-    rss_bytes
+    rss_bytes,
+    environment_unknown
 });
 fields!(SelfCheck {
     measured_bytes,
@@ -240,7 +241,8 @@ fields!(Point {
     live_bytes,
     heap_bytes
 } later {
-    live_resident_bytes
+    live_resident_bytes,
+    threads
 });
 fields!(Moment {
     time_ns,
@@ -262,7 +264,8 @@ fields!(WhatIf {
     gone_share,
     allocated_bytes,
     cost,
-    ended
+    ended,
+    environment_unknown
 });
 fields!(Shadow {
     name,

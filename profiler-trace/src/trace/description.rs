@@ -1,7 +1,8 @@
 //! What a trace says about the recorded program, and the names used in the file:
 //! `docs/trace-format.md` lists them.
 
-use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting};
+use profiler_core::allocator::{Allocator, AllocatorTitle, GlibcSetting, UnknownEnvironment};
+use profiler_core::machine::HugePageMode;
 
 /// Everything about the recorded program except events. Unknown values are `None`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -30,10 +31,12 @@ pub struct TraceDescription {
     pub recorder: Option<RecordedBy>,
     /// When the recording began, in RFC 3339 format.
     pub started_at: Option<String>,
-    /// The mode of transparent huge pages: `always`, `madvise` or `never`.
-    pub thp: Option<String>,
-    /// Variables that settle an allocator.
+    /// The mode of transparent huge pages.
+    pub thp: Option<HugePageMode>,
+    /// Variables that settle an allocator; empty where [`Self::environment_unknown`] says why they are unknown.
     pub env: Vec<(String, String)>,
+    /// Why it is unknown which variables the program had.
+    pub environment_unknown: Option<UnknownEnvironment>,
     /// Settings of the allocator in force, as the walk found them.
     pub settings: Vec<(String, String)>,
     /// The object allocator whose calls were to be recorded too: `python`.
@@ -91,6 +94,7 @@ const STARTED_AT: &str = "started_at";
 const THP: &str = "thp";
 const OBJECTS: &str = "objects";
 const FORMAT: &str = "format_of";
+const ENVIRONMENT_UNKNOWN: &str = "environment_unknown";
 const ENV: &str = "env.";
 const SETTING: &str = "setting.";
 const LACKS: &str = "lacks.";
@@ -101,6 +105,7 @@ impl TraceDescription {
     pub(crate) fn foreign(format: &str, lacks: &[&str]) -> Self {
         Self {
             format: Some(format.to_owned()),
+            environment_unknown: Some(UnknownEnvironment::NotRecorded),
             lacks: lacks.iter().map(|what| (*what).to_owned()).collect(),
             ..Self::default()
         }
@@ -151,7 +156,12 @@ impl TraceDescription {
                 self.recorder.as_ref().map(|by| by.name().to_owned()),
             ),
             (STARTED_AT, text(&self.started_at)),
-            (THP, text(&self.thp)),
+            (THP, self.thp.map(|mode| mode.name().to_owned())),
+            (
+                ENVIRONMENT_UNKNOWN,
+                self.environment_unknown
+                    .map(|reason| reason.name().to_owned()),
+            ),
             (OBJECTS, text(&self.objects)),
             (FORMAT, text(&self.format)),
         ];
@@ -200,7 +210,14 @@ impl TraceDescription {
                 None
             }
             STARTED_AT => put_text(&mut self.started_at, value),
-            THP => put_text(&mut self.thp, value),
+            THP if self.thp.is_none() => {
+                self.thp = HugePageMode::named(&value);
+                self.thp.is_none().then_some(value)
+            }
+            ENVIRONMENT_UNKNOWN if self.environment_unknown.is_none() => {
+                self.environment_unknown = UnknownEnvironment::named(&value);
+                self.environment_unknown.is_none().then_some(value)
+            }
             OBJECTS => put_text(&mut self.objects, value),
             FORMAT => put_text(&mut self.format, value),
             _ => {
@@ -281,8 +298,9 @@ mod tests {
             kernel: text("6.18"),
             recorder: Some(RecordedBy::Probes),
             started_at: text("2026-11-23T00:00:00Z"),
-            thp: text("madvise"),
+            thp: Some(HugePageMode::Madvise),
             env: vec![named("MALLOC_CONF", "narenas:2")],
+            environment_unknown: Some(UnknownEnvironment::Overwritten),
             settings: vec![named("narenas", "2")],
             objects: text("python"),
             format: text("heaptrack"),
@@ -317,12 +335,16 @@ mod tests {
             named("pid", "007"),
             named("malloc", "glibc 2.36"),
             named("malloc", "jemalloc 5.3.0"),
+            named("environment_unknown", "for a reason of a later version"),
+            named("thp", "sometimes"),
             named("recorder", "memray"),
             named("recorder", "probes"),
             named("lacks.times", "no"),
         ];
         let description: TraceDescription = all.iter().cloned().collect();
         assert_eq!(description.cpus, None);
+        assert_eq!(description.environment_unknown, None);
+        assert_eq!(description.thp, None);
         let title = AllocatorTitle::parse("glibc 2.36");
         assert_eq!(description.malloc, Some(title));
         let by = RecordedBy::Tool("memray".to_owned());

@@ -297,31 +297,45 @@ pub(super) struct SamplingArgs {
     /// Bring swapped pages back into memory to read them; by default they are left in swap
     #[arg(long)]
     swap_in: bool,
-    /// Stop the target for at most this long, and read the rest while it runs [default: 2s], or with --slices
-    /// in further stops [default: 20ms]
+    /// Stop the target for at most this long, and read the rest while it runs [default: 2s] or, in slices, in further
+    /// stops [default: 20ms]
     #[arg(long, value_name = "TIME", value_parser = max_stop)]
     max_stop: Option<Duration>,
     /// End a walk that takes longer than this, and reading objects, too: what was read is kept
-    /// [default: 10s more than --max-stop, and 2s for each GiB that is resident; five times as long with --slices; for
+    /// [default: 10s more than --max-stop, and 2s for each GiB that is resident; five times as long in slices; for
     /// objects 60s, and 60s for each GiB]
     #[arg(long, value_name = "TIME", value_parser = max_walk)]
     max_walk: Option<Duration>,
-    /// Cut the walk into many short stops, between which the target runs for four times as long;
-    /// changes during the walk are reported
+    /// Walk in slices: many short stops, between which the target runs for four times as long; changes during the walk
+    /// are reported. The default where many processes are watched (top, serve, attach --tree)
     #[arg(long, conflicts_with = "no_stop")]
     slices: bool,
+    /// Walk in one stop, which makes the walk exact; the default where one process is watched
+    #[arg(long, conflicts_with_all = ["no_stop", "slices"])]
+    one_stop: bool,
 }
 
 impl SamplingArgs {
+    /// How one process is sampled.
     fn options(&self) -> SamplingOptions {
+        self.options_with(self.slices)
+    }
+
+    /// How many processes are sampled, of which none is to stand still for long.
+    fn options_of_many(&self) -> SamplingOptions {
+        // What comes back from a slow disk is read in one stop.
+        self.options_with(!(self.one_stop || self.no_stop || self.swap_in))
+    }
+
+    fn options_with(&self, slices: bool) -> SamplingOptions {
         SamplingOptions {
             stop: !self.no_stop,
             swap_in: self.swap_in,
-            max_stop: self.max_stop.unwrap_or(match self.slices {
+            max_stop: self.max_stop.unwrap_or(match slices {
                 true => LONGEST_SLICE,
                 false => LONGEST_WHOLE_STOP,
             }),
-            slices: self.slices,
+            slices,
             max_walk: self.max_walk,
         }
     }
@@ -383,7 +397,7 @@ impl Command {
 
 // A recording begins from what one moment had.
 #[derive(Debug, Args)]
-#[command(mut_arg("slices", |slices| slices.hide(true).conflicts_with("output")))]
+#[command(mut_arg("slices", |slices| slices.hide(true).conflicts_with("output")), mut_arg("one_stop", |arg| arg.hide(true)))]
 pub(super) struct RecordArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE", value_parser = output())]
@@ -465,7 +479,7 @@ impl AttachArgs {
             duration: watch.duration,
             budget: watch.budget,
             walks: true,
-            sampling: watch.sampling,
+            sampling: self.watch.sampling.options_of_many(),
             arrangement: Arrangement {
                 sort: place_of(&FREE),
                 ..Arrangement::default()

@@ -246,6 +246,7 @@ pub(crate) fn full() -> View {
         live_bytes,
         heap_bytes: live_bytes.map(|live| 2 * live),
         live_resident_bytes: live_bytes.map(|live| live / 2),
+        threads: None,
     };
     View {
         report: Arc::new(report),

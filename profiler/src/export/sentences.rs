@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use profiler_core::activity::Activity;
 use profiler_core::completeness::{Completeness, EndedEarly, Released, StandStill};
 use profiler_core::heap::Allocator;
-use profiler_core::objects::{Branch, Census, Growth, Holder, LayoutBasis, TypeRow};
+use profiler_core::objects::{Branch, Census, Growth, Holder, HolderGain, LayoutBasis, TypeRow};
 use profiler_core::report::{ArenaReport, FragReport, HeapReport, Setting};
 use profiler_core::sample::{PythonMalloc, Target};
 use profiler_core::sites::{AGES, GrowthSampling, SiteFigures, SiteRow, Sites, StackStep};
@@ -28,7 +28,15 @@ const TOP_PACKAGES: usize = 6;
 /// Memory mapped by `mmap` objects is mentioned from this many bytes on.
 const LEAST_MAPPED: u64 = 1 << 20;
 
-/// Python's version and the allocator of its objects.
+/// What the holder at each place of the census is shown to gain; `None` without a census before.
+pub(crate) fn gains_of_holders(report: &FragReport) -> impl Fn(usize) -> Option<HolderGain> {
+    // As the verdict has it: what running functions have in hand is no growth.
+    let counts_passing = report.growing().is_some_and(|by| by.counts_passing);
+    let growth = report.growth.as_ref();
+    move |at| Some(growth?.shown_gain_of_holder(at, counts_passing))
+}
+
+/// Python's version and what serves its objects.
 pub(super) fn python(target: &Target) -> String {
     let python = target.python.as_deref();
     let python = python.unwrap_or("not a Python process");
@@ -115,7 +123,16 @@ fn settings(heap: &HeapReport) -> Option<String> {
     })
 }
 
-/// What a heap would return, its settings, and its inconsistencies.
+/// Why it is unknown what the environment asks of a heap; `None` where that is known.
+pub(crate) fn unknown_requests(heap: &HeapReport) -> Option<String> {
+    let reason = heap.requested.as_ref().err()?;
+    Some(format!(
+        "settings that its environment asks for: unknown, {}",
+        reason.because()
+    ))
+}
+
+/// What a heap would give back, what is set of it, and what does not fit.
 pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
     let mut all = Vec::new();
     if heap.allocator != Allocator::Pymalloc {
@@ -128,7 +145,8 @@ pub(super) fn of_heap(heap: &HeapReport) -> Vec<String> {
         ));
     }
     all.extend(settings(heap));
-    let requested = heap.requested.iter();
+    all.extend(unknown_requests(heap));
+    let requested = heap.requested.iter().flatten();
     all.extend(requested.map(|requested| {
         let word = match requested.in_force {
             Some(true) => "",

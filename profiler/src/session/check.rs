@@ -122,5 +122,6 @@ fn rss(sampler: &Sampler) -> Result<Point, SessionError> {
         live_bytes: None,
         heap_bytes: None,
         live_resident_bytes: None,
+        threads: None,
     })
 }

@@ -5,7 +5,7 @@ mod target;
 
 use profiler_core::machine::Machine;
 use profiler_probe::support::{self, ProbeLinks};
-use profiler_target::host::{self, Capability};
+use profiler_target::host::{self, Capability, Lockdown};
 use profiler_target::{Action, Denial, ErrorKind, OpenError, PageSource};
 
 /// How well something that fragscope wants is there.
@@ -64,6 +64,8 @@ pub enum Fix {
     DynamicAllocator,
     /// A program with its C library in a shared object.
     DynamicLibc,
+    /// The settings in effect, which are read where the environment is unknown.
+    SettingsInEffect,
     /// A fragscope that knows this C library.
     NewerFragscope,
     /// A report of this C library's version.
@@ -375,17 +377,18 @@ fn pages() -> Check {
 
 fn lockdown() -> Check {
     let name = "lockdown";
-    match host::lockdown().as_deref() {
+    match host::lockdown() {
         None => Check::ok(name, "none"),
-        Some(mode @ "confidentiality") => Check::bad(
+        Some(mode @ Lockdown::Confidentiality) => Check::bad(
             name,
             Grade::Limited,
             format!(
-                "{mode}: BPF programs may not read kernel memory, so call sites have no Python functions, and growth is not watched"
+                "{}: BPF programs may not read kernel memory, so call sites have no Python functions, and growth is not watched",
+                mode.name()
             ),
             Fix::NoLockdown,
         ),
-        Some(mode) => Check::ok(name, mode),
+        Some(mode) => Check::ok(name, mode.name()),
     }
 }
 

@@ -48,6 +48,7 @@ mod tests {
                 live_bytes: None,
                 heap_bytes: None,
                 live_resident_bytes: None,
+                threads: None,
             });
         }
         let points = history.points();

@@ -210,6 +210,9 @@ impl LiveSession {
     fn note_count(&mut self, count: &KernelCount) {
         // Another program's memory does not belong to this curve.
         if count.rss_bytes > 0 && self.sampler.target().state() == TargetState::Same {
+            if let Some(objects) = &mut self.objects {
+                objects.count();
+            }
             self.note_point(Point {
                 time_ns: now_ns(),
                 rss_bytes: count.rss_bytes,

@@ -5,11 +5,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use profiler_core::heap::HeapSnapshot;
-use profiler_core::objects::{Census, NoCensus};
+use profiler_core::objects::{Census, Lengths, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::ObjectsState;
-use profiler_sampling::{CopiedMemory, Sampler, SamplingOptions};
+use profiler_sampling::{CopiedMemory, Sampler, SamplingOptions, now_ns};
 use profiler_target::host;
 use profiler_trace::snapshot::Censuses;
 
@@ -54,6 +54,8 @@ pub(crate) struct ObjectReader {
     /// Whether one was asked for.
     is_wanted: bool,
     censuses: Censuses,
+    /// Of the largest containers of the last census, counted since.
+    lengths: Lengths,
     failure: Option<String>,
 }
 
@@ -76,6 +78,7 @@ impl ObjectReader {
             not_before: Instant::now(),
             is_wanted: false,
             censuses: Censuses::default(),
+            lengths: Lengths::default(),
             failure: None,
         }
     }
@@ -124,8 +127,13 @@ impl ObjectReader {
         }
     }
 
-    /// The report with the last reading, if it does not have that yet. Handles readings that have
-    /// ended.
+    /// Counts how many items the largest containers have now.
+    pub(crate) fn count(&mut self) {
+        self.lengths
+            .count(now_ns(), &self.sampler.target().memory());
+    }
+
+    /// A report with what was read last, if that is new to it. Takes notice of what has ended.
     pub(crate) fn refresh(&mut self, report: &Arc<FragReport>) -> Arc<FragReport> {
         self.poll();
         let known = report.objects.as_ref().map(|census| census.taken_at_ns);
@@ -151,8 +159,10 @@ impl ObjectReader {
         let panicked = done.thread.join().is_err();
         let outcome = done.outcome.lock().map(|mut outcome| outcome.take());
         match outcome.ok().flatten() {
-            Some(Ok(census)) => {
+            Some(Ok(mut census)) => {
                 self.failure = None;
+                self.lengths.give_courses(&mut census);
+                self.lengths = Lengths::of(&census);
                 self.censuses.push(Arc::new(census));
             }
             Some(Err(why)) => self.failure = Some(why.to_string()),

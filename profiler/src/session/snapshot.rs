@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use profiler_core::objects::{Census, NoCensus};
+use profiler_core::objects::{Census, Lengths, NoCensus};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::{Point, View};
@@ -141,17 +141,19 @@ fn read_twice(
         Ok(census) => census,
     };
     let report = FragReport::from_sample(&reading.sample);
-    reading.counts.push(Point::of(&report));
+    let mut counted = CountedBetween::since(&report, &census);
     let rest = apart.saturating_sub(began.elapsed());
     let is_time = interrupt::wait(rest, OBJECTS_AGAIN, interrupted, || {
-        count(&mut reading.counts, sampler, &report)
+        counted.count(sampler, &report)
     });
+    reading.counts = counted.points;
     reading.census = Some(Ok(census));
     if !is_time {
         return Ok(reading);
     }
     match walk() {
-        Ok((again, Ok(read))) => {
+        Ok((again, Ok(mut read))) => {
+            counted.lengths.give_courses(&mut read);
             let before = reading.census.replace(Ok(read));
             reading.before = before.and_then(Result::ok).map(Arc::new);
             reading.sample = again;
@@ -194,17 +196,36 @@ pub(super) fn walk_and_read(
     Ok((sample, census))
 }
 
-/// Adds the kernel's present counts to those since the walk, if enough time has passed. Returns
-/// whether the target still existed.
-pub(super) fn count(counts: &mut Vec<Point>, sampler: &Sampler, report: &FragReport) -> bool {
-    let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
-    if !counts.last().is_none_or(is_due) {
-        return true;
+/// What is counted of a process between two readings of its objects, while it runs on.
+pub(super) struct CountedBetween {
+    /// What the kernel counts.
+    pub(super) points: Vec<Point>,
+    /// How many items its largest containers have.
+    pub(super) lengths: Lengths,
+}
+
+impl CountedBetween {
+    /// From a walk on, whose objects were read.
+    pub(super) fn since(report: &FragReport, census: &Census) -> Self {
+        Self {
+            points: vec![Point::of(report)],
+            lengths: Lengths::of(census),
+        }
     }
-    let now = counted(sampler, report);
-    let is_there = now.is_some();
-    counts.extend(now);
-    is_there
+
+    /// Counts again, where the last time is a while ago. Whether the target was still there.
+    pub(super) fn count(&mut self, sampler: &Sampler, report: &FragReport) -> bool {
+        let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
+        if !self.points.last().is_none_or(is_due) {
+            return true;
+        }
+        let Some(now) = counted(sampler, report) else {
+            return false;
+        };
+        self.points.push(now);
+        self.lengths.count(now_ns(), &sampler.target().memory());
+        true
+    }
 }
 
 /// The kernel's present counts, after the walk; `None` if the process has ended.

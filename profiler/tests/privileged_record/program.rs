@@ -94,7 +94,7 @@ impl Program {
                 .and_then(Libc::glibc_release),
             threads: stopped.threads(),
             libc_data: target.libc_data_ranges().expect("it runs"),
-            environment: &[],
+            environment: Ok(&[]),
         };
         let heap = glibc::walk(&memory, &residency, &context).expect("a heap");
         assert!(heap.checks.iter().all(|check| check.holds()), "{heap:?}");

@@ -10,8 +10,10 @@ use crate::worth::{MOST, is_named_for_gaining};
 
 /// Modules created at run time are mentioned from this number on.
 const LEAST_MODULES: f64 = 16.0;
-/// Two names whose gains sum to more than this multiple of everything gained share some of the
-/// bytes.
+/// Fewer blocks than this, of this size each or more, may be one that is made anew: both looks find it or a copy of it.
+const FEW_BLOCKS: f64 = 16.0;
+const LARGE_BYTES: f64 = (1 << 20) as f64;
+/// Two names that gain more than this share of everything together gain the same bytes.
 const BOTH: f64 = 1.2;
 
 /// What makes live blocks grow: a name that gains, else a type, else native blocks.
@@ -20,7 +22,7 @@ pub(super) fn cause(census: &Census, growth: &Growth, growing: &Growing) -> Stri
     let is_native = native > growth.typed.bytes;
     let of_native = || {
         is_native
-            .then(|| of_native_blocks(growth, growing))
+            .then(|| of_native_blocks(census, growth, growing))
             .flatten()
     };
     if let Some(text) = of_native().or_else(|| of_names(census, growth, growing)) {
@@ -59,8 +61,8 @@ fn more_modules(growth: &Growth) -> Option<String> {
 }
 
 /// Native blocks of one size that become more.
-fn of_native_blocks(growth: &Growth, growing: &Growing) -> Option<String> {
-    // If the number of blocks does not grow, the blocks become larger.
+fn of_native_blocks(census: &Census, growth: &Growth, growing: &Growing) -> Option<String> {
+    // What does not become more blocks becomes larger.
     let is_more = |of: &&NativeGrowth| {
         let is_freed = growing.unowned > 0.0 && of.allocator == Allocator::Pymalloc;
         // One more is a block that moved to a larger class.
@@ -69,6 +71,17 @@ fn of_native_blocks(growth: &Growth, growing: &Growing) -> Option<String> {
             && !is_freed
     };
     let of = growth.native.iter().find(is_more)?;
+    let is_few = of.rate.blocks * growth.seconds() < FEW_BLOCKS;
+    if !census.exact && is_few && of.rate.bytes >= of.rate.blocks * LARGE_BYTES {
+        // What an object had at the walk, and has no more when objects are read, looks as if nobody owned it.
+        return Some(format!(
+            "a few blocks of up to {} in {}, of which no owner was found when objects were read: native code has them, or an \
+             object that is made anew again and again, each time larger; a look at objects while the target stands still \
+             shows which",
+            bytes(of.class.upper_bytes()),
+            of.allocator.name()
+        ));
+    }
     Some(format!(
         "native blocks of up to {} in {} that no Python object owns, {}: what allocates \
          them is in native code (`fragscope attach`, screen Activity, shows whether any is freed)",
@@ -83,15 +96,10 @@ fn most_objects(growth: &Growth) -> Option<&TypeGrowth> {
     growth.types.iter().find(|of| of.rate.blocks >= 1.0)
 }
 
-/// Whether a holder's gain counts: data held by running functions counts only if all memory shows
-/// the gain.
-fn counts(of: &HolderGrowth, growing: &Growing) -> bool {
-    growing.counts_passing || !of.is_passing
-}
-
 /// A name that gains, or several of one name together.
 fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<String> {
-    let grown = growth.holders.iter().filter(|of| counts(of, growing));
+    let grown = growth.holders.iter();
+    let grown = grown.filter(|of| of.counts(growing.counts_passing));
     let grown = grown.filter(|of| of.has_more || growing.in_steps);
     let grown = grown.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
     let mut grown: Vec<_> = grown.collect();
@@ -179,9 +187,12 @@ fn of_one_that_becomes_larger(
     growth: &Growth,
     growing: &Growing,
 ) -> Option<String> {
-    let mut counted = growth.holders.iter().filter(|of| counts(of, growing));
-    let larger = counted.find(|of| of.bytes >= growing.live * MOST)?;
-    let holder = census.holders.get(larger.holder)?;
+    let counted = growth.holders.iter();
+    let counted = counted.filter(|of| of.counts(growing.counts_passing));
+    let counted = counted.filter(|of| of.bytes >= growing.live * MOST);
+    let mut counted = counted.filter_map(|of| Some((of, census.holders.get(of.holder)?)));
+    // A stack that refers to a large block for a moment does not hold it.
+    let (larger, holder) = counted.find(|(_, holder)| holder.is_name)?;
     let a_second = rate(larger.bytes.min(growing.live));
     Some(format!(
         "{} becomes larger by {a_second} a second",
@@ -202,8 +213,14 @@ fn of_types(census: &Census, growth: &Growth, growing: &Growing) -> String {
             of.name,
         ),
         (None, Some(of)) => format!(
-            "`{}` that become larger, and none of the {names} names that hold most alone holds them",
+            "`{}` that become larger, and none of the {names} names that hold most alone holds them{}",
             of.name,
+            match census.exact {
+                true => "",
+                false =>
+                    ", as far as objects show that were read while the target ran: one that is made anew again and again may \
+                     have been another by then",
+            }
         ),
         (None, None) => "no single place gains most of it".to_owned(),
     }

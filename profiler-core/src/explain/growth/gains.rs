@@ -23,9 +23,8 @@ pub(super) fn gains_items(
     least: f64,
     counts_passing: bool,
 ) -> bool {
-    let counted = |of: &HolderGrowth| counts_passing || !of.is_passing;
     let mut of_names = gain_items(growth, census, least);
-    of_names.any(|(of, _)| counted(of))
+    of_names.any(|(of, _)| of.counts(counts_passing))
 }
 
 /// Names that gain at least this rate, and objects; the largest gain first.
@@ -61,8 +60,8 @@ pub(super) fn unhidden_gain<'a>(
     // small to be judged.
     let whole = growth.steady_bytes - growth.passing_bytes.max(0.0);
     let is_little = whole * growth.seconds() <= growth.noise_bytes;
-    // A holder that was not listed before may still have existed.
-    let is_known = |of: &HolderGrowth| (!of.is_passing || of.is_same) && of.items.is_some();
+    // What was not listed before may have been there all the same.
+    let is_known = |of: &HolderGrowth| of.counts(of.is_same) && of.items.is_some();
     gain_items(growth, census, least)
         .find(|(of, _)| is_known(of) && (is_little || of.bytes > whole))
 }

@@ -4,9 +4,9 @@ use super::gains::{gains_items, gains_unreached, unhidden_gain};
 use super::memory::{SAME, gains_threads, goes_on, lasting_of, shows};
 use crate::allocator::Allocator;
 use crate::memory_growth::{Half, MemoryGrowth};
-use crate::objects::{Census, Growth};
+use crate::objects::{Census, Course, Growth};
 use crate::report::FragReport;
-use crate::worth::MOST;
+use crate::worth::{MOST, is_named_for_gaining};
 
 /// Live blocks grow into free memory if all memory gained less than this share of their gain.
 const REUSED: f64 = 0.25;
@@ -54,6 +54,8 @@ pub(super) struct Growing {
     pub(super) unreached: f64,
     /// The unreliable part of it, if it is many blocks.
     pub(super) unsure: f64,
+    /// Whether the rate is that of two moments of a memory that goes up and down by as much, and no name gains it.
+    pub(super) is_rough: bool,
     /// Bytes that memory gained once.
     pub(super) once: f64,
     /// Bytes that memory gained outside live blocks between two observations, without a third to
@@ -65,6 +67,8 @@ impl Growing {
     /// From the gains of live blocks and, if known, of all memory in the same time; the census is
     /// the later one.
     pub(super) fn of(growth: &Growth, memory: Option<&MemoryGrowth>, census: &Census) -> Self {
+        let settled = memory.and_then(MemoryGrowth::settled);
+        let memory = settled.as_ref().or(memory);
         let steady = growth.steady_bytes * growth.seconds();
         let has_more_threads = memory.is_some_and(gains_threads);
         let counts_passing = has_more_threads || memory.is_some_and(|memory| shows(memory, steady));
@@ -87,6 +91,7 @@ impl Growing {
             true => 0.0,
             false => growth.passing_bytes + growth.unreached.bytes - unreached,
         };
+        let passing = passing + growth.swinging_bytes;
         let all = Self::of_all(growth, passing, memory);
         // Within the walk's own stop nothing is freed before it is read.
         let unowned = if census.exact { 0.0 } else { unowned(growth) };
@@ -102,10 +107,30 @@ impl Growing {
         let is_little =
             (is_little || is_burst) && memory.is_some_and(|memory| !shows(memory, gained));
         let lasting = memory.map_or(gained, |memory| lasting_of(memory, gained));
+        let is_rough = settled.is_none()
+            && memory.is_some_and(|memory| memory.fell_bytes >= lasting * MOST)
+            && !names_gain(growth, census, live, counts_passing);
+        // Of large blocks that are made anew both looks may have found one too many.
+        let lasting = match &settled {
+            Some(settled) if !names_gain(growth, census, live, counts_passing) => {
+                lasting.min(settled.bytes)
+            }
+            _ => lasting,
+        };
         let lasting = lasting / growth.seconds();
+        let live = match is_more && !is_little {
+            true => lasting,
+            // A name that gains objects all the time grows, whatever else varies.
+            false => steady_gain(growth, census),
+        };
         Self {
-            live: if is_more && !is_little { lasting } else { 0.0 },
-            fluctuation: if is_more && is_little { gained } else { 0.0 },
+            live,
+            is_rough: is_rough && live > 0.0,
+            fluctuation: if is_more && is_little && live == 0.0 {
+                gained
+            } else {
+                0.0
+            },
             unowned,
             counts_passing,
             has_more_threads,
@@ -222,6 +247,8 @@ pub struct GrowsBy {
     /// Whether memory, or a name, gained something for which two observations do not show whether
     /// it continues.
     pub is_unclear: bool,
+    /// Whether what running functions have in hand is part of that growth, because all memory shows that it stays.
+    pub counts_passing: bool,
 }
 
 impl GrowsBy {
@@ -241,6 +268,7 @@ pub(in crate::explain) fn grows_by(report: &FragReport) -> Option<GrowsBy> {
             false => growing.live,
         },
         rest: growing.rest,
+        counts_passing: growing.counts_passing,
         is_unclear: growing.unclear > 0.0
             || (growing.live == 0.0
                 && growing.rest == 0.0
@@ -257,8 +285,26 @@ fn is_moment(growth: &Growth, in_hand: f64, rest: f64, memory: &MemoryGrowth) ->
     is_little_free || is_in_hand
 }
 
-/// The gain, per second, of pymalloc blocks without an owning object, if objects gained something
-/// too: nearly all pymalloc blocks are objects.
+/// Whether a name gains so much of what live blocks do that it is named for it.
+fn names_gain(growth: &Growth, census: &Census, live: f64, counts_passing: bool) -> bool {
+    let grown = growth.holders.iter();
+    let mut grown = grown.filter(|of| of.counts(counts_passing));
+    grown.any(|of| {
+        let holder = census.holders.get(of.holder);
+        is_named_for_gaining(of.bytes, live) && holder.is_some_and(|holder| holder.is_name)
+    })
+}
+
+/// Bytes a second that a name gains all the time by counts in between, where live blocks as a whole do not grow; 0 without
+/// such a name.
+fn steady_gain(growth: &Growth, census: &Census) -> f64 {
+    let gain = unhidden_gain(growth, census);
+    let steady = gain.filter(|(of, _)| of.course == Some(Course::Rises));
+    steady.map_or(0.0, |(of, _)| of.bytes)
+}
+
+/// What pymalloc's blocks that no object owns gained a second, where objects gained something too: nearly all that
+/// Python has there are objects.
 fn unowned(growth: &Growth) -> f64 {
     if growth.typed.bytes * growth.seconds() <= growth.noise_bytes {
         return 0.0;

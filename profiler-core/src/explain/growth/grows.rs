@@ -60,7 +60,14 @@ fn about_more(report: &FragReport, growing: &Growing) -> String {
     let threads = threads.map_or_else(String::new, |((before, now), seconds)| {
         format!(" It had {before} threads, and {now} {seconds:.1} s later.")
     });
-    threads + &beside
+    let rough = memory.filter(|_| growing.is_rough);
+    let rough = rough.map_or_else(String::new, |memory| {
+        format!(
+            " Memory fell by up to {} meanwhile, so that another look may find quite another rate.",
+            rate(memory.fell_bytes)
+        )
+    });
+    threads + &beside + &rough
 }
 
 /// For a process that requests more and more memory and writes to hardly any of it.

@@ -103,7 +103,6 @@ pub(in crate::explain) fn memory_between(
         growth.heap_bytes = (!later.heaps.is_empty()).then(|| heaps.into_iter().map(gained).sum());
         growth.classes = classes;
     }
-    growth.threads = Some((earlier.target.threads, later.target.threads));
     Some(growth)
 }
 

@@ -62,7 +62,7 @@ pub(super) fn twice(growth: &Growth, growing: &Growing, memory: &MemoryGrowth) -
         true => "Memory outside of live blocks",
         false => "Memory",
     };
-    let why = match memory.fell_bytes >= growing.unclear {
+    let why = match memory.fell_bytes >= growing.unclear * MOST {
         true => format!(
             "Meanwhile it fell by {} as well, as work comes and goes; `fragscope explain` over a longer time shows whether it \
              grows.",

@@ -3,10 +3,11 @@
 use super::gains::unhidden_gain;
 use super::growing::Growing;
 use super::words::{fragmented, gains, rate};
-use crate::objects::{Census, Growth, Holder, HolderGrowth};
+use crate::memory_growth::MemoryGrowth;
+use crate::objects::{Census, Course, Growth, Holder, HolderGrowth};
 use crate::report::FragReport;
 use crate::units::{bytes, count};
-use crate::worth::{MOST, is_named_for_holding};
+use crate::worth::{MOST, is_named_for_gaining, is_named_for_holding};
 
 /// Objects of at least this many bytes each count as large.
 const LARGE: f64 = 64.0 * 1024.0;
@@ -65,6 +66,67 @@ fn unsure(growth: &Growth, growing: &Growing) -> Option<String> {
     })
 }
 
+/// Which name becomes longer and shorter in turn, and had more at the second look by as much as would be growth.
+fn swinging(census: &Census, growth: &Growth) -> Option<String> {
+    let swings = growth.holders.iter();
+    let mut swings = swings.filter(|of| of.course == Some(Course::UpAndDown));
+    let of = swings.find(|of| of.bytes * growth.seconds() > growth.noise_bytes)?;
+    let holder = census.holders.get(of.holder).filter(|of| of.is_name)?;
+    Some(format!(
+        "{} becomes longer and shorter in turn: that it had {} more at the second look is no growth.",
+        holder.titled(),
+        rate(of.bytes * growth.seconds())
+    ))
+}
+
+/// Of a process whose live blocks, or memory as a whole, become fewer all the time.
+fn shrinking(report: &FragReport, census: &Census, growth: &Growth) -> Option<String> {
+    let seconds = growth.seconds();
+    let memory = report.memory_growth.as_ref();
+    let freed = -growth.live.bytes.min(0.0);
+    let emptied = growth.holders.iter().rev();
+    let mut emptied = emptied.filter(|of| of.course == Some(Course::Falls));
+    let emptied = emptied.find(|of| {
+        -of.bytes * seconds > growth.noise_bytes && is_named_for_gaining(-of.bytes, freed)
+    });
+    let emptied = emptied.and_then(|of| Some((of, census.holders.get(of.holder)?)));
+    let fell = memory.and_then(MemoryGrowth::steady_fall);
+    let name = match emptied.filter(|(_, holder)| holder.is_name) {
+        Some((of, holder)) if freed * seconds > growth.noise_bytes => {
+            format!(": {} loses {}", holder.titled(), loses(of, holder))
+        }
+        _ => String::new(),
+    };
+    match (name.is_empty(), fell) {
+        (true, None) => None,
+        (true, Some(fell)) => Some(format!(
+            "Shrinking {}/s: memory fell all the time, and live blocks lost {}/s.",
+            rate(fell / seconds),
+            rate(freed)
+        )),
+        (false, Some(fell)) => Some(format!(
+            "Shrinking {}/s{name}. Memory as a whole fell by {}/s.",
+            rate(freed),
+            rate(fell / seconds)
+        )),
+        (false, None) => Some(format!(
+            "Shrinking {}/s in live blocks{name}. Memory as a whole has not fallen with it: what is freed stays in the heaps \
+             as free memory.",
+            rate(freed)
+        )),
+    }
+}
+
+/// What a name loses a second: objects where that is known, else bytes.
+fn loses(of: &HolderGrowth, holder: &Holder) -> String {
+    match (of.items, holder.item_type.as_deref()) {
+        (Some(items), Some(item)) if items <= -1.0 => {
+            format!("{} `{item}` a second", count((-items).round() as u64))
+        }
+        _ => format!("{} a second", rate(-of.bytes)),
+    }
+}
+
 /// Of a process that does not grow.
 pub(super) fn still(
     report: &FragReport,
@@ -81,9 +143,16 @@ pub(super) fn still(
         });
         return gaining + &besides;
     }
+    if let Some(shrinks) = shrinking(report, census, growth) {
+        return shrinks;
+    }
     let holds = match fragmented(report) {
         Some(share) => format!("Not growing. Fragmentation holds {share}."),
         None => format!("Not growing{}.", held(census)),
+    };
+    let holds = match swinging(census, growth) {
+        Some(swings) => format!("{holds} {swings}"),
+        None => holds,
     };
     if growing.fluctuation > 0.0 {
         let gained = bytes(growing.fluctuation as u64);

@@ -1,5 +1,7 @@
 //! Sentences about growth.
 
+mod courses;
+
 use super::cause::{cause, of_one_name};
 use super::other_memory::mapper;
 use super::steady::{added, held};
@@ -344,6 +346,7 @@ fn variables_of_many_threads_are_named_together() {
     let of = |holder, bytes| HolderGrowth {
         is_passing: false,
         is_same: true,
+        course: None,
         mapped_bytes: None,
         holder,
         bytes,
@@ -386,6 +389,7 @@ fn gainer(name: &str, at: usize, bytes: f64) -> (HolderGrowth, Holder) {
     let of = HolderGrowth {
         is_passing: name.contains("(): "),
         is_same: true,
+        course: None,
         mapped_bytes: None,
         holder: at,
         bytes,

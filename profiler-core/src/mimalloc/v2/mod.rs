@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::addr::{AddrRange, PAGE_SIZE, RemoteAddr};
+use crate::allocator::known_of;
 use crate::arena::ArenaKind;
 use crate::heap::{CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
@@ -21,7 +22,12 @@ use super::{HeapNamer, anonymous, arena_of, judge, note};
 use layout::{LAYOUTS, Layout};
 use segment::{HEADER, Part, Segment, places};
 
-/// The most different mimallocs looked for in one process.
+/// The releases that are known, in words.
+pub(super) fn known() -> String {
+    known_of(LAYOUTS.iter().flat_map(|layout| layout.name.split(' ')))
+}
+
+/// Different mimallocs in one process looked for at most.
 const MAX_HEAPS: usize = 8;
 /// The most blocks in all heaps' delayed lists.
 const MAX_DELAYED: usize = 1 << 24;

@@ -7,6 +7,7 @@ mod page;
 use std::collections::BTreeMap;
 
 use crate::addr::{AddrRange, RemoteAddr};
+use crate::allocator::known_of;
 use crate::arena::ArenaKind;
 use crate::heap::{CrossCheck, Extent, ExtentKind, HeapSnapshot};
 use crate::memory::TargetMemory;
@@ -18,7 +19,12 @@ use super::blocks::Walker;
 use super::{HeapNamer, arena_of, judge, note};
 use arena::Arena;
 use map::Map;
-use page::{Memory, Page, SLICE};
+use page::{LAYOUTS, Memory, Page, SLICE};
+
+/// The releases that are known, in words.
+pub(super) fn known() -> String {
+    known_of(LAYOUTS.iter().flat_map(|layout| layout.name.split(' ')))
+}
 
 /// Walks the mimalloc in `object`, if it is 3.x.
 pub(super) fn walk<M: TargetMemory>(

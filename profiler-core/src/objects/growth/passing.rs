@@ -1,8 +1,10 @@
 //! Data held by running functions. It comes and goes with their calls, so a difference between two
 //! observations of it is work in progress, not growth.
 
+use super::HolderGrowth;
 use super::counterparts::{counterparts, is_lasting};
-use crate::objects::census::Holder;
+use crate::objects::census::{Census, Holder};
+use crate::objects::lengths::Course;
 use crate::objects::names::Root;
 
 /// Whether a holder is temporary data of a running function: without a name in the program, as on
@@ -20,25 +22,58 @@ pub(super) fn is_same(was: &Holder, now: &Holder) -> bool {
     now.object.is_some() && was.object == now.object
 }
 
-/// How many more bytes running functions hold in the later census than in the earlier one.
-pub(super) fn gained(earlier: &[Holder], later: &[Holder]) -> f64 {
-    // Memory of other holders inside it belongs to those.
-    let own = |of: &Holder| {
-        of.retained_bytes
-            .saturating_sub(of.inner_bytes.unwrap_or(0)) as f64
+/// Bytes that running functions have in hand in the later census more than in the earlier one, but for what is known to stay
+/// or to swing.
+pub(super) fn gained(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -> f64 {
+    let is_known = |at: usize| {
+        let mut grown = grown.iter();
+        let of = grown.find(|of| of.holder == at);
+        of.is_some_and(|of| of.counts(false) || of.course == Some(Course::UpAndDown))
     };
-    let came = later.iter().zip(counterparts(earlier, later));
-    let came = came.filter(|(now, _)| is_passing(now));
-    let came: f64 = came.map(|(now, was)| own(now) - was.map_or(0.0, own)).sum();
+    let (earlier, later) = (&earlier.holders, &later.holders);
+    let came = later.iter().zip(counterparts(earlier, later)).enumerate();
+    let came = came.filter(|(at, (now, _))| is_passing(now) && !is_known(*at));
+    let came: f64 = came
+        .map(|(_, (now, was))| own(now) - was.map_or(0.0, own))
+        .sum();
     let went = earlier.iter().zip(counterparts(later, earlier));
     let went = went.filter(|(was, now)| now.is_none() && is_passing(was));
     came - went.map(|(was, _)| own(was)).sum::<f64>()
+}
+
+/// Bytes that what becomes longer and shorter in turn has more in the later census than in the earlier one.
+pub(super) fn swung(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -> f64 {
+    let swings = |of: &&HolderGrowth| of.course == Some(Course::UpAndDown);
+    let swing = grown.iter().filter(swings).map(|of| of.holder);
+    let swing: Vec<usize> = swing.collect();
+    let came = later
+        .holders
+        .iter()
+        .zip(counterparts(&earlier.holders, &later.holders));
+    let came = came.enumerate().filter(|(at, _)| swing.contains(at));
+    came.map(|(_, (now, was))| own(now) - was.map_or(0.0, own))
+        .sum()
+}
+
+/// What a holder has, but for that of other holders within it, which is theirs.
+fn own(of: &Holder) -> f64 {
+    of.retained_bytes
+        .saturating_sub(of.inner_bytes.unwrap_or(0)) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::addr::RemoteAddr;
+
+    /// What is in hand more, where nothing was counted in between.
+    fn gained(earlier: &[Holder], later: &[Holder]) -> f64 {
+        let [earlier, later] = [earlier, later].map(|holders| Census {
+            holders: holders.to_vec(),
+            ..Census::default()
+        });
+        super::gained(&earlier, &later, &[])
+    }
 
     fn holder(name: &str, object: u64, retained_bytes: u64) -> Holder {
         Holder {

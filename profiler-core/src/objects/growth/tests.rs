@@ -131,6 +131,8 @@ fn branch(object: u64, retained_bytes: u64, items: u64) -> Branch {
         }],
         item_type: Some("Event".into()),
         items,
+        length_at: None,
+        course: None,
     }
 }
 

@@ -109,6 +109,8 @@ impl<M: TargetMemory> Holders<'_, M> {
             object: RemoteAddr::new(addr),
             retained_bytes: retained.of_blocks(own[0]),
             path: self.path(&of.way),
+            length_at: self.length_at_end(&of.way),
+            course: None,
             item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
             items: item.map_or(0, |(_, count)| count),
         })

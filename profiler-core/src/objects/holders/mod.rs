@@ -235,6 +235,7 @@ impl<M: TargetMemory> Holders<'_, M> {
             retained_bytes: candidate.of_blocks(),
             retained_blocks: candidate.blocks,
             path: self.path(way),
+            length_at: self.length_at_end(way),
             item_type: item_name,
             items: item.map_or(0, |(_, count)| count),
             ..Holder::default()
@@ -380,12 +381,22 @@ impl<M: TargetMemory> Holders<'_, M> {
 
     /// How many items a container has, an `lru_cache` results, or bytes an `mmap` object.
     fn length(&self, of: &Type, addr: u64) -> Option<u64> {
-        let (layout, memory) = (self.source.layout, self.source.memory);
-        let at = match of.facts.role {
-            Role::LruCache => self.results(addr)?.checked_add(layout.dict_used())?,
-            role => addr.checked_add(layout.length(role)?)?,
-        };
-        read_word(memory, at)
+        read_word(self.source.memory, self.length_at(of, addr)?)
+    }
+
+    /// Where that number is.
+    fn length_at(&self, of: &Type, addr: u64) -> Option<u64> {
+        let layout = self.source.layout;
+        match of.facts.role {
+            Role::LruCache => self.results(addr)?.checked_add(layout.dict_used()),
+            role => addr.checked_add(layout.length(role)?),
+        }
+    }
+
+    /// Where the number of items of the last object on a way is.
+    fn length_at_end(&self, way: &[u32]) -> Option<RemoteAddr> {
+        let (of, addr) = way.iter().rev().find_map(|number| self.object(*number))?;
+        self.length_at(of, addr).map(RemoteAddr::new)
     }
 
     /// The dictionary of an `lru_cache`.

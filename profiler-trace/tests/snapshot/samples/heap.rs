@@ -1,6 +1,7 @@
 //! Heaps.
 
 use profiler_core::addr::{PAGE_SIZE, RemoteAddr};
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::arena::{ArenaFigure, ArenaKind};
 use profiler_core::heap::{
     Allocator, Arena, CrossCheck, Extent, ExtentKind, HeapSnapshot, RequestedSetting,
@@ -70,6 +71,10 @@ fn extents() -> impl Strategy<Value = Vec<Extent>> {
     })
 }
 
+pub(super) fn environment_unknown() -> impl Strategy<Value = Option<UnknownEnvironment>> {
+    option::of(select(UnknownEnvironment::ALL.as_slice()))
+}
+
 pub(super) fn heap() -> impl Strategy<Value = HeapSnapshot> {
     let trimmable = vec((0..90u64, 1..9u64), 0..6);
     let pairs = || vec((text(), text()), 0..3);
@@ -77,11 +82,11 @@ pub(super) fn heap() -> impl Strategy<Value = HeapSnapshot> {
     let checks = vec((text(), COUNT, COUNT), 0..2);
     let lists = (vec(arena(), 0..4), extents(), trimmable, defects());
     let words = (text(), pairs(), pairs(), requested, checks);
-    let rest = (confidence(), any::<u32>(), COUNT);
+    let rest = (confidence(), any::<u32>(), COUNT, environment_unknown());
     (select(Allocator::ALL.as_slice()), lists, words, rest).prop_map(
         |(allocator, (arenas, extents, trimmable, defects), words, rest)| {
             let (version, settings, defaults, requested, checks) = words;
-            let (confidence, threads_inside, unreadable_bytes) = rest;
+            let (confidence, threads_inside, unreadable_bytes, environment_unknown) = rest;
             let mut at = BASE;
             let trimmable = trimmable.into_iter().map(|(gap, pages)| {
                 let start = at + gap * PAGE_SIZE;
@@ -114,6 +119,7 @@ pub(super) fn heap() -> impl Strategy<Value = HeapSnapshot> {
                 threads_inside,
                 defects,
                 unreadable_bytes,
+                environment_unknown,
                 ..HeapSnapshot::new(allocator, version)
             }
         },

@@ -3,7 +3,7 @@
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
-    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NameKind,
+    AllocatorShare, Amount, Branch, Census, Copied, Course, Dropped, Holder, LayoutBasis, NameKind,
     NativeRow, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 use profiler_core::residency::NeverWritten;
@@ -53,6 +53,8 @@ fn holder() -> impl Strategy<Value = Holder> {
             path: types.2.clone(),
             item_type: types.1.clone(),
             items: figures.3,
+            length_at: figures.0.map(RemoteAddr::new),
+            course: Some(Course::Falls),
         }],
         name_kinds: vec![NameKind::Variable; 1 + names.1.len()],
         name: names.0,
@@ -63,6 +65,8 @@ fn holder() -> impl Strategy<Value = Holder> {
         path: types.2,
         length: figures.0,
         object: figures.0.map(RemoteAddr::new),
+        length_at: Some(RemoteAddr::new(figures.2)),
+        course: figures.0.map(|_| Course::UpAndDown),
         retained_bytes: figures.1,
         retained_blocks: figures.2,
         pinned_free_bytes: figures.3,
@@ -137,6 +141,7 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         }],
         taken_at_ns: figures.0,
         changed: figures.1,
+        counted_since_ns: Some(figures.1),
         compared: figures.1,
         replaced: figures.1 / 2,
         page_owners: vec![PageOwner {

@@ -17,6 +17,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::heap::environment_unknown;
 use super::objects::census;
 use super::sites::sites;
 use super::{COUNT, text};
@@ -140,19 +141,18 @@ fn what_if() -> impl Strategy<Value = WhatIf> {
         share(),
         COUNT,
         option::of(cost()),
-        option::of(text()),
+        (option::of(text()), environment_unknown()),
     )
         .prop_map(
-            |(shadows, turned_over, events_lost, gone_share, allocated_bytes, cost, ended)| {
-                WhatIf {
-                    allocated_bytes,
-                    cost,
-                    ended,
-                    shadows,
-                    turned_over,
-                    events_lost,
-                    gone_share,
-                }
+            |(shadows, turned_over, events_lost, gone_share, allocated_bytes, cost, end)| WhatIf {
+                allocated_bytes,
+                cost,
+                ended: end.0,
+                environment_unknown: end.1,
+                shadows,
+                turned_over,
+                events_lost,
+                gone_share,
             },
         )
 }
@@ -217,15 +217,17 @@ fn predictions() -> impl Strategy<Value = Predictions> {
         vec(one, 0..3),
         any::<u32>(),
         option::of(text()),
+        environment_unknown(),
     );
     all.prop_map(
-        |(walk_ns, self_check, candidates, pending, trouble)| Predictions {
+        |(walk_ns, self_check, candidates, pending, trouble, environment_unknown)| Predictions {
             rss_bytes: walk_ns.checked_mul(3),
             walk_ns,
             self_check,
             candidates,
             pending,
             trouble,
+            environment_unknown,
         },
     )
 }
@@ -243,6 +245,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
     let point = point.prop_map(
         |(time_ns, rss_bytes, swap_bytes, live_bytes, heap_bytes, live_resident_bytes)| Point {
             live_resident_bytes,
+            threads: live_resident_bytes.map(|bytes| bytes as u32),
             time_ns,
             rss_bytes,
             swap_bytes,

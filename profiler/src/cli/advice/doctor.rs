@@ -24,6 +24,10 @@ impl Advice {
             Fix::NoStops { pid } => return Some(format!("fragscope attach --pid {pid} --no-stop")),
             Fix::DynamicAllocator => "link the program dynamically to see all of it",
             Fix::DynamicLibc => "link it dynamically to see its heap",
+            Fix::SettingsInEffect => {
+                "nothing, where the settings in effect are enough: they are read from the heap; else look at how the \
+                 program is started"
+            }
             Fix::NewerFragscope => {
                 "use a fragscope that knows it; residency and probes work with this one"
             }

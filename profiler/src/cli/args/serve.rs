@@ -89,7 +89,7 @@ impl ServeArgs {
             budget: self.budget,
             walks: !self.no_walks,
             max_groups: self.max_groups.into(),
-            sampling: self.sampling.options(),
+            sampling: self.sampling.options_of_many(),
             black_box: self.black_box.options(),
             push: self.push.options(),
         }

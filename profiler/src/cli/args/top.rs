@@ -87,7 +87,7 @@ impl TopArgs {
             duration: self.duration,
             budget: self.budget,
             walks: !self.no_walks,
-            sampling: self.sampling.options(),
+            sampling: self.sampling.options_of_many(),
             arrangement: Arrangement {
                 sort: self.sort,
                 tree: !self.flat,

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use maud::{Markup, html};
-use profiler_core::objects::{Census, Growth, Holder, HolderGrowth, NativeRow, TypeRow};
+use profiler_core::objects::{Census, Growth, Holder, HolderGain, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::text::visible;
 use profiler_core::units::{bytes, growth, percent};
@@ -35,7 +35,7 @@ pub(super) fn section(report: &FragReport) -> Option<Section> {
         @if let Some(unsteadiness) = sentences::unsteadiness(census) {
             p { (unsteadiness) }
         }
-        (holders(census, growth))
+        (holders(report, census))
         @for sentence in sentences::below_holders(census) {
             p { (visible(&sentence)) }
         }
@@ -57,8 +57,10 @@ fn grows(rate: Option<f64>) -> Option<String> {
     Some(growth(rate?)).filter(|rate| !rate.is_empty())
 }
 
-fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
-    let rate = |at: usize| Some(growth?.of_holder(at).map_or(0.0, HolderGrowth::held_bytes));
+fn holders(report: &FragReport, census: &Census) -> Markup {
+    let growth = report.growth.as_ref();
+    let gain = sentences::gains_of_holders(report);
+    let rate = |at: usize| gain(at).map(HolderGain::bytes);
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
         shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at).unwrap_or(0.0))));
@@ -76,7 +78,9 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Markup {
             let mut row = Row::new(name, holder.retained_bytes, census.live.bytes, holder);
             let way = Some(sentences::way(at, holder, growth)).filter(|way| !way.is_empty());
             let freed = holder.if_freed().filter(|_| number < TOP_FREED);
-            let below = [grows(rate(at)), way, freed];
+            let gained = gain(at).map(HolderGain::text);
+            let gained = gained.filter(|text| !text.is_empty());
+            let below = [gained, way, freed];
             let below = below.into_iter().flatten();
             row.below = below.map(|line| visible(line).to_string()).collect();
             row

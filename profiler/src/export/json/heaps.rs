@@ -16,7 +16,8 @@ pub(super) struct Heap<'a> {
     totals: Record<'a, (), HeapReport>,
     settings: Object<&'a str, Setting<'a>>,
     defaults: Object<&'a str, Setting<'a>>,
-    asked: Vec<SettingRow<'a>>,
+    asked: Option<Vec<SettingRow<'a>>>,
+    environment_unknown: Option<&'static str>,
     checks: Vec<Check<'a>>,
     layout_confidence: &'static str,
 }
@@ -72,7 +73,12 @@ impl<'a> Heap<'a> {
             },
             settings: Object(settings.collect()),
             defaults: Object(defaults.collect()),
-            asked: heap.requested.iter().map(SettingRow::of).collect(),
+            asked: heap
+                .requested
+                .as_ref()
+                .ok()
+                .map(|asked| asked.iter().map(SettingRow::of).collect()),
+            environment_unknown: heap.requested.as_ref().err().map(|reason| reason.name()),
             checks: heap.checks.iter().map(Check::of).collect(),
             layout_confidence: heap.confidence.name(),
         }

@@ -1,14 +1,16 @@
 //! Python objects and their holders, as part of a snapshot.
 
 use profiler_core::objects::{
-    AllocatorShare, Branch, Census, Copied, Gain, Growth, GrowthStep, Holder, NativeRow,
-    PackageRow, PathStep, TypeRow, Via,
+    AllocatorShare, Branch, Census, Copied, Gain, Growth, GrowthStep, Holder, HolderGain,
+    NativeRow, PackageRow, PathStep, TypeRow, Via,
 };
+use profiler_core::report::FragReport;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::{Record, snapshot::Name};
 use crate::export::names::rfc3339;
+use crate::export::sentences;
 
 #[derive(Serialize)]
 pub(super) struct Objects<'a> {
@@ -74,7 +76,9 @@ impl Serialize for Gained {
 }
 
 impl<'a> Objects<'a> {
-    pub(super) fn of(census: &'a Census, growth: Option<&'a Growth>) -> Self {
+    pub(super) fn of(census: &'a Census, report: &'a FragReport) -> Self {
+        let growth = report.growth.as_ref();
+        let shown_gain = sentences::gains_of_holders(report);
         let (major, minor) = census.python;
         let types = census.types.iter().map(|row| Grown {
             row: of_type(row),
@@ -93,6 +97,7 @@ impl<'a> Objects<'a> {
                 row: HolderRow {
                     holder,
                     growing: growth.and_then(|growth| growth.branch_of(at, holder)),
+                    gain: shown_gain(at),
                 },
                 gain: Gained(gain),
             }
@@ -155,11 +160,17 @@ struct HolderRow<'a> {
     holder: &'a Holder,
     /// Where it grows, if elsewhere.
     growing: Option<&'a Branch>,
+    /// What it gains, as tables have it.
+    gain: Option<HolderGain>,
 }
 
 impl Serialize for HolderRow<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { holder, growing } = self;
+        let Self {
+            holder,
+            growing,
+            gain,
+        } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &holder.name)?;
         map.serialize_entry("is_name", &holder.is_name)?;
@@ -175,6 +186,7 @@ impl Serialize for HolderRow<'_> {
         map.serialize_entry("growing_path", &growing_path)?;
         let growing_type = growing.and_then(|branch| branch.item_type.as_ref());
         map.serialize_entry("growing_item_type", &growing_type)?;
+        map.serialize_entry("growth_kind", &gain.map(HolderGain::name))?;
         map.end()
     }
 }

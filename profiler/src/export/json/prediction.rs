@@ -1,5 +1,6 @@
 //! Predictions from a walk, as part of a snapshot.
 
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::prediction::{Effect, NeedsRow, Prediction, Predictions, SelfCheck};
 use serde::{Serialize, Serializer};
 
@@ -14,6 +15,7 @@ const BASIS: &str = "walk";
 pub(super) struct Predicted<'a> {
     predictions: Option<Vec<PredictionRow<'a>>>,
     self_check: Option<SelfCheckRow<'a>>,
+    settings_assumed: Option<&'static str>,
     not_predicted: Option<&'a str>,
     predicted_at: Option<String>,
     predictions_pending: Option<u32>,
@@ -25,6 +27,9 @@ impl<'a> Predicted<'a> {
             predictions: predictions.map(rows),
             self_check: predictions
                 .and_then(|all| Some(SelfCheckRow::of(all.self_check.as_ref()?, all.rss_bytes))),
+            settings_assumed: predictions
+                .and_then(|all| all.environment_unknown)
+                .map(UnknownEnvironment::name),
             not_predicted: predictions.and_then(|all| all.trouble.as_deref()),
             predicted_at: predictions.map(|all| rfc3339(all.walk_ns)),
             predictions_pending: predictions.map(|all| all.pending),

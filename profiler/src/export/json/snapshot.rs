@@ -233,7 +233,7 @@ impl<'a> Snapshot<'a> {
             objects: report
                 .objects
                 .as_ref()
-                .map(|census| Objects::of(census, report.growth.as_ref())),
+                .map(|census| Objects::of(census, report)),
             sites: view.sites.as_deref().map(sites::rows),
             site_sampling: view.sites.as_deref().map(SiteSampling::of),
             activity: view.activity.as_deref().map(Activity::of),

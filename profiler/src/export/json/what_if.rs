@@ -1,6 +1,7 @@
 //! Results of shadows, as part of a snapshot and of an interval.
 
 use profiler_core::activity::ProbeCost;
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::view::{Shadow, WhatIf};
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ pub(super) struct WhatIfRow<'a> {
     shadows: Vec<ShadowRow<'a>>,
     cost: Option<Record<'a, u64, ProbeCost>>,
     ended: Option<&'a str>,
+    environment_unknown: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +48,7 @@ impl<'a> WhatIfRow<'a> {
                 .as_ref()
                 .map(|cost| Record::figures(&ProbeCost::COLUMNS, cost)),
             ended: what_if.ended.as_deref(),
+            environment_unknown: what_if.environment_unknown.map(UnknownEnvironment::name),
         }
     }
 }

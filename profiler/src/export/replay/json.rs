@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::units::Value;
 use profiler_lab::ablation::Share;
 use profiler_lab::calibrate::{Calibration, error};
@@ -64,6 +65,7 @@ struct Trace<'a> {
     peak_live_bytes: u64,
     objects: bool,
     trouble: Option<&'a str>,
+    environment_unknown: Option<&'static str>,
     not_taken: &'a [String],
 }
 
@@ -172,6 +174,7 @@ fn trace(report: &Report) -> Trace<'_> {
         peak_live_bytes: trace.peak_live_bytes,
         objects: trace.has_objects,
         trouble: trace.trouble.as_ref().map(|trouble| &*trouble.why),
+        environment_unknown: trace.environment_unknown.map(UnknownEnvironment::name),
         not_taken: &trace.not_taken,
     }
 }

@@ -117,6 +117,7 @@ fn trace_facts() -> TraceFacts {
         checkpoints: 2,
         last_checkpoint_ns: 80_000_000_000,
         trouble: Some("the recording was cut off".to_owned().into()),
+        environment_unknown: None,
         not_taken: vec!["LD_AUDIT=/tmp/a.so".into()],
         not_loaded: None,
     }

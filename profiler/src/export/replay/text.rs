@@ -199,6 +199,13 @@ fn what_is_missing(text: &mut Text, trace: &TraceFacts) {
         );
         text.wrapped(TextStyle::Bad, "  ", &left_out);
     }
+    if let Some(reason) = trace.environment_unknown {
+        let words = format!(
+            "the baseline has default settings, those of the program are unknown: {}",
+            reason.because()
+        );
+        text.wrapped(TextStyle::Bold, "  ", &words);
+    }
     for what in &trace.not_taken {
         let words = format!("in the recording, but not applied: {what}");
         text.wrapped(TextStyle::Bold, "  ", &words);

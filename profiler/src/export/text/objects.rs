@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use profiler_core::columns::{TextColumn, cells, headings};
-use profiler_core::objects::{Census, Growth, Holder, HolderGrowth, NativeRow, TypeRow};
+use profiler_core::objects::{Census, Growth, Holder, HolderGain, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, growth, nanoseconds, percent};
 
@@ -85,7 +85,7 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
     }
     native(text, census, growth, detail);
     text.blank();
-    holders(text, census, growth, detail);
+    holders(text, report, census, detail);
     for sentence in sentences::of_census(census) {
         text.paragraph("  ", &sentence);
     }
@@ -94,7 +94,11 @@ pub(super) fn objects(text: &mut Text, report: &FragReport, census: &Census, det
 
 /// A row's gain per second, in a separate column; no column without an earlier census.
 fn gained(rate: Option<f64>) -> String {
-    rate.map_or_else(String::new, |rate| format!(" {}", RATE.cell(&growth(rate))))
+    rate.map_or_else(String::new, |rate| cell(&growth(rate)))
+}
+
+fn cell(gain: &str) -> String {
+    format!(" {}", RATE.cell(gain))
 }
 
 fn heading(of: Option<&Growth>) -> String {
@@ -137,7 +141,9 @@ fn native(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &De
     }
 }
 
-fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &Detail) {
+fn holders(text: &mut Text, report: &FragReport, census: &Census, detail: &Detail) {
+    let growth = report.growth.as_ref();
+    let gain = sentences::gains_of_holders(report);
     text.title("TOP HOLDERS");
     if let Some(unsteadiness) = sentences::unsteadiness(census) {
         text.paragraph("  ", &unsteadiness);
@@ -147,16 +153,16 @@ fn holders(text: &mut Text, census: &Census, growth: Option<&Growth>, detail: &D
     text.line(&format!("  {titles}{rate} {bars} name"));
     let mut shown = census.shown(growth);
     if let Some(growth) = growth {
-        let rate = |at: usize| growth.of_holder(at).map_or(0.0, HolderGrowth::held_bytes);
+        let rate = |at: usize| gain(at).map_or(0.0, HolderGain::bytes);
         shown.sort_by_key(|(at, _)| Reverse(growth.rank(rate(*at))));
     }
     let mut explained = 0;
     for (at, holder) in shown.into_iter().take(detail.holders) {
-        let rate = growth.map(|growth| growth.of_holder(at).map_or(0.0, HolderGrowth::held_bytes));
+        let gained = gain(at).map_or_else(String::new, |gain| cell(&gain.text()));
         let row = format!(
             "  {}{} {} ",
             Holder::HELD.cell(holder),
-            gained(rate),
+            gained,
             BAR.cell(&bar(holder.retained_bytes, census.live.bytes, BAR.width))
         );
         text.line(&format!("{row}{}", sentences::names(holder)));

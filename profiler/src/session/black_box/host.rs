@@ -65,6 +65,7 @@ impl WatchedProcess {
             live_bytes: walk.and_then(|report| report.live_bytes()),
             heap_bytes: walk.and_then(|report| report.heap_resident_bytes()),
             live_resident_bytes: walk.and_then(|report| report.live_resident_bytes()),
+            threads: walk.map(|report| report.target.threads),
         });
     }
 }

@@ -61,6 +61,17 @@ fn looked_into(target: &Target) -> io::Result<Vec<Check>> {
     let allocator = allocator(described.malloc.as_ref());
     let breakpoints = breakpoints::check(target);
     let mut checks = vec![seen, libc(target)?, allocator, python(target)?, breakpoints];
+    checks.extend(target.environment().err().map(|reason| {
+        Check::bad(
+            "environment",
+            Grade::Limited,
+            format!(
+                "settings that it asks for are unknown: {}",
+                reason.because()
+            ),
+            Fix::SettingsInEffect,
+        )
+    }));
     checks.extend(target.unread_files().map(|unread| {
         let fix = Fix::UnreadFiles {
             is_over_limit: unread.is_over_limit,

@@ -3,7 +3,7 @@
 use std::io;
 
 use jiff::Timestamp;
-use profiler_core::allocator::{AllocatorIdentity, PRELOAD};
+use profiler_core::allocator::{AllocatorIdentity, PRELOAD, UnknownEnvironment};
 use profiler_core::heap::HeapSnapshot;
 use profiler_probe::plan::MallocObject;
 use profiler_target::{Process, Target, host, page_size};
@@ -44,6 +44,7 @@ pub fn describe(
     let identity = object.as_ref().map(|object| &object.identity);
     let serves = identity.and_then(|one| one.kind);
     let heap = heaps.iter().find(|heap| Some(heap.allocator) == serves);
+    let variables = environment(target, listed);
     Ok(TraceDescription {
         command: Some(who.cmdline.join(" ")),
         comm: Some(who.comm),
@@ -58,23 +59,25 @@ pub fn describe(
         recorder: Some(recorder),
         started_at: Some(started_at.to_string()),
         thp: host::transparent_huge_pages(),
-        env: environment(target, listed),
+        environment_unknown: variables.as_ref().err().copied(),
+        env: variables.unwrap_or_default(),
         settings: heap.map_or_else(Vec::new, |heap| heap.settings.clone()),
         ..TraceDescription::default()
     })
 }
 
-/// The variables that determine the target's allocator; preloaded objects without the recorder.
-fn environment(target: &Target, recorder: Option<&str>) -> Vec<(String, String)> {
-    let all = target.allocator_environment().into_iter();
-    let all = all.map(|(name, value)| match (name.as_str(), recorder) {
-        (PRELOAD, Some(recorder)) => {
-            let others = without(&value, recorder);
-            (name, others)
-        }
-        _ => (name, value),
+/// The variables that settle the target's allocator; of those that preload, without the recorder.
+fn environment(
+    target: &Target,
+    recorder: Option<&str>,
+) -> Result<Vec<(String, String)>, UnknownEnvironment> {
+    let all = target.allocator_environment()?;
+    let all = all.iter().filter_map(|entry| entry.split_once('='));
+    let all = all.map(|(name, value)| match (name, recorder) {
+        (PRELOAD, Some(recorder)) => (name.to_owned(), without(value, recorder)),
+        _ => (name.to_owned(), value.to_owned()),
     });
-    all.filter(|(_, value)| !value.is_empty()).collect()
+    Ok(all.filter(|(_, value)| !value.is_empty()).collect())
 }
 
 /// A list of libraries to preload without one of them. The loader parts them at spaces and colons.

@@ -18,7 +18,7 @@ use super::once::WALKS_FOR;
 use crate::say;
 use crate::session::interrupt;
 use crate::session::options::ReadObjects;
-use crate::session::snapshot::{count, walk_and_read};
+use crate::session::snapshot::{CountedBetween, walk_and_read};
 
 /// The most children that are read, besides their master: each is stopped for a walk each time.
 const MOST_READ: usize = 12;
@@ -50,12 +50,12 @@ struct Once {
     sampler: Sampler,
     report: FragReport,
     census: Arc<Census>,
-    /// The kernel's counts since its walk.
-    counts: Mutex<Vec<Point>>,
+    /// What was counted from its walk on.
+    counts: Mutex<CountedBetween>,
 }
 
 impl Once {
-    fn counts(&self) -> std::sync::MutexGuard<'_, Vec<Point>> {
+    fn counts(&self) -> std::sync::MutexGuard<'_, CountedBetween> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn read(view: &TreeView, wanted: Wanted, interrupted: &AtomicBool) ->
     let mut again: Vec<Option<(FragReport, Arc<Census>)>> = again;
     again.resize_with(read.len(), || None);
     for (once, again) in read.into_iter().zip(again) {
-        let counts = std::mem::take(&mut *once.counts());
+        let counts = std::mem::take(&mut once.counts().points);
         let report = match again {
             Some((report, census)) => report
                 .with_objects(census, Some(once.census))
@@ -118,7 +118,7 @@ fn read_once(
             Ok((sampler, (sample, Ok(census)))) => {
                 let census = Arc::new(census);
                 let report = FragReport::from_sample(&sample);
-                let counts = Mutex::new(vec![Point::of(&report)]);
+                let counts = Mutex::new(CountedBetween::since(&report, &census));
                 if wanted.kept == Some(id) {
                     found.kept = Some(sample);
                 }
@@ -158,7 +158,7 @@ fn read_again(
         let counting = counting.spawn_scoped(scope, || {
             while !is_over.load(Ordering::Relaxed) {
                 for once in read {
-                    count(&mut once.counts(), &once.sampler, &once.report);
+                    once.counts().count(&once.sampler, &once.report);
                 }
                 thread::sleep(COUNTS_STEP);
             }
@@ -179,7 +179,8 @@ fn read_again(
             progress(all.len(), "read again");
             let taken = walk_and_read(&once.sampler, wanted.sampling, wanted.objects.in_stop);
             all.push(match taken {
-                Ok((sample, Ok(census))) => {
+                Ok((sample, Ok(mut census))) => {
+                    once.counts().lengths.give_courses(&mut census);
                     let report = FragReport::from_sample(&sample);
                     if wanted.kept == Some(once.id) {
                         found.kept = Some(sample);

@@ -241,8 +241,8 @@ impl WatchedHost {
     /// Walks a process that was not walked yet, whatever it costs; returns whether there was one.
     pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
         let is_new = |id| !tried.contains(&id);
-        // Processes that may block are walked last, so that they delay no others.
-        let at_once = |id| is_new(id) && !self.sampler.is_served(id);
+        // What may have to be waited for takes nobody else's time.
+        let at_once = |id| is_new(id) && !self.sampler.may_be_slow(id);
         let next = self.model.next(now_ns(), at_once);
         let next = next.or_else(|| self.model.next(now_ns(), is_new));
         if let Some(id) = next {

@@ -61,7 +61,10 @@ pub(in crate::tui) fn lines(app: &App, view: &View, width: u16) -> Vec<Line<'sta
                 lines.extend(wrapped(&text, width, theme.quiet()));
             }
         }
-        for requested in &heap.requested {
+        if let Some(unknown) = sentences::unknown_requests(heap) {
+            lines.extend(wrapped(&unknown, width, theme.warn()));
+        }
+        for requested in heap.requested.iter().flatten() {
             let (word, style) = match requested.in_force {
                 Some(true) => ("in effect", theme.quiet()),
                 Some(false) => ("NOT in effect", theme.warn()),

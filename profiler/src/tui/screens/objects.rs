@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crossterm::event::KeyCode;
 use profiler_core::columns::TextColumn;
-use profiler_core::objects::{Branch, Census, Growth, Holder, HolderGrowth, NativeRow, TypeRow};
+use profiler_core::objects::{Branch, Census, Growth, Holder, HolderGain, NativeRow, TypeRow};
 use profiler_core::report::FragReport;
 use profiler_core::units::{bytes, count, growth, nanoseconds, percent};
 use profiler_core::view::{ObjectsState, View};
@@ -152,7 +152,7 @@ impl ObjectsView {
         let order = match self.order {
             Order::Bytes => b.bytes.cmp(&a.bytes),
             Order::Growth => {
-                let rate = |row: &Row| row.growth.unwrap_or(0.0);
+                let rate = |row: &Row| row.growth.map_or(0.0, HolderGain::bytes);
                 rate(b).total_cmp(&rate(a))
             }
             Order::Count => b.count.cmp(&a.count),
@@ -169,7 +169,7 @@ impl ObjectsView {
 struct Row {
     name: String,
     bytes: u64,
-    growth: Option<f64>,
+    growth: Option<HolderGain>,
     count: u64,
     /// Its details when it is opened.
     details: Vec<String>,
@@ -187,7 +187,7 @@ fn rows(app: &App, report: &FragReport) -> Vec<Row> {
     let of = &app.objects;
     let growth = report.growth.as_ref();
     let mut rows = match of.table {
-        Table::Holders => holders(census, growth),
+        Table::Holders => holders(report, census),
         Table::Types => types(census, growth),
         Table::Native => native(census, growth),
     };
@@ -196,7 +196,9 @@ fn rows(app: &App, report: &FragReport) -> Vec<Row> {
     rows
 }
 
-fn holders(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
+fn holders(report: &FragReport, census: &Census) -> Vec<Row> {
+    let growth = report.growth.as_ref();
+    let gain = sentences::gains_of_holders(report);
     let holders = census.holders.iter().enumerate();
     let row = |(at, holder): (usize, &Holder)| Row {
         name: match holder.shared_with.len() {
@@ -204,7 +206,7 @@ fn holders(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
             others => format!("{} (+{others})", holder.name),
         },
         bytes: holder.held_bytes(),
-        growth: growth.map(|growth| growth.of_holder(at).map_or(0.0, HolderGrowth::held_bytes)),
+        growth: gain(at),
         count: holder.retained_blocks,
         details: holder_details(
             holder,
@@ -238,7 +240,7 @@ fn types(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
     let row = |row: &TypeRow| Row {
         name: row.name.clone(),
         bytes: row.objects.bytes.saturating_add(row.storage.bytes),
-        growth: growth.map(|growth| growth.of_type(&row.name).bytes),
+        growth: growth.map(|growth| HolderGain::Bytes(growth.of_type(&row.name).bytes)),
         count: row.objects.blocks,
         details: vec![
             row.name.clone(),
@@ -272,7 +274,7 @@ fn native(census: &Census, growth: Option<&Growth>) -> Vec<Row> {
                 row.allocator.name()
             ),
             bytes: row.native.bytes,
-            growth: rate.map(|rate| rate.bytes),
+            growth: rate.map(|rate| HolderGain::Bytes(rate.bytes)),
             count: row.native.blocks,
             details: vec![format!("no object of Python's owns them; {more}")],
         }
@@ -398,7 +400,7 @@ fn list(app: &App, census: &Census, rows: &[Row], width: u16, room: usize) -> Ve
         let first = lines.len();
         let figures = [
             size.cell(&bytes(row.bytes)),
-            GROWTH.cell(&row.growth.map_or_else(String::new, growth)),
+            GROWTH.cell(&row.growth.map_or_else(String::new, HolderGain::text)),
             number.cell(&count(row.count)),
         ];
         let figures = Table::figures(if is_selected { '▸' } else { ' ' }, figures);

@@ -150,6 +150,7 @@ fn shadows_stand_beside_the_worker_on_every_screen() {
         is_baseline: name.starts_with("baseline"),
     };
     view.what_if = Some(WhatIf {
+        environment_unknown: None,
         shadows: vec![
             shadow("baseline: glibc 2.36", Some(400 << 20), None),
             shadow("jemalloc 5.3.1", Some(208 << 20), None),

@@ -22,6 +22,7 @@ fn growth(live: f64, steady: f64) -> Growth {
         native: Vec::new(),
         holders: Vec::new(),
         passing_bytes: 0.0,
+        swinging_bytes: 0.0,
         unreached: Rate::default(),
         cycles: Rate::default(),
         held_unseen: Rate::default(),
@@ -85,6 +86,7 @@ fn a_little_of_what_is_live_that_other_memory_does_not_show_may_be_a_full_cache(
         growth.holders = vec![HolderGrowth {
             is_passing: false,
             is_same: true,
+            course: None,
             mapped_bytes: None,
             holder: 0,
             bytes: rate(gained),
@@ -260,6 +262,7 @@ fn a_name_that_gains_objects_is_found_though_all_vary_by_more_and_an_enlarged_ta
         growth.holders = vec![HolderGrowth {
             is_passing,
             is_same: false,
+            course: None,
             mapped_bytes: None,
             holder: 0,
             bytes: rate(bytes),

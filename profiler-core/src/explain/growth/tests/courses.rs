@@ -1,0 +1,162 @@
+//! What is said of containers whose items were counted between two looks, and of large blocks that are made anew.
+
+use super::*;
+use crate::addr::RemoteAddr;
+use crate::allocator::Allocator;
+use crate::memory::MemoryImage;
+use crate::objects::{Course, Lengths, NativeGrowth, Rate};
+use crate::size_class::SizeClass;
+
+/// What is said of a process of which this name has these lengths at seven counts, and so many MiB at the first and the last.
+fn said_of_course(name: &str, lengths: [u64; 7], [was, now]: [u64; 2], rss: [u64; 2]) -> String {
+    let at = RemoteAddr::new(0x1000);
+    let of = |taken_at_ns: u64, items: u64, mib: u64| {
+        let mut census = census(taken_at_ns, 1000, MIB, mib * MIB);
+        // What else it has becomes more and less by as much as the name gains.
+        census.live.bytes = 60 * MIB + mib * MIB;
+        let holder = census.holders.pop().expect("a holder");
+        census.holders.push(
+            Holder {
+                name: name.into(),
+                object: Some(at),
+                items,
+                retained_blocks: items,
+                length_at: Some(at),
+                ..holder
+            }
+            .with_kinds(),
+        );
+        census
+    };
+    let second = 1_000_000_000;
+    let before = of(0, lengths[0], was);
+    let mut after = of(6 * second, lengths[6], now);
+    let mut counted = Lengths::of(&before);
+    for (at_ns, length) in (0..).map(|at| at * second).zip(lengths) {
+        let mut memory = MemoryImage::default();
+        memory.insert(at, length.to_le_bytes().to_vec());
+        counted.count(at_ns, &memory);
+    }
+    counted.give_courses(&mut after);
+    let look = |at: u64, rss: u64| {
+        let mut report = FragReport::from_sample(&crate::sample::Sample::default());
+        report.taken_at_ns = at;
+        report.kernel.rss_bytes = rss * MIB;
+        report
+    };
+    let first = look(0, rss[0]);
+    let report = look(6 * second, rss[1]).with_objects(after.into(), Some(before.into()));
+    let report = report.since(&first);
+    let points: Vec<Point> = (0..=6)
+        .map(|at| Point {
+            time_ns: at * second,
+            rss_bytes: (rss[0] * (6 - at) + rss[1] * at) / 6 * MIB,
+            ..Point::of(&first)
+        })
+        .collect();
+    let report = report.with_history(Trend::of(&points), &points, ToCome::Nothing);
+    answer(&report).expect("read twice")
+}
+
+#[test]
+fn a_list_that_is_filled_and_emptied_in_turn_does_not_grow() {
+    let lengths = [100, 8000, 15_000, 3000, 9000, 1000, 8000];
+    let said = said_of_course("app.BATCH", lengths, [1, 4], [70, 70]);
+    assert!(said.starts_with("Not growing"), "{said}");
+    assert!(
+        said.contains("`app.BATCH` (dict) becomes longer and shorter in turn: that it had 3.0 MiB more at the second look is no growth."),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_variable_that_becomes_longer_all_the_time_grows_though_memory_does_not_show_it() {
+    let steady = [1000, 2000, 3000, 4000, 5000, 6000, 7000];
+    let said = said_of_course("app.fill(): seen", steady, [1, 4], [70, 70]);
+    assert!(
+        said.contains("`app.fill(): seen` (dict) gains 1000 `app.Session` a second: a leak, or work that has not ended"),
+        "{said}"
+    );
+    let once = [1000, 1000, 1000, 1000, 1000, 7000, 7000];
+    let said = said_of_course("app.fill(): seen", once, [1, 4], [70, 70]);
+    assert!(!said.starts_with("Growing"), "{said}");
+}
+
+#[test]
+fn a_cache_that_is_being_emptied_is_said_to_shrink() {
+    let falls = [7000, 6000, 5000, 4000, 3000, 2000, 1000];
+    let said = said_of_course("app.CACHE", falls, [10, 4], [76, 76]);
+    assert_eq!(
+        said,
+        "Shrinking 1.0 MiB/s in live blocks: `app.CACHE` (dict) loses 1000 `app.Session` a second. Memory as a whole has not \
+         fallen with it: what is freed stays in the heaps as free memory."
+    );
+    let said = said_of_course("app.CACHE", falls, [10, 4], [82, 70]);
+    assert!(
+        said.starts_with("Shrinking 1.0 MiB/s: `app.CACHE` (dict) loses 1000 `app.Session` a second. Memory as a whole fell by 2.0 MiB/s."),
+        "{said}"
+    );
+    let once = [7000, 7000, 7000, 7000, 7000, 1000, 1000];
+    let said = said_of_course("app.CACHE", once, [10, 4], [76, 76]);
+    assert!(said.starts_with("Not growing"), "{said}");
+}
+
+#[test]
+fn counts_between_two_looks_say_nothing_of_a_longer_time() {
+    let before = census(0, 1000, MIB, MIB);
+    let mut after = census(10_000_000_000, 1000, MIB, 2 * MIB);
+    after.holders[0].course = Some(Course::Rises);
+    after.counted_since_ns = Some(5_000_000_000);
+    let growth = Growth::between(&before, &after).expect("time has passed");
+    assert_eq!(growth.holders[0].course, None);
+    after.counted_since_ns = Some(0);
+    let growth = Growth::between(&before, &after).expect("time has passed");
+    assert!(growth.holders[0].course.is_some());
+}
+
+#[test]
+fn a_stack_that_has_a_large_block_for_a_moment_does_not_hold_what_grows() {
+    let census = Census {
+        holders: vec![
+            Holder {
+                name: "(thread stacks)".into(),
+                type_name: Some("numpy.ndarray".into()),
+                ..Holder::default()
+            }
+            .with_kinds(),
+        ],
+        ..census(5_000_000_000, 1000, MIB, MIB)
+    };
+    let mut growth = Growth::between(&self::census(0, 1000, MIB, MIB), &census);
+    let growth = growth.as_mut().expect("time has passed");
+    let (of, _) = gainer("(thread stacks)", 0, 15e6);
+    growth.holders = vec![HolderGrowth {
+        has_more: false,
+        ..of
+    }];
+    growth.live.bytes = 15e6;
+    growth.typed.bytes = 15e6;
+    let mut growing = Growing {
+        live: 15e6,
+        counts_passing: true,
+        ..Growing::default()
+    };
+    let said = cause(&census, growth, &growing);
+    assert!(!said.contains("(thread stacks)"), "{said}");
+    // Nor do two large blocks that no object had any more say that nobody owns them.
+    growth.typed.bytes = 0.0;
+    growth.native = vec![NativeGrowth {
+        allocator: Allocator::Glibc,
+        class: SizeClass::of(150 * MIB),
+        rate: Rate {
+            blocks: 0.4,
+            bytes: 60e6,
+        },
+    }];
+    growing.live = 60e6;
+    let said = cause(&census, growth, &growing);
+    assert!(
+        said.contains("made anew again and again") && !said.contains("that no Python object owns"),
+        "{said}"
+    );
+}

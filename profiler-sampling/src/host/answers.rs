@@ -1,0 +1,251 @@
+//! Asking processes that may never answer.
+//!
+//! `/proc/PID/cmdline`, `environ`, `maps`, `smaps_rollup` and `pagemap` wait for the lock of that process's address
+//! space (`mmap_lock`, `fs/proc/task_mmu.c`). A process that hangs while it holds the lock keeps each reader waiting
+//! until it goes. So such files are read on a thread that is left behind when it does not answer in time; the other
+//! processes are then read on a new one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use profiler_core::host::ProcessId;
+use profiler_target::start_thread;
+
+/// The user that owns the host.
+pub(super) const ROOT: u32 = 0;
+/// Threads that may wait in all.
+const MAX_WAITING: usize = 256;
+/// Threads that one user's processes may keep waiting. Beyond it, that user's processes are not asked.
+const MAX_WAITING_OF_A_USER: usize = 8;
+/// The same of root's.
+const MAX_WAITING_OF_ROOT: usize = MAX_WAITING / 2;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The process does not answer.
+    #[error(
+        "process {pid} has not answered for {seconds} s: a thread of it, or somebody who reads it, may hold the lock of \
+         its address space"
+    )]
+    Silent {
+        /// Its number.
+        pid: i32,
+        /// For how long, in whole seconds.
+        seconds: u64,
+    },
+    /// It was not asked.
+    #[error("process {pid} is not read: {waiting} processes of its user do not answer")]
+    TooManyOfUser {
+        /// Its number.
+        pid: i32,
+        /// How many do not answer.
+        waiting: usize,
+    },
+    /// It was not asked.
+    #[error("process {pid} is not read: {waiting} processes do not answer")]
+    TooMany {
+        /// Its number.
+        pid: i32,
+        /// How many do not answer.
+        waiting: usize,
+    },
+    /// No thread can be started to ask on.
+    #[error(transparent)]
+    Thread(#[from] io::Error),
+}
+
+/// A process that was asked and has not answered yet.
+#[derive(Debug)]
+struct Silent {
+    user: Option<u32>,
+    since: Instant,
+    /// Disconnected once the thread that asked it has ended.
+    ended: Receiver<()>,
+}
+
+/// The thread that asks.
+#[derive(Debug)]
+struct Asker {
+    work: Sender<Work>,
+    ended: Receiver<()>,
+}
+
+/// Asks processes, one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    asker: Option<Asker>,
+    silent: BTreeMap<ProcessId, Silent>,
+}
+
+impl Answers {
+    /// Asks a process for at most `time`. `user` gives the user that it runs as; it is called only while another process
+    /// does not answer, or when this one does not.
+    ///
+    /// # Errors
+    /// [`NoAnswer`], at once where this process, or too many others, did not answer before and still do not.
+    pub(super) fn ask<T: Send + 'static>(
+        &mut self,
+        id: ProcessId,
+        user: impl Fn() -> Option<u32>,
+        time: Duration,
+        question: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        self.may_be_asked(id, &user)?;
+        let asker = match self.asker.take() {
+            Some(asker) => asker,
+            None => Asker::start()?,
+        };
+        let (answer, answered) = channel();
+        let since = Instant::now();
+        let work: Work = Box::new(move || {
+            // Nobody listens any more when it took too long.
+            let _ = answer.send(catch_unwind(AssertUnwindSafe(question)));
+        });
+        asker.work.send(work).map_err(|_| ended())?;
+        match answered.recv_timeout(time) {
+            Ok(answer) => {
+                self.asker = Some(asker);
+                Ok(answer.unwrap_or_else(|panic| resume_unwind(panic)))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(ended().into()),
+            Err(RecvTimeoutError::Timeout) => {
+                let ended = asker.ended;
+                let user = user();
+                self.silent.insert(id, Silent { user, since, ended });
+                Err(silence(id, since))
+            }
+        }
+    }
+
+    fn may_be_asked(
+        &mut self,
+        id: ProcessId,
+        user: impl Fn() -> Option<u32>,
+    ) -> Result<(), NoAnswer> {
+        self.silent
+            .retain(|_, of| of.ended.try_recv() == Err(TryRecvError::Empty));
+        if let Some(of) = self.silent.get(&id) {
+            return Err(silence(id, of.since));
+        }
+        let (pid, waiting) = (id.pid, self.silent.len());
+        if waiting >= MAX_WAITING {
+            return Err(NoAnswer::TooMany { pid, waiting });
+        }
+        if waiting >= MAX_WAITING_OF_A_USER {
+            let user = user();
+            let of_user = self.silent.values().filter(|of| of.user == user);
+            let waiting = of_user.count();
+            let most = match user {
+                Some(ROOT) => MAX_WAITING_OF_ROOT,
+                _ => MAX_WAITING_OF_A_USER,
+            };
+            if waiting >= most {
+                return Err(NoAnswer::TooManyOfUser { pid, waiting });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn silence(id: ProcessId, since: Instant) -> NoAnswer {
+    NoAnswer::Silent {
+        pid: id.pid,
+        seconds: since.elapsed().as_secs(),
+    }
+}
+
+impl Asker {
+    fn start() -> io::Result<Self> {
+        let (work, to_do) = channel::<Work>();
+        let (is_running, ended) = channel::<()>();
+        start_thread("ask", move || {
+            for work in to_do {
+                work();
+            }
+            drop(is_running);
+        })?;
+        Ok(Self { work, ended })
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the thread that reads processes has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn process(pid: i32) -> ProcessId {
+        ProcessId {
+            pid,
+            ..ProcessId::default()
+        }
+    }
+
+    /// Asks a process of user `user` that answers when the sender is dropped.
+    fn ask_silent(answers: &mut Answers, pid: i32, user: u32) -> Sender<()> {
+        let (answers_now, answer) = channel::<()>();
+        let asked = answers.ask(process(pid), || Some(user), SHORT, move || answer.recv());
+        assert!(matches!(asked, Err(NoAnswer::Silent { pid: of, .. }) if of == pid));
+        answers_now
+    }
+
+    #[test]
+    fn others_are_asked_while_one_does_not_answer_and_it_is_asked_again_once_it_has() {
+        let mut answers = Answers::default();
+        assert_eq!(
+            answers
+                .ask(process(1), || None, LONG, || 5)
+                .expect("an answer"),
+            5
+        );
+        let silent = ask_silent(&mut answers, 2, 1000);
+        let asked = answers.ask(process(2), || Some(1000), LONG, || 5);
+        let message = asked.expect_err("it is still silent").to_string();
+        assert!(
+            message.starts_with("process 2 has not answered for 0 s"),
+            "{message}"
+        );
+        assert_eq!(
+            answers
+                .ask(process(3), || Some(1000), LONG, || 6)
+                .expect("an answer"),
+            6
+        );
+        drop(silent);
+        let again = Instant::now();
+        while answers.ask(process(2), || Some(1000), LONG, || 7).is_err() {
+            assert!(again.elapsed() < LONG, "its thread has ended");
+        }
+    }
+
+    #[test]
+    fn one_user_keeps_a_bounded_number_of_threads_waiting_and_nobody_elses_processes() {
+        let mut answers = Answers::default();
+        let most = MAX_WAITING_OF_A_USER as i32;
+        let silent: Vec<_> = (0..most)
+            .map(|pid| ask_silent(&mut answers, pid, 1000))
+            .collect();
+        let next = answers.ask(process(most), || Some(1000), LONG, || 5);
+        assert!(matches!(next, Err(NoAnswer::TooManyOfUser { .. })));
+        let of_other = answers.ask(process(most), || Some(1001), LONG, || 5);
+        assert_eq!(of_other.expect("an answer"), 5);
+        drop(silent);
+    }
+
+    #[test]
+    #[should_panic(expected = "of the question")]
+    fn a_panic_of_the_question_is_one_of_who_asks() {
+        let _ = Answers::default().ask(process(1), || None, LONG, || panic!("of the question"));
+    }
+}
