@@ -148,8 +148,7 @@ impl MemoryGrowth {
         let [first, _, middle, _, last] = lows;
         let share = last.at - first.at;
         let bytes = (last.bytes - first.bytes) / share;
-        let goes_back = self.fell_bytes >= self.bytes.abs().max(self.least_bytes) * MOST;
-        if !goes_back || !rises || bytes < self.least_bytes {
+        if !self.goes_back() || !rises || bytes < self.least_bytes {
             return None;
         }
         let of_moment = self.bytes - bytes;
@@ -165,6 +164,23 @@ impl MemoryGrowth {
             fell_bytes: 0.0,
             ..self.clone()
         })
+    }
+
+    /// Whether it falls meanwhile by about as much as it gained, so that two counts alone show nothing.
+    pub(crate) fn goes_back(&self) -> bool {
+        self.fell_bytes >= self.bytes.abs().max(self.least_bytes) * MOST
+    }
+
+    /// By how much the lowest counts rose from the first fifth of the time to the last, where it goes up and down and they
+    /// rise nearly throughout: one fifth at most is lower than the one before, and none is below the first or above the
+    /// last. Such counts hint at growth and do not show it.
+    pub(crate) fn rising_floor(&self) -> Option<f64> {
+        let lows = self.lows?.map(|low| low.bytes);
+        let [first, .., last] = lows;
+        let falls = lows.windows(2).filter(|two| two[1] <= two[0]).count();
+        let is_between = lows.iter().all(|low| (first..=last).contains(low));
+        let rose = last - first;
+        (self.goes_back() && falls <= 1 && is_between && rose >= self.least_bytes).then_some(rose)
     }
 
     /// Bytes that it lost, where it fell in each half of the time by a quarter at least of what a steady fall would have been.
@@ -299,6 +315,23 @@ mod tests {
         let sawtooth: Vec<u64> = (0..20).map(|at| 100 + 30 * (at % 7)).collect();
         assert_eq!(of(&sawtooth), None);
         let swings: Vec<u64> = (0..20).map(|at| 100 + 50 * (at % 2)).collect();
+        let floor = |all: &[u64]| {
+            let all: Vec<(u64, u64)> = all.iter().map(|rss| (*rss, 0)).collect();
+            let all = points(&all);
+            let growth = MemoryGrowth::of_points(&all, 0, (all.len() as u64 - 1) * 1_000_000_000);
+            growth.expect("two").with_halves(&all, 0).rising_floor()
+        };
+        assert_eq!(floor(&swings), None);
+        assert_eq!(floor(&sawtooth), None);
+        // In one of the five no count is without the copy.
+        let mut hidden = copied.clone();
+        for at in [8, 9, 10, 11] {
+            hidden[at] = 2 * (100 + 4 * at as u64);
+        }
+        assert_eq!(of(&hidden), None);
+        assert_eq!(floor(&hidden), None, "above the last");
+        hidden[9] = 115;
+        assert_eq!(floor(&hidden), Some((4.0 * 16.0) * MIB as f64));
         assert_eq!(of(&swings), None, "it does not grow");
     }
 

@@ -66,6 +66,19 @@ fn unsure(growth: &Growth, growing: &Growing) -> Option<String> {
     })
 }
 
+/// Of a process whose memory goes up and down, and the lowest counts of which rose.
+fn rising_floor(report: &FragReport, growth: &Growth) -> Option<String> {
+    let memory = report.memory_growth.as_ref()?;
+    let rose = memory.rising_floor()?;
+    Some(format!(
+        "Whether it grows cannot be told from {:.1} s: its memory goes up and down, by {} at once, and its lowest counts \
+         rose by {}. A longer look shows it.",
+        growth.seconds(),
+        rate(memory.fell_bytes),
+        rate(rose)
+    ))
+}
+
 /// Which name becomes longer and shorter in turn, and had more at the second look by as much as would be growth.
 fn swinging(census: &Census, growth: &Growth) -> Option<String> {
     let swings = growth.holders.iter();
@@ -136,7 +149,8 @@ pub(super) fn still(
 ) -> String {
     let is_unclear = gaining(census, growth)
         .or_else(|| added(census, growth, growing.once))
-        .or_else(|| unsure(growth, growing));
+        .or_else(|| unsure(growth, growing))
+        .or_else(|| rising_floor(report, growth));
     if let Some(gaining) = is_unclear {
         let besides = fragmented(report).map_or_else(String::new, |share| {
             format!(" Fragmentation holds {share}.")
@@ -168,7 +182,7 @@ pub(super) fn still(
             let memory = report.memory_growth.as_ref();
             let fell = memory.map_or(0.0, |memory| memory.fell_bytes);
             let once = rate(growing.once);
-            match fell >= growing.once {
+            match fell >= growing.once * MOST {
                 true => format!(
                     "{holds} Its memory goes up and down: it fell by {} meanwhile.",
                     rate(fell)
