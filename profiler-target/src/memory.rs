@@ -328,7 +328,19 @@ impl TargetMemory for LiveMemory {
         if self.may_wait() {
             self.read_scattered_aside(addrs, out);
             let read = out.iter().flatten().count();
-            return slices.1.count_running((read * N) as u64);
+            slices.1.count_running((read * N) as u64);
+            // Whether a page that is not there is zeros is known in a slice alone.
+            for (piece, &addr) in out
+                .iter_mut()
+                .zip(addrs)
+                .filter(|(piece, _)| piece.is_none())
+            {
+                let mut bytes = [0; N];
+                let read = self.check_time();
+                let read = read.and_then(|()| self.read_in_slice(slices, addr, &mut bytes));
+                *piece = read.is_ok().then_some(bytes);
+            }
+            return;
         }
         out.clear();
         out.extend(addrs.iter().map(|&addr| {

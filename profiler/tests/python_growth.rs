@@ -603,7 +603,12 @@ while True:
 ";
     let said = said_of(flushed);
     assert!(!said.contains("Growing "), "{said}");
-    assert!(said.contains("Not growing"), "{said}");
+    // Whether that is enough turns depends on when it was looked at.
+    let turns = "`__main__.BATCH` (list) becomes longer and shorter in turn";
+    assert!(
+        said.contains(turns) || said.contains("Not growing"),
+        "{said}"
+    );
 }
 
 /// It gains less than memory as a whole varies by, and nothing but a variable refers to it.

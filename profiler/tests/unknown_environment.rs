@@ -101,7 +101,7 @@ fn an_environment_that_is_unknown_is_said_everywhere() {
         (
             "title",
             "overwritten",
-            "the process has overwritten its environment",
+            "its environment is not of the usual form",
         ),
         ("file", "unreadable", "the environment cannot be read"),
     ] {

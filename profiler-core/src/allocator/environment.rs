@@ -51,7 +51,7 @@ impl UnknownEnvironment {
         match self {
             Self::Unreadable => "the environment cannot be read",
             Self::Overwritten => {
-                "the process has overwritten its environment, as programs do that change their title"
+                "its environment is not of the usual form: programs that change their title overwrite it"
             }
             Self::InCore => "a core file does not record the environment of the start",
             Self::NotRecorded => "the format of the recording does not hold the environment",

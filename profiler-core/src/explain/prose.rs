@@ -67,7 +67,9 @@ fn about_keeper(report: &FragReport) -> Option<String> {
     // Of a core nothing can be freed any more.
     let census = report.objects.as_ref().filter(|_| !report.kernel.is_core)?;
     let names = census.holders.iter().filter(|holder| holder.is_name);
-    let kept = names.filter_map(|holder| Some((holder, holder.dropped?)));
+    // What other processes share stays until they free it, too.
+    let kept = names.filter(|holder| !holder.is_shared());
+    let kept = kept.filter_map(|holder| Some((holder, holder.dropped?)));
     let (holder, dropped) = kept.max_by_key(|(_, dropped)| dropped.unpinned_bytes)?;
     let unpinned = dropped.unpinned_bytes.min(free);
     let others = match holder.shared_with.len() {

@@ -281,12 +281,12 @@ pub const BUILD_INFO: Declared = Declared::of(
 )
 .labelled(&["version"]);
 
-/// How long walks stopped their processes.
+/// How long walks stopped their processes at once.
 pub const WALK_STOPS: Declared = Declared::of(
     "fragscope_walk_stop_seconds",
     MetricKind::Histogram,
     Unit::Seconds,
-    "for how long a walk stopped its process, all its stops together",
+    "the longest stop of each walk",
 );
 
 /// Metrics of the host and of fragscope.

@@ -152,7 +152,7 @@ impl HolderGrowth {
     /// the time.
     pub fn counts(&self, counts_passing: bool) -> bool {
         match self.course {
-            Some(Course::UpAndDown) => false,
+            Some(course) if course.is_up_and_down() => false,
             Some(Course::Rises) if self.is_same => true,
             _ => counts_passing || !self.is_passing,
         }
@@ -197,7 +197,7 @@ pub struct Growth {
     /// Bytes a second that holders gained which [pass](HolderGrowth::is_passing) and do not become longer all the time;
     /// below 0 where they had more before.
     pub passing_bytes: f64,
-    /// Bytes a second that holders gained which [become longer and shorter in turn](Course::UpAndDown); below 0 where they had
+    /// Bytes a second that holders gained which [become longer and shorter in turn](Course::is_up_and_down); below 0 where they had
     /// more before.
     pub swinging_bytes: f64,
     /// What became larger in one step, the most first.
@@ -297,7 +297,7 @@ impl Growth {
         let is_little = self.rank(bytes.abs()) == 0;
         match of.course {
             _ if is_little || of.counts(counts_passing) => HolderGain::Bytes(bytes),
-            Some(Course::UpAndDown) => HolderGain::UpAndDown,
+            Some(course) if course.is_up_and_down() => HolderGain::UpAndDown,
             _ => HolderGain::InHand,
         }
     }

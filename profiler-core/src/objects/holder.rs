@@ -249,6 +249,12 @@ impl Holder {
         }
     }
 
+    /// Whether a notable part of it is on pages that another process maps as well: they stay until that frees them too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared_bytes
+            .is_some_and(|shared| shared > self.retained_bytes / 10)
+    }
+
     /// The first of its names and its type: `app.tasks.SESSIONS` (dict).
     pub fn titled(&self) -> String {
         match &self.type_name {
@@ -312,8 +318,15 @@ impl Holder {
                 )
             }
             (0, true) => format!("{freeing} would return nothing to the system."),
+            _ if self.is_shared() => format!(
+                "{freeing} would take {} more off RSS than a trim alone. {} of it are on pages that other processes share: \
+                 these stay in memory until they free it too.",
+                bytes(live.saturating_add(unpinned)),
+                bytes(self.shared_bytes.unwrap_or(0))
+            ),
             _ => format!(
-                "{freeing} would return {} to the system: {} of its own and {} of free memory and headers beside them.",
+                "{freeing} would return {} more to the system than a trim alone: {} of its own and {} of free memory and \
+                 headers beside them.",
                 bytes(live.saturating_add(unpinned)),
                 bytes(live),
                 bytes(unpinned)
@@ -409,6 +422,22 @@ mod tests {
                 "Freeing it would return nothing to the system. 2.0 GiB of it was asked for and never written to, and \
                  takes no memory."
             )
+        );
+        holder.dropped = Some(Dropped {
+            live_bytes: 1 << 30,
+            ..Dropped::default()
+        });
+        let alone = holder.if_freed().expect("a sentence");
+        assert!(
+            alone.contains("would return 1.0 GiB more to the system than a trim alone"),
+            "{alone}"
+        );
+        // A forked worker has it with its parent.
+        holder.shared_bytes = Some(1 << 30);
+        let shared = holder.if_freed().expect("a sentence");
+        assert!(
+            shared.contains("1.0 GiB of it are on pages that other processes share"),
+            "{shared}"
         );
         holder.is_name = false;
         assert_eq!(holder.if_freed(), None);

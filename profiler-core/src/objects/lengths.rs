@@ -19,8 +19,10 @@ const LEAST_COUNTS: usize = 6;
 const LEAST_FALL: u64 = 16;
 /// Where a number of items is as large as this, it is none: the container is gone.
 const MAX_LENGTH: u64 = 1 << 40;
-/// Parts of the counts of which the lowest are compared.
-const PARTS: usize = 5;
+/// A container goes up and down if it did so this often at the least: fewer turns hide a leak below them.
+const LEAST_TURNS: usize = 4;
+/// Its lowest counts rise in all by no more than this share of what it goes up and down by.
+const MOST_RISE: f64 = 0.1;
 /// What goes on gains at least this share, in each half of the time, of what it would at a steady rate,
 const STEADY: f64 = 0.25;
 /// and loses no more than this share of what it gained meanwhile.
@@ -33,13 +35,21 @@ pub enum Course {
     Rises,
     /// It became shorter all the time.
     Falls,
-    /// It became shorter meanwhile by at least half of what it gained or lost in all, and nothing shows that something stays.
+    /// It became shorter and longer again several times, by at least half of what it gained or lost in all, and its lowest
+    /// counts do not rise.
     UpAndDown,
+    /// The same, but its lowest counts are too few to show whether they rise, or rise.
+    Swings,
 }
 
 impl Course {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Rises, Self::Falls, Self::UpAndDown];
+    pub const ALL: [Self; 4] = [Self::Rises, Self::Falls, Self::UpAndDown, Self::Swings];
+
+    /// Whether what it has more at a second look shows nothing.
+    pub const fn is_up_and_down(self) -> bool {
+        matches!(self, Self::UpAndDown | Self::Swings)
+    }
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
@@ -47,6 +57,7 @@ impl Course {
             Self::Rises => "rises",
             Self::Falls => "falls",
             Self::UpAndDown => "up_and_down",
+            Self::Swings => "swings",
         }
     }
 
@@ -83,23 +94,66 @@ impl Course {
             {
                 Some(Self::Falls)
             }
-            _ if fell.min(rose) >= LEAST_FALL
-                && fell.min(rose) as f64 >= gained * MOST
-                && !lows_rise(counts) =>
-            {
-                Some(Self::UpAndDown)
+            _ if fell.min(rose) >= LEAST_FALL && fell.min(rose) as f64 >= gained * MOST => {
+                Some(match turns_back(counts) {
+                    true => Self::UpAndDown,
+                    false => Self::Swings,
+                })
             }
             _ => None,
         }
     }
 }
 
-/// Whether the lowest count of each part of the time is higher than that of the part before: then something stays of what
-/// goes up and down.
-fn lows_rise(counts: &[(u64, u64)]) -> bool {
-    let parts = counts.chunks(counts.len().div_ceil(PARTS).max(1));
-    let lows = parts.filter_map(|part| part.iter().map(|(_, length)| *length).min());
-    lows.is_sorted_by(|before, after| before < after)
+/// Whether it turned often enough to show that its lowest counts rise by next to nothing, by a line through them and twice
+/// the standard error of its slope.
+fn turns_back(counts: &[(u64, u64)]) -> bool {
+    let lengths = || counts.iter().map(|(_, length)| *length);
+    let (Some(least), Some(most)) = (lengths().min(), lengths().max()) else {
+        return false;
+    };
+    let swing = (most - least) as f64;
+    let lows = lows(lengths(), (most - least).div_ceil(2).max(1));
+    if lows.len() < LEAST_TURNS {
+        return false;
+    }
+    let number = lows.len() as f64;
+    let lows = || {
+        (0..)
+            .zip(&lows)
+            .map(|(at, low)| (f64::from(at), *low as f64))
+    };
+    let mean = |of: fn((f64, f64)) -> f64| lows().map(of).sum::<f64>() / number;
+    let (mean_at, mean_low) = (mean(|(at, _)| at), mean(|(_, low)| low));
+    let spread: f64 = lows().map(|(at, _)| (at - mean_at).powi(2)).sum();
+    let slope = lows()
+        .map(|(at, low)| (at - mean_at) * (low - mean_low))
+        .sum::<f64>()
+        / spread;
+    let off = lows().map(|(at, low)| (low - mean_low - slope * (at - mean_at)).powi(2));
+    let error = (off.sum::<f64>() / (number - 2.0) / spread).sqrt();
+    (slope + 2.0 * error) * number <= swing * MOST_RISE
+}
+
+/// The lowest counts between two falls and rises by at least `turn` each.
+fn lows(lengths: impl Iterator<Item = u64>, turn: u64) -> Vec<u64> {
+    let mut lows = Vec::new();
+    // The lowest count since it fell, or the highest since it rose.
+    let (mut is_falling, mut extreme) = (true, u64::MAX);
+    for length in lengths {
+        match is_falling {
+            true if length.saturating_sub(extreme) >= turn => {
+                lows.push(extreme);
+                (is_falling, extreme) = (false, length);
+            }
+            true => extreme = extreme.min(length),
+            false if extreme.saturating_sub(length) >= turn => {
+                (is_falling, extreme) = (true, length);
+            }
+            false => extreme = extreme.max(length),
+        }
+    }
+    lows
 }
 
 /// The most that was lost from any count to a later one.
@@ -117,8 +171,38 @@ fn most_lost(lengths: impl Iterator<Item = u64>) -> u64 {
 pub struct Lengths {
     /// When the walk of that census was.
     since_ns: u64,
-    /// Where each number is, and what it was when.
-    all: Vec<(RemoteAddr, Vec<(u64, u64)>)>,
+    /// Where each number is, and what it was.
+    all: Vec<(RemoteAddr, Counts)>,
+}
+
+/// Counts of one container, evenly spread over the time.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    /// When, and what.
+    kept: Vec<(u64, u64)>,
+    /// Of 2 to the power of this many counts one is kept.
+    thinned: u32,
+    /// How many there were.
+    seen: u64,
+}
+
+impl Counts {
+    fn add(&mut self, time_ns: u64, length: u64) {
+        let is_kept = self.seen.trailing_zeros() >= self.thinned;
+        self.seen += 1;
+        if !is_kept {
+            return;
+        }
+        if self.kept.len() >= MAX_COUNTS {
+            let mut nth = 0;
+            self.kept.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+            self.thinned += 1;
+        }
+        self.kept.push((time_ns, length));
+    }
 }
 
 impl Lengths {
@@ -133,7 +217,7 @@ impl Lengths {
         places.sort_unstable_by_key(|(bytes, at)| (Reverse(*bytes), *at));
         places.dedup_by_key(|(_, at)| *at);
         places.truncate(MAX_COUNTED);
-        let all = places.into_iter().map(|(_, at)| (at, Vec::new()));
+        let all = places.into_iter().map(|(_, at)| (at, Counts::default()));
         Self {
             since_ns: census.taken_at_ns,
             all: all.collect(),
@@ -144,14 +228,9 @@ impl Lengths {
     pub fn count<M: TargetMemory>(&mut self, time_ns: u64, memory: &M) {
         self.all.retain_mut(|(at, counts)| {
             let length = read_word(memory, at.get()).filter(|length| *length < MAX_LENGTH);
-            if counts.len() >= MAX_COUNTS {
-                let mut nth = 0;
-                counts.retain(|_| {
-                    nth += 1;
-                    nth % 2 == 1
-                });
+            if let Some(length) = length {
+                counts.add(time_ns, length);
             }
-            counts.extend(length.map(|length| (time_ns, length)));
             length.is_some()
         });
     }
@@ -161,7 +240,7 @@ impl Lengths {
         let course = |at: Option<RemoteAddr>| {
             let mut all = self.all.iter();
             let (_, counts) = all.find(|(counted, _)| Some(*counted) == at)?;
-            Course::of(counts)
+            Course::of(&counts.kept)
         };
         census.counted_since_ns = Some(self.since_ns);
         for holder in &mut census.holders {
@@ -188,11 +267,21 @@ mod tests {
         assert_eq!(course(&[10, 20, 30, 40, 50, 60]), Some(Course::Rises));
         assert_eq!(course(&[10, 20, 19, 40, 50, 60]), Some(Course::Rises));
         assert_eq!(course(&[60, 50, 40, 30, 20, 10]), Some(Course::Falls));
-        let sawtooth = [100, 9000, 15_000, 4000, 9000, 14_000, 3000, 8000];
+        // It is emptied at every fourth count.
+        let sawtooth: Vec<u64> = (0..25).map(|at| at % 4 * 5000).collect();
         assert_eq!(course(&sawtooth), Some(Course::UpAndDown));
-        let mut back = sawtooth;
-        back.reverse();
+        let back: Vec<u64> = sawtooth.iter().rev().copied().collect();
         assert_eq!(course(&back), Some(Course::UpAndDown));
+        assert_eq!(
+            course(&sawtooth[..14]),
+            Some(Course::Swings),
+            "too few turns"
+        );
+        let by_chance = [
+            100, 9000, 15_000, 4000, 9000, 14_000, 3000, 8000, 13_000, 200, 9000, 15_000, 3900,
+            9000,
+        ];
+        assert_eq!(course(&by_chance), Some(Course::Swings));
     }
 
     #[test]
@@ -218,7 +307,10 @@ mod tests {
         for count in 0..10_000u64 {
             lengths.count(count * 1000, &image(at, count));
         }
-        assert!(lengths.all[0].1.len() <= MAX_COUNTS);
+        let kept = &lengths.all[0].1.kept;
+        assert!(kept.len() <= MAX_COUNTS);
+        let steps: Vec<u64> = kept.windows(2).map(|two| two[1].0 - two[0].0).collect();
+        assert!(steps.iter().all(|step| *step == steps[0]), "{steps:?}");
         lengths.give_courses(&mut census);
         assert_eq!(census.counted_since_ns, Some(7));
         assert_eq!(census.holders[0].course, Some(Course::Rises));
@@ -243,7 +335,24 @@ mod tests {
             "a full cache"
         );
         let slowly: Vec<u64> = (0..25).map(|at| 1000 + 200 * (at % 5) + 20 * at).collect();
-        assert_eq!(course(&slowly), None, "its lowest counts rise");
+        assert_eq!(
+            course(&slowly),
+            Some(Course::Swings),
+            "its lowest counts rise"
+        );
+        // 385 a second below a swing of 10,000 in 1.3 s, for 8 s.
+        for phase in 0..13 {
+            let leak =
+                (0..40).map(|at| 385 * at / 5 + (at * 200 + phase * 100) % 1300 * 10_000 / 1300);
+            assert_ne!(
+                course(&leak.collect::<Vec<_>>()),
+                Some(Course::UpAndDown),
+                "{phase}"
+            );
+        }
+        // 1500 a second below one of 25,000 in 2.3 s, for 5 s: too few turns.
+        let leak = (0..25).map(|at| 300 * at + at * 200 % 2300 * 25_000 / 2300);
+        assert_eq!(course(&leak.collect::<Vec<_>>()), Some(Course::Swings));
         let expired: Vec<u64> = (0..25).map(|at| 20_000 + 400 * (at % 3)).collect();
         assert_eq!(course(&expired), Some(Course::UpAndDown));
     }

@@ -16,12 +16,15 @@ use profiler_target::start_thread;
 
 /// The user that owns the host.
 pub(super) const ROOT: u32 = 0;
-/// Threads that may wait in all.
-const MAX_WAITING: usize = 256;
 /// Threads that one user's processes may keep waiting. Beyond it, that user's processes are not asked.
 const MAX_WAITING_OF_A_USER: usize = 8;
-/// The same of root's.
-const MAX_WAITING_OF_ROOT: usize = MAX_WAITING / 2;
+/// The same of root's, which those of others do not count to.
+const MAX_WAITING_OF_ROOT: usize = 128;
+/// Threads that all users but root together may keep waiting before processes that never answered are not asked: one
+/// user may have thousands of user IDs.
+const MAX_WAITING_OF_OTHERS: usize = 64;
+/// The same for processes that have answered before.
+const MAX_WAITING_OF_KNOWN: usize = 192;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -48,7 +51,9 @@ pub enum NoAnswer {
         waiting: usize,
     },
     /// It was not asked.
-    #[error("process {pid} is not read: {waiting} processes do not answer")]
+    #[error(
+        "process {pid} is not read: {waiting} processes of other users than root do not answer"
+    )]
     TooMany {
         /// Its number.
         pid: i32,
@@ -84,19 +89,20 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Asks a process for at most `time`. `user` gives the user that it runs as; it is called only while another process
-    /// does not answer, or when this one does not.
+    /// Asks a process for at most `time`. `is_known` says whether it has answered before. `user` gives the user that it runs
+    /// as; it is called only while several others do not answer, or when this one does not.
     ///
     /// # Errors
     /// [`NoAnswer`], at once where this process, or too many others, did not answer before and still do not.
     pub(super) fn ask<T: Send + 'static>(
         &mut self,
         id: ProcessId,
+        is_known: bool,
         user: impl Fn() -> Option<u32>,
         time: Duration,
         question: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
-        self.may_be_asked(id, &user)?;
+        self.may_be_asked(id, is_known, &user)?;
         let asker = match self.asker.take() {
             Some(asker) => asker,
             None => Asker::start()?,
@@ -126,6 +132,7 @@ impl Answers {
     fn may_be_asked(
         &mut self,
         id: ProcessId,
+        is_known: bool,
         user: impl Fn() -> Option<u32>,
     ) -> Result<(), NoAnswer> {
         self.silent
@@ -133,21 +140,29 @@ impl Answers {
         if let Some(of) = self.silent.get(&id) {
             return Err(silence(id, of.since));
         }
-        let (pid, waiting) = (id.pid, self.silent.len());
-        if waiting >= MAX_WAITING {
-            return Err(NoAnswer::TooMany { pid, waiting });
+        if self.silent.len() < MAX_WAITING_OF_A_USER {
+            return Ok(());
         }
-        if waiting >= MAX_WAITING_OF_A_USER {
-            let user = user();
-            let of_user = self.silent.values().filter(|of| of.user == user);
-            let waiting = of_user.count();
-            let most = match user {
-                Some(ROOT) => MAX_WAITING_OF_ROOT,
-                _ => MAX_WAITING_OF_A_USER,
-            };
-            if waiting >= most {
-                return Err(NoAnswer::TooManyOfUser { pid, waiting });
-            }
+        let (pid, user) = (id.pid, user());
+        let waiting_of =
+            |is: &dyn Fn(&Silent) -> bool| self.silent.values().filter(|of| is(of)).count();
+        let of_user = waiting_of(&|of| of.user == user);
+        let others = waiting_of(&|of| of.user != Some(ROOT));
+        let most_of_user = match user {
+            Some(ROOT) => MAX_WAITING_OF_ROOT,
+            _ => MAX_WAITING_OF_A_USER,
+        };
+        let most_of_others = match is_known {
+            true => MAX_WAITING_OF_KNOWN,
+            false => MAX_WAITING_OF_OTHERS,
+        };
+        if of_user >= most_of_user {
+            let waiting = of_user;
+            return Err(NoAnswer::TooManyOfUser { pid, waiting });
+        }
+        if user != Some(ROOT) && others >= most_of_others {
+            let waiting = others;
+            return Err(NoAnswer::TooMany { pid, waiting });
         }
         Ok(())
     }
@@ -195,7 +210,13 @@ mod tests {
     /// Asks a process of user `user` that answers when the sender is dropped.
     fn ask_silent(answers: &mut Answers, pid: i32, user: u32) -> Sender<()> {
         let (answers_now, answer) = channel::<()>();
-        let asked = answers.ask(process(pid), || Some(user), SHORT, move || answer.recv());
+        let asked = answers.ask(
+            process(pid),
+            false,
+            || Some(user),
+            SHORT,
+            move || answer.recv(),
+        );
         assert!(matches!(asked, Err(NoAnswer::Silent { pid: of, .. }) if of == pid));
         answers_now
     }
@@ -205,12 +226,12 @@ mod tests {
         let mut answers = Answers::default();
         assert_eq!(
             answers
-                .ask(process(1), || None, LONG, || 5)
+                .ask(process(1), false, || None, LONG, || 5)
                 .expect("an answer"),
             5
         );
         let silent = ask_silent(&mut answers, 2, 1000);
-        let asked = answers.ask(process(2), || Some(1000), LONG, || 5);
+        let asked = answers.ask(process(2), false, || Some(1000), LONG, || 5);
         let message = asked.expect_err("it is still silent").to_string();
         assert!(
             message.starts_with("process 2 has not answered for 0 s"),
@@ -218,13 +239,16 @@ mod tests {
         );
         assert_eq!(
             answers
-                .ask(process(3), || Some(1000), LONG, || 6)
+                .ask(process(3), false, || Some(1000), LONG, || 6)
                 .expect("an answer"),
             6
         );
         drop(silent);
         let again = Instant::now();
-        while answers.ask(process(2), || Some(1000), LONG, || 7).is_err() {
+        while answers
+            .ask(process(2), false, || Some(1000), LONG, || 7)
+            .is_err()
+        {
             assert!(again.elapsed() < LONG, "its thread has ended");
         }
     }
@@ -236,16 +260,38 @@ mod tests {
         let silent: Vec<_> = (0..most)
             .map(|pid| ask_silent(&mut answers, pid, 1000))
             .collect();
-        let next = answers.ask(process(most), || Some(1000), LONG, || 5);
+        let next = answers.ask(process(most), false, || Some(1000), LONG, || 5);
         assert!(matches!(next, Err(NoAnswer::TooManyOfUser { .. })));
-        let of_other = answers.ask(process(most), || Some(1001), LONG, || 5);
+        let of_known = answers.ask(process(most), true, || Some(1000), LONG, || 5);
+        assert!(matches!(of_known, Err(NoAnswer::TooManyOfUser { .. })));
+        let of_other = answers.ask(process(most), false, || Some(1001), LONG, || 5);
         assert_eq!(of_other.expect("an answer"), 5);
+        drop(silent);
+    }
+
+    #[test]
+    fn many_users_together_keep_neither_root_nor_processes_that_have_answered_from_being_asked() {
+        let mut answers = Answers::default();
+        let silent: Vec<_> = (0..MAX_WAITING_OF_OTHERS as i32)
+            .map(|pid| ask_silent(&mut answers, pid, 1000 + pid as u32 / 4))
+            .collect();
+        let mut ask =
+            |user, is_known| answers.ask(process(9999), is_known, || Some(user), LONG, || 5);
+        assert!(matches!(ask(7, false), Err(NoAnswer::TooMany { .. })));
+        assert_eq!(ask(7, true).expect("an answer"), 5);
+        assert_eq!(ask(ROOT, false).expect("an answer"), 5);
         drop(silent);
     }
 
     #[test]
     #[should_panic(expected = "of the question")]
     fn a_panic_of_the_question_is_one_of_who_asks() {
-        let _ = Answers::default().ask(process(1), || None, LONG, || panic!("of the question"));
+        let _ = Answers::default().ask(
+            process(1),
+            false,
+            || None,
+            LONG,
+            || panic!("of the question"),
+        );
     }
 }

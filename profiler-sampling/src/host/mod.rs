@@ -39,13 +39,15 @@ const COUNTS_PART: f64 = 0.4;
 const NO_WAIT: Duration = Duration::from_secs(1);
 /// How long a process may take to give its command line: usually it takes some 20 µs.
 const ANSWER: Duration = Duration::from_secs(2);
-/// The same while nobody is waited for any more. One that takes longer is read again once it has answered.
-const QUICK_ANSWER: Duration = Duration::from_millis(100);
 /// How long it may take to find out what a process is: its files may be slow, and those that do not answer are given up
-/// after 30 s.
-const EXAMINATION: Duration = Duration::from_secs(45);
+/// after 10 s.
+const EXAMINATION: Duration = Duration::from_secs(15);
 /// How long the kernel may take to go through the page table of a process: a second for each 100 GiB.
-const COUNT: Duration = Duration::from_secs(20);
+const COUNT: Duration = Duration::from_secs(10);
+/// How long any of these may take while nobody is waited for any more. What takes longer is asked again at the next look.
+const QUICK: Duration = Duration::from_millis(300);
+/// After this long it is forgotten that a process, or one of a user, did not answer.
+const FORGET: Duration = Duration::from_secs(600);
 /// How much longer than its walk may take a process is waited for: its files are looked into before.
 const AROUND_A_WALK: Duration = Duration::from_secs(60);
 /// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
@@ -110,12 +112,14 @@ pub struct HostSampler {
     budget: WalkSchedule,
     began: (Instant, Duration),
     answers: Answers,
-    /// Users, root excepted, with a process that did not answer.
-    silent_users: BTreeSet<u32>,
+    /// Users, root excepted, with a process that did not answer, and when that was.
+    silent_users: BTreeMap<u32, Instant>,
     /// Until then nobody is waited for again who may take long.
     waits_from: Instant,
     cost: Cost,
     most_held: usize,
+    /// How often all processes were looked at.
+    looks: u64,
 }
 
 impl HostSampler {
@@ -130,9 +134,10 @@ impl HostSampler {
             budget: WalkSchedule::new(Duration::ZERO, options.budget, now),
             began: (now, own_cpu()),
             answers: Answers::default(),
-            silent_users: BTreeSet::new(),
+            silent_users: BTreeMap::new(),
             waits_from: now,
             cost: Cost::default(),
+            looks: 0,
             most_held: files.min(MAX_HELD) as usize,
         }
     }
@@ -149,7 +154,7 @@ impl HostSampler {
     /// What the kernel counts of every process. What is gone is forgotten.
     ///
     /// # Errors
-    /// When there is no `/proc`.
+    /// When there is no `/proc`, or no thread can be started to read processes on.
     pub fn look(&mut self) -> io::Result<HostSample> {
         let (began, cpu) = (Instant::now(), own_cpu());
         let mut listing = list(MAX_LISTED)?;
@@ -168,7 +173,11 @@ impl HostSampler {
         for listed in listing.processes {
             let known = before.remove(&listed.id);
             let mut known = known.unwrap_or_else(|| self.unknown(began));
-            let answered = self.observe(&listed, &mut known, began);
+            let answered = match self.observe(&listed, &mut known, began) {
+                // At the first look nothing is known without, and later what is known stays.
+                Err(NoAnswer::Thread(error)) if self.looks == 0 => return Err(error),
+                answered => answered,
+            };
             left_out.count(&known.kind, answered.err());
             let is_shown = self.is_shown(&known);
             if is_shown && processes.len() >= MAX_SHOWN {
@@ -181,6 +190,7 @@ impl HostSampler {
             }
             self.known.insert(listed.id, known);
         }
+        self.looks += 1;
         // Looking goes on at each interval; walks have at least half of the budget.
         let took = own_cpu().saturating_sub(cpu);
         self.budget.spent(Instant::now(), took.min(half));
@@ -207,25 +217,23 @@ impl HostSampler {
         known: &mut WatchedProcess,
         began: Instant,
     ) -> Result<(), NoAnswer> {
+        self.silent_users.retain(|_, at| began < *at + FORGET);
         known.is_of_silent_user = !self.silent_users.is_empty()
-            && user_of(listed.id.pid).is_some_and(|user| self.silent_users.contains(&user));
+            && user_of(listed.id.pid).is_some_and(|user| self.silent_users.contains_key(&user));
+        known.was_silent = known.was_silent.filter(|at| began < *at + FORGET);
         let is_new = known.kind.is_to_be_looked_into(began);
-        let may_wait = Instant::now() >= self.waits_from;
-        let time = if may_wait { ANSWER } else { QUICK_ANSWER };
-        let one = listed.clone();
         if is_new || self.is_shown(known) {
-            let cmdline = self.ask(listed.id, time, move || one.cmdline());
-            known.was_silent |= cmdline.is_err();
-            known.cmdline = cmdline?;
+            let one = listed.clone();
+            known.cmdline = self.ask(listed.id, known, ANSWER, move || one.cmdline())?;
+            known.has_answered = true;
         }
+        let may_wait = self.may_wait();
         if is_new && known.is_suspect() && !may_wait {
             known.kind = Kind::Deferred(Deferred::Suspect);
-            return Ok(());
-        }
-        if is_new {
+        } else if is_new {
             let (pid, asked) = (listed.id.pid, Instant::now());
-            let examined = self.ask(listed.id, EXAMINATION, move || examine(pid, may_wait));
-            (known.kind, known.is_served) = examined?;
+            let question = move || examine(pid, may_wait);
+            (known.kind, known.is_served) = self.ask(listed.id, known, EXAMINATION, question)?;
             self.has_waited(known.is_served, asked);
         }
         Ok(())
@@ -233,11 +241,11 @@ impl HostSampler {
 
     /// Has the kernel count all of the memory of a process, if it does.
     fn count(&mut self, listed: &Listed, known: &mut WatchedProcess, at: Instant) {
-        if known.is_suspect() && Instant::now() < self.waits_from {
+        if known.is_suspect() && !self.may_wait() {
             return;
         }
         let one = listed.clone();
-        let counted = self.ask(listed.id, COUNT, move || {
+        let counted = self.ask(listed.id, known, COUNT, move || {
             let cpu = own_cpu();
             (one.memory(), own_cpu().saturating_sub(cpu))
         });
@@ -248,19 +256,47 @@ impl HostSampler {
         }
     }
 
+    /// Whether there is time to wait for a process that may not answer.
+    fn may_wait(&self) -> bool {
+        Instant::now() >= self.waits_from
+    }
+
+    /// Asks a process at a look, for at most `time`, or shortly after others did not answer.
     fn ask<T: Send + 'static>(
         &mut self,
         id: ProcessId,
+        known: &mut WatchedProcess,
+        time: Duration,
+        question: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        match self.may_wait() {
+            true => self.ask_for(id, known, time, question),
+            false => {
+                let user = || user_of(id.pid);
+                self.answers
+                    .ask(id, known.has_answered, user, time.min(QUICK), question)
+            }
+        }
+    }
+
+    /// Asks a process for all of `time`, and takes note if it does not answer.
+    fn ask_for<T: Send + 'static>(
+        &mut self,
+        id: ProcessId,
+        known: &mut WatchedProcess,
         time: Duration,
         question: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         let began = Instant::now();
         let user = || user_of(id.pid);
-        let answer = self.answers.ask(id, user, time, question);
+        let answer = self
+            .answers
+            .ask(id, known.has_answered, user, time, question);
         if let Err(NoAnswer::Silent { .. }) = answer {
+            known.was_silent = Some(began);
             // What others of root's do is no sign of what this one will do.
-            self.silent_users
-                .extend(user().filter(|user| *user != ROOT));
+            let user = user().filter(|user| *user != ROOT);
+            self.silent_users.extend(user.map(|user| (user, began)));
             self.has_waited(true, began);
         }
         answer
@@ -313,7 +349,8 @@ impl HostSampler {
             kind: Kind::Deferred(Deferred::New),
             is_served: false,
             is_of_silent_user: false,
-            was_silent: false,
+            was_silent: None,
+            has_answered: false,
             cmdline: Vec::new(),
             schedule: WalkSchedule::new(self.options.interval, share, now),
             sampler: None,
@@ -369,20 +406,19 @@ impl HostSampler {
     /// Why it was not walked; it is not due again for a while.
     pub fn walk(&mut self, id: ProcessId) -> Result<Sample, NotWalked> {
         let (sampling, cpu, began) = (self.options.sampling, own_cpu(), Instant::now());
-        let known = self.known.get_mut(&id).ok_or(NotWalked::Unknown)?;
+        let mut known = self.known.remove(&id).ok_or(NotWalked::Unknown)?;
         let memory = known.counted.map(|counted| counted.memory);
         let (rss, swap) = memory.map_or((0, None), |memory| (memory.rss_bytes, memory.swap_bytes));
         let time = sampling.longest_walk(rss, swap.unwrap_or(0)) + AROUND_A_WALK;
         let sampler = known.sampler.take();
-        let walked = self.ask(id, time, move || walk(sampler, id, sampling));
-        let known = self.known.get_mut(&id).ok_or(NotWalked::Unknown)?;
-        known.was_silent |= matches!(walked, Err(NoAnswer::Silent { .. }));
+        let walked = self.ask_for(id, &mut known, time, move || walk(sampler, id, sampling));
         let taken = walked.map_err(NotWalked::from).and_then(|walk| {
             known.sampler = walk.sampler;
             // It may map others since it was looked into.
             known.is_served = walk.is_served.unwrap_or(known.is_served);
             walk.sample
         });
+        let known = self.known.entry(id).or_insert(known);
         let (now, took) = (Instant::now(), own_cpu().saturating_sub(cpu));
         let stop = match &taken {
             Ok(sample) => {
@@ -396,7 +432,7 @@ impl HostSampler {
                     .cost
                     .longest_stop_ns
                     .max(sample.completeness.longest_stop_ns());
-                self.cost.stops.count(sample.completeness.stop_ns);
+                self.cost.stops.count(sample.completeness.longest_stop_ns());
                 stop
             }
             Err(error) => {

@@ -53,7 +53,7 @@ pub(super) fn examine(pid: i32, may_wait: bool) -> (Kind, bool) {
 
 /// What a walk gave.
 pub(super) struct Walk {
-    /// For the next walk; `None` when this one failed.
+    /// For the next walk; `None` when this one failed, or found no heap or no Python.
     pub(super) sampler: Option<Sampler>,
     pub(super) sample: Result<Sample, NotWalked>,
     /// Whether it maps files for which the kernel does not answer itself; `None` where that cannot be read, as of one that
@@ -67,8 +67,12 @@ pub(super) fn walk(held: Option<Sampler>, id: ProcessId, sampling: SamplingOptio
         Ok(sampler) => {
             let sample = sampler.take(sampling).map_err(NotWalked::from);
             let is_served = sampler.target().maps_served_files().ok();
+            // What its files say is kept with it, also that they did not answer at the time.
+            let is_known = sample
+                .as_ref()
+                .is_ok_and(|sample| !sample.heaps.is_empty() && sample.target.python.is_some());
             Walk {
-                sampler: sample.is_ok().then_some(sampler),
+                sampler: is_known.then_some(sampler),
                 sample,
                 is_served,
             }

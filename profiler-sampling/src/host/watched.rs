@@ -29,8 +29,10 @@ pub(super) struct WatchedProcess {
     pub(super) is_served: bool,
     /// Whether a process of its user did not answer.
     pub(super) is_of_silent_user: bool,
-    /// Whether it did not answer itself, be it for a while.
-    pub(super) was_silent: bool,
+    /// When it did not answer itself, be it for a while.
+    pub(super) was_silent: Option<Instant>,
+    /// Whether it has answered.
+    pub(super) has_answered: bool,
 }
 
 /// A full count of a process's memory.
@@ -50,7 +52,7 @@ impl WatchedProcess {
 
     /// Whether it may not answer, because it did not before, or another process of its user did not.
     pub(super) fn is_suspect(&self) -> bool {
-        self.was_silent || self.is_of_silent_user
+        self.was_silent.is_some() || self.is_of_silent_user
     }
 
     /// Its memory: what was counted in full at this look, else what is quickly read, with what was counted last.

@@ -161,6 +161,11 @@ impl LiveMemory {
                 read
             },
         )
+        // Whether a page that is not there is zeros, or of a file, is known in a slice alone.
+        .or_else(|error| match error {
+            ReadError::NotRead(_) => self.read_in_slice(of, addr, &mut buf.borrow_mut()),
+            error => Err(error),
+        })
     }
 
     /// Reads pieces: each within one slice, and as many as possible within the same.

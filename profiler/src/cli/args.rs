@@ -324,7 +324,7 @@ impl SamplingArgs {
     /// How many processes are sampled, of which none is to stand still for long.
     fn options_of_many(&self) -> SamplingOptions {
         // What comes back from a slow disk is read in one stop.
-        self.options_with(!(self.one_stop || self.no_stop || self.swap_in))
+        self.options_with(self.slices || !(self.one_stop || self.no_stop || self.swap_in))
     }
 
     fn options_with(&self, slices: bool) -> SamplingOptions {

@@ -79,14 +79,37 @@ fn rising_floor(report: &FragReport, growth: &Growth) -> Option<String> {
     ))
 }
 
-/// Which name becomes longer and shorter in turn, and had more at the second look by as much as would be growth.
-fn swinging(census: &Census, growth: &Growth) -> Option<String> {
+/// The name that becomes longer and shorter in turn in this way, and had more at the second look by as much as would be
+/// growth.
+fn swinging_name<'a>(
+    census: &'a Census,
+    growth: &'a Growth,
+    course: Course,
+) -> Option<(&'a HolderGrowth, &'a Holder)> {
     let swings = growth.holders.iter();
-    let mut swings = swings.filter(|of| of.course == Some(Course::UpAndDown));
+    let mut swings = swings.filter(|of| of.course == Some(course));
     let of = swings.find(|of| of.bytes * growth.seconds() > growth.noise_bytes)?;
     let holder = census.holders.get(of.holder).filter(|of| of.is_name)?;
+    Some((of, holder))
+}
+
+/// Which name becomes longer and shorter in turn, without growth.
+fn swinging(census: &Census, growth: &Growth) -> Option<String> {
+    let (of, holder) = swinging_name(census, growth, Course::UpAndDown)?;
     Some(format!(
         "{} becomes longer and shorter in turn: that it had {} more at the second look is no growth.",
+        holder.titled(),
+        rate(of.bytes * growth.seconds())
+    ))
+}
+
+/// Which name becomes longer and shorter in turn, too seldom to show whether something stays.
+fn unclear_swing(census: &Census, growth: &Growth) -> Option<String> {
+    let (of, holder) = swinging_name(census, growth, Course::Swings)?;
+    Some(format!(
+        "Whether it grows cannot be told from {:.1} s: {} becomes longer and shorter in turn, and had {} more at the second \
+         look. A longer look shows whether that stays.",
+        growth.seconds(),
         holder.titled(),
         rate(of.bytes * growth.seconds())
     ))
@@ -122,6 +145,11 @@ fn shrinking(report: &FragReport, census: &Census, growth: &Growth) -> Option<St
             rate(freed),
             rate(fell / seconds)
         )),
+        (false, None) if memory.is_some_and(|memory| memory.bytes < 0.0) => Some(format!(
+            "Shrinking {}/s in live blocks{name}. Memory as a whole fell by {} meanwhile.",
+            rate(freed),
+            rate(memory.map_or(0.0, |memory| -memory.bytes))
+        )),
         (false, None) => Some(format!(
             "Shrinking {}/s in live blocks{name}. Memory as a whole has not fallen with it: what is freed stays in the heaps \
              as free memory.",
@@ -150,6 +178,7 @@ pub(super) fn still(
     let is_unclear = gaining(census, growth)
         .or_else(|| added(census, growth, growing.once))
         .or_else(|| unsure(growth, growing))
+        .or_else(|| unclear_swing(census, growth))
         .or_else(|| rising_floor(report, growth));
     if let Some(gaining) = is_unclear {
         let besides = fragmented(report).map_or_else(String::new, |share| {

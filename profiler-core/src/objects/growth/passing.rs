@@ -28,7 +28,7 @@ pub(super) fn gained(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -
     let is_known = |at: usize| {
         let mut grown = grown.iter();
         let of = grown.find(|of| of.holder == at);
-        of.is_some_and(|of| of.counts(false) || of.course == Some(Course::UpAndDown))
+        of.is_some_and(|of| of.counts(false) || of.course.is_some_and(Course::is_up_and_down))
     };
     let (earlier, later) = (&earlier.holders, &later.holders);
     let came = later.iter().zip(counterparts(earlier, later)).enumerate();
@@ -43,7 +43,7 @@ pub(super) fn gained(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -
 
 /// Bytes that what becomes longer and shorter in turn has more in the later census than in the earlier one.
 pub(super) fn swung(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -> f64 {
-    let swings = |of: &&HolderGrowth| of.course == Some(Course::UpAndDown);
+    let swings = |of: &&HolderGrowth| of.course.is_some_and(Course::is_up_and_down);
     let swing = grown.iter().filter(swings).map(|of| of.holder);
     let swing: Vec<usize> = swing.collect();
     let came = later

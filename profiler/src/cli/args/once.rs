@@ -148,7 +148,7 @@ impl SnapshotArgs {
 #[command(group(subject(&["pid", "core", "saved"])))]
 pub(in crate::cli) struct ExplainArgs {
     /// A saved session; its last walk is explained
-    #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "slices", "swap_in"])]
+    #[arg(id = "saved", value_name = "FILE", conflicts_with_all = ["no_stop", "slices", "one_stop", "swap_in"])]
     file: Option<PathBuf>,
     /// Explain walk N instead of the last; the first is 1
     #[arg(long, value_name = "N", conflicts_with_all = ["pid", "core"],

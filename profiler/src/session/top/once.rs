@@ -40,8 +40,8 @@ pub(super) fn take(
     time: Option<Duration>,
     interrupted: &AtomicBool,
 ) -> io::Result<HostView> {
-    let until = time.map(|time| Instant::now() + time);
     host.look()?;
+    let until = time.map(|time| Instant::now() + time);
     let mut tried = Vec::new();
     let goes_on = || {
         let is_time = until.is_some_and(|until| Instant::now() < until);

@@ -8,7 +8,12 @@ use crate::objects::{Course, Lengths, NativeGrowth, Rate};
 use crate::size_class::SizeClass;
 
 /// What is said of a process of which this name has these lengths at seven counts, and so many MiB at the first and the last.
-fn said_of_course(name: &str, lengths: [u64; 7], [was, now]: [u64; 2], rss: [u64; 2]) -> String {
+fn said_of_course<const N: usize>(
+    name: &str,
+    lengths: [u64; N],
+    [was, now]: [u64; 2],
+    rss: [u64; 2],
+) -> String {
     let at = RemoteAddr::new(0x1000);
     let of = |taken_at_ns: u64, items: u64, mib: u64| {
         let mut census = census(taken_at_ns, 1000, MIB, mib * MIB);
@@ -30,9 +35,12 @@ fn said_of_course(name: &str, lengths: [u64; 7], [was, now]: [u64; 2], rss: [u64
     };
     let second = 1_000_000_000;
     let before = of(0, lengths[0], was);
-    let mut after = of(6 * second, lengths[6], now);
+    let mut after = of(6 * second, lengths[N - 1], now);
     let mut counted = Lengths::of(&before);
-    for (at_ns, length) in (0..).map(|at| at * second).zip(lengths) {
+    for (at_ns, length) in (0..)
+        .map(|at| at * 6 * second / (N as u64 - 1))
+        .zip(lengths)
+    {
         let mut memory = MemoryImage::default();
         memory.insert(at, length.to_le_bytes().to_vec());
         counted.count(at_ns, &memory);
@@ -61,6 +69,16 @@ fn said_of_course(name: &str, lengths: [u64; 7], [was, now]: [u64; 2], rss: [u64
 #[test]
 fn a_list_that_is_filled_and_emptied_in_turn_does_not_grow() {
     let lengths = [100, 8000, 15_000, 3000, 9000, 1000, 8000];
+    let said = said_of_course("app.BATCH", lengths, [1, 4], [70, 70]);
+    assert!(
+        said.starts_with("Whether it grows cannot be told from ")
+            && said.contains("`app.BATCH` (dict) becomes longer and shorter in turn, and had 3.0 MiB more at the second look. A longer look"),
+        "{said}"
+    );
+    // Emptied at every second count, for long enough.
+    let lengths = [
+        10, 8000, 10, 8000, 10, 8000, 10, 8000, 10, 8000, 10, 8000, 8000,
+    ];
     let said = said_of_course("app.BATCH", lengths, [1, 4], [70, 70]);
     assert!(said.starts_with("Not growing"), "{said}");
     assert!(
