@@ -269,17 +269,14 @@ impl HostSampler {
         time: Duration,
         question: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
-        match self.may_wait() {
-            true => self.ask_for(id, known, time, question),
-            false => {
-                let user = || user_of(id.pid);
-                self.answers
-                    .ask(id, known.has_answered, user, time.min(QUICK), question)
-            }
-        }
+        let time = match self.may_wait() {
+            true => time,
+            false => time.min(QUICK),
+        };
+        self.ask_for(id, known, time, question)
     }
 
-    /// Asks a process for all of `time`, and takes note if it does not answer.
+    /// Asks a process for all of `time`. If it had more than [`QUICK`] and does not answer, that is noted.
     fn ask_for<T: Send + 'static>(
         &mut self,
         id: ProcessId,
@@ -292,7 +289,7 @@ impl HostSampler {
         let answer = self
             .answers
             .ask(id, known.has_answered, user, time, question);
-        if let Err(NoAnswer::Silent { .. }) = answer {
+        if matches!(answer, Err(NoAnswer::Silent { .. })) && time > QUICK {
             known.was_silent = Some(began);
             // What others of root's do is no sign of what this one will do.
             let user = user().filter(|user| *user != ROOT);

@@ -79,8 +79,8 @@ fn rising_floor(report: &FragReport, growth: &Growth) -> Option<String> {
     ))
 }
 
-/// The name that becomes longer and shorter in turn in this way, and had more at the second look by as much as would be
-/// growth.
+/// The name that becomes longer and shorter in turn in this way, and had more or less at the second look by as much as would
+/// be growth.
 fn swinging_name<'a>(
     census: &'a Census,
     growth: &'a Growth,
@@ -88,7 +88,7 @@ fn swinging_name<'a>(
 ) -> Option<(&'a HolderGrowth, &'a Holder)> {
     let swings = growth.holders.iter();
     let mut swings = swings.filter(|of| of.course == Some(course));
-    let of = swings.find(|of| of.bytes * growth.seconds() > growth.noise_bytes)?;
+    let of = swings.find(|of| of.bytes.abs() * growth.seconds() > growth.noise_bytes)?;
     let holder = census.holders.get(of.holder).filter(|of| of.is_name)?;
     Some((of, holder))
 }
@@ -96,7 +96,7 @@ fn swinging_name<'a>(
 /// Which name becomes longer and shorter in turn, without growth.
 fn swinging(census: &Census, growth: &Growth) -> Option<String> {
     let (of, holder) = swinging_name(census, growth, Course::UpAndDown)?;
-    Some(format!(
+    (of.bytes > 0.0).then(|| format!(
         "{} becomes longer and shorter in turn: that it had {} more at the second look is no growth.",
         holder.titled(),
         rate(of.bytes * growth.seconds())
@@ -107,11 +107,12 @@ fn swinging(census: &Census, growth: &Growth) -> Option<String> {
 fn unclear_swing(census: &Census, growth: &Growth) -> Option<String> {
     let (of, holder) = swinging_name(census, growth, Course::Swings)?;
     Some(format!(
-        "Whether it grows cannot be told from {:.1} s: {} becomes longer and shorter in turn, and had {} more at the second \
-         look. A longer look shows whether that stays.",
+        "Whether it grows cannot be told from {:.1} s: {} becomes longer and shorter in turn, and had {} {} at the second \
+         look. A longer look shows whether something stays.",
         growth.seconds(),
         holder.titled(),
-        rate(of.bytes * growth.seconds())
+        rate(of.bytes.abs() * growth.seconds()),
+        if of.bytes > 0.0 { "more" } else { "less" }
     ))
 }
 
