@@ -1,11 +1,12 @@
 //! From the results of a candidate's players to a prediction: a middle value and a band.
 
 use profiler_core::allocator::Allocator;
+use profiler_core::heap::HeapSnapshot;
 use profiler_core::prediction::Needs;
 use profiler_core::sample::Sample;
 
-use super::MIDDLE;
 use super::candidates::Interpretation;
+use super::{MIDDLE, TOGETHER};
 use crate::seed::WalkedHeap;
 
 /// How far a program may differ from its replay in another allocator than its own: because of what
@@ -29,6 +30,14 @@ const OWN_MARGIN: Margin = Margin {
     below: 0.01,
     above: 0.01,
     least: 256 << 10,
+};
+
+/// The same for a program whose threads have arenas of their own: which thread had which arena, and
+/// what is left in it, differs from run to run.
+const OWN_THREADS_MARGIN: Margin = Margin {
+    below: 0.08,
+    above: 0.08,
+    ..OWN_MARGIN
 };
 
 /// If more than this share of RSS is swapped out in addition, nobody knows which part of a need
@@ -66,11 +75,11 @@ pub(super) struct Walked {
     pub(super) measured: u64,
     /// RSS without what is purged in that; `None` if much of the process is in swap.
     pub(super) rss: Option<u64>,
-    /// The size of the process at its peak, relative to its size now.
-    pub(super) peak: f64,
-    /// The size of malloc's heap at that peak, in bytes: all that the process had more then than
-    /// now is assumed to have been malloc's, and so is what is purged in its size now.
+    /// The size of malloc's heap at the peak of the process, in bytes, if all that the process had
+    /// more then than now was malloc's. It includes what is purged in its size now.
     pub(super) at_peak: u64,
+    /// The same if malloc had the same share of that as it has of all heaps now.
+    pub(super) likely_at_peak: u64,
     /// Threads per arena: in mimalloc each thread keeps something of its own.
     pub(super) threads_per_arena: f64,
     /// Whether several threads of the program have a part in the heap.
@@ -93,14 +102,20 @@ impl Walked {
         let kernel = &sample.kernel;
         let now = kernel.rss_bytes.saturating_add(kernel.swap_bytes);
         let more = kernel.peak_rss_bytes.saturating_sub(now);
+        let unpurged = heap.unpurged_bytes();
+        let at_peak = |more: u64| {
+            [measured, unpurged, more]
+                .into_iter()
+                .fold(0, u64::saturating_add)
+        };
+        let all_heaps = sample.heaps.iter().map(|heap| present(sample, heap)).sum();
+        let share = measured as f64 / measured.max(all_heaps).max(1) as f64;
         Self {
             measured,
             rss: (kernel.swap_bytes as f64 <= kernel.rss_bytes as f64 * MOST_SWAPPED)
-                .then(|| kernel.rss_bytes.saturating_sub(heap.unpurged_bytes())),
-            peak: at_least_one(kernel.peak_rss_bytes, now),
-            at_peak: [measured, heap.unpurged_bytes(), more]
-                .into_iter()
-                .fold(0, u64::saturating_add),
+                .then(|| kernel.rss_bytes.saturating_sub(unpurged)),
+            at_peak: at_peak(more),
+            likely_at_peak: at_peak(scaled(more, share)),
             threads_per_arena: at_least_one(sample.target.threads.into(), arenas as u64),
             has_threads: arenas > 1,
             live: heap.live_bytes(),
@@ -125,6 +140,7 @@ impl Walked {
         let measured = self.measured.saturating_sub(self.blank);
         let own_error = measured.abs_diff(baseline);
         let margin = match interpretation {
+            _ if is_glibc && self.has_threads => &OWN_THREADS_MARGIN,
             _ if is_glibc => &OWN_MARGIN,
             Interpretation::Collected | Interpretation::Peak => &KEEPING_MARGIN,
             Interpretation::Baseline
@@ -162,6 +178,16 @@ impl Walked {
         })
     }
 
+    /// How many times as large malloc's heap may have been at the peak.
+    fn larger(&self) -> f64 {
+        at_least_one(self.at_peak, self.measured)
+    }
+
+    /// How many times as large it probably was.
+    fn likely_larger(&self) -> f64 {
+        at_least_one(self.likely_at_peak, self.measured)
+    }
+
     /// A candidate's band from the results `all` of its players, before the margin of error is
     /// applied.
     fn band(&self, interpretation: Interpretation, all: &[u64], measured: u64) -> Option<Needs> {
@@ -181,17 +207,20 @@ impl Walked {
                     // Other threads' heaps are collected by these alone.
                     low = low.min(self.live);
                 }
-                high = scaled(high, self.threads_per_arena);
+                high = scaled(high, self.threads_per_arena).max(scaled(high, self.larger()));
+                // Of what it had at the peak it may have returned all or nothing since.
+                middle = scaled(middle, self.likely_larger().sqrt());
             }
             Interpretation::Peak => {
-                // It is unknown which part of the process was larger then: malloc's alone, or all
-                // of it.
-                high = scaled(high, self.peak).max(self.at_peak);
-                middle = scaled(middle, self.peak);
+                // At the peak, the arenas had their blocks at the same time.
+                let together: Vec<u64> = TOGETHER
+                    .iter()
+                    .filter_map(|at| all.get(*at).copied())
+                    .collect();
+                middle = scaled(geometric_mean(&together), self.likely_larger());
+                high = scaled(high, self.larger());
             }
-            Interpretation::UpToPeak => {
-                high = high.max(scaled(measured, self.peak)).max(self.at_peak);
-            }
+            Interpretation::UpToPeak => high = high.max(self.at_peak),
         }
         Some(Needs {
             bytes: middle,
@@ -199,6 +228,12 @@ impl Walked {
             high_bytes: high,
         })
     }
+}
+
+/// The size of a heap's pages that are resident or in swap, in bytes.
+fn present(sample: &Sample, heap: &HeapSnapshot) -> u64 {
+    let extents = heap.extents.iter();
+    extents.map(|e| sample.residency.data_bytes(e.range)).sum()
 }
 
 /// `part` per `of`, but at least one.
@@ -226,8 +261,8 @@ mod tests {
         Walked {
             measured: 100 * MIB,
             rss: Some(150 * MIB),
-            peak: 1.5,
-            at_peak: 110 * MIB,
+            at_peak: 150 * MIB,
+            likely_at_peak: 150 * MIB,
             threads_per_arena: 2.0,
             has_threads: false,
             live: 10 * MIB,
@@ -287,16 +322,39 @@ mod tests {
     }
 
     #[test]
+    fn an_allocator_that_gives_nothing_back_had_all_arenas_at_once() {
+        let walked = walked();
+        let tcmalloc = needs(&walked, Interpretation::Peak, false, [90, 20, 30, 90], 100);
+        assert_eq!(
+            tcmalloc.bytes,
+            135 * MIB,
+            "not of arenas one after the other"
+        );
+        assert_eq!(tcmalloc.low_bytes, 19 * MIB, "which is possible");
+    }
+
+    #[test]
+    fn threads_leave_something_else_in_their_arenas_each_time() {
+        let mut walked = walked();
+        let one = needs(&walked, Interpretation::Histories, true, [90; 4], 100);
+        walked.has_threads = true;
+        let several = needs(&walked, Interpretation::Histories, true, [90; 4], 100);
+        assert_eq!(several.bytes, one.bytes);
+        assert!(several.high_bytes > 97 * MIB && one.high_bytes < 91 * MIB);
+    }
+
+    #[test]
     fn a_small_heap_may_have_had_all_that_the_process_had_more_at_its_peak() {
         // Of 315 MiB malloc takes 22 now, and the process took 106 more: large blocks, given back since.
         let walked = Walked {
             measured: 22 * MIB,
-            peak: 1.34,
             at_peak: 128 * MIB,
+            likely_at_peak: 75 * MIB,
             ..walked()
         };
         let tcmalloc = needs(&walked, Interpretation::Peak, false, [24; 4], 22);
         assert!(tcmalloc.high_bytes >= 128 * MIB, "{tcmalloc:?}");
+        assert_eq!(tcmalloc.bytes, scaled(24 * MIB, 75.0 / 22.0));
         let glibc = needs(&walked, Interpretation::UpToPeak, true, [22; 4], 22);
         assert!(glibc.high_bytes >= 128 * MIB, "{glibc:?}");
         assert_eq!(glibc.bytes, 22 * MIB);
@@ -306,6 +364,7 @@ mod tests {
     fn one_that_purges_only_when_called_may_never_have_purged() {
         let walked = Walked {
             at_peak: 104 * MIB,
+            likely_at_peak: 102 * MIB,
             ..walked()
         };
         // The last is of a program that is idle once all was freed.
@@ -329,7 +388,11 @@ mod tests {
             [80, 80, 80, 20],
             100,
         );
-        assert_eq!(found.bytes, 80 * MIB, "as it is before it collects");
+        let middle = scaled(80 * MIB, 1.5f64.sqrt());
+        assert_eq!(
+            found.bytes, middle,
+            "between what it has before it collects, now and at the peak"
+        );
         assert!(
             found.high_bytes >= 200 * MIB,
             "each thread keeps its own, and it gives back little: {found:?}"
@@ -342,7 +405,7 @@ mod tests {
             [80, 80, 80, 20],
             100,
         );
-        assert_eq!(threads.bytes, 80 * MIB);
+        assert_eq!(threads.bytes, middle);
         assert_eq!(threads.low_bytes, 9 * MIB);
     }
 

@@ -71,6 +71,8 @@ const HISTORIES: [SeedOptions; 4] = [
 ];
 /// How many of them are the middle.
 const MIDDLE: usize = 2;
+/// The places of those in which all arenas have their blocks at the same time.
+const TOGETHER: [usize; 2] = [0, 3];
 /// Of a larger heap, only these are replayed: otherwise it would take too long.
 const LARGE_HEAP: u64 = 1 << 30;
 /// A smaller heap is not worth it.

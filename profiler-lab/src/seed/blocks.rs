@@ -183,6 +183,11 @@ impl<'a> WalkedHeap<'a> {
         })
     }
 
+    /// The share of all gaps that consists of gaps of `bytes` to `most`.
+    pub(super) fn share_of_free(&self, bytes: u64, most: u64) -> f64 {
+        self.share_of_gaps(bytes, most) / self.share_of_gaps(0, u64::MAX).max(f64::MIN_POSITIVE)
+    }
+
     /// The share of its size that consists of gaps of `bytes` to `most`.
     pub(super) fn share_of_gaps(&self, bytes: u64, most: u64) -> f64 {
         let extents = self.heap.extents.iter();

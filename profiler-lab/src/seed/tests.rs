@@ -200,21 +200,52 @@ fn large_gaps_are_large_blocks_where_the_threshold_has_grown() {
         (64, SpanState::Live),
     ];
     let sample = sample(&[&parts], 8 * MIB, 4 * MIB);
-    let blocks = |large| {
-        let options = SeedOptions {
-            large,
-            goes_on: false,
-            ..SeedOptions::DEFAULT
-        };
-        let (ops, _) = written(&sample, &options);
-        let fill = ops
-            .iter()
-            .filter(|op| op.code == OpCode::ALLOC && op.slot > 1);
-        fill.count()
-    };
-    assert!(blocks(LargeGaps::LargeBlocks) <= 2);
+    assert!(fill_blocks(&sample, LargeGaps::LargeBlocks) <= 2);
     assert!(
-        blocks(LargeGaps::ByShare) <= 2,
+        fill_blocks(&sample, LargeGaps::ByShare) <= 2,
         "most of the heap is this gap"
     );
+}
+
+#[test]
+fn gaps_below_the_threshold_are_large_blocks_where_nearly_all_that_is_free_is_such_gaps() {
+    let mut parts = vec![(64, SpanState::Live)];
+    for _ in 0..4 {
+        parts.extend([(MIB, SpanState::Free), (64, SpanState::Live)]);
+    }
+    let large = sample(&[&parts], 8 * MIB, 4 * MIB);
+    assert!(fill_blocks(&large, LargeGaps::ByShare) <= 8);
+    for _ in 0..64 {
+        parts.extend([(64 << 10, SpanState::Free), (64, SpanState::Live)]);
+    }
+    let mixed = sample(&[&parts], 16 * MIB, 4 * MIB);
+    assert!(fill_blocks(&mixed, LargeGaps::ByShare) > 1000);
+}
+
+#[test]
+fn gaps_that_are_much_larger_than_the_threshold_may_have_been_anything() {
+    let gap = |bytes| {
+        let parts = [
+            (64, SpanState::Live),
+            (bytes, SpanState::Free),
+            (64, SpanState::Live),
+        ];
+        sample(&[&parts], 16 * MIB, 256 << 10)
+    };
+    assert!(fill_blocks(&gap(MIB), LargeGaps::ByShare) <= 8);
+    assert!(fill_blocks(&gap(8 * MIB), LargeGaps::ByShare) > 1000);
+}
+
+/// How many blocks fill the gaps.
+fn fill_blocks(sample: &Sample, large: LargeGaps) -> usize {
+    let options = SeedOptions {
+        large,
+        goes_on: false,
+        ..SeedOptions::DEFAULT
+    };
+    let (ops, _) = written(sample, &options);
+    let fill = ops
+        .iter()
+        .filter(|op| op.code == OpCode::ALLOC && op.slot > 1);
+    fill.count()
 }

@@ -110,7 +110,14 @@ pub fn write(
         large_from: match options.large {
             _ if threshold <= PIECE => u64::MAX,
             LargeGaps::LargeBlocks => PIECE,
-            LargeGaps::ByShare if is_mostly(u64::MAX, MOSTLY) => of_threshold,
+            // Nearly all that is free are gaps of sizes that the program had in one block.
+            LargeGaps::ByShare if heap.share_of_free(PIECE, 4 * threshold) >= NEARLY_ALL => PIECE,
+            // Where most large gaps are larger still, they may have been anything.
+            LargeGaps::ByShare
+                if is_mostly(u64::MAX, MOSTLY) && is_mostly(4 * threshold, MOSTLY / 2.0) =>
+            {
+                of_threshold
+            }
             // Nothing else leaves gaps of just this size.
             LargeGaps::AsOthers if is_mostly(4 * threshold, ALMOST_ALL) => of_threshold,
             LargeGaps::ByShare | LargeGaps::AsOthers => u64::MAX,
@@ -130,6 +137,7 @@ pub fn write(
 
 /// Shares of a heap.
 const MOSTLY: f64 = 0.5;
+const NEARLY_ALL: f64 = 0.8;
 const ALMOST_ALL: f64 = 0.9;
 /// Larger blocks have their own mapping at first.
 const PIECE: u64 = *MMAP_THRESHOLDS.start();
