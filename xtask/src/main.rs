@@ -30,7 +30,9 @@ tasks:
                       (as root: what CI runs)
   accuracy [OPTION...]
                       compare what replays predict with really running the programs, and write the
-                      table of docs/accuracy.md; --only PROGRAM, --allocator NAME, --runs N (3),
+                      table of docs/accuracy.md; --attached (predictions of recordings that begin when
+                      the program runs already), --one-walk (predictions of one walk, for the table of
+                      docs/prediction.md), --only PROGRAM, --allocator NAME, --runs N (3),
                       --fresh (measure again what was kept), --fragscope BINARY,
                       --at-most PERCENT (fail when the median error is larger)
   record-cost         what recording costs two programs, beside memray and heaptrack (on a quiet

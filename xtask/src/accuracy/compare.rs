@@ -1,5 +1,6 @@
 //! Predictions compared with the truth, and their errors.
 
+use super::predict::Predicted;
 use super::truth::Run;
 
 /// The row of the most at any moment.
@@ -53,6 +54,8 @@ pub(super) struct Summary {
     pub(super) most: f64,
     /// Predictions within the range of the runs, or off by less than a hundredth.
     pub(super) within: usize,
+    /// Rows in whose band the truth lies.
+    pub(super) in_band: usize,
     /// How far single runs are from the median of all: how well one run predicts another.
     pub(super) own_p90: f64,
     /// Figures.
@@ -75,6 +78,7 @@ impl Summary {
             p90: quantile(&errors, 0.9),
             most: quantile(&errors, 1.0),
             within: rows.clone().filter(near).count(),
+            in_band: rows.clone().filter(|row| row.is_in_band()).count(),
             own_p90: quantile(&own, 0.9),
             rows: errors.len(),
         }
@@ -90,6 +94,8 @@ pub(super) struct Row {
     pub(super) moment: String,
     pub(super) truth: Spread,
     pub(super) predicted: Spread,
+    /// The least and the most that any recording's replays allow for, in bytes.
+    pub(super) band: (f64, f64),
 }
 
 impl Row {
@@ -101,6 +107,11 @@ impl Row {
     /// Whether the prediction lies in the range of the runs.
     pub(super) fn is_in_range(&self) -> bool {
         self.truth.low <= self.predicted.median && self.predicted.median <= self.truth.high
+    }
+
+    /// Whether the truth lies in the band.
+    pub(super) fn is_in_band(&self) -> bool {
+        (self.band.0..=self.band.1).contains(&self.truth.median)
     }
 
     /// Whether the real saving or extra cost against `base` is large enough that its sign matters.
@@ -116,39 +127,65 @@ impl Row {
     }
 }
 
-/// The rows of one program under one setting: each moment, the last of which is final, then the
-/// peak over all of them.
+/// The rows of one program under one setting: each moment that was predicted, the last of which is
+/// final, then the peak over all of them.
 pub(super) fn rows(
     program: &'static str,
     setting: &'static str,
     truth: &[Run],
-    predicted: &[Run],
+    predicted: &[Vec<Predicted>],
 ) -> Vec<Row> {
-    let at =
-        |runs: &[Run], moment: usize| Spread::of(runs.iter().map(|run| run[moment].bytes as f64));
-    let peak = |runs: &[Run]| {
-        let peaks = runs
+    let last = predicted[0].len() - 1;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut peaks = vec![0.0f64; truth.len()];
+    for (number, moment) in predicted[0].iter().enumerate() {
+        let real: Vec<f64> = truth
             .iter()
-            .map(|run| run.iter().map(|m| m.bytes).max().unwrap_or(0));
-        Spread::of(peaks.map(|bytes| bytes as f64))
+            .filter_map(|run| at(run, &moment.name))
+            .collect();
+        for (peak, bytes) in peaks.iter_mut().zip(&real) {
+            *peak = peak.max(*bytes);
+        }
+        let all = predicted.iter().map(|run| run[number].clone());
+        let name = if number == last { FINAL } else { &moment.name };
+        rows.push(row(program, setting, name, Spread::of(real), all));
+    }
+    let most = |run: &Vec<Predicted>| Predicted {
+        name: PEAK.to_owned(),
+        bytes: run.iter().map(|one| one.bytes).max().unwrap_or(0),
+        low_bytes: run.iter().map(|one| one.low_bytes).max().unwrap_or(0),
+        high_bytes: run.iter().map(|one| one.high_bytes).max().unwrap_or(0),
     };
-    let row = |moment: &str, truth, predicted| Row {
+    let all = predicted.iter().map(most);
+    rows.push(row(program, setting, PEAK, Spread::of(peaks), all));
+    rows
+}
+
+fn at(run: &Run, moment: &str) -> Option<f64> {
+    let found = run.iter().find(|one| one.name == moment);
+    found.map(|one| one.bytes as f64)
+}
+
+fn row(
+    program: &'static str,
+    setting: &'static str,
+    moment: &str,
+    truth: Spread,
+    predicted: impl Iterator<Item = Predicted> + Clone,
+) -> Row {
+    let lows = predicted.clone().map(|one| one.low_bytes as f64);
+    let highs = predicted.clone().map(|one| one.high_bytes as f64);
+    Row {
         program,
         setting,
         moment: moment.to_owned(),
         truth,
-        predicted,
-    };
-    let moments = truth[0].iter().enumerate();
-    let mut rows: Vec<Row> = moments
-        .map(|(n, moment)| {
-            let is_last = n + 1 == truth[0].len();
-            let name = if is_last { FINAL } else { &moment.name };
-            row(name, at(truth, n), at(predicted, n))
-        })
-        .collect();
-    rows.push(row(PEAK, peak(truth), peak(predicted)));
-    rows
+        predicted: Spread::of(predicted.map(|one| one.bytes as f64)),
+        band: (
+            lows.fold(f64::INFINITY, f64::min),
+            highs.fold(0.0, f64::max),
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -168,10 +205,21 @@ mod tests {
             .collect()
     }
 
+    /// With a band from a byte below to a byte above.
+    fn replays(figures: [u64; 2]) -> Vec<Predicted> {
+        let moment = |one: Measurement| Predicted {
+            name: one.name,
+            bytes: one.bytes,
+            low_bytes: one.bytes - 1,
+            high_bytes: one.bytes + 1,
+        };
+        run(figures).into_iter().map(moment).collect()
+    }
+
     #[test]
     fn medians_are_compared_and_the_peak_is_of_each_run() {
         let truth = [run([100, 10]), run([90, 120]), run([110, 12])];
-        let predicted = [run([105, 12])];
+        let predicted = [replays([105, 12])];
         let rows = rows("program", "glibc", &truth, &predicted);
         let errors: Vec<_> = rows
             .iter()
@@ -182,14 +230,23 @@ mod tests {
         let names: Vec<_> = rows.iter().map(|row| &*row.moment).collect();
         assert_eq!(names, ["full", FINAL, PEAK]);
         let summary = Summary::of(rows.iter());
-        assert_eq!((summary.rows, summary.within), (3, 3));
+        assert_eq!((summary.rows, summary.within, summary.in_band), (3, 3, 1));
         assert!((summary.median - 0.05).abs() < 0.005, "{summary:?}");
+    }
+
+    #[test]
+    fn moments_before_the_recording_began_are_not_compared() {
+        let truth = [run([200, 10])];
+        let predicted = [replays([0xdead, 12]).split_off(1)];
+        let rows = rows("program", "glibc", &truth, &predicted);
+        let found: Vec<_> = rows.iter().map(|r| (&*r.moment, r.truth.median)).collect();
+        assert_eq!(found, [(FINAL, 10.0), (PEAK, 10.0)]);
     }
 
     #[test]
     fn only_large_savings_have_a_sign() {
         let row = |truth: u64, predicted: u64| {
-            let (truth, predicted) = ([run([truth, 1])], [run([predicted, 1])]);
+            let (truth, predicted) = ([run([truth, 1])], [replays([predicted, 1])]);
             rows("program", "", &truth, &predicted).swap_remove(0)
         };
         let base = row(50_000_000, 50_000_000);

@@ -1,8 +1,8 @@
 //! `cargo xtask accuracy`: what replays predict, compared with really running the programs.
 //!
 //! Each program runs under each allocator and is measured at moments that it marks. Then it is
-//! recorded once under glibc, with checkpoints at the same moments, and the trace is replayed under
-//! each allocator.
+//! recorded under glibc, from its launch or from its first moment on, with checkpoints at the same
+//! moments, and the trace is replayed under each allocator; or a walk alone predicts.
 
 mod compare;
 pub(crate) mod cost;
@@ -24,6 +24,17 @@ use self::predict::Recording;
 use self::programs::{CASES, PROGRAMS, Program, Tools};
 use self::settings::{SETTINGS, Setting};
 
+/// What is predicted from.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Basis {
+    /// A recording from launch.
+    Launch,
+    /// A recording of a process that ran already.
+    Attached,
+    /// One walk, without a recording.
+    OneWalk,
+}
+
 /// Options of the comparison.
 struct Options {
     programs: Vec<&'static Program>,
@@ -35,8 +46,7 @@ struct Options {
     fresh: bool,
     /// More than this median error is a failure.
     at_most: Option<f64>,
-    /// Whether the predictions of one walk are compared, rather than replays of recordings.
-    one_walk: bool,
+    basis: Basis,
 }
 
 impl Options {
@@ -48,17 +58,20 @@ impl Options {
             fragscope: None,
             fresh: false,
             at_most: None,
-            one_walk: arguments.contains(&"--one-walk"),
+            basis: Basis::Launch,
         };
-        if options.one_walk {
+        if arguments.contains(&"--one-walk") {
+            options.basis = Basis::OneWalk;
             options.programs.extend(CASES.iter());
             options.runs = 2;
+        } else if arguments.contains(&"--attached") {
+            options.basis = Basis::Attached;
         }
         let mut arguments = arguments.iter();
         while let Some(&name) = arguments.next() {
             match name {
                 "--fresh" => options.fresh = true,
-                "--one-walk" => {}
+                "--one-walk" | "--attached" => {}
                 _ => {
                     let value = arguments.next();
                     options.take(
@@ -104,7 +117,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         Some(path) => path.clone(),
         None => build()?,
     };
-    if options.one_walk {
+    if options.basis == Basis::OneWalk {
         return one_walk::run(&tools, &fragscope, &options);
     }
     let mut all = Vec::new();
@@ -113,7 +126,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             truth::forget(&tools, program)?;
             predict::forget(&tools, program)?;
         }
-        let recordings = Recording::all(&tools, &fragscope, program, options.runs)?;
+        let recordings = Recording::all(&tools, &fragscope, program, options.basis, options.runs)?;
         for setting in &options.settings {
             let truth = truth::measure(&tools, &fragscope, program, setting, options.runs)?;
             let replays = recordings.iter();
@@ -126,7 +139,14 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     }
     table::print_summary(&options.settings, &all);
     if options.is_whole() {
-        table::write(&options.settings, &options.programs, &all, options.runs)?;
+        let Options {
+            basis,
+            settings,
+            programs,
+            runs,
+            ..
+        } = &options;
+        table::write(*basis, settings, programs, &all, *runs)?;
     }
     let median = Summary::of(all.iter()).median;
     match options.at_most {

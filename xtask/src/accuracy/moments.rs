@@ -117,7 +117,7 @@ pub(super) fn kill(signal: &str, pid: u32) -> Result<()> {
 }
 
 /// A process that ends with this.
-struct Ended(Child);
+pub(super) struct Ended(pub(super) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

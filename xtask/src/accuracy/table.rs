@@ -7,12 +7,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use profiler_core::columns::TextColumn;
 
+use super::Basis;
 use super::compare::{FINAL, PEAK, Row, Spread, Summary};
 use super::programs::Program;
 use super::settings::{BASELINE, Setting};
 
-/// The table is put between these lines.
-const BEGIN: &str = "<!-- written by cargo xtask accuracy -->\n";
+/// The tables are put between a line of their basis and this one.
 const END: &str = "<!-- end of what it writes -->\n";
 /// Errors above are listed one by one.
 const MISS: f64 = 0.05;
@@ -64,17 +64,19 @@ fn of<'a>(rows: &'a [Row], setting: &'a Setting) -> impl Iterator<Item = &'a Row
 fn summary(settings: &[&Setting], rows: &[Row]) -> String {
     let mut text = String::from(
         "| | median error | 90th percentile | largest | in the range of the runs, or within 1 % | \
-         runs among themselves, 90th percentile | wrong signs |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+         truth within the band | runs among themselves, 90th percentile | wrong signs |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let mut line = |name: &str, summary: &Summary, wrong: &str| {
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {} | {} of {} | {} | {wrong} |",
+            "| {name} | {} | {} | {} | {} of {} | {} | {} | {wrong} |",
             percent(summary.median),
             percent(summary.p90),
             percent(summary.most),
             summary.within,
             summary.rows,
+            summary.in_band,
             percent(summary.own_p90),
         );
     };
@@ -112,8 +114,17 @@ fn wrong_signs(rows: &[Row], setting: &Setting) -> (usize, usize) {
     (wrong.count(), large.count())
 }
 
+/// The line before the tables in the document.
+fn begin(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Attached => "<!-- written by cargo xtask accuracy --attached -->\n",
+        Basis::Launch | Basis::OneWalk => "<!-- written by cargo xtask accuracy -->\n",
+    }
+}
+
 /// Puts the tables into the document.
 pub(super) fn write(
+    basis: Basis,
     settings: &[&Setting],
     programs: &[&Program],
     rows: &[Row],
@@ -121,10 +132,11 @@ pub(super) fn write(
 ) -> Result<()> {
     let path = crate::root().join("docs/accuracy.md");
     let text = fs::read_to_string(&path)?;
-    let (before, rest) = text.split_once(BEGIN).context("no place for the table")?;
+    let begin = begin(basis);
+    let (before, rest) = text.split_once(begin).context("no place for the table")?;
     let (_, after) = rest.split_once(END).context("no end of the table")?;
     let tables = tables(settings, programs, rows, runs)?;
-    fs::write(&path, format!("{before}{BEGIN}\n{tables}\n{END}{after}"))?;
+    fs::write(&path, format!("{before}{begin}\n{tables}\n{END}{after}"))?;
     Ok(())
 }
 
