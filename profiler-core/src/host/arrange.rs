@@ -26,6 +26,14 @@ pub struct Arrangement {
     pub filter: String,
 }
 
+impl Arrangement {
+    /// Whether a row has the text of the filter, by what is known of it now: an allocator and a
+    /// verdict are known once the process was walked.
+    pub fn has_text(&self, row: &ProcessRow) -> bool {
+        matches(row, &self.filter)
+    }
+}
+
 impl Default for Arrangement {
     fn default() -> Self {
         Self {
@@ -338,6 +346,15 @@ mod tests {
         };
         assert_eq!(shown(&rows, &filter("JOB11")), ["10", "└─ 11"]);
         assert_eq!(shown(&rows, &filter("20")), ["20"]);
+        let has_text: Vec<bool> = rows
+            .iter()
+            .map(|row| filter("JOB11").has_text(row))
+            .collect();
+        assert_eq!(
+            has_text.iter().filter(|has| **has).count(),
+            1,
+            "not its ancestors"
+        );
         assert_eq!(shown(&rows, &filter("nothing")), Vec::<String>::new());
     }
 

@@ -1,10 +1,11 @@
 //! `top --once`: one observation, one walk of each Python process, and a second observation.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use profiler_core::host::HostView;
+use profiler_core::host::{Arrangement, HostView, ProcessId};
 use profiler_sampling::HostOptions;
 
 use super::TopOptions;
@@ -29,26 +30,30 @@ pub fn once(options: &TopOptions) -> Result<HostView, SessionError> {
         };
         let mut host = WatchedHost::new(of_all, None);
         let time = options.walks.then(|| options.duration.unwrap_or(WALKS_FOR));
-        take(&mut host, time, interrupted)
+        take(&mut host, &options.arrangement, time, interrupted)
     })
 }
 
-/// An observation, walks for at most `time`, and another observation; `walked` gets what each walk
-/// found.
+/// An observation, walks for at most `time`, and another observation. What the arrangement shows is
+/// walked first: the time may not be enough for others.
 pub(super) fn take(
     host: &mut WatchedHost,
+    arrangement: &Arrangement,
     time: Option<Duration>,
     interrupted: &AtomicBool,
 ) -> io::Result<HostView> {
     host.look()?;
     let until = time.map(|time| Instant::now() + time);
+    let shown = host.view().rows;
+    let shown = shown.iter().filter(|row| arrangement.has_text(row));
+    let first: HashSet<ProcessId> = shown.map(|row| row.process.id).collect();
     let mut tried = Vec::new();
     let goes_on = || {
         let is_time = until.is_some_and(|until| Instant::now() < until);
         is_time && !interrupted.load(Ordering::Relaxed)
     };
     let is_watched = say::is_watched();
-    while goes_on() && host.walk_unwalked(&mut tried) {
+    while goes_on() && host.walk_unwalked(&first, &mut tried) {
         if is_watched {
             say::progress(format_args!("{} processes walked", tried.len()));
         }

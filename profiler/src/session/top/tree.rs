@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use profiler_core::host::{ProcessId, TreeView};
+use profiler_core::host::{Arrangement, ProcessId, TreeView};
 use profiler_core::report::FragReport;
 use profiler_core::sample::Sample;
 use profiler_core::view::View;
@@ -62,7 +62,12 @@ pub fn tree(options: &TreeOptions) -> Result<TreeSeen, SessionError> {
             sampling: options.sampling,
         };
         let mut host = WatchedHost::new(options_of_host, None);
-        let processes = take(&mut host, Some(WALKS_FOR), interrupted)?;
+        let processes = take(
+            &mut host,
+            &Arrangement::default(),
+            Some(WALKS_FOR),
+            interrupted,
+        )?;
         let mut view = TreeView {
             master: options.master,
             processes,

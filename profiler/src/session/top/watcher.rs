@@ -1,6 +1,7 @@
 //! Watches the host on a separate thread, so that signals and keys are answered while processes are
 //! counted and walked.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -238,13 +239,23 @@ impl WatchedHost {
         next.is_some()
     }
 
-    /// Walks a process that was not walked yet, whatever it costs; returns whether there was one.
-    pub(super) fn walk_unwalked(&mut self, tried: &mut Vec<ProcessId>) -> bool {
+    /// Walks a process that was not walked yet, whatever it costs, those of `first` before others;
+    /// returns whether there was one.
+    pub(super) fn walk_unwalked(
+        &mut self,
+        first: &HashSet<ProcessId>,
+        tried: &mut Vec<ProcessId>,
+    ) -> bool {
         let is_new = |id| !tried.contains(&id);
         // What may have to be waited for takes nobody else's time.
         let at_once = |id| is_new(id) && !self.sampler.may_be_slow(id);
-        let next = self.model.next(now_ns(), at_once);
-        let next = next.or_else(|| self.model.next(now_ns(), is_new));
+        let now = now_ns();
+        let next = self
+            .model
+            .next(now, |id| first.contains(&id) && at_once(id));
+        let next = next.or_else(|| self.model.next(now, |id| first.contains(&id) && is_new(id)));
+        let next = next.or_else(|| self.model.next(now, at_once));
+        let next = next.or_else(|| self.model.next(now, is_new));
         if let Some(id) = next {
             tried.push(id);
             self.walk(id);
