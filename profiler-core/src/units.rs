@@ -271,6 +271,14 @@ pub fn time_of_day(time_ns: u64) -> String {
     format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
 }
 
+/// A count with its noun: `1 event`, `12.3k events`.
+pub fn counted(value: u64, one: &str) -> String {
+    match value {
+        1 => format!("1 {one}"),
+        _ => format!("{} {one}s", count(value)),
+    }
+}
+
 /// `part` of `whole` in percent with one decimal; `-` if the whole is 0.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
@@ -282,6 +290,13 @@ pub fn percent(part: u64, whole: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(counted(1, "event"), "1 event");
+        assert_eq!(counted(0, "event"), "0 events");
+        assert_eq!(counted(12_300, "event"), "12.3k events");
+    }
 
     #[test]
     fn numbers_change_unit_before_they_grow_wide() {

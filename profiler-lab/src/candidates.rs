@@ -245,7 +245,7 @@ impl Facts<'_> {
 pub fn baseline(facts: &Facts<'_>) -> (Candidate, Option<Failure>) {
     let env = facts.env();
     let Some(title) = facts.malloc() else {
-        let note = "which allocator its program had is not in it, and glibc is assumed";
+        let note = "the recording does not say which allocator the program had: glibc is assumed";
         let candidate = Candidate::glibc("baseline: glibc (assumed)", env);
         return (candidate, Some(note.to_owned().into()));
     };

@@ -83,7 +83,7 @@ pub fn replay(
     })?;
     let program = &*opened.program;
     let summary = program.summary();
-    let (env, mut not_taken) = recorded::environment(program.description());
+    let (env, not_taken) = recorded::environment(program.description());
     let facts = Facts {
         description: program.description(),
         threads: summary.threads,
@@ -94,7 +94,6 @@ pub fn replay(
     let checkpoints = program.checkpoints();
     let objects = ObjectArenas::of(&summary, &checkpoints);
     let tried = Tried::of(options, &facts, objects.is_some());
-    not_taken.extend(tried.not_loaded.iter().map(|failure| failure.why.clone()));
     let touch_share = summary.uncertain_touch_bytes as f64 / summary.peak_live_bytes.max(1) as f64;
     let config = ReplayConfig {
         runs: options.runs,
@@ -118,7 +117,7 @@ pub fn replay(
     };
     let mut report = played.report(options);
     report.trace.not_taken = not_taken;
-    report.trace.not_loaded = tried.not_loaded.map(|failure| failure.kind);
+    report.trace.not_loaded = tried.not_loaded;
     report.not_confined = Confinement::of_host().lacks().to_vec();
     report.shares = played.shares(&tried.causes, &facts);
     report.interrupted = interrupted.load(Ordering::Relaxed);

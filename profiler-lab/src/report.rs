@@ -4,7 +4,6 @@ use profiler_core::allocator::{Allocator, AllocatorTitle, UnknownEnvironment};
 use profiler_core::candidate::CandidateName;
 use profiler_core::prediction::saving_stands;
 use profiler_core::worth;
-use profiler_target::ErrorKind;
 use profiler_trace::limits::Incomplete;
 
 use super::ablation::Share;
@@ -89,10 +88,10 @@ pub struct TraceFacts {
     pub trouble: Option<Incomplete>,
     /// Why it is unknown which settings the program had: the baseline has the defaults.
     pub environment_unknown: Option<UnknownEnvironment>,
-    /// Variables of it that players did not get, as `NAME=VALUE`, and why its allocator was not loaded.
+    /// Variables of it that players did not get, as `NAME=VALUE`.
     pub not_taken: Vec<String>,
-    /// The kind of the reason for which its allocator was not loaded.
-    pub not_loaded: Option<ErrorKind>,
+    /// Why its allocator was not loaded, or is not known.
+    pub not_loaded: Option<Failure>,
 }
 
 impl TraceFacts {

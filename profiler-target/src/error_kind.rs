@@ -175,6 +175,8 @@ pub enum ProgramProblem {
     Missing,
     /// It exists, but what runs it does not: the interpreter of a script, or the dynamic loader.
     NoInterpreter,
+    /// It is a directory.
+    Folder,
     /// Its file is not executable.
     NotExecutable,
     /// A directory on the search path cannot be searched.

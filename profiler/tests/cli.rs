@@ -164,7 +164,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
 fn outputs_are_checked_before_the_target() {
     // No such process, and yet it is the path that is complained of.
     let args = ["snapshot", "--pid", "2147483647", "-o", "/nowhere/out.csv"];
-    fails(&args, 1, "/nowhere is not a folder");
+    fails(&args, 1, "there is no folder /nowhere");
     fails(&args[..3], 5, "no process 2147483647");
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -132,6 +133,37 @@ fn a_reader_that_leaves_is_no_error_of_any_command() {
         assert!(
             is_fine && !said.contains("standard output"),
             "{words:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_session_before_its_next_line() {
+    let target = idle_python();
+    let pid = target.pid().to_string();
+    // The next line would come after everybody has given up.
+    let rare = ["--interval", "1h"];
+    for words in [
+        &["attach", "--headless", "--no-probes", "--pid", &pid][..],
+        &["attach", "--json", "--no-probes", "--pid", &pid],
+        &["attach", "--tree", "--headless", "--pid", &pid],
+        &["top", "--json"],
+    ] {
+        let mut running = command(&[words, &rare].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut line = String::new();
+        let mut lines = BufReader::new(running.stdout.take().expect("a pipe"));
+        lines.read_line(&mut line).expect("a line");
+        drop(lines);
+        let ended = running.wait_with_output().expect("it ends");
+        assert_eq!(
+            ended.status.code(),
+            Some(0),
+            "{words:?}: {}",
+            stderr(&ended)
         );
     }
 }

@@ -13,7 +13,7 @@ use super::ownership::Foreign;
 pub enum WriteError {
     /// The folder is missing or not a folder.
     #[error(
-        "cannot write {}: {} is not a folder",
+        "cannot write {}: there is no folder {}",
         visible(path.display()), visible(folder.display())
     )]
     NoFolder {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use profiler_target::{CoreProblem, ErrorKind, ListenProblem};
+use profiler_target::{CoreProblem, ErrorKind, ListenProblem, ProgramProblem};
 
 use crate::session::Ending;
 use crate::session::doctor::{Check, Fix, Grade};
@@ -25,13 +25,17 @@ pub(super) enum Exit {
     TargetGone = 5,
     /// Done, but a file that was read was incomplete.
     Incomplete = 6,
+    /// The command to be recorded cannot be started.
+    NotStarted = 126,
+    /// The command to be recorded was not found.
+    NotFound = 127,
     /// Interrupted; what was requested was saved.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, by their codes.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Done,
         Self::Error,
         Self::Usage,
@@ -39,6 +43,8 @@ impl Exit {
         Self::NotPermitted,
         Self::TargetGone,
         Self::Incomplete,
+        Self::NotStarted,
+        Self::NotFound,
         Self::Interrupted,
     ];
 
@@ -56,6 +62,8 @@ impl Exit {
             Self::Incomplete => {
                 "done, but a file that was read was incomplete, or longer than a limit; the message says why"
             }
+            Self::NotStarted => "the command to be recorded cannot be started",
+            Self::NotFound => "the command to be recorded was not found",
             Self::Interrupted => "interrupted; what was requested was saved",
         }
     }
@@ -85,6 +93,15 @@ impl Exit {
             | ErrorKind::ObjectTooLarge
             | ErrorKind::NoSymbols
             | ErrorKind::Core(CoreProblem::Foreign) => Self::TargetGone,
+            ErrorKind::Program(ProgramProblem::Missing | ProgramProblem::Unsearchable) => {
+                Self::NotFound
+            }
+            ErrorKind::Program(
+                ProgramProblem::NoInterpreter
+                | ProgramProblem::Folder
+                | ProgramProblem::NotExecutable
+                | ProgramProblem::NotAProgram,
+            ) => Self::NotStarted,
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Usage
             | ErrorKind::UnknownEnding
@@ -109,7 +126,6 @@ impl Exit {
             | ErrorKind::Listen(_)
             | ErrorKind::PushSettings
             | ErrorKind::Input(_)
-            | ErrorKind::Program(_)
             | ErrorKind::Other => Self::Error,
         }
     }

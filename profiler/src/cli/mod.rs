@@ -325,7 +325,12 @@ fn export(args: &ExportArgs, advice: &Advice) -> Result<Exit, Failure> {
 fn replay(args: &ReplayArgs, advice: &Advice) -> Result<Exit, Failure> {
     let report = session::replay::run(&args.options(), args.output.as_ref())?;
     unless_closed(print::replay(&report, args.json))?;
-    if let Some(kind) = &report.trace.not_loaded {
+    if let Some(kind) = report
+        .trace
+        .not_loaded
+        .as_ref()
+        .map(|failure| &failure.kind)
+    {
         advice.print(kind);
     }
     if report.interrupted {

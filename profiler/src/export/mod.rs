@@ -167,7 +167,9 @@ pub fn bytes(view: &View, format: Format) -> Result<Vec<u8>, String> {
 
 fn call_sites(view: &View) -> Result<&Sites, String> {
     let sites = view.sites.as_deref();
-    sites.ok_or_else(|| "there are no call sites: they come from probes, while attached".to_owned())
+    sites.ok_or_else(|| {
+        "there are no call sites: they come from probes, and none were set, or not yet".to_owned()
+    })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::SessionError;
 use super::options::AttachOptions;
+use super::reader::reader_gone;
 use super::screen::{Screen, last_wait};
 use crate::export;
 use crate::say;
@@ -50,10 +51,13 @@ impl Front {
         }))
     }
 
-    /// The user's next request; never comes without a screen.
+    /// The user's next request. Without a screen it is that to end, once nobody reads the lines.
     pub(crate) async fn next_request(&mut self) -> Effect {
         match self {
-            Self::Lines(_) => std::future::pending().await,
+            Self::Lines(_) => {
+                reader_gone().await;
+                Effect::Quit
+            }
             // A screen that is gone cannot be used any more.
             Self::Screen(drawn) => drawn.requested.recv().await.unwrap_or(Effect::Quit),
         }

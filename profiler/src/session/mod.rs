@@ -21,6 +21,7 @@ mod predictor;
 mod probes;
 mod progress;
 pub mod push;
+mod reader;
 pub mod record;
 pub mod replay;
 pub mod saved;

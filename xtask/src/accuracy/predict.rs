@@ -173,7 +173,11 @@ fn record_attached(
     let mut recorder = recorder.context("the program marked no moment")?;
     let status = recorder.0.wait()?;
     ensure!(status.success(), "the recorder ended with {status}");
-    ensure!(!names.is_empty(), "{} marked one moment alone", program.name);
+    ensure!(
+        !names.is_empty(),
+        "{} marked one moment alone",
+        program.name
+    );
     Ok(names)
 }
 

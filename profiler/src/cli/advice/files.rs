@@ -41,6 +41,7 @@ pub(super) fn on_program(problem: ProgramProblem) -> &'static str {
             "install what runs it: a script's first line names its interpreter, and `file PROGRAM` a \
              binary's loader"
         }
+        ProgramProblem::Folder => "name a program: this is a folder",
         ProgramProblem::NotExecutable => {
             "make it executable by `chmod +x PROGRAM`, or name what runs it before it, e.g. `python3 FILE`"
         }
@@ -59,7 +60,7 @@ pub(super) fn on_output(problem: OutputProblem) -> String {
         OutputProblem::Unfit => "name another place",
         OutputProblem::Link => "name what the link leads to",
         OutputProblem::Descriptor => {
-            "name the file itself, or leave -o out and let the shell write what is printed (> FILE)"
+            "name the file itself; what a command prints without -o, the shell can write (> FILE)"
         }
         OutputProblem::Foreign => "remove what lies there, or name another place",
         OutputProblem::SharedFolder => {

@@ -66,7 +66,7 @@ struct Trace<'a> {
     objects: bool,
     trouble: Option<&'a str>,
     environment_unknown: Option<&'static str>,
-    not_taken: &'a [String],
+    not_taken: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -175,7 +175,9 @@ fn trace(report: &Report) -> Trace<'_> {
         objects: trace.has_objects,
         trouble: trace.trouble.as_ref().map(|trouble| &*trouble.why),
         environment_unknown: trace.environment_unknown.map(UnknownEnvironment::name),
-        not_taken: &trace.not_taken,
+        not_taken: (trace.not_taken.iter().map(String::as_str))
+            .chain(trace.not_loaded.iter().map(|failure| &*failure.why))
+            .collect(),
     }
 }
 

@@ -210,6 +210,9 @@ fn what_is_missing(text: &mut Text, trace: &TraceFacts) {
         let words = format!("in the recording, but not applied: {what}");
         text.wrapped(TextStyle::Bold, "  ", &words);
     }
+    if let Some(failure) = &trace.not_loaded {
+        text.wrapped(TextStyle::Bold, "  ", &failure.why);
+    }
 }
 
 fn calibration(text: &mut Text, report: &Report) {

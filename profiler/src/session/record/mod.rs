@@ -146,6 +146,7 @@ fn of_start(program: &str, why: &io::Error) -> ErrorKind {
         io::ErrorKind::NotFound if is_there => ProgramProblem::NoInterpreter,
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ProgramProblem::Missing,
         io::ErrorKind::PermissionDenied if !is_found(program) => ProgramProblem::Unsearchable,
+        io::ErrorKind::PermissionDenied if Path::new(program).is_dir() => ProgramProblem::Folder,
         io::ErrorKind::PermissionDenied => ProgramProblem::NotExecutable,
         _ if why.raw_os_error() == Some(Errno::ENOEXEC as i32) => ProgramProblem::NotAProgram,
         _ => return ErrorKind::of_io(why),

@@ -164,12 +164,15 @@ fn begin(
     };
     let plan = ProbePlan::for_recording(sampler.target())?;
     let output = &options.output;
+    // Another writer of this path is refused from now on, and not only once the probes are set.
+    let file = create(output, &[])?;
     let mut recording = ProbedRecording::begin(sampler, &plan, options.sampling, |description| {
         if *decision.get_or_init(|| BeginDecision::Begin) == BeginDecision::Abandon {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
-        // An existing file is not lost for a recording that cannot begin.
-        Ok(TraceFile::begin(create(output, &[])?, output, description)?)
+        // An existing file is not lost for a recording that cannot begin: it is replaced with the
+        // first bytes.
+        Ok(TraceFile::begin(file, output, description)?)
     })?;
     if let Err(why) = &lock {
         recording.output_mut().say(&format!(

@@ -183,10 +183,11 @@ impl Output for TraceFile {
             _ => format!(" ({:.1} bytes per event)", bytes as f64 / events as f64),
         };
         say::line(format_args!(
-            "wrote {}: {} events, {}{a_piece}, {checkpoints} checkpoints, {lost} lost",
+            "wrote {}: {}, {}{a_piece}, {}, {lost} lost",
             visible(path.display()),
-            units::count(events),
+            units::counted(events, "event"),
             units::bytes(bytes),
+            units::counted(checkpoints, "checkpoint"),
         ));
         Ok(())
     }

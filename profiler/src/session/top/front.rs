@@ -10,6 +10,7 @@ use super::TopOptions;
 use crate::export;
 use crate::say;
 use crate::session::SessionError;
+use crate::session::reader::reader_gone;
 use crate::session::screen::{Screen, last_wait};
 use crate::tui::top::{self, Effect, Update};
 use crate::tui::{self};
@@ -67,10 +68,13 @@ impl Front {
         Ok(Self::Screen { screen, wished })
     }
 
-    /// The user's next wish; never comes without a screen.
+    /// The user's next wish. Without a screen it is that to end, once nobody reads the lines.
     pub(super) async fn wish(&mut self) -> Effect {
         match self {
-            Self::Lines { .. } => std::future::pending().await,
+            Self::Lines { .. } => {
+                reader_gone().await;
+                Effect::Quit
+            }
             // A screen that is gone cannot be used any more.
             Self::Screen { wished, .. } => wished.recv().await.unwrap_or(Effect::Quit),
         }
