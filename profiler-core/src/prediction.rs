@@ -287,7 +287,7 @@ impl Prediction {
         }
         let kind = self.allocator.kind()?;
         let is_later = kind.row().return_time == ReturnTime::WithLaterCalls;
-        is_later.then(|| "when it comes upon that memory again".to_owned())
+        is_later.then(|| "when later calls come upon that memory".to_owned())
     }
 
     /// Bytes that it saves by the middle of its band; negative if it costs some.
@@ -452,8 +452,9 @@ impl Predictions {
             .into_iter()
             .filter(|(_, needs, _)| needs.bytes - least <= step);
         equal.min_by_key(|(_, needs, _)| {
+            // By its order of magnitude, which no noise changes; an exact figure has none.
             let width = needs.high_bytes.saturating_sub(needs.low_bytes);
-            (width / step, needs.bytes / step)
+            (width.checked_ilog2(), needs.bytes / step)
         })
     }
 
@@ -614,6 +615,12 @@ mod tests {
         assert_eq!(named(&[wide(21), narrow(20)]), "mimalloc");
         // A saving that is larger by more than that goes first, however wide its band is.
         assert_eq!(named(&[wide(16), narrow(21)]), "jemalloc");
+        // An exact figure is more certain than any band.
+        let exact = ("malloc_trim", needs(20, 20, 20));
+        assert_eq!(
+            named(&[("jemalloc", needs(19, 20, 21)), exact]),
+            "malloc_trim"
+        );
         // The table's order decides between two that are alike.
         let alike = |name| (name, needs(18, 20, 25));
         assert_eq!(named(&[alike("tcmalloc"), alike("jemalloc")]), "tcmalloc");
@@ -663,10 +670,10 @@ mod tests {
         assert_eq!(
             predictions.returns(false),
             [
-                "jemalloc 5.3.0 background within about 10.0 s",
+                "jemalloc 5.3.0 background within about 20.0 s",
                 "jemalloc 5.3.0 within about 10.0 s, and only while it is called",
                 "jemalloc 5.3.0 no decay at once",
-                "mimalloc when it comes upon that memory again",
+                "mimalloc when later calls come upon that memory",
             ]
         );
         let [child, ..] = &predictions.returns(true)[..] else {

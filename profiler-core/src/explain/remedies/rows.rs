@@ -345,15 +345,15 @@ pub(super) static NEVER: Remedy = Remedy {
         Step::Tune(&tuning::JEMALLOC_SHORT_DECAY),
         Step::Tune(&tuning::JEMALLOC_BACKGROUND),
     ],
-    sentences: "Its decay options keep them for good: {0} has them purged, and {1=} also while the process is idle, at \
-        some cost in page faults.",
+    sentences: "Its decay options keep them for good: {0} has them purged, unless the program sets these itself, and \
+        {1=} also while the process is idle, at some cost in page faults.",
 };
 
 /// The same in a forked process.
 pub(super) static NEVER_IN_CHILD: Remedy = Remedy {
     steps: &[Step::Tune(&tuning::JEMALLOC_NO_DECAY)],
-    sentences: "Its decay options keep them for good: {0} returns them as soon as they are free, at some cost in page \
-        faults.",
+    sentences: "Its decay options keep them for good: {0} returns them as soon as they are free, unless the program sets \
+        these itself, at some cost in page faults.",
 };
 
 /// Replaces jemalloc's remedy for [`Mechanism::Untrimmed`] in a forked process, which has lost the
