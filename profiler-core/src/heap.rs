@@ -2,7 +2,7 @@
 
 use crate::addr::{AddrRange, RemoteAddr};
 pub use crate::allocator::Allocator;
-use crate::allocator::UnknownEnvironment;
+use crate::allocator::{SettingsInForce, UnknownEnvironment};
 use crate::arena::{ArenaFigure, ArenaKind};
 use crate::completeness::{Confidence, Defect};
 use crate::span::{SpanList, SpanState};
@@ -213,6 +213,15 @@ impl HeapSnapshot {
             Some(reason) => Err(reason),
             None => Ok(&self.requested),
         }
+    }
+
+    /// The settings that its own structures show in force, under the names by which an environment sets them.
+    pub fn settings_in_force(&self) -> SettingsInForce {
+        let listed = self.settings.iter();
+        SettingsInForce::of(
+            self.allocator,
+            listed.map(|(name, value)| (&**name, &**value)),
+        )
     }
 
     /// Whether it serves malloc calls, so that other allocators and malloc settings would affect

@@ -3,7 +3,9 @@
 //! The lab replays the heap in real allocators (`docs/prediction.md`). Here are the results and
 //! what follows from them.
 
-use crate::allocator::{AllocatorTitle, ReturnTime, UnknownEnvironment};
+use crate::allocator::{
+    Allocator, AllocatorTitle, Environment, Purging, ReturnTime, UnknownEnvironment,
+};
 use crate::candidate::CandidateName;
 use crate::mechanism::Mechanism;
 use crate::units::{bytes, nanoseconds};
@@ -251,19 +253,41 @@ impl Prediction {
         }
     }
 
-    /// How to get it: what to set, or to do.
-    pub fn how(&self) -> Option<String> {
-        let mut parts: Vec<String> = self.set.iter().map(|(n, v)| format!("{n}={v}")).collect();
-        parts.extend(self.step.clone());
-        if parts.is_empty() {
-            return None;
-        }
-        let how = parts.join(" ");
-        Some(match self.is_carried {
+    /// How to get it, a line for each place where something is to be done: the variables to set, and what the program
+    /// is to do. These are never one line, because no shell runs it.
+    pub fn how(&self) -> Vec<String> {
+        let variables: Vec<String> = self.set.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        let variables = variables.join(" ");
+        let environment = (!variables.is_empty()).then(|| match (self.is_carried, &self.step) {
             // Until then the loader ignores the line.
-            true => format!("to be installed first: {how}"),
-            false => how,
-        })
+            (true, _) => format!("to be installed first: {variables}"),
+            (false, Some(_)) => format!("in the environment: {variables}"),
+            (false, None) => variables,
+        });
+        let step = self.step.as_ref().map(|step| match &environment {
+            Some(_) => format!("in the program: {step}"),
+            None => step.clone(),
+        });
+        environment.into_iter().chain(step).collect()
+    }
+
+    /// The purging of the allocator with these settings, if that is jemalloc.
+    fn purging(&self, is_forked: bool) -> Option<Purging> {
+        let is_jemalloc = self.allocator.kind() == Some(Allocator::Jemalloc);
+        let set = self.set.iter().map(|(name, value)| (&**name, &**value));
+        let set = Environment::of(set);
+        let setting = |name: &str| set.setting(Allocator::Jemalloc, name);
+        is_jemalloc.then(|| Purging::of(self.allocator.version(), is_forked, setting))
+    }
+
+    /// When it returns what was freed, in words that follow its name; `None` if it has no time for that.
+    fn returns(&self, is_forked: bool) -> Option<String> {
+        if let Some(purging) = self.purging(is_forked) {
+            return Some(purging.words());
+        }
+        let kind = self.allocator.kind()?;
+        let is_later = kind.row().return_time == ReturnTime::WithLaterCalls;
+        is_later.then(|| "when later calls come upon that memory".to_owned())
     }
 
     /// Bytes that it saves by the middle of its band; negative if it costs some.
@@ -344,7 +368,10 @@ impl Predictions {
         });
         let assumed = self.environment_unknown.map(|reason| {
             let why = reason.because();
-            format!("The heap was replayed with default settings, its own are unknown: {why}.")
+            format!(
+                "Settings of its allocator that the walk does not show were replayed with the defaults, its own are \
+                 unknown: {why}."
+            )
         });
         let all = assumed.into_iter().chain(pending);
         all.chain(failed).chain(trouble).collect()
@@ -411,21 +438,60 @@ impl Predictions {
         all
     }
 
+    /// Of some candidates the one to name. Those that need least count as equal within what a prediction can tell
+    /// apart; of these it is the one with the narrowest band, then the one that needs least, then the first of the
+    /// table. So two predictions from the same heap name the same one.
+    pub(crate) fn preferred<'a>(
+        &self,
+        of: impl Iterator<Item = (&'a Prediction, Needs, Effect)>,
+    ) -> Option<(&'a Prediction, Needs, Effect)> {
+        let step = worth::OF_MALLOC.least(self.now()?);
+        let all: Vec<_> = of.collect();
+        let least = all.iter().map(|(_, needs, _)| needs.bytes).min()?;
+        let equal = all
+            .into_iter()
+            .filter(|(_, needs, _)| needs.bytes - least <= step);
+        equal.min_by_key(|(_, needs, _)| {
+            // By its order of magnitude, which no noise changes; an exact figure has none.
+            let width = needs.high_bytes.saturating_sub(needs.low_bytes);
+            (width.checked_ilog2(), needs.bytes / step)
+        })
+    }
+
+    /// When those that were played and return freed memory after some time do so, in one phrase each.
+    pub(crate) fn returns(&self, is_forked: bool) -> Vec<String> {
+        let mut all: Vec<(String, Vec<String>)> = Vec::new();
+        for candidate in self.candidates.iter().filter(|one| one.needs.is_some()) {
+            let Some(when) = candidate.returns(is_forked) else {
+                continue;
+            };
+            match all.iter_mut().find(|(said, _)| *said == when) {
+                Some((_, titles)) => titles.push(candidate.title()),
+                None => all.push((when, vec![candidate.title()])),
+            }
+        }
+        let phrase =
+            |(when, titles): (String, Vec<String>)| format!("{} {when}", titles.join(" and "));
+        all.into_iter().map(phrase).collect()
+    }
+
     /// The candidate that is sure to save, and saves most.
     pub fn best(&self) -> Option<(&Prediction, Needs)> {
-        let saving = self
-            .effects()
-            .filter(|(.., effect)| *effect == Effect::Saves);
-        let saving = saving.map(|(prediction, needs, _)| (prediction, needs));
-        saving.min_by_key(|(_, needs)| needs.bytes)
+        let saving = self.effects();
+        let saving = saving.filter(|(.., effect)| *effect == Effect::Saves);
+        self.preferred(saving)
+            .map(|(prediction, needs, _)| (prediction, needs))
     }
 
     /// What the remedy of a mechanism would do. Among several, one that is sure to save is
     /// preferred, then the one that needs least.
     pub fn of(&self, mechanism: Mechanism) -> Option<(&Prediction, Needs, Effect)> {
-        let all = self.effects();
-        let own = all.filter(|(prediction, ..)| prediction.remedies == Some(mechanism));
-        own.min_by_key(|(_, needs, effect)| (*effect != Effect::Saves, needs.bytes))
+        let own = || {
+            let all = self.effects();
+            all.filter(|(prediction, ..)| prediction.remedies == Some(mechanism))
+        };
+        let saving = own().filter(|(.., effect)| *effect == Effect::Saves);
+        self.preferred(saving).or_else(|| self.preferred(own()))
     }
 
     /// What jemalloc, configured to return freed memory, would do.
@@ -518,6 +584,103 @@ mod tests {
         };
         let (taken, ..) = predictions.of(Mechanism::ArenaSprawl).expect("played");
         assert_eq!(taken.candidate.to_string(), "arena_max=2");
+    }
+
+    fn saved(candidates: Vec<Prediction>) -> Predictions {
+        Predictions {
+            self_check: Some(SelfCheck {
+                measured_bytes: 100 * MIB,
+                predicted_bytes: 100 * MIB,
+            }),
+            candidates,
+            ..Predictions::default()
+        }
+    }
+
+    #[test]
+    fn of_equals_the_most_certain_is_named_then_the_first_of_the_table() {
+        let named = |all: &[(&str, Needs)]| {
+            let all = all.iter().map(|(name, needs)| Prediction {
+                needs: Some(*needs),
+                ..prediction(name, name)
+            });
+            let predictions = saved(all.collect());
+            let (best, _) = predictions.best().expect("some save");
+            best.candidate.to_string()
+        };
+        // What need least by a hair, and by another hair in the next look, is the same one.
+        let wide = |middle| ("jemalloc", needs(10, middle, 60));
+        let narrow = |middle| ("mimalloc", needs(18, middle, 25));
+        assert_eq!(named(&[wide(20), narrow(21)]), "mimalloc");
+        assert_eq!(named(&[wide(21), narrow(20)]), "mimalloc");
+        // A saving that is larger by more than that goes first, however wide its band is.
+        assert_eq!(named(&[wide(16), narrow(21)]), "jemalloc");
+        // An exact figure is more certain than any band.
+        let exact = ("malloc_trim", needs(20, 20, 20));
+        assert_eq!(
+            named(&[("jemalloc", needs(19, 20, 21)), exact]),
+            "malloc_trim"
+        );
+        // The table's order decides between two that are alike.
+        let alike = |name| (name, needs(18, 20, 25));
+        assert_eq!(named(&[alike("tcmalloc"), alike("jemalloc")]), "tcmalloc");
+        assert_eq!(named(&[alike("jemalloc"), alike("tcmalloc")]), "jemalloc");
+    }
+
+    #[test]
+    fn variables_and_calls_are_never_one_line() {
+        let own = |set: &[(&str, &str)], step: Option<&str>| Prediction {
+            set: set
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            step: step.map(str::to_owned),
+            ..prediction("malloc_trim", "glibc")
+        };
+        let variable = ("MALLOC_ARENA_MAX", "2");
+        let call = "call malloc_trim(0) after peaks";
+        assert_eq!(own(&[variable], None).how(), ["MALLOC_ARENA_MAX=2"]);
+        assert_eq!(own(&[], Some(call)).how(), [call]);
+        let both = [
+            "in the environment: MALLOC_ARENA_MAX=2".to_owned(),
+            format!("in the program: {call}"),
+        ];
+        assert_eq!(own(&[variable], Some(call)).how(), both);
+        assert!(own(&[], None).how().is_empty());
+    }
+
+    #[test]
+    fn when_memory_is_returned_follows_from_the_options() {
+        let jemalloc = |name: &str, conf: &str| Prediction {
+            set: vec![("MALLOC_CONF".into(), conf.into())],
+            path: Some("libjemalloc.so.2".into()),
+            needs: Some(needs(1, 2, 3)),
+            ..prediction(name, "jemalloc 5.3.0")
+        };
+        let predictions = saved(vec![
+            jemalloc("jemalloc background", "background_thread:true"),
+            jemalloc("jemalloc", ""),
+            jemalloc("jemalloc no decay", "dirty_decay_ms:0,muzzy_decay_ms:0"),
+            Prediction {
+                needs: Some(needs(1, 2, 3)),
+                ..prediction("mimalloc", "mimalloc 3.3.2")
+            },
+            prediction("tcmalloc", "tcmalloc"),
+        ]);
+        assert_eq!(
+            predictions.returns(false),
+            [
+                "jemalloc 5.3.0 background within about 20.0 s",
+                "jemalloc 5.3.0 within about 10.0 s, and only while it is called",
+                "jemalloc 5.3.0 no decay at once",
+                "mimalloc when later calls come upon that memory",
+            ]
+        );
+        let [child, ..] = &predictions.returns(true)[..] else {
+            panic!("nothing returns any");
+        };
+        let both = "jemalloc 5.3.0 background and jemalloc 5.3.0 within about 10.0 s, and only while it is called";
+        assert_eq!(child, both, "a fork copies no threads");
     }
 
     #[test]

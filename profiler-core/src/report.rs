@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::allocator::{ReturnTime, serving};
+use crate::allocator::{Purging, ReturnTime, serving};
 use crate::completeness::{Completeness, Confidence};
 use crate::evidence::{Evidence, EvidenceId};
 use crate::fork::ForkSharing;
@@ -68,6 +68,11 @@ impl Finding {
     /// Whether it is only assumed that its remedy returns any of it.
     pub(crate) fn is_assumed(&self) -> bool {
         self.mechanism.is_assumed() && self.prediction.is_none()
+    }
+
+    /// Whether its remedy was replayed and is sure to return something.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.prediction.is_some() && self.bytes.is_some_and(|bytes| bytes > 0)
     }
 
     /// All figures that support the claim, those of the prediction last.
@@ -215,7 +220,10 @@ impl FragReport {
     /// The label, among predictions, of the row of the measured heap: when it was measured.
     pub fn measured_when(&self, predictions: &Predictions) -> String {
         match predictions.before(self.taken_at_ns) {
-            None if self.counts_as_purged() => "now, after purging".to_owned(),
+            None if self.counts_as_purged() => match self.is_ever_purged() {
+                true => "now, after purging".to_owned(),
+                false => "now, if purged".to_owned(),
+            },
             None => "measured now".to_owned(),
             Some(before) => format!("measured {before} earlier"),
         }
@@ -224,9 +232,21 @@ impl FragReport {
     /// The words after the size of malloc's heap, if it counts as purged.
     pub(crate) fn purged_words(&self) -> &'static str {
         match self.counts_as_purged() {
-            true => " after purging",
+            true if self.is_ever_purged() => " after purging",
+            true => " if it were purged, which its decay options prevent",
             false => "",
         }
+    }
+
+    /// When the jemalloc that serves malloc purges; `None` of another allocator.
+    pub(crate) fn purging(&self) -> Option<Purging> {
+        self.serving()?.purging(self.fork.is_some())
+    }
+
+    /// Whether what the allocator has not purged yet ever is, by its options.
+    fn is_ever_purged(&self) -> bool {
+        self.purging()
+            .is_none_or(|purging| purging.within_ms.is_some())
     }
 
     /// The size of malloc's heap with which predictions are compared, in half a sentence that

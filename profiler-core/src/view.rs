@@ -99,7 +99,9 @@ impl WhatIf {
         }
         all.extend(self.environment_unknown.map(|reason| {
             let why = reason.because();
-            format!("the baseline has default settings, those of the worker are unknown: {why}")
+            format!(
+                "the settings of the worker are unknown, and the baseline may not have them: {why}"
+            )
         }));
         // What the worker frees again shows only once it has asked for as much as there is.
         if worker.is_some_and(|own| self.allocated_bytes < own) {

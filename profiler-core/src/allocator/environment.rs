@@ -18,7 +18,7 @@ pub enum UnknownEnvironment {
     Overwritten,
     /// A core file records no environment that is sure to be that of the start.
     InCore,
-    /// The format that a recording was read from does not hold it.
+    /// The file that is read does not hold it: its format does not, or the version that wrote it did not keep it.
     NotRecorded,
 }
 
@@ -54,7 +54,7 @@ impl UnknownEnvironment {
                 "its environment is not of the usual form: programs that change their title overwrite it"
             }
             Self::InCore => "a core file does not record the environment of the start",
-            Self::NotRecorded => "the format of the recording does not hold the environment",
+            Self::NotRecorded => "the file does not hold the environment",
         }
     }
 }

@@ -6,6 +6,7 @@
 mod builds;
 mod environment;
 mod glibc_settings;
+mod in_force;
 pub(crate) mod jemalloc_classes;
 mod recognise;
 mod rows;
@@ -22,6 +23,7 @@ pub use self::environment::{Environment, PRELOAD, UnknownEnvironment};
 pub use self::glibc_settings::{
     GlibcSetting, INITIAL_MMAP_THRESHOLD_KIB, INITIAL_TRIM_THRESHOLD, MMAP_THRESHOLDS,
 };
+pub use self::in_force::{AsSettings, Purging, SettingsInForce};
 pub use self::recognise::{
     Contents, allocators_in, c_library, functions, is_c_library_name, serving_malloc,
 };
@@ -180,6 +182,8 @@ pub struct Listed {
     pub counters: &'static [&'static str],
     /// Those that threads of the allocator's own carry out, which a forked process does not have.
     pub lost_by_fork: &'static [&'static str],
+    /// Which of them an environment sets, and how.
+    pub as_settings: AsSettings,
 }
 
 /// What identifies an allocator in a file.

@@ -1,5 +1,6 @@
 //! The table: one row for each allocator.
 
+use super::in_force::{self, AsSettings};
 use super::settings::{self, Settings};
 use super::{
     Allocator, AllocatorRow, BuildId, Home, Listed, Margins, PageReturn, ReturnTime, Signs, version,
@@ -62,6 +63,7 @@ static GLIBC: AllocatorRow = AllocatorRow {
         ],
         counters: &["n_mmaps", "max_n_mmaps", "mmapped_mem", "max_mmapped_mem"],
         lost_by_fork: &[],
+        as_settings: AsSettings::NONE,
     },
     builds: &[BuildId::Glibc],
     chunk_header: true,
@@ -89,6 +91,7 @@ static JEMALLOC: AllocatorRow = AllocatorRow {
         counters: &["arenas"],
         // `background_thread_postfork_child` (`src/background_thread.c`, 5.0 and later).
         lost_by_fork: &["opt.background_thread"],
+        as_settings: in_force::JEMALLOC,
     },
     builds: &[BuildId::Jemalloc],
     chunk_header: false,
@@ -114,6 +117,7 @@ static MIMALLOC: AllocatorRow = AllocatorRow {
         bytes: &[],
         counters: &[],
         lost_by_fork: &[],
+        as_settings: in_force::MIMALLOC,
     },
     builds: &[BuildId::Mimalloc3, BuildId::Mimalloc2],
     chunk_header: false,
@@ -139,6 +143,7 @@ static TCMALLOC: AllocatorRow = AllocatorRow {
         bytes: &["page size"],
         counters: &[],
         lost_by_fork: &[],
+        as_settings: in_force::TCMALLOC,
     },
     builds: &[BuildId::Tcmalloc],
     chunk_header: false,
@@ -165,6 +170,7 @@ static MUSL: AllocatorRow = AllocatorRow {
         bytes: &["MMAP_THRESHOLD"],
         counters: &[],
         lost_by_fork: &[],
+        as_settings: AsSettings::NONE,
     },
     builds: &[],
     chunk_header: false,
@@ -191,6 +197,7 @@ static PYMALLOC: AllocatorRow = AllocatorRow {
         bytes: &["pool_size", "arena_size"],
         counters: &[],
         lost_by_fork: &[],
+        as_settings: AsSettings::NONE,
     },
     builds: &[],
     chunk_header: false,

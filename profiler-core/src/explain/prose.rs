@@ -121,6 +121,10 @@ fn of_findings(report: &FragReport) -> String {
     let cause = match first.mechanism {
         Mechanism::Unexplained => return first.claim.clone(),
         Mechanism::NotSure => return format!("No verdict: {}.", not_walked(report)),
+        // Small blocks that were freed side by side leave large chunks, too.
+        Mechanism::DynamicMmapThreshold if !first.is_proven() => {
+            "large free chunks lie in the heap, of large blocks or of small ones side by side"
+        }
         other => other.cause(),
     };
     let outlook = outlook(report).map_or_else(String::new, |outlook| match first.mechanism {
@@ -350,10 +354,10 @@ fn not_worth_it(report: &FragReport, predictions: &Predictions, now: &str) -> Op
         let little = "other allocators and settings change little";
         return Some(format!("{little}: {}", malloc(all, now)));
     }
-    let mut unclear = ranked
-        .into_iter()
-        .filter(|(_, needs, effect)| *effect == Effect::Unclear && !is_little(needs));
-    let unclear = unclear.find(|(prediction, ..)| prediction.remedies.is_some());
+    let unclear = predictions.effects().filter(|(prediction, needs, effect)| {
+        *effect == Effect::Unclear && !is_little(needs) && prediction.remedies.is_some()
+    });
+    let unclear = predictions.preferred(unclear);
     let (prediction, needs, effect) = unclear.or_else(|| predictions.jemalloc())?;
     let words = match effect {
         _ if is_little(&needs) => return Some(NOT_SURE.to_owned()),
@@ -404,8 +408,7 @@ fn about_predictions(report: &FragReport) -> String {
             );
             return text;
         }
-        text += ". The figures of other allocators are what they need once they have returned freed memory to the \
-             system. What a program frees and uses again within about ten seconds, they keep.";
+        text += &format!(".{}", about_returning(report, predictions));
     }
     let mut paragraphs = vec![text];
     paragraphs.extend(predictions.sentences());
@@ -418,6 +421,27 @@ fn about_predictions(report: &FragReport) -> String {
     }
     paragraphs.retain(|paragraph| !paragraph.is_empty());
     paragraphs.join("\n\n")
+}
+
+/// When the figures of other allocators hold: once they have returned what was freed, which takes some of them a time.
+fn about_returning(report: &FragReport, predictions: &Predictions) -> String {
+    let mut text = String::new();
+    if let Some(purging) = report.purging().filter(|_| report.counts_as_purged()) {
+        let when = match purging.within_ms {
+            None => "never purges, by its decay options".to_owned(),
+            Some(_) => format!("purges {}", purging.words()),
+        };
+        text += &format!(" What malloc takes now is without free pages that its jemalloc {when}.");
+    }
+    let returns = predictions.returns(report.fork.is_some());
+    if !returns.is_empty() {
+        text += &format!(
+            " The figures of other allocators are what they need once they have returned freed memory to the system: {}. \
+             What the program uses again before that, they keep.",
+            returns.join("; ")
+        );
+    }
+    text
 }
 
 /// Live bytes in the heaps that libraries have for themselves.

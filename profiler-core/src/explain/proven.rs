@@ -76,8 +76,8 @@ impl<'a> TrustedPredictions<'a> {
         let condition = remedy.condition();
         // A replayed setting is shown next to its predicted saving; a call is shown at the end of
         // the finding.
-        let is_line = effect == Effect::Saves && !remedy.set.is_empty();
-        if let Some(how) = remedy.how().filter(|_| is_line) {
+        let is_line = effect == Effect::Saves && remedy.step.is_none();
+        for how in remedy.how().into_iter().filter(|_| is_line) {
             title += &format!(" ({how})");
         }
         let (now, baseline) = (self.now, &self.baseline);

@@ -6,7 +6,7 @@ mod ledger;
 
 pub use self::ledger::{LedgerClass, LedgerPart, LedgerRow};
 use crate::addr::AddrRange;
-use crate::allocator::UnknownEnvironment;
+use crate::allocator::{Purging, SettingsInForce, UnknownEnvironment};
 use crate::completeness::Confidence;
 use crate::heap::{Allocator, Arena, CrossCheck, RequestedSetting};
 use crate::residency::PageState;
@@ -189,6 +189,25 @@ pub struct HeapReport {
 }
 
 impl HeapReport {
+    /// The settings that its own structures show in force, under the names by which an environment sets them.
+    pub fn settings_in_force(&self) -> SettingsInForce {
+        let listed = self.settings.iter();
+        SettingsInForce::of(
+            self.allocator,
+            listed.map(|setting| (&*setting.name, &*setting.value)),
+        )
+    }
+
+    /// When it purges what was freed, if that is jemalloc's; `is_forked` if its threads stayed with the parent.
+    pub fn purging(&self, is_forked: bool) -> Option<Purging> {
+        let in_force = self.settings_in_force();
+        let is_jemalloc = self.allocator == Allocator::Jemalloc;
+        is_jemalloc.then(|| {
+            let version = Some(&*self.version).filter(|version| !version.is_empty());
+            Purging::of(version, is_forked, |name| in_force.get(name))
+        })
+    }
+
     /// The allocator with its version and, if it is inside a library, the library, e.g. `mimalloc
     /// 3.4.1 in libarrow.so.2400`.
     pub fn title(&self) -> String {

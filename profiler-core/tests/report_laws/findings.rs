@@ -320,6 +320,88 @@ fn verdicts_with_predictions_promise_what_was_predicted() {
     assert_eq!(off.findings[0].bytes, report.findings[0].bytes);
 }
 
+/// Small blocks that were freed side by side leave large chunks, too: only a replay tells what a threshold returns.
+#[test]
+fn large_chunks_are_of_large_blocks_only_where_that_was_played() {
+    let mut grown = worker(
+        25_600,
+        &[(4096, SpanState::Live), (1 << 20, SpanState::Free)],
+        0,
+    );
+    grown.heaps[0].settings = vec![
+        ("mmap_threshold".into(), "8388608".into()),
+        ("no_dyn_threshold".into(), "0".into()),
+    ];
+    let report = FragReport::from_sample(&grown);
+    let first = &report.findings[0];
+    assert_eq!(first.mechanism, Mechanism::DynamicMmapThreshold);
+    let possible = "of large blocks or of small ones side by side";
+    assert!(first.claim.contains(possible), "{}", first.claim);
+    assert!(report.verdict.contains(possible), "{}", report.verdict);
+    let with = |needs| {
+        let threshold = Some(Mechanism::DynamicMmapThreshold);
+        report.with_predictions(predicted(&[("mmap_threshold=128K", threshold, needs)]))
+    };
+    let unclear = with([5, 50, 105]);
+    assert!(unclear.verdict.contains(possible), "{}", unclear.verdict);
+    let cause = "large blocks stay in the heap";
+    let proven = with([5, 6, 7]);
+    assert!(proven.verdict.contains(cause), "{}", proven.verdict);
+    assert!(!proven.verdict.contains(possible), "{}", proven.verdict);
+}
+
+/// What jemalloc has not purged yet, and when it will, follows from the options that its arenas have.
+#[test]
+fn what_jemalloc_purges_and_when_is_said_by_its_options_in_force() {
+    let mut sample = worker(25_600, &[(64, SpanState::Live), (4032, SpanState::Free)], 0);
+    sample.target.malloc = Some(AllocatorTitle::parse("jemalloc 5.3.0"));
+    let heap = &mut sample.heaps[0];
+    heap.allocator = Allocator::Jemalloc;
+    heap.version = "5.3.0".into();
+    heap.extents[0].kind = ExtentKind::Region;
+    heap.trimmable = vec![range(BASE + 4 * PAGE_SIZE, 12_000 * PAGE_SIZE)];
+    let said = |sample: &Sample| {
+        let mut predictions = predicted(&[("glibc", None, [5, 6, 7])]);
+        let check = SelfCheck {
+            measured_bytes: 40 << 20,
+            predicted_bytes: 40 << 20,
+        };
+        predictions.self_check = Some(check);
+        let report = FragReport::from_sample(sample).with_predictions(predictions);
+        format!("{} {}", report.verdict, report.explanation)
+    };
+    let default = said(&sample);
+    for words in [
+        "40.0 MiB after purging",
+        "purges within about 10.0 s, and only while it is called",
+        "an idle process purges only with MALLOC_CONF=background_thread:true",
+    ] {
+        assert!(default.contains(words), "{words}: {default}");
+    }
+    let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    sample.heaps[0].settings = vec![
+        option("opt.background_thread", "true"),
+        option("opt.dirty_decay_ms", "10000"),
+        option("dirty_decay_ms", "60000"),
+    ];
+    let longer = said(&sample);
+    assert!(longer.contains("purges within about 2.0 min."), "{longer}");
+    assert!(
+        !longer.contains("background_thread"),
+        "it has that: {longer}"
+    );
+    sample.heaps[0].settings = vec![option("dirty_decay_ms", "-1")];
+    let never = said(&sample);
+    for words in [
+        "40.0 MiB if it were purged, which its decay options prevent",
+        "never purges, by its decay options",
+        "keep them for good",
+    ] {
+        assert!(never.contains(words), "{words}: {never}");
+    }
+    assert!(!never.contains("after purging"), "{never}");
+}
+
 /// A worker that writes to what it has of its parent has it twice: that is no allocator's doing.
 #[test]
 fn copies_since_a_fork_are_in_the_verdict() {

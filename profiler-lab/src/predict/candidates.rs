@@ -174,25 +174,38 @@ fn of_glibc(heap: &WalkedHeap<'_>, measured: u64, env: &Environment) -> Vec<Heap
     if heap.arenas().len() > 1 {
         all.extend([tuned(&tuning::TWO_ARENAS), tuned(&tuning::ONE_ARENA)]);
     }
+    // What the process has already is the baseline.
+    all.retain(|one| one.exact.is_some() || one.candidate.env != *env);
     all
 }
 
-/// The allocator of a worker that has another than glibc, with what its environment asked for, where that can be played
-/// as it is. Where the environment is unknown, it is played with the defaults, and [`defaults_assumed`] says so.
+/// The allocator of a worker that has another than glibc, with its settings, where these can be played as they are. What
+/// the walk read from the allocator itself counts: the program may have set it while it ran, or have it linked in. The
+/// environment says the rest. Where that is unknown, the rest has the defaults, and [`defaults_assumed`] says so.
 fn as_the_worker_has(
     heap: &WalkedHeap<'_>,
     is_forked: bool,
     root: Option<&Path>,
 ) -> (Result<PlayableAllocator, Failure>, Environment) {
-    let found = of_version(heap.allocator(), heap.version(), root);
-    let Ok(requested) = heap.requested() else {
-        return (found, Environment::default());
-    };
+    let own = heap.allocator();
+    let found = of_version(own, heap.version(), root);
+    let requested = heap.requested().into_iter().flatten();
     let requested = requested.filter_map(|entry| entry.split_once('='));
     let (mut env, not_taken) = recorded::taken(requested);
     if let Some(setting) = not_taken.first() {
         let why = format!("players do not get {setting}, which the process has");
         return (Err(why.into()), env);
+    }
+    for (name, value) in heap.settings_in_force().iter() {
+        env.set_setting(own, name, value);
+    }
+    // What is compared is the heap once it has purged, and the program is played until that is over.
+    for name in DECAYS {
+        let decay = env.setting(Allocator::Jemalloc, name);
+        let decay = decay.and_then(|value| value.parse().ok());
+        if decay.is_some_and(|ms: i64| !(0..=MOST_DECAY_MS).contains(&ms)) {
+            env.set_setting(Allocator::Jemalloc, name, &MOST_DECAY_MS.to_string());
+        }
     }
     // A thread that purges stays with the parent.
     let background = tuning::JEMALLOC_BACKGROUND.sets.iter();
@@ -204,8 +217,13 @@ fn as_the_worker_has(
     (found, env)
 }
 
-/// Why the heap is played with settings that may not be its own: those of glibc are read from its heap, of other
-/// allocators they stand in the environment.
+/// jemalloc's times until dirty and muzzy pages are purged, in milliseconds.
+const DECAYS: [&str; 2] = ["dirty_decay_ms", "muzzy_decay_ms"];
+/// The longest of each that is over when a player ends: both together take less than the 25 s that it goes on.
+const MOST_DECAY_MS: i64 = 10_000;
+
+/// Why the heap is played with settings that may not be its own: those of glibc are read from its heap, and of other
+/// allocators those that a walk shows; the rest stands in the environment.
 pub(super) fn defaults_assumed(heap: &WalkedHeap<'_>) -> Option<UnknownEnvironment> {
     match heap.allocator() {
         Allocator::Glibc => None,
@@ -263,11 +281,17 @@ mod tests {
 
     use super::*;
 
-    /// A heap of jemalloc's that these settings were asked for, or of which they are unknown.
-    fn sample(requested: Result<&[&str], UnknownEnvironment>) -> Sample {
-        let build = PlayableAllocator::to_preload(BuildId::Jemalloc, None).expect("carried");
+    /// A heap of the first build of an allocator, as carried, that these settings were asked for, or of which they are
+    /// unknown, and whose walk lists some.
+    fn sample(
+        allocator: Allocator,
+        requested: Result<&[&str], UnknownEnvironment>,
+        listed: &[(&str, &str)],
+    ) -> Sample {
+        let build = allocator.row().builds[0];
+        let build = PlayableAllocator::to_preload(build, None).expect("carried");
         let version = build.identity.version.expect("known");
-        let mut heap = HeapSnapshot::new(Allocator::Jemalloc, version);
+        let mut heap = HeapSnapshot::new(allocator, version);
         let as_requested = |entry: &&str| RequestedSetting {
             request: (*entry).to_owned(),
             in_force: None,
@@ -277,20 +301,31 @@ mod tests {
             Ok(requested) => heap.requested = requested.iter().map(as_requested).collect(),
             Err(reason) => heap.environment_unknown = Some(reason),
         }
+        let listed = listed.iter();
+        heap.settings = listed
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         Sample {
             heaps: vec![heap],
             ..Sample::default()
         }
     }
 
+    /// What is played for such a heap: why not, the environment, and why that is assumed.
+    fn played(
+        sample: &Sample,
+        is_forked: bool,
+    ) -> (Option<String>, String, Option<UnknownEnvironment>) {
+        let heap = WalkedHeap::of(sample).expect("it serves malloc");
+        let (allocator, env) = as_the_worker_has(&heap, is_forked, None);
+        let failure = allocator.err().map(|failure| failure.why);
+        (failure, env.to_string(), defaults_assumed(&heap))
+    }
+
     #[test]
     fn another_allocators_heap_is_played_with_what_its_environment_asked_for() {
         let played = |requested: Result<&[&str], UnknownEnvironment>, is_forked| {
-            let sample = sample(requested);
-            let heap = WalkedHeap::of(&sample).expect("it serves malloc");
-            let (allocator, env) = as_the_worker_has(&heap, is_forked, None);
-            let failure = allocator.err().map(|failure| failure.why);
-            (failure, env.to_string(), defaults_assumed(&heap))
+            played(&sample(Allocator::Jemalloc, requested, &[]), is_forked)
         };
         let nothing = (None, String::new(), None);
         assert_eq!(played(Ok(&[]), false), nothing);
@@ -305,6 +340,39 @@ mod tests {
         let reason = UnknownEnvironment::Overwritten;
         let assumed = (None, String::new(), Some(reason));
         assert_eq!(played(Err(reason), false), assumed);
+    }
+
+    #[test]
+    fn what_the_walk_read_counts_and_the_environment_says_the_rest() {
+        let conf = ["MALLOC_CONF=narenas:2,percpu_arena:percpu,dirty_decay_ms:60000"];
+        // The program has other options linked in, and has changed one while it ran.
+        let listed = [
+            ("opt.narenas", "4"),
+            ("opt.background_thread", "true"),
+            ("opt.dirty_decay_ms", "60000"),
+            ("opt.thp", "never"),
+            ("dirty_decay_ms", "0"),
+        ];
+        let (_, env, _) = played(&sample(Allocator::Jemalloc, Ok(&conf), &listed), false);
+        let expected = "MALLOC_CONF=percpu_arena:percpu,narenas:4,background_thread:true,dirty_decay_ms:0,thp:never";
+        assert_eq!(env, expected);
+        // Where the environment is unknown, the walk still knows these.
+        let reason = UnknownEnvironment::Overwritten;
+        let unknown = sample(Allocator::Jemalloc, Err(reason), &listed);
+        let (_, env, assumed) = played(&unknown, true);
+        let expected = "MALLOC_CONF=narenas:4,dirty_decay_ms:0,thp:never,background_thread:false";
+        assert_eq!((env.as_str(), assumed), (expected, Some(reason)));
+        // A player ends before a longer decay does.
+        for longer in ["-1", "60000"] {
+            let listed = [("dirty_decay_ms", longer)];
+            let (_, env, _) = played(&sample(Allocator::Jemalloc, Ok(&[]), &listed), false);
+            assert_eq!(env, "MALLOC_CONF=dirty_decay_ms:10000");
+        }
+        let listed = [("purge_delay", "-1"), ("arena_reserve", "65536")];
+        let requested = ["MIMALLOC_PURGE_DELAY=0", "MIMALLOC_ALLOW_THP=0"];
+        let (_, env, _) = played(&sample(Allocator::Mimalloc, Ok(&requested), &listed), false);
+        let expected = "MIMALLOC_PURGE_DELAY=-1 MIMALLOC_ALLOW_THP=0 MIMALLOC_ARENA_RESERVE=65536K";
+        assert_eq!(env, expected);
     }
 
     #[test]

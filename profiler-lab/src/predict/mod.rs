@@ -110,8 +110,12 @@ pub fn predict(
     };
     if measured < LEAST_HEAP {
         let measured = bytes(measured);
+        let purged = match heap.unpurged_bytes() {
+            0 => "",
+            _ => " once it has purged",
+        };
         return none(&format!(
-            "malloc's heap takes {measured}, too little for it to matter"
+            "malloc's heap takes {measured}{purged}, too little for it to matter"
         ));
     }
     let available = host::available_bytes();

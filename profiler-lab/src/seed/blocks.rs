@@ -1,7 +1,9 @@
 //! The walked heap that serves malloc: its blocks and the gaps between them, arena by arena.
 
 use profiler_core::addr::AddrRange;
-use profiler_core::allocator::{Allocator, GlibcSetting, UnknownEnvironment, serving};
+use profiler_core::allocator::{
+    Allocator, GlibcSetting, SettingsInForce, UnknownEnvironment, serving,
+};
 use profiler_core::arena::ArenaFigure;
 use profiler_core::glibc::WHOLE_HEADER;
 use profiler_core::heap::{Extent, ExtentKind, HeapSnapshot};
@@ -92,6 +94,11 @@ impl<'a> WalkedHeap<'a> {
     pub fn requested(&self) -> Result<impl Iterator<Item = &str>, UnknownEnvironment> {
         let requested = self.heap.requested()?.iter();
         Ok(requested.map(|setting| &*setting.request))
+    }
+
+    /// The settings that its own structures show in force.
+    pub fn settings_in_force(&self) -> SettingsInForce {
+        self.heap.settings_in_force()
     }
 
     /// Bytes of unknown use.

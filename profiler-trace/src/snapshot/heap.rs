@@ -73,8 +73,20 @@ fields!(HeapSnapshot {
     unreadable_bytes,
 } later {
     library,
-    environment_unknown
-});
+    environment_unknown or OLDER_ENVIRONMENT
+} finish what_was_requested_is_known);
+
+/// What the environment requested, in a session of before that was kept: unknown, unless it stands there.
+pub(super) const OLDER_ENVIRONMENT: Option<UnknownEnvironment> =
+    Some(UnknownEnvironment::NotRecorded);
+
+fn what_was_requested_is_known(heap: HeapSnapshot) -> HeapSnapshot {
+    let is_known = !heap.requested.is_empty();
+    HeapSnapshot {
+        environment_unknown: heap.environment_unknown.filter(|_| !is_known),
+        ..heap
+    }
+}
 
 /// A figure by its name. In a list, figures with unknown names are left out.
 impl Wire for (ArenaFigure, u64) {
@@ -225,5 +237,40 @@ fn sane(holds: bool) -> io::Result<()> {
     match holds {
         true => Ok(()),
         false => Err(malformed("it counts more than any memory holds")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Memory, put_framed};
+    use super::*;
+    use crate::limits::{Limits, Meter};
+
+    /// A heap as a version wrote it that did not keep why the environment is unknown, read by this one.
+    fn from_older(heap: &HeapSnapshot) -> HeapSnapshot {
+        let mut bytes = Vec::new();
+        heap.put(&mut bytes);
+        let meter = Meter::new(Limits::new(None, None, 1 << 30), Default::default());
+        let memory = Memory::new(&meter, 0);
+        let mut own = Input::new(&bytes, &memory).framed().expect("a struct");
+        // What may be missing is one byte where it is.
+        own.rest = &own.rest[..own.rest.len() - 1];
+        let mut older = Vec::new();
+        put_framed(&mut older, |out| out.extend_from_slice(own.rest));
+        HeapSnapshot::take(&mut Input::new(&older, &memory)).expect("a heap")
+    }
+
+    #[test]
+    fn what_an_older_session_does_not_hold_of_the_environment_is_unknown() {
+        let mut heap = HeapSnapshot::new(Allocator::Jemalloc, "5.3.0");
+        let unknown = from_older(&heap).requested().map(<[_]>::to_vec);
+        assert_eq!(unknown, Err(UnknownEnvironment::NotRecorded));
+        heap.allocator = Allocator::Glibc;
+        heap.requested = vec![RequestedSetting {
+            request: "MALLOC_ARENA_MAX=2".into(),
+            in_force: Some(true),
+            note: String::new(),
+        }];
+        assert_eq!(from_older(&heap), heap);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use profiler_core::activity::{Activity, ClassActivity, ProbeCost, ProbeState, ProbeStatus};
-use profiler_core::allocator::AllocatorTitle;
+use profiler_core::allocator::{Allocator, AllocatorTitle};
 use profiler_core::candidate::CandidateName;
 use profiler_core::objects::Census;
 use profiler_core::over_time::{Moment, OverTime};
@@ -15,6 +15,7 @@ use profiler_core::sites::Sites;
 use profiler_core::size_class::SizeClass;
 use profiler_core::view::{ObjectsState, Point, Shadow, View, WhatIf};
 
+use super::heap::OLDER_ENVIRONMENT;
 use super::wire::{Input, Wire, count, fields, malformed, put_framed};
 use crate::varint::{self, put_text};
 
@@ -118,7 +119,7 @@ impl Observation {
         let report = match self.predictions {
             // Those that were made of the walk itself, which are newer, stay.
             Some(predictions) if report.predictions.is_none() => {
-                Arc::new(report.with_predictions(predictions))
+                Arc::new(report.with_predictions(of_its_heap(predictions, &report)))
             }
             _ => report,
         };
@@ -136,6 +137,16 @@ impl Observation {
             ended: self.ended,
         }
         .with_trend(false)
+    }
+}
+
+/// Settings of glibc's were always read from its heap.
+fn of_its_heap(predictions: Predictions, report: &FragReport) -> Predictions {
+    let serving = report.serving().map(|heap| heap.allocator);
+    let unknown = predictions.environment_unknown;
+    Predictions {
+        environment_unknown: unknown.filter(|_| serving != Some(Allocator::Glibc)),
+        ..predictions
     }
 }
 
@@ -162,7 +173,7 @@ fields!(Predictions {
     trouble
 } later {
     rss_bytes,
-    environment_unknown
+    environment_unknown or OLDER_ENVIRONMENT
 });
 fields!(SelfCheck {
     measured_bytes,
@@ -265,7 +276,7 @@ fields!(WhatIf {
     allocated_bytes,
     cost,
     ended,
-    environment_unknown
+    environment_unknown or OLDER_ENVIRONMENT
 });
 fields!(Shadow {
     name,

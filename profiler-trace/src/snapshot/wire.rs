@@ -2,7 +2,7 @@
 //! once for both directions.
 //!
 //! A struct is preceded by its length, so that fields can be added at its end: a reader that does
-//! not know them skips them, and a reader that misses them uses [`Default`].
+//! not know them skips them, and a reader that misses them uses [`Default`], or what [`fields`] names for that.
 
 use std::cell::Cell;
 use std::io;
@@ -145,10 +145,12 @@ pub(super) fn put_framed(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
 
 /// Names the fields of a struct, in the order of their bytes; those after `later` were added since
 /// the first version. The struct is destructured by name: a field that is missing here does not
-/// compile. The function after `finish` fills in what older bytes lack and [`Default`] does not
-/// give.
+/// compile. Where older bytes lack a field, it is what stands after its `or`, else [`Default`]. The
+/// function after `finish` fills in what follows from other fields.
 macro_rules! fields {
-    ($Type:ty { $($field:ident),+ $(,)? } $(later { $($later:ident),+ $(,)? } $(finish $finish:path)?)?) => {
+    (@older) => { Default::default() };
+    (@older $older:path) => { $older };
+    ($Type:ty { $($field:ident),+ $(,)? } $(later { $($later:ident $(or $older:path)?),+ $(,)? } $(finish $finish:path)?)?) => {
         impl $crate::snapshot::wire::Wire for $Type {
             fn put(&self, out: &mut Vec<u8>) {
                 let Self { $($field,)+ $($($later,)+)? } = self;
@@ -165,7 +167,7 @@ macro_rules! fields {
                 let value = Self {
                     $($field: $crate::snapshot::wire::Wire::take(&mut own)?,)+
                     $($($later: match own.rest.is_empty() {
-                        true => Default::default(),
+                        true => $crate::snapshot::wire::fields!(@older $($older)?),
                         false => $crate::snapshot::wire::Wire::take(&mut own)?,
                     },)+)?
                 };

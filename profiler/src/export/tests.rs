@@ -150,6 +150,15 @@ fn lines_have_the_verdict_and_the_predictions_of_the_snapshot() {
 }
 
 #[test]
+fn a_page_with_figures_of_two_moments_names_both() {
+    let page = html::page(&full());
+    let said = "as walked 18.0 s before the walk of the other figures on this page";
+    assert!(page.contains(said), "{page}");
+    // The report without that has one moment alone.
+    assert!(!html::page(&passive()).contains("before the walk of the other figures"));
+}
+
+#[test]
 fn the_table_reads_back_with_the_figures_of_the_json() {
     let view = full();
     let bytes = super::csv::table(&view).expect("a table");

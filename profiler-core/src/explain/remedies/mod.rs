@@ -3,9 +3,12 @@
 
 mod rows;
 
-pub(crate) use self::rows::{NAMED_MAPPING, NO_DECAY, OBJECTS_WERE_READ};
-use self::rows::{NONE, OF_LIBRARIES, ONE_ARENA, REMEDIES, RemedyRow};
-use crate::allocator::Allocator;
+use self::rows::{
+    BACKGROUND, NEVER, NEVER_IN_CHILD, NO_DECAY, NONE, OF_LIBRARIES, ONE_ARENA, REMEDIES,
+    RemedyRow, SHORT_DECAY, SOON,
+};
+pub(crate) use self::rows::{NAMED_MAPPING, OBJECTS_WERE_READ};
+use crate::allocator::{Allocator, Purging};
 use crate::candidate::CandidateName;
 use crate::mechanism::Mechanism;
 use crate::remedy::Remedy;
@@ -50,6 +53,23 @@ impl Remedy {
     }
 }
 
+/// What to do about free pages that a jemalloc with this purging has not purged yet.
+pub(crate) fn of_unpurged(purging: Purging, is_forked: bool) -> &'static Remedy {
+    let is_short = purging.within_ms.is_some_and(|ms| ms <= SHORT_MS);
+    match (purging.within_ms, is_forked) {
+        (None, true) => &NEVER_IN_CHILD,
+        (None, false) => &NEVER,
+        (Some(_), true) => &NO_DECAY,
+        (Some(_), false) if purging.by_itself && is_short => &SOON,
+        (Some(_), false) if purging.by_itself => &SHORT_DECAY,
+        (Some(_), false) if is_short => &BACKGROUND,
+        (Some(_), false) => Remedy::of(Mechanism::Untrimmed, Some(Allocator::Jemalloc)),
+    }
+}
+
+/// A decay that [`tuning::JEMALLOC_SHORT_DECAY`] does not make shorter, in milliseconds.
+const SHORT_MS: u64 = 1_000;
+
 /// The call or event that returns whole free pages.
 pub(crate) fn give_back(serving: Option<Allocator>) -> &'static str {
     let call = serving.map(|kind| kind.row().gives_back.unwrap_or(kind.row().name));
@@ -81,6 +101,42 @@ mod tests {
             let prose = remedy.prose();
             assert!(!prose.contains(['{', '}']), "{prose}");
         }
+    }
+
+    #[test]
+    fn what_is_to_be_done_about_unpurged_pages_depends_on_the_options_in_force() {
+        let said = |within_ms, by_itself, is_forked| {
+            let purging = Purging {
+                within_ms,
+                by_itself,
+            };
+            of_unpurged(purging, is_forked).prose()
+        };
+        let default = said(Some(10_000), false, false);
+        assert!(
+            default.contains("MALLOC_CONF=background_thread:true"),
+            "{default}"
+        );
+        let has_thread = said(Some(10_000), true, false);
+        assert!(
+            !has_thread.contains("background_thread") && has_thread.contains("dirty_decay_ms:1000"),
+            "{has_thread}"
+        );
+        let short = said(Some(1_000), false, false);
+        assert!(
+            !short.contains("decay") && short.contains("background_thread:true"),
+            "{short}"
+        );
+        assert!(said(Some(0), true, false).contains("nothing is to be done"));
+        for never in [said(None, false, false), said(None, true, true)] {
+            assert!(
+                never.contains("for good: MALLOC_CONF=dirty_decay_ms:"),
+                "{never}"
+            );
+        }
+        assert!(said(Some(10_000), false, true).contains("dirty_decay_ms:0"));
+        let shortened = tuning::JEMALLOC_SHORT_DECAY.sets[0].value;
+        assert_eq!(shortened, SHORT_MS.to_string());
     }
 
     #[test]

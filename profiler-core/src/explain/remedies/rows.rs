@@ -321,9 +321,44 @@ pub(crate) static NAMED_MAPPING: Remedy = Remedy {
         pages of files and of shared memory stay while the file or another process has them.",
 };
 
+/// Replaces jemalloc's remedy for [`Mechanism::Untrimmed`] where its background thread runs.
+pub(super) static SHORT_DECAY: Remedy = Remedy {
+    steps: &[Step::Tune(&tuning::JEMALLOC_SHORT_DECAY)],
+    sentences: "They wait for their decay: {0} makes it sooner, at some cost in page faults.",
+};
+
+/// The same where its decay is short already.
+pub(super) static BACKGROUND: Remedy = Remedy {
+    steps: &[Step::Tune(&tuning::JEMALLOC_BACKGROUND)],
+    sentences: "They wait until jemalloc is called: an idle process purges only with {0}.",
+};
+
+/// The same where its decay is short and its background thread runs.
+pub(super) static SOON: Remedy = Remedy {
+    steps: &[],
+    sentences: "Its decay options have them purged soon: nothing is to be done.",
+};
+
+/// The same where its decay options keep them for good.
+pub(super) static NEVER: Remedy = Remedy {
+    steps: &[
+        Step::Tune(&tuning::JEMALLOC_SHORT_DECAY),
+        Step::Tune(&tuning::JEMALLOC_BACKGROUND),
+    ],
+    sentences: "Its decay options keep them for good: {0} has them purged, unless the program sets these itself, and \
+        {1=} also while the process is idle, at some cost in page faults.",
+};
+
+/// The same in a forked process.
+pub(super) static NEVER_IN_CHILD: Remedy = Remedy {
+    steps: &[Step::Tune(&tuning::JEMALLOC_NO_DECAY)],
+    sentences: "Its decay options keep them for good: {0} returns them as soon as they are free, unless the program sets \
+        these itself, at some cost in page faults.",
+};
+
 /// Replaces jemalloc's remedy for [`Mechanism::Untrimmed`] in a forked process, which has lost the
 /// thread that would purge while it is idle.
-pub(crate) static NO_DECAY: Remedy = Remedy {
+pub(super) static NO_DECAY: Remedy = Remedy {
     steps: &[Step::Tune(&tuning::JEMALLOC_NO_DECAY)],
     sentences: "They wait for their decay, and jemalloc's background thread, which purges while a process is \
         idle, does not survive a fork: {0} returns them as soon as they are free, at some cost in page faults.",

@@ -56,9 +56,9 @@ pub(super) fn untrimmed(report: &FragReport) -> Option<Finding> {
             ),
         ],
         prediction: None,
-        remedy: match (serving(report), report.fork) {
-            (Some(Allocator::Jemalloc), Some(_)) => &remedies::NO_DECAY,
-            (serving, _) => Remedy::of(Mechanism::Untrimmed, serving),
+        remedy: match report.purging() {
+            Some(purging) => remedies::of_unpurged(purging, report.fork.is_some()),
+            None => Remedy::of(Mechanism::Untrimmed, serving(report)),
         },
         confidence: walk_confidence(report),
     })

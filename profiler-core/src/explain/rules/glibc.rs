@@ -70,8 +70,9 @@ pub(super) fn dynamic_mmap_threshold(report: &FragReport) -> Option<Finding> {
     is_notable(report, free).then(|| Finding {
         mechanism: Mechanism::DynamicMmapThreshold,
         claim: format!(
-            "The mmap threshold has grown to {}, so large blocks now lie in the heap; {} of its \
-             resident memory are free chunks above {INITIAL_MMAP_THRESHOLD_KIB} KiB.",
+            "The mmap threshold has grown to {}, below which blocks lie in the heap; {} of its \
+             resident memory are free chunks above {INITIAL_MMAP_THRESHOLD_KIB} KiB, of large blocks or of small \
+             ones side by side.",
             bytes(threshold),
             bytes(free)
         ),

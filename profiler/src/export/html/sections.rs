@@ -169,7 +169,11 @@ fn played(report: &FragReport, predictions: &Predictions, check: &SelfCheck) -> 
     let most = most.max().unwrap_or(0).max(check.measured_bytes).max(1);
     html! {
         p {
-            "Malloc's heap was replayed in real allocators. Check: in its own it takes "
+            "Malloc's heap"
+            @if let Some(before) = predictions.before(report.taken_at_ns) {
+                ", as walked " (before) " before the walk of the other figures on this page,"
+            }
+            " was replayed in real allocators; RSS in this table is of the same moment. Check: in its own it takes "
             (bytes(check.predicted_bytes)) "; measured were " (bytes(check.measured_bytes))
             (format!(" ({:+.1} %)", check.error() * 100.0)) "."
             @if !check.holds() { " That is too far off to judge the others by it." }
@@ -192,7 +196,7 @@ fn played(report: &FragReport, predictions: &Predictions, check: &SelfCheck) -> 
                     tr {
                         th scope="row" {
                             (visible(prediction.title()))
-                            @if let Some(how) = prediction.how().filter(|_| *effect == Effect::Saves) {
+                            @for how in prediction.how().iter().filter(|_| *effect == Effect::Saves) {
                                 div.below { code { (visible(how)) } }
                             }
                         }

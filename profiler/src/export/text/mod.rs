@@ -309,8 +309,8 @@ fn table(text: &mut Text, report: &FragReport, predictions: &Predictions) {
     for (prediction, _, effect) in predictions.ranked() {
         let row = predictions.row(prediction);
         text.line(&line(&prediction.title(), &row, effect.words()));
-        if let Some(how) = prediction.how().filter(|_| effect == Effect::Saves) {
-            text.paragraph("      ", &how);
+        for how in prediction.how().iter().filter(|_| effect == Effect::Saves) {
+            text.paragraph("      ", how);
         }
     }
 }
