@@ -13,6 +13,8 @@ const STEADY_BYTES: f64 = (1 << 20) as f64;
 const STEADY_SHARE: f64 = 0.005;
 /// What falls all the time loses at least this share, in each half of the time, of what it would at a steady rate.
 const STEADY_FALL: f64 = 0.25;
+/// What gained once gains no more than this share of it in the last fifth of the time.
+const FLAT: f64 = 0.2;
 /// Parts of the time between two walks of which the median of what was counted is compared.
 const PARTS: [RangeInclusive<f64>; 3] = [0.0..=0.2, 0.35..=0.65, 0.8..=1.0];
 
@@ -191,6 +193,14 @@ impl MemoryGrowth {
         (lost >= self.least_bytes && is_steady).then_some(lost)
     }
 
+    /// Whether it had nearly all that it gained in the fourth fifth of the time already, so that it did not go on to the end;
+    /// `None` where too little was counted.
+    pub(crate) fn is_flat_since(&self, gained: f64) -> Option<bool> {
+        let [first, .., fourth, _] = self.lows?;
+        let last = first.bytes + self.bytes;
+        Some(last - fourth.bytes <= gained * FLAT)
+    }
+
     /// Threads that it had more at the second walk.
     pub(crate) fn more_threads(&self) -> u32 {
         self.threads
@@ -333,6 +343,32 @@ mod tests {
         hidden[9] = 115;
         assert_eq!(floor(&hidden), Some((4.0 * 16.0) * MIB as f64));
         assert_eq!(of(&swings), None, "it does not grow");
+    }
+
+    #[test]
+    fn what_goes_on_to_the_end_has_not_grown_once() {
+        let is_flat = |all: &[u64]| {
+            let all: Vec<(u64, u64)> = all.iter().map(|rss| (*rss, 0)).collect();
+            let all = points(&all);
+            let growth = MemoryGrowth::of_points(&all, 0, (all.len() as u64 - 1) * 1_000_000_000);
+            growth
+                .expect("two")
+                .with_halves(&all, 0)
+                .is_flat_since(40.0 * MIB as f64)
+        };
+        let once: Vec<u64> = (0..20).map(|at| if at < 6 { 100 } else { 140 }).collect();
+        assert_eq!(is_flat(&once), Some(true));
+        let begun: Vec<u64> = (0..20)
+            .map(|at| 100 + 4 * u64::saturating_sub(at, 10))
+            .collect();
+        assert_eq!(is_flat(&begun), Some(false));
+        let at_last: Vec<u64> = (0..20).map(|at| if at < 18 { 100 } else { 140 }).collect();
+        assert_eq!(
+            is_flat(&at_last),
+            Some(false),
+            "nothing shows what comes then"
+        );
+        assert_eq!(is_flat(&[100, 140]), None);
     }
 
     #[test]

@@ -74,6 +74,49 @@ impl PythonMalloc {
     }
 }
 
+/// Why none of a process's threads runs, whoever looks at it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Halted {
+    /// A signal stopped it (`SIGSTOP`, or one of a terminal's).
+    Stopped,
+    /// Another program traces it, as a debugger does, and has stopped it.
+    Traced,
+    /// Its control group is frozen.
+    Frozen,
+}
+
+impl Halted {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Stopped, Self::Traced, Self::Frozen];
+
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Traced => "traced",
+            Self::Frozen => "frozen",
+        }
+    }
+
+    /// What it is, as the beginning of a sentence.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Stopped => "It is stopped by a signal (SIGSTOP, or a terminal's; state T)",
+            Self::Traced => "It is stopped by a program that traces it, as a debugger (state t)",
+            Self::Frozen => "Its control group is frozen",
+        }
+    }
+
+    /// What lets it go on.
+    pub(crate) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Stopped => "Continue it with SIGCONT",
+            Self::Traced => "Let that program continue it",
+            Self::Frozen => "Thaw the group",
+        }
+    }
+}
+
 /// The target.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Target {
@@ -98,6 +141,8 @@ pub struct Target {
     pub began_ticks: Option<u64>,
     /// The host's boot (`/proc/sys/kernel/random/boot_id`); `None` if unknown.
     pub boot_id: Option<String>,
+    /// Why none of its threads ran before it was looked at; `None` if they did, and of a core.
+    pub halted: Option<Halted>,
 }
 
 impl Target {

@@ -638,3 +638,55 @@ print('ready', flush=True)
     assert!((rate - 1500.0).abs() < 150.0, "{said}");
     assert!(said.contains("Growing "), "{said}");
 }
+
+/// Two looks find the container anywhere in its swing, and the list is another one each time.
+#[test]
+fn a_leak_below_a_swing_has_its_own_rate_and_a_list_that_is_made_anew_does_not_grow() {
+    let leaks = "
+import time
+CACHE = {}
+start, n = time.time(), 0
+print('ready', flush=True)
+while True:
+    elapsed = time.time() - start
+    wanted = 5000 + int(4000 * elapsed) + int(5000 * (elapsed % 0.6) / 0.6)
+    while len(CACHE) < wanted:
+        n += 1
+        CACHE[n] = 'value number %d' % n
+    while len(CACHE) > wanted: CACHE.popitem()
+    time.sleep(0.005)
+";
+    let said = said_of(leaks);
+    assert!(!said.contains("Not growing"), "{said}");
+    let numbers = said.split("`__main__.CACHE` (dict) gains ").nth(1);
+    let numbers = numbers.and_then(|rest| rest.split(" `str` a second").next());
+    // On a host that is busy too few turns may have been seen.
+    if let Some(numbers) = numbers {
+        let numbers = numbers.split(' ').filter_map(|word| word.parse().ok());
+        let numbers: Vec<f64> = numbers.collect();
+        let (Some(least), Some(most)) = (numbers.first(), numbers.last()) else {
+            panic!("{said}");
+        };
+        assert!(*least <= 4000.0 * 1.25 && *most >= 4000.0 * 0.75, "{said}");
+    } else {
+        assert!(
+            said.contains("becomes longer and shorter in turn"),
+            "{said}"
+        );
+    }
+    let anew = "
+import time
+BATCH = []
+start, n = time.time(), 0
+print('ready', flush=True)
+while True:
+    while n < (time.time() - start) * 8000:
+        n += 1
+        BATCH.append({'id': n, 'name': 'x%d' % n})
+        if len(BATCH) >= 9000: BATCH = []
+    time.sleep(0.005)
+";
+    let said = said_of(anew);
+    assert!(!said.contains("Growing "), "{said}");
+    assert!(!said.contains("a leak"), "{said}");
+}

@@ -128,6 +128,38 @@ sys.stdin.readline()
 }
 
 #[test]
+fn a_variable_that_each_thread_of_a_function_has_is_one_row() {
+    let child = Child::python(
+        "
+import threading
+ready = threading.Barrier(9)
+def work(n):
+    rows = [bytes(1000) + b'%d' % i for i in range(100 * n)]
+    ready.wait()
+    threading.Event().wait()
+    return rows
+for n in range(1, 9):
+    threading.Thread(target=work, args=(n,), daemon=True).start()
+ready.wait()
+print('ready', flush=True)
+threading.Event().wait()
+",
+    );
+    let objects = objects(child.pid(), &["--stop-for-objects"]);
+    let all = objects["holders"].as_array().expect("holders");
+    let rows = all
+        .iter()
+        .filter(|of| of["name"] == "__main__.work(): rows");
+    assert_eq!(rows.count(), 1);
+    let rows = holder(&objects, "__main__.work(): rows");
+    assert_eq!((number(rows, "calls"), number(rows, "threads")), (8, 8));
+    assert_eq!(number(rows, "items"), 3600, "of all threads");
+    let retained = number(rows, "retained_bytes");
+    assert!((3_600_000..4_100_000).contains(&retained), "{rows:#}");
+    assert_eq!(rows["path"][0]["length"], 800, "that of the largest");
+}
+
+#[test]
 fn growth_of_what_no_name_reaches_is_said_to_be_that() {
     let child = Child::python(
         "

@@ -85,7 +85,9 @@ fn assert_known_structures(objects: &Value, account: &Value, what: &str) {
     );
     let path = |name: &str| holder(objects, name)["path"].clone();
     assert_eq!(path("__main__.remember")[1]["via"], "default arguments");
-    assert_eq!(path("__main__.CLOSURE")[1]["via"], "closure", "{what}");
+    let closure = &path("__main__.CLOSURE")[1];
+    assert_eq!(closure["via"], "closure", "{what}");
+    assert_eq!(closure["attribute"], "kept", "{what}");
     let shared = holder(objects, "__main__.ALSO_SHARED");
     assert_eq!(shared["shared_with"].as_array().map(Vec::len), Some(1));
     let indexed = holder(objects, "__main__.BY_ID");

@@ -122,7 +122,7 @@ impl<M: TargetMemory> Attributes<'_, M> {
     }
 
     /// An attribute's name. A string that cannot be an identifier may be a value and is not shown.
-    fn name(&self, key: u64) -> Option<String> {
+    pub(super) fn name(&self, key: u64) -> Option<String> {
         let name = str_name(self.memory, self.layout, key)?;
         let is_name = name.chars().all(|c| c == '_' || c.is_alphanumeric());
         (is_name && !name.starts_with(|c: char| c.is_numeric())).then_some(name)

@@ -1,12 +1,13 @@
 //! The census: what the live blocks of a process are and who holds them, as rows with names, so
 //! that it can be compared with another census of the same process.
 
+use crate::addr::RemoteAddr;
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 use crate::units::{bytes, nanoseconds, percent};
 
 use super::growth::Growth;
-pub use super::holder::{Branch, Holder, NameKind, PathStep, Via};
+pub use super::holder::{Branch, Calls, Holder, NameKind, PathStep, Via};
 pub use super::layout::LayoutBasis;
 pub use super::page_owners::PageOwner;
 pub use super::pins::{Copied, Dropped};
@@ -94,8 +95,21 @@ pub struct PackageRow {
     pub unlisted: Amount,
 }
 
-/// What the live blocks are, and who holds them.
+/// A name of the program, and the object that it is bound to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Binding {
+    /// The name. Foreign text.
+    pub name: String,
+    /// The type of the object.
+    pub type_name: String,
+    /// The word that refers to it.
+    pub place: RemoteAddr,
+    /// How often the name was seen bound to another object since the census before.
+    pub rebound: u64,
+}
+
+/// What the live blocks are, and who holds them.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Census {
     /// When the walk was that gave the blocks, in nanoseconds since 1970-01-01 UTC.
     pub taken_at_ns: u64,
@@ -134,6 +148,9 @@ pub struct Census {
     /// When the walk of the census before was since which items of containers were counted ([`Holder::course`]), in ns since
     /// 1970-01-01 UTC; `None` where they were not.
     pub counted_since_ns: Option<u64>,
+    /// Names of the program itself, as many as are kept; of a census whose containers were counted, those that were bound to new
+    /// objects meanwhile.
+    pub bindings: Vec<Binding>,
     /// What lies on the pages of which a write has made a copy since the process was forked; `None` where
     /// there are none.
     pub copied: Option<Copied>,

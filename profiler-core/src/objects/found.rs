@@ -31,8 +31,8 @@ pub(super) fn references<M: TargetMemory + Sync>(
     };
     let mut names = Names::find(&resolve, &scanned.noted, types, is_dict);
     let running = frames::running(&resolve, residency, &scanned.noted, known);
-    for (variable, value) in running.variables {
-        names.add(Name::Variable(variable), value);
+    for held in running.variables {
+        names.add_variable(Name::Variable(held.variable), held);
     }
     for noted in scanned.noted.iter().filter(|n| n.role == Role::LocalDummy) {
         names.add(Name::ThreadLocal, noted.block);

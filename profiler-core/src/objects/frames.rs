@@ -65,11 +65,38 @@ impl Variable {
     }
 }
 
+/// What a variable refers to.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Held {
+    pub(super) variable: Variable,
+    /// Where the variable is in memory.
+    pub(super) at: u64,
+    /// The block of its value.
+    pub(super) value: u32,
+    /// The number of the thread whose stack has its frame; `None` where frames are objects.
+    pub(super) thread: Option<u32>,
+}
+
+/// Where the first variable of a frame is.
+#[derive(Copy, Clone)]
+struct First {
+    at: u64,
+    thread: Option<u32>,
+}
+
+/// The used part of a chunk of a thread's data stack.
+struct UsedPart {
+    data: u64,
+    bytes: u64,
+    /// The thread's number.
+    thread: u32,
+}
+
 /// What running functions hold.
 #[derive(Debug, Default)]
 pub(super) struct RunningFunctions {
-    /// Their variables, with the block of each value.
-    pub(super) variables: Vec<(Variable, u32)>,
+    /// Their variables.
+    pub(super) variables: Vec<Held>,
     /// All blocks that words of their frames refer to.
     pub(super) words: Vec<u32>,
 }
@@ -80,8 +107,8 @@ pub(super) struct Suspended {
     pub(super) block: u32,
     /// Its variables, in bytes from the object.
     pub(super) locals: Range<u64>,
-    /// Its variables, with the block of each value.
-    pub(super) variables: Vec<(Variable, u32)>,
+    /// Its variables.
+    pub(super) variables: Vec<Held>,
 }
 
 /// The most words of a generator before its frame (`PyGenObject.gi_iframe`).
@@ -187,12 +214,13 @@ impl<M: TargetMemory> Finder<'_, M> {
         object.is_some_and(|(_, of)| self.types[of as usize].facts.role == role)
     }
 
-    /// Takes the variables of a frame, given its words from the first variable on as `locals`;
-    /// returns their number.
+    /// Takes the variables of a frame, given its words from the first variable on as `locals`; returns their
+    /// number.
     fn take(
         &self,
         code: u64,
         globals: u64,
+        first: First,
         locals: &[u64],
         running: &mut RunningFunctions,
     ) -> usize {
@@ -203,8 +231,12 @@ impl<M: TargetMemory> Finder<'_, M> {
         let count = u64::from(count.unwrap_or(0)).min(MAX_VARIABLES) as usize;
         for (value, nth) in locals.iter().take(count).zip(0..) {
             if let Some(value) = resolve.target(*value) {
-                let variable = Variable { code, globals, nth };
-                running.variables.push((variable, value));
+                running.variables.push(Held {
+                    variable: Variable { code, globals, nth },
+                    at: first.at.wrapping_add(u64::from(nth) * 8),
+                    value,
+                    thread: first.thread,
+                });
             }
         }
         count
@@ -236,7 +268,11 @@ impl<M: TargetMemory> Finder<'_, M> {
         let values = words(bytes.get(start as usize..)?);
         let values: Vec<u64> = values.map(|word| layout.stack_reference(word)).collect();
         let mut running = RunningFunctions::default();
-        let count = self.take(code, globals, &values, &mut running);
+        let first = First {
+            at: noted.object.wrapping_add(start),
+            thread: None,
+        };
+        let count = self.take(code, globals, first, &values, &mut running);
         Some(Suspended {
             block: noted.block,
             locals: start..start + count.min(values.len()) as u64 * 8,
@@ -297,7 +333,11 @@ impl<M: TargetMemory> Finder<'_, M> {
             return None;
         }
         let locals: Vec<u64> = words(locals).collect();
-        let count = self.take(code, globals, &locals, running);
+        let first = First {
+            at: object.get().wrapping_add(start),
+            thread: None,
+        };
+        let count = self.take(code, globals, first, &locals, running);
         Some((start, count.min(locals.len())))
     }
 
@@ -320,12 +360,12 @@ impl<M: TargetMemory> Finder<'_, M> {
     fn chunks(&self, code: u64, globals: u64, locals: u64) -> RunningFunctions {
         let mut running = RunningFunctions::default();
         let mut rest = MAX_BYTES;
-        for (data, used) in self.used_parts() {
-            let mut bytes = vec![0; used.min(rest) as usize];
+        for part in self.used_parts() {
+            let mut bytes = vec![0; part.bytes.min(rest) as usize];
             rest -= bytes.len() as u64;
             if self
                 .memory()
-                .read(RemoteAddr::new(data), &mut bytes)
+                .read(RemoteAddr::new(part.data), &mut bytes)
                 .is_err()
             {
                 continue;
@@ -343,23 +383,33 @@ impl<M: TargetMemory> Finder<'_, M> {
                 };
                 if self.is(code, Role::Code) && self.is(globals, Role::Dict) {
                     let from = (at + locals as usize / 8).min(all.len());
-                    self.take(code, globals, &all[from..], &mut running);
+                    let first = First {
+                        at: part.data.wrapping_add(from as u64 * 8),
+                        thread: Some(part.thread),
+                    };
+                    self.take(code, globals, first, &all[from..], &mut running);
                 }
             }
         }
         running
     }
 
-    /// The used part of each chunk: its start and its bytes.
-    fn used_parts(&self) -> Vec<(u64, u64)> {
-        let mut found: Vec<(u64, u64)> = Vec::new();
+    /// The used part of each chunk.
+    fn used_parts(&self) -> Vec<UsedPart> {
+        let mut found: Vec<UsedPart> = Vec::new();
         let mut seen = HashSet::new();
+        let mut threads = 0;
         self.each_state(|[chunk, top, limit]| {
             if found.len() >= MAX_CHUNKS || !self.is_chunk(chunk, limit) || !seen.insert(chunk) {
                 return;
             }
-            let data = chunk + CHUNK_HEAD;
-            found.push((data, top.saturating_sub(data)));
+            let (data, thread) = (chunk + CHUNK_HEAD, threads);
+            threads += 1;
+            found.push(UsedPart {
+                data,
+                bytes: top.saturating_sub(data),
+                thread,
+            });
             // Earlier chunks contain the number of their used words.
             let mut before = read_word(self.memory(), chunk);
             while let Some(chunk) = before.filter(|&chunk| chunk != 0 && found.len() < MAX_CHUNKS) {
@@ -372,7 +422,11 @@ impl<M: TargetMemory> Finder<'_, M> {
                 }
                 let used = read_word(self.memory(), chunk + 16).unwrap_or(0);
                 let used = used.saturating_mul(8).min(size - CHUNK_HEAD);
-                found.push((chunk + CHUNK_HEAD, used));
+                found.push(UsedPart {
+                    data: chunk + CHUNK_HEAD,
+                    bytes: used,
+                    thread,
+                });
                 before = read_word(self.memory(), chunk);
             }
         });

@@ -2,6 +2,7 @@
 
 mod counterparts;
 mod passing;
+mod swings;
 
 use std::cmp::Ordering;
 
@@ -10,7 +11,7 @@ use hashbrown::HashMap;
 use self::counterparts::counterparts;
 use super::census::{Amount, Census, NativeRow, SHOWN, TypeRow};
 use super::holder::{Branch, Holder, MAX_BRANCHES, PathStep};
-use super::lengths::Course;
+use super::lengths::{Course, Pace};
 use crate::allocator::Allocator;
 use crate::size_class::SizeClass;
 use crate::units::growth;
@@ -19,6 +20,10 @@ use crate::units::growth;
 const NOISE_BYTES: f64 = 64.0 * 1024.0;
 /// Gains smaller than this between two censuses do not affect the sort order.
 const RANKED_BYTES: f64 = NOISE_BYTES / 16.0;
+/// A holder that was not kept before had none of its items if what was kept of others is at most this part of what it has.
+const NEARLY_NONE: u64 = 8;
+/// A branch that was not there before gains no more than this many times what its holder does.
+const MOST_OF_NEW: f64 = 1.1;
 /// Growth by less than this share of live memory also counts as noise.
 const NOISE_SHARE: f64 = 0.001;
 
@@ -138,6 +143,11 @@ pub struct HolderGrowth {
     pub is_same: bool,
     /// How the number of items went on of the container that gains most, where that was counted in between.
     pub course: Option<Course>,
+    /// How fast that rose, and by how much it fell.
+    pub pace: Option<Pace>,
+    /// Bytes a second that it has more at the second look without being growth: it becomes longer and shorter in turn.
+    /// [`Self::bytes`] and [`Self::items`] are without these where its lowest counts rise.
+    pub swing_bytes: f64,
 }
 
 impl HolderGrowth {
@@ -147,13 +157,17 @@ impl HolderGrowth {
         self.bytes + self.mapped_bytes.unwrap_or(0.0)
     }
 
+    /// Whether it becomes longer below what it goes up and down by.
+    pub fn is_below_swing(&self) -> bool {
+        self.course == Some(Course::RisesBelow)
+    }
+
     /// Whether what it gains is growth: what becomes longer and shorter in turn is none, and what running functions have in hand
-    /// only where all memory shows that it stays, or counts in between show that the same container becomes longer all
-    /// the time.
+    /// only where all memory shows that it stays, or counts in between show that the container becomes longer.
     pub fn counts(&self, counts_passing: bool) -> bool {
         match self.course {
             Some(course) if course.is_up_and_down() => false,
-            Some(Course::Rises) if self.is_same => true,
+            Some(course) if course.rises() => true,
             _ => counts_passing || !self.is_passing,
         }
     }
@@ -197,8 +211,8 @@ pub struct Growth {
     /// Bytes a second that holders gained which [pass](HolderGrowth::is_passing) and do not become longer all the time;
     /// below 0 where they had more before.
     pub passing_bytes: f64,
-    /// Bytes a second that holders gained which [become longer and shorter in turn](Course::is_up_and_down); below 0 where they had
-    /// more before.
+    /// Bytes a second that containers had more at the second look which become longer and shorter in turn; below 0 where they
+    /// had more before.
     pub swinging_bytes: f64,
     /// What became larger in one step, the most first.
     pub steps: Vec<GrowthStep>,
@@ -241,7 +255,7 @@ impl Growth {
             }),
             native: native(earlier, later, clock),
             passing_bytes: passing::gained(earlier, later, &holders) / clock.seconds,
-            swinging_bytes: passing::swung(earlier, later, &holders) / clock.seconds,
+            swinging_bytes: swings::swung(earlier, later, &holders) / clock.seconds,
             holders,
             is_growing: steady_bytes * clock.seconds > noise_bytes,
             noise_bytes,
@@ -300,6 +314,11 @@ impl Growth {
             Some(course) if course.is_up_and_down() => HolderGain::UpAndDown,
             _ => HolderGain::InHand,
         }
+    }
+
+    /// What a container loses at once that becomes longer and shorter in turn, in bytes; `None` where that was not counted.
+    pub fn swing_of(&self, of: &HolderGrowth, holder: &Holder) -> Option<f64> {
+        swings::swing_of(of, holder)
     }
 
     /// Of a holder and its place, the branch that gains most of what it gains; `None` where that is where
@@ -436,27 +455,37 @@ fn holders(earlier: &Census, later: &Census, clock: Clock) -> Vec<HolderGrowth> 
         };
         let mapped = mapped_before.zip(holder.mapped_bytes);
         let mapped_bytes = mapped.map(|(before, now)| clock.gained(before, now));
-        if bytes != 0.0 || mapped_bytes.is_some_and(|gained| gained != 0.0) {
-            let branch = was.and_then(|was| growing_branch(was, holder, bytes, clock));
-            grown.push(HolderGrowth {
+        let branch = was.and_then(|was| growing_branch(was, holder, bytes, clock));
+        let (course, pace) = match branch {
+            Some((branch, _)) => (holder.branches[branch].course, holder.branches[branch].pace),
+            None => (holder.course, holder.pace),
+        };
+        let (course, pace) = (course.filter(|_| is_counted), pace.filter(|_| is_counted));
+        let is_changed = bytes != 0.0 || mapped_bytes.is_some_and(|gained| gained != 0.0);
+        if is_changed || course.is_some() {
+            let of = HolderGrowth {
                 holder: at,
                 bytes,
                 mapped_bytes,
                 has_more: was.is_none_or(|was| has_more(was, holder)),
                 is_passing: passing::is_passing(holder),
                 is_same: was.is_some_and(|was| passing::is_same(was, holder)),
-                course: match branch {
-                    Some((branch, _)) => holder.branches[branch].course,
-                    None => holder.course,
-                }
-                .filter(|_| is_counted),
+                course,
+                pace,
+                swing_bytes: 0.0,
                 branch: branch.map(|(branch, _)| branch),
                 at_largest: was.and_then(|was| items(was, holder, clock)),
-                items: match branch {
-                    Some((_, items)) => items,
-                    None => was.and_then(|was| items(was, holder, clock)),
+                items: match (branch, was) {
+                    (Some((_, items)), _) => items,
+                    (None, Some(was)) => items(was, holder, clock),
+                    // What was smaller than all that were kept has nearly all its items anew.
+                    (None, None) if unseen <= holder.retained_bytes / NEARLY_NONE => {
+                        Some(clock.gained(0, holder.items))
+                    }
+                    (None, None) => None,
                 },
-            });
+            };
+            grown.push(swings::without_swing(of, was, holder, clock));
         }
     }
     grown.sort_by(|a, b| most_first(a.bytes, b.bytes).then(a.holder.cmp(&b.holder)));
@@ -564,7 +593,10 @@ fn growing_branch(
             return None;
         }
         let least = before.map_or(unseen, |before| before.retained_bytes);
-        Some((at, before, clock.gained(least, branch.retained_bytes)))
+        let gain = clock.gained(least, branch.retained_bytes);
+        // One that is not new was somewhere else below the holder before: it has more than the holder gained.
+        let may_be_new = before.is_some() || gain <= gained * MOST_OF_NEW;
+        may_be_new.then_some((at, before, gain))
     });
     let (at, before, gain) = gains.max_by(|a, b| a.2.total_cmp(&b.2).then(b.0.cmp(&a.0)))?;
     let branch = &now.branches[at];

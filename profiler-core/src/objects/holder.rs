@@ -1,6 +1,6 @@
 //! A holder: a name, the path from it, and what would be freed with it.
 
-use super::lengths::Course;
+use super::lengths::{Course, LengthAt, Pace};
 use super::pins::Dropped;
 use crate::addr::RemoteAddr;
 use crate::units::{bytes, count};
@@ -32,8 +32,8 @@ impl Via {
 pub struct PathStep {
     /// The role in which the previous step holds it, if it is not a plain item.
     pub via: Option<Via>,
-    /// The attribute of the previous step that refers to it, if that is an instance. Untrusted
-    /// text.
+    /// The attribute of the previous step that refers to it, if that is an instance; the variable that has it, if the previous
+    /// step is a function with a closure. Untrusted text.
     pub attribute: Option<String>,
     /// The type.
     pub type_name: String,
@@ -49,11 +49,21 @@ pub struct PathStep {
 }
 
 impl PathStep {
+    /// The variable of an enclosing function in which a function has it: "closure variable `kept`".
+    fn captured(&self) -> Option<String> {
+        let name = self.attribute.as_ref();
+        let name = name.filter(|_| self.via == Some(Via::Closure))?;
+        Some(format!("{} variable `{name}`", Via::Closure.name()))
+    }
+
     /// Its text: `closure: dict of 412.0k (3 in a row)`, `mmap.mmap of 1.0 MiB [orders.bin]`.
     pub fn text(&self) -> String {
-        let via = self.via;
-        let via = via.map_or_else(String::new, |via| format!("{}: ", via.name()));
-        let attribute = self.attribute.as_ref();
+        let via = match (self.captured(), self.via) {
+            (Some(variable), _) => format!("{variable}: "),
+            (None, Some(via)) => format!("{}: ", via.name()),
+            (None, None) => String::new(),
+        };
+        let attribute = self.attribute.as_ref().filter(|_| self.via.is_none());
         let attribute = attribute.map_or_else(String::new, |name| format!(".{name}: "));
         let length = self.length;
         let words = |length: u64| match self.length_is_bytes {
@@ -75,7 +85,7 @@ impl PathStep {
 pub(super) const MAX_BRANCHES: usize = 6;
 
 /// A place below a holder where bytes spread out, other than the one its path leads to.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Branch {
     /// The object in which it leaves the path; it identifies the same branch in another census.
     pub object: RemoteAddr,
@@ -88,9 +98,11 @@ pub struct Branch {
     /// How many of that type are right there.
     pub items: u64,
     /// Where the number of items of the container is that its path ends in.
-    pub length_at: Option<RemoteAddr>,
+    pub length_at: Option<LengthAt>,
     /// How that number went on since the census before; `None` where it was not counted, or shows nothing.
     pub course: Option<Course>,
+    /// How fast it rose meanwhile, and by how much it fell; `None` where its course is.
+    pub pace: Option<Pace>,
 }
 
 /// The kind of a holder's name.
@@ -127,8 +139,40 @@ impl NameKind {
     }
 }
 
+/// Running calls of a function, each with a value of its own under one name.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Calls {
+    /// How many.
+    pub count: u64,
+    /// Threads that run them; `None` where that is not known.
+    pub threads: Option<u64>,
+}
+
+impl Calls {
+    /// One, or something else than a variable of a function.
+    pub const ONE: Self = Self {
+        count: 1,
+        threads: None,
+    };
+
+    /// "in 8 threads"; `None` of one.
+    pub fn text(self) -> Option<String> {
+        let all = count(self.count);
+        (self.count > 1).then(|| match self.threads {
+            Some(threads) if threads == self.count => format!("in {all} threads"),
+            _ => format!("in {all} running calls"),
+        })
+    }
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
 /// A name, or several that share what they hold, and what would be freed with it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Holder {
     /// The name: `app.tasks.SESSIONS`, `app.tasks.run(): rows`. Foreign text.
     pub name: String,
@@ -136,6 +180,8 @@ pub struct Holder {
     pub shared_with: Vec<String>,
     /// The kind of each of its names, in the order of [`Self::names_as_shown`].
     pub name_kinds: Vec<NameKind>,
+    /// How many running calls have this variable, of which the row is the sum; its path is that of the largest.
+    pub calls: Calls,
     /// Whether it is a name in the program, rather than a place where references were found.
     pub is_name: bool,
     /// The type of what it refers to, or of what [`Self::name`] refers to if several names share
@@ -166,9 +212,11 @@ pub struct Holder {
     /// Other places where its bytes spread out, the largest first.
     pub branches: Vec<Branch>,
     /// Where the number of items of the container is that its path ends in.
-    pub length_at: Option<RemoteAddr>,
+    pub length_at: Option<LengthAt>,
     /// How that number went on since the census before; `None` where it was not counted, or shows nothing.
     pub course: Option<Course>,
+    /// How fast it rose meanwhile, and by how much it fell; `None` where its course is.
+    pub pace: Option<Pace>,
     /// Of the bytes that would be freed with it, those on pages that another process maps as well, as a forked worker
     /// has them with its parent; `None` where that was not recorded.
     pub shared_bytes: Option<u64>,
@@ -255,11 +303,24 @@ impl Holder {
             .is_some_and(|shared| shared > self.retained_bytes / 10)
     }
 
-    /// The first of its names and its type: `app.tasks.SESSIONS` (dict).
+    /// The first of its names and its type: `app.tasks.SESSIONS` (dict). Of a function that keeps something for itself, the
+    /// variable that it has it in.
     pub fn titled(&self) -> String {
-        match &self.type_name {
-            Some(of) => format!("`{}` ({of})", self.name),
-            None => format!("`{}`", self.name),
+        let name = &self.name;
+        if let [function, captured, ..] = self.path.as_slice()
+            && self.calls.count == 1
+            && Some(&function.type_name) == self.type_name.as_ref()
+            && let Some(variable) = captured.captured()
+        {
+            return format!("`{name}` → {variable} ({})", captured.type_name);
+        }
+        let titled = match &self.type_name {
+            Some(of) => format!("`{name}` ({of})"),
+            None => format!("`{name}`"),
+        };
+        match self.calls.text() {
+            Some(calls) => format!("{titled} {calls}"),
+            None => titled,
         }
     }
 
@@ -362,6 +423,40 @@ mod tests {
         // Recorded kinds are kept, whatever the text is.
         let recorded = vec![NameKind::Entry; 3];
         assert_eq!(of(recorded.clone()).with_kinds().name_kinds, recorded);
+    }
+
+    #[test]
+    fn a_holder_is_titled_by_the_variable_of_a_closure_and_with_its_calls() {
+        let step = |type_name: &str, via, attribute: Option<&str>| PathStep {
+            via,
+            attribute: attribute.map(str::to_owned),
+            type_name: type_name.into(),
+            ..PathStep::default()
+        };
+        let mut holder = Holder {
+            name: "app.hook".into(),
+            type_name: Some("function".into()),
+            path: vec![
+                step("function", None, None),
+                step("list", Some(Via::Closure), Some("kept")),
+            ],
+            ..Holder::default()
+        };
+        assert_eq!(
+            holder.titled(),
+            "`app.hook` → closure variable `kept` (list)"
+        );
+        assert_eq!(
+            holder.steps(),
+            ["function", "closure variable `kept`: list"]
+        );
+        holder.path[1].attribute = None;
+        assert_eq!(holder.titled(), "`app.hook` (function)");
+        let calls = |count, threads| Calls { count, threads }.text();
+        assert_eq!(calls(1, Some(1)), None);
+        assert_eq!(calls(8, Some(8)).as_deref(), Some("in 8 threads"));
+        assert_eq!(calls(9, Some(8)).as_deref(), Some("in 9 running calls"));
+        assert_eq!(calls(8, None).as_deref(), Some("in 8 running calls"));
     }
 
     #[test]

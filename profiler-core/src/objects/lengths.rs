@@ -1,169 +1,85 @@
 //! How many items containers have between two censuses: counted several times while the process runs on. Two censuses alone
 //! cannot tell a container that becomes longer all the time from one that becomes longer and shorter in turn.
+//!
+//! A container is found by the word through which its name refers to it: a program that binds the name to a new container
+//! each time is counted as one that clears it.
+
+mod course;
 
 use std::cmp::Reverse;
 
-use super::census::Census;
-use super::words::read_word;
+use super::census::{Binding, Census, Holder};
+use super::words::{read_word, word};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
-use crate::worth::MOST;
+
+pub use self::course::{Course, Pace};
 
 /// Containers that are counted at most, those of the holders that retain most.
 const MAX_COUNTED: usize = 256;
 /// Counts of each that are kept: of a session that lasts, every other one goes.
-const MAX_COUNTS: usize = 128;
-/// Counts from which a course is drawn at the least.
-const LEAST_COUNTS: usize = 6;
-/// A container that became shorter by fewer items than this is not said to go up and down.
-const LEAST_FALL: u64 = 16;
+const MAX_COUNTS: usize = 256;
 /// Where a number of items is as large as this, it is none: the container is gone.
 const MAX_LENGTH: u64 = 1 << 40;
-/// A container goes up and down if it did so this often at the least: fewer turns hide a leak below them.
-const LEAST_TURNS: usize = 4;
-/// Its lowest counts rise in all by no more than this share of what it goes up and down by.
-const MOST_RISE: f64 = 0.1;
-/// What goes on gains at least this share, in each half of the time, of what it would at a steady rate,
-const STEADY: f64 = 0.25;
-/// and loses no more than this share of what it gained meanwhile.
-const MOST_BACK: f64 = 0.25;
+/// The largest head of an object that has its number of items.
+const MAX_HEAD: usize = 64;
+/// The lowest bits of a word on a frame's stack say how it refers to an object (since 3.14).
+const TAG: u64 = 7;
 
-/// How the number of a container's items went on between two censuses.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Course {
-    /// It became longer all the time.
-    Rises,
-    /// It became shorter all the time.
-    Falls,
-    /// It became shorter and longer again several times, by at least half of what it gained or lost in all, and its lowest
-    /// counts do not rise.
-    UpAndDown,
-    /// The same, but its lowest counts are too few to show whether they rise, or rise.
-    Swings,
+/// Where the number of a container's items is.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct LengthAt {
+    /// In memory, when the census was taken.
+    pub at: RemoteAddr,
+    /// The container that has it, so that it can be found again; `None` in files, and where nothing but the number is
+    /// known.
+    pub container: Option<Container>,
 }
 
-impl Course {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Rises, Self::Falls, Self::UpAndDown, Self::Swings];
+/// How a container is found again.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Container {
+    /// Where it was when the census was taken.
+    pub at: RemoteAddr,
+    /// The address of its type.
+    pub of_type: u64,
+    /// The word that refers to it: what that refers to later is the container then. `None` where that was not found.
+    pub place: Option<RemoteAddr>,
+}
 
-    /// Whether what it has more at a second look shows nothing.
-    pub const fn is_up_and_down(self) -> bool {
-        matches!(self, Self::UpAndDown | Self::Swings)
-    }
-
-    /// Its name in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Rises => "rises",
-            Self::Falls => "falls",
-            Self::UpAndDown => "up_and_down",
-            Self::Swings => "swings",
-        }
-    }
-
-    /// By the times of the counts, ascending, and what was counted; `None` where that shows none of these.
-    fn of(counts: &[(u64, u64)]) -> Option<Self> {
-        let [(began_ns, first), .., (ended_ns, last)] = *counts else {
-            return None;
+impl LengthAt {
+    /// The number as it is now; `None` where the container is gone, or another type of object is in its place.
+    fn read<M: TargetMemory>(&self, memory: &M) -> Option<u64> {
+        let Some(container) = self.container else {
+            return read_word(memory, self.at.get());
         };
-        if counts.len() < LEAST_COUNTS {
-            return None;
-        }
-        let middle_ns = began_ns + ended_ns.saturating_sub(began_ns) / 2;
-        let middle = counts.partition_point(|(time_ns, _)| *time_ns < middle_ns);
-        let (at_ns, in_middle) = *counts.get(middle)?;
-        let lengths = counts.iter().map(|(_, length)| *length);
-        let fell = most_lost(lengths.clone());
-        let rose = most_lost(lengths.rev());
-        let gained = last.abs_diff(first) as f64;
-        let share =
-            at_ns.saturating_sub(began_ns) as f64 / ended_ns.saturating_sub(began_ns) as f64;
-        let goes_on = |halves: [f64; 2]| {
-            halves[0] >= gained * share * STEADY && halves[1] >= gained * (1.0 - share) * STEADY
+        let now = match container.place {
+            Some(place) => read_word(memory, place.get())? & !TAG,
+            None => container.at.get(),
         };
-        let halves = [
-            in_middle as f64 - first as f64,
-            last as f64 - in_middle as f64,
-        ];
-        match last > first {
-            true if goes_on(halves) && fell as f64 <= gained * MOST_BACK => Some(Self::Rises),
-            false
-                if last < first
-                    && goes_on(halves.map(|half| -half))
-                    && rose as f64 <= gained * MOST_BACK =>
-            {
-                Some(Self::Falls)
-            }
-            _ if fell.min(rose) >= LEAST_FALL && fell.min(rose) as f64 >= gained * MOST => {
-                Some(match turns_back(counts) {
-                    true => Self::UpAndDown,
-                    false => Self::Swings,
-                })
-            }
-            _ => None,
-        }
+        let offset = self.at.get().checked_sub(container.at.get())?;
+        let mut head = [0; MAX_HEAD];
+        let head = head.get_mut(..usize::try_from(offset).ok()?.checked_add(8)?)?;
+        memory.read(RemoteAddr::new(now), head).ok()?;
+        let is_same = word(head, 8) == Some(container.of_type);
+        // It may have been freed just now.
+        let is_there = container.place.is_none_or(|place| {
+            read_word(memory, place.get()).is_some_and(|word| word & !TAG == now)
+        });
+        (is_same && is_there).then(|| word(head, offset))?
     }
-}
 
-/// Whether it turned often enough to show that its lowest counts rise by next to nothing, by a line through them and twice
-/// the standard error of its slope.
-fn turns_back(counts: &[(u64, u64)]) -> bool {
-    let lengths = || counts.iter().map(|(_, length)| *length);
-    let (Some(least), Some(most)) = (lengths().min(), lengths().max()) else {
-        return false;
-    };
-    let swing = (most - least) as f64;
-    let lows = lows(lengths(), (most - least).div_ceil(2).max(1));
-    if lows.len() < LEAST_TURNS {
-        return false;
+    /// Whether its name refers by the same word to the container of a later census.
+    fn is_followed_to(&self, later: &Self) -> bool {
+        let place = |of: &Self| of.container?.place;
+        place(self).is_some() && place(self) == place(later)
     }
-    let number = lows.len() as f64;
-    let lows = || {
-        (0..)
-            .zip(&lows)
-            .map(|(at, low)| (f64::from(at), *low as f64))
-    };
-    let mean = |of: fn((f64, f64)) -> f64| lows().map(of).sum::<f64>() / number;
-    let (mean_at, mean_low) = (mean(|(at, _)| at), mean(|(_, low)| low));
-    let spread: f64 = lows().map(|(at, _)| (at - mean_at).powi(2)).sum();
-    let slope = lows()
-        .map(|(at, low)| (at - mean_at) * (low - mean_low))
-        .sum::<f64>()
-        / spread;
-    let off = lows().map(|(at, low)| (low - mean_low - slope * (at - mean_at)).powi(2));
-    let error = (off.sum::<f64>() / (number - 2.0) / spread).sqrt();
-    (slope + 2.0 * error) * number <= swing * MOST_RISE
-}
 
-/// The lowest counts between two falls and rises by at least `turn` each.
-fn lows(lengths: impl Iterator<Item = u64>, turn: u64) -> Vec<u64> {
-    let mut lows = Vec::new();
-    // The lowest count since it fell, or the highest since it rose.
-    let (mut is_falling, mut extreme) = (true, u64::MAX);
-    for length in lengths {
-        match is_falling {
-            true if length.saturating_sub(extreme) >= turn => {
-                lows.push(extreme);
-                (is_falling, extreme) = (false, length);
-            }
-            true => extreme = extreme.min(length),
-            false if extreme.saturating_sub(length) >= turn => {
-                (is_falling, extreme) = (true, length);
-            }
-            false => extreme = extreme.max(length),
-        }
+    /// Whether the container of a later census is at the same address.
+    fn is_at(&self, later: &Self) -> bool {
+        let of_type = |of: &Self| of.container.map(|container| container.of_type);
+        self.at == later.at && of_type(self) == of_type(later)
     }
-    lows
-}
-
-/// The most that was lost from any count to a later one.
-fn most_lost(lengths: impl Iterator<Item = u64>) -> u64 {
-    let (mut most, mut lost) = (0, 0);
-    for length in lengths {
-        most = most.max(length);
-        lost = lost.max(most - length);
-    }
-    lost
 }
 
 /// Counts of the items of containers since a census.
@@ -171,8 +87,20 @@ fn most_lost(lengths: impl Iterator<Item = u64>) -> u64 {
 pub struct Lengths {
     /// When the walk of that census was.
     since_ns: u64,
-    /// Where each number is, and what it was.
-    all: Vec<(RemoteAddr, Counts)>,
+    all: Vec<Counted>,
+    /// Names of the program, and the words that each was last seen to be.
+    bindings: Vec<(Binding, Option<u64>)>,
+}
+
+/// A container that is counted.
+#[derive(Clone, Debug)]
+struct Counted {
+    length: LengthAt,
+    /// The names that have it.
+    names: Vec<String>,
+    /// What the first of them refers to.
+    object: Option<RemoteAddr>,
+    counts: Counts,
 }
 
 /// Counts of one container, evenly spread over the time.
@@ -208,152 +136,91 @@ impl Counts {
 impl Lengths {
     /// Of the containers in which the bytes of the largest holders spread out, none counted yet.
     pub fn of(census: &Census) -> Self {
-        let mut places: Vec<(u64, RemoteAddr)> = Vec::new();
+        let mut places: Vec<(u64, LengthAt, &Holder)> = Vec::new();
         for holder in &census.holders {
-            places.extend(holder.length_at.map(|at| (holder.retained_bytes, at)));
+            places.extend(
+                holder
+                    .length_at
+                    .map(|at| (holder.retained_bytes, at, holder)),
+            );
             let branches = holder.branches.iter();
-            places.extend(branches.filter_map(|of| Some((of.retained_bytes, of.length_at?))));
+            places
+                .extend(branches.filter_map(|of| Some((of.retained_bytes, of.length_at?, holder))));
         }
-        places.sort_unstable_by_key(|(bytes, at)| (Reverse(*bytes), *at));
-        places.dedup_by_key(|(_, at)| *at);
+        places.sort_by_key(|(bytes, length, _)| (Reverse(*bytes), length.at));
         places.truncate(MAX_COUNTED);
-        let all = places.into_iter().map(|(_, at)| (at, Counts::default()));
+        let all = places.into_iter().map(|(_, length, holder)| Counted {
+            length,
+            names: holder.names_as_shown(),
+            object: holder.object,
+            counts: Counts::default(),
+        });
         Self {
             since_ns: census.taken_at_ns,
             all: all.collect(),
+            bindings: census
+                .bindings
+                .iter()
+                .map(|of| (of.clone(), None))
+                .collect(),
         }
     }
 
-    /// Counts them once more, at this time. One that cannot be read any more is not counted again.
+    /// Counts them once more, at this time.
     pub fn count<M: TargetMemory>(&mut self, time_ns: u64, memory: &M) {
-        self.all.retain_mut(|(at, counts)| {
-            let length = read_word(memory, at.get()).filter(|length| *length < MAX_LENGTH);
-            if let Some(length) = length {
-                counts.add(time_ns, length);
-            }
-            length.is_some()
-        });
-    }
-
-    /// Gives the containers of a later census their courses: those that are where they were.
-    pub fn give_courses(&self, census: &mut Census) {
-        let course = |at: Option<RemoteAddr>| {
-            let mut all = self.all.iter();
-            let (_, counts) = all.find(|(counted, _)| Some(*counted) == at)?;
-            Course::of(&counts.kept)
-        };
-        census.counted_since_ns = Some(self.since_ns);
-        for holder in &mut census.holders {
-            holder.course = course(holder.length_at);
-            for branch in &mut holder.branches {
-                branch.course = course(branch.length_at);
+        for counted in &mut self.all {
+            let length = counted.length.read(memory);
+            if let Some(length) = length.filter(|length| *length < MAX_LENGTH) {
+                counted.counts.add(time_ns, length);
             }
         }
+        for (binding, last) in &mut self.bindings {
+            let now = read_word(memory, binding.place.get());
+            let is_other = now.is_some_and(|now| last.is_some_and(|last| last != now));
+            binding.rebound += u64::from(is_other);
+            *last = now.or(*last);
+        }
+    }
+
+    /// Gives the containers of a later census their courses: those that are where they were, and those that the same name
+    /// refers to in the same place.
+    pub fn give_courses(&self, census: &mut Census) {
+        census.counted_since_ns = Some(self.since_ns);
+        for binding in &mut census.bindings {
+            let mut before = self.bindings.iter().map(|(before, _)| before);
+            let before = before.find(|of| of.place == binding.place && of.name == binding.name);
+            binding.rebound = before.map_or(0, |before| before.rebound);
+        }
+        census.bindings.retain(|of| of.rebound > 0);
+        for holder in &mut census.holders {
+            let drawn = self.drawn(holder, holder.length_at);
+            let of_branches: Vec<_> = (holder.branches.iter())
+                .map(|branch| self.drawn(holder, branch.length_at))
+                .collect();
+            (holder.course, holder.pace) = drawn.unzip();
+            for (branch, drawn) in holder.branches.iter_mut().zip(of_branches) {
+                (branch.course, branch.pace) = drawn.unzip();
+            }
+        }
+    }
+
+    /// The course of a container of a holder.
+    fn drawn(&self, holder: &Holder, length: Option<LengthAt>) -> Option<(Course, Pace)> {
+        let length = length?;
+        // An address, and a place, may be something else's by now: the name says whose it is.
+        let names = holder.names();
+        let is_it = |counted: &&Counted| {
+            let is_same = counted.object == holder.object && counted.length.is_at(&length);
+            (is_same || counted.length.is_followed_to(&length))
+                && counted
+                    .names
+                    .iter()
+                    .any(|name| names.contains(&name.as_str()))
+        };
+        let counted = self.all.iter().find(is_it)?;
+        Course::of(&counted.counts.kept)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::objects::census::Holder;
-
-    fn course(lengths: &[u64]) -> Option<Course> {
-        let counts = (0..).zip(lengths).map(|(at, length)| (at * 200, *length));
-        Course::of(&counts.collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn a_course_is_that_of_all_counts_and_not_of_the_first_and_the_last() {
-        assert_eq!(course(&[10, 20, 30, 40, 50, 60]), Some(Course::Rises));
-        assert_eq!(course(&[10, 20, 19, 40, 50, 60]), Some(Course::Rises));
-        assert_eq!(course(&[60, 50, 40, 30, 20, 10]), Some(Course::Falls));
-        // It is emptied at every fourth count.
-        let sawtooth: Vec<u64> = (0..25).map(|at| at % 4 * 5000).collect();
-        assert_eq!(course(&sawtooth), Some(Course::UpAndDown));
-        let back: Vec<u64> = sawtooth.iter().rev().copied().collect();
-        assert_eq!(course(&back), Some(Course::UpAndDown));
-        assert_eq!(
-            course(&sawtooth[..14]),
-            Some(Course::Swings),
-            "too few turns"
-        );
-        let by_chance = [
-            100, 9000, 15_000, 4000, 9000, 14_000, 3000, 8000, 13_000, 200, 9000, 15_000, 3900,
-            9000,
-        ];
-        assert_eq!(course(&by_chance), Some(Course::Swings));
-    }
-
-    #[test]
-    fn a_container_is_counted_where_it_is_and_by_few_counts_however_long() {
-        use crate::memory::MemoryImage;
-
-        let image = |at: RemoteAddr, word: u64| {
-            let mut image = MemoryImage::default();
-            image.insert(at, word.to_le_bytes().to_vec());
-            image
-        };
-
-        let at = RemoteAddr::new(0x1000);
-        let mut census = Census {
-            taken_at_ns: 7,
-            holders: vec![Holder {
-                length_at: Some(at),
-                ..Default::default()
-            }],
-            ..Census::default()
-        };
-        let mut lengths = Lengths::of(&census);
-        for count in 0..10_000u64 {
-            lengths.count(count * 1000, &image(at, count));
-        }
-        let kept = &lengths.all[0].1.kept;
-        assert!(kept.len() <= MAX_COUNTS);
-        let steps: Vec<u64> = kept.windows(2).map(|two| two[1].0 - two[0].0).collect();
-        assert!(steps.iter().all(|step| *step == steps[0]), "{steps:?}");
-        lengths.give_courses(&mut census);
-        assert_eq!(census.counted_since_ns, Some(7));
-        assert_eq!(census.holders[0].course, Some(Course::Rises));
-        // It is elsewhere by now, or gone.
-        census.holders[0].length_at = Some(RemoteAddr::new(0x2000));
-        lengths.give_courses(&mut census);
-        assert_eq!(census.holders[0].course, None);
-        let gone = image(RemoteAddr::new(0x9000), 0);
-        lengths.count(u64::MAX, &gone);
-        assert!(lengths.all.is_empty());
-    }
-
-    #[test]
-    fn what_gained_once_or_was_hardly_counted_has_no_course() {
-        assert_eq!(course(&[10, 10, 10, 10, 10, 60, 60]), None, "one step");
-        assert_eq!(course(&[10, 10, 10, 10, 10, 10]), None);
-        assert_eq!(course(&[10, 20, 30]), None);
-        assert_eq!(course(&[]), None);
-        assert_eq!(
-            course(&[128, 127, 128, 128, 127, 128]),
-            None,
-            "a full cache"
-        );
-        let slowly: Vec<u64> = (0..25).map(|at| 1000 + 200 * (at % 5) + 20 * at).collect();
-        assert_eq!(
-            course(&slowly),
-            Some(Course::Swings),
-            "its lowest counts rise"
-        );
-        // 385 a second below a swing of 10,000 in 1.3 s, for 8 s.
-        for phase in 0..13 {
-            let leak =
-                (0..40).map(|at| 385 * at / 5 + (at * 200 + phase * 100) % 1300 * 10_000 / 1300);
-            assert_ne!(
-                course(&leak.collect::<Vec<_>>()),
-                Some(Course::UpAndDown),
-                "{phase}"
-            );
-        }
-        // 1500 a second below one of 25,000 in 2.3 s, for 5 s: too few turns.
-        let leak = (0..25).map(|at| 300 * at + at * 200 % 2300 * 25_000 / 2300);
-        assert_eq!(course(&leak.collect::<Vec<_>>()), Some(Course::Swings));
-        let expired: Vec<u64> = (0..25).map(|at| 20_000 + 400 * (at % 3)).collect();
-        assert_eq!(course(&expired), Some(Course::UpAndDown));
-    }
-}
+mod tests;

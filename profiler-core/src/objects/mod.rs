@@ -60,14 +60,14 @@ use crate::residency::ResidencyMap;
 use crate::sample::PythonMalloc;
 
 pub use self::census::{
-    AllocatorShare, Amount, Branch, Census, Copied, Dropped, Holder, LayoutBasis, NameKind,
-    NativeRow, NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Binding, Branch, Calls, Census, Copied, Dropped, Holder, LayoutBasis,
+    NameKind, NativeRow, NoCensus, PackageRow, PageOwner, PathStep, TypeRow, Via,
 };
 pub(crate) use self::growth::ranked;
 pub use self::growth::{
     Gain, Growth, GrowthStep, HolderGain, HolderGrowth, NativeGrowth, Rate, TypeGrowth,
 };
-pub use self::lengths::{Course, Lengths};
+pub use self::lengths::{Container, Course, LengthAt, Lengths, Pace};
 pub use self::names::Root;
 
 /// What is known about the target beforehand.

@@ -11,23 +11,27 @@ use hashbrown::HashMap;
 
 use super::dict::{DictParts, entries};
 use super::edges::Resolver;
-use super::frames::{Suspended, Variable};
+use super::frames::{Held, Suspended, Variable};
 use super::graph::NONE;
 use super::holder::NameKind;
 use super::layout::{Layout, MODULE_DICT};
-use super::scan::Noted;
+use super::scan::{Noted, Source};
 use super::text::{str_name, str_text};
 use super::types::{Role, TypeTable};
-use super::words::read_word;
+use super::words::{read_word, words};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
 
 /// The most names; a large program has a few hundred thousand.
 const MAX_NAMES: usize = 1 << 22;
+/// The most entries that refer to no block of the walk.
+const MAX_NEWER: usize = 1 << 14;
 /// The most entries of a module that are searched for its name.
 pub(super) const NAME_ENTRIES: usize = 1 << 12;
 /// Characters of a module's file that are read.
 const MAX_FILE: usize = 1 << 10;
+/// Bytes of a module's table that are searched for a name.
+const MAX_TABLE: u64 = 1 << 20;
 /// The most entries of one module or class.
 const MAX_ENTRIES: u64 = 1 << 18;
 
@@ -122,6 +126,10 @@ pub(super) struct Names {
     roots: Vec<(Root, Vec<u32>)>,
     /// Each name with the block of its value; [`NONE`] for [`Name::Root`].
     names: Vec<(Name, u32)>,
+    /// Entries of modules and classes that referred to no block of the walk, with what they referred to: it is newer.
+    newer: Vec<(Name, u64)>,
+    /// Where the variables of functions are in memory, and the thread of each, by the position of their names.
+    variables_at: HashMap<u32, (u64, Option<u32>)>,
     /// The node of the first name: nodes before are blocks.
     first_node: u32,
 }
@@ -181,9 +189,11 @@ impl Names {
         let space = self.spaces.len() as u32;
         let first = self.names.len() as u32;
         for (key, value) in entries {
-            let value = resolve.target(value);
-            if let Some(value) = value.filter(|_| self.names.len() < MAX_NAMES) {
-                self.names.push((Name::Entry { space, key }, value));
+            let name = Name::Entry { space, key };
+            match resolve.target(value) {
+                Some(value) if self.names.len() < MAX_NAMES => self.names.push((name, value)),
+                None if self.newer.len() < MAX_NEWER => self.newer.push((name, value)),
+                _ => {}
             }
         }
         self.spaces.push(Space {
@@ -205,11 +215,18 @@ impl Names {
         }
     }
 
+    /// Adds a variable of a function.
+    pub(super) fn add_variable(&mut self, name: Name, held: Held) {
+        let at = self.names.len() as u32;
+        self.variables_at.insert(at, (held.at, held.thread));
+        self.add(name, held.value);
+    }
+
     /// Adds the variables of a generator or coroutine.
     pub(super) fn add_suspended(&mut self, of: Suspended) {
         let first = self.names.len() as u32;
-        for (variable, value) in of.variables {
-            self.add(Name::Suspended(variable), value);
+        for held in of.variables {
+            self.add_variable(Name::Suspended(held.variable), held);
         }
         let names = (first, self.names.len() as u32, of.locals);
         self.suspended.insert(of.block, names);
@@ -340,6 +357,53 @@ impl Names {
     pub(super) fn of_node(&self, node: u32) -> Option<(Name, u32)> {
         let at = node.checked_sub(self.first_node)?;
         self.names.get(at as usize).copied()
+    }
+
+    /// The word by which a name refers to the object at `value`: it is where the name's next value will be, too.
+    pub(super) fn place<M: TargetMemory>(
+        &self,
+        source: &Source<'_, M>,
+        node: u32,
+        value: u64,
+    ) -> Option<u64> {
+        let at = node.checked_sub(self.first_node)?;
+        match self.names.get(at as usize)? {
+            (Name::Entry { space, key }, _) => self.place_of_entry(source, *space, *key, value),
+            _ => self.variables_at.get(&at).map(|(at, _)| *at),
+        }
+    }
+
+    /// The same of an entry of a module or class.
+    pub(super) fn place_of_entry<M: TargetMemory>(
+        &self,
+        source: &Source<'_, M>,
+        space: u32,
+        key: u64,
+        value: u64,
+    ) -> Option<u64> {
+        let (table, _) = self.tables.iter().find(|(_, of)| **of == space)?;
+        let range = source.index.range(*table);
+        let mut bytes = vec![0; range.len().min(MAX_TABLE) as usize];
+        source.memory.read_current(range.start(), &mut bytes).ok()?;
+        let words: Vec<u64> = words(&bytes).collect();
+        let entry = words.windows(2).position(|two| *two == [key, value])?;
+        range.start().get().checked_add(entry as u64 * 8 + 8)
+    }
+
+    /// Entries of modules and classes whose values are no blocks of the walk, and these.
+    pub(super) fn newer(&self) -> &[(Name, u64)] {
+        &self.newer
+    }
+
+    /// The name of a module or class.
+    pub(super) fn space_name(&self, space: u32) -> &str {
+        &self.spaces[space as usize].name
+    }
+
+    /// The thread that has a variable of a running function.
+    pub(super) fn thread(&self, node: u32) -> Option<u32> {
+        let at = node.checked_sub(self.first_node)?;
+        self.variables_at.get(&at)?.1
     }
 
     /// The text of a name.

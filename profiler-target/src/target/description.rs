@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use profiler_core::addr::RemoteAddr;
 use profiler_core::allocator::UnknownEnvironment;
 use profiler_core::residency::{Mapping, MappingKind};
-use profiler_core::sample;
+use profiler_core::sample::{self, Halted};
 
 use super::Target;
+use crate::cgroup::is_frozen;
 use crate::elf::{FilePath, UnreadFiles};
 use crate::environment::StartEnvironment;
 use crate::link_map;
@@ -18,6 +19,17 @@ use crate::memory::Answers;
 use crate::proc_dir::field;
 use crate::process::{Files, Process};
 use crate::tmpfs::Kind;
+
+/// Whether a process is stopped, by its `status`; of each of its threads that is the same.
+fn halted(status: &str) -> Option<Halted> {
+    let mut lines = status.lines();
+    let state = lines.find_map(|line| line.strip_prefix("State:"))?;
+    match state.trim_start().chars().next()? {
+        'T' => Some(Halted::Stopped),
+        't' => Some(Halted::Traced),
+        _ => None,
+    }
+}
 
 /// The longest part of a command line that is kept, in bytes.
 const MAX_CMDLINE_BYTES: usize = 64 << 10;
@@ -146,6 +158,7 @@ impl Process for Target {
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .ok()
                 .map(|id| id.trim_end().to_owned()),
+            halted: halted(&status).or_else(|| is_frozen(&self.dir).then_some(Halted::Frozen)),
             ..sample::Target::default()
         }
     }

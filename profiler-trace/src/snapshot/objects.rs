@@ -3,8 +3,9 @@
 use std::io;
 
 use profiler_core::objects::{
-    AllocatorShare, Amount, Branch, Census, Copied, Course, Dropped, Holder, LayoutBasis, NameKind,
-    NativeRow, PackageRow, PageOwner, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Binding, Branch, Calls, Census, Copied, Course, Dropped, Holder,
+    LayoutBasis, LengthAt, NameKind, NativeRow, Pace, PackageRow, PageOwner, PathStep, TypeRow,
+    Via,
 };
 use profiler_core::residency::NeverWritten;
 
@@ -27,6 +28,24 @@ impl Wire for (u8, u8) {
 }
 
 fields!(Amount { blocks, bytes });
+
+fields!(Calls { count, threads });
+
+fields!(Pace { least, most, swing });
+
+/// The number's place alone: the container is found again in the process that runs, and there is none behind a file.
+impl Wire for LengthAt {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.at.put(out);
+    }
+
+    fn take(input: &mut Input<'_, '_>) -> io::Result<Self> {
+        Ok(Self {
+            at: Wire::take(input)?,
+            container: None,
+        })
+    }
+}
 
 fields!(TypeRow {
     name,
@@ -79,7 +98,9 @@ fields!(Holder {
     object,
     name_kinds,
     length_at,
-    course
+    course,
+    pace,
+    calls
 } finish Holder::with_kinds);
 
 fields!(Branch {
@@ -90,7 +111,8 @@ fields!(Branch {
     items
 } later {
     length_at,
-    course
+    course,
+    pace
 });
 
 fields!(Dropped {
@@ -153,7 +175,15 @@ fields!(Census {
     page_owners,
     mapped,
     tracing,
-    counted_since_ns
+    counted_since_ns,
+    bindings
+});
+
+fields!(Binding {
+    name,
+    type_name,
+    place,
+    rebound
 });
 
 fields!(PackageRow { name, unlisted });

@@ -12,7 +12,7 @@ use profiler_core::group_account::GroupAccount;
 use profiler_core::residency::{
     Mapping, MappingKind, PageAccount, PageRun, PageState, ResidencyMap,
 };
-use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
+use profiler_core::sample::{Halted, Host, KernelCount, PythonMalloc, Sample, Target};
 
 use super::heap::{CELL, Sums, check};
 use super::wire::{Input, Wire, by_name, count, fields, malformed, put_framed};
@@ -50,6 +50,8 @@ impl Wire for PageSize {
     }
 }
 
+by_name!(Halted, "a reason why a process does not run");
+
 fields!(Target {
     pid,
     comm,
@@ -59,7 +61,7 @@ fields!(Target {
     libc,
     malloc,
     threads,
-} later { began_ticks, boot_id });
+} later { began_ticks, boot_id, halted });
 
 fields!(KernelCount {
     rss_bytes,

@@ -292,7 +292,11 @@ pub(crate) fn growth_budget(growth: &GrowthSampling) -> Option<&'static str> {
 
 /// All names of a holder, as far as there is space.
 pub(super) fn names(holder: &Holder) -> String {
-    sharing_names(&holder.name, &holder.shared_with)
+    let names = sharing_names(&holder.name, &holder.shared_with);
+    match holder.calls.text() {
+        Some(calls) => format!("{names}, {calls}"),
+        None => names,
+    }
 }
 
 /// A name and its sharers, as far as there is space.

@@ -161,8 +161,9 @@ impl ObjectReader {
         match outcome.ok().flatten() {
             Some(Ok(mut census)) => {
                 self.failure = None;
+                let lengths = Lengths::of(&census);
                 self.lengths.give_courses(&mut census);
-                self.lengths = Lengths::of(&census);
+                self.lengths = lengths;
                 self.censuses.push(Arc::new(census));
             }
             Some(Err(why)) => self.failure = Some(why.to_string()),

@@ -213,8 +213,10 @@ impl CountedBetween {
         }
     }
 
-    /// Counts again, where the last time is a while ago. Whether the target was still there.
+    /// Counts again: the items each time, as what becomes longer and shorter is seen by the lowest of many counts, and what
+    /// the kernel knows where the last time is a while ago. Whether the target was still there.
     pub(super) fn count(&mut self, sampler: &Sampler, report: &FragReport) -> bool {
+        self.lengths.count(now_ns(), &sampler.target().memory());
         let is_due = |last: &Point| now_ns().saturating_sub(last.time_ns) >= BETWEEN_COUNTS_NS;
         if !self.points.last().is_none_or(is_due) {
             return true;
@@ -223,7 +225,6 @@ impl CountedBetween {
             return false;
         };
         self.points.push(now);
-        self.lengths.count(now_ns(), &sampler.target().memory());
         true
     }
 }

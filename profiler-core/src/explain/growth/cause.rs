@@ -1,10 +1,14 @@
 //! What makes live blocks grow.
 
+use std::cmp::Reverse;
+
 use super::gains::gains_unreached;
 use super::growing::{Growing, NEARLY_ALL};
 use super::words::{LEAK, Place, gains, rate};
 use crate::allocator::Allocator;
-use crate::objects::{Census, Growth, Holder, HolderGrowth, NativeGrowth, TypeGrowth};
+use crate::objects::{
+    Binding, Census, Course, Growth, Holder, HolderGrowth, NativeGrowth, TypeGrowth,
+};
 use crate::units::{bytes, count};
 use crate::worth::{MOST, is_named_for_gaining};
 
@@ -13,6 +17,10 @@ const LEAST_MODULES: f64 = 16.0;
 /// Fewer blocks than this, of this size each or more, may be one that is made anew: both looks find it or a copy of it.
 const FEW_BLOCKS: f64 = 16.0;
 const LARGE_BYTES: f64 = (1 << 20) as f64;
+/// A name was bound to a new object this often, so that it is said to be,
+const LEAST_REBOUND: u64 = 2;
+/// and this many such names are named.
+const MAX_NAMED: usize = 3;
 /// Two names that gain more than this share of everything together gain the same bytes.
 const BOTH: f64 = 1.2;
 
@@ -76,10 +84,11 @@ fn of_native_blocks(census: &Census, growth: &Growth, growing: &Growing) -> Opti
         // What an object had at the walk, and has no more when objects are read, looks as if nobody owned it.
         return Some(format!(
             "a few blocks of up to {} in {}, of which no owner was found when objects were read: native code has them, or an \
-             object that is made anew again and again, each time larger; a look at objects while the target stands still \
+             object that is made anew again and again, each time larger{}; a look at objects while the target stands still \
              shows which",
             bytes(of.class.upper_bytes()),
-            of.allocator.name()
+            of.allocator.name(),
+            made_anew(census)
         ));
     }
     Some(format!(
@@ -117,6 +126,9 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
     let Some((of, holder)) = by_bytes.or_else(by_items) else {
         return of_one_name(&grown, growing.live);
     };
+    if let Some(text) = of_copies(of, holder, census, growth) {
+        return Some(text);
+    }
     let what = match (holder.is_name, of.is_passing) {
         (true, false) => LEAK,
         (true, true) => "a leak, or work that has not ended",
@@ -136,13 +148,13 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
 /// The cause of growth of a process with an increasing number of threads. Each thread's part is
 /// small, and the sum is unknown, because names that hold little are not kept.
 fn of_threads(grown: &[(&HolderGrowth, &Holder)]) -> String {
-    let mut variables: Vec<(&Holder, usize)> = Vec::new();
+    let mut variables: Vec<(&Holder, u64)> = Vec::new();
     let passing = |(of, holder): &&(&HolderGrowth, &Holder)| of.is_passing && holder.is_name;
     for (_, holder) in grown.iter().filter(passing) {
         let mut known = variables.iter_mut();
         match known.find(|(one, _)| one.name == holder.name) {
-            Some((_, many)) => *many += 1,
-            None => variables.push((holder, 1)),
+            Some((_, many)) => *many += holder.calls.count,
+            None => variables.push((holder, holder.calls.count)),
         }
     }
     let most = variables.into_iter().max_by_key(|(_, many)| *many);
@@ -216,10 +228,12 @@ fn of_types(census: &Census, growth: &Growth, growing: &Growing) -> String {
             "`{}` that become larger, and none of the {names} names that hold most alone holds them{}",
             of.name,
             match census.exact {
-                true => "",
-                false =>
+                true => String::new(),
+                false => format!(
                     ", as far as objects show that were read while the target ran: one that is made anew again and again may \
-                     have been another by then",
+                     have been another by then{}",
+                    made_anew(census)
+                ),
             }
         ),
         (None, None) => "no single place gains most of it".to_owned(),
@@ -255,9 +269,15 @@ pub(super) fn of_one_name(grown: &[(&HolderGrowth, &Holder)], live: f64) -> Opti
 fn of_nobody(census: &Census, growth: &Growth) -> String {
     let unreached = growth.unreached;
     if !gains_unreached(growth) && !census.exact {
-        return "a few large blocks that are made anew, each time larger; those of the walk were gone when objects \
-                were read, so that whose they are is not known"
-            .to_owned();
+        return match made_anew(census) {
+            unknown if unknown.is_empty() => "a few large blocks that are made anew, each time larger; those of the walk were \
+                                              gone when objects were read, so that whose they are is not known"
+                .to_owned(),
+            likely => format!(
+                "a few large blocks that are made anew, each time larger{likely}; a look at objects while the target stands \
+                 still shows which"
+            ),
+        };
     }
     let what = match &growth.most_unreached {
         Some(of) => format!(", among them `{}`", of.name),
@@ -285,6 +305,47 @@ fn of_nobody(census: &Census, growth: &Growth) -> String {
         "{} a second more are reached from no name{what}: {why}",
         rate(unreached.bytes)
     )
+}
+
+/// The names of the program that were bound to new objects between two looks: what is made anew may be theirs.
+fn made_anew(census: &Census) -> String {
+    let mut bound: Vec<&Binding> = census.bindings.iter().collect();
+    bound.retain(|of| of.rebound >= LEAST_REBOUND);
+    // What refers to the largest of things is most likely a name that lasts.
+    bound.sort_by_key(|of| Reverse(of.rebound));
+    let names = bound.iter().take(MAX_NAMED);
+    let names: Vec<String> = names
+        .map(|of| format!("`{}` ({})", of.name, of.type_name))
+        .collect();
+    match (names.is_empty(), bound.len() > MAX_NAMED) {
+        (true, _) => String::new(),
+        (false, more) => format!(
+            ", as that of {}{}, which {} bound to a new one each time",
+            names.join(" or "),
+            if more { " or others" } else { "" },
+            if bound.len() > 1 { "are" } else { "is" }
+        ),
+    }
+}
+
+/// A large block that a function had in hand at the second look, while names of the program were bound to new objects: it is
+/// most likely the next one of these.
+fn of_copies(
+    of: &HolderGrowth,
+    holder: &Holder,
+    census: &Census,
+    growth: &Growth,
+) -> Option<String> {
+    let is_in_hand = of.is_passing && !of.is_same && !of.course.is_some_and(Course::rises);
+    let is_large = of.bytes * growth.seconds() >= LARGE_BYTES && holder.items < FEW_BLOCKS as u64;
+    let likely = made_anew(census);
+    (is_in_hand && is_large && !likely.is_empty()).then(|| {
+        format!(
+            "a few large blocks that are made anew, each time larger{likely}; at the second look {} had one in hand, and a look \
+             at objects while the target stands still shows whose they are",
+            holder.titled()
+        )
+    })
 }
 
 /// "N more blocks per second", or per interval where that rounds to 0.

@@ -28,7 +28,7 @@ pub(super) fn gains_items(
 }
 
 /// Names that gain at least this rate, and objects; the largest gain first.
-fn gain_items<'a>(
+pub(super) fn gain_items<'a>(
     growth: &'a Growth,
     census: &'a Census,
     least: f64,
@@ -46,6 +46,13 @@ fn gain_items<'a>(
     })
 }
 
+/// The least that a name gains a second, in bytes, to be reported where live blocks as a whole do not grow.
+pub(super) fn least_gain(growth: &Growth) -> f64 {
+    // An enlarged table does not mean more objects.
+    let stepped = growth.notable_step().map_or(0.0, |step| step.bytes);
+    (LEAST_GAIN + stepped) / growth.seconds()
+}
+
 /// The name that gains most objects even though live blocks as a whole do not grow, either because
 /// data held by running functions shrank meanwhile or because the gain is a small part of live
 /// memory. `None` if no name gains enough.
@@ -53,9 +60,7 @@ pub(super) fn unhidden_gain<'a>(
     growth: &'a Growth,
     census: &'a Census,
 ) -> Option<(&'a HolderGrowth, &'a Holder)> {
-    // An enlarged table does not mean more objects.
-    let stepped = growth.notable_step().map_or(0.0, |step| step.bytes);
-    let least = (LEAST_GAIN + stepped) / growth.seconds();
+    let least = least_gain(growth);
     // A gain that is part of the gain of all live blocks is judged with them, unless that is too
     // small to be judged.
     let whole = growth.steady_bytes - growth.passing_bytes.max(0.0);

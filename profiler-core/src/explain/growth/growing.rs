@@ -1,10 +1,10 @@
 //! Decides whether a process grows: one rule over live blocks and all other memory.
 
-use super::gains::{gains_items, gains_unreached, unhidden_gain};
+use super::gains::{gain_items, gains_items, gains_unreached, least_gain, unhidden_gain};
 use super::memory::{SAME, gains_threads, goes_on, lasting_of, shows};
 use crate::allocator::Allocator;
 use crate::memory_growth::{Half, MemoryGrowth};
-use crate::objects::{Census, Course, Growth};
+use crate::objects::{Census, Course, Growth, HolderGrowth};
 use crate::report::FragReport;
 use crate::worth::{MOST, is_named_for_gaining};
 
@@ -56,6 +56,9 @@ pub(super) struct Growing {
     pub(super) unsure: f64,
     /// Whether the rate is that of two moments of a memory that goes up and down by as much, and no name gains it.
     pub(super) is_rough: bool,
+    /// By how much live blocks may grow more or less than that, in bytes per second, because two looks at a container met it
+    /// anywhere in a swing.
+    pub(super) spread: f64,
     /// Bytes that memory gained once.
     pub(super) once: f64,
     /// Bytes that memory gained outside live blocks between two observations, without a third to
@@ -119,13 +122,22 @@ impl Growing {
         };
         let lasting = lasting / growth.seconds();
         let live = match is_more && !is_little {
+            // Two looks at what goes up and down meet it anywhere: what is drawn from counts is not less.
+            true if growth.holders.iter().any(HolderGrowth::is_below_swing) => {
+                lasting.max(steady_gain(growth, census))
+            }
             true => lasting,
             // A name that gains objects all the time grows, whatever else varies.
             false => steady_gain(growth, census),
         };
+        let spread = match live > 0.0 {
+            true => spread(growth),
+            false => 0.0,
+        };
         Self {
             live,
             is_rough: is_rough && live > 0.0,
+            spread,
             fluctuation: if is_more && is_little && live == 0.0 {
                 gained
             } else {
@@ -295,12 +307,28 @@ fn names_gain(growth: &Growth, census: &Census, live: f64, counts_passing: bool)
     })
 }
 
-/// Bytes a second that a name gains all the time by counts in between, where live blocks as a whole do not grow; 0 without
+/// Bytes a second that names gain all the time by counts in between, where live blocks as a whole do not grow; 0 without
 /// such a name.
 fn steady_gain(growth: &Growth, census: &Census) -> f64 {
-    let gain = unhidden_gain(growth, census);
-    let steady = gain.filter(|(of, _)| of.course == Some(Course::Rises));
-    steady.map_or(0.0, |(of, _)| of.bytes)
+    let steady = gain_items(growth, census, least_gain(growth));
+    let steady = steady.filter(|(of, holder)| {
+        of.course.is_some_and(Course::rises) && holder.inner_bytes.unwrap_or(0) == 0
+    });
+    let several: f64 = steady.map(|(of, _)| of.bytes).sum();
+    // What is within others as well counts once.
+    let outer = gain_items(growth, census, least_gain(growth));
+    let outer = outer.filter(|(of, _)| of.course.is_some_and(Course::rises));
+    outer.map(|(of, _)| of.bytes).fold(several, f64::max)
+}
+
+/// How far the rates of names may be off that were drawn from lowest counts, in bytes per second.
+fn spread(growth: &Growth) -> f64 {
+    let off = growth.holders.iter().filter_map(|of| {
+        let pace = of.pace.filter(|_| of.course.is_some_and(Course::rises))?;
+        let share = (pace.most - pace.least) / 2.0 / pace.middle();
+        Some(of.bytes.max(0.0) * share)
+    });
+    off.fold(0.0, f64::max)
 }
 
 /// What pymalloc's blocks that no object owns gained a second, where objects gained something too: nearly all that

@@ -12,6 +12,9 @@ use crate::objects::{Census, Growth};
 use crate::report::FragReport;
 use crate::worth::is_named_for_gaining;
 
+/// A rate that may be off by more than this share is said as two.
+const MOST_OFF: f64 = 0.2;
+
 /// Of one whose live blocks grow.
 pub(super) fn live_grows(
     report: &FragReport,
@@ -23,7 +26,7 @@ pub(super) fn live_grows(
         return untouched_grows(report, census, growth, growing);
     }
     let cause = cause(census, growth, growing);
-    let answer = format!("Growing {}/s: {cause};", rate(growing.live));
+    let answer = format!("Growing {}: {cause};", speed(growing));
     let blank = report.amount(MetricId::BlankBytes).unwrap_or(0);
     let reused = match growing.is_reused {
         true => {
@@ -40,6 +43,19 @@ pub(super) fn live_grows(
             format!("{answer} huge pages make more of it resident than was written.{reused}")
         }
         None => format!("{answer} no allocator helps.{reused}"),
+    }
+}
+
+/// How fast live blocks grow: between two rates where one would be off by more than a quarter.
+fn speed(growing: &Growing) -> String {
+    let (live, spread) = (growing.live, growing.spread.min(growing.live));
+    match spread > live * MOST_OFF {
+        true => format!(
+            "between {}/s and {}/s",
+            rate(live - spread),
+            rate(live + spread)
+        ),
+        false => format!("{}/s", rate(live)),
     }
 }
 

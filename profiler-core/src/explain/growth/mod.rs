@@ -22,6 +22,7 @@ use self::steady::still;
 pub(crate) use self::words::LEAK;
 use self::words::rate;
 use crate::report::FragReport;
+use crate::sample::Halted;
 
 /// The first sentences of the verdict, if two censuses were taken.
 pub(crate) fn answer(report: &FragReport) -> Option<String> {
@@ -31,6 +32,13 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
     };
     let memory = report.memory_growth.as_ref();
     let growing = Growing::of(growth, memory, census);
+    // What does not run cannot grow, and would be said not to.
+    if let Some(halted) = report.target.halted
+        && growing.live == 0.0
+        && growing.rest == 0.0
+    {
+        return Some(stands(halted));
+    }
     let Some(memory) = memory else {
         return Some(match growing.live > 0.0 {
             true => live_grows(report, census, growth, &growing),
@@ -59,6 +67,15 @@ pub(crate) fn answer(report: &FragReport) -> Option<String> {
         answer += &format!(" {back} came back from swap meanwhile, which is no growth.");
     }
     Some(answer)
+}
+
+/// Of a process none of whose threads runs.
+fn stands(halted: Halted) -> String {
+    format!(
+        "{}: none of its threads runs, so that whether it grows cannot be told. {} and look again.",
+        halted.words(),
+        halted.remedy()
+    )
 }
 
 #[cfg(test)]

@@ -79,8 +79,22 @@ fn rising_floor(report: &FragReport, growth: &Growth) -> Option<String> {
     ))
 }
 
-/// The name that becomes longer and shorter in turn in this way, and had more or less at the second look by as much as would
-/// be growth.
+/// Of a process whose memory began to grow while it was looked at, and still did at the end.
+fn begun(report: &FragReport, growth: &Growth, growing: &Growing) -> Option<String> {
+    let memory = report.memory_growth.as_ref()?;
+    let goes_on = growing.once > 0.0 && memory.is_flat_since(growing.once) == Some(false);
+    let comes_and_goes = memory.fell_bytes >= growing.once * MOST;
+    (goes_on && !comes_and_goes).then(|| {
+        format!(
+            "Whether it grows cannot be told from {:.1} s: its memory grew by {}, most of it not long before the second look. \
+             A longer look shows whether that goes on.",
+            growth.seconds(),
+            rate(growing.once)
+        )
+    })
+}
+
+/// The name that becomes longer and shorter in turn in this way, by as much as would be growth.
 fn swinging_name<'a>(
     census: &'a Census,
     growth: &'a Growth,
@@ -88,15 +102,18 @@ fn swinging_name<'a>(
 ) -> Option<(&'a HolderGrowth, &'a Holder)> {
     let swings = growth.holders.iter();
     let mut swings = swings.filter(|of| of.course == Some(course));
-    let of = swings.find(|of| of.bytes.abs() * growth.seconds() > growth.noise_bytes)?;
-    let holder = census.holders.get(of.holder).filter(|of| of.is_name)?;
-    Some((of, holder))
+    swings.find_map(|of| {
+        let holder = census.holders.get(of.holder).filter(|of| of.is_name)?;
+        let swing = growth.swing_of(of, holder).unwrap_or(0.0);
+        let most = swing.max(of.bytes.abs() * growth.seconds());
+        (most > growth.noise_bytes).then_some((of, holder))
+    })
 }
 
 /// Which name becomes longer and shorter in turn, without growth.
 fn swinging(census: &Census, growth: &Growth) -> Option<String> {
     let (of, holder) = swinging_name(census, growth, Course::UpAndDown)?;
-    (of.bytes > 0.0).then(|| format!(
+    (of.bytes * growth.seconds() > growth.noise_bytes).then(|| format!(
         "{} becomes longer and shorter in turn: that it had {} more at the second look is no growth.",
         holder.titled(),
         rate(of.bytes * growth.seconds())
@@ -106,13 +123,20 @@ fn swinging(census: &Census, growth: &Growth) -> Option<String> {
 /// Which name becomes longer and shorter in turn, too seldom to show whether something stays.
 fn unclear_swing(census: &Census, growth: &Growth) -> Option<String> {
     let (of, holder) = swinging_name(census, growth, Course::Swings)?;
+    let seconds = growth.seconds();
+    let differs = of.bytes.abs() * seconds;
+    let by = match differs > growth.noise_bytes {
+        true => format!(
+            "and had {} {} at the second look",
+            rate(differs),
+            if of.bytes > 0.0 { "more" } else { "less" }
+        ),
+        false => format!("by {} at once", rate(growth.swing_of(of, holder)?)),
+    };
     Some(format!(
-        "Whether it grows cannot be told from {:.1} s: {} becomes longer and shorter in turn, and had {} {} at the second \
-         look. A longer look shows whether something stays.",
-        growth.seconds(),
+        "Whether it grows cannot be told from {seconds:.1} s: {} becomes longer and shorter in turn, {by}. A longer look \
+         shows whether something stays.",
         holder.titled(),
-        rate(of.bytes.abs() * growth.seconds()),
-        if of.bytes > 0.0 { "more" } else { "less" }
     ))
 }
 
@@ -180,6 +204,7 @@ pub(super) fn still(
         .or_else(|| added(census, growth, growing.once))
         .or_else(|| unsure(growth, growing))
         .or_else(|| unclear_swing(census, growth))
+        .or_else(|| begun(report, growth, growing))
         .or_else(|| rising_floor(report, growth));
     if let Some(gaining) = is_unclear {
         let besides = fragmented(report).map_or_else(String::new, |share| {

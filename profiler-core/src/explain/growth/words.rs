@@ -1,7 +1,7 @@
 //! Phrases shared by several sentences about growth.
 
 use crate::explain::prose::fragmentation;
-use crate::objects::{Branch, Growth, Holder, HolderGrowth, Rate};
+use crate::objects::{Branch, Course, Growth, Holder, HolderGrowth, Rate};
 use crate::report::FragReport;
 use crate::units::{bytes, count, percent};
 use crate::worth::MUCH_FREE;
@@ -52,16 +52,26 @@ pub(super) fn gains(of: &HolderGrowth, holder: &Holder, growth: &Growth, most: f
         let Rate { blocks, .. } = growth.of_type(item?);
         Some(blocks)
     });
+    let is_drawn = of.course.is_some_and(Course::rises) && holder.calls.count == 1;
+    let pace = of.pace.filter(|_| is_drawn);
+    let below = pace.filter(|_| of.course == Some(Course::RisesBelow));
+    let below = below.map_or_else(String::new, |pace| {
+        format!(" below a swing of {}", whole(pace.swing))
+    });
     match (objects.filter(|objects| *objects >= 1.0), item) {
         (Some(objects), Some(item)) => {
-            format!(
-                "{} `{item}` a second{}",
-                count(objects.round() as u64),
-                place.container()
-            )
+            let many = match pace.filter(|pace| !pace.is_one()) {
+                Some(pace) => format!("between {} and {}", whole(pace.least), whole(pace.most)),
+                None => whole(objects),
+            };
+            format!("{many} `{item}` a second{}{below}", place.container())
         }
         _ => format!("{} a second{}", rate(of.bytes.min(most)), place.container()),
     }
+}
+
+fn whole(items: f64) -> String {
+    count(items.max(0.0).round() as u64)
 }
 
 pub(super) fn rate(of: f64) -> String {

@@ -41,22 +41,8 @@ pub(super) fn gained(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -
     came - went.map(|(was, _)| own(was)).sum::<f64>()
 }
 
-/// Bytes that what becomes longer and shorter in turn has more in the later census than in the earlier one.
-pub(super) fn swung(earlier: &Census, later: &Census, grown: &[HolderGrowth]) -> f64 {
-    let swings = |of: &&HolderGrowth| of.course.is_some_and(Course::is_up_and_down);
-    let swing = grown.iter().filter(swings).map(|of| of.holder);
-    let swing: Vec<usize> = swing.collect();
-    let came = later
-        .holders
-        .iter()
-        .zip(counterparts(&earlier.holders, &later.holders));
-    let came = came.enumerate().filter(|(at, _)| swing.contains(at));
-    came.map(|(_, (now, was))| own(now) - was.map_or(0.0, own))
-        .sum()
-}
-
 /// What a holder has, but for that of other holders within it, which is theirs.
-fn own(of: &Holder) -> f64 {
+pub(super) fn own(of: &Holder) -> f64 {
     of.retained_bytes
         .saturating_sub(of.inner_bytes.unwrap_or(0)) as f64
 }

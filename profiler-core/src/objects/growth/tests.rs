@@ -68,7 +68,7 @@ fn what_is_gained_is_given_by_the_second_and_the_most_first() {
     let shared = growth.of_holder(0).expect("it grew");
     assert_eq!((shared.bytes, shared.items), (1000.0, Some(10.0)));
     let new = growth.of_holder(1).expect("it is new");
-    assert_eq!((new.bytes, new.items), (10.0, None));
+    assert_eq!((new.bytes, new.items), (10.0, Some(0.25)));
 }
 
 #[test]
@@ -133,6 +133,7 @@ fn branch(object: u64, retained_bytes: u64, items: u64) -> Branch {
         items,
         length_at: None,
         course: None,
+        pace: None,
     }
 }
 
@@ -153,8 +154,11 @@ fn where_a_holder_grows_is_found_beside_what_is_largest() {
     let found = growth.branch_of(0, &later.holders[0]);
     assert_eq!(found, Some(&grown));
     assert_eq!(growth.of_holder(0).and_then(|of| of.items), Some(100.0));
-    // A new one has gained all that it has.
+    // A new one has gained all that it has; one with more than the holder gained was somewhere below it before.
     earlier.holders = holders(900_000, vec![idle.clone()]);
+    let growth = Growth::between(&earlier, &later).expect("time has passed");
+    assert_eq!(growth.branch_of(0, &later.holders[0]), None);
+    earlier.holders = holders(880_000, vec![idle.clone()]);
     let growth = Growth::between(&earlier, &later).expect("time has passed");
     assert_eq!(growth.branch_of(0, &later.holders[0]), Some(&grown));
     // If the largest gains more, the growth is there.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use hashbrown::HashMap;
 
+use super::candidates::Candidate;
 use super::{Holders, Retained};
 use crate::addr::RemoteAddr;
 use crate::memory::TargetMemory;
@@ -100,6 +101,7 @@ impl<M: TargetMemory> Holders<'_, M> {
     pub(super) fn branch(
         &self,
         of: &BranchWay,
+        candidate: &Candidate,
         item: Option<(u32, u64)>,
         retained: &Retained,
     ) -> Option<Branch> {
@@ -109,8 +111,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             object: RemoteAddr::new(addr),
             retained_bytes: retained.of_blocks(own[0]),
             path: self.path(&of.way),
-            length_at: self.length_at_end(&of.way),
+            length_at: self.length_at_end(candidate, &of.way),
             course: None,
+            pace: None,
             item_type: item.map(|(of, _)| self.types[of as usize].name.clone()),
             items: item.map_or(0, |(_, count)| count),
         })

@@ -10,6 +10,7 @@ use super::{Holders, MAX_STEPS, Retained};
 use crate::memory::TargetMemory;
 use crate::objects::census::SHOWN;
 use crate::objects::graph::NONE;
+use crate::objects::holder::Calls;
 
 /// The most holders that a census keeps, so that growing ones are found among all of them.
 const KEPT: usize = 1000;
@@ -43,6 +44,8 @@ pub(super) struct Candidate {
     pub(super) group: Option<u32>,
     /// The part of its block bytes that belongs to other candidates inside it.
     pub(super) inner: u64,
+    /// Running calls that have it, each with a value of its own.
+    pub(super) calls: Calls,
 }
 
 impl Candidate {
@@ -65,7 +68,7 @@ fn is_nearly_all(part: u64, whole: u64) -> bool {
 impl<M: TargetMemory> Holders<'_, M> {
     /// Those that are reported, the most bytes first.
     pub(super) fn candidates(&self, retained: &Retained, sharing: &Sharing) -> Vec<Candidate> {
-        let mut all = self.named(retained);
+        let mut all = self.of_calls(self.named(retained), retained);
         let shared = self.shared(retained, sharing);
         let outer = self.around_shared(&shared, &retained.bytes);
         all.retain(|candidate| !outer.contains(&candidate.names[0]));
@@ -178,6 +181,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 tops: vec![number],
                 group: None,
                 inner: 0,
+                calls: Calls::ONE,
             }
         });
         candidates.collect()
@@ -200,6 +204,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 tops: Vec::new(),
                 group: Some(at),
                 inner: 0,
+                calls: Calls::ONE,
             })
             .collect();
         all.sort_unstable_by_key(|candidate| (Reverse(candidate.bytes), candidate.number));
@@ -257,6 +262,7 @@ impl<M: TargetMemory> Holders<'_, M> {
                 tops: vec![number],
                 group: None,
                 inner: 0,
+                calls: Calls::ONE,
             });
         }
         all

@@ -1,8 +1,11 @@
 //! Who holds what: the dominator tree in terms of the program's names.
 
+mod bindings;
 mod branches;
+mod calls;
 mod candidates;
 mod items;
+mod lengths_at;
 mod origins;
 mod packages;
 mod path;
@@ -101,10 +104,21 @@ impl<M: TargetMemory> Holders<'_, M> {
         let ways: Vec<(Vec<u32>, u32)> = all.iter().map(way).collect();
         let branches = self.branches(&ways, &retained, &heaviest);
         let pinned = self.pinned(&all, &sharing, census);
+        let others = self.other_calls(&all, &retained, &heaviest);
         let of_holders = ways.iter().map(|(way, end)| (way.as_slice(), *end));
+        let of_others = others.iter().map(|(_, way, end)| (way.as_slice(), *end));
         let of_branches = branches.iter().map(|of| (of.way.as_slice(), of.end));
-        let items = self.items(of_holders.chain(of_branches), &retained.bytes);
-        let (of_holders, of_branches) = items.split_at(ways.len());
+        let all_ways = of_holders.chain(of_branches).chain(of_others);
+        let mut items = self.items(all_ways, &retained.bytes);
+        let of_others = items.split_off(ways.len() + branches.len());
+        let (of_holders, of_branches) = items.split_at_mut(ways.len());
+        for ((at, ..), more) in others.iter().zip(of_others) {
+            if let (Some((of, count)), Some((of_more, more))) = (&mut of_holders[*at], more)
+                && *of == of_more
+            {
+                *count = count.saturating_add(more);
+            }
+        }
         let of_many = self.types_of_many(&all, &sharing, &retained);
         for (at, (candidate, (way, _))) in all.iter().zip(&ways).enumerate() {
             census.holders.push(Holder {
@@ -124,8 +138,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             });
         }
         census.page_owners = pinned.page_owners;
-        for (of, items) in branches.iter().zip(of_branches) {
-            let branch = self.branch(of, *items, &retained);
+        census.bindings = self.bindings();
+        for (of, items) in branches.iter().zip(&*of_branches) {
+            let branch = self.branch(of, &all[of.holder], *items, &retained);
             census.holders[of.holder].branches.extend(branch);
         }
         ByType {
@@ -234,8 +249,9 @@ impl<M: TargetMemory> Holders<'_, M> {
             length: value.or(first).and_then(|(of, addr)| self.length(of, addr)),
             retained_bytes: candidate.of_blocks(),
             retained_blocks: candidate.blocks,
+            calls: candidate.calls,
             path: self.path(way),
-            length_at: self.length_at_end(way),
+            length_at: self.length_at_end(candidate, way),
             item_type: item_name,
             items: item.map_or(0, |(_, count)| count),
             ..Holder::default()
@@ -391,12 +407,6 @@ impl<M: TargetMemory> Holders<'_, M> {
             Role::LruCache => self.results(addr)?.checked_add(layout.dict_used()),
             role => addr.checked_add(layout.length(role)?),
         }
-    }
-
-    /// Where the number of items of the last object on a way is.
-    fn length_at_end(&self, way: &[u32]) -> Option<RemoteAddr> {
-        let (of, addr) = way.iter().rev().find_map(|number| self.object(*number))?;
-        self.length_at(of, addr).map(RemoteAddr::new)
     }
 
     /// The dictionary of an `lru_cache`.

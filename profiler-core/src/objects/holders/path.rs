@@ -5,6 +5,7 @@ use crate::memory::TargetMemory;
 use crate::objects::attributes::Attributes;
 use crate::objects::graph::NONE;
 use crate::objects::holder::{PathStep, Via};
+use crate::objects::layout::SIZE;
 use crate::objects::mapped;
 use crate::objects::text::str_name;
 use crate::objects::types::{Role, Type};
@@ -15,6 +16,8 @@ const MAX_PATH: usize = 12;
 /// The most objects of a path whose attributes are looked up; later ones are counted as
 /// repetitions.
 const MAX_LOOKED_UP: usize = 256;
+/// Variables of enclosing functions that one function is looked through for.
+const MAX_CELLS: u64 = 1 << 10;
 
 impl<M: TargetMemory> Holders<'_, M> {
     /// The numbers from one down to where its retained memory spreads out, at most `most`, and the
@@ -45,6 +48,9 @@ impl<M: TargetMemory> Holders<'_, M> {
         let mut before: Option<(&Type, u64)> = None;
         // The dictionary of an instance, which is not a separate step.
         let mut own_dict = None;
+        // A function whose closure was met, with that; and the variable of it that has what comes next.
+        let mut closure: Option<(u64, u64)> = None;
+        let mut captured: Option<Option<String>> = None;
         for (nth, number) in way.iter().enumerate() {
             let Some((of, addr)) = self.object(*number) else {
                 continue;
@@ -56,9 +62,23 @@ impl<M: TargetMemory> Holders<'_, M> {
                 own_dict = Some(addr);
                 continue;
             }
+            let mut via = before.and_then(|(before, at)| self.via(before, at, addr));
+            // The tuple of cells, and the cell, are no steps where the variable is known.
+            if via == Some(Via::Closure) && self.leads_into_cell(way, nth) {
+                closure = before.map(|(_, function)| (function, addr));
+                continue;
+            }
+            if let Some((function, cells)) = closure.take() {
+                captured = Some(self.variable_of(function, cells, addr));
+                before = Some((of, addr));
+                continue;
+            }
             let length = self.length(of, addr);
-            let via = before.and_then(|(before, at)| self.via(before, at, addr));
             let attribute = match (own_dict.take(), before) {
+                _ if let Some(variable) = captured.take() => {
+                    via = Some(Via::Closure);
+                    variable
+                }
                 (Some(dict), _) => self.attributes().in_dict(dict, addr),
                 (None, Some((before, at))) if nth < MAX_LOOKED_UP => {
                     let attributes = self.attributes();
@@ -91,6 +111,31 @@ impl<M: TargetMemory> Holders<'_, M> {
             });
         }
         path
+    }
+
+    /// Whether what follows a closure on a way is one of its cells, and something in that.
+    fn leads_into_cell(&self, way: &[u32], closure: usize) -> bool {
+        let mut next = way[closure + 1..].iter().map(|number| self.object(*number));
+        let is_cell = |of: Option<(&Type, u64)>| of.is_some_and(|(of, _)| of.name == "cell");
+        is_cell(next.next().flatten()) && next.next().flatten().is_some()
+    }
+
+    /// The variable of an enclosing function that a function has in a cell.
+    fn variable_of(&self, function: u64, cells: u64, cell: u64) -> Option<String> {
+        let (memory, layout) = (self.source.memory, self.source.layout);
+        let field = |at: u64, offset: u64| read_word(memory, at.checked_add(offset)?);
+        let count = field(cells, SIZE)?.min(MAX_CELLS);
+        let item = |tuple: u64, nth: u64| field(tuple, layout.tuple_items() + nth * 8);
+        let nth = (0..count).find(|nth| item(cells, *nth) == Some(cell))?;
+        let code = field(function, layout.function.code)?;
+        let names = field(code, layout.free_variables())?;
+        // Since 3.11 they are the last of all variables.
+        let first = match layout.version >= (3, 11) {
+            true => field(names, SIZE)?.checked_sub(count)?,
+            false => 0,
+        };
+        self.attributes()
+            .name(item(names, first.checked_add(nth)?)?)
     }
 
     /// The function whose results an `lru_cache` has, or the file that an `mmap` object maps.

@@ -77,6 +77,7 @@ pub(super) enum DictTable {
 /// Offsets of what a function holds.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(super) struct FunctionLayout {
+    pub(super) code: u64,
     pub(super) defaults: u64,
     /// Since 3.0.
     pub(super) keyword_defaults: Option<u64>,
@@ -174,6 +175,7 @@ impl FunctionLayout {
     fn of(version: (u8, u8)) -> Self {
         if version >= (3, 10) {
             FunctionLayout {
+                code: 48,
                 defaults: 56,
                 keyword_defaults: Some(64),
                 closure: 72,
@@ -182,6 +184,7 @@ impl FunctionLayout {
             }
         } else if version >= (3, 0) {
             FunctionLayout {
+                code: 16,
                 defaults: 32,
                 keyword_defaults: Some(40),
                 closure: 48,
@@ -190,6 +193,7 @@ impl FunctionLayout {
             }
         } else {
             FunctionLayout {
+                code: 16,
                 defaults: 32,
                 keyword_defaults: None,
                 closure: 40,
@@ -344,6 +348,15 @@ impl Layout {
             version if version >= (3, 12) => Some(880),
             version if version >= (3, 11) => Some(872),
             _ => None,
+        }
+    }
+
+    /// The tuple of the names of a code object's free variables, `co_freevars`; since 3.11 they are the last of all
+    /// variables' names (`co_localsplusnames`).
+    pub(super) fn free_variables(&self) -> u64 {
+        match self.version >= (3, 11) {
+            true => self.code.names,
+            false => self.code.names + 8,
         }
     }
 

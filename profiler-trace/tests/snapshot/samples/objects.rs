@@ -3,8 +3,9 @@
 use profiler_core::addr::{AddrRange, RemoteAddr};
 use profiler_core::heap::Allocator;
 use profiler_core::objects::{
-    AllocatorShare, Amount, Branch, Census, Copied, Course, Dropped, Holder, LayoutBasis, NameKind,
-    NativeRow, PackageRow, PageOwner, PathStep, TypeRow, Via,
+    AllocatorShare, Amount, Binding, Branch, Calls, Census, Copied, Course, Dropped, Holder,
+    LayoutBasis, LengthAt, NameKind, NativeRow, Pace, PackageRow, PageOwner, PathStep, TypeRow,
+    Via,
 };
 use profiler_core::residency::NeverWritten;
 use profiler_core::size_class::SizeClass;
@@ -45,28 +46,42 @@ fn holder() -> impl Strategy<Value = Holder> {
     });
     let names = (text(), vec(text(), 0..3), any::<bool>());
     let types = (option::of(text()), option::of(text()), vec(step, 0..3));
+    let at = |addr| LengthAt {
+        at: RemoteAddr::new(addr),
+        container: None,
+    };
     let figures = (option::of(COUNT), COUNT, COUNT, COUNT, option::of(dropped));
-    (names, types, figures).prop_map(|(names, types, figures)| Holder {
+    (names, types, figures).prop_map(move |(names, types, figures)| Holder {
         branches: vec![Branch {
             object: RemoteAddr::new(figures.1),
             retained_bytes: figures.2,
             path: types.2.clone(),
             item_type: types.1.clone(),
             items: figures.3,
-            length_at: figures.0.map(RemoteAddr::new),
+            length_at: figures.0.map(at),
             course: Some(Course::Falls),
+            pace: Some(Pace {
+                least: -0.5,
+                most: figures.3 as f64,
+                swing: 7.0,
+            }),
         }],
         name_kinds: vec![NameKind::Variable; 1 + names.1.len()],
         name: names.0,
         shared_with: names.1,
         is_name: names.2,
+        calls: Calls {
+            count: figures.1,
+            threads: figures.0,
+        },
         type_name: types.0,
         item_type: types.1,
         path: types.2,
         length: figures.0,
         object: figures.0.map(RemoteAddr::new),
-        length_at: Some(RemoteAddr::new(figures.2)),
-        course: figures.0.map(|_| Course::UpAndDown),
+        length_at: Some(at(figures.2)),
+        course: figures.0.map(|_| Course::RisesBelow),
+        pace: figures.0.map(|_| Pace::default()),
         retained_bytes: figures.1,
         retained_blocks: figures.2,
         pinned_free_bytes: figures.3,
@@ -142,6 +157,12 @@ pub(super) fn census() -> impl Strategy<Value = Census> {
         taken_at_ns: figures.0,
         changed: figures.1,
         counted_since_ns: Some(figures.1),
+        bindings: vec![Binding {
+            name: "app.S".into(),
+            type_name: "Series".into(),
+            place: RemoteAddr::new(figures.1),
+            rebound: figures.1 / 2,
+        }],
         compared: figures.1,
         replaced: figures.1 / 2,
         page_owners: vec![PageOwner {

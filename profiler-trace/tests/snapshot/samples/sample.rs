@@ -8,7 +8,7 @@ use profiler_core::group_account::GroupAccount;
 use profiler_core::residency::{
     Mapping, MappingKind, PageAccount, PageRun, PageState, ResidencyMap,
 };
-use profiler_core::sample::{Host, KernelCount, PythonMalloc, Sample, Target};
+use profiler_core::sample::{Halted, Host, KernelCount, PythonMalloc, Sample, Target};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -93,6 +93,7 @@ fn target() -> impl Strategy<Value = Target> {
                 threads,
                 began_ticks: (threads % 3 > 0).then_some(threads.into()),
                 boot_id: (threads % 2 > 0).then(|| threads.to_string()),
+                halted: Halted::ALL.get(threads as usize % 4).copied(),
             },
         )
 }

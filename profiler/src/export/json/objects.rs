@@ -175,6 +175,8 @@ impl Serialize for HolderRow<'_> {
         map.serialize_entry("name", &holder.name)?;
         map.serialize_entry("is_name", &holder.is_name)?;
         map.serialize_entry("type", &holder.type_name)?;
+        map.serialize_entry("calls", &holder.calls.count)?;
+        map.serialize_entry("threads", &holder.calls.threads)?;
         for column in &Holder::COLUMNS {
             map.serialize_entry(column.key, &column.amount(holder))?;
         }

@@ -9,7 +9,7 @@ use profiler_core::report::{
     self, Finding, HugeOccupancyRow, LedgerRow, OccupancyDeciles, OccupancyRow, PackedClass,
     SizeClassRow, Step,
 };
-use profiler_core::sample::{KernelCount, PythonMalloc};
+use profiler_core::sample::{Halted, KernelCount, PythonMalloc};
 use profiler_core::view::{Point, View};
 use serde::Serialize;
 
@@ -71,6 +71,7 @@ struct Target<'a> {
     libc: Option<&'a str>,
     malloc: Option<String>,
     threads: u32,
+    halted: Option<&'static str>,
 }
 
 /// The account of the memory control group that limits the process.
@@ -207,6 +208,7 @@ impl<'a> Snapshot<'a> {
                 libc: report.target.libc.as_deref(),
                 malloc: report.target.malloc.as_ref().map(ToString::to_string),
                 threads: report.target.threads,
+                halted: report.target.halted.map(Halted::name),
             },
             kernel: Record::figures(&KernelCount::COLUMNS, &report.kernel),
             core_bytes: KernelCount::CORE.value(&report.kernel).map(Number::from),

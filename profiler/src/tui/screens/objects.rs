@@ -202,7 +202,10 @@ fn holders(report: &FragReport, census: &Census) -> Vec<Row> {
     let holders = census.holders.iter().enumerate();
     let row = |(at, holder): (usize, &Holder)| Row {
         name: match holder.shared_with.len() {
-            0 => holder.name.clone(),
+            0 => match holder.calls.count {
+                1 => holder.name.clone(),
+                calls => format!("{} (x{calls})", holder.name),
+            },
             others => format!("{} (+{others})", holder.name),
         },
         bytes: holder.held_bytes(),
@@ -217,7 +220,10 @@ fn holders(report: &FragReport, census: &Census) -> Vec<Row> {
 }
 
 fn holder_details(holder: &Holder, growing: Option<&Branch>) -> Vec<String> {
-    let mut details = vec![holder.name.clone()];
+    let mut details = vec![match holder.calls.text() {
+        Some(calls) => format!("{}, {calls}", holder.name),
+        None => holder.name.clone(),
+    }];
     if !holder.shared_with.is_empty() {
         details.push(format!("shared with {}", holder.shared_with.join(", ")));
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::addr::RemoteAddr;
 use crate::allocator::Allocator;
 use crate::memory::MemoryImage;
-use crate::objects::{Course, Lengths, NativeGrowth, Rate};
+use crate::objects::{Course, LengthAt, Lengths, NativeGrowth, Rate};
 use crate::size_class::SizeClass;
 
 /// What is said of a process of which this name has these lengths at seven counts, and so many MiB at the first and the last.
@@ -26,7 +26,10 @@ fn said_of_course<const N: usize>(
                 object: Some(at),
                 items,
                 retained_blocks: items,
-                length_at: Some(at),
+                length_at: Some(LengthAt {
+                    at,
+                    container: None,
+                }),
                 ..holder
             }
             .with_kinds(),
@@ -106,6 +109,121 @@ fn a_variable_that_becomes_longer_all_the_time_grows_though_memory_does_not_show
     let once = [1000, 1000, 1000, 1000, 1000, 7000, 7000];
     let said = said_of_course("app.fill(): seen", once, [1, 4], [70, 70]);
     assert!(!said.starts_with("Growing"), "{said}");
+}
+
+#[test]
+fn a_leak_below_a_swing_has_the_rate_of_what_only_rises() {
+    // 300 a second below a sawtooth of 1000 that turns five times.
+    let lengths: [u64; 121] = std::array::from_fn(|nth| {
+        let ms = nth as u64 * 50;
+        8000 + 300 * ms / 1000 + ms % 1150 * 1000 / 1150
+    });
+    // Two looks met it at the bottom and at the top.
+    let said = said_of_course("app.CACHE", lengths, [8, 11], [70, 73]);
+    assert!(said.starts_with("Growing "), "{said}");
+    assert!(
+        said.contains("`app.CACHE` (dict) gains 3")
+            && said.contains("`app.Session` a second below a swing of "),
+        "{said}"
+    );
+    let rate = said
+        .split("gains ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let rate: f64 = rate.expect("a rate").parse().expect("a number");
+    assert!((rate - 300.0).abs() < 60.0, "{said}");
+}
+
+#[test]
+fn what_is_stopped_is_not_said_not_to_grow() {
+    for halted in crate::sample::Halted::ALL {
+        let mut report = looked_at(0, [100, 2, 0], Some(100), [100, 2, 0]);
+        report.target.halted = Some(halted);
+        let said = answer(&report).expect("read twice");
+        assert!(
+            said.contains("none of its threads runs, so that whether it grows cannot be told"),
+            "{said}"
+        );
+        assert!(!said.contains("Not growing"), "{said}");
+    }
+    let mut grown = looked_at(400_000, [18, 2, 0], Some(37), [57, 2, 0]);
+    grown.target.halted = Some(crate::sample::Halted::Stopped);
+    let said = answer(&grown).expect("read twice");
+    assert!(said.starts_with("Growing"), "{said}");
+}
+
+#[test]
+fn the_name_that_is_bound_to_a_new_object_each_time_is_named_where_its_blocks_have_no_owner() {
+    use crate::objects::Binding;
+
+    let bound = |name: &str, rebound| Binding {
+        name: name.into(),
+        type_name: "pandas.Series".into(),
+        rebound,
+        ..Binding::default()
+    };
+    let mut census = census(5_000_000_000, 1000, MIB, MIB);
+    census.bindings = vec![bound("app.S", 20), bound("app.ONCE", 1)];
+    let before = self::census(0, 1000, MIB, MIB);
+    let mut growth = Growth::between(&before, &census).expect("time has passed");
+    growth.live.bytes = 60e6;
+    growth.native = vec![NativeGrowth {
+        allocator: Allocator::Glibc,
+        class: SizeClass::of(150 * MIB),
+        rate: Rate {
+            blocks: 0.4,
+            bytes: 60e6,
+        },
+    }];
+    let growing = Growing {
+        live: 60e6,
+        counts_passing: true,
+        ..Growing::default()
+    };
+    let said = cause(&census, &growth, &growing);
+    assert!(
+        said.contains("each time larger, as that of `app.S` (pandas.Series), which is bound to a new one each time"),
+        "{said}"
+    );
+    assert!(!said.contains("app.ONCE"), "{said}");
+    // Nor is it the function's that has the next one in hand.
+    let (of, holder) = gainer("pandas.concat(): res", 0, 20e6);
+    census.holders = vec![holder];
+    growth.holders = vec![HolderGrowth {
+        is_same: false,
+        ..of
+    }];
+    (growth.native, growth.typed.bytes) = (Vec::new(), 60e6);
+    let said = cause(&census, &growth, &growing);
+    assert!(
+        said.starts_with("a few large blocks that are made anew, each time larger, as that of `app.S` (pandas.Series)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_name_that_came_while_another_was_emptied_is_not_said_not_to_grow() {
+    let holder = |name: &str, items: u64| {
+        let mut holder = census(0, items, 0, items * 64).holders.remove(0);
+        holder.name = name.into();
+        holder
+    };
+    let mut before = census(0, 30_000, MIB, 0);
+    before.holders = vec![holder("app.OLD", 30_000)];
+    let mut after = census(6_000_000_000, 20_000, MIB, 0);
+    after.holders = vec![holder("app.LEAK", 20_000)];
+    let growth = Growth::between(&before, &after).expect("time has passed");
+    let report = FragReport::from_sample(&crate::sample::Sample::default());
+    let said = still(
+        &report,
+        &after,
+        &growth,
+        &Growing::of(&growth, None, &after),
+    );
+    assert!(
+        said.starts_with("Whether it grows cannot be told from 6.0 s: `app.LEAK` (dict) gains 3333 `app.Session` a second"),
+        "{said}"
+    );
 }
 
 #[test]
