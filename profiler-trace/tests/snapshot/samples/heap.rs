@@ -87,6 +87,7 @@ pub(super) fn heap() -> impl Strategy<Value = HeapSnapshot> {
         |(allocator, (arenas, extents, trimmable, defects), words, rest)| {
             let (version, settings, defaults, requested, checks) = words;
             let (confidence, threads_inside, unreadable_bytes, environment_unknown) = rest;
+            let requested_nothing = requested.is_empty();
             let mut at = BASE;
             let trimmable = trimmable.into_iter().map(|(gap, pages)| {
                 let start = at + gap * PAGE_SIZE;
@@ -119,7 +120,8 @@ pub(super) fn heap() -> impl Strategy<Value = HeapSnapshot> {
                 threads_inside,
                 defects,
                 unreadable_bytes,
-                environment_unknown,
+                // What it requested is known, or why it is not.
+                environment_unknown: environment_unknown.filter(|_| requested_nothing),
                 ..HeapSnapshot::new(allocator, version)
             }
         },
