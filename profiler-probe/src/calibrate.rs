@@ -204,7 +204,7 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> ProbeError {
 
 /// The file offset in this program of the code at `address`.
 fn file_offset(address: u64) -> io::Result<u64> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let maps = profiler_target::kernel_text("/proc/self/maps")?;
     let parse = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;

@@ -143,7 +143,7 @@ pub fn find(target: &Target) -> io::Result<Scan> {
                 continue;
             }
             found.breakpoints.extend(differ().map(|at| Breakpoint {
-                mapped: mapped.clone(),
+                mapped: mapped.to_string(),
                 file: path.clone(),
                 offset: offset + at as u64,
                 addr: RemoteAddr::new(page.get() + at as u64),

@@ -225,7 +225,7 @@ fn event_control(event: &OwnedFd, command: libc::c_ulong, argument: RawFd) -> io
 
 /// The number in a file of the kernel's, as `6` or `config:0`.
 fn number_in(path: &str) -> io::Result<u32> {
-    let text = std::fs::read_to_string(path)?;
+    let text = profiler_target::kernel_text(path)?;
     let number = text
         .trim()
         .rsplit(':')

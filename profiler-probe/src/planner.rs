@@ -72,7 +72,7 @@ impl Loaded {
         let refused = |source| PlanError::Process { pid, source };
         let mut mappings = target.mappings().map_err(refused)?;
         mappings.retain(|mapping| {
-            !matches!(&mapping.kind, MappingKind::File(path) if Some(path.as_str()) == passed_over)
+            !matches!(&mapping.kind, MappingKind::File(path) if Some(&**path) == passed_over)
         });
         let auxv = target.auxv().map_err(refused)?;
         Ok(Self { mappings, auxv })

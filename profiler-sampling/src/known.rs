@@ -152,7 +152,7 @@ for line in sys.stdin:
             _ => None,
         });
         let path = paths.into_iter().find(|path| path.contains("libmimalloc"));
-        path.expect("libmimalloc, of its package").into()
+        PathBuf::from(&**path.expect("libmimalloc, of its package"))
     }
 
     #[test]

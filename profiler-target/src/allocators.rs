@@ -161,7 +161,7 @@ impl Held {
         all.map(move |(kind, version)| AllocatorIdentity {
             kind: Some(*kind),
             version: version.clone(),
-            object: path.clone(),
+            object: path.to_string(),
             in_python,
             role,
         })

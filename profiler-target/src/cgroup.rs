@@ -1,9 +1,19 @@
 //! The control groups of a process (cgroups(7)).
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
 
+use super::kernel_file::{bytes, each_line, kernel_text, unescaped};
 use super::proc_dir::ProcDir;
+
+/// The longest `cgroup` file of a process that is read, in bytes: a line for each hierarchy, with a path.
+const MAX_CGROUP_BYTES: u64 = 1 << 20;
+/// Bytes of the list of mounts that are read: 100,000 of a hundred bytes are a tenth of it.
+const MAX_MOUNTS: u64 = 128 << 20;
 
 /// The controllers of the second version, which has one hierarchy for all: `/proc/self/cgroup` lists
 /// none.
@@ -17,15 +27,20 @@ pub(super) struct Group {
     /// The mount point of the hierarchy.
     pub(super) mount: PathBuf,
     /// The part of the hierarchy that is mounted there: `/` is all of it.
-    mounted: String,
+    mounted: PathBuf,
     /// The group's path within the hierarchy.
-    pub(super) path: String,
+    pub(super) path: PathBuf,
 }
 
 impl Group {
     /// Whether the whole hierarchy is visible, and this group is below its root.
     pub(super) fn is_below_root(&self) -> bool {
-        self.mounted == "/" && self.path != "/"
+        self.mounted == Path::new("/") && !self.is_root()
+    }
+
+    /// Whether this is the root of its hierarchy, as far as we see.
+    pub(super) fn is_root(&self) -> bool {
+        self.path == Path::new("/")
     }
 
     /// The directories of this group and of those above it, as far as they are mounted: a limit on
@@ -33,16 +48,16 @@ impl Group {
     pub(super) fn folders(&self) -> Vec<PathBuf> {
         // A container may see its group's path in the host's hierarchy, only a part of which is
         // mounted there.
-        let below = self.path.strip_prefix(self.mounted.trim_end_matches('/'));
-        let below = below.unwrap_or_default().trim_start_matches('/');
+        let below = self.path.strip_prefix(&self.mounted);
+        let below = below.unwrap_or(Path::new(""));
         // In a cgroup namespace, groups of other namespaces are shown as paths that go up from the
         // namespace's root (cgroup_namespaces(7)), which can only be followed in a mount from that
         // level.
-        let climbs = |path: &str| path.split('/').any(|step| step == "..");
-        if climbs(below) || below.is_empty() && climbs(&self.path) && self.path != self.mounted {
+        let climbs = |path: &Path| path.components().any(|step| step == Component::ParentDir);
+        let is_mounted = below.as_os_str().is_empty();
+        if climbs(below) || is_mounted && climbs(&self.path) && self.path != self.mounted {
             return Vec::new();
         }
-        let below = Path::new(below);
         below
             .ancestors()
             .map(|part| self.mount.join(part))
@@ -52,21 +67,21 @@ impl Group {
 
 /// The groups that this process is in, in the hierarchies of these controllers.
 pub(super) fn own(controllers: &[&'static str]) -> Vec<Group> {
-    let list = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    listed(controllers, &list)
+    let list = bytes("/proc/self/cgroup", MAX_CGROUP_BYTES).unwrap_or_default();
+    groups(controllers, &list, &Hierarchies::mounted())
 }
 
-/// The groups of the process whose `cgroup` file this is, as far as they are mounted for us.
-fn listed(controllers: &[&'static str], list: &str) -> Vec<Group> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    groups(controllers, list, &mounts)
+/// The `cgroup` file of a process; `None` if there is none, or it is unreadable.
+pub(super) fn list_of(pid: i32) -> Option<Vec<u8>> {
+    bytes(format!("/proc/{pid}/cgroup"), MAX_CGROUP_BYTES).ok()
 }
 
 /// Whether a group of the process behind `dir` is frozen, as far as that is visible: then none of
 /// its threads runs.
 pub(super) fn is_frozen(dir: &ProcDir) -> bool {
-    let list = dir.text("cgroup").unwrap_or_default();
-    let groups = listed(&["freezer", UNIFIED], &list);
+    let list = dir.first_bytes("cgroup", MAX_CGROUP_BYTES);
+    let mounted = Hierarchies::mounted();
+    let groups = groups(&["freezer", UNIFIED], &list.unwrap_or_default(), &mounted);
     let mut folders = groups.iter().flat_map(Group::folders);
     folders.any(|folder| is_frozen_in(&folder) == Some(true))
 }
@@ -76,7 +91,7 @@ pub(super) fn is_frozen(dir: &ProcDir) -> bool {
 /// `freezer_state_strs` in `kernel/cgroup/legacy_freezer.c`): it may stay so as long as one of them
 /// waits in the kernel, and the others do not run.
 fn is_frozen_in(folder: &Path) -> Option<bool> {
-    let text = |name| fs::read_to_string(folder.join(name)).ok();
+    let text = |name| kernel_text(folder.join(name)).ok();
     if let Some(state) = text("freezer.state") {
         return Some(matches!(state.trim(), "FROZEN" | "FREEZING"));
     }
@@ -85,39 +100,106 @@ fn is_frozen_in(folder: &Path) -> Option<bool> {
     events.lines().find_map(frozen)
 }
 
-/// The groups of a process in these controllers' hierarchies, from its `cgroup` file and our
-/// `mountinfo`.
-pub(super) fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {
-    let of_line = |line: &str| {
+/// The groups of a process in these controllers' hierarchies, from its `cgroup` file.
+pub(super) fn groups(
+    controllers: &[&'static str],
+    own: &[u8],
+    mounted: &Hierarchies,
+) -> Vec<Group> {
+    let of_line = |line: &[u8]| {
         // `number:controllers:path` (cgroups(7)).
-        let mut parts = line.splitn(3, ':').skip(1);
+        let mut parts = line.splitn(3, |&byte| byte == b':').skip(1);
         let (listed, path) = (parts.next()?, parts.next()?);
         let mut wanted = controllers.iter();
-        let controller = *wanted.find(|one| listed.split(',').any(|of| of == **one))?;
-        let (mounted, mount) = mounts.lines().find_map(|line| mount_of(controller, line))?;
+        let has = |one: &str| {
+            listed
+                .split(|&byte| byte == b',')
+                .any(|of| of == one.as_bytes())
+        };
+        let controller = *wanted.find(|one| has(one))?;
+        let hierarchy = mounted.0.iter().find(|one| one.has(controller))?;
         Some(Group {
             controller,
-            mount: mount.into(),
-            mounted: mounted.into(),
-            path: path.into(),
+            mount: hierarchy.mount.clone(),
+            mounted: hierarchy.root.clone(),
+            path: OsStr::from_bytes(path).into(),
         })
     };
-    own.lines().filter_map(of_line).collect()
+    own.split(|&byte| byte == b'\n')
+        .filter_map(of_line)
+        .collect()
 }
 
-/// The part of the controller's hierarchy mounted by this line of `mountinfo`, and its mount point.
-fn mount_of<'a>(controller: &str, line: &'a str) -> Option<(&'a str, &'a str)> {
-    // `id parent device root mount-point options [optional...] - type source super-options` (proc(5)).
-    let (mount, file_system) = line.split_once(" - ")?;
-    let mut described = file_system.split(' ');
-    let is_it = match described.next()? {
-        "cgroup2" => controller == UNIFIED,
-        "cgroup" => described.nth(1)?.split(',').any(|one| one == controller),
-        _ => false,
-    };
-    let mut fields = mount.split(' ').skip(3);
-    let place = (fields.next()?, fields.next()?);
-    is_it.then_some(place)
+/// The hierarchies of control groups that are mounted for us.
+#[derive(Debug, Default)]
+pub(super) struct Hierarchies(Vec<Hierarchy>);
+
+/// A mounted hierarchy, or a part of one.
+#[derive(Debug)]
+struct Hierarchy {
+    /// Its options, among them its controllers; `None` in the second version.
+    options: Option<Vec<u8>>,
+    /// The part that is mounted.
+    root: PathBuf,
+    mount: PathBuf,
+}
+
+impl Hierarchies {
+    /// Those of now.
+    pub(super) fn mounted() -> Self {
+        let list = File::open("/proc/self/mountinfo");
+        list.map(Self::listed).unwrap_or_default()
+    }
+
+    /// Those in a `mountinfo` file. The names of other mounts are anybody's, and are passed over.
+    pub(super) fn listed(list: impl Read) -> Self {
+        let mut all = Vec::new();
+        let read = each_line(list, MAX_MOUNTS, None, |line| {
+            all.extend(Hierarchy::in_line(line));
+            ControlFlow::Continue(())
+        });
+        // What was mounted first, as these are, is first in the list.
+        let _ = read;
+        Self(all)
+    }
+}
+
+impl Hierarchy {
+    fn in_line(line: &[u8]) -> Option<Self> {
+        // `id parent device root mount-point options [optional...] - type source super-options`
+        // (proc(5)). In a name a space is written as `\040`.
+        const BETWEEN: &[u8] = b" - ";
+        let at = line
+            .windows(BETWEEN.len())
+            .position(|part| part == BETWEEN)?;
+        let mut described = line[at + BETWEEN.len()..].split(|&byte| byte == b' ');
+        let options = match described.next()? {
+            b"cgroup2" => None,
+            b"cgroup" => Some(described.nth(1)?.to_owned()),
+            _ => return None,
+        };
+        let mut fields = line[..at].split(|&byte| byte == b' ').skip(3);
+        let mut path = || {
+            Some(PathBuf::from(std::ffi::OsString::from_vec(unescaped(
+                fields.next()?,
+            ))))
+        };
+        let (root, mount) = (path()?, path()?);
+        Some(Self {
+            options,
+            root,
+            mount,
+        })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        match &self.options {
+            None => controller == UNIFIED,
+            Some(options) => options
+                .split(|&byte| byte == b',')
+                .any(|one| one == controller.as_bytes()),
+        }
+    }
 }
 
 /// The group of this process that leaves space for the fewest more threads and processes, its
@@ -126,7 +208,7 @@ pub(super) fn processes() -> Option<(PathBuf, u64, u64)> {
     let groups = own(&["pids", UNIFIED]);
     let limited = groups.iter().flat_map(Group::folders).filter_map(|folder| {
         let number = |name| {
-            let text = fs::read_to_string(folder.join(name)).ok()?;
+            let text = kernel_text(folder.join(name)).ok()?;
             text.trim().parse::<u64>().ok()
         };
         let (most, now) = (number("pids.max")?, number("pids.current")?);
@@ -172,12 +254,12 @@ pub(super) const VERSIONS: [Files; 2] = [
 /// files are not counted, none count as reclaimable. `None` without a limit (`max`).
 pub(super) fn left_in(folder: &Path) -> Option<u64> {
     let number = |name| -> Option<u64> {
-        let text = fs::read_to_string(folder.join(name)).ok()?;
+        let text = kernel_text(folder.join(name)).ok()?;
         text.trim().parse().ok()
     };
     let of = |files: &Files| {
         let (limit, usage) = (number(files.limit)?, number(files.usage)?);
-        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let stat = kernel_text(folder.join("memory.stat")).unwrap_or_default();
         let counts = stat.lines().filter_map(|line| line.split_once(' '));
         let cache = counts.filter(|(name, _)| files.cache.contains(name));
         let cache: u64 = cache
@@ -190,7 +272,41 @@ pub(super) fn left_in(folder: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn groups(controllers: &[&'static str], own: &str, mounts: &str) -> Vec<Group> {
+        let mounted = Hierarchies::listed(mounts.as_bytes());
+        super::groups(controllers, own.as_bytes(), &mounted)
+    }
+
+    #[test]
+    fn names_that_are_not_utf_8_hide_no_group() {
+        let mounts = b"\
+            29 24 0:25 / /home/m\xff rw - fuse.x x rw,cgroup\n\
+            31 30 0:27 / /sys/fs/c\xff\\040g rw - cgroup2 cgroup2 rw\n";
+        let mounted = Hierarchies::listed(&mounts[..]);
+        let found = super::groups(&[UNIFIED], b"1:name=\xfe:/\n0::/a\xfeb/c\n", &mounted);
+        let folders = found.first().expect("listed").folders();
+        let bytes: Vec<&[u8]> = folders
+            .iter()
+            .map(|one| one.as_os_str().as_bytes())
+            .collect();
+        let expected: [&[u8]; 3] = [
+            b"/sys/fs/c\xff g/a\xfeb/c",
+            b"/sys/fs/c\xff g/a\xfeb",
+            b"/sys/fs/c\xff g/",
+        ];
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_group_whose_name_only_begins_like_what_is_mounted_is_not_taken_for_one_in_it() {
+        let all = groups(&["memory"], "4:memory:/docker/abcd\n", MOUNTS);
+        let found = all.first().expect("listed").folders();
+        assert_eq!(found, [Path::new("/sys/fs/cgroup/memory")]);
+    }
 
     #[test]
     fn both_versions_say_whether_a_group_is_frozen() {

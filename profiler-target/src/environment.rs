@@ -5,12 +5,13 @@
 //! perl's `$0`) copies the environment elsewhere, writes the title over the arguments and the environment, and fills
 //! the rest with zeros. So what is read here is checked to have the form that the kernel left.
 
-use std::io;
-
 use profiler_core::allocator::UnknownEnvironment;
 
 use crate::proc_dir::ProcDir;
 
+/// The longest environment that is read. The kernel starts no program with arguments and an environment that are longer
+/// together (`bprm_stack_limits` in `fs/exec.c`: three quarters of `_STK_LIM`).
+const MAX_BYTES: u64 = 6 << 20;
 /// This many entries of the environment of one kind are kept at most.
 const MAX_SETTINGS: usize = 32;
 /// The longest entry of the environment that is shown whole, in bytes.
@@ -23,16 +24,18 @@ pub struct StartEnvironment(Vec<u8>);
 impl StartEnvironment {
     /// That of a process.
     pub(super) fn of(dir: &ProcDir) -> Result<Self, UnknownEnvironment> {
-        let read = || -> io::Result<(Vec<u8>, Option<u64>)> {
-            let stat = dir.stat()?;
-            // Both are 0 while a program is executed, and for those who may not know them (proc_pid_stat(5)).
-            let places = stat.env_start.zip(stat.env_end);
-            let places = places.filter(|(start, _)| *start > 0);
-            let bytes = places.and_then(|(start, end)| end.checked_sub(start));
-            Ok((dir.bytes("environ")?, bytes))
-        };
-        let (bytes, whole) = read().map_err(|_| UnknownEnvironment::Unreadable)?;
-        Self::checked(bytes, whole)
+        let unreadable = |_| UnknownEnvironment::Unreadable;
+        let stat = dir.stat().map_err(unreadable)?;
+        // Both are 0 while a program is executed, and for those who may not know them (proc_pid_stat(5)).
+        let places = stat.env_start.zip(stat.env_end);
+        let places = places.filter(|(start, _)| *start > 0);
+        let whole = places.and_then(|(start, end)| end.checked_sub(start));
+        if whole.is_some_and(|bytes| bytes > MAX_BYTES) {
+            // Not read at all: the kernel would bring in what is there, which costs the process page tables and memory.
+            return Err(UnknownEnvironment::Overwritten);
+        }
+        let bytes = dir.first_bytes("environ", MAX_BYTES + 1);
+        Self::checked(bytes.map_err(unreadable)?, whole)
     }
 
     /// From what the kernel gave of an area of `whole` bytes, where that is known.
@@ -46,7 +49,8 @@ impl StartEnvironment {
             None if bytes.is_empty() => return Err(UnknownEnvironment::Unreadable),
             _ => {}
         }
-        match is_as_the_kernel_left_it(&bytes) {
+        let is_possible = bytes.len() as u64 <= MAX_BYTES;
+        match is_possible && is_as_the_kernel_left_it(&bytes) {
             true => Ok(Self(bytes)),
             false => Err(UnknownEnvironment::Overwritten),
         }
@@ -126,5 +130,9 @@ mod tests {
         for area in areas {
             assert_eq!(whole(area), overwritten, "{}", area.escape_ascii());
         }
+        // Longer than any that a program is started with.
+        let entry = b"HOME=/\0";
+        let long = entry.repeat(MAX_BYTES as usize / entry.len() + 1);
+        assert_eq!(checked(&long, None), overwritten);
     }
 }

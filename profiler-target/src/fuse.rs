@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
+use super::kernel_file::kernel_text;
+
 /// The answer "none" is cached for this long.
 const NONE_FOR: Duration = Duration::from_millis(10);
 /// The answer "some" is cached for this long: someone who mounts and unmounts repeatedly may have
@@ -33,7 +35,7 @@ pub(crate) fn may_be_mounted() -> bool {
 /// Whether the kernel knows FUSE, or does not say: its module is loaded when `/dev/fuse` is first
 /// opened.
 fn is_registered() -> bool {
-    let known = fs::read_to_string("/proc/filesystems");
+    let known = kernel_text("/proc/filesystems");
     known.map_or(true, |known| {
         known.lines().any(|line| line.trim_start() == "nodev\tfuse")
     })

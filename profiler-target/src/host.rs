@@ -1,7 +1,8 @@
 //! Properties and limits of the host, from `/proc` and `/sys`.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use profiler_core::sample::Host;
 use profiler_core::text::visible;
 
 use super::cgroup;
+use super::kernel_file::{each_line, kernel_text};
 use super::page_size::page_size;
 use super::proc_dir::field;
 
@@ -46,7 +48,7 @@ pub fn own_cpu() -> Duration {
 
 /// The resident set of fragscope, in bytes.
 pub fn own_resident() -> Option<u64> {
-    let counts = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let counts = kernel_text("/proc/self/statm").ok()?;
     let pages: u64 = counts.split_ascii_whitespace().nth(1)?.parse().ok()?;
     pages.checked_mul(procfs::page_size())
 }
@@ -63,7 +65,7 @@ pub fn give_way() {
 /// or in a control group that they share: the process with the largest score is chosen
 /// (`oom_badness`, mm/oom_kill.c). Processes started from now on inherit the score.
 pub fn offer_to_oom_killer() {
-    if let Ok(before) = std::fs::read_to_string(OOM_SCORE) {
+    if let Ok(before) = kernel_text(OOM_SCORE) {
         // Keeps the original score.
         let _ = SCORE_BEFORE.set(before);
     }
@@ -386,17 +388,32 @@ pub fn is_real_root_namespace() -> bool {
 
 /// Whether `/proc` hides processes of other users.
 pub fn hides_processes() -> bool {
-    text("/proc/self/mounts").lines().any(|line| {
+    File::open("/proc/self/mounts").is_ok_and(hides_processes_in)
+}
+
+/// Bytes of the list of mounts that are read.
+const MAX_MOUNTS: u64 = 128 << 20;
+
+/// The same, by the list of mounts, in which other names are anybody's.
+fn hides_processes_in(mounts: impl Read) -> bool {
+    let mut hides = false;
+    let read = each_line(mounts, MAX_MOUNTS, None, |line| {
+        let line = String::from_utf8_lossy(line);
         let mut words = line.split(' ').skip(1);
         let is_proc = words.next() == Some("/proc") && words.next() == Some("proc");
-        let options = words.next().unwrap_or_default();
-        let value = |o: &str| o.strip_prefix("hidepid=").map(str::to_owned);
-        is_proc
-            && options
-                .split(',')
-                .filter_map(value)
-                .any(|v| v != "0" && v != "off")
-    })
+        let mut options = words.next().unwrap_or_default().split(',');
+        let is_set = |option: &str| {
+            let value = option.strip_prefix("hidepid=");
+            value.is_some_and(|value| value != "0" && value != "off")
+        };
+        hides |= is_proc && options.any(is_set);
+        match hides {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    // What is beyond a limit, or cannot be read, is not known to hide any.
+    read.is_ok() && hides
 }
 
 /// When the kernel makes huge pages of its own accord. `None` where it cannot, or has another mode.
@@ -438,13 +455,28 @@ fn namespace(kind: &str) -> Option<u64> {
 }
 
 fn text(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
+    kernel_text(path).unwrap_or_default()
 }
 
 fn word(path: &str) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+    Some(kernel_text(path).ok()?.trim().to_owned())
 }
 
 fn number<T: std::str::FromStr>(path: &str) -> Option<T> {
     word(path)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_processes_are_known_beside_mounts_that_are_not_utf_8() {
+        let hides = |option: &str| {
+            let list = format!(" fuse rw 0 0\nproc /proc proc rw,{option} 0 0\n");
+            hides_processes_in(&[b"x /home/m\xff", list.as_bytes()].concat()[..])
+        };
+        assert!(hides("hidepid=invisible") && hides("hidepid=2"));
+        assert!(!hides("hidepid=0") && !hides("hidepid=off") && !hides("relatime"));
+    }
 }

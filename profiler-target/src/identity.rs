@@ -141,7 +141,7 @@ fn libc_in<P: Process + ?Sized>(process: &P, file: &FileId, mapping: &Mapping) -
     Some(Libc {
         kind,
         version: version.unwrap_or_default(),
-        path: path.clone(),
+        path: path.to_string(),
         thread_bytes,
     })
 }
@@ -202,7 +202,7 @@ pub(super) fn symbols<P: Process + ?Sized>(
 ) -> Option<PythonSymbols> {
     let first = mappings
         .iter()
-        .find(|m| m.offset == 0 && matches!(&m.kind, MappingKind::File(of) if of == path))?;
+        .find(|m| m.offset == 0 && matches!(&m.kind, MappingKind::File(of) if **of == *path))?;
     let reader = &process.files().reader;
     let file = reader.open(path, process.file_of(first))?;
     let bias = first.range.start().get().wrapping_sub(file.first_addr());
@@ -234,7 +234,8 @@ pub(super) fn libc_data(mappings: &[Mapping], path: &str) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = Vec::new();
     let mut end_of_data = None;
     for mapping in mappings {
-        let is_data = mapping.write && mapping.kind == MappingKind::File(path.to_owned());
+        let is_file = matches!(&mapping.kind, MappingKind::File(of) if **of == *path);
+        let is_data = mapping.write && is_file;
         let is_bss = mapping.write
             && mapping.kind == MappingKind::Anonymous
             && end_of_data == Some(mapping.range.start());

@@ -51,7 +51,7 @@ impl FileFacts {
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct FileId {
     /// The path it is mapped from.
-    pub(super) path: String,
+    pub(super) path: Arc<str>,
     device: u64,
     inode: u64,
 }

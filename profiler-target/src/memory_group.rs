@@ -1,15 +1,15 @@
 //! The memory control groups of other processes.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use procfs::process::Process;
 use profiler_core::group_account::GroupAccount;
 use profiler_core::host::MemoryGroup;
 
-use super::cgroup::{self, UNIFIED, VERSIONS};
+use super::cgroup::{self, Hierarchies, UNIFIED, VERSIONS};
+use super::kernel_file::kernel_text;
+use super::stat::Stat;
 
 /// In cgroup v1 the kernel's "no limit" is a number near the largest (`PAGE_COUNTER_MAX`,
 /// `include/linux/page_counter.h`); no host has this much memory.
@@ -22,27 +22,26 @@ const PF_EXITING: u32 = 0x4;
 /// are in it.
 #[derive(Debug)]
 pub struct MemoryGroups {
-    mounts: String,
+    mounted: Hierarchies,
     /// By the processes' `cgroup` files.
-    known: BTreeMap<String, Option<Arc<MemoryGroup>>>,
+    known: BTreeMap<Vec<u8>, Option<Arc<MemoryGroup>>>,
 }
 
 impl MemoryGroups {
     /// Groups as of now, none of which was read yet.
     pub fn now() -> Self {
         Self {
-            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
+            mounted: Hierarchies::mounted(),
             known: BTreeMap::new(),
         }
     }
 
     /// The group of the process with this pid; `None` if there is none, or it is unreadable.
     pub fn of(&mut self, pid: i32) -> Option<Arc<MemoryGroup>> {
-        let own = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
-        let own = String::from_utf8_lossy(&own).into_owned();
-        let mounts = &self.mounts;
+        let own = cgroup::list_of(pid)?;
+        let mounted = &self.mounted;
         let group = self.known.entry(own);
-        let group = group.or_insert_with_key(|own| read(own, mounts).map(Arc::new));
+        let group = group.or_insert_with_key(|own| read(own, mounted).map(Arc::new));
         group.clone()
     }
 }
@@ -52,7 +51,7 @@ impl MemoryGroups {
 pub struct MemoryKills {
     pid: i32,
     /// The process's `cgroup` file.
-    own: String,
+    own: Vec<u8>,
     counted: Option<CountedGroup>,
 }
 
@@ -68,17 +67,17 @@ struct CountedGroup {
 impl MemoryKills {
     /// Counts kills from now on in the group of this process, as far as they are counted.
     pub fn of(pid: i32) -> Self {
-        let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let own = cgroup::list_of(pid).unwrap_or_default();
         let counted = CountedGroup::of(&own);
         Self { pid, own, counted }
     }
 
     /// Continues with the present group of the process, if it was moved to another one.
     pub fn follow(&mut self) {
-        let now = fs::read_to_string(format!("/proc/{}/cgroup", self.pid));
+        let now = cgroup::list_of(self.pid);
         // For an ending process, cgroup v1 reports the root group (`proc_cgroup_show`,
         // kernel/cgroup/cgroup.c): so it is checked afterwards whether the process is ending.
-        if now.is_ok_and(|now| now != self.own) && !is_ending(self.pid) {
+        if now.is_some_and(|now| now != self.own) && !is_ending(self.pid) {
             *self = Self::of(self.pid);
         }
     }
@@ -109,9 +108,9 @@ impl MemoryKills {
 }
 
 impl CountedGroup {
-    fn of(own: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let groups = cgroup::groups(&["memory", UNIFIED], own, &mounts);
+    fn of(own: &[u8]) -> Option<Self> {
+        let mounted = Hierarchies::mounted();
+        let groups = cgroup::groups(&["memory", UNIFIED], own, &mounted);
         let mut counters = groups.iter().filter_map(|group| {
             let folder = group.folders().into_iter().next()?;
             let mut counters = VERSIONS.iter().map(|files| folder.join(files.events));
@@ -119,7 +118,7 @@ impl CountedGroup {
         });
         let (before, counter) = counters.next()?;
         Some(Self {
-            group: read(own, &mounts)?,
+            group: read(own, &mounted)?,
             counter,
             before,
         })
@@ -128,39 +127,42 @@ impl CountedGroup {
 
 impl CountedGroup {
     /// The present state of the group, or the last one before it was removed.
-    fn now(&self, own: &str) -> MemoryGroup {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let now = read(own, &mounts).filter(|now| now.current_bytes.is_some());
+    fn now(&self, own: &[u8]) -> MemoryGroup {
+        let now = read(own, &Hierarchies::mounted()).filter(|now| now.current_bytes.is_some());
         now.unwrap_or_else(|| self.group.clone())
     }
 }
 
 /// Whether a process has ended, or is about to.
 fn is_ending(pid: i32) -> bool {
-    let stat = Process::new(pid).and_then(|process| process.stat());
-    stat.map_or(true, |stat| stat.flags & PF_EXITING != 0)
+    Stat::of(pid).is_none_or(|stat| stat.flags & PF_EXITING != 0)
 }
 
 /// Whether a process has ended, or will, because of a signal that it cannot refuse.
 fn is_to_end(pid: i32) -> bool {
-    let status = Process::new(pid).and_then(|process| process.status());
-    let is_killed = status.map_or(true, |status| {
-        (status.sigpnd | status.shdpnd) & (1 << (libc::SIGKILL - 1)) != 0
-    });
-    is_killed || is_ending(pid)
+    let status = kernel_text(format!("/proc/{pid}/status"));
+    let pending = |status: &str, name: &str| {
+        let signals = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(signals.trim(), 16).ok()
+    };
+    let is_killed = |status: &str| {
+        let sent = ["SigPnd:", "ShdPnd:"].map(|name| pending(status, name).unwrap_or(0));
+        (sent[0] | sent[1]) & (1 << (libc::SIGKILL - 1)) != 0
+    };
+    status.map_or(true, |status| is_killed(&status)) || is_ending(pid)
 }
 
 /// Processes of a group that the kernel ended for want of memory, by the file that counts them.
 fn kills(counter: &Path) -> Option<u64> {
-    let text = fs::read_to_string(counter).ok()?;
+    let text = kernel_text(counter).ok()?;
     let count = text
         .lines()
         .find_map(|line| line.strip_prefix("oom_kill "))?;
     count.trim().parse().ok()
 }
 
-fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
-    let groups = cgroup::groups(&["memory", UNIFIED], own, mounts);
+fn read(own: &[u8], mounted: &Hierarchies) -> Option<MemoryGroup> {
+    let groups = cgroup::groups(&["memory", UNIFIED], own, mounted);
     // Of a hybrid host, the hierarchy that has the memory controller.
     let of = |group: &cgroup::Group| {
         let folders = group.folders();
@@ -179,7 +181,7 @@ fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
     let (group, (current_bytes, max_bytes, left_bytes)) =
         read.or_else(|| Some((groups.first()?, (None, None, None))))?;
     Some(MemoryGroup {
-        path: group.path.clone(),
+        path: group.path.to_string_lossy().into_owned(),
         current_bytes,
         max_bytes,
         left_bytes,
@@ -189,16 +191,14 @@ fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
 /// The account of the memory control group that limits the process with this pid; `None` if it is
 /// unreadable, or is the root, which has none.
 pub fn group_account(pid: i32) -> Option<GroupAccount> {
-    let own = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    account(&String::from_utf8_lossy(&own), &mounts)
+    account(&cgroup::list_of(pid)?, &Hierarchies::mounted())
 }
 
-fn account(own: &str, mounts: &str) -> Option<GroupAccount> {
-    let groups = cgroup::groups(&["memory", UNIFIED], own, mounts);
+fn account(own: &[u8], mounted: &Hierarchies) -> Option<GroupAccount> {
+    let groups = cgroup::groups(&["memory", UNIFIED], own, mounted);
     groups
         .iter()
-        .filter(|group| group.path != "/")
+        .filter(|group| !group.is_root())
         .find_map(|group| {
             let folders = group.folders();
             let limit = |folder: &PathBuf| {
@@ -215,14 +215,14 @@ fn account(own: &str, mounts: &str) -> Option<GroupAccount> {
 }
 
 /// The path `steps` levels up.
-fn ancestor(path: &str, steps: usize) -> String {
-    let above = Path::new(path).ancestors().nth(steps);
+fn ancestor(path: &Path, steps: usize) -> String {
+    let above = path.ancestors().nth(steps);
     above.map_or_else(|| "/".into(), |above| above.to_string_lossy().into_owned())
 }
 
 fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<GroupAccount> {
     let current_bytes = number(folder, |files| files.usage)?;
-    let read = |name| fs::read_to_string(folder.join(name)).ok();
+    let read = |name| kernel_text(folder.join(name)).ok();
     let stat = read("memory.stat")?;
     let counted = |name: &str| -> Option<u64> {
         let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
@@ -270,13 +270,39 @@ fn account_in(folder: &Path, path: String, max_bytes: Option<u64>) -> Option<Gro
 /// The number in the file of the mounted cgroup version; `None` for `max` and if there is no such
 /// file.
 fn number(folder: &Path, name: fn(&cgroup::Files) -> &'static str) -> Option<u64> {
-    let read = |files| fs::read_to_string(folder.join(name(files))).ok();
+    let read = |files| kernel_text(folder.join(name(files))).ok();
     VERSIONS.iter().find_map(read)?.trim().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn account(own: &str, mounts: &str) -> Option<GroupAccount> {
+        super::account(own.as_bytes(), &Hierarchies::listed(mounts.as_bytes()))
+    }
+
+    fn read(own: &str, mounts: &str) -> Option<MemoryGroup> {
+        super::read(own.as_bytes(), &Hierarchies::listed(mounts.as_bytes()))
+    }
+
+    #[test]
+    fn a_process_whose_name_is_not_utf_8_is_not_taken_for_one_that_ends() {
+        let mut child = profiler_testing::child::Child::python(
+            "
+import sys
+open('/proc/self/comm', 'wb').write(b'\\xff')
+print('ready', flush=True)
+sys.stdin.readline()
+",
+        );
+        assert_eq!(child.first_line(), "ready");
+        assert!(!is_to_end(child.pid()));
+        child.kill();
+        assert!(is_to_end(child.pid()));
+    }
 
     #[test]
     fn kills_are_counted_in_both_versions() {
@@ -390,18 +416,18 @@ mod tests {
             "31 30 0:27 / {} rw - cgroup2 cgroup2 rw\n",
             folder.path().to_str().expect("UTF-8")
         );
-        let read = read("0::/job/worker\n", &mounts).expect("a group");
-        assert_eq!(read.path, "/job/worker");
-        assert_eq!(read.current_bytes, Some(700));
-        assert_eq!(read.max_bytes, Some(1000));
-        assert_eq!(read.left_bytes, Some(100));
-        assert!(read.is_near_limit());
+        let group = read("0::/job/worker\n", &mounts).expect("a group");
+        assert_eq!(group.path, "/job/worker");
+        assert_eq!(group.current_bytes, Some(700));
+        assert_eq!(group.max_bytes, Some(1000));
+        assert_eq!(group.left_bytes, Some(100));
+        assert!(group.is_near_limit());
         put("memory.max", "max\n");
-        let read = super::read("0::/job/worker\n", &mounts).expect("a group");
-        assert_eq!((read.max_bytes, read.left_bytes), (None, None));
-        assert!(!read.is_near_limit());
+        let group = read("0::/job/worker\n", &mounts).expect("a group");
+        assert_eq!((group.max_bytes, group.left_bytes), (None, None));
+        assert!(!group.is_near_limit());
         // A group that was removed meanwhile.
-        let gone = super::read("0::/gone\n", &mounts).expect("its path");
+        let gone = read("0::/gone\n", &mounts).expect("its path");
         assert_eq!((gone.path.as_str(), gone.current_bytes), ("/gone", None));
     }
 }

@@ -11,6 +11,7 @@ use profiler_core::text::visible;
 
 use super::auxv::is_of_64_bit;
 use super::host::{self, Capability, ptrace_scope};
+use super::kernel_file::kernel_text;
 use super::proc_dir::{Gone, PidFd, ProcDir, field, io_error};
 use super::{Action, Denial, ErrorKind};
 
@@ -170,8 +171,8 @@ pub(super) fn open(pid: i32) -> Result<(ProcDir, File), OpenError> {
 }
 
 fn thread_of(tid: i32) -> OpenError {
-    let status = fs::read(format!("/proc/{tid}/status")).unwrap_or_default();
-    match field(&String::from_utf8_lossy(&status), "Tgid") {
+    let status = kernel_text(format!("/proc/{tid}/status")).unwrap_or_default();
+    match field(&status, "Tgid") {
         Some(pid) => OpenError::NotAProcess { tid, pid },
         None => OpenError::NoSuchProcess { pid: tid },
     }

@@ -1,7 +1,7 @@
 //! The `/proc` directory of one process, held so that a recycled pid is never read.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use procfs::ProcError;
 use procfs::process::Process;
 
-/// The longest `/proc` file that is read whole: the maps of 65,530 mappings with the longest paths.
-const MAX_TEXT_BYTES: u64 = 256 << 20;
+use super::kernel_file::{first_bytes, kernel_text, lossy};
+
+/// The longest `/proc` file that is read whole. (`maps` and `smaps` are read line by line.)
+const MAX_TEXT_BYTES: u64 = 1 << 20;
 
 /// The target ended or executed another program: what was to be read of it no longer exists.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -225,16 +227,18 @@ impl ProcDir {
 
     /// A file's bytes.
     pub(super) fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let mut file = self.file(name)?.take(MAX_TEXT_BYTES);
-        let read = file.read_to_end(&mut bytes);
-        read.map_err(|error| self.why(error))?;
-        Ok(bytes)
+        self.first_bytes(name, MAX_TEXT_BYTES)
+    }
+
+    /// A file's first bytes, at most `most`.
+    pub(super) fn first_bytes(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let read = first_bytes(self.file(name)?, most);
+        read.map_err(|error| self.why(error))
     }
 
     /// A file's text. Names chosen by the target need not be UTF-8: invalid parts are replaced.
     pub(super) fn text(&self, name: &str) -> io::Result<String> {
-        Ok(String::from_utf8_lossy(&self.bytes(name)?).into_owned())
+        Ok(lossy(self.bytes(name)?))
     }
 
     /// The error, or that the process has exited, when that is why.
@@ -261,7 +265,7 @@ impl ProcDir {
         let merged = self.text("ksm_merging_pages").ok();
         let none = merged.is_some_and(|pages| pages.trim() == "0");
         let off = || {
-            let run = std::fs::read_to_string("/sys/kernel/mm/ksm/run");
+            let run = kernel_text("/sys/kernel/mm/ksm/run");
             match run {
                 Ok(run) => run.trim() == "0",
                 Err(error) => error.kind() == io::ErrorKind::NotFound,

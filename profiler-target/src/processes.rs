@@ -1,14 +1,14 @@
 //! The processes of the host as `/proc` lists them, and what can be read of each without holding
 //! it.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use profiler_core::host::{Memory, ProcessId};
 
 use super::attributes::file_behind;
+use super::kernel_file::{bytes, kernel_text, lossy};
 use super::open::PF_KTHREAD;
 use super::page_size::page_size;
 use super::proc_dir::{all_pids, field};
@@ -117,31 +117,28 @@ impl Listed {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        let bytes = self.read(name, MAX_TEXT_BYTES)?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        Some(lossy(self.read(name, MAX_TEXT_BYTES)?))
     }
 
     fn read(&self, name: &str, most: u64) -> Option<Vec<u8>> {
-        let file = File::open(format!("/proc/{}/{name}", self.id.pid)).ok()?;
-        let mut bytes = Vec::new();
-        file.take(most).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+        bytes(format!("/proc/{}/{name}", self.id.pid), most).ok()
     }
 }
 
 /// How much of a process is resident, by the kernel's quick count (`statm`), which may lag by some hundred KiB;
 /// `None` when there is none with this number.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let statm = kernel_text(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     pages.checked_mul(page_size().bytes())
 }
 
 /// The user that a process runs as (its real user ID), which is read without waiting for the process; `None` when there is
-/// none with this number.
+/// none with this number, or it is hidden.
 pub fn user_of(pid: i32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    field(&status, "Uid")?.try_into().ok()
+    // Its name, which may be any bytes, is before; the kernel escapes an end of line in it (`proc_task_name`).
+    let status = bytes(format!("/proc/{pid}/status"), MAX_TEXT_BYTES).ok()?;
+    field(&lossy(status), "Uid")?.try_into().ok()
 }
 
 fn of_rollup(rollup: &str) -> Option<Memory> {
@@ -195,6 +192,24 @@ mod tests {
         let few = list(1).expect("/proc");
         assert_eq!(few.processes.len(), 1);
         assert!(few.left_out > 0);
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf_8_hides_nothing_of_a_process() {
+        let child = profiler_testing::child::Child::python(
+            "
+import sys
+open('/proc/self/comm', 'wb').write(b'\\xff\\nUid:\\t7\\t7')
+print('ready', flush=True)
+sys.stdin.readline()
+",
+        );
+        assert_eq!(child.first_line(), "ready");
+        assert_eq!(user_of(child.pid()), Some(nix::unistd::getuid().as_raw()));
+        let listed = Listed::of(child.pid()).expect("it runs");
+        assert!(listed.comm.starts_with("\u{fffd}\nUid"), "{listed:?}");
+        let memory = listed.quick_memory().expect("it has some");
+        assert!(memory.rss_bytes > 0, "{memory:?}");
     }
 
     #[test]

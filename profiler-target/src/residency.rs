@@ -104,7 +104,9 @@ fn within_limit(
         .iter()
         .sum::<u64>();
     let mut left = ALWAYS_PAGES + 2 * (has_kib << 10) / PAGE_SIZE;
-    let mut empty = empty_mappings(&dir.text("smaps")?);
+    let mut empty = Empty::default();
+    maps::each_account_line(dir, |line| empty.add(line))?;
+    let mut empty = empty.starts;
     // `smaps` does not count zero pages: small mappings are looked up, to find those.
     let large = mappings.iter().filter(|m| pages(m) >= LARGE_PAGES);
     let large: HashSet<RemoteAddr> = large.map(|mapping| mapping.range.start()).collect();
@@ -123,29 +125,35 @@ fn within_limit(
     Ok((kept, empty))
 }
 
-/// The starts of mappings without a page in memory or swap, according to `smaps`.
-fn empty_mappings(smaps: &str) -> HashSet<RemoteAddr> {
-    let mut empty = HashSet::new();
-    let mut current = None;
-    for line in smaps.lines() {
-        if let Some(mapping) = maps::parse_line(line) {
-            current = Some(mapping.range.start());
-            empty.extend(current);
-            continue;
+/// The mappings without a page in memory or swap, according to `smaps`.
+#[derive(Default)]
+struct Empty {
+    starts: HashSet<RemoteAddr>,
+    /// The mapping that lines are about.
+    current: Option<RemoteAddr>,
+}
+
+impl Empty {
+    /// Adds a line of `smaps`.
+    fn add(&mut self, line: &[u8]) {
+        if let Some(range) = maps::range_of(line) {
+            self.current = Some(range.start());
+            self.starts.extend(self.current);
+            return;
         }
+        let line = String::from_utf8_lossy(line);
         let Some((name, value)) = line.split_once(':') else {
-            continue;
+            return;
         };
         let is_of_pages = ["Rss", "Swap", "Shared_Hugetlb", "Private_Hugetlb"].contains(&name);
         let is_none = value.trim_start().starts_with("0 ");
         if is_of_pages
             && !is_none
-            && let Some(start) = current
+            && let Some(start) = self.current
         {
-            empty.remove(&start);
+            self.starts.remove(&start);
         }
     }
-    empty
 }
 
 /// Mappings of explicit huge pages, which neither RSS nor swap counts (`smaps_hugetlb_range` in
@@ -156,15 +164,17 @@ fn hugetlb_ranges(dir: &ProcDir) -> io::Result<Vec<AddrRange>> {
     }
     let mut ranges = Vec::new();
     let mut current = None;
-    for line in dir.text("smaps")?.lines() {
-        if let Some(mapping) = maps::parse_line(line) {
-            current = Some(mapping.range);
-        } else if let Some(flags) = line.strip_prefix("VmFlags:")
-            && flags.split_whitespace().any(|flag| flag == "ht")
+    maps::each_account_line(dir, |line| {
+        if let Some(range) = maps::range_of(line) {
+            current = Some(range);
+        } else if let Some(flags) = line.strip_prefix(b"VmFlags:")
+            && flags
+                .split(u8::is_ascii_whitespace)
+                .any(|flag| flag == b"ht")
         {
             ranges.extend(current);
         }
-    }
+    })?;
     Ok(ranges)
 }
 

@@ -317,9 +317,7 @@ impl Slices {
 
 /// The mapped ranges; `None` if they are unreadable or empty, as for an exiting process.
 fn mapped_ranges(dir: &ProcDir) -> Option<Vec<AddrRange>> {
-    let maps = dir.text("maps").ok()?;
-    let mappings = maps.lines().filter_map(maps::parse_line);
-    let ranges: Vec<_> = mappings.map(|mapping| mapping.range).collect();
+    let ranges = maps::ranges(dir).ok()?;
     (!ranges.is_empty()).then_some(ranges)
 }
 

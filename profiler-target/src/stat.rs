@@ -1,8 +1,12 @@
 //! `/proc/N/stat` of any process or thread, without holding it, and the clock ticks in which it
 //! counts times.
 
-use std::fs;
 use std::time::Duration;
+
+use super::kernel_file::bytes;
+
+/// More than the longest `stat` file has, in bytes.
+const MAX_BYTES: u64 = 16 << 10;
 
 /// The contents of `/proc/N/stat` for a process or a thread (proc_pid_stat(5)).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,7 +34,7 @@ impl Stat {
     }
 
     pub(super) fn read(path: &str) -> Option<Self> {
-        Self::parse(&fs::read(path).ok()?)
+        Self::parse(&bytes(path, MAX_BYTES).ok()?)
     }
 
     /// Parses the file's contents.

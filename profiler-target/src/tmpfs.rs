@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::iter;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::kernel_file::{Lines, each_line};
 use super::proc_dir::{PidFd, ProcDir};
 
 /// Major and minor number of a file system's device.
@@ -277,28 +278,18 @@ impl Known {
     /// Removes the devices that it finds in a mount list from `unknown`, and returns whether it
     /// read enough of the list.
     fn look_for(&mut self, unknown: &mut BTreeSet<Device>, list: &File, deadline: Instant) -> bool {
-        let mut list = BufReader::with_capacity(64 << 10, list.take(MAX_MOUNTS));
-        let mut line = Vec::new();
-        let mut read = 0;
-        loop {
-            line.clear();
-            match list.read_until(b'\n', &mut line) {
-                Ok(bytes) if bytes > 0 => read += bytes as u64,
-                Ok(_) => return read < MAX_MOUNTS,
-                Err(_) => return false,
-            }
-            if let Some((device, kind)) = mount(&String::from_utf8_lossy(&line))
+        let read = each_line(list, MAX_MOUNTS, Some(deadline), |line| {
+            if let Some((device, kind)) = mount(&String::from_utf8_lossy(line))
                 && unknown.remove(&device)
             {
                 self.kinds.insert(device, kind);
             }
-            if unknown.is_empty() {
-                return true;
+            match unknown.is_empty() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
             }
-            if Instant::now() >= deadline {
-                return false;
-            }
-        }
+        });
+        read.is_ok_and(|lines| lines == Lines::Read)
     }
 }
 
@@ -326,7 +317,7 @@ fn mount(line: &str) -> Option<(Device, Kind)> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::{Seek, Write};
+    use std::io::{BufRead, BufReader, Seek, Write};
     use std::process::{Command, Stdio};
 
     use profiler_testing::child::KillOnDrop;

@@ -1,7 +1,8 @@
 //! The descendants of this process.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +13,8 @@ use nix::unistd::Pid;
 use procfs::process::LimitValue;
 
 use super::attributes::file_behind;
+use super::kernel_file::{each_line, kernel_text};
+use super::maps;
 use super::proc_dir::PidFd;
 use super::stat::{Stat, time_of_ticks};
 
@@ -131,7 +134,7 @@ impl ProcessTree {
             *stranger == child && began(child).is_none_or(|now| now == *then)
         };
         self.strangers.iter().any(is_from_before)
-            || !self.strangers.is_empty() && maps(pid, self.ring) != Some(true)
+            || !self.strangers.is_empty() && has_ring(pid, self.ring) != Some(true)
     }
 
     /// Whether a descendant has this thread and already had it `ago` before now.
@@ -274,7 +277,7 @@ impl Executed {
 
     /// Whether it maps the ring with this inode; `None` if it is ending.
     pub fn maps(&self, ring: u64) -> Option<bool> {
-        let maps = maps(self.pid, ring)?;
+        let maps = has_ring(self.pid, ring)?;
         let is_same = Self::of(self.pid as u32).is_some_and(|now| now == *self);
         is_same.then_some(maps)
     }
@@ -289,28 +292,36 @@ impl Executed {
 
 /// Whether the process maps the ring with this inode: false if its memory belongs to another user,
 /// `None` if it no longer has any.
-fn maps(pid: i32, ring: u64) -> Option<bool> {
+fn has_ring(pid: i32, ring: u64) -> Option<bool> {
     let file = match fs::File::open(format!("/proc/{pid}/maps")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(false),
         Err(_) => return None,
     };
-    let mut lines = BufReader::new(file).split(b'\n').peekable();
-    match lines.peek()? {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(false),
-        Err(_) => return None,
-        Ok(_) => {}
-    }
     let ring = ring.to_string();
-    Some(lines.map_while(Result::ok).any(|line| {
+    let is_ring = |line: &[u8]| {
         // The inode is the fifth field (proc(5)); only in-memory files have such a name.
-        let line = String::from_utf8_lossy(&line);
-        let mut fields = line.split_ascii_whitespace().skip(4);
-        fields.next() == Some(&ring)
+        let fields = line.split(u8::is_ascii_whitespace);
+        let mut fields = fields.filter(|field| !field.is_empty()).skip(4);
+        fields.next() == Some(ring.as_bytes())
             && fields
                 .next()
-                .is_some_and(|path| path.starts_with("/memfd:"))
-    }))
+                .is_some_and(|path| path.starts_with(b"/memfd:"))
+    };
+    let (mut has_any, mut has_it) = (false, false);
+    let read = each_line(file, maps::MAX_BYTES, None, |line| {
+        has_any = true;
+        has_it = is_ring(line);
+        match has_it {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(false),
+        Err(_) if !has_any => None,
+        _ => has_any.then_some(has_it),
+    }
 }
 
 /// The children of a process according to its threads (`/proc/PID/task/TID/children`, proc(5)):
@@ -319,7 +330,7 @@ fn maps(pid: i32, ring: u64) -> Option<bool> {
 pub fn children_of(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = tasks.into_iter().flatten().flatten().take(MAX_TASKS);
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let lists = tasks.filter_map(|task| kernel_text(task.path().join("children")).ok());
     let all = lists.flat_map(|list| {
         let numbers = list.split_whitespace();
         numbers
@@ -364,16 +375,15 @@ fn is_of_our_namespace(pid: i32) -> bool {
 /// Whether the process with this pid sees the same pid itself, and is in no PID namespace of its own;
 /// `None` if it does not exist.
 pub fn counts_as_here(pid: u32) -> Option<bool> {
-    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
-    let status = String::from_utf8_lossy(&status);
+    let status = kernel_text(format!("/proc/{pid}/status")).ok()?;
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     // A kernel without PID namespaces has no such line.
     Some(numbers.is_none_or(|numbers| numbers.split_whitespace().count() == 1))
 }
 
 fn status_number(tid: i32, name: &str) -> Option<u32> {
-    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
-    let number = super::proc_dir::field(&String::from_utf8_lossy(&status), name)?;
+    let status = kernel_text(format!("/proc/{tid}/status")).ok()?;
+    let number = super::proc_dir::field(&status, name)?;
     u32::try_from(number).ok()
 }
 
@@ -384,6 +394,7 @@ fn since_boot() -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
     use super::*;

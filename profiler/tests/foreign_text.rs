@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,7 +11,9 @@ use std::process::{Command, Output};
 
 use profiler_core::text::is_harmful;
 use profiler_testing::child::{Child, compiled};
-use support::{are_all, command, run, stdout};
+use serde_json::Value;
+use support::memory_group::MemoryGroup;
+use support::{FRAGSCOPE, are_all, command, json, run, stdout};
 
 /// An escape sequence, a newline that forges a line, a C1 byte, and a character that turns text
 /// around. It is no longer than a comm, of which the kernel keeps 15 bytes.
@@ -145,6 +148,104 @@ fn a_hostile_process_is_shown_harmlessly_by_every_command() {
         document["target"]["cmdline"][2], HOSTILE,
         "JSON keeps what it was"
     );
+}
+
+/// No UTF-8, and no text of any other kind that a terminal shows.
+const NO_TEXT: &[u8] = b"\xff\x9b\xfe";
+
+/// A process whose program, comm, argument, thread, and memory are named [`NO_TEXT`].
+fn nameless(folder: &Path) -> Child {
+    let program = compiled("not_text");
+    let home = folder.join(OsStr::from_bytes(NO_TEXT));
+    fs::create_dir(&home).expect("made");
+    let exe = home.join(OsStr::from_bytes(NO_TEXT));
+    let installed = Command::new("install")
+        .arg("-m755")
+        .arg(program.path().join("not_text"))
+        .arg(&exe)
+        .status();
+    assert!(installed.expect("install").success());
+    let mut command = Command::new(&exe);
+    command.arg(OsStr::from_bytes(NO_TEXT)).current_dir(&home);
+    let child = Child::run(command);
+    assert_eq!(child.first_line(), "ready");
+    child
+}
+
+/// What is shown for [`NO_TEXT`].
+const SHOWN: &str = "\u{fffd}\u{fffd}\u{fffd}";
+
+#[test]
+fn a_process_whose_names_are_not_utf_8_is_shown_like_any_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let child = nameless(folder.path());
+    let pid = child.pid();
+    let own = pid.to_string();
+    for line in [
+        "snapshot --pid PID",
+        "explain --no-predict --pid PID",
+        "doctor --pid PID",
+        "top --once --all",
+        "attach --headless --duration 300ms --pid PID",
+    ] {
+        let line = line.replace("PID", &own);
+        let args: Vec<&str> = line.split(' ').collect();
+        let shown = check(&args, folder.path());
+        assert_eq!(shown.status.code(), Some(0), "{line}: {shown:?}");
+    }
+    let shown = json(&check(
+        &["snapshot", "--json", "--pid", &own],
+        folder.path(),
+    ));
+    let target = &shown["target"];
+    assert_eq!(target["comm"], SHOWN);
+    assert_eq!(target["cmdline"][1], SHOWN);
+    assert!(target["libc"].is_string(), "its files are read: {target}");
+    let top = json(&check(&["top", "--once", "--all", "--json"], folder.path()));
+    let listed = in_list(&top, pid);
+    assert_eq!(listed["comm"], SHOWN);
+    assert!(listed["rss_bytes"].as_u64() > Some(0), "{listed}");
+}
+
+/// A process in what `top` says.
+fn in_list(top: &Value, pid: i32) -> &Value {
+    let all = top["processes"].as_array().expect("processes");
+    all.iter().find(|one| one["pid"] == pid).expect("it runs")
+}
+
+/// Any user who has `fusermount3` can mount something there.
+#[test]
+fn a_mount_point_that_is_not_utf_8_hides_no_control_group() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let group = MemoryGroup::new("not_text", 1 << 30);
+    let child = nameless(folder.path());
+    group.take(child.pid());
+    let pid = child.pid().to_string();
+    // Not under a mount point: that of the temporary folder may have been copied before.
+    let place = folder.path().join(OsStr::from_bytes(b"mount\xff"));
+    fs::create_dir(&place).expect("made");
+    let beside = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", "mount -t tmpfs x \"$0\" && exec \"$@\""]);
+        command.arg(&place).arg(FRAGSCOPE).args(args);
+        let output = run(&mut command);
+        is_harmless(&output.stdout, &format!("{args:?}"));
+        is_harmless(&output.stderr, &format!("{args:?}"));
+        output
+    };
+    let name = group.name();
+    let doctor = beside(&["doctor", "--pid", &pid]);
+    assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
+    let shown = json(&beside(&["snapshot", "--json", "--pid", &pid]));
+    let top = json(&beside(&["top", "--once", "--all", "--json"]));
+    for cgroup in [&shown["cgroup"], &in_list(&top, child.pid())["cgroup"]] {
+        let path = cgroup["path"].as_str().unwrap_or_default();
+        assert!(path.ends_with(&name), "{cgroup}");
+        assert_eq!(cgroup["max_bytes"], 1 << 30, "{cgroup}");
+    }
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn looks(pid: &str, folder: &Path) -> Vec<Vec<String>> {
         &["snapshot", "--pid", pid][..],
         &["explain", "--pid", pid, "--no-predict"],
         &["doctor", "--pid", pid],
+        &["top", "--once", "--all"],
         &["attach", "--headless", "--duration", "300ms", "--pid", pid],
         &["record", "--duration", "300ms", "-o", &trace, "--pid", pid],
     ];
@@ -195,6 +196,70 @@ fn very_many_small_files_cost_no_time_and_the_rest_is_named() {
             assert!(words.contains("at least 4093 more"), "{out}");
         }
     }
+}
+
+#[test]
+fn very_many_mappings_with_the_longest_names_cost_neither_and_what_is_cut_is_said() {
+    // More than is read of the list; one name, and more names than are kept.
+    for (mappings, names) in [(60_000, 1), (10_000, 5_000)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = compiled("long_names");
+        let mut command = Command::new("sh");
+        // A file is open for each name.
+        command.args(["-c", "ulimit -n 6000; exec \"$0\" \"$@\""]);
+        command.arg(program.path().join("long_names"));
+        command.arg(folder.path());
+        command.args([mappings.to_string(), names.to_string()]);
+        let child = Child::run(command).keep(program);
+        assert_eq!(child.first_line(), "ready");
+        let saved = folder.path().join("it.fragsnap");
+        let pid = child.pid().to_string();
+        let mut all = looks(&pid, folder.path());
+        let saves = ["snapshot", "--pid", &pid, "-o", &saved.to_string_lossy()];
+        all.push(saves.map(str::to_owned).to_vec());
+        for args in all {
+            let (out, _) = bounded(&args);
+            if ["snapshot", "doctor"].contains(&args[0].as_str())
+                && !args.contains(&"-o".to_owned())
+            {
+                let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+                let is_cut = words.contains("its list of mappings is too long to be read");
+                assert!(is_cut || names > 1, "{out}");
+                assert!(
+                    words.contains("names of its mappings are too long to be kept"),
+                    "{out}"
+                );
+            }
+        }
+        let size = saved.metadata().expect("saved").len();
+        assert!(size < 8 << 20, "{size}");
+    }
+}
+
+#[test]
+fn arguments_and_an_environment_of_gigabytes_cost_neither_fragscope_nor_the_target_anything() {
+    let child = Child::c("large_area");
+    assert_eq!(child.first_line(), "ready");
+    let folder = tempfile::tempdir().expect("a folder");
+    let tables = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+    };
+    let before = tables();
+    for args in looks(&child.pid().to_string(), folder.path()) {
+        let (out, errors) = bounded(&args);
+        if args[0] == "doctor" {
+            assert!(
+                out.contains("settings that it asks for are unknown"),
+                "{out}{errors}"
+            );
+        }
+    }
+    // The first bytes of the arguments lie in one table, of which there are three levels.
+    let grown = tables() - before;
+    assert!(grown <= 16, "{grown} KiB");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod page_state;
 
 pub use self::page_state::{NeverWritten, PageAccount, PageState, Written};
+use std::sync::Arc;
+
 use crate::addr::{AddrRange, PAGE_SIZE, PageSize, RemoteAddr};
 use crate::machine::Machine;
 
@@ -15,7 +17,8 @@ pub struct PageRun {
     pub state: PageState,
 }
 
-/// The kind of a mapping, as named in `/proc/PID/maps`.
+/// The kind of a mapping, as named in `/proc/PID/maps`. Names are shared, because there may be very many mappings with
+/// one long name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum MappingKind {
     /// `[heap]`: the brk area.
@@ -25,13 +28,13 @@ pub enum MappingKind {
     /// Private anonymous memory with no name.
     Anonymous,
     /// Anonymous memory named by the program (`[anon:NAME]`).
-    NamedAnonymous(String),
+    NamedAnonymous(Arc<str>),
     /// A file mapping, private or shared, by path (with `(deleted)` stripped).
-    File(String),
+    File(Arc<str>),
     /// Shared anonymous memory, `/dev/zero`, memfd, System V.
-    SharedAnonymous(String),
+    SharedAnonymous(Arc<str>),
     /// `[vdso]`, `[vvar]` and other mappings of the kernel's.
-    Special(String),
+    Special(Arc<str>),
 }
 
 /// One line of `/proc/PID/maps`.

@@ -1,6 +1,5 @@
 //! The process of one player.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +16,7 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{ProcError, ProcResult};
 use profiler_common::program::PlayerMessage;
-use profiler_target::time_of_ticks;
+use profiler_target::{kernel_text, time_of_ticks};
 
 use super::command::{command, spawn};
 use super::confine::Confinement;
@@ -75,7 +74,7 @@ fn still(wanted: &Wanted<'_>) -> Result<(), PlayError> {
 /// How many processes the kernel's OOM killer has ended so far, on the host or in a control group;
 /// 0 if it does not say.
 fn kernel_kills() -> u64 {
-    let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let counts = kernel_text("/proc/vmstat").unwrap_or_default();
     let count = counts
         .lines()
         .find_map(|line| line.strip_prefix("oom_kill "));
@@ -343,7 +342,7 @@ impl Child {
         let Some(preload) = self.to_be_loaded.take() else {
             return Ok(());
         };
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
+        let maps = kernel_text(format!("/proc/{}/maps", self.pid()))?;
         if preload.is_in(&maps) {
             return Ok(());
         }

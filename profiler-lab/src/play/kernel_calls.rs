@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use profiler_target::kernel_text;
+
 /// The calls with which allocators get memory and return it.
 const COUNTED: [c_long; 6] = [
     libc::SYS_brk,
@@ -108,7 +110,7 @@ fn counter(tracepoint: u64, thread: c_long) -> io::Result<File> {
 
 /// The number of the tracepoint that every kernel call passes.
 fn tracepoint() -> io::Result<u64> {
-    let read = |folder: &str| fs::read_to_string(format!("{folder}/{TRACEPOINT}"));
+    let read = |folder: &str| kernel_text(format!("{folder}/{TRACEPOINT}"));
     let mounted = TRACING.iter().find_map(|folder| read(folder).ok());
     let text = match mounted {
         Some(text) => text,

@@ -75,7 +75,7 @@ pub(super) struct MappedCode {
 }
 
 /// Which file it is: as long as it is mapped, no other file has its device and inode.
-type Key = (String, u64, u64);
+type Key = (Arc<str>, u64, u64);
 
 /// A mapping that may be executed.
 #[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
@@ -232,8 +232,7 @@ impl MappedCode {
             })
             .collect();
         self.keep(&stays);
-        let special =
-            |of: &&Mapping| matches!(&of.kind, MappingKind::Special(name) if name == TRAMPOLINES);
+        let special = |of: &&Mapping| matches!(&of.kind, MappingKind::Special(name) if **name == *TRAMPOLINES);
         let trampolines = mappings.iter().filter(special);
         self.trampolines = trampolines
             .map(|of| of.range.start().get()..of.range.end().get())
@@ -290,7 +289,7 @@ impl MappedCode {
         // A number is never used again: what was found with it may still be remembered.
         self.next_number = number.checked_add(1)?;
         let known = Known {
-            path: key.0.as_str().into(),
+            path: Arc::clone(&key.0),
             shown: visible(&key.0).to_string().into(),
             mapping: mapping.clone(),
             state: FileState::Mapped,

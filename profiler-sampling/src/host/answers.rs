@@ -156,6 +156,11 @@ impl Answers {
             true => MAX_WAITING_OF_KNOWN,
             false => MAX_WAITING_OF_OTHERS,
         };
+        // It may be anybody's, so all others count as its user's.
+        if user.is_none() && others >= MAX_WAITING_OF_A_USER {
+            let waiting = others;
+            return Err(NoAnswer::TooMany { pid, waiting });
+        }
         if of_user >= most_of_user {
             let waiting = of_user;
             return Err(NoAnswer::TooManyOfUser { pid, waiting });
@@ -281,6 +286,32 @@ mod tests {
         assert_eq!(ask(7, true).expect("an answer"), 5);
         assert_eq!(ask(ROOT, false).expect("an answer"), 5);
         drop(silent);
+    }
+
+    #[test]
+    fn a_process_of_an_unknown_user_has_no_places_of_its_own_and_takes_nobody_elses() {
+        let mut answers = Answers::default();
+        let most = MAX_WAITING_OF_A_USER as i32;
+        let silent: Vec<_> = (0..most)
+            .map(|pid| ask_silent(&mut answers, pid, 1000))
+            .collect();
+        let unknown = answers.ask(process(most), true, || None, LONG, || 5);
+        assert!(matches!(unknown, Err(NoAnswer::TooMany { .. })));
+        drop(silent);
+        let mut answers = Answers::default();
+        let mut silent = Vec::new();
+        for pid in 0..most {
+            let (answers_now, answer) = channel::<()>();
+            let asked = answers.ask(process(pid), false, || None, SHORT, move || answer.recv());
+            assert!(matches!(asked, Err(NoAnswer::Silent { .. })));
+            silent.push(answers_now);
+        }
+        let unknown = answers.ask(process(most), true, || None, LONG, || 5);
+        assert!(matches!(unknown, Err(NoAnswer::TooMany { .. })));
+        for user in [ROOT, 1000] {
+            let known = answers.ask(process(most), false, || Some(user), LONG, || 5);
+            assert_eq!(known.expect("an answer"), 5);
+        }
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub struct HostSampler {
     began: (Instant, Duration),
     answers: Answers,
     /// Users, root excepted, with a process that did not answer, and when that was.
-    silent_users: BTreeMap<u32, Instant>,
+    silent_users: BTreeMap<Option<u32>, Instant>,
     /// Until then nobody is waited for again who may take long.
     waits_from: Instant,
     cost: Cost,
@@ -219,7 +219,8 @@ impl HostSampler {
     ) -> Result<(), NoAnswer> {
         self.silent_users.retain(|_, at| began < *at + FORGET);
         known.is_of_silent_user = !self.silent_users.is_empty()
-            && user_of(listed.id.pid).is_some_and(|user| self.silent_users.contains_key(&user));
+            // Whose is unknown may be anybody's.
+            && user_of(listed.id.pid).is_none_or(|user| self.silent_users.contains_key(&Some(user)));
         known.was_silent = known.was_silent.filter(|at| began < *at + FORGET);
         let is_new = known.kind.is_to_be_looked_into(began);
         if is_new || self.is_shown(known) {
@@ -292,7 +293,7 @@ impl HostSampler {
         if matches!(answer, Err(NoAnswer::Silent { .. })) && time > QUICK {
             known.was_silent = Some(began);
             // What others of root's do is no sign of what this one will do.
-            let user = user().filter(|user| *user != ROOT);
+            let user = Some(user()).filter(|user| *user != Some(ROOT));
             self.silent_users.extend(user.map(|user| (user, began)));
             self.has_waited(true, began);
         }

@@ -200,7 +200,7 @@ impl Process for CoreFile {
     }
 
     fn read_only_memory(&self, mapped: &str) -> Vec<Vec<u8>> {
-        let kind = MappingKind::File(mapped.to_owned());
+        let kind = MappingKind::File(mapped.into());
         let is_wanted = |m: &&Mapping| m.kind == kind && !m.write;
         let memory = self.memory();
         let parts = self.mappings.iter().filter(is_wanted);

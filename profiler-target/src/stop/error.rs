@@ -7,6 +7,7 @@ use nix::unistd::getuid;
 use profiler_core::text::visible;
 
 use super::GUARD_NAME;
+use crate::kernel_file::kernel_text;
 use crate::proc_dir::field;
 use crate::stat::Stat;
 
@@ -74,11 +75,9 @@ pub(super) fn gone(error: io::Error) -> StopError {
 /// `TracerPid` of a thread of the target, if known, is the id of the tracing thread; its process is
 /// named.
 pub(crate) fn already_traced(thread: u64, tid: i32) -> StopError {
-    let status = std::fs::read(format!("/proc/{thread}/status")).unwrap_or_default();
-    let status = String::from_utf8_lossy(&status);
+    let status = kernel_text(format!("/proc/{thread}/status")).unwrap_or_default();
     let tracer = field(&status, "Tgid").unwrap_or(thread);
-    let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
-    let comm = String::from_utf8_lossy(&comm);
+    let comm = kernel_text(format!("/proc/{tracer}/comm")).unwrap_or_default();
     let guarded = (tid != 0 && is_stop_guard(tracer, &comm, &status)).then_some(tid);
     let name = match comm.trim_end() {
         _ if guarded.is_some() => OF_ANOTHER_SESSION.to_owned(),

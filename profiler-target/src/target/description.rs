@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use profiler_core::addr::RemoteAddr;
 use profiler_core::allocator::UnknownEnvironment;
@@ -13,6 +14,7 @@ use super::Target;
 use crate::cgroup::is_frozen;
 use crate::elf::{FilePath, UnreadFiles};
 use crate::environment::StartEnvironment;
+use crate::kernel_file::kernel_text;
 use crate::link_map;
 use crate::maps;
 use crate::memory::Answers;
@@ -32,7 +34,7 @@ fn halted(status: &str) -> Option<Halted> {
 }
 
 /// The longest part of a command line that is kept, in bytes.
-const MAX_CMDLINE_BYTES: usize = 64 << 10;
+const MAX_CMDLINE_BYTES: u64 = 64 << 10;
 
 impl Target {
     /// Its root directory as a path of ours.
@@ -86,8 +88,9 @@ impl Target {
     }
 
     fn cmdline(&self) -> Vec<String> {
-        let bytes = self.dir.bytes("cmdline").unwrap_or_default();
-        words(&bytes[..bytes.len().min(MAX_CMDLINE_BYTES)])
+        // The kernel reads this from the process's own memory, which is brought in for it.
+        let bytes = self.dir.first_bytes("cmdline", MAX_CMDLINE_BYTES);
+        words(&bytes.unwrap_or_default())
     }
 }
 
@@ -104,7 +107,11 @@ pub(crate) fn words(cmdline: &[u8]) -> Vec<String> {
 
 impl Process for Target {
     fn mappings(&self) -> io::Result<Vec<Mapping>> {
-        let mut all = maps::parse(&self.dir.text("maps")?);
+        let maps::Listed {
+            mappings: mut all,
+            cut,
+        } = maps::read(&self.dir)?;
+        *self.maps_cut.lock().unwrap_or_else(PoisonError::into_inner) = cut;
         let is_file = |mapping: &Mapping| matches!(mapping.kind, MappingKind::File(_));
         let devices = all
             .iter()
@@ -155,7 +162,7 @@ impl Process for Target {
             cmdline: self.cmdline(),
             threads: field(&status, "Threads").unwrap_or(0) as u32,
             began_ticks: self.began_ticks().ok(),
-            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            boot_id: kernel_text("/proc/sys/kernel/random/boot_id")
                 .ok()
                 .map(|id| id.trim_end().to_owned()),
             halted: halted(&status).or_else(|| is_frozen(&self.dir).then_some(Halted::Frozen)),
@@ -172,7 +179,7 @@ impl Process for Target {
     fn file_of(&self, mapping: &Mapping) -> FilePath {
         let (start, end) = (mapping.range.start().get(), mapping.range.end().get());
         let linked = self.dir.path(&format!("map_files/{start:x}-{end:x}"));
-        let mapped = match &mapping.kind {
+        let mapped: &str = match &mapping.kind {
             MappingKind::File(mapped) => mapped,
             _ => "",
         };
@@ -190,17 +197,17 @@ impl Process for Target {
     }
 
     fn unread_files(&self) -> Option<UnreadFiles> {
-        let unread = self.files.reader.unread();
-        if !self.devices.is_cut() {
-            return unread;
-        }
-        let cut = "its list of mounts is too long to be read, so it is unknown who answers for some of the files that it maps";
-        let (what, is_over_limit) = match unread {
-            Some(files) => (format!("{cut}; {}", files.what), files.is_over_limit),
-            None => (cut.to_owned(), false),
-        };
-        Some(UnreadFiles {
-            what,
+        let mounts = self.devices.is_cut().then(|| {
+            "its list of mounts is too long to be read, so it is unknown who answers for some of the files that it maps"
+                .to_owned()
+        });
+        let cut = *self.maps_cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.files.reader.unread();
+        let is_over_limit = files.as_ref().is_some_and(|files| files.is_over_limit);
+        let all = [cut.what(), mounts, files.map(|files| files.what)];
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        (!all.is_empty()).then(|| UnreadFiles {
+            what: all.join("; "),
             is_over_limit,
         })
     }

@@ -8,9 +8,10 @@ mod stopping;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::attributes::file_behind;
+use super::maps::Cut;
 use super::memory::LiveMemory;
 use super::open::{self, OpenError};
 use super::proc_dir::{Gone, ProcDir};
@@ -34,6 +35,8 @@ pub struct Target {
     stop_guards: Arc<StopGuards>,
     files: Files,
     devices: Devices,
+    /// What limits left out of its list of mappings when it was last read.
+    maps_cut: Mutex<Cut>,
     /// The load order of this execution, once it is known.
     load_order: OnceLock<Vec<RemoteAddr>>,
 }
@@ -85,6 +88,7 @@ impl Target {
             stop_guards: StopGuards::shared(),
             files: Files::default(),
             devices: Devices::default(),
+            maps_cut: Mutex::default(),
             load_order: OnceLock::new(),
         })
     }

@@ -74,8 +74,11 @@ impl Target {
         if Execution::of(&dir) != self.program {
             return None;
         }
-        let mappings = maps::parse(&dir.text("maps").ok()?);
-        let of_parent = residency::read(&dir, &mappings, self.pages).ok()?;
+        let listed = maps::read(&dir).ok()?;
+        if listed.cut.after.is_some() {
+            return None;
+        }
+        let of_parent = residency::read(&dir, &listed.mappings, self.pages).ok()?;
         Some((parent, of_parent))
     }
 

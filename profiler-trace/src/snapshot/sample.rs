@@ -268,7 +268,7 @@ impl Wire for MappingKind {
         };
         out.push(number);
         if let Some(text) = text {
-            text.put(out);
+            varint::put_text(out, text);
         }
     }
 
@@ -277,10 +277,10 @@ impl Wire for MappingKind {
             0 => Self::Brk,
             1 => Self::Stack,
             2 => Self::Anonymous,
-            3 => Self::NamedAnonymous(String::take(input)?),
-            4 => Self::File(String::take(input)?),
-            5 => Self::SharedAnonymous(String::take(input)?),
-            6 => Self::Special(String::take(input)?),
+            3 => Self::NamedAnonymous(String::take(input)?.into()),
+            4 => Self::File(String::take(input)?.into()),
+            5 => Self::SharedAnonymous(String::take(input)?.into()),
+            6 => Self::Special(String::take(input)?.into()),
             _ => {
                 return Err(malformed(
                     "a mapping of a kind that this fragscope does not know",

@@ -164,7 +164,8 @@ fn open(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
 
 /// The mount that an open file is seen through (`mnt_id` in `/proc/PID/fdinfo`, proc_pid_fdinfo(5)).
 fn mount(file: &OwnedFd) -> Option<u64> {
-    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let about = std::fs::read(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let about = String::from_utf8_lossy(&about);
     let id = about
         .lines()
         .find_map(|line| line.strip_prefix("mnt_id:"))?;

@@ -98,9 +98,13 @@ fn holder(inode: u64, byte: u64) -> Option<i32> {
         let pid: i32 = process.file_name().to_str()?.parse().ok()?;
         process.metadata().ok().filter(|found| found.uid() == own)?;
         let open = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
-        let mut open = open.filter_map(|fd| fs::read_to_string(fd.path()).ok());
-        open.any(|about| about.lines().any(|line| shows(line, inode, byte)))
-            .then_some(pid)
+        let mut open = open.filter_map(|fd| fs::read(fd.path()).ok());
+        open.any(|about| {
+            String::from_utf8_lossy(&about)
+                .lines()
+                .any(|line| shows(line, inode, byte))
+        })
+        .then_some(pid)
     });
     holders.next()
 }

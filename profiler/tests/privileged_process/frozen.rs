@@ -1,7 +1,9 @@
 //! A target whose control group is frozen.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -80,9 +82,22 @@ fn a_guard_leaves_the_groups_that_keep_it_from_running() {
         fs::create_dir(group).expect("control groups are mounted, and we are root");
         script += &format!("echo $$ >{}/cgroup.procs; ", text(group));
     }
-    script += "exec \"$0\" attach --json --no-probes --pid \"$1\"";
-    let attached = Command::new("sh")
-        .args(["-c", &script, FRAGSCOPE, &child.pid().to_string()])
+    // Beside a mount point that is not UTF-8, as any user can make one who has `fusermount3`.
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join(OsStr::from_bytes(b"mount\xff"));
+    fs::create_dir(&place).expect("made");
+    script += "mount -t tmpfs x \"$2\"; exec \"$0\" attach --json --no-probes --pid \"$1\"";
+    let attached = Command::new("unshare")
+        .args([
+            "-m",
+            "sh",
+            "-e",
+            "-c",
+            &script,
+            FRAGSCOPE,
+            &child.pid().to_string(),
+        ])
+        .arg(&place)
         .stdout(Stdio::piped())
         .spawn()
         .expect("sh");

@@ -92,6 +92,12 @@ const PRINTS: &str = "printed through `say` alone, which cleans it of what drive
 /// Why the libraries do not.
 const RETURNS: &str = "a library returns what there is to say: only the command prints";
 
+/// What reads a file that has to be UTF-8, all of it.
+const READS_TEXT: [&str; 2] = ["std::fs::read_to_string", "std::io::read_to_string"];
+/// Why no file is read so.
+const ONE_NAME: &str = "fails for all of a file of the kernel's because of one name in it that is not UTF-8, and has no \
+     limit: `profiler_target::kernel_text`";
+
 /// Why widths are declared.
 const WIDTHS: &str =
     "counts a column's width by hand: `Column` and `TextColumn` of the core declare it once";
@@ -143,6 +149,18 @@ const RULES: &[Rule] = &[
             "std::time::SystemTime",
         ],
         why: "the core is pure: no IO, no clock",
+    },
+    Rule {
+        crates: &LIBRARIES,
+        scope: Scope::In(""),
+        forbidden: &READS_TEXT,
+        why: ONE_NAME,
+    },
+    Rule {
+        crates: &[COMMAND],
+        scope: Scope::In(""),
+        forbidden: &READS_TEXT,
+        why: ONE_NAME,
     },
     Rule {
         crates: &["profiler_core"],

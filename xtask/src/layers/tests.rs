@@ -49,6 +49,23 @@ fn the_workspace_itself_holds() {
 }
 
 #[test]
+fn no_file_is_read_as_text_that_one_name_in_it_can_spoil() {
+    for krate in ["profiler_target", "profiler_trace", COMMAND] {
+        for bad in [
+            "fn f() { std::fs::read_to_string(\"/proc/self/mounts\"); }",
+            "use std::fs; fn f() { fs::read_to_string(\"/proc/self/mounts\"); }",
+            "use std::fs::read_to_string as text;",
+        ] {
+            assert_bad(krate, "a.rs", bad, 1, "names std::fs::read_to_string");
+        }
+        let good = "use std::fs; fn f() { fs::read(\"/proc/self/mounts\"); }";
+        assert_good(krate, "a.rs", good);
+        let of_tests = "#[cfg(test)] mod tests { fn f() { std::fs::read_to_string(\"a\"); } }";
+        assert_good(krate, "a.rs", of_tests);
+    }
+}
+
+#[test]
 fn the_core_is_pure() {
     let bad = [
         ("use std::fs;", "names std::fs"),

@@ -7,7 +7,6 @@
 
 mod syscalls;
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -21,7 +20,7 @@ use landlock::{
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
-use profiler_target::{drop_capabilities, host};
+use profiler_target::{drop_capabilities, host, kernel_text};
 use seccompiler::BpfProgram;
 
 /// User IDs that neither a distribution nor systemd assigns (systemd, `docs/UIDS-GIDS.md`:
@@ -259,7 +258,7 @@ fn user() -> Result<Option<u32>, String> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
-    let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
+    let status = kernel_text("/proc/self/status").map_err(|error| error.to_string())?;
     let held = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
@@ -269,7 +268,7 @@ fn user() -> Result<Option<u32>, String> {
     if let Some((_, name)) = missing {
         return Err(format!("fragscope lacks {name}"));
     }
-    if fs::read_to_string("/proc/self/setgroups").is_ok_and(|word| word.trim() == "deny") {
+    if kernel_text("/proc/self/setgroups").is_ok_and(|word| word.trim() == "deny") {
         return Err("this user namespace forbids setgroups".to_owned());
     }
     let own = UNUSED_USERS + std::process::id();
@@ -282,7 +281,7 @@ fn user() -> Result<Option<u32>, String> {
 
 /// Whether our user namespace has this user or group.
 fn is_mapped(file: &str, id: u32) -> bool {
-    let map = fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    let map = kernel_text(format!("/proc/self/{file}")).unwrap_or_default();
     map.lines().any(|line| {
         let mut words = line.split_ascii_whitespace();
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
@@ -373,7 +372,7 @@ mod tests {
         assert_eq!(found.files.is_some(), has_landlock, "{:?}", found.lacks());
         assert!(!lacks("rules cannot be made"), "{:?}", found.lacks());
         let actions = "/proc/sys/kernel/seccomp/actions_avail";
-        let has_filters = fs::read_to_string(actions).is_ok_and(|all| all.contains("errno"));
+        let has_filters = std::fs::read_to_string(actions).is_ok_and(|all| all.contains("errno"));
         assert_eq!(!found.calls.is_empty(), has_filters, "{:?}", found.lacks());
         assert_eq!(lacks("no seccomp filters"), !has_filters);
         let is_root = nix::unistd::geteuid().is_root();

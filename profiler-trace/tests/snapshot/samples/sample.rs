@@ -22,10 +22,10 @@ fn mapping_kind() -> impl Strategy<Value = MappingKind> {
         Just(MappingKind::Brk),
         Just(MappingKind::Stack),
         Just(MappingKind::Anonymous),
-        text().prop_map(MappingKind::NamedAnonymous),
-        text().prop_map(MappingKind::File),
-        text().prop_map(MappingKind::SharedAnonymous),
-        text().prop_map(MappingKind::Special),
+        text().prop_map(|name| MappingKind::NamedAnonymous(name.into())),
+        text().prop_map(|name| MappingKind::File(name.into())),
+        text().prop_map(|name| MappingKind::SharedAnonymous(name.into())),
+        text().prop_map(|name| MappingKind::Special(name.into())),
     ]
 }
 

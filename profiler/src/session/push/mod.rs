@@ -132,7 +132,7 @@ impl Pusher {
                 options.endpoint
             ));
         }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = profiler_target::kernel_text("/proc/sys/kernel/hostname").unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Looking up an address may take longer than an attempt: then the next one waits for

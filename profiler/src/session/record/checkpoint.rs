@@ -42,7 +42,7 @@ pub(crate) enum CheckpointReason {
 /// fragscope.
 pub(super) fn leave_out_ring(sample: &mut Sample, file_number: u64) {
     let is_ring = |mapping: &Mapping| {
-        let is_memfd = |name: &String| name.starts_with("/memfd:");
+        let is_memfd = |name: &str| name.starts_with("/memfd:");
         mapping.inode == file_number
             && matches!(&mapping.kind, MappingKind::SharedAnonymous(name) if is_memfd(name))
     };

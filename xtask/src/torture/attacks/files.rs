@@ -39,6 +39,8 @@ pub(super) const ATTACKS: &[Attack] = &[
         tests: &[
             "a_sparse_elf_of_a_terabyte_costs_neither_memory_nor_time_and_is_said",
             "very_many_small_files_cost_no_time_and_the_rest_is_named",
+            "very_many_mappings_with_the_longest_names_cost_neither_and_what_is_cut_is_said",
+            "arguments_and_an_environment_of_gigabytes_cost_neither_fragscope_nor_the_target_anything",
             "a_large_file_that_the_list_of_objects_names_again_and_again_is_read_once",
             "code_that_the_target_has_written_to_is_compared_up_to_a_limit_and_that_is_said",
             "a_core_that_claims_a_terabyte_costs_neither",

@@ -15,6 +15,15 @@ pub(super) const ATTACKS: &[Attack] = &[
         ],
     },
     Attack {
+        what: "names that are not UTF-8",
+        package: "fragscope",
+        binary: "foreign_text",
+        tests: &[
+            "a_process_whose_names_are_not_utf_8_is_shown_like_any_other",
+            "a_mount_point_that_is_not_utf_8_hides_no_control_group",
+        ],
+    },
+    Attack {
         what: "a suspended fragscope keeps the target",
         package: "fragscope",
         binary: "privileged_process",
