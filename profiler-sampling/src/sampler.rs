@@ -40,6 +40,10 @@ const SLICE_TRIES: u32 = 5;
 /// How often a target that runs on is walked until a walk agrees with the allocators' own account.
 const RUNNING_TRIES: u32 = 3;
 
+/// Why a walk is not in slices.
+const SHARERS_UNKNOWN: &str = "walked in one stop instead of slices: it is unknown whether another process has the \
+    same memory and does not stop with the target";
+
 /// Takes samples of one target.
 #[derive(Debug)]
 pub struct Sampler {
@@ -297,11 +301,15 @@ impl Sampler {
                     completeness.stand_still = StandStill::Throughout;
                     let runs_on = self.target.runs_on(&stopped);
                     let holding = match runs_on {
-                        RunsOn::Nobody | RunsOn::Unknown if options.slices => {
+                        RunsOn::Nobody if options.slices => {
                             Holding::Slices(self.target.slices(stopped, options.max_stop))
                         }
                         _ => Holding::Stop(stopped, runs_on),
                     };
+                    if runs_on == RunsOn::Unknown && options.slices {
+                        let why = Defect::of_all(SHARERS_UNKNOWN.to_owned());
+                        completeness.defects.push(why);
+                    }
                     return (holding, held);
                 }
                 Err(error) => tries.run_on(&error),
@@ -318,6 +326,7 @@ impl Sampler {
         let mut in_vain = Duration::ZERO;
         let mut tries = if options.slices { SLICE_TRIES } else { 1 };
         loop {
+            self.target.look_for_sharers();
             let began = Instant::now();
             let error = match self.target.stop_for(options.max_stop) {
                 Ok(stopped) => return (Ok(stopped), in_vain),
