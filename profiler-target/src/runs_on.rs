@@ -38,6 +38,9 @@ const ASKED_IN_STOP: Duration = Duration::from_millis(20);
 const ASKED_BEFORE: Duration = Duration::from_millis(500);
 /// Of more numbers than this, only those of existing processes are asked about.
 const MAX_ASKED_DIRECTLY: i32 = 1024;
+/// Where there are more processes, not all of them are asked in a stop: it would be longer than the
+/// time limit.
+const MAX_ASKED_IN_STOP: usize = 1500;
 /// After so many processes it is checked how far the kernel's numbers have come.
 const CHECKED_AFTER: usize = 256;
 
@@ -81,7 +84,14 @@ impl Sharers {
             return;
         }
         let (dir, began) = (Arc::clone(&self.dir), Instant::now());
-        let question = move || Seen::by_asking_all(&dir, began);
+        // Where there is no processor for it, the numbers are lost on the way.
+        let question = move || {
+            std::iter::from_fn(|| {
+                let now = Instant::now();
+                (now < began + ASKED_BEFORE / 2).then(|| Seen::by_asking_all(&dir))
+            })
+            .find_map(|seen| seen)
+        };
         let seen = LEFT_BEHIND.ask(ASKED_BEFORE, question).flatten();
         *self.seen() = seen;
     }
@@ -128,9 +138,9 @@ impl Sharers {
 }
 
 impl Seen {
-    /// Asks all processes while the target runs, on a thread that was started after `began`.
-    fn by_asking_all(dir: &ProcDir, began: Instant) -> Option<Self> {
-        let mut given = Given::since(Number::of_this_thread(began));
+    /// Asks all processes while the target runs.
+    fn by_asking_all(dir: &ProcDir) -> Option<Self> {
+        let mut given = Given::since(Number::new()?);
         // A thread that has ended has no memory (the first one stays, without it).
         let has_memory = |tid: &i32| !is_of_kernel(*tid);
         let thread = dir.tids().ok()?.into_iter().find(has_memory)?;
@@ -172,7 +182,16 @@ impl Seen {
                     sharers.into_iter().find(shares).or_else(|| found.next())
                 }
             },
-            None => all_pids().ok()?.find_map(|pid| sharer_in(thread, pid, dir)),
+            None => {
+                let all: Vec<i32> = all_pids().ok()?.take(MAX_ASKED_IN_STOP + 1).collect();
+                if all.len() > MAX_ASKED_IN_STOP {
+                    return None;
+                }
+                let mut found = all
+                    .into_iter()
+                    .filter_map(|pid| sharer_in(thread, pid, dir));
+                found.next()
+            }
         };
         // Nobody has it: only the target itself can give it to another one.
         let given = Given::since(number);
@@ -226,7 +245,7 @@ mod tests {
         let since = || {
             sharers.look();
             let seen = sharers.seen();
-            seen.as_ref().map(|seen| seen.given.from_and_count())
+            seen.as_ref().map(|seen| seen.given.so_far())
         };
         // On a host that has no processor for it nothing is known.
         let twice = || {

@@ -289,13 +289,17 @@ impl Slices {
             match stop::stop(&self.dir, &self.guards, self.longest, self.longest) {
                 // Page states kept for a slice are not valid if another process shares the memory
                 // and keeps running.
-                Ok(stopped) if self.sharers.with(&stopped) == RunsOn::Nobody => {
-                    slice.begin(stopped, !self.dir.has_merged_pages());
-                    return;
-                }
                 Ok(stopped) => {
+                    let runs_on = self.sharers.with(&stopped);
+                    if runs_on == RunsOn::Nobody {
+                        slice.begin(stopped, !self.dir.has_merged_pages());
+                        return;
+                    }
                     slice.stood_for(stopped.resume().held);
-                    break;
+                    // The host may have been too busy to ask all processes in time.
+                    if runs_on != RunsOn::Unknown {
+                        break;
+                    }
                 }
                 Err(StopError::Gone) => break,
                 Err(_) => slice.stood_for(asked.elapsed()),

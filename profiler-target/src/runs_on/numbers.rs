@@ -99,7 +99,7 @@ impl Given {
     }
 
     #[cfg(test)]
-    pub(super) fn from_and_count(&self) -> (i32, i32) {
+    pub(super) fn so_far(&self) -> (i32, i32) {
         (self.since, self.count)
     }
 
