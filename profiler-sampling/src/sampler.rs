@@ -40,6 +40,10 @@ const SLICE_TRIES: u32 = 5;
 /// How often a target that runs on is walked until a walk agrees with the allocators' own account.
 const RUNNING_TRIES: u32 = 3;
 
+/// Why a walk is not in slices.
+const SHARERS_UNKNOWN: &str = "walked in one stop instead of slices: it is unknown whether another process has the \
+    same memory and does not stop with the target";
+
 /// Takes samples of one target.
 #[derive(Debug)]
 pub struct Sampler {
@@ -293,15 +297,18 @@ impl Sampler {
             let stopped;
             (stopped, held) = self.stop(options);
             match stopped {
-                Ok(stopped) => {
+                Ok((stopped, runs_on)) => {
                     completeness.stand_still = StandStill::Throughout;
-                    let runs_on = self.target.runs_on(&stopped);
                     let holding = match runs_on {
-                        RunsOn::Nobody | RunsOn::Unknown if options.slices => {
+                        RunsOn::Nobody if options.slices => {
                             Holding::Slices(self.target.slices(stopped, options.max_stop))
                         }
                         _ => Holding::Stop(stopped, runs_on),
                     };
+                    if runs_on == RunsOn::Unknown && options.slices {
+                        let why = Defect::of_all(SHARERS_UNKNOWN.to_owned());
+                        completeness.defects.push(why);
+                    }
                     return (holding, held);
                 }
                 Err(error) => tries.run_on(&error),
@@ -312,23 +319,30 @@ impl Sampler {
         (Holding::Running, held)
     }
 
-    /// Stops the target; returns the time for which threads were stopped in vain. A slice is short,
-    /// and on a busy host threads may take longer to stop: then it is tried again.
-    fn stop(&self, options: SamplingOptions) -> (Result<Stopped, StopError>, Duration) {
+    /// Stops the target, and finds out who shares its memory and keeps running; returns the time for
+    /// which threads were stopped in vain. A slice is short, and on a busy host threads may take
+    /// longer to stop, or the kernel longer to answer: then it is tried again.
+    fn stop(&self, options: SamplingOptions) -> (Result<(Stopped, RunsOn), StopError>, Duration) {
         let mut in_vain = Duration::ZERO;
         let mut tries = if options.slices { SLICE_TRIES } else { 1 };
         loop {
+            self.target.look_for_sharers();
             let began = Instant::now();
-            let error = match self.target.stop_for(options.max_stop) {
-                Ok(stopped) => return (Ok(stopped), in_vain),
-                Err(error) => error,
-            };
-            let stood = began.elapsed();
-            in_vain += stood;
             tries -= 1;
-            if tries == 0 || !matches!(error, StopError::TimedOut { .. }) {
-                return (Err(error), in_vain);
-            }
+            let stood = match self.target.stop_for(options.max_stop) {
+                Ok(stopped) => {
+                    let runs_on = self.target.runs_on(&stopped);
+                    if tries == 0 || runs_on != RunsOn::Unknown {
+                        return (Ok((stopped, runs_on)), in_vain);
+                    }
+                    stopped.resume().held
+                }
+                Err(error) if tries == 0 || !matches!(error, StopError::TimedOut { .. }) => {
+                    return (Err(error), in_vain + began.elapsed());
+                }
+                Err(_) => began.elapsed(),
+            };
+            in_vain += stood;
             thread::sleep(stood * RUNS_BETWEEN);
         }
     }

@@ -16,7 +16,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use profiler_core::addr::{AddrRange, HEAP_END, RemoteAddr};
@@ -28,7 +27,7 @@ use zerocopy::IntoBytes;
 use super::maps;
 use super::pagemap::Entry;
 use super::proc_dir::ProcDir;
-use super::runs_on::RunsOn;
+use super::runs_on::{RunsOn, Sharers};
 use super::stop::{self, StopError, StopGuards, StopOutcome, Stopped};
 
 /// Between two slices the target runs this many times as long as it was stopped.
@@ -78,6 +77,7 @@ pub(super) type Region = Arc<[u64; REGION_PAGES as usize]>;
 pub struct Slices {
     dir: Arc<ProcDir>,
     guards: Arc<StopGuards>,
+    sharers: Arc<Sharers>,
     longest: Duration,
     /// When all this began.
     since: Instant,
@@ -113,6 +113,7 @@ impl Slices {
     pub(super) fn new(
         dir: Arc<ProcDir>,
         guards: Arc<StopGuards>,
+        sharers: Arc<Sharers>,
         stopped: Stopped,
         longest: Duration,
         is_unmerged: bool,
@@ -122,6 +123,7 @@ impl Slices {
         Self {
             dir,
             guards,
+            sharers,
             longest,
             since: Instant::now(),
             last_read_ns: AtomicU64::default(),
@@ -281,20 +283,23 @@ impl Slices {
             return;
         }
         for _ in 0..STOP_TRIES {
-            slice.wait();
+            slice.wait(&self.sharers);
+            self.sharers.look();
             let asked = Instant::now();
             match stop::stop(&self.dir, &self.guards, self.longest, self.longest) {
-                // Page states kept for a slice would not be valid if another process shares the
-                // memory and keeps running.
-                Ok(stopped)
-                    if !matches!(RunsOn::with(self.dir.pid(), &stopped), RunsOn::Process(_)) =>
-                {
-                    slice.begin(stopped, !self.dir.has_merged_pages());
-                    return;
-                }
+                // Page states kept for a slice are not valid if another process shares the memory
+                // and keeps running.
                 Ok(stopped) => {
+                    let runs_on = self.sharers.with(&stopped);
+                    if runs_on == RunsOn::Nobody {
+                        slice.begin(stopped, !self.dir.has_merged_pages());
+                        return;
+                    }
                     slice.stood_for(stopped.resume().held);
-                    break;
+                    // The host may have been too busy to ask all processes in time.
+                    if runs_on != RunsOn::Unknown {
+                        break;
+                    }
                 }
                 Err(StopError::Gone) => break,
                 Err(_) => slice.stood_for(asked.elapsed()),
@@ -353,11 +358,11 @@ impl Slice {
     }
 
     /// Waits until the target has run for long enough.
-    fn wait(&mut self) {
+    fn wait(&mut self, sharers: &Sharers) {
         let until = self.runs_until.take();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or_default();
-        thread::sleep(left);
+        sharers.sleep(left);
         self.tally.waited += left;
     }
 

@@ -32,6 +32,38 @@ fn a_process_that_has_the_same_memory_and_runs_on_is_found() {
 }
 
 #[test]
+fn whoever_has_the_same_memory_is_found_whenever_it_was_created() {
+    let mut child = Child::c("shares");
+    assert_eq!(child.first_line(), "READY");
+    let target = Target::open(child.pid()).expect("our own child");
+    let who = |target: &Target| target.runs_on(&child::stop(target));
+    // A process whose first thread has ended shares it by its other thread.
+    for how in ["one", "headless"] {
+        for is_looked_for in [false, true] {
+            let look = |target: &Target| {
+                if is_looked_for {
+                    target.look_for_sharers();
+                }
+            };
+            look(&target);
+            assert_eq!(who(&target), RunsOn::Nobody);
+            // Before others are looked for.
+            let mut created = || child.ask(how).parse().expect("a number");
+            let before = RunsOn::Process(created());
+            look(&target);
+            assert_eq!(who(&target), before, "{how}");
+            assert_eq!(child.ask("end"), "alone");
+            look(&target);
+            // And after that.
+            let mut created = || child.ask(how).parse().expect("a number");
+            let after = RunsOn::Process(created());
+            assert_eq!(who(&target), after, "{how}");
+            assert_eq!(child.ask("end"), "alone");
+        }
+    }
+}
+
+#[test]
 fn memory_is_read_whole_in_part_and_scattered() {
     let child = Child::python(AREA);
     let base: u64 = child.first_line().parse().expect("an address");

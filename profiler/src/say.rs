@@ -9,7 +9,7 @@ mod stderr;
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, StdoutLock, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -136,6 +136,14 @@ pub(crate) fn stream_into(files: &[PathBuf]) -> Option<(Stream, &Path)> {
         let file = files.iter().find(|file| is_into(&about, file))?;
         Some((stream, file.as_path()))
     })
+}
+
+/// A second descriptor of stdout, to wait for its reader to go.
+///
+/// # Errors
+/// When there is none, or no descriptor is free.
+pub(crate) fn second_stdout() -> io::Result<OwnedFd> {
+    io::stdout().as_fd().try_clone_to_owned()
 }
 
 /// Stdout, for data written piece by piece in a format for programs.

@@ -203,6 +203,7 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(20);
+    const MOMENT: Duration = Duration::from_millis(1);
     const LONG: Duration = Duration::from_secs(20);
 
     fn process(pid: i32) -> ProcessId {
@@ -312,6 +313,64 @@ mod tests {
             let known = answers.ask(process(most), false, || Some(user), LONG, || 5);
             assert_eq!(known.expect("an answer"), 5);
         }
+    }
+
+    #[test]
+    fn of_so_many_users_that_each_has_few_not_even_known_processes_are_asked_but_roots() {
+        let mut answers = Answers::default();
+        let silent: Vec<_> = (0..MAX_WAITING_OF_KNOWN as i32)
+            .map(|pid| {
+                let user = 1000 + pid as u32 / MAX_WAITING_OF_A_USER as u32;
+                let (answers_now, answer) = channel::<()>();
+                let question = move || answer.recv();
+                let asked = answers.ask(process(pid), true, || Some(user), MOMENT, question);
+                assert!(matches!(asked, Err(NoAnswer::Silent { .. })), "{pid}");
+                answers_now
+            })
+            .collect();
+        let mut ask = |user, is_known| answers.ask(process(9999), is_known, || user, LONG, || 5);
+        for user in [Some(7), None] {
+            let refused = ask(user, true);
+            let is_limit = |error: &NoAnswer| {
+                matches!(
+                    error,
+                    NoAnswer::TooMany {
+                        waiting: MAX_WAITING_OF_KNOWN,
+                        ..
+                    }
+                )
+            };
+            assert!(refused.as_ref().is_err_and(is_limit), "{refused:?}");
+        }
+        assert_eq!(ask(Some(ROOT), false).expect("an answer"), 5);
+        drop(silent);
+    }
+
+    #[test]
+    fn a_question_that_was_left_behind_goes_on_beside_others_and_its_answer_is_nobody_elses() {
+        let mut answers = Answers::default();
+        let (go_on, wait) = channel::<()>();
+        let (end, ended) = channel();
+        let asked = answers.ask(
+            process(1),
+            false,
+            || Some(ROOT),
+            MOMENT,
+            move || {
+                let _ = wait.recv();
+                end.send("the first").expect("awaited");
+                1
+            },
+        );
+        assert!(matches!(asked, Err(NoAnswer::Silent { pid: 1, .. })));
+        let ask = |answers: &mut Answers, number| {
+            let asked = answers.ask(process(number), false, || Some(ROOT), LONG, move || number);
+            asked.expect("an answer")
+        };
+        assert_eq!(ask(&mut answers, 2), 2);
+        drop(go_on);
+        assert_eq!(ended.recv_timeout(LONG), Ok("the first"));
+        assert_eq!(ask(&mut answers, 3), 3);
     }
 
     #[test]

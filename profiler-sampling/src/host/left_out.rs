@@ -107,3 +107,56 @@ impl LeftOut {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notices(left_out: &LeftOut) -> Vec<String> {
+        let mut notices = left_out.notices(5);
+        notices.retain(|notice| !notice.contains("hidepid"));
+        notices
+    }
+
+    #[test]
+    fn what_is_looked_into_later_is_no_process_that_cannot_be_read() {
+        let mut left_out = LeftOut::of_list(0);
+        left_out.count(&Kind::Deferred(Deferred::New), None);
+        left_out.count(&Kind::Python(String::new()), None);
+        assert_eq!(notices(&left_out), Vec::<String>::new());
+        left_out.count(&Kind::Deferred(Deferred::Suspect), None);
+        let why = "the same process, or another of its user, did not answer before";
+        let one = format!("1 process is not looked into yet: {why}");
+        assert_eq!(notices(&left_out), [one]);
+        left_out.count(&Kind::Deferred(Deferred::Suspect), None);
+        left_out.count(&Kind::Deferred(Deferred::MapsServedFiles), None);
+        let [served, suspect] = &notices(&left_out)[..] else {
+            panic!("two reasons: {left_out:?}");
+        };
+        assert!(served.starts_with("1 process is not looked into yet: file systems of files"));
+        assert_eq!(
+            suspect,
+            &format!("2 processes are not looked into yet: {why}")
+        );
+        assert_eq!(left_out.unreadable(), 0);
+    }
+
+    #[test]
+    fn one_that_does_not_answer_counts_as_that_whatever_was_known_of_it() {
+        let mut left_out = LeftOut::of_list(3);
+        let silent = |pid| Some(NoAnswer::TooManyOfUser { pid, waiting: 8 });
+        left_out.count(&Kind::Python(String::new()), silent(7));
+        left_out.count(&Kind::Deferred(Deferred::Suspect), silent(8));
+        left_out.count(&Kind::Closed("it is closed".into()), None);
+        assert_eq!(left_out.unreadable(), 3);
+        assert_eq!(
+            notices(&left_out),
+            [
+                "1 process cannot be read: it is closed",
+                "2 processes cannot be read in full; the first: process 7 is not read: 8 processes of its user do not \
+                 answer",
+                "3 processes are left out: no more than 5 are shown",
+            ]
+        );
+    }
+}

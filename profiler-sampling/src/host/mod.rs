@@ -4,6 +4,7 @@
 mod answers;
 mod left_out;
 mod read;
+mod silence;
 mod tree;
 mod watched;
 
@@ -16,9 +17,10 @@ use profiler_core::sample::{Host, Sample};
 use profiler_target::host::{most_open_files, own_cpu};
 use profiler_target::{Gone, Listed, MemoryGroups, OpenError, list, user_of};
 
-use self::answers::{Answers, NoAnswer, ROOT};
+use self::answers::{Answers, NoAnswer};
 use self::left_out::LeftOut;
 use self::read::{examine, walk};
+use self::silence::Silence;
 use self::tree::tree_of;
 use self::watched::{Counted, Deferred, Kind, WatchedProcess};
 use super::options::SamplingOptions;
@@ -31,12 +33,8 @@ const MAX_LISTED: usize = 65_536;
 const MAX_SHOWN: usize = 4096;
 /// One that could not be walked is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
-/// Of the time of a session so large a part, one in so many, may go to waiting for file systems that do not answer.
-const WAITING_PART: u32 = 10;
 /// Full counts of processes that are known take this part of what looks may take: the most is for walks.
 const COUNTS_PART: f64 = 0.4;
-/// What took less was no such waiting.
-const NO_WAIT: Duration = Duration::from_secs(1);
 /// How long a process may take to give its command line: usually it takes some 20 µs.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long it may take to find out what a process is: its files may be slow, and those that do not answer are given up
@@ -44,10 +42,6 @@ const ANSWER: Duration = Duration::from_secs(2);
 const EXAMINATION: Duration = Duration::from_secs(15);
 /// How long the kernel may take to go through the page table of a process: a second for each 100 GiB.
 const COUNT: Duration = Duration::from_secs(10);
-/// How long any of these may take while nobody is waited for any more. What takes longer is asked again at the next look.
-const QUICK: Duration = Duration::from_millis(300);
-/// After this long it is forgotten that a process, or one of a user, did not answer.
-const FORGET: Duration = Duration::from_secs(600);
 /// How much longer than its walk may take a process is waited for: its files are looked into before.
 const AROUND_A_WALK: Duration = Duration::from_secs(60);
 /// Files that a held process keeps open: its directory, its memory, its pidfd, and room.
@@ -112,10 +106,7 @@ pub struct HostSampler {
     budget: WalkSchedule,
     began: (Instant, Duration),
     answers: Answers,
-    /// Users, root excepted, with a process that did not answer, and when that was.
-    silent_users: BTreeMap<Option<u32>, Instant>,
-    /// Until then nobody is waited for again who may take long.
-    waits_from: Instant,
+    silence: Silence,
     cost: Cost,
     most_held: usize,
     /// How often all processes were looked at.
@@ -134,8 +125,7 @@ impl HostSampler {
             budget: WalkSchedule::new(Duration::ZERO, options.budget, now),
             began: (now, own_cpu()),
             answers: Answers::default(),
-            silent_users: BTreeMap::new(),
-            waits_from: now,
+            silence: Silence::none(now),
             cost: Cost::default(),
             looks: 0,
             most_held: files.min(MAX_HELD) as usize,
@@ -217,11 +207,8 @@ impl HostSampler {
         known: &mut WatchedProcess,
         began: Instant,
     ) -> Result<(), NoAnswer> {
-        self.silent_users.retain(|_, at| began < *at + FORGET);
-        known.is_of_silent_user = !self.silent_users.is_empty()
-            // Whose is unknown may be anybody's.
-            && user_of(listed.id.pid).is_none_or(|user| self.silent_users.contains_key(&Some(user)));
-        known.was_silent = known.was_silent.filter(|at| began < *at + FORGET);
+        self.silence.forget(began);
+        known.remember(&self.silence, || user_of(listed.id.pid), began);
         let is_new = known.kind.is_to_be_looked_into(began);
         if is_new || self.is_shown(known) {
             let one = listed.clone();
@@ -259,7 +246,7 @@ impl HostSampler {
 
     /// Whether there is time to wait for a process that may not answer.
     fn may_wait(&self) -> bool {
-        Instant::now() >= self.waits_from
+        self.silence.may_wait(Instant::now())
     }
 
     /// Asks a process at a look, for at most `time`, or shortly after others did not answer.
@@ -270,14 +257,11 @@ impl HostSampler {
         time: Duration,
         question: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
-        let time = match self.may_wait() {
-            true => time,
-            false => time.min(QUICK),
-        };
+        let time = self.silence.time(time, Instant::now());
         self.ask_for(id, known, time, question)
     }
 
-    /// Asks a process for all of `time`. If it had more than [`QUICK`] and does not answer, that is noted.
+    /// Asks a process for all of `time`. If that is not short and it does not answer, that is noted.
     fn ask_for<T: Send + 'static>(
         &mut self,
         id: ProcessId,
@@ -290,11 +274,9 @@ impl HostSampler {
         let answer = self
             .answers
             .ask(id, known.has_answered, user, time, question);
-        if matches!(answer, Err(NoAnswer::Silent { .. })) && time > QUICK {
+        if matches!(answer, Err(NoAnswer::Silent { .. })) && Silence::is_told_by(time) {
             known.was_silent = Some(began);
-            // What others of root's do is no sign of what this one will do.
-            let user = Some(user()).filter(|user| *user != Some(ROOT));
-            self.silent_users.extend(user.map(|user| (user, began)));
+            self.silence.note(user(), began);
             self.has_waited(true, began);
         }
         answer
@@ -360,9 +342,8 @@ impl HostSampler {
 
     /// Takes note of what was done since `began` with a process, which may have been waiting for it or for its files.
     fn has_waited(&mut self, may_be_slow: bool, began: Instant) {
-        let took = began.elapsed();
-        if may_be_slow && took >= NO_WAIT {
-            self.waits_from = Instant::now() + took * (WAITING_PART - 1);
+        if may_be_slow {
+            self.silence.has_waited(began, Instant::now());
         }
     }
 
@@ -387,7 +368,7 @@ impl HostSampler {
         let now = Instant::now();
         self.known.get(&id).is_some_and(|known| {
             let waits = known.is_suspect() || known.is_served && known.sampler.is_none();
-            known.schedule.due(now) && (!waits || now >= self.waits_from)
+            known.schedule.due(now) && (!waits || self.silence.may_wait(now))
         })
     }
 
@@ -462,5 +443,91 @@ impl HostSampler {
         if let Some(oldest) = held.min_by_key(|known| known.walked) {
             oldest.sampler = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(1);
+
+    fn sampler() -> HostSampler {
+        HostSampler::new(HostOptions {
+            all: true,
+            tree_of: None,
+            interval: Duration::from_secs(5),
+            budget: None,
+            sampling: SamplingOptions {
+                stop: false,
+                swap_in: false,
+                max_stop: WAIT,
+                slices: false,
+                max_walk: None,
+            },
+        })
+    }
+
+    /// This process.
+    fn own(sampler: &HostSampler) -> (Listed, WatchedProcess) {
+        let own = Listed::of(std::process::id().cast_signed());
+        (own.expect("it is there"), sampler.unknown(Instant::now()))
+    }
+
+    #[test]
+    fn a_process_that_takes_its_lock_during_a_walk_is_marked_and_leaves_time_to_others() {
+        let mut sampler = sampler();
+        let (listed, mut known) = own(&sampler);
+        let (answer_now, answer) = channel::<()>();
+        // As a walk does, which goes on when nobody waits for it any more.
+        let walked = sampler.ask_for(listed.id, &mut known, WAIT, move || answer.recv());
+        assert!(matches!(walked, Err(NoAnswer::Silent { .. })));
+        assert!(known.was_silent.is_some() && known.is_suspect() && known.may_be_slow());
+        assert!(!sampler.may_wait());
+        let id = listed.id;
+        sampler.known.insert(id, known);
+        assert!(!sampler.is_due(id), "while others have the time");
+        // The next walk of it is refused, and one of another process goes on beside it.
+        let mut known = sampler.known.remove(&id).expect("just inserted");
+        let again = sampler.ask_for(id, &mut known, WAIT, || 5);
+        assert!(matches!(again, Err(NoAnswer::Silent { .. })));
+        let other = ProcessId { pid: 1, ..id };
+        let mut of_other = sampler.unknown(Instant::now());
+        let walked = sampler.ask_for(other, &mut of_other, WAIT * 30, || 6);
+        assert_eq!(walked.expect("an answer"), 6);
+        assert!(of_other.was_silent.is_none());
+        drop(answer_now);
+    }
+
+    #[test]
+    fn a_suspect_is_looked_into_later_and_after_ten_minutes_as_any_other() {
+        let mut sampler = sampler();
+        let (listed, mut known) = own(&sampler);
+        let now = Instant::now();
+        known.was_silent = Some(now);
+        sampler.silence.has_waited(now, now + WAIT * 1000);
+        let observed = sampler.observe(&listed, &mut known, now);
+        observed.expect("its command line is read");
+        assert!(matches!(known.kind, Kind::Deferred(Deferred::Suspect)));
+        let much_later = now + Duration::from_secs(600);
+        let observed = sampler.observe(&listed, &mut known, much_later);
+        observed.expect("an answer");
+        assert!(matches!(known.kind, Kind::Other { .. }), "{:?}", known.kind);
+        assert!(known.has_answered && !known.is_suspect());
+    }
+
+    #[test]
+    fn what_is_asked_quickly_marks_nobody() {
+        let mut sampler = sampler();
+        let (listed, mut known) = own(&sampler);
+        let now = Instant::now();
+        sampler.silence.has_waited(now, now + WAIT * 1000);
+        let (answer_now, answer) = channel::<()>();
+        let asked = sampler.ask(listed.id, &mut known, WAIT * 1000, move || answer.recv());
+        assert!(matches!(asked, Err(NoAnswer::Silent { .. })));
+        assert!(known.was_silent.is_none());
+        drop(answer_now);
     }
 }

@@ -7,6 +7,7 @@ use profiler_target::{Listed, MemoryGroups};
 
 use super::super::sampler::Sampler;
 use super::super::schedule::WalkSchedule;
+use super::silence::Silence;
 
 /// A process that was no Python is looked into again after this long: it may load one.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -53,6 +54,18 @@ impl WatchedProcess {
     /// Whether it may not answer, because it did not before, or another process of its user did not.
     pub(super) fn is_suspect(&self) -> bool {
         self.was_silent.is_some() || self.is_of_silent_user
+    }
+
+    /// Takes over whether it, or another process of the user that `user` gives, did not answer not long ago.
+    pub(super) fn remember(
+        &mut self,
+        silence: &Silence,
+        user: impl FnOnce() -> Option<u32>,
+        now: Instant,
+    ) {
+        self.is_of_silent_user = silence.is_of(user);
+        let is_remembered = |at: &Instant| Silence::is_remembered(*at, now);
+        self.was_silent = self.was_silent.filter(is_remembered);
     }
 
     /// Its memory: what was counted in full at this look, else what is quickly read, with what was counted last.
@@ -143,5 +156,68 @@ impl Kind {
             Self::Deferred(_) => true,
             Self::Python(_) | Self::Closed(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(now: Instant) -> WatchedProcess {
+        WatchedProcess {
+            kind: Kind::Deferred(Deferred::New),
+            schedule: WalkSchedule::new(LOOK_AGAIN, None, now),
+            sampler: None,
+            cmdline: Vec::new(),
+            walked: None,
+            counted: None,
+            is_counted_now: false,
+            is_served: false,
+            is_of_silent_user: false,
+            was_silent: None,
+            has_answered: false,
+        }
+    }
+
+    #[test]
+    fn a_process_is_suspect_while_it_or_another_of_its_user_was_silent_not_long_ago() {
+        let now = Instant::now();
+        let mut silence = Silence::none(now);
+        let mut process = process(now);
+        process.remember(&silence, || Some(1000), now);
+        assert!(!process.is_suspect() && !process.may_be_slow());
+        silence.note(Some(1000), now);
+        process.remember(&silence, || Some(1000), now);
+        assert!(process.is_suspect() && process.may_be_slow());
+        for other in [Some(1001), None] {
+            process.remember(&silence, || other, now);
+            assert!(!process.is_suspect(), "{other:?}");
+        }
+        process.was_silent = Some(now);
+        process.remember(&silence, || None, now);
+        assert!(process.is_suspect());
+        process.remember(&silence, || None, now + Duration::from_secs(600));
+        assert!(!process.is_suspect() && process.was_silent.is_none());
+        // Its files alone make it slow, and not suspect.
+        process.is_served = true;
+        assert!(process.may_be_slow() && !process.is_suspect());
+    }
+
+    #[test]
+    fn what_was_put_off_is_looked_into_at_once_and_what_is_no_python_after_a_while() {
+        let now = Instant::now();
+        let is_due = |kind: &Kind, at| kind.is_to_be_looked_into(at);
+        for why in [Deferred::New, Deferred::MapsServedFiles, Deferred::Suspect] {
+            assert!(is_due(&Kind::Deferred(why), now), "{why:?}");
+        }
+        let failed = Kind::Failed {
+            why: String::new(),
+            looked: now,
+        };
+        for kind in [Kind::Other { looked: now }, failed] {
+            assert!(!is_due(&kind, now) && is_due(&kind, now + LOOK_AGAIN));
+        }
+        let known = [Kind::Python(String::new()), Kind::Closed(String::new())];
+        assert!(known.iter().all(|kind| !is_due(kind, now + LOOK_AGAIN)));
     }
 }

@@ -35,7 +35,8 @@ pub(super) fn set_apart(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     let _ = std::env::set_current_dir("/");
 }
 
-/// The same without the cgroup, for a process that need not run while fragscope does not.
+/// The same without the cgroup, for a process that need not run while fragscope does not, and whose
+/// memory, such as copies of files, counts to the limit of fragscope's group.
 pub(crate) fn separate(name: &CStr, keep: &[RawFd], nowhere: RawFd) {
     #[expect(
         clippy::multiple_unsafe_ops_per_block,

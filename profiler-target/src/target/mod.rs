@@ -17,6 +17,7 @@ use super::open::{self, OpenError};
 use super::proc_dir::{Gone, ProcDir};
 use super::process::Files;
 use super::residency::PageSource;
+use super::runs_on::Sharers;
 use super::stop::StopGuards;
 use super::tmpfs::Devices;
 use profiler_core::addr::RemoteAddr;
@@ -33,6 +34,7 @@ pub struct Target {
     memory: LiveMemory,
     pages: PageSource,
     stop_guards: Arc<StopGuards>,
+    sharers: Arc<Sharers>,
     files: Files,
     devices: Devices,
     /// What limits left out of its list of mappings when it was last read.
@@ -79,11 +81,13 @@ impl Target {
     /// When there is none, when it has no memory to inspect, or when the kernel does not permit it.
     pub fn open(pid: i32) -> Result<Self, OpenError> {
         let (dir, mem) = open::open(pid)?;
+        let dir = Arc::new(dir);
         let pagemap = dir.file("pagemap").ok();
         Ok(Self {
             program: Execution::of(&dir),
             memory: LiveMemory::new(mem, pagemap),
-            dir: Arc::new(dir),
+            sharers: Arc::new(Sharers::of(&dir)),
+            dir,
             pages: PageSource::of_this_kernel(),
             stop_guards: StopGuards::shared(),
             files: Files::default(),

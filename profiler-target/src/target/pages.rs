@@ -133,16 +133,31 @@ impl Target {
         }
     }
 
-    /// The other processes that share the memory of this stopped process.
-    pub fn runs_on(&self, stopped: &Stopped) -> RunsOn {
-        RunsOn::with(self.pid(), stopped)
+    /// Prepares [`Self::runs_on`] while it still runs, so that this takes little of a stop however
+    /// many processes the host has.
+    pub fn look_for_sharers(&self) {
+        self.sharers.look();
     }
 
-    /// Makes a stop the first of several slices, each lasting at most `longest`.
+    /// The other processes that share the memory of this stopped process.
+    pub fn runs_on(&self, stopped: &Stopped) -> RunsOn {
+        self.sharers.with(stopped)
+    }
+
+    /// Makes a stop the first of several slices, each lasting at most `longest`: only if nobody
+    /// [shares its memory and keeps running](Self::runs_on), and that is known.
     pub fn slices(&self, stopped: Stopped, longest: Duration) -> Arc<Slices> {
         let (dir, guards) = (Arc::clone(&self.dir), Arc::clone(&self.stop_guards));
+        let sharers = Arc::clone(&self.sharers);
         let is_unmerged = !self.dir.has_merged_pages();
-        Arc::new(Slices::new(dir, guards, stopped, longest, is_unmerged))
+        Arc::new(Slices::new(
+            dir,
+            guards,
+            sharers,
+            stopped,
+            longest,
+            is_unmerged,
+        ))
     }
 
     /// Its memory, read in slices.

@@ -116,6 +116,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             "a_signal_ends_the_wait_for_a_file_system_that_does_not_answer",
             "a_file_system_that_goes_away_leaves_no_process",
             "a_file_of_a_file_system_that_answers_is_read_by_a_copy",
+            "a_process_that_holds_the_lock_of_its_address_space_keeps_nobody_from_looking_at_others",
         ],
     },
     Attack {
@@ -154,7 +155,55 @@ pub(super) const ATTACKS: &[Attack] = &[
         what: "a process that has the target's memory and is not stopped with it",
         package: "profiler-target",
         binary: "process_pages",
-        tests: &["a_process_that_has_the_same_memory_and_runs_on_is_found"],
+        tests: &[
+            "a_process_that_has_the_same_memory_and_runs_on_is_found",
+            "whoever_has_the_same_memory_is_found_whenever_it_was_created",
+        ],
+    },
+    Attack {
+        what: "a process that was created since those of the host were asked for the target's memory",
+        package: "profiler-target",
+        binary: "",
+        tests: &[
+            "runs_on::numbers::tests::what_is_created_between_two_threads_has_a_number_between_theirs",
+            "runs_on::numbers::tests::after_the_largest_number_the_smallest_are_given",
+            "runs_on::numbers::tests::numbers_are_unknown_once_one_may_have_been_given_twice",
+        ],
+    },
+    Attack {
+        what: "a process that keeps the kernel from saying who has a target's memory",
+        package: "profiler-target",
+        binary: "",
+        tests: &[
+            "runs_on::left_behind::tests::while_one_waits_nothing_more_is_asked",
+            "runs_on::left_behind::tests::one_that_ends_between_its_time_limit_and_the_note_of_it_is_not_waited_for_ever",
+        ],
+    },
+    Attack {
+        what: "processes of many users that hold the locks of their address spaces",
+        package: "profiler-sampling",
+        binary: "",
+        tests: &[
+            "host::answers::tests::others_are_asked_while_one_does_not_answer_and_it_is_asked_again_once_it_has",
+            "host::answers::tests::one_user_keeps_a_bounded_number_of_threads_waiting_and_nobody_elses_processes",
+            "host::answers::tests::many_users_together_keep_neither_root_nor_processes_that_have_answered_from_being_asked",
+            "host::answers::tests::of_so_many_users_that_each_has_few_not_even_known_processes_are_asked_but_roots",
+            "host::answers::tests::processes_of_unknown_users_count_as_those_of_one_user_who_is_not_root",
+            "host::answers::tests::a_question_that_was_left_behind_goes_on_beside_others_and_its_answer_is_nobody_elses",
+        ],
+    },
+    Attack {
+        what: "processes that take the locks of their address spaces while they are walked",
+        package: "profiler-sampling",
+        binary: "",
+        tests: &[
+            "host::tests::a_process_that_takes_its_lock_during_a_walk_is_marked_and_leaves_time_to_others",
+            "host::tests::a_suspect_is_looked_into_later_and_after_ten_minutes_as_any_other",
+            "host::tests::what_is_asked_quickly_marks_nobody",
+            "host::silence::tests::a_wait_leaves_nine_times_as_long_to_others",
+            "host::silence::tests::a_user_is_marked_for_ten_minutes_and_root_and_an_unknown_user_never",
+            "host::watched::tests::a_process_is_suspect_while_it_or_another_of_its_user_was_silent_not_long_ago",
+        ],
     },
     Attack {
         what: "a target whose memory a process has that is not stopped with it",
