@@ -6,11 +6,11 @@
 //! permits. Only root, and root of our container, can choose the number of a new process
 //! (`clone3`, `set_tid`).
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
 
+use crate::kernel_file::kernel_text;
 use crate::start_thread;
 
 /// Numbers are given one by one under a lock of the host, so each takes at least this long.
@@ -59,7 +59,7 @@ pub(super) struct Given {
 impl Given {
     /// None yet.
     pub(super) fn since(last: Number) -> Self {
-        let most = fs::read_to_string("/proc/sys/kernel/pid_max");
+        let most = kernel_text("/proc/sys/kernel/pid_max");
         let most = most.ok().and_then(|most| most.trim().parse().ok());
         Self::below(most.unwrap_or(PID_MAX), last)
     }
