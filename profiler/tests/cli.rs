@@ -214,9 +214,13 @@ fn a_reader_that_leaves_ends_it_quietly() {
 
 /// Ends with 1, and has `fix` in the line after the error.
 fn is_fixed(args: &[&str], fix: &str) {
+    ends_with(1, args, fix);
+}
+
+fn ends_with(code: i32, args: &[&str], fix: &str) {
     let output = fragscope(args);
     let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
     let line = said.lines().find_map(|line| line.strip_prefix("fix: "));
     assert!(
         line.is_some_and(|line| line.contains(fix)),
@@ -256,16 +260,19 @@ fn a_command_that_cannot_be_started_is_answered_with_how_it_can() {
     };
     let trace = folder.path().join("it.fragtrace");
     let trace = trace.to_string_lossy();
-    for (program, fix) in [
-        ("no-such-program", "`command -v NAME`"),
-        ("/no/such/program", "`command -v NAME`"),
+    let place = folder.path().to_string_lossy();
+    for (program, code, fix) in [
+        ("no-such-program", 127, "`command -v NAME`"),
+        ("/no/such/program", 127, "`command -v NAME`"),
         (
             &*make("orphan", "#!/no/such/interpreter\n", 0o755),
+            126,
             "names its interpreter",
         ),
-        (&make("plain", "#!/bin/sh\n", 0o644), "chmod +x"),
-        (&make("text", "no program", 0o755), "`sh FILE`"),
+        (&make("plain", "#!/bin/sh\n", 0o644), 126, "chmod +x"),
+        (&make("text", "no program", 0o755), 126, "`sh FILE`"),
+        (&place, 126, "this is a folder"),
     ] {
-        is_fixed(&["record", "-o", &trace, "--", program], fix);
+        ends_with(code, &["record", "-o", &trace, "--", program], fix);
     }
 }

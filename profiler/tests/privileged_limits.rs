@@ -157,7 +157,7 @@ fn a_program_that_is_not_found_where_path_cannot_be_searched_is_not_to_be_made_e
     // All the way up nobody else can write.
     let home = tempfile::tempdir_in("/var/lib").expect("a folder");
     std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).expect("we are root");
-    let recorded = |command: &str| {
+    let recorded = |command: &str, code| {
         let mut record = Command::new("setpriv");
         record.args(["--reuid", &NOBODY.to_string(), "--clear-groups"]);
         record.arg(&program).args(["record", "-o"]);
@@ -165,16 +165,16 @@ fn a_program_that_is_not_found_where_path_cannot_be_searched_is_not_to_be_made_e
         record.args(["--", command]).env("HOME", home.path());
         record.env("PATH", format!("{}:/usr/bin:/bin", text(closed.path())));
         let ended = run(&mut record);
-        assert_eq!(ended.status.code(), Some(1), "{}", stderr(&ended));
+        assert_eq!(ended.status.code(), Some(code), "{}", stderr(&ended));
         stderr(&ended)
     };
-    let said = recorded("no-such-program");
+    let said = recorded("no-such-program", 127);
     assert!(said.contains("cannot start no-such-program"), "{said}");
     assert!(!said.contains("chmod") && said.contains("fix: "), "{said}");
     assert!(said.contains("PATH"), "{said}");
     let plain = home.path().join("plain");
     fs::write(&plain, "true").expect("written");
-    let said = recorded(text(&plain));
+    let said = recorded(text(&plain), 126);
     assert!(said.contains("chmod +x"), "{said}");
 }
 

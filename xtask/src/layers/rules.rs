@@ -96,7 +96,7 @@ const RETURNS: &str = "a library returns what there is to say: only the command 
 const READS_TEXT: [&str; 2] = ["std::fs::read_to_string", "std::io::read_to_string"];
 /// Why no file is read so.
 const ONE_NAME: &str = "fails for all of a file of the kernel's because of one name in it that is not UTF-8, and has no \
-     limit: `profiler_target::kernel_text`";
+     limit: `kernel_text` of profiler-target";
 
 /// Why widths are declared.
 const WIDTHS: &str =

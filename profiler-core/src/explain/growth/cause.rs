@@ -148,18 +148,21 @@ fn of_names(census: &Census, growth: &Growth, growing: &Growing) -> Option<Strin
 /// The cause of growth of a process with an increasing number of threads. Each thread's part is
 /// small, and the sum is unknown, because names that hold little are not kept.
 fn of_threads(grown: &[(&HolderGrowth, &Holder)]) -> String {
-    let mut variables: Vec<(&Holder, u64)> = Vec::new();
+    let mut variables: Vec<(&Holder, u64, u64)> = Vec::new();
     let passing = |(of, holder): &&(&HolderGrowth, &Holder)| of.is_passing && holder.is_name;
     for (_, holder) in grown.iter().filter(passing) {
         let mut known = variables.iter_mut();
-        match known.find(|(one, _)| one.name == holder.name) {
-            Some((_, many)) => *many += holder.calls.count,
-            None => variables.push((holder, holder.calls.count)),
+        match known.find(|(one, ..)| one.name == holder.name) {
+            Some((_, many, bytes)) => {
+                *many += holder.calls.count;
+                *bytes += holder.retained_bytes;
+            }
+            None => variables.push((holder, holder.calls.count, holder.retained_bytes)),
         }
     }
-    let most = variables.into_iter().max_by_key(|(_, many)| *many);
-    let most = most.filter(|(_, many)| *many > 1);
-    let has = most.map_or_else(String::new, |(holder, _)| {
+    let several = variables.into_iter().filter(|(_, many, _)| *many > 1);
+    let most = several.max_by_key(|(_, _, bytes)| *bytes);
+    let has = most.map_or_else(String::new, |(holder, ..)| {
         format!(", among them {}", holder.titled())
     });
     format!("threads become more, and with them what their functions have in hand{has}")
