@@ -7,7 +7,7 @@ const LEAST_ITEMS: f64 = 16.0;
 /// Blocks without a known root count only if their mean size is at most this many bytes.
 const MAX_BYTES_OF_ONE: f64 = 16.0 * 1024.0;
 /// A name's gain is reported from this many bytes on even if live blocks as a whole do not grow.
-const LEAST_GAIN: f64 = 64.0 * 1024.0;
+pub(super) const LEAST_GAIN: f64 = 64.0 * 1024.0;
 
 /// Whether many blocks without a known root were gained: a large object that is recreated has
 /// become another one by the time objects are read.

@@ -1,6 +1,8 @@
 //! Decides whether a process grows: one rule over live blocks and all other memory.
 
-use super::gains::{gain_items, gains_items, gains_unreached, least_gain, unhidden_gain};
+use super::gains::{
+    LEAST_GAIN, gain_items, gains_items, gains_unreached, least_gain, unhidden_gain,
+};
 use super::memory::{SAME, gains_threads, goes_on, lasting_of, shows};
 use crate::allocator::Allocator;
 use crate::memory_growth::{Half, MemoryGrowth};
@@ -310,15 +312,20 @@ fn names_gain(growth: &Growth, census: &Census, live: f64, counts_passing: bool)
 /// Bytes a second that names gain all the time by counts in between, where live blocks as a whole do not grow; 0 without
 /// such a name.
 fn steady_gain(growth: &Growth, census: &Census) -> f64 {
-    let steady = gain_items(growth, census, least_gain(growth));
-    let steady = steady.filter(|(of, holder)| {
-        of.course.is_some_and(Course::rises) && holder.inner_bytes.unwrap_or(0) == 0
-    });
-    let several: f64 = steady.map(|(of, _)| of.bytes).sum();
+    let least = least_gain(growth);
+    let rising: Vec<_> = gain_items(growth, census, LEAST_GAIN / growth.seconds())
+        .filter(|(of, _)| of.course.is_some_and(Course::rises))
+        // What is drawn from lowest counts is of items, and not of an enlarged table.
+        .filter(|(of, _)| of.is_below_swing() || of.bytes >= least)
+        .collect();
+    let single = rising.iter();
+    let single = single.filter(|(_, holder)| holder.inner_bytes.unwrap_or(0) == 0);
+    let several: f64 = single.map(|(of, _)| of.bytes).sum();
     // What is within others as well counts once.
-    let outer = gain_items(growth, census, least_gain(growth));
-    let outer = outer.filter(|(of, _)| of.course.is_some_and(Course::rises));
-    outer.map(|(of, _)| of.bytes).fold(several, f64::max)
+    rising
+        .iter()
+        .map(|(of, _)| of.bytes)
+        .fold(several, f64::max)
 }
 
 /// How far the rates of names may be off that were drawn from lowest counts, in bytes per second.

@@ -4,7 +4,7 @@ use super::*;
 use crate::addr::RemoteAddr;
 use crate::allocator::Allocator;
 use crate::memory::MemoryImage;
-use crate::objects::{Course, LengthAt, Lengths, NativeGrowth, Rate};
+use crate::objects::{Amount, Course, LengthAt, Lengths, NativeGrowth, Rate, TypeRow};
 use crate::size_class::SizeClass;
 
 /// What is said of a process of which this name has these lengths at seven counts, and so many MiB at the first and the last.
@@ -14,9 +14,28 @@ fn said_of_course<const N: usize>(
     [was, now]: [u64; 2],
     rss: [u64; 2],
 ) -> String {
+    said_of_table(name, lengths, [was, now], rss, 0)
+}
+
+/// The same, where a table of it was enlarged by so many bytes meanwhile.
+fn said_of_table<const N: usize>(
+    name: &str,
+    lengths: [u64; N],
+    [was, now]: [u64; 2],
+    rss: [u64; 2],
+    enlarged: u64,
+) -> String {
     let at = RemoteAddr::new(0x1000);
     let of = |taken_at_ns: u64, items: u64, mib: u64| {
         let mut census = census(taken_at_ns, 1000, MIB, mib * MIB);
+        census.types.push(TypeRow {
+            name: "dict".into(),
+            objects: Amount {
+                blocks: 1,
+                bytes: MIB + u64::from(taken_at_ns > 0) * enlarged,
+            },
+            ..TypeRow::default()
+        });
         // What else it has becomes more and less by as much as the name gains.
         census.live.bytes = 60 * MIB + mib * MIB;
         let holder = census.holders.pop().expect("a holder");
@@ -132,6 +151,9 @@ fn a_leak_below_a_swing_has_the_rate_of_what_only_rises() {
         .and_then(|rest| rest.split(' ').next());
     let rate: f64 = rate.expect("a rate").parse().expect("a number");
     assert!((rate - 300.0).abs() < 60.0, "{said}");
+    // What was enlarged once does not hide it.
+    let said = said_of_table("app.CACHE", lengths, [8, 9], [70, 70], MIB);
+    assert!(said.contains("`app.CACHE` (dict) gains "), "{said}");
 }
 
 #[test]
