@@ -103,8 +103,9 @@ fn a_guard_leaves_the_groups_that_keep_it_from_running() {
         .expect("sh");
     let mut attached = KillOnDrop(attached);
     let mut line = String::new();
-    let out = attached.stdout.take().expect("piped");
-    BufReader::new(out).read_line(&mut line).expect("a line");
+    // A session whose lines nobody reads any more ends.
+    let mut lines = BufReader::new(attached.stdout.take().expect("piped"));
+    lines.read_line(&mut line).expect("a line");
     // Any of its threads may have forked it.
     let tasks = fs::read_dir(format!("/proc/{}/task", attached.id())).expect("it runs");
     let children = tasks.flatten().map(|task| task.path().join("children"));
